@@ -1,0 +1,85 @@
+//! What can go wrong below the seam, grouped by what survives: the operation, the peer, or the job.
+
+use crate::Pe;
+
+/// An error of the transport. `code` gives the job's exit status where the error is fatal to it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// A peer is gone: its connection closed, or it has been silent for too long.
+    #[error("lost contact with PE {}: {why}", pe.0)]
+    PeerDown {
+        /// The PE that cannot be reached any more.
+        pe: Pe,
+        /// What was observed.
+        why: &'static str,
+    },
+    /// A peer sent something that the protocol does not allow.
+    #[error("protocol violation by PE {}: {what} ({detail})", from.0)]
+    Protocol {
+        /// The PE that sent it.
+        from: Pe,
+        /// Which rule was broken.
+        what: &'static str,
+        /// The offending value.
+        detail: u64,
+    },
+    /// A peer runs another version of the runtime, or another program.
+    #[error("{what} differs: here {ours}, there {theirs}")]
+    Version {
+        /// What differs.
+        what: &'static str,
+        /// Our value.
+        ours: String,
+        /// The peer's value.
+        theirs: String,
+    },
+    /// One of the job's own processes could not prove that it belongs to the job.
+    #[error("authentication failed: {0}")]
+    Auth(&'static str),
+    /// The system is out of something: memory, descriptors, threads, locked memory.
+    #[error("out of {what}: {need} needed; {advice}")]
+    Resource {
+        /// What ran out.
+        what: &'static str,
+        /// How much was needed, with its unit.
+        need: String,
+        /// What the user can do.
+        advice: &'static str,
+    },
+    /// The configuration asks for what this machine does not have.
+    #[error("{0}")]
+    Config(String),
+    /// Start-up did not complete.
+    #[error("start-up failed: {0}")]
+    Startup(String),
+    /// A system call failed where nothing better is known.
+    #[error("{call}: {source}")]
+    System {
+        /// The call.
+        call: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl TransportError {
+    /// The exit status of a job that ends because of this error (see docs: exit codes).
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::PeerDown { .. } | Self::Startup(_) => 69,
+            Self::Protocol { .. } | Self::Version { .. } => 76,
+            Self::Auth(_) => 77,
+            Self::Resource { .. } => 71,
+            Self::Config(_) => 78,
+            Self::System { .. } => 74,
+        }
+    }
+
+    /// Wraps the error of a system call.
+    pub fn system(call: &'static str, source: impl Into<std::io::Error>) -> Self {
+        Self::System { call, source: source.into() }
+    }
+}

@@ -1,0 +1,23 @@
+//! Bytes between PEs.
+//!
+//! This crate is the lowest layer of charm4rs: the *seam* that every network backend implements
+//! ([`Fabric`], [`Endpoint`]), the backends, registered memory, wire-up, authentication, and the
+//! `port::Port` above them, one PE's way out to all others. It knows nothing of scheduling, chares, serde
+//! data models or Python: a message is a tag and bytes.
+//!
+//! Read in this order: [`seam`] (what a backend promises), [`memory`] (who owns a buffer), `port`
+//! (which backend carries a message, and by which protocol), then any one backend.
+
+pub mod doorbell;
+pub mod error;
+pub mod layout;
+pub mod memory;
+pub mod seam;
+
+pub use doorbell::{Doorbell, Waker};
+pub use error::TransportError;
+pub use layout::{Layout, Pe, Reach};
+pub use memory::{Home, Msg, RegBuf};
+pub use seam::{
+    Caps, Endpoint, EndpointBuilder, Event, Fabric, Imm, OpId, PostError, Posted, RemoteKey, Window, WindowId,
+};

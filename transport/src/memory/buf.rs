@@ -1,0 +1,211 @@
+//! An owned run of bytes that knows where it goes when nobody needs it.
+//!
+//! A `RegBuf` comes from a pool (registered memory), from the heap, or from a vector of the user's. Dropping
+//! it, on whatever thread, gives the memory back to its [`Home`]. It moves through operations by value.
+
+use std::alloc::Layout as AllocLayout;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Arc, LazyLock};
+
+/// Where a buffer's memory goes when it is dropped.
+///
+/// # Safety
+/// While a [`RegBuf`] made with this home exists, its block must stay valid, writable and unaliased.
+pub unsafe trait Home: Send + Sync {
+    /// Takes a block back. May be called on any thread.
+    ///
+    /// # Safety
+    /// `block` and `cap` are what the home gave to [`RegBuf::from_raw`], once, and nobody uses the block any more.
+    unsafe fn reclaim(&self, block: NonNull<u8>, cap: usize);
+
+    /// Which memory this is, for a backend that recognizes its own (0: none).
+    fn tag(&self) -> u64 {
+        0
+    }
+}
+
+/// An owned buffer of bytes; see the module's text. Initialized in its whole length.
+pub struct RegBuf {
+    ptr: NonNull<u8>,
+    len: usize,
+    cap: usize,
+    home: Arc<dyn Home>,
+}
+
+// SAFETY: a RegBuf owns its block exclusively (Home's contract), and a Home takes blocks back on any thread.
+unsafe impl Send for RegBuf {}
+// SAFETY: a shared RegBuf only reads its bytes.
+unsafe impl Sync for RegBuf {}
+
+/// Every block's alignment: a cache line, and enough for any Pod type.
+pub(crate) const ALIGN: usize = 64;
+
+struct Heap;
+
+fn heap_layout(cap: usize) -> AllocLayout {
+    AllocLayout::from_size_align(cap, ALIGN).expect("a buffer's size fits the address space")
+}
+
+// SAFETY: blocks come from the global allocator, and nobody else knows them.
+unsafe impl Home for Heap {
+    unsafe fn reclaim(&self, block: NonNull<u8>, cap: usize) {
+        // SAFETY: `zeroed` allocated the block with this layout.
+        unsafe { std::alloc::dealloc(block.as_ptr(), heap_layout(cap)) }
+    }
+}
+
+static HEAP: LazyLock<Arc<dyn Home>> = LazyLock::new(|| Arc::new(Heap));
+
+struct VecHome<T> {
+    vec: std::sync::Mutex<Option<Vec<T>>>,
+}
+
+// SAFETY: the vector is not touched while its buffer exists, and its heap block does not move.
+unsafe impl<T: Send> Home for VecHome<T> {
+    unsafe fn reclaim(&self, _: NonNull<u8>, _: usize) {
+        drop(self.vec.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+    }
+}
+
+impl RegBuf {
+    /// A buffer on the heap, zeroed; `None` if there is no memory.
+    #[must_use]
+    pub fn try_heap(len: usize) -> Option<Self> {
+        let cap = len.max(1).checked_next_multiple_of(ALIGN).filter(|&cap| cap <= isize::MAX as usize)?;
+        // SAFETY: the layout's size is not 0.
+        let ptr = NonNull::new(unsafe { std::alloc::alloc_zeroed(heap_layout(cap)) })?;
+        Some(Self { ptr, len, cap, home: HEAP.clone() })
+    }
+
+    /// A buffer on the heap, zeroed.
+    #[must_use]
+    pub fn heap(len: usize) -> Self {
+        Self::try_heap(len).unwrap_or_else(|| std::alloc::handle_alloc_error(heap_layout(len)))
+    }
+
+    /// A copy of `bytes` on the heap.
+    #[must_use]
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buf = Self::heap(bytes.len());
+        buf.copy_from_slice(bytes);
+        buf
+    }
+
+    /// The memory of a vector of plain data, without a copy.
+    #[must_use]
+    pub fn from_vec<T: bytemuck::Pod + Send>(mut vec: Vec<T>) -> Self {
+        let len = size_of_val(vec.as_slice());
+        let ptr = NonNull::new(vec.as_mut_ptr().cast::<u8>()).expect("a vector's pointer is not null");
+        Self { ptr, len, cap: len, home: Arc::new(VecHome { vec: std::sync::Mutex::new(Some(vec)) }) }
+    }
+
+    /// From a block of `cap` bytes that `home` handed out, of which the first `len` are used.
+    ///
+    /// # Safety
+    /// The block must be valid for reads and writes of `cap` initialized bytes, aligned to 64 where it is to carry
+    /// messages, and owned by the caller, until `home.reclaim` is called with it.
+    #[must_use]
+    pub unsafe fn from_raw(ptr: NonNull<u8>, len: usize, cap: usize, home: Arc<dyn Home>) -> Self {
+        debug_assert!(len <= cap);
+        Self { ptr, len, cap, home }
+    }
+
+    /// The address of its first byte.
+    #[inline]
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
+    /// The size of its block: `len` may grow up to it.
+    #[inline]
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.cap
+    }
+
+    /// Which memory it is in (see [`Home::tag`]).
+    #[inline]
+    #[must_use]
+    pub fn tag(&self) -> u64 {
+        self.home.tag()
+    }
+
+    /// Sets how many of its bytes are used.
+    ///
+    /// # Panics
+    /// If `len` is above the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.cap, "{len} bytes in a block of {}", self.cap);
+        self.len = len;
+    }
+
+    /// Takes the buffer apart; the inverse of [`RegBuf::from_raw`].
+    #[must_use]
+    pub fn into_raw(self) -> (NonNull<u8>, usize, usize, Arc<dyn Home>) {
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped, so its home is moved out exactly once.
+        (this.ptr, this.len, this.cap, unsafe { std::ptr::read(&raw const this.home) })
+    }
+}
+
+impl Drop for RegBuf {
+    fn drop(&mut self) {
+        // SAFETY: this is the block's only owner, and it goes away.
+        unsafe { self.home.reclaim(self.ptr, self.cap) }
+    }
+}
+
+impl Deref for RegBuf {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the block is valid and initialized for `len` bytes, and owned by self.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for RegBuf {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl fmt::Debug for RegBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegBuf").field("len", &self.len).field("cap", &self.cap).field("tag", &self.tag()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heap_buffer_is_zeroed_and_aligned() {
+        let buf = RegBuf::heap(100);
+        assert!(buf.iter().all(|&b| b == 0) && buf.len() == 100);
+        assert_eq!(buf.as_ptr() as usize % ALIGN, 0);
+    }
+
+    #[test]
+    fn a_vector_lends_its_memory_and_is_freed_with_the_buffer() {
+        let vec = vec![1.0f64, 2.0, 3.0];
+        let at = vec.as_ptr() as usize;
+        let buf = RegBuf::from_vec(vec);
+        assert_eq!(buf.as_ptr() as usize, at);
+        assert_eq!(bytemuck::cast_slice::<u8, f64>(&buf), [1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn a_buffer_taken_apart_can_be_put_together() {
+        let (ptr, len, cap, home) = RegBuf::copy_of(b"hello").into_raw();
+        // SAFETY: the parts come from into_raw, once.
+        let buf = unsafe { RegBuf::from_raw(ptr, len, cap, home) };
+        assert_eq!(&*buf, b"hello");
+    }
+}

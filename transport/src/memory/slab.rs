@@ -1,0 +1,98 @@
+//! A PE's own free lists for the envelopes of calls to itself, and for messages that are kept for a while.
+//!
+//! Neither atomic nor shared: a block is allocated and freed on one thread, last in, first out, so that the
+//! next call finds its memory in cache.
+
+use std::alloc::Layout as AllocLayout;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use super::buf::ALIGN;
+
+/// Block sizes double from 64 bytes on; larger ones go to the heap.
+const CLASSES: usize = 8;
+const SMALLEST: usize = 64;
+
+/// Free lists of one PE. Cheap to clone: clones share the lists.
+#[derive(Clone)]
+pub struct Slab(Rc<UnsafeCell<[Vec<NonNull<u8>>; CLASSES]>>);
+
+impl Slab {
+    /// Empty lists.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Rc::new(UnsafeCell::new(Default::default())))
+    }
+
+    fn class(len: usize) -> usize {
+        len.max(SMALLEST).next_power_of_two().trailing_zeros() as usize - SMALLEST.trailing_zeros() as usize
+    }
+
+    fn layout(class: usize) -> AllocLayout {
+        AllocLayout::from_size_align(SMALLEST << class, ALIGN).expect("a block's size fits the address space")
+    }
+
+    /// A block of at least `len` uninitialized bytes, 64-byte aligned.
+    #[inline]
+    pub(super) fn take(&self, len: usize) -> NonNull<u8> {
+        let class = Self::class(len);
+        if class < CLASSES {
+            // SAFETY: the lists are only touched in `take` and `give`, which do not nest, on one thread (Rc).
+            if let Some(block) = unsafe { &mut *self.0.get() }[class].pop() {
+                return block;
+            }
+        }
+        Self::fresh(class)
+    }
+
+    #[cold]
+    fn fresh(class: usize) -> NonNull<u8> {
+        let layout = Self::layout(class);
+        // SAFETY: the layout's size is at least 64.
+        NonNull::new(unsafe { std::alloc::alloc(layout) }).unwrap_or_else(|| std::alloc::handle_alloc_error(layout))
+    }
+
+    /// Takes a block back.
+    ///
+    /// # Safety
+    /// `block` came from `take(len)` of this slab (or a clone) and is used no more.
+    #[inline]
+    pub(super) unsafe fn give(&self, block: NonNull<u8>, len: usize) {
+        let class = Self::class(len);
+        if class < CLASSES {
+            // SAFETY: as in `take`.
+            let lists = unsafe { &mut *self.0.get() };
+            lists[class].push(block);
+        } else {
+            // SAFETY: `fresh` allocated it with the layout of its class.
+            unsafe { std::alloc::dealloc(block.as_ptr(), Self::layout(class)) }
+        }
+    }
+}
+
+impl Default for Slab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        if let Some(lists) = Rc::get_mut(&mut self.0) {
+            for (class, list) in lists.get_mut().iter_mut().enumerate() {
+                for block in list.drain(..) {
+                    // SAFETY: blocks in the lists are free, and were allocated with their class's layout.
+                    unsafe { std::alloc::dealloc(block.as_ptr(), Self::layout(class)) }
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Slab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slab").finish_non_exhaustive()
+    }
+}
