@@ -12,7 +12,9 @@ pub mod doorbell;
 pub mod error;
 pub mod layout;
 pub mod memory;
+pub mod port;
 pub mod seam;
+pub mod wireup;
 
 pub use doorbell::{Doorbell, Waker};
 pub use error::TransportError;

@@ -90,6 +90,15 @@ pub struct Window {
     pub(crate) buf: RegBuf,
 }
 
+impl Window {
+    /// The length of the exposed memory, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a window is not a container")]
+    pub fn len(&self) -> usize {
+        self.buf.len()
+    }
+}
+
 /// Something that happened. At most 64 bytes, so that batches stay in cache.
 #[derive(Debug)]
 pub enum Event {

@@ -1,0 +1,26 @@
+//! What has passed through a port. Plain numbers of one thread: reading them costs nothing on the way.
+
+/// What has passed one way, to or from peers of one [`Reach`](crate::Reach).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Flow {
+    /// Messages, without the port's own.
+    pub messages: u64,
+    /// Their bytes, with payloads.
+    pub bytes: u64,
+}
+
+/// A port's counters.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Sent, by reach: itself, process, host, network.
+    pub sent: [Flow; 4],
+    /// Received, by reach.
+    pub received: [Flow; 4],
+    /// Messages and payloads that had to be copied where the way knows better.
+    pub copies: u64,
+    /// Sends that found no room and had to wait.
+    pub waits: u64,
+    /// Times the PE went to sleep.
+    pub sleeps: u64,
+}
