@@ -8,12 +8,14 @@
 //! Read in this order: [`seam`] (what a backend promises), [`memory`] (who owns a buffer), `port`
 //! (which backend carries a message, and by which protocol), then any one backend.
 
+pub mod auth;
 pub mod doorbell;
 pub mod error;
 pub mod layout;
 pub mod memory;
 pub mod port;
 pub mod seam;
+pub mod tcp;
 pub mod wireup;
 
 pub use doorbell::{Doorbell, Waker};
