@@ -1,0 +1,104 @@
+//! The rules of the house that no compiler knows: which crate may name which, where unsafe code may live, and what a source
+//! file looks like. ARCHITECTURE.md states them; here they fail.
+//!
+//! Each rule is a function from plain data to violations, with tests of its own on small inputs. The tests in this file
+//! apply the rules to the tree. Nothing here knows what any crate does.
+
+mod arrows;
+mod sources;
+mod unsafety;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrows::Package;
+use sources::Source;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
+}
+
+fn packages() -> Vec<Package> {
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .expect("cargo metadata works where cargo test does");
+    metadata.workspace_packages().into_iter().map(Package::from_metadata).collect()
+}
+
+/// Every text file of the tree, by its path from the root.
+fn tree() -> Vec<Source> {
+    fn walk(root: &Path, dir: &Path, found: &mut Vec<Source>) {
+        for entry in fs::read_dir(dir).expect("the tree can be read") {
+            let entry = entry.expect("the tree can be read");
+            let (path, name) = (entry.path(), entry.file_name());
+            let kind = entry.file_type().expect("the tree can be read");
+            if kind.is_dir()
+                && !["target", ".git", "corpus", "artifacts", "__pycache__"].iter().any(|skip| name == *skip)
+            {
+                walk(root, &path, found);
+            } else if kind.is_file()
+                && name != ".git"
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                let path = path.strip_prefix(root).expect("walked from the root").to_string_lossy().into_owned();
+                found.push(Source { path, text });
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root(), &root(), &mut found);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(found.len() > 20, "the walk finds the tree");
+    found
+}
+
+#[track_caller]
+fn none(violations: &[String]) {
+    assert!(violations.is_empty(), "\n  {}\n", violations.join("\n  "));
+}
+
+#[test]
+fn crates_name_only_the_crates_below_them() {
+    none(&arrows::violations(&packages(), arrows::ALLOWED));
+}
+
+#[test]
+fn a_layer_takes_no_dependency_that_would_teach_it_what_it_must_not_know() {
+    none(&arrows::forbidden_dependencies(&packages(), arrows::FORBIDDEN));
+}
+
+#[test]
+fn there_is_no_async_runtime_in_the_lock_file() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).expect("the lock file is committed");
+    none(&arrows::async_runtimes(&lock));
+}
+
+#[test]
+fn source_files_stay_below_600_lines() {
+    none(&sources::too_long(&tree(), sources::LONG));
+}
+
+#[test]
+fn source_files_open_with_what_they_are_for() {
+    none(&sources::without_opening(&tree()));
+}
+
+#[test]
+fn no_file_names_a_path_of_somebodys_machine() {
+    none(&sources::local_paths(&tree()));
+}
+
+#[test]
+fn unsafe_code_lives_in_the_modules_that_the_architecture_names_and_nowhere_else() {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
+    let list = unsafety::list(&architecture);
+    assert!(!list.is_empty(), "ARCHITECTURE.md has a table under `{}`", unsafety::HEADING);
+    none(&unsafety::violations(&tree(), &list));
+}
+
+#[test]
+fn crates_without_unsafe_code_forbid_it() {
+    none(&unsafety::crates_that_do_not_forbid(&packages(), &tree()));
+}
