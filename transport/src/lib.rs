@@ -9,6 +9,7 @@
 //! (which backend carries a message, and by which protocol), then any one backend.
 
 pub mod auth;
+pub mod bootstrap;
 pub mod doorbell;
 pub mod error;
 pub mod layout;

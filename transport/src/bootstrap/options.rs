@@ -1,0 +1,539 @@
+//! The runtime's own options on a command line: one table for `charmrun` and for every program of the runtime.
+//!
+//! Ours begin with `+` or `++`; everything else belongs to the program and passes through untouched. `--` ends ours. A
+//! word that begins with `++` and is none of ours is an error with the nearest name, so that a slip of the pen never
+//! silently changes a run; a word with a single `+` is ours only if it is in the table. Knows nothing of who acts on
+//! an option.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::wireup::TransportKind;
+
+/// No job is larger: a larger number is a slip of the pen.
+pub const PES_MAX: u32 = 1 << 20;
+
+/// What the user asked for. `None`: not said, so the default of whoever acts on it holds.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// What to do at all.
+    pub action: Action,
+    /// `+p N`: PEs of the job.
+    pub pes: Option<u32>,
+    /// `++ppn K`: PEs of each process.
+    pub ppn: Option<u32>,
+    /// `++transport T`: the only backend between PEs.
+    pub transport: Option<TransportKind>,
+    /// `++timeout S`: how long start-up may take.
+    pub timeout: Duration,
+    /// Whether a silent process counts as dead (`++no-liveness`: it does not).
+    pub liveness: bool,
+    /// `++credit BYTES`: what may be on its way to one peer.
+    pub credit: Option<u64>,
+    /// `++checksum`: every message carries one.
+    pub checksum: bool,
+    /// `++seed N`: of everything random.
+    pub seed: Option<u64>,
+    /// `+pemap LIST`: which CPU each PE runs on.
+    pub pemap: Option<String>,
+    /// `++hang-timeout S`: a job that makes no progress for so long is ended, with stacks.
+    pub hang_timeout: Option<Duration>,
+    /// `++quiet`: no warnings and no notes of the runtime's.
+    pub quiet: bool,
+    /// `++verbose`: what was started, found and chosen.
+    pub verbose: bool,
+    /// `++prefix-output`: each line of output begins with its process.
+    pub prefix_output: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            action: Action::Run,
+            pes: None,
+            ppn: None,
+            transport: None,
+            timeout: Duration::from_secs(60),
+            liveness: true,
+            credit: None,
+            checksum: false,
+            seed: None,
+            pemap: None,
+            hang_timeout: None,
+            quiet: false,
+            verbose: false,
+            prefix_output: false,
+        }
+    }
+}
+
+/// What a command line asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Action {
+    /// Run the job.
+    #[default]
+    Run,
+    /// `++help`: print [`help`].
+    Help,
+    /// `++version`: print [`version`].
+    Version,
+    /// `++info`: print what was found on this machine.
+    Info,
+}
+
+/// What is wrong with a command line.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptionError {
+    /// Not in the table.
+    #[error("unknown option {given}{}", nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
+    Unknown {
+        /// The word.
+        given: String,
+        /// The most similar name.
+        nearest: Option<&'static str>,
+    },
+    /// An option without its value.
+    #[error("{name} needs a value: {name} {value}")]
+    NoValue {
+        /// The option.
+        name: &'static str,
+        /// What its value is called.
+        value: &'static str,
+    },
+    /// A value that is no such thing.
+    #[error("{name} {given}: {want}")]
+    BadValue {
+        /// The option.
+        name: &'static str,
+        /// The value.
+        given: String,
+        /// What it must be.
+        want: &'static str,
+    },
+    /// An option of a later version.
+    #[error("{name} is not available in this version: {instead}")]
+    Later {
+        /// The option.
+        name: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// Two parts of the command line disagree.
+    #[error("{name} is {launcher} for charmrun and {program} for the program")]
+    Conflict {
+        /// The option.
+        name: &'static str,
+        /// The launcher's value.
+        launcher: String,
+        /// The program's value.
+        program: String,
+    },
+    /// `++ppn` without a launcher.
+    #[error("{pes} PEs, {ppn} to a process, need a launcher: charmrun +p{pes} ++ppn {ppn} PROGRAM")]
+    NeedsLauncher {
+        /// PEs asked for.
+        pes: u32,
+        /// PEs to a process.
+        ppn: u32,
+    },
+    /// A backend that is not there.
+    #[error("++transport {0}: there is no such transport here; there are local, shm, tcp and sim")]
+    Transport(String),
+}
+
+impl OptionError {
+    /// The exit status of a job that ends because of this error.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Transport(_) | Self::Later { .. } => 78,
+            _ => 64,
+        }
+    }
+}
+
+/// A command line, taken apart.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Parsed {
+    /// Ours.
+    pub options: Options,
+    /// The program's (for a launcher: the program and its arguments), untouched.
+    pub rest: Vec<OsString>,
+}
+
+/// How far ours reach.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Up to the first word that is not ours: a launcher's command line.
+    ToProgram,
+    /// Anywhere before `--`: a program's own arguments.
+    Everywhere,
+}
+
+/// Stores an option's value.
+type Store = fn(&mut Options, &str) -> Result<(), &'static str>;
+
+/// A line of the table.
+struct Spec {
+    name: &'static str,
+    /// What its value is called; empty: it has none.
+    value: &'static str,
+    help: &'static str,
+    store: Store,
+}
+
+impl Spec {
+    const fn new(name: &'static str, value: &'static str, help: &'static str, store: Store) -> Self {
+        Self { name, value, help, store }
+    }
+}
+
+/// Marks the one value whose error is not of usage.
+const NO_TRANSPORT: &str = "";
+
+const SECONDS: &str = "must be a number of seconds, up to a year";
+
+const TABLE: &[Spec] = &[
+    Spec::new("+p", "N", "PEs of the job (default 1); also +pN", |o, v| {
+        count(v).map(|n| o.pes = Some(n)).ok_or("the number of PEs must be between 1 and 1048576")
+    }),
+    Spec::new("++ppn", "K", "PEs to a process (default: all; with ++transport shm or tcp: 1)", |o, v| {
+        count(v).map(|n| o.ppn = Some(n)).ok_or("the PEs of a process must be between 1 and 1048576")
+    }),
+    Spec::new("++transport", "T", "the only transport to use: local, shm, tcp or sim", |o, v| {
+        v.parse().map(|kind| o.transport = Some(kind)).map_err(|_| NO_TRANSPORT)
+    }),
+    Spec::new("++timeout", "S", "seconds in which all processes must have joined (default 60)", |o, v| {
+        duration(v).map(|d| o.timeout = d).ok_or(SECONDS)
+    }),
+    Spec::new("++no-liveness", "", "a silent process does not count as dead: for debuggers", |o, _| {
+        set(&mut o.liveness, false)
+    }),
+    Spec::new("++hang-timeout", "S", "end a job that makes no progress for S seconds, with its stacks", |o, v| {
+        duration(v).map(|d| o.hang_timeout = Some(d)).ok_or(SECONDS)
+    }),
+    Spec::new("++credit", "BYTES", "bytes on their way to one peer at most (default 64M)", |o, v| {
+        bytes(v).map(|n| o.credit = Some(n)).ok_or("must be a number of bytes, 64K or more")
+    }),
+    Spec::new("++checksum", "", "every message between processes carries a checksum", |o, _| {
+        set(&mut o.checksum, true)
+    }),
+    Spec::new("++seed", "N", "the seed of everything random", |o, v| {
+        v.parse().map(|n| o.seed = Some(n)).map_err(|_| "must be a number of 64 bits")
+    }),
+    Spec::new("+pemap", "LIST", "the CPU of each PE, as in 0-3,8", |o, v| {
+        let plausible = !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit() || b",-:.+".contains(&b));
+        plausible.then(|| o.pemap = Some(v.to_owned())).ok_or("must be a list of CPUs, as in 0-3,8")
+    }),
+    Spec::new("++prefix-output", "", "each line of output begins with its process", |o, _| {
+        set(&mut o.prefix_output, true)
+    }),
+    Spec::new("++quiet", "", "no warnings and no notes of the runtime's", |o, _| set(&mut o.quiet, true)),
+    Spec::new("++verbose", "", "say what is started, found and chosen", |o, _| set(&mut o.verbose, true)),
+    Spec::new("++info", "", "print what was found on this machine", |o, _| set(&mut o.action, Action::Info)),
+    Spec::new("++help", "", "print this", |o, _| set(&mut o.action, Action::Help)),
+    Spec::new("++version", "", "print the version", |o, _| set(&mut o.action, Action::Version)),
+];
+
+/// Options that exist in Charm++ or will here; refused in clear words rather than ignored.
+const LATER: &[(&str, &str)] =
+    &[("++nodelist", "all processes run on this host"), ("++encrypt", "use it on a trusted network")];
+
+/// `++info`, `++help`, and whatever else is printed, must name this.
+#[must_use]
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// The table, for `++help`.
+#[must_use]
+pub fn help() -> String {
+    let mut text = String::new();
+    for spec in TABLE {
+        let left = format!("{} {}", spec.name, spec.value);
+        let _ = writeln!(text, "  {left:<20} {}", spec.help);
+    }
+    text.push_str("  --                   ends these options; what follows is the program's\n");
+    text
+}
+
+/// Takes a command line (without its word 0) apart.
+///
+/// # Errors
+/// On anything that looks like ours and is not right.
+pub fn parse(args: impl IntoIterator<Item = OsString>, extent: Extent) -> Result<Parsed, OptionError> {
+    let mut args = args.into_iter();
+    let mut options = Options::default();
+    let mut rest = Vec::new();
+    while let Some(word) = args.next() {
+        // What is not text cannot be ours.
+        let Some((spec, inline)) = word.to_str().map(find).transpose()?.flatten() else {
+            if word == "--" {
+                break;
+            }
+            if extent == Extent::ToProgram {
+                if word.to_str().is_some_and(|w| w.starts_with('+')) {
+                    return Err(unknown(&word.to_string_lossy()));
+                }
+                rest.push(word);
+                break;
+            }
+            rest.push(word);
+            continue;
+        };
+        let value = match inline {
+            Some(_) if spec.value.is_empty() => return Err(unknown(&word.to_string_lossy())),
+            Some(value) => value,
+            None if spec.value.is_empty() => String::new(),
+            None => args
+                .next()
+                .ok_or(OptionError::NoValue { name: spec.name, value: spec.value })?
+                .to_string_lossy()
+                .into_owned(),
+        };
+        store(&mut options, spec, &value)?;
+    }
+    rest.extend(args);
+    Ok(Parsed { options, rest })
+}
+
+fn store(options: &mut Options, spec: &Spec, value: &str) -> Result<(), OptionError> {
+    (spec.store)(options, value).map_err(|want| match want {
+        NO_TRANSPORT => OptionError::Transport(value.to_owned()),
+        _ => OptionError::BadValue { name: spec.name, given: value.to_owned(), want },
+    })
+}
+
+/// The line of the table that `word` names, with the value that is part of the word (`+p4`, `++ppn=2`).
+fn find(word: &str) -> Result<Option<(&'static Spec, Option<String>)>, OptionError> {
+    if !word.starts_with('+') {
+        return Ok(None);
+    }
+    let (name, inline) = match word.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (word, None),
+    };
+    if let Some(spec) = TABLE.iter().find(|spec| spec.name == name) {
+        return Ok(Some((spec, inline)));
+    }
+    // `+p4`: a plus, a letter, digits.
+    if let Some(digits) = word.strip_prefix("+p")
+        && digits.starts_with(|c: char| c.is_ascii_digit() || c == '-')
+    {
+        return Ok(Some((&TABLE[0], Some(digits.to_owned()))));
+    }
+    if let Some(&(name, instead)) = LATER.iter().find(|(later, _)| *later == name) {
+        return Err(OptionError::Later { name, instead });
+    }
+    if name.starts_with("++") { Err(unknown(word)) } else { Ok(None) }
+}
+
+fn unknown(word: &str) -> OptionError {
+    let name = word.split('=').next().unwrap_or(word);
+    let nearest = TABLE
+        .iter()
+        .map(|spec| (distance(name, spec.name), spec.name))
+        .min()
+        .filter(|(d, near)| *d <= (near.len() / 3).max(1))
+        .map(|(_, near)| near);
+    OptionError::Unknown { given: word.chars().take(200).collect(), nearest }
+}
+
+/// Letters to insert, delete or replace (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate().take(64) {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn set<T>(field: &mut T, to: T) -> Result<(), &'static str> {
+    *field = to;
+    Ok(())
+}
+
+fn count(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n| (1..=PES_MAX).contains(n))
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    text.parse()
+        .ok()
+        .and_then(|s| Duration::try_from_secs_f64(s).ok())
+        .filter(|d| !d.is_zero() && *d <= Duration::from_secs(366 * 86400))
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|n| *n >= 64 << 10)
+}
+
+impl Options {
+    /// What the processes of a job need to know, as it travels: names as on the command line, without the pluses.
+    #[must_use]
+    pub fn to_pairs(&self) -> Vec<(String, String)> {
+        let mut pairs = Vec::new();
+        let mut add = |name: &str, value: Option<String>| pairs.extend(value.map(|v| (name.to_owned(), v)));
+        let flag = |on: bool| on.then(String::new);
+        add("p", self.pes.map(|n| n.to_string()));
+        add("ppn", self.ppn.map(|n| n.to_string()));
+        add("transport", self.transport.map(|kind| format!("{kind:?}").to_lowercase()));
+        add("timeout", Some(self.timeout.as_secs_f64().to_string()));
+        add("no-liveness", flag(!self.liveness));
+        add("hang-timeout", self.hang_timeout.map(|d| d.as_secs_f64().to_string()));
+        add("credit", self.credit.map(|n| n.to_string()));
+        add("checksum", flag(self.checksum));
+        add("seed", self.seed.map(|n| n.to_string()));
+        add("pemap", self.pemap.clone());
+        add("prefix-output", flag(self.prefix_output));
+        add("quiet", flag(self.quiet));
+        add("verbose", flag(self.verbose));
+        pairs
+    }
+
+    /// What [`Options::to_pairs`] made. Unknown names are skipped: they are of a newer launcher.
+    ///
+    /// # Errors
+    /// On a value that is no such thing.
+    pub fn from_pairs(pairs: &[(String, String)]) -> Result<Self, OptionError> {
+        let mut options = Self::default();
+        for (name, value) in pairs {
+            if let Some(spec) = TABLE.iter().find(|spec| spec.name.trim_start_matches('+') == name) {
+                store(&mut options, spec, value)?;
+            }
+        }
+        Ok(options)
+    }
+
+    /// The launcher's options with those of the program's own arguments laid over them. The shape of the job is the
+    /// launcher's: the program may repeat it, not change it.
+    ///
+    /// # Errors
+    /// [`OptionError::Conflict`].
+    pub fn overlaid(&self, program: &Self) -> Result<Self, OptionError> {
+        fn same<T: PartialEq + std::fmt::Debug>(
+            name: &'static str,
+            ours: &Option<T>,
+            theirs: &Option<T>,
+        ) -> Result<(), OptionError> {
+            match (ours, theirs) {
+                (Some(a), Some(b)) if a != b => Err(OptionError::Conflict {
+                    name,
+                    launcher: format!("{a:?}").to_lowercase(),
+                    program: format!("{b:?}").to_lowercase(),
+                }),
+                _ => Ok(()),
+            }
+        }
+        same("+p", &self.pes, &program.pes)?;
+        same("++ppn", &self.ppn, &program.ppn)?;
+        same("++transport", &self.transport, &program.transport)?;
+        let default = Self::default();
+        Ok(Self {
+            action: program.action,
+            pes: self.pes.or(program.pes),
+            ppn: self.ppn.or(program.ppn),
+            transport: self.transport.or(program.transport),
+            timeout: if program.timeout == default.timeout { self.timeout } else { program.timeout },
+            liveness: self.liveness && program.liveness,
+            credit: program.credit.or(self.credit),
+            checksum: self.checksum || program.checksum,
+            seed: program.seed.or(self.seed),
+            pemap: program.pemap.clone().or_else(|| self.pemap.clone()),
+            hang_timeout: program.hang_timeout.or(self.hang_timeout),
+            quiet: self.quiet || program.quiet,
+            verbose: self.verbose || program.verbose,
+            prefix_output: self.prefix_output || program.prefix_output,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str, extent: Extent) -> Result<(Options, Vec<String>), String> {
+        parse(line.split_whitespace().map(OsString::from), extent)
+            .map(|p| (p.options, p.rest.iter().map(|w| w.to_string_lossy().into_owned()).collect()))
+            .map_err(|e| format!("{}: {e}", e.code()))
+    }
+
+    #[test]
+    fn a_launcher_reads_its_options_up_to_the_program() {
+        let (options, rest) = read("+p4 ++ppn 2 ++transport=shm prog ++what +p9 -- x", Extent::ToProgram).unwrap();
+        assert_eq!((options.pes, options.ppn, options.transport), (Some(4), Some(2), Some(TransportKind::Shm)));
+        assert_eq!(rest, ["prog", "++what", "+p9", "--", "x"]);
+        let (options, rest) = read("+p 3 -- ++prog a", Extent::ToProgram).unwrap();
+        assert_eq!((options.pes, rest), (Some(3), vec!["++prog".to_owned(), "a".to_owned()]));
+    }
+
+    #[test]
+    fn a_program_finds_its_options_anywhere_before_the_dashes() {
+        let (options, rest) = read("--opt 5 +p2 -x +5 ++seed 9 y -- +p7 ++zzz --", Extent::Everywhere).unwrap();
+        assert_eq!((options.pes, options.seed), (Some(2), Some(9)));
+        assert_eq!(rest, ["--opt", "5", "-x", "+5", "y", "+p7", "++zzz", "--"]);
+    }
+
+    #[test]
+    fn a_wrong_option_is_refused_with_its_code_and_the_nearest_name() {
+        let check = |line: &str, want: &str| assert_eq!(read(line, Extent::Everywhere).unwrap_err(), want, "{line}");
+        check("++transprot shm", "64: unknown option ++transprot (did you mean ++transport?)");
+        check("++pnn 2", "64: unknown option ++pnn (did you mean ++ppn?)");
+        check("++zzzzzzzzzz", "64: unknown option ++zzzzzzzzzz");
+        check("+p0", "64: +p 0: the number of PEs must be between 1 and 1048576");
+        check("+p-4", "64: +p -4: the number of PEs must be between 1 and 1048576");
+        check("+p 99999999999", "64: +p 99999999999: the number of PEs must be between 1 and 1048576");
+        check("+p", "64: +p needs a value: +p N");
+        check("++timeout nan", "64: ++timeout nan: must be a number of seconds, up to a year");
+        check("++timeout 1e300", "64: ++timeout 1e300: must be a number of seconds, up to a year");
+        check("++checksum=1", "64: unknown option ++checksum=1 (did you mean ++checksum?)");
+        check("++credit 12", "64: ++credit 12: must be a number of bytes, 64K or more");
+        check("++nodelist f", "78: ++nodelist is not available in this version: all processes run on this host");
+        check(
+            "++transport ofi",
+            "78: ++transport ofi: there is no such transport here; there are local, shm, tcp and sim",
+        );
+        assert_eq!(read("+zz prog", Extent::ToProgram).unwrap_err(), "64: unknown option +zz");
+    }
+
+    #[test]
+    fn options_survive_the_way_to_a_process() {
+        let line = "+p8 ++ppn 2 ++transport tcp ++timeout 2.5 ++no-liveness ++credit 2M ++checksum ++seed 7 +pemap 0-3 \
+                    ++hang-timeout 3 ++quiet ++verbose ++prefix-output";
+        let options = read(line, Extent::ToProgram).unwrap().0;
+        assert_eq!(Options::from_pairs(&options.to_pairs()), Ok(options));
+        assert_eq!(Options::from_pairs(&Options::default().to_pairs()), Ok(Options::default()));
+    }
+
+    #[test]
+    fn a_program_may_repeat_the_shape_of_its_job_but_not_change_it() {
+        let launcher = read("+p4 ++seed 1", Extent::ToProgram).unwrap().0;
+        let program = |line| read(line, Extent::Everywhere).unwrap().0;
+        let merged = launcher.overlaid(&program("+p4 ++seed 2")).unwrap();
+        assert_eq!((merged.pes, merged.seed), (Some(4), Some(2)));
+        let error = launcher.overlaid(&program("+p8")).unwrap_err();
+        assert_eq!((error.code(), error.to_string()), (64, "+p is 4 for charmrun and 8 for the program".to_owned()));
+    }
+
+    #[test]
+    fn the_help_names_every_option() {
+        let help = help();
+        assert!(TABLE.iter().all(|spec| help.contains(spec.name)));
+        assert!(help.lines().all(|line| line.len() <= 100));
+    }
+}
