@@ -1,1 +1,13 @@
-//! tests
+//! Tests that need several processes, hosts or crates. They are in `tests/`; here are only the programs of the book, each of which
+//! `cargo test --doc` compiles and runs.
+
+#![forbid(unsafe_code)]
+
+/// One module for each chapter: its text is the module's documentation, so its programs are doctests.
+#[cfg(doctest)]
+mod book {
+    macro_rules! chapters {
+        ($($name:ident)*) => { $(#[doc = include_str!(concat!("../../docs/src/", stringify!($name), ".md"))] mod $name {})* };
+    }
+    chapters! { backend }
+}
