@@ -10,12 +10,15 @@
 
 pub mod auth;
 pub mod bootstrap;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod doorbell;
 pub mod error;
 pub mod layout;
 pub mod memory;
 pub mod port;
 pub mod seam;
+pub mod seed;
 pub mod tcp;
 pub mod wireup;
 
