@@ -10,6 +10,7 @@
 
 pub mod auth;
 pub mod bootstrap;
+pub mod checksum;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod doorbell;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod layout;
 pub mod memory;
 pub mod port;
+pub mod reliable;
 pub mod seam;
 pub mod seed;
 pub mod tcp;

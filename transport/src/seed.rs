@@ -93,6 +93,21 @@ pub fn parse(text: &str) -> Option<u64> {
     }
 }
 
+/// Runs `body` for the seed that the environment asks for, else for the first `count`, and names the one that fails.
+///
+/// # Panics
+/// If `body` does.
+#[cfg(any(test, feature = "conformance"))]
+pub fn for_each(count: u64, body: impl Fn(u64)) {
+    let seeds = from_environment().map_or(0..count, |seed| seed..seed + 1);
+    for seed in seeds {
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(seed))) {
+            eprintln!("replay with {SEED_VARIABLE}={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
