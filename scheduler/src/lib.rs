@@ -1,1 +1,35 @@
-//! scheduler
+//! A PE's loop: placement and pinning, queues and priorities, timers, tasks, idling, quiescence.
+//!
+//! One [`Scheduler`] runs on each PE's own thread, above its [`Port`](charm4rs_transport::port::Port). It takes what
+//! arrived, runs the most urgent of what is ready, resumes tasks, fires timers, and sleeps when there is nothing to do.
+//! What a message means is its [`Handler`]'s affair: this crate knows nothing of chares or serialization, nor of which
+//! backend carries its messages.
+//!
+//! Read in this order: [`pe`] (the loop, and the shutdown), `queue`, `tasks` and `inbox` (who may wake whom),
+//! [`idle`] (when a PE sleeps), `quiescence` (how a job learns that it has nothing left to do), [`placement`].
+//!
+//! No state is kept per thread, so that a simulation may drive many PEs on one.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod handler;
+pub mod idle;
+mod inbox;
+pub mod pe;
+mod queue;
+mod quiescence;
+mod sync;
+mod tasks;
+mod timers;
+pub mod tree;
+
+pub use clock::{Clock, VirtualClock};
+pub use handler::{Config, Handler, Kind, Stalled, Step};
+pub use idle::Spin;
+pub use inbox::{Hold, PeGone, Remote};
+pub use pe::Scheduler;
+pub use queue::{Class, Order};
+pub use tasks::TaskId;
+pub use timers::{Sleep, TimerId};
+pub use tree::Tree;

@@ -1,0 +1,88 @@
+//! What a scheduler is given and what it gives back: the layer above it, its configuration, and its reports.
+
+use std::time::Duration;
+
+use charm4rs_transport::port::{Incoming, Offer, Tag};
+use charm4rs_transport::{Pe, RegBuf, TransportError};
+
+use crate::idle::Spin;
+use crate::{Class, Clock};
+
+/// What messages mean: the layer above.
+pub trait Handler {
+    /// How urgent a message is that arrived.
+    fn class(&self, msg: &Incoming) -> Class;
+
+    /// Runs the call that a message is.
+    fn deliver(&self, msg: Incoming);
+
+    /// Where an offer's payloads shall land, in order; `None`: in pooled memory.
+    fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>>;
+
+    /// A message of this PE could not be delivered: its receiver has no memory for it. Says what the message was.
+    fn refused(&self, to: Pe, tag: Tag, bytes: u64) -> Kind {
+        let _ = (to, tag, bytes);
+        Kind::Call
+    }
+
+    /// The PE has run out of work. Called once, until it has had work again.
+    fn idle(&self) {}
+}
+
+/// How a message was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Counted for quiescence.
+    Call,
+    /// Not counted.
+    System,
+}
+
+/// How a PE is to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its clock.
+    pub clock: Clock,
+    /// Whether the host has more PEs than cores that they may use.
+    pub oversubscribed: bool,
+    /// How long to poll before sleeping.
+    pub spin: Spin,
+    /// Calls between two polls of the port.
+    pub burst: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { clock: Clock::real(), oversubscribed: false, spin: Spin::default(), burst: 32 }
+    }
+}
+
+/// What a round came to.
+#[derive(Debug)]
+#[must_use]
+pub enum Step {
+    /// Something was done; there may be more.
+    Busy,
+    /// There was nothing to do, and will not be before this time, unless something arrives.
+    Idle {
+        /// The deadline of the next timer, on the PE's clock.
+        until: Option<Duration>,
+    },
+    /// [`Scheduler::stop`] was called, with this code.
+    Stopped(i32),
+    /// The job cannot go on.
+    Failed(TransportError),
+}
+
+/// Why a PE may be waiting for ever.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stalled {
+    /// For how long it has had nothing to do.
+    pub idle_for: Duration,
+    /// Tasks that nobody has woken.
+    pub tasks_suspended: usize,
+    /// Timers that will still fire: if there are any, this is no deadlock.
+    pub timers: usize,
+    /// Holds that other threads have, and closures that they queued: as with timers.
+    pub holds: u64,
+}

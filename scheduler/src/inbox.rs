@@ -1,0 +1,235 @@
+//! What other threads give to a PE: closures to run, tasks to wake, and holds that keep the job from being quiescent.
+//!
+//! # Protocol
+//! A queue without locks, and a flag `notified` that spares both sides most of the work.
+//!
+//! - *Another thread*: push the item; then `swap(notified, true)`; if it was false, ring the PE's bell.
+//! - *The PE*, each round: if `notified` reads true, `swap(notified, false)`, then pop until the queue is empty.
+//! - *The PE, before it parks*: it does not, if `notified` reads true. The bell keeps a ring that comes between this
+//!   look and the sleep, or during it.
+//!
+//! No item is overlooked. Take the last item pushed, and its pusher's swap. If that swap found false, the pusher rings,
+//! after the swap: the PE does not sleep through the ring, and on its next round reads true. If it found true, somebody
+//! else set the flag and the PE has not cleared it since; that somebody rings, so the PE will clear it by a swap that
+//! comes later in the flag's order of modification than the pusher's. Both swaps acquire and release, so the PE pops
+//! after it has seen the push. `loom_` tests below check this.
+//!
+//! # What quiescence sees
+//! Everything that comes in is counted twice, in `opened` when it is pushed (or a hold is taken) and in `closed` when
+//! it is done. The PE reads `closed` first: as both only grow, equal readings mean that nothing was open when
+//! `closed` was read.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Scheduler;
+use crate::sync::{AtomicBool, AtomicU64, Bell, Mpsc, Ordering};
+
+/// A closure for the PE.
+pub(crate) type Job = Box<dyn FnOnce(&Scheduler) + Send>;
+
+/// What other threads push.
+pub(crate) enum Foreign {
+    /// A task to resume, named as in the ready queue.
+    Wake(u64),
+    /// A closure to run.
+    Run(Job),
+}
+
+/// The PE's side and the others' at once; see the module's text.
+pub(crate) struct Inbox {
+    queue: Mpsc<Foreign>,
+    notified: AtomicBool,
+    opened: AtomicU64,
+    closed: AtomicU64,
+    gone: AtomicBool,
+    bell: Bell,
+}
+
+impl Inbox {
+    pub(crate) fn new(bell: Bell) -> Self {
+        Self {
+            queue: Mpsc::new(),
+            notified: AtomicBool::new(false),
+            opened: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
+            bell,
+        }
+    }
+
+    /// From any thread: gives the PE something to do.
+    pub(crate) fn push(&self, item: Foreign) {
+        self.open();
+        self.queue.push(item);
+        self.notify();
+        if self.gone.load(Ordering::SeqCst) {
+            // Nobody will pop it; it may hold this inbox alive.
+            while self.queue.pop().is_some() {}
+        }
+    }
+
+    fn notify(&self) {
+        if !self.notified.swap(true, Ordering::AcqRel) {
+            self.bell.wake();
+        }
+    }
+
+    fn open(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of the things opened is done. On the PE, for what it popped.
+    pub(crate) fn close(&self) {
+        self.closed.fetch_add(1, Ordering::Release);
+    }
+
+    /// On the PE: whether there may be something to pop.
+    #[inline]
+    pub(crate) fn notified(&self) -> bool {
+        self.notified.load(Ordering::Relaxed)
+    }
+
+    /// On the PE: calls `take` with at most `max` items. What is left is found by the next call.
+    pub(crate) fn drain(&self, max: usize, mut take: impl FnMut(Foreign)) {
+        if !self.notified() {
+            return;
+        }
+        self.notified.swap(false, Ordering::AcqRel);
+        for _ in 0..max {
+            let Some(item) = self.queue.pop() else { return };
+            take(item);
+        }
+        self.notified.store(true, Ordering::Relaxed);
+    }
+
+    /// On the PE: how much was ever opened and closed; equal if nothing is open.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let closed = self.closed.load(Ordering::Acquire);
+        (self.opened.load(Ordering::Relaxed), closed)
+    }
+
+    /// On the PE, at its end: nothing is taken any more, and what is queued is dropped.
+    pub(crate) fn shut(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+        while self.queue.pop().is_some() {}
+    }
+
+    fn is_shut(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+/// The PE has ended; nothing can run there any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the PE has ended")]
+pub struct PeGone;
+
+/// A PE, as seen from other threads.
+#[derive(Clone, Debug)]
+pub struct Remote(pub(crate) Arc<Inbox>);
+
+impl Remote {
+    /// Runs a closure on the PE, between two calls. Quiescence waits for it, but only from now on: a thread that
+    /// works towards this call holds a [`Hold`] meanwhile.
+    ///
+    /// # Errors
+    /// If the PE has ended. (A PE that ends later drops the closures that it has not run.)
+    pub fn run(&self, f: impl FnOnce(&Scheduler) + Send + 'static) -> Result<(), PeGone> {
+        if self.0.is_shut() {
+            return Err(PeGone);
+        }
+        self.0.push(Foreign::Run(Box::new(f)));
+        Ok(())
+    }
+
+    /// Keeps the job from being quiescent until the hold is dropped.
+    pub fn hold(&self) -> Hold {
+        self.0.open();
+        Hold(self.0.clone())
+    }
+}
+
+/// While it exists, the job is not quiescent: for work that goes on outside of the PEs, on a thread or in an async
+/// runtime. Take it on the PE before the work starts, and give it to the work.
+#[derive(Debug)]
+#[must_use = "a hold that is dropped at once holds nothing"]
+pub struct Hold(Arc<Inbox>);
+
+impl Clone for Hold {
+    fn clone(&self) -> Self {
+        self.0.open();
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.close();
+        // The PE may be asleep, and a wave may be waiting for it.
+        self.0.notify();
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+
+    /// The PE's loop, until it has seen `items` wakes.
+    fn pe(inbox: &Inbox, bell: &Bell, items: usize) {
+        let mut seen = 0;
+        while seen < items {
+            inbox.drain(1, |_| {
+                seen += 1;
+                inbox.close();
+            });
+            if seen < items && !inbox.notified() {
+                bell.park();
+            }
+        }
+    }
+
+    #[test]
+    fn loom_a_pe_that_parks_misses_nothing() {
+        loom::model(|| {
+            let bell = Bell::new();
+            let inbox = Arc::new(Inbox::new(bell.clone()));
+            let others: Vec<_> = (0..2)
+                .map(|n| {
+                    let inbox = inbox.clone();
+                    thread::spawn(move || inbox.push(Foreign::Wake(n)))
+                })
+                .collect();
+            pe(&inbox, &bell, 2);
+            for other in others {
+                other.join().unwrap();
+            }
+            assert_eq!(inbox.counts(), (2, 2));
+        });
+    }
+
+    #[test]
+    fn loom_a_hold_passed_between_threads_is_never_overlooked() {
+        loom::model(|| {
+            let inbox = Arc::new(Inbox::new(Bell::new()));
+            let first = Remote(inbox.clone()).hold();
+            let other = thread::spawn(move || {
+                let second = first.clone();
+                drop(first);
+                second
+            });
+            let (opened, closed) = inbox.counts();
+            assert_ne!(opened, closed, "one of the two holds exists all the time");
+            drop(other.join().unwrap());
+            assert_eq!(inbox.counts(), (2, 2));
+        });
+    }
+}

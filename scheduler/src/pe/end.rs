@@ -1,0 +1,53 @@
+//! The end of a PE; the order and its reasons are in the text of [`pe`](super).
+
+use charm4rs_transport::TransportError;
+use charm4rs_transport::port::{Incoming, Port, PortEvent};
+
+use super::{BATCH, Scheduler};
+use crate::queue::Queue;
+
+impl Scheduler {
+    /// Takes a message that arrived and was not delivered, after the loop has ended.
+    #[must_use]
+    pub fn take_undelivered(&self) -> Option<Incoming> {
+        loop {
+            let queued = self.queue.borrow_mut().pop();
+            if queued.is_some() {
+                return queued;
+            }
+            let arrived = self.arrived.borrow_mut().pop_front();
+            match arrived {
+                Some(PortEvent::Message(msg)) if msg.tag.0 & 0xF0 != 0xE0 => return Some(msg),
+                Some(_) => {}
+                None => {
+                    let mut port = self.port.borrow_mut();
+                    if !matches!(port.as_mut()?.poll(&mut self.arrived.borrow_mut(), BATCH), Ok(1..)) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the PE; see the module's text for the order.
+    ///
+    /// # Errors
+    /// If something that was sent could not be delivered.
+    pub fn close(&self) -> Result<(), TransportError> {
+        self.tasks.shut();
+        loop {
+            let timers = self.timers.borrow_mut().take_all();
+            if timers.is_empty() {
+                break;
+            }
+        }
+        self.inbox.shut();
+        drop(self.callbacks.take());
+        drop(self.context.take());
+        let queue = std::mem::replace(&mut *self.queue.borrow_mut(), Queue::new());
+        drop(queue);
+        drop(self.arrived.take());
+        let port = self.port.borrow_mut().take();
+        port.map_or(Ok(()), Port::close)
+    }
+}

@@ -1,0 +1,526 @@
+//! A PE's loop, and all that its user may ask of it.
+//!
+//! # A round
+//! 1. Take what arrived at the port, and what the PE sent to itself, up to a batch. System messages are delivered on the
+//!    spot, all others sorted into the queue by urgency.
+//! 2. Take what other threads gave (`inbox`).
+//! 3. Fire the timers that are due.
+//! 4. Up to [`Config`]`::burst` times: resume the tasks that are ready, then run the most urgent call. Tasks go first, since
+//!    they continue what the call before them was about; each is resumed once, so tasks that wake each other without
+//!    end alternate with calls and starve nobody.
+//! 5. If there was nothing in 1 to 4: the handler's `idle`, once; then a wave of quiescence is answered, if one waits.
+//!
+//! # Shutdown
+//! 1. [`Scheduler::stop`] sets the exit code; the first one stays. It says nothing to other PEs: that is its caller's job.
+//! 2. The current item (call, task, timer, closure) ends; nothing is begun after it. [`Scheduler::run`] returns the code.
+//! 3. The user takes what was not delivered with [`Scheduler::take_undelivered`], since only it knows whether the bytes
+//!    own something.
+//! 4. [`Scheduler::close`] drops tasks, timers, closures, callbacks and the context, in this order, while the PE can still
+//!    send: destructors may call everything, and what they spawn or set is dropped too. Then it shuts the inbox: remotes
+//!    get [`PeGone`](crate::PeGone) from now on, and wakers do nothing.
+//! 5. Last it closes the port, which delivers what was sent, destructors' messages included. That needs the peers to
+//!    go on polling until they close: all PEs of a job close together.
+//!
+//! Why in this order: tasks may own timers, and cancel them when dropped; both may own holds, which touch the inbox; and
+//! all may send.
+//!
+//! # Borrows
+//! The parts of a PE are in `RefCell`s. None is borrowed while user code runs (a handler, a task, a timer, a closure, a
+//! destructor), so user code may call anything but `step`, `run` and `close`. The one exception: the closures
+//! that fill a message write bytes, and must not call the scheduler.
+
+mod end;
+mod waves;
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::mem::MaybeUninit;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use charm4rs_transport::memory::Slab;
+use charm4rs_transport::port::{Incoming, Port, PortEvent, Tag};
+use charm4rs_transport::{Layout, Msg, Pe, RegBuf, TransportError};
+
+use crate::handler::{Config, Handler, Kind, Stalled, Step};
+use crate::idle::{Idle, Rest};
+use crate::inbox::{Foreign, Hold, Inbox, Remote};
+use crate::queue::{Class, Queue};
+use crate::quiescence::{Action, Quiescence};
+use crate::sync;
+use crate::tasks::{TaskId, Tasks};
+use crate::timers::{Counted, Due, Sleep, TimerId, Timers};
+
+/// Events taken from the port in one round.
+const BATCH: usize = 64;
+/// Things taken from other threads in one round.
+const FOREIGN: usize = 64;
+/// With the machine's clock, timers are looked at in one of so many rounds: reading it costs as much as a round.
+const ROUNDS_PER_LOOK: u32 = 8;
+/// Idle rounds after which the time is noted.
+const ROUNDS_UNTIL_IDLE: u32 = 64;
+
+/// What to run once a request for quiescence, known by its number, is answered.
+type Callback = (u64, Box<dyn FnOnce()>);
+
+/// One PE; see the [module's text](self). Neither `Send` nor `Sync`.
+pub struct Scheduler {
+    me: Weak<Self>,
+    pe: Pe,
+    layout: Arc<Layout>,
+    slab: Slab,
+    config: Config,
+    port: RefCell<Option<Port>>,
+    /// What arrived, or was sent to this PE itself, and is not sorted yet.
+    arrived: RefCell<VecDeque<PortEvent>>,
+    queue: RefCell<Queue<Incoming>>,
+    tasks: Tasks,
+    timers: Rc<RefCell<Timers>>,
+    inbox: Arc<Inbox>,
+    sent: Cell<u64>,
+    processed: Cell<u64>,
+    quiescence: RefCell<Quiescence>,
+    callbacks: RefCell<Vec<Callback>>,
+    actions: RefCell<Vec<Action>>,
+    context: RefCell<Option<Rc<dyn Any>>>,
+    stop: Cell<Option<i32>>,
+    rounds: Cell<u32>,
+    worked: Cell<bool>,
+    rounds_idle: Cell<u32>,
+    idle_since: Cell<Option<Duration>>,
+}
+
+#[inline]
+fn bump(counter: &Cell<u64>) {
+    counter.set(counter.get().wrapping_add(1));
+}
+
+impl Scheduler {
+    /// The scheduler of `port`'s PE, on that PE's thread.
+    #[must_use]
+    pub fn new(port: Port, config: Config) -> Rc<Self> {
+        let inbox = Arc::new(Inbox::new(sync::bell(port.waker())));
+        let (pe, layout, slab) = (port.pe(), port.layout().clone(), port.slab().clone());
+        Rc::new_cyclic(|me| Self {
+            me: me.clone(),
+            pe,
+            slab,
+            config,
+            port: RefCell::new(Some(port)),
+            arrived: RefCell::new(VecDeque::with_capacity(BATCH)),
+            queue: RefCell::new(Queue::new()),
+            tasks: Tasks::new(inbox.clone()),
+            timers: Rc::default(),
+            inbox,
+            sent: Cell::new(0),
+            processed: Cell::new(0),
+            quiescence: RefCell::new(Quiescence::new(&layout, pe)),
+            layout,
+            callbacks: RefCell::default(),
+            actions: RefCell::default(),
+            context: RefCell::default(),
+            stop: Cell::new(None),
+            rounds: Cell::new(0),
+            worked: Cell::new(false),
+            rounds_idle: Cell::new(0),
+            idle_since: Cell::new(None),
+        })
+    }
+
+    /// Which PE this is.
+    #[inline]
+    #[must_use]
+    pub fn pe(&self) -> Pe {
+        self.pe
+    }
+
+    /// How many PEs the job has.
+    #[must_use]
+    pub fn pes(&self) -> u32 {
+        self.layout.pes()
+    }
+
+    /// The job's shape.
+    #[inline]
+    #[must_use]
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// The PE's free lists, for calls to itself ([`Msg::fill`], then [`Scheduler::enqueue`]).
+    #[inline]
+    #[must_use]
+    pub fn slab(&self) -> &Slab {
+        &self.slab
+    }
+
+    /// The time since the job's start; a simulation's time in a simulation.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.config.clock.now()
+    }
+
+    /// Sends a call: a message of `len` bytes that `fill` writes, all of them. To this PE itself, it is queued. Counted
+    /// for quiescence.
+    #[inline]
+    pub fn send(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+        bump(&self.sent);
+        self.post(to, tag, len, fill);
+    }
+
+    /// Sends a system message, for which [`Handler::class`] must say [`Class::Now`] at its receiver. Not counted for
+    /// quiescence, so it must not be what work waits for.
+    #[inline]
+    pub fn send_system(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+        self.post(to, tag, len, fill);
+    }
+
+    #[inline]
+    fn post(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+        if to == self.pe {
+            let msg = Msg::fill(&self.slab, len, fill);
+            self.arrive(Incoming { from: to, tag, msg, payloads: Vec::new() });
+        } else if let Some(port) = &mut *self.port.borrow_mut() {
+            port.send(to, tag, len, fill);
+        }
+    }
+
+    fn arrive(&self, msg: Incoming) {
+        self.arrived.borrow_mut().push_back(PortEvent::Message(msg));
+    }
+
+    /// Sends a call with payloads out of band. `offer`: the receiver says where they shall land. To this PE itself, the
+    /// payloads change hands. Counted for quiescence.
+    pub fn send_payloads(
+        &self,
+        to: Pe,
+        tag: Tag,
+        len: usize,
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]),
+        payloads: Vec<RegBuf>,
+        offer: bool,
+    ) {
+        bump(&self.sent);
+        if to == self.pe {
+            let msg = Msg::fill(&self.slab, len, fill);
+            self.arrive(Incoming { from: to, tag, msg, payloads });
+        } else if let Some(port) = &mut *self.port.borrow_mut() {
+            port.send_payloads(to, tag, len, fill, payloads, offer);
+        }
+    }
+
+    /// A buffer that can be sent to anyone at the least cost.
+    #[must_use]
+    pub fn alloc(&self, len: usize) -> RegBuf {
+        match &mut *self.port.borrow_mut() {
+            Some(port) => port.alloc(len),
+            None => RegBuf::heap(len),
+        }
+    }
+
+    /// Queues a call to this PE whose class is known. Counted for quiescence, unless the class is [`Class::Now`].
+    #[inline]
+    pub fn enqueue(&self, msg: Incoming, class: Class) {
+        if class == Class::Now {
+            self.arrive(msg);
+        } else {
+            bump(&self.sent);
+            self.queue.borrow_mut().push(msg, class);
+        }
+    }
+
+    /// Makes a task; it is polled soon, not now.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
+        self.tasks.spawn(Box::pin(future))
+    }
+
+    /// Drops a task: at once, or when its current poll ends. Says whether there was such a task.
+    pub fn cancel(&self, task: TaskId) -> bool {
+        self.tasks.cancel(task)
+    }
+
+    /// Completes after `time`. Keeps quiescence open from its first poll on.
+    pub fn sleep(&self, time: Duration) -> Sleep {
+        Sleep::new(self.timers.clone(), self.config.clock.clone(), self.now().saturating_add(time))
+    }
+
+    /// Runs `f` on this PE after `time`. Keeps quiescence open meanwhile.
+    pub fn after(&self, time: Duration, f: impl FnOnce() + 'static) -> TimerId {
+        self.set_timer(time, f, Counted::Yes)
+    }
+
+    /// Like [`Scheduler::after`], without keeping quiescence open: for what watches the job rather than being part of it.
+    pub fn after_system(&self, time: Duration, f: impl FnOnce() + 'static) -> TimerId {
+        self.set_timer(time, f, Counted::No)
+    }
+
+    fn set_timer(&self, time: Duration, f: impl FnOnce() + 'static, counted: Counted) -> TimerId {
+        let at = self.now().saturating_add(time);
+        self.timers.borrow_mut().set(at, Due::Call(Box::new(f)), counted)
+    }
+
+    /// Cancels a timer. Says whether it was still pending.
+    pub fn cancel_timer(&self, timer: TimerId) -> bool {
+        let due = self.timers.borrow_mut().cancel(timer);
+        due.is_some()
+    }
+
+    /// This PE, for other threads.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        Remote(self.inbox.clone())
+    }
+
+    /// Keeps the job from being quiescent until the hold is dropped, on any thread.
+    pub fn hold(&self) -> Hold {
+        self.remote().hold()
+    }
+
+    /// What closures that come from other threads find with [`Scheduler::context`]: the layer above.
+    pub fn set_context(&self, context: Rc<dyn Any>) {
+        let old = self.context.replace(Some(context));
+        drop(old);
+    }
+
+    /// What [`Scheduler::set_context`] was given, if it is a `T`.
+    #[must_use]
+    pub fn context<T: 'static>(&self) -> Option<Rc<T>> {
+        self.context.borrow().clone()?.downcast().ok()
+    }
+
+    /// Ends the loop after the current item. The first code stays.
+    pub fn stop(&self, code: i32) {
+        if self.stop.get().is_none() {
+            self.stop.set(Some(code));
+        }
+    }
+
+    /// The code given to [`Scheduler::stop`].
+    #[must_use]
+    pub fn stopping(&self) -> Option<i32> {
+        self.stop.get()
+    }
+
+    /// What this PE is waiting for; `None` while it has work. For the report of a job that hangs.
+    #[must_use]
+    pub fn stalled(&self) -> Option<Stalled> {
+        let since = self.idle_since.get()?;
+        let (opened, closed) = self.inbox.counts();
+        Some(Stalled {
+            idle_for: self.now().saturating_sub(since),
+            tasks_suspended: self.tasks.len(),
+            timers: self.timers.borrow().len(),
+            holds: opened - closed,
+        })
+    }
+
+    /// Calls queued on this PE.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.borrow().len() + self.arrived.borrow().len()
+    }
+
+    /// Looks at the port: its counters, for example.
+    pub fn with_port<R>(&self, look: impl FnOnce(&Port) -> R) -> Option<R> {
+        self.port.borrow().as_ref().map(look)
+    }
+
+    /// One round; see the module's text.
+    pub fn step(&self, handler: &impl Handler) -> Step {
+        match self.round(handler) {
+            _ if self.stop.get().is_some() => Step::Stopped(self.stop.get().unwrap_or_default()),
+            Ok(true) => Step::Busy,
+            Ok(false) => Step::Idle { until: self.timers.borrow_mut().next() },
+            Err(error) => Step::Failed(error),
+        }
+    }
+
+    #[inline]
+    fn stopped(&self) -> bool {
+        self.stop.get().is_some()
+    }
+
+    fn round(&self, handler: &impl Handler) -> Result<bool, TransportError> {
+        if self.stopped() {
+            return Ok(false);
+        }
+        if let Some(port) = &mut *self.port.borrow_mut() {
+            port.poll(&mut self.arrived.borrow_mut(), BATCH)?;
+        }
+        let signals = self.sort(handler)?;
+        let foreign = self.take_foreign();
+        let fired = self.fire();
+        if self.work(handler) | foreign | fired {
+            self.worked.set(true);
+            self.rounds_idle.set(0);
+            self.idle_since.set(None);
+            return Ok(true);
+        }
+        Ok(signals || self.rest(handler))
+    }
+
+    /// Sorts what arrived. Says whether there was anything.
+    #[inline]
+    fn sort(&self, handler: &impl Handler) -> Result<bool, TransportError> {
+        let count = self.arrived.borrow().len();
+        for _ in 0..count {
+            let Some(event) = self.arrived.borrow_mut().pop_front() else { break };
+            match event {
+                PortEvent::Message(msg) if msg.tag.0 & 0xF0 == 0xE0 => self.signal(&msg)?,
+                PortEvent::Message(msg) => match handler.class(&msg) {
+                    Class::Now => handler.deliver(msg),
+                    class => self.queue.borrow_mut().push(msg, class),
+                },
+                PortEvent::Offer(offer) => {
+                    let landings = handler.offer(&offer);
+                    if let Some(port) = &mut *self.port.borrow_mut() {
+                        port.accept(offer.id, landings);
+                    }
+                }
+                PortEvent::Refused { to, tag, bytes } => {
+                    if handler.refused(to, tag, bytes) == Kind::Call {
+                        bump(&self.processed);
+                    }
+                }
+                other => tracing::debug!(?other, "the port reports what the scheduler does not know"),
+            }
+            if self.stopped() {
+                break;
+            }
+        }
+        Ok(count > 0)
+    }
+
+    #[inline]
+    fn take_foreign(&self) -> bool {
+        if !self.inbox.notified() {
+            return false;
+        }
+        let mut any = false;
+        self.inbox.drain(FOREIGN, |item| {
+            any = true;
+            match item {
+                Foreign::Wake(name) => self.tasks.admit(name),
+                Foreign::Run(_) if self.stopped() => {}
+                Foreign::Run(job) => job(self),
+            }
+            self.inbox.close();
+        });
+        any
+    }
+
+    #[inline]
+    fn fire(&self) -> bool {
+        if self.timers.borrow().is_empty() {
+            return false;
+        }
+        let round = self.rounds.get().wrapping_add(1);
+        self.rounds.set(round);
+        if self.config.clock.is_real() && !round.is_multiple_of(ROUNDS_PER_LOOK) {
+            return false;
+        }
+        let now = self.now();
+        let mut any = false;
+        while !self.stopped() {
+            let due = self.timers.borrow_mut().pop(now);
+            match due {
+                Some(Due::Call(f)) => f(),
+                Some(Due::Wake(waker)) => waker.wake(),
+                None => break,
+            }
+            any = true;
+        }
+        any
+    }
+
+    #[inline]
+    fn work(&self, handler: &impl Handler) -> bool {
+        let mut any = false;
+        for _ in 0..self.config.burst {
+            for _ in 0..self.tasks.ready() {
+                if self.stopped() {
+                    return true;
+                }
+                any |= self.tasks.poll_one();
+            }
+            if self.stopped() {
+                return true;
+            }
+            let Some(msg) = self.queue.borrow_mut().pop() else { break };
+            handler.deliver(msg);
+            bump(&self.processed);
+            any = true;
+        }
+        any
+    }
+
+    /// There was nothing to do. Says whether there is now.
+    fn rest(&self, handler: &impl Handler) -> bool {
+        if self.worked.replace(false) {
+            handler.idle();
+            return true;
+        }
+        self.rounds_idle.set(self.rounds_idle.get().saturating_add(1));
+        let long = !self.config.clock.is_real() || self.rounds_idle.get() == ROUNDS_UNTIL_IDLE;
+        if long && self.idle_since.get().is_none() {
+            self.idle_since.set(Some(self.now()));
+        }
+        self.answer_wave()
+    }
+
+    /// Rounds and sleep, until [`Scheduler::stop`]. Returns its code.
+    ///
+    /// # Errors
+    /// What ends the job.
+    pub fn run(&self, handler: &impl Handler) -> Result<i32, TransportError> {
+        let mut idle = Idle::new(self.config.spin, self.config.oversubscribed);
+        let start = Instant::now();
+        loop {
+            match self.step(handler) {
+                Step::Busy => idle.worked(),
+                Step::Stopped(code) => return Ok(code),
+                Step::Failed(error) => return Err(error),
+                Step::Idle { until } => match idle.rest(|| start.elapsed()) {
+                    Rest::Poll => {}
+                    Rest::Pause => std::hint::spin_loop(),
+                    Rest::Yield => std::thread::yield_now(),
+                    Rest::Park => self.park(until, &mut idle)?,
+                },
+            }
+        }
+    }
+
+    fn park(&self, until: Option<Duration>, idle: &mut Idle) -> Result<(), TransportError> {
+        if self.idle_since.get().is_none() {
+            self.idle_since.set(Some(self.now()));
+        }
+        // The next round shall look at the timers.
+        self.rounds.set(ROUNDS_PER_LOOK - 1);
+        let limit = until.map(|at| at.saturating_sub(self.now()));
+        if self.inbox.notified() || limit.is_some_and(|l| l.is_zero()) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        if let Some(port) = &mut *self.port.borrow_mut() {
+            port.park(limit)?;
+        }
+        idle.slept(began.elapsed());
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler")
+            .field("pe", &self.pe)
+            .field("tasks", &self.tasks)
+            .field("sent", &self.sent.get())
+            .field("processed", &self.processed.get())
+            .field("stop", &self.stop.get())
+            .finish_non_exhaustive()
+    }
+}

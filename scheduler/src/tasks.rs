@@ -1,0 +1,340 @@
+//! The PE's executor: a slab of local futures, and wakers for them.
+//!
+//! # Who may wake, and what it costs
+//! A waker is `Send + Sync`, as the standard library demands, but is almost always used on its own PE. It recognizes its
+//! own thread by the address of a thread-local byte (an identity, not a state) and then needs nothing but plain loads
+//! and stores: it sets the task's `near` flag and writes the task's name into a ring that only this thread touches.
+//! (The flag and the ring are atomics accessed `Relaxed`, which is what makes the code safe, and compiles to the same
+//! instructions as plain memory.) On any other thread it swaps the `far` flag and goes through the [`Inbox`].
+//!
+//! In a simulation many PEs share a thread; each waker names its own PE's ring, so a wake reaches the right one.
+//!
+//! # One poll for each wake
+//! Before a task is polled both of its flags are cleared; a name that is popped while neither is set is stale, and is
+//! skipped. So a task that was woken twice, near or far, is polled once. A far wake is never lost: if its swap found the
+//! flag clear, it pushes the name. If it found the flag set, the PE has yet to clear it, by a swap, and so polls after it
+//! has seen everything the waking thread did before. (`loom_` test below.)
+//!
+//! A name is an index and a generation. Names of tasks that are gone are skipped, though their place be reused.
+//!
+//! # Borrows
+//! A future is taken out of the slab while it is polled or dropped, so it may spawn, wake and cancel, itself included.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+
+use crate::inbox::{Foreign, Inbox};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+
+/// Names a task of one PE.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TaskId {
+    index: u32,
+    generation: u32,
+}
+
+impl TaskId {
+    const fn pack(self) -> u64 {
+        ((self.generation as u64) << 32) | self.index as u64
+    }
+
+    const fn unpack(name: u64) -> Self {
+        const LOW: u64 = u32::MAX as u64;
+        #[allow(clippy::cast_possible_truncation, reason = "both halves are masked to 32 bits")]
+        Self { index: (name & LOW) as u32, generation: (name >> 32) as u32 }
+    }
+}
+
+/// The calling thread's identity: no two living threads have the same.
+fn here() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|byte| std::ptr::from_ref(byte).addr())
+}
+
+/// Room for as many local wakes; more go the way of the others. A power of two.
+const RING: usize = if cfg!(loom) { 2 } else { 1024 };
+
+/// A queue that only the PE's own thread touches; see the module's text.
+struct Ring {
+    slots: Box<[AtomicU64]>,
+    head: AtomicUsize,
+    tail: AtomicUsize,
+}
+
+impl Ring {
+    fn new() -> Self {
+        let slots = (0..RING).map(|_| AtomicU64::new(0)).collect();
+        Self { slots, head: AtomicUsize::new(0), tail: AtomicUsize::new(0) }
+    }
+
+    #[inline]
+    fn push(&self, name: u64) -> bool {
+        let tail = self.tail.load(Ordering::Relaxed);
+        if tail.wrapping_sub(self.head.load(Ordering::Relaxed)) == RING {
+            return false;
+        }
+        self.slots[tail % RING].store(name, Ordering::Relaxed);
+        self.tail.store(tail.wrapping_add(1), Ordering::Relaxed);
+        true
+    }
+
+    #[inline]
+    fn pop(&self) -> Option<u64> {
+        let head = self.head.load(Ordering::Relaxed);
+        if head == self.tail.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.head.store(head.wrapping_add(1), Ordering::Relaxed);
+        Some(self.slots[head % RING].load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.tail.load(Ordering::Relaxed).wrapping_sub(self.head.load(Ordering::Relaxed))
+    }
+}
+
+/// What the wakers of a PE share.
+struct Ready {
+    ring: Ring,
+    /// The PE's thread; 0 when the PE has ended.
+    owner: AtomicUsize,
+    inbox: Arc<Inbox>,
+}
+
+/// Whether a task has been woken since it was last polled; see the module's text.
+struct Flags {
+    near: AtomicBool,
+    far: AtomicBool,
+}
+
+impl Flags {
+    fn new() -> Self {
+        Self { near: AtomicBool::new(false), far: AtomicBool::new(false) }
+    }
+
+    /// On the PE: whether the name is to be pushed.
+    #[inline]
+    fn wake_near(&self) -> bool {
+        if self.near.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.near.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// On another thread: whether the name is to be pushed.
+    fn wake_far(&self) -> bool {
+        !self.far.swap(true, Ordering::AcqRel)
+    }
+
+    /// On the PE: whether the task is to be polled.
+    #[inline]
+    fn clear(&self) -> bool {
+        let near = self.near.load(Ordering::Relaxed);
+        let far = self.far.load(Ordering::Relaxed);
+        if near {
+            self.near.store(false, Ordering::Relaxed);
+        }
+        if far {
+            self.far.swap(false, Ordering::AcqRel);
+        }
+        near || far
+    }
+}
+
+/// What the wakers of one task share.
+struct TaskWaker {
+    flags: Flags,
+    name: AtomicU64,
+    ready: Arc<Ready>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    #[inline]
+    fn wake_by_ref(self: &Arc<Self>) {
+        let ready = &self.ready;
+        let name = self.name.load(Ordering::Relaxed);
+        if ready.owner.load(Ordering::Relaxed) == here() {
+            if self.flags.wake_near() && !ready.ring.push(name) {
+                ready.inbox.push(Foreign::Wake(name));
+            }
+        } else if self.flags.wake_far() {
+            ready.inbox.push(Foreign::Wake(name));
+        }
+    }
+}
+
+type Future_ = Pin<Box<dyn Future<Output = ()>>>;
+
+struct Slot {
+    generation: u32,
+    /// The future, unless the slot is free or the task is being polled.
+    future: Option<Future_>,
+    /// The task's flags and a waker that shares them: kept for the slot's next task where nobody else holds one.
+    /// The waker is away while the task is polled.
+    shared: Arc<TaskWaker>,
+    waker: Option<Waker>,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    live: usize,
+}
+
+impl Table {
+    fn slot(&mut self, id: TaskId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.index as usize).filter(|s| s.generation == id.generation)
+    }
+
+    /// Ends the slot's task. Its future, if it is here, is for the caller to drop.
+    fn vacate(&mut self, id: TaskId) -> Option<Future_> {
+        let slot = self.slot(id)?;
+        slot.generation = slot.generation.wrapping_add(1);
+        let future = slot.future.take();
+        self.free.push(id.index);
+        self.live -= 1;
+        future
+    }
+}
+
+/// The tasks of one PE.
+pub(crate) struct Tasks {
+    table: RefCell<Table>,
+    ready: Arc<Ready>,
+    /// Names that came through the inbox.
+    spill: RefCell<VecDeque<u64>>,
+    shut: Cell<bool>,
+}
+
+impl Tasks {
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Self {
+        let ready = Arc::new(Ready { ring: Ring::new(), owner: AtomicUsize::new(here()), inbox });
+        Self { table: RefCell::default(), ready, spill: RefCell::default(), shut: Cell::new(false) }
+    }
+
+    /// Makes a task that is ready to be polled.
+    pub(crate) fn spawn(&self, future: Future_) -> TaskId {
+        if self.shut.get() {
+            drop(future);
+            return TaskId { index: u32::MAX, generation: 0 };
+        }
+        let mut table = self.table.borrow_mut();
+        let table = &mut *table;
+        let index = table.free.pop().unwrap_or_else(|| {
+            table.slots.push(self.slot(0));
+            u32::try_from(table.slots.len() - 1).expect("fewer than 2^32 tasks fit into memory")
+        });
+        let slot = &mut table.slots[index as usize];
+        let id = TaskId { index, generation: slot.generation };
+        // Ours are the slot's two. If there are no more, nobody can make one. The fence orders what their last
+        // holders did before what follows.
+        let reusable = slot.waker.is_some() && Arc::strong_count(&slot.shared) == 2;
+        if reusable {
+            fence(Ordering::Acquire);
+            slot.shared.flags.clear();
+            slot.shared.name.store(id.pack(), Ordering::Relaxed);
+        } else {
+            *slot = Slot { generation: id.generation, ..self.slot(id.pack()) };
+        }
+        slot.future = Some(future);
+        let waker = slot.shared.clone();
+        table.live += 1;
+        waker.wake();
+        id
+    }
+
+    fn slot(&self, name: u64) -> Slot {
+        let shared = Arc::new(TaskWaker { flags: Flags::new(), name: AtomicU64::new(name), ready: self.ready.clone() });
+        Slot { generation: 0, future: None, waker: Some(shared.clone().into()), shared }
+    }
+
+    /// Drops a task's future, at once unless it is being polled.
+    pub(crate) fn cancel(&self, id: TaskId) -> bool {
+        let mut table = self.table.borrow_mut();
+        let known = table.slot(id).is_some();
+        let future = table.vacate(id);
+        drop(table);
+        drop(future);
+        known
+    }
+
+    /// Takes a name that came through the inbox.
+    pub(crate) fn admit(&self, name: u64) {
+        self.spill.borrow_mut().push_back(name);
+    }
+
+    /// How many names are queued: stale ones included.
+    #[inline]
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.ring.len() + self.spill.borrow().len()
+    }
+
+    /// How many tasks there are.
+    pub(crate) fn len(&self) -> usize {
+        self.table.borrow().live
+    }
+
+    /// Resumes the next ready task. `false` if there is none.
+    pub(crate) fn poll_one(&self) -> bool {
+        let name = self.ready.ring.pop().or_else(|| self.spill.borrow_mut().pop_front());
+        let Some(name) = name else { return false };
+        let id = TaskId::unpack(name);
+        let mut table = self.table.borrow_mut();
+        let Some(slot) = table.slot(id) else { return true };
+        if !slot.shared.flags.clear() {
+            return true;
+        }
+        let (Some(mut future), Some(waker)) = (slot.future.take(), slot.waker.take()) else { return true };
+        drop(table);
+        let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        let mut table = self.table.borrow_mut();
+        let Some(slot) = table.slot(id) else {
+            // It was cancelled while it ran.
+            drop(table);
+            drop((future, waker));
+            return true;
+        };
+        slot.waker = Some(waker);
+        if !done {
+            slot.future = Some(future);
+            return true;
+        }
+        table.vacate(id);
+        drop(table);
+        drop(future);
+        true
+    }
+
+    /// Drops all tasks; from now on new ones are dropped at once, and wakers do nothing.
+    pub(crate) fn shut(&self) {
+        self.shut.set(true);
+        loop {
+            let mut table = self.table.borrow_mut();
+            let living = (0..).zip(&table.slots).find(|(_, slot)| slot.future.is_some());
+            let Some((index, slot)) = living else { break };
+            let id = TaskId { index, generation: slot.generation };
+            let future = table.vacate(id);
+            drop(table);
+            drop(future);
+        }
+        self.ready.owner.store(0, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks").field("live", &self.len()).field("ready", &self.ready()).finish_non_exhaustive()
+    }
+}
