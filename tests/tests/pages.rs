@@ -1,5 +1,5 @@
-//! The pages hang together: the book's contents name every chapter, every chapter's programs are tested, and no page links to
-//! what is not there. Knows nothing of what the pages say.
+//! The pages hang together: the book's contents name every chapter, every chapter's programs are tested, no page links to
+//! what is not there, and the code map of ARCHITECTURE.md names files that exist. Knows nothing of what the pages say.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,6 +28,22 @@ fn links(page: &str) -> Vec<&str> {
         .collect()
 }
 
+/// The files and folders that the code map names: within a section ``### `crate/` ``, items ``- `file.rs`, `folder/`: …``.
+fn map(architecture: &str) -> Vec<String> {
+    let mut krate = None;
+    let mut found = Vec::new();
+    for line in architecture.lines() {
+        if line.starts_with('#') {
+            krate = line.strip_prefix("### `").and_then(|rest| rest.split_once("/`")).map(|(name, _)| name);
+        } else if let (Some(krate), Some(item)) = (krate, line.strip_prefix("- ")) {
+            let (names, _) = item.split_once(':').unwrap_or((item, ""));
+            let paths = names.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs") || name.ends_with('/'));
+            found.extend(paths.map(|name| format!("{krate}/src/{name}")));
+        }
+    }
+    found
+}
+
 fn chapters() -> BTreeSet<String> {
     fs::read_dir(root().join("docs/src"))
         .expect("the book is there")
@@ -41,6 +57,20 @@ fn links_are_found_in_prose_and_not_in_code() {
     let page =
         "See [a](a.md), [b](b/c.md#part) and [d](https://e.org/f).\n```rust\nlet x = v[0](y);\n```\n[g](#here)\n";
     assert_eq!(links(page), ["a.md", "b/c.md"]);
+}
+
+#[test]
+fn the_code_map_is_read_by_crate() {
+    let page = "## Map\n- `no.rs`: x\n### `a/` (`crate-a`)\nText `no.rs`.\n- `b.rs`, `c/`: like `no.rs`\n## End\n- `no.rs`: x\n";
+    assert_eq!(map(page), ["a/src/b.rs", "a/src/c/"]);
+}
+
+#[test]
+fn the_code_map_names_what_is_there() {
+    let map = map(&read(&root().join("ARCHITECTURE.md")));
+    assert!(map.len() > 10, "the map is found");
+    let gone: Vec<_> = map.into_iter().filter(|path| !root().join(path).exists()).collect();
+    assert!(gone.is_empty(), "ARCHITECTURE.md names {gone:?}");
 }
 
 #[test]
