@@ -17,11 +17,14 @@ pub mod handler;
 pub mod idle;
 mod inbox;
 pub mod pe;
+pub mod pemap;
+pub mod placement;
 mod queue;
 mod quiescence;
 mod sync;
 mod tasks;
 mod timers;
+pub mod topology;
 pub mod tree;
 
 pub use clock::{Clock, VirtualClock};
