@@ -5,6 +5,7 @@
 //! apply the rules to the tree. Nothing here knows what any crate does.
 
 mod arrows;
+mod backends;
 mod sources;
 mod unsafety;
 
@@ -67,6 +68,11 @@ fn crates_name_only_the_crates_below_them() {
 #[test]
 fn a_layer_takes_no_dependency_that_would_teach_it_what_it_must_not_know() {
     none(&arrows::forbidden_dependencies(&packages(), arrows::FORBIDDEN));
+}
+
+#[test]
+fn a_backend_is_named_only_where_it_is_chosen() {
+    none(&backends::named(&tree(), backends::BACKENDS, backends::CHOOSERS));
 }
 
 #[test]
