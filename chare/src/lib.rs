@@ -1,1 +1,62 @@
-//! chare
+//! Charm++'s programming model in Rust.
+//!
+//! A program is many more objects (*chares*) than cores. They live anywhere, call each other's *entry methods*
+//! asynchronously through *proxies*, wait on *futures*, and contribute to *reductions*, so that communication overlaps
+//! computation.
+//!
+//! This crate is the object model, and the only place that serializes. It knows nothing of transport backends, Python, or the
+//! launcher.
+
+// The macros write `::charm4rs::…`, in this crate's own tests too.
+extern crate self as charm4rs;
+
+mod boot;
+mod call;
+mod chare;
+mod cx;
+mod envelope;
+mod error;
+#[doc(hidden)]
+pub mod index;
+mod job;
+mod moved;
+mod payload;
+mod proxy;
+mod receive;
+pub mod reduce;
+mod registry;
+mod reply;
+mod runtime;
+mod wire;
+
+pub use boot::{Args, MainResult};
+pub use call::Call;
+pub use chare::{Arguments, Calls, Chare, Entry, Started};
+pub use charm4rs_macros::{chare, main};
+pub use charm4rs_transport::{Layout, Pe};
+pub use cx::{Cx, This};
+pub use error::CallError;
+pub use index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Places, Solo};
+pub use job::Job;
+pub use payload::Payload;
+pub use proxy::{All, Collection, Kind, Many, One, Proxy, Target};
+pub use receive::Receive;
+pub use reply::{Checked, Promise, Reply, join_all};
+
+/// What a program needs; `use charm4rs::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        All, Args, CallError, Collection, Cx, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, join_all, reduce,
+    };
+    pub use serde::{Deserialize, Serialize};
+}
+
+/// For the macros' output only.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::boot::main;
+    pub use crate::receive::{post, receive};
+    pub use crate::registry::{ChareInfo, MethodInfo, Registration};
+    pub use crate::runtime::sink;
+    pub use inventory;
+}

@@ -1,0 +1,122 @@
+//! A call on its way out: what `proxy.method(args)` returns.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+
+use crate::envelope::{EXPEDITED, LIFO, PRIORITY};
+use crate::runtime;
+use crate::{Entry, Kind, Many, One, Reply, Target};
+
+/// A call of an entry method, sent when it is dropped: at the end of the statement that makes it.
+///
+/// ```ignore
+/// block.scale(2.0);                          // send, and forget
+/// let by = block.scale(2.0).call().await;    // send, and wait for the result
+/// blocks.all().scale(2.0).done().await;      // send to all, and wait until all have run
+/// block.scale(2.0).priority(-5);             // ahead of the default priority, 0
+/// ```
+pub struct Call<E: Entry, K: Kind> {
+    target: Target<E::Chare, K>,
+    args: ManuallyDrop<Option<E::Args>>,
+    options: Options,
+}
+
+/// How a call is queued at its receiver.
+#[doc(hidden)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Options {
+    pub(crate) flags: u16,
+    pub(crate) priority: i32,
+}
+
+impl<E: Entry, K: Kind> Call<E, K> {
+    #[doc(hidden)]
+    #[inline]
+    pub fn new(target: &Target<E::Chare, K>, args: E::Args) -> Self {
+        Self { target: *target, args: ManuallyDrop::new(Some(args)), options: Options::default() }
+    }
+
+    /// Runs before calls of larger numbers and after those of smaller ones. The default is 0.
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.options.priority = priority;
+        self.options.flags |= PRIORITY;
+        self
+    }
+
+    /// Among calls of the same priority, runs before those that came earlier.
+    #[must_use]
+    pub fn lifo(mut self) -> Self {
+        self.options.flags |= LIFO | PRIORITY;
+        self
+    }
+
+    /// Runs before calls of any priority.
+    #[must_use]
+    pub fn expedited(mut self) -> Self {
+        self.options.flags |= EXPEDITED;
+        self
+    }
+
+    fn take(mut self) -> (Target<E::Chare, K>, E::Args, Options) {
+        (self.target, self.args.take().expect("a call is sent once"), self.options)
+    }
+}
+
+impl<E: Entry> Call<E, One> {
+    /// Sends; the reply is the entry method's result.
+    #[must_use = "a reply that nobody waits for: leave `.call()` out"]
+    pub fn call(self) -> Reply<E::Output> {
+        let rt = runtime::current();
+        let reply = Reply::new(rt);
+        let (target, args, options) = self.take();
+        runtime::call::<E>(rt, &target, args, options, reply.id());
+        reply
+    }
+
+    /// Sends; the reply comes when the entry method has run to its end.
+    #[must_use = "a reply that nobody waits for: leave `.done()` out"]
+    pub fn done(self) -> Reply<()> {
+        let rt = runtime::current();
+        let reply = Reply::discarding::<E::Output>(rt);
+        let (target, args, options) = self.take();
+        runtime::call::<E>(rt, &target, args, options, reply.id());
+        reply
+    }
+}
+
+impl<E: Entry> Call<E, Many> {
+    /// Sends to all; the reply is the list of results, in the order of the elements' indices.
+    #[must_use = "a reply that nobody waits for: leave `.call()` out"]
+    pub fn call(self) -> Reply<Vec<E::Output>> {
+        let rt = runtime::current();
+        let reply = Reply::new(rt);
+        let (target, args, options) = self.take();
+        runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Values(reply.id()));
+        reply
+    }
+
+    /// Sends to all; the reply comes when all have run to their ends.
+    #[must_use = "a reply that nobody waits for: leave `.done()` out"]
+    pub fn done(self) -> Reply<()> {
+        let rt = runtime::current();
+        let reply = Reply::new(rt);
+        let (target, args, options) = self.take();
+        runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Done(reply.id()));
+        reply
+    }
+}
+
+impl<E: Entry, K: Kind> Drop for Call<E, K> {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(args) = self.args.take() else { return };
+        K::send::<E>(runtime::current(), &self.target, args, self.options);
+    }
+}
+
+impl<E: Entry, K: Kind> fmt::Debug for Call<E, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}.{}(..)", self.target, E::NAME)
+    }
+}

@@ -1,0 +1,94 @@
+//! What `#[chare]` makes of an `impl` block: the traits between user code, macros and runtime.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::registry::{ChareInfo, MethodInfo};
+use crate::{Cx, ElementIndex, IndexMap, Kind, Target, This};
+
+/// What can be an argument or a result: owned, sendable to another thread, serializable.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot travel between PEs",
+    label = "not an argument or result of an entry method",
+    note = "arguments and results are `Send + serde::Serialize + serde::Deserialize + 'static`: own the data (no borrows, no `Rc`), and derive serde's traits",
+    note = "large arrays travel best as `charm4rs::Payload<T>`"
+)]
+pub trait Arguments: Send + Serialize + DeserializeOwned + 'static {}
+
+impl<T: Send + Serialize + DeserializeOwned + 'static> Arguments for T {}
+
+/// A type whose values live on PEs and are called through proxies. Implemented by [`#[chare]`](macro@crate::chare).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a chare",
+    note = "put `#[chare]` (or `#[chare(index = …)]`) on its `impl` block"
+)]
+pub trait Chare: Sized + 'static {
+    /// What names an element of a collection; [`Solo`](crate::Solo) for single chares.
+    type Index: ElementIndex;
+    /// Where elements are made.
+    type Map: IndexMap<Self::Index>;
+    /// The constructor's argument, or a tuple of them.
+    type Init: Arguments;
+    /// The entry methods as methods of a proxy.
+    type Calls<K: Kind>: Calls<Self, K>;
+    /// The bodiless entry methods as receives.
+    type Receives: From<This<Self>>;
+    /// The type's path.
+    const NAME: &'static str;
+
+    /// Makes an element.
+    fn construct(cx: &mut Cx<'_, Self>, init: Self::Init) -> Self;
+    /// The type's row in the registry.
+    fn info() -> &'static ChareInfo;
+    /// What its index can do.
+    #[doc(hidden)]
+    fn naming() -> crate::index::Naming<Self::Index>;
+}
+
+/// The methods that a proxy of `T` offers. Implemented by `#[chare]`.
+pub trait Calls<T: Chare, K: Kind>: Copy {
+    /// For a target.
+    fn new(target: Target<T, K>) -> Self;
+    /// The target.
+    fn target(&self) -> &Target<T, K>;
+}
+
+/// One entry method of a chare, as a type. Implemented by `#[chare]`.
+pub trait Entry: Sized + 'static {
+    /// Whose it is.
+    type Chare: Chare;
+    /// A tuple of the arguments.
+    type Args: Arguments;
+    /// The result.
+    type Output: Arguments;
+    /// The method's name.
+    const NAME: &'static str;
+    /// Its arguments and result as text, for the digest.
+    const SIGNATURE: &'static str;
+
+    /// Runs it, or starts it.
+    fn run(this: &This<Self::Chare>, args: Self::Args) -> Started<Self::Output>;
+    /// The method's row in the registry.
+    fn info() -> &'static MethodInfo;
+}
+
+/// What became of an entry method that was run.
+pub enum Started<O> {
+    /// It has run.
+    Done(O),
+    /// It is an `async` method: this is the rest of it.
+    Suspended(Pin<Box<dyn Future<Output = O>>>),
+}
+
+impl<O: Debug> Debug for Started<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done(out) => f.debug_tuple("Done").field(out).finish(),
+            Self::Suspended(_) => f.write_str("Suspended"),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What an entry method sees of its surroundings: [`Cx`] in plain methods, [`This`] in `async` ones.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::time::Duration;
+
+use charm4rs_transport::Pe;
+
+use crate::receive::Mailboxes;
+use crate::reduce::{Reducer, Sink};
+use crate::runtime::{self, CollectionId, Rt};
+use crate::{All, Arguments, Chare, Collection, Job, One, Proxy, Reply, Target};
+
+/// An element as its PE keeps it.
+pub(crate) struct Element<T: Chare> {
+    pub(crate) index: T::Index,
+    pub(crate) collection: CollectionId,
+    pub(crate) rt: Rt,
+    /// `None` while it is constructed, and after it was destroyed.
+    pub(crate) state: RefCell<Option<T>>,
+    pub(crate) mailboxes: Mailboxes,
+    /// The number of reductions it has contributed to.
+    pub(crate) contributed: std::cell::Cell<u64>,
+}
+
+impl<T: Chare> Element<T> {
+    pub(crate) fn new(rt: Rt, collection: CollectionId, index: T::Index) -> Rc<Self> {
+        Rc::new(Self {
+            index,
+            collection,
+            rt,
+            state: RefCell::new(None),
+            mailboxes: Mailboxes::default(),
+            contributed: std::cell::Cell::new(0),
+        })
+    }
+}
+
+macro_rules! surroundings {
+    ($self:ident => $element:expr) => {
+        /// The index of this chare.
+        #[must_use]
+        pub fn index(&$self) -> T::Index {
+            $element.index
+        }
+
+        /// A proxy of this chare.
+        #[must_use]
+        pub fn proxy(&$self) -> Proxy<T> {
+            Proxy::to(Target::<T, One> { collection: $element.collection, which: $element.index })
+        }
+
+        /// The collection that this chare is an element of.
+        #[must_use]
+        pub fn collection(&$self) -> Collection<T> {
+            Collection::named($element.collection)
+        }
+
+        /// A proxy of all elements of the collection.
+        #[must_use]
+        pub fn all(&$self) -> All<T> {
+            $self.collection().all()
+        }
+
+        /// The PE on which it runs.
+        #[must_use]
+        pub fn pe(&$self) -> Pe {
+            $element.rt.sched.pe()
+        }
+
+        /// The job.
+        #[must_use]
+        pub fn job(&$self) -> Job {
+            Job::of($element.rt)
+        }
+
+        /// Adds this element's part to the collection's next reduction, whose result goes to `sink`.
+        ///
+        /// Every element contributes once to each reduction, to all in the same order, with the same reducer and sink.
+        pub fn contribute<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R, sink: impl Into<Sink<R::Output>>) {
+            runtime::contribute($element, value, reducer, sink.into());
+        }
+
+        /// Adds this element's part to the collection's next reduction; every contributor gets the result.
+        pub fn allreduce<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R) -> Reply<R::Output> {
+            runtime::allreduce($element, value, reducer)
+        }
+
+        /// Destroys this chare when the present entry method has ended. Calls that arrive later fail, and so do
+        /// its suspended methods.
+        pub fn destroy(&$self) {
+            runtime::destroy($element);
+        }
+    };
+}
+
+/// The surroundings of a plain entry method.
+pub struct Cx<'a, T: Chare> {
+    pub(crate) element: &'a Rc<Element<T>>,
+}
+
+impl<T: Chare> Cx<'_, T> {
+    surroundings!(self => self.element);
+
+    /// A handle with which an `async` block can go on with this chare later.
+    #[must_use]
+    pub fn this(&self) -> This<T> {
+        This::new(self.element)
+    }
+
+    /// Runs a future on this PE, beside the entry methods.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        runtime::spawn(self.element.rt, future);
+    }
+}
+
+impl<T: Chare> fmt::Debug for Cx<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cx({:?})", self.proxy())
+    }
+}
+
+/// A chare, as its `async` entry methods hold it: its state only inside [`This::with`], its receives by name.
+///
+/// Between two awaits, and while it waits, other entry methods of the chare may run; so the state is borrowed
+/// for the time of a closure, never across an await.
+pub struct This<T: Chare> {
+    element: Rc<Element<T>>,
+    receives: std::cell::OnceCell<Box<T::Receives>>,
+}
+
+impl<T: Chare> This<T> {
+    pub(crate) fn new(element: &Rc<Element<T>>) -> Self {
+        Self { element: element.clone(), receives: std::cell::OnceCell::new() }
+    }
+
+    pub(crate) fn element(&self) -> &Rc<Element<T>> {
+        &self.element
+    }
+
+    surroundings!(self => &self.element);
+
+    /// Looks at or changes the chare's state.
+    ///
+    /// # Panics
+    /// If called inside another `with` of the same chare, or after the chare was destroyed.
+    #[track_caller]
+    pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        let Ok(mut state) = self.element.state.try_borrow_mut() else {
+            panic!("{:?} is in use: `with` inside `with`, or inside a plain entry method", self.proxy())
+        };
+        let Some(state) = state.as_mut() else { panic!("{:?} has been destroyed", self.proxy()) };
+        f(state)
+    }
+
+    /// Runs a plain entry method. For `#[chare]`.
+    #[doc(hidden)]
+    #[inline]
+    pub fn enter<R>(&self, f: impl FnOnce(&mut T, &mut Cx<'_, T>) -> R) -> R {
+        self.with(|state| f(state, &mut Cx { element: &self.element }))
+    }
+
+    /// Lets other work of this PE run for a while.
+    pub async fn sleep(&self, time: Duration) {
+        self.element.rt.sched.sleep(time).await;
+    }
+}
+
+impl<T: Chare> Clone for This<T> {
+    fn clone(&self) -> Self {
+        Self::new(&self.element)
+    }
+}
+
+impl<T: Chare> Deref for This<T> {
+    type Target = T::Receives;
+    fn deref(&self) -> &T::Receives {
+        self.receives.get_or_init(|| Box::new(T::Receives::from(self.clone())))
+    }
+}
+
+impl<T: Chare> fmt::Debug for This<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "This({:?})", self.proxy())
+    }
+}

@@ -1,0 +1,130 @@
+//! The header of every message of the object layer, and the kinds of such messages.
+
+use std::mem::MaybeUninit;
+
+use charm4rs_transport::Pe;
+use charm4rs_transport::port::{Incoming, Tag};
+
+use crate::moved;
+
+/// The kinds of messages of this layer.
+pub(crate) mod tag {
+    use super::Tag;
+
+    /// An entry method of one element. Body: index and arguments.
+    pub(crate) const CALL: Tag = Tag(1);
+    /// An entry method of all elements, on its way down a tree. Body: arguments.
+    pub(crate) const BROADCAST: Tag = Tag(2);
+    /// A value for a future. Body: the value.
+    pub(crate) const REPLY: Tag = Tag(3);
+    /// An error for a future. Body: the error.
+    pub(crate) const FAILURE: Tag = Tag(4);
+    /// The results of a broadcast, on their way up its tree.
+    pub(crate) const WAVE: Tag = Tag(5);
+    /// A new collection, on its way down a tree.
+    pub(crate) const CREATE: Tag = Tag(6);
+    /// A new single chare.
+    pub(crate) const SOLO: Tag = Tag(7);
+    /// A new element of a sparse array.
+    pub(crate) const INSERT: Tag = Tag(8);
+    /// Where an element lives (to its home), or that it is gone.
+    pub(crate) const LOCATION: Tag = Tag(9);
+    /// The elements of a subtree have been counted.
+    pub(crate) const COUNTED: Tag = Tag(10);
+    /// A partial result of a reduction, on its way up.
+    pub(crate) const PARTIAL: Tag = Tag(11);
+    /// The result of a reduction for every contributor, on its way down.
+    pub(crate) const RESULT: Tag = Tag(12);
+    /// The job ends.
+    pub(crate) const EXIT: Tag = Tag(13);
+    /// A sparse array is complete: a question down, answers up, the verdict down.
+    pub(crate) const CENSUS: Tag = Tag(14);
+}
+
+/// Where the answer to a call goes: a future's slot on a PE.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) struct FutureId {
+    pub(crate) pe: Pe,
+    pub(crate) slot: u32,
+    /// Tells one use of the slot from the next; never 0.
+    pub(crate) turn: u32,
+}
+
+impl FutureId {
+    pub(crate) const NONE: Self = Self { pe: Pe(0), slot: 0, turn: 0 };
+
+    #[inline]
+    pub(crate) fn wanted(self) -> Option<Self> {
+        (self.turn != 0).then_some(self)
+    }
+}
+
+/// The first 32 bytes of a message.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(crate) struct Header {
+    pub(crate) collection: u64,
+    pub(crate) method: u16,
+    pub(crate) flags: u16,
+    pub(crate) priority: i32,
+    pub(crate) reply_pe: u32,
+    pub(crate) reply_slot: u32,
+    pub(crate) reply_turn: u32,
+    pub(crate) source: u32,
+}
+
+pub(crate) const HEADER: usize = size_of::<Header>();
+const _: () = assert!(HEADER == 32 && HEADER.is_multiple_of(moved::BODY_ALIGN));
+
+/// The body holds a moved value instead of serialized bytes.
+pub(crate) const MOVED: u16 = 1;
+/// `priority` counts.
+pub(crate) const PRIORITY: u16 = 2;
+/// Among equal priorities, last in, first out.
+pub(crate) const LIFO: u16 = 4;
+/// Ahead of every priority.
+pub(crate) const EXPEDITED: u16 = 8;
+
+impl Header {
+    pub(crate) fn new(collection: u64, source: Pe) -> Self {
+        Self {
+            collection,
+            method: 0,
+            flags: 0,
+            priority: 0,
+            reply_pe: 0,
+            reply_slot: 0,
+            reply_turn: 0,
+            source: source.0,
+        }
+    }
+
+    pub(crate) fn with_reply(mut self, to: FutureId) -> Self {
+        (self.reply_pe, self.reply_slot, self.reply_turn) = (to.pe.0, to.slot, to.turn);
+        self
+    }
+
+    #[inline]
+    pub(crate) fn reply(&self) -> FutureId {
+        FutureId { pe: Pe(self.reply_pe), slot: self.reply_slot, turn: self.reply_turn }
+    }
+
+    #[inline]
+    pub(crate) fn is_moved(&self) -> bool {
+        self.flags & MOVED != 0
+    }
+
+    /// Reads the header of a message; `None` if it is too short for one.
+    #[inline]
+    pub(crate) fn of(msg: &Incoming) -> Option<Self> {
+        msg.msg.get(..HEADER).map(bytemuck::pod_read_unaligned)
+    }
+
+    /// Writes the header and then serialized bytes.
+    #[inline]
+    pub(crate) fn fill(&self, bytes: &[u8], room: &mut [MaybeUninit<u8>]) {
+        let at = moved::put_pod(room, 0, self);
+        moved::put_bytes(room, at, bytes);
+    }
+}

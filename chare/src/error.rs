@@ -1,0 +1,57 @@
+//! What a caller learns when a call fails.
+
+use charm4rs_transport::Pe;
+use serde::{Deserialize, Serialize};
+
+/// Why a call has no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The entry method panicked.
+    #[error("{chare}[{index}].{entry} panicked on PE {pe}: {message}")]
+    Panicked {
+        /// The chare's type.
+        chare: String,
+        /// Its index.
+        index: String,
+        /// The entry method.
+        entry: String,
+        /// Where it ran.
+        pe: Pe,
+        /// What the panic said, and where.
+        message: String,
+    },
+    /// No such element exists, or it has been destroyed.
+    #[error("{chare}[{index}] does not exist (call of {entry}, found out on PE {pe})")]
+    NoSuchElement {
+        /// The chare's type.
+        chare: String,
+        /// The index.
+        index: String,
+        /// The entry method that was called.
+        entry: String,
+        /// Who found out.
+        pe: Pe,
+    },
+    /// The arguments or the result could not be packed or unpacked.
+    #[error("the arguments or the result of {entry} cannot be transferred (PE {pe}): {why}")]
+    Wire {
+        /// The entry method.
+        entry: String,
+        /// Where it was noticed.
+        pe: Pe,
+        /// What the serializer said.
+        why: String,
+    },
+    /// The entry method's future was dropped before it had a result.
+    #[error("{entry} ended without a result on PE {pe}")]
+    Dropped {
+        /// The entry method.
+        entry: String,
+        /// Where.
+        pe: Pe,
+    },
+    /// The time limit passed. The call itself goes on.
+    #[error("no answer in {0:?}")]
+    TimedOut(std::time::Duration),
+}

@@ -1,0 +1,162 @@
+//! The job, as its programs see it: where they run, what they make, how they end it.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use charm4rs_transport::{Layout, Pe};
+
+use crate::index::Bounds;
+use crate::proxy::volume;
+use crate::runtime::{self, Rt, Shape};
+use crate::{Arguments, Chare, Collection, GridIndex, GroupIndex, Promise, Proxy, Reply, Solo};
+
+/// A handle to the job. Copy it freely; it stays on its PE.
+#[derive(Clone, Copy)]
+pub struct Job {
+    rt: Rt,
+}
+
+impl Job {
+    pub(crate) fn of(rt: Rt) -> Self {
+        Self { rt }
+    }
+
+    /// The job that this code runs in.
+    ///
+    /// # Panics
+    /// Outside a job.
+    #[track_caller]
+    #[must_use]
+    pub fn current() -> Self {
+        Self { rt: runtime::current() }
+    }
+
+    /// The PE on which this code runs.
+    #[must_use]
+    pub fn pe(&self) -> Pe {
+        self.rt.sched.pe()
+    }
+
+    /// How many PEs the job has.
+    #[must_use]
+    pub fn pes(&self) -> u32 {
+        self.rt.sched.pes()
+    }
+
+    /// Which processes and hosts the PEs belong to.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        self.rt.sched.layout()
+    }
+
+    /// Time since the job started.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.rt.sched.now()
+    }
+
+    /// An array with all elements below `extent`: `job.array::<Block>((4, 4, 4), init)`.
+    ///
+    /// # Panics
+    /// If the extent is negative or overflows.
+    #[track_caller]
+    pub fn array<T: Chare<Index: GridIndex>>(&self, extent: T::Index, init: T::Init) -> Collection<T> {
+        self.array_by(T::Map::default(), extent, init)
+    }
+
+    /// An array whose elements are placed by `map`.
+    ///
+    /// # Panics
+    /// If the extent is negative or overflows.
+    #[track_caller]
+    pub fn array_by<T: Chare<Index: GridIndex>>(
+        &self,
+        map: T::Map,
+        extent: T::Index,
+        init: T::Init,
+    ) -> Collection<T> {
+        let bounds = Bounds { extent, volume: volume(&extent), grid: crate::index::Grid::THIS };
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Bounded(bounds), map, &init))
+    }
+
+    /// A group: one element on every PE.
+    pub fn group<T: Chare<Index: GroupIndex>>(&self, init: T::Init) -> Collection<T> {
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Group, T::Map::default(), &init))
+    }
+
+    /// An empty array, to be filled by [`Collection::insert`] and closed by [`Collection::done_inserting`].
+    #[must_use]
+    pub fn sparse<T: Chare<Init: Default>>(&self) -> Collection<T> {
+        let init = T::Init::default();
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Sparse, T::Map::default(), &init))
+    }
+
+    /// A single chare, on the PE whose turn it is.
+    pub fn single<T: Chare<Index = Solo>>(&self, init: T::Init) -> Proxy<T> {
+        runtime::single::<T>(self.rt, init, None)
+    }
+
+    /// A single chare on `pe`.
+    ///
+    /// # Panics
+    /// If the job has no such PE.
+    #[track_caller]
+    pub fn single_on<T: Chare<Index = Solo>>(&self, pe: Pe, init: T::Init) -> Proxy<T> {
+        assert!(pe.0 < self.pes(), "the job has no PE {pe}: it has {}", self.pes());
+        runtime::single::<T>(self.rt, init, Some(pe))
+    }
+
+    /// A value that somebody will give, somewhere: the promise travels, the reply is awaited here.
+    #[must_use]
+    pub fn promise<R: Arguments>(&self) -> (Promise<R>, Reply<R>) {
+        let reply = Reply::new(self.rt);
+        (Promise::of(&reply), reply)
+    }
+
+    /// Completes when nothing runs in the whole job, nothing is queued, and nothing is on its way.
+    #[must_use]
+    pub fn quiescence(&self) -> Reply<()> {
+        let reply = Reply::new(self.rt);
+        let (rt, id) = (self.rt, reply.id());
+        rt.sched.on_quiescence(move || rt.futures.fulfil(id, ()));
+        reply
+    }
+
+    /// Waits; other work of this PE goes on meanwhile.
+    pub async fn sleep(&self, time: Duration) {
+        self.rt.sched.sleep(time).await;
+    }
+
+    /// Runs a future on this PE, beside the entry methods. A panic in it ends the job.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        runtime::spawn(self.rt, future);
+    }
+
+    /// Runs `f` on this PE after `delay`.
+    pub fn after(&self, delay: Duration, f: impl FnOnce() + 'static) {
+        self.spawn({
+            let rt = self.rt;
+            async move {
+                rt.sched.sleep(delay).await;
+                f();
+            }
+        });
+    }
+
+    /// Ends the job on all PEs with a status: each finishes the entry method that it runs, and stops.
+    pub fn exit(&self, code: i32) {
+        runtime::exit(self.rt, code);
+    }
+
+    /// Ends the job at once with an error message and status 1.
+    pub fn abort(&self, message: &str) {
+        self.rt.fail(runtime::Failure { code: 1, what: message.to_string() });
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Job(PE {} of {})", self.pe(), self.pes())
+    }
+}

@@ -1,0 +1,217 @@
+//! Values that move through bytes: the only `unsafe` of this crate.
+//!
+//! A call to a chare of the same process is not serialized. Its arguments are *moved*: the sender writes the value's
+//! bytes into the message ([`write`]) and forgets it, the receiver reads them once ([`read`]) and owns it.
+//! The transport moves a message's bytes without looking at them, 16-byte aligned at both ends, to exactly one receiver.
+//! A value that is large or needs a larger alignment is boxed, and the box moves.
+//!
+//! Who upholds that a value is read as the type it was written as: sender and receiver name the same entry method
+//! (or the same future), whose type fixes the value's; both run in one process, hence one program.
+
+use std::mem::{MaybeUninit, align_of, size_of};
+
+/// Messages start on a multiple of this, and so do bodies.
+pub(crate) const BODY_ALIGN: usize = 16;
+
+/// The largest value that is moved in place; larger ones are boxed.
+const INLINE_MAX: usize = 512;
+
+const fn boxed<T>() -> bool {
+    align_of::<T>() > BODY_ALIGN || size_of::<T>() > INLINE_MAX
+}
+
+/// How many bytes a moved `T` takes in a message.
+pub(crate) const fn size<T>() -> usize {
+    if boxed::<T>() { size_of::<Box<T>>() } else { size_of::<T>() }
+}
+
+/// Moves `value` to the front of `body`.
+///
+/// `body` must be 16-byte aligned and at least [`size`] bytes long.
+#[inline]
+pub(crate) fn write<T: Send>(value: T, body: &mut [MaybeUninit<u8>]) {
+    assert!(body.len() >= size::<T>() && body.as_ptr().addr().is_multiple_of(BODY_ALIGN));
+    if boxed::<T>() {
+        // SAFETY: the assertion covers size and alignment of a box.
+        unsafe { body.as_mut_ptr().cast::<Box<T>>().write(Box::new(value)) };
+    } else {
+        // SAFETY: the assertion covers size, and `boxed` the alignment.
+        unsafe { body.as_mut_ptr().cast::<T>().write(value) };
+    }
+}
+
+/// Moves the value out of a message's body.
+///
+/// # Safety
+/// `body` points to what [`write`] wrote in this process for the same `T`, and nobody reads it again.
+#[inline]
+pub(crate) unsafe fn read<T: Send>(body: *const u8) -> T {
+    if boxed::<T>() {
+        // SAFETY: the caller's promise.
+        unsafe { *body.cast::<Box<T>>().read() }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { body.cast::<T>().read() }
+    }
+}
+
+/// Looks at a value in a message's body without moving it out.
+///
+/// # Safety
+/// As [`read`], except that the value stays; the reference must not outlive the message.
+#[inline]
+pub(crate) unsafe fn peek<'a, T: Send>(body: *const u8) -> &'a T {
+    if boxed::<T>() {
+        // SAFETY: the caller's promise.
+        unsafe { &*body.cast::<Box<T>>() }
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { &*body.cast::<T>() }
+    }
+}
+
+/// Room for one value of any type, in place if it is small: how a future keeps its value without an allocation.
+pub(crate) struct Stash {
+    room: MaybeUninit<[u128; 4]>,
+    drop: Option<unsafe fn(*mut u8)>,
+    kind: Option<std::any::TypeId>,
+}
+
+
+impl Stash {
+    pub(crate) const fn new() -> Self {
+        Self { room: MaybeUninit::uninit(), drop: None, kind: None }
+    }
+
+    const fn in_place<T>() -> bool {
+        size_of::<T>() <= size_of::<[u128; 4]>() && align_of::<T>() <= align_of::<u128>()
+    }
+
+    /// Keeps `value`; drops what was there.
+    pub(crate) fn put<T: 'static>(&mut self, value: T) {
+        self.clear();
+        let room = self.room.as_mut_ptr().cast::<u8>();
+        if Self::in_place::<T>() {
+            // SAFETY: the room is large and aligned enough, and holds nothing.
+            unsafe { room.cast::<T>().write(value) };
+            // SAFETY (of the later call): `room` then holds a T.
+            self.drop = Some(|room| unsafe { room.cast::<T>().drop_in_place() });
+        } else {
+            // SAFETY: as above, for a box.
+            unsafe { room.cast::<Box<T>>().write(Box::new(value)) };
+            // SAFETY (of the later call): `room` then holds a Box<T>.
+            self.drop = Some(|room| unsafe { room.cast::<Box<T>>().drop_in_place() });
+        }
+        self.kind = Some(std::any::TypeId::of::<T>());
+    }
+
+    /// Takes the value out, if there is one of this type.
+    pub(crate) fn take<T: 'static>(&mut self) -> Option<T> {
+        if self.kind != Some(std::any::TypeId::of::<T>()) {
+            return None;
+        }
+        (self.kind, self.drop) = (None, None);
+        let room = self.room.as_mut_ptr().cast::<u8>();
+        // SAFETY: `put::<T>` wrote it (the type ids are equal), and the stash forgot it just now.
+        Some(unsafe { if Self::in_place::<T>() { room.cast::<T>().read() } else { *room.cast::<Box<T>>().read() } })
+    }
+
+    /// Drops the value.
+    pub(crate) fn clear(&mut self) {
+        self.kind = None;
+        if let Some(drop) = self.drop.take() {
+            // SAFETY: `put` stored this function for the value that is there.
+            unsafe { drop(self.room.as_mut_ptr().cast()) };
+        }
+    }
+}
+
+impl Drop for Stash {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl std::fmt::Debug for Stash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stash").field("full", &self.kind.is_some()).finish()
+    }
+}
+
+/// Writes plain data at `at`; returns the offset behind it.
+pub(crate) fn put_pod<T: bytemuck::NoUninit>(body: &mut [MaybeUninit<u8>], at: usize, value: &T) -> usize {
+    put_bytes(body, at, bytemuck::bytes_of(value))
+}
+
+/// Writes bytes at `at`; returns the offset behind them.
+#[inline]
+pub(crate) fn put_bytes(body: &mut [MaybeUninit<u8>], at: usize, bytes: &[u8]) -> usize {
+    body[at..at + bytes.len()].write_copy_of_slice(bytes);
+    at + bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    fn round_trip<T: Send + PartialEq + std::fmt::Debug + Clone>(value: T) {
+        let mut room = MaybeUninit::<[u128; 64]>::uninit();
+        let body = room.as_bytes_mut_for_test();
+        write(value.clone(), body);
+        // SAFETY: written just above, read once.
+        assert_eq!(unsafe { read::<T>(body.as_ptr().cast()) }, value);
+    }
+
+    trait AsBytes {
+        fn as_bytes_mut_for_test(&mut self) -> &mut [MaybeUninit<u8>];
+    }
+    impl AsBytes for MaybeUninit<[u128; 64]> {
+        fn as_bytes_mut_for_test(&mut self) -> &mut [MaybeUninit<u8>] {
+            // SAFETY: any memory is a slice of MaybeUninit bytes.
+            unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), 1024) }
+        }
+    }
+
+    #[repr(align(64))]
+    #[derive(PartialEq, Debug, Clone)]
+    struct Wide(u8);
+
+    #[test]
+    fn values_of_any_size_and_alignment_move_through_bytes() {
+        round_trip(());
+        round_trip(7u8);
+        round_trip((1u64, String::from("text"), vec![1, 2, 3]));
+        round_trip([9u64; 64]);
+        round_trip([9u64; 65]);
+        round_trip(Wide(3));
+    }
+
+    #[test]
+    fn a_stash_drops_what_nobody_takes_and_only_that() {
+        let token = Rc::new(());
+        let mut stash = Stash::new();
+        stash.put(token.clone());
+        assert_eq!(Rc::strong_count(&token), 2);
+        assert!(stash.take::<u32>().is_none(), "another type is not there");
+        drop(stash.take::<Rc<()>>());
+        assert!(stash.take::<Rc<()>>().is_none());
+        stash.put((token.clone(), [0u8; 100]));
+        assert_eq!(Rc::strong_count(&token), 2);
+        drop(stash);
+        assert_eq!(Rc::strong_count(&token), 1);
+    }
+
+    #[test]
+    fn a_moved_value_changes_owner_and_is_dropped_once() {
+        let token = Arc::new(5);
+        let mut room = MaybeUninit::<[u128; 64]>::uninit();
+        let body = room.as_bytes_mut_for_test();
+        write(token.clone(), body);
+        assert_eq!(Arc::strong_count(&token), 2);
+        // SAFETY: written just above, read once.
+        drop(unsafe { read::<Arc<i32>>(body.as_ptr().cast()) });
+        assert_eq!(Arc::strong_count(&token), 1);
+    }
+}

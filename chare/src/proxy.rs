@@ -1,0 +1,269 @@
+//! Proxies: names of chares that can be called from anywhere, copied, compared, and sent.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+
+use charm4rs_transport::Pe;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::runtime::{self, CollectionId};
+use crate::call::Options;
+use crate::envelope::FutureId;
+use crate::{Calls, Chare, Entry, GridIndex, GroupIndex, Reply};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Whether a call goes to one element or to many. See [`One`] and [`Many`].
+pub trait Kind: sealed::Sealed + Copy + 'static {
+    /// What tells the targets within a collection.
+    type Which<T: Chare>: Copy + PartialEq + Hash + Serialize + serde::de::DeserializeOwned + Send + fmt::Debug;
+    /// What a call's result is, given that of an element.
+    type Result<O>;
+    #[doc(hidden)]
+    const BROADCAST: bool;
+    /// Sends a call that nobody waits for.
+    #[doc(hidden)]
+    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Self>, args: E::Args, options: Options);
+}
+
+/// One element.
+#[derive(Clone, Copy, Debug)]
+pub enum One {}
+/// All elements of a collection.
+#[derive(Clone, Copy, Debug)]
+pub enum Many {}
+
+impl sealed::Sealed for One {}
+impl sealed::Sealed for Many {}
+
+impl Kind for One {
+    type Which<T: Chare> = T::Index;
+    type Result<O> = O;
+    const BROADCAST: bool = false;
+    #[inline]
+    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, One>, args: E::Args, options: Options) {
+        runtime::call::<E>(rt, target, args, options, FutureId::NONE);
+    }
+}
+
+impl Kind for Many {
+    type Which<T: Chare> = ();
+    type Result<O> = Vec<O>;
+    const BROADCAST: bool = true;
+    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Many>, args: E::Args, options: Options) {
+        runtime::call_all::<E>(rt, target, args, options, runtime::Answer::None);
+    }
+}
+
+/// What a proxy names.
+pub struct Target<T: Chare, K: Kind> {
+    pub(crate) collection: CollectionId,
+    pub(crate) which: K::Which<T>,
+}
+
+impl<T: Chare, K: Kind> Clone for Target<T, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Chare, K: Kind> Copy for Target<T, K> {}
+
+impl<T: Chare, K: Kind> fmt::Debug for Target<T, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = T::NAME.rsplit("::").next().unwrap_or(T::NAME);
+        write!(f, "{name}@{:?}", self.collection)?;
+        if K::BROADCAST { f.write_str("[..]") } else { write!(f, "[{:?}]", self.which) }
+    }
+}
+
+/// A proxy of one element: its entry methods are the proxy's methods.
+///
+/// `proxy.method(args)` sends the call when the statement ends, and returns at once. See [`Call`](crate::Call) for
+/// results, completion and priorities.
+pub struct Proxy<T: Chare>(T::Calls<One>);
+
+/// A proxy of all elements of a collection: a call of it is a broadcast.
+pub struct All<T: Chare>(T::Calls<Many>);
+
+macro_rules! proxy {
+    ($($proxy:ident $kind:ident),*) => {$(
+        impl<T: Chare> $proxy<T> {
+            pub(crate) fn to(target: Target<T, $kind>) -> Self {
+                Self(T::Calls::new(target))
+            }
+            pub(crate) fn target(&self) -> &Target<T, $kind> {
+                self.0.target()
+            }
+        }
+        impl<T: Chare> Deref for $proxy<T> {
+            type Target = T::Calls<$kind>;
+            fn deref(&self) -> &Self::Target {
+                &self.0
+            }
+        }
+        impl<T: Chare> Clone for $proxy<T> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+        impl<T: Chare> Copy for $proxy<T> {}
+        impl<T: Chare> fmt::Debug for $proxy<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.target().fmt(f)
+            }
+        }
+        impl<T: Chare> PartialEq for $proxy<T> {
+            fn eq(&self, other: &Self) -> bool {
+                let (a, b) = (self.target(), other.target());
+                a.collection == b.collection && a.which == b.which
+            }
+        }
+        impl<T: Chare> Eq for $proxy<T> {}
+        impl<T: Chare> Hash for $proxy<T> {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                (self.target().collection, self.target().which).hash(state);
+            }
+        }
+        impl<T: Chare> Serialize for $proxy<T> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                (self.target().collection, self.target().which).serialize(serializer)
+            }
+        }
+        impl<'de, T: Chare> Deserialize<'de> for $proxy<T> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let (collection, which) = Deserialize::deserialize(deserializer)?;
+                Ok(Self::to(Target { collection, which }))
+            }
+        }
+    )*};
+}
+proxy!(Proxy One, All Many);
+
+impl<T: Chare> Proxy<T> {
+    /// The index of the element that it names.
+    #[must_use]
+    pub fn index(&self) -> T::Index {
+        self.target().which
+    }
+}
+
+/// A group or an array: many elements under one name.
+///
+/// Made by [`Job::array`](crate::Job::array), [`Job::group`](crate::Job::group) and [`Job::sparse`](crate::Job::sparse); copied and sent
+/// freely.
+pub struct Collection<T: Chare> {
+    pub(crate) id: CollectionId,
+    item: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: Chare> Collection<T> {
+    pub(crate) fn named(id: CollectionId) -> Self {
+        Self { id, item: std::marker::PhantomData }
+    }
+
+    /// All elements.
+    #[must_use]
+    pub fn all(&self) -> All<T> {
+        All::to(Target { collection: self.id, which: () })
+    }
+
+    /// The element at `index`.
+    ///
+    /// # Panics
+    /// If a bounded array or a group cannot have such an element.
+    #[track_caller]
+    #[must_use]
+    pub fn at(&self, index: T::Index) -> Proxy<T> {
+        if let Some(collection) = runtime::try_current().and_then(|rt| rt.collection::<T>(self.id)) {
+            assert!(collection.may_exist(&index), "{} has no element {index:?}: {}", T::NAME, collection.extent_text());
+        }
+        Proxy::to(Target { collection: self.id, which: index })
+    }
+
+    /// Completes when all elements have been made on all PEs. Only its creator may ask, once.
+    #[must_use]
+    pub fn created(&self) -> Reply<()> {
+        runtime::current().created(self.id)
+    }
+
+    /// Makes an element of a sparse array where the array's map says.
+    ///
+    /// # Panics
+    /// If the array is bounded.
+    pub fn insert(&self, index: T::Index, init: T::Init) {
+        runtime::insert::<T>(runtime::current(), self.id, index, init, None);
+    }
+
+    /// Makes an element of a sparse array on `pe`.
+    ///
+    /// # Panics
+    /// If the array is bounded, or the job has no such PE.
+    #[track_caller]
+    pub fn insert_on(&self, pe: Pe, index: T::Index, init: T::Init) {
+        let rt = runtime::current();
+        assert!(pe.0 < rt.sched.pes(), "the job has no PE {pe}: it has {}", rt.sched.pes());
+        runtime::insert::<T>(rt, self.id, index, init, Some(pe));
+    }
+
+    /// Closes a sparse array: completes when every insertion that was begun has been made. From then on a call to
+    /// an element that does not exist is an error, and reductions know how many contribute.
+    #[must_use]
+    pub fn done_inserting(&self) -> Reply<()> {
+        runtime::census(runtime::current(), self.id)
+    }
+}
+
+impl<T: Chare<Index: GroupIndex>> Collection<T> {
+    /// The element of a group on `pe`.
+    #[track_caller]
+    #[must_use]
+    pub fn on(&self, pe: Pe) -> Proxy<T> {
+        self.at(T::Index::of(pe))
+    }
+
+    /// The element of a group on this PE, for the time of `f`; `None` if it is in use or does not exist.
+    pub fn with_local<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let rt = runtime::current();
+        let element = rt.collection::<T>(self.id)?.find(&T::Index::of(rt.sched.pe()))?;
+        let mut state = element.state.try_borrow_mut().ok()?;
+        state.as_mut().map(f)
+    }
+}
+
+impl<T: Chare> Clone for Collection<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T: Chare> Copy for Collection<T> {}
+impl<T: Chare> PartialEq for Collection<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+impl<T: Chare> Eq for Collection<T> {}
+impl<T: Chare> fmt::Debug for Collection<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.all().fmt(f)
+    }
+}
+impl<T: Chare> Serialize for Collection<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.id.serialize(serializer)
+    }
+}
+impl<'de, T: Chare> Deserialize<'de> for Collection<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Deserialize::deserialize(deserializer).map(Self::named)
+    }
+}
+
+/// The extent of a bounded array, checked where it is made.
+#[track_caller]
+pub(crate) fn volume<I: GridIndex>(extent: &I) -> u64 {
+    I::volume(extent).unwrap_or_else(|| panic!("an array cannot have the extent {extent:?}"))
+}

@@ -1,0 +1,408 @@
+//! Reducers: how the parts that elements contribute become one result; and sinks: where it goes.
+//!
+//! | reducer | parts | result |
+//! |---|---|---|
+//! | [`sum`], [`product`], [`min`], [`max`] | numbers; `Vec` and arrays of them, element by element | the same type |
+//! | [`all`], [`any`], [`odd`] | `bool` (odd: logical exclusive or) | `bool` |
+//! | [`bit_and`], [`bit_or`], [`bit_xor`] | integers | the same type |
+//! | [`gather`] | `(K, V)` | `Vec<(K, V)>`, sorted by `K` |
+//! | [`set`] | `T: Ord` | `BTreeSet<T>` |
+//! | [`count`], [`barrier`] | `()` | how many contributed; nothing |
+//! | [`statistics`] | `f64` | [`Statistics`] |
+//! | [`with`]`(f)` | any | what the function makes of two parts |
+//! | `(r, s)` | `(V, W)` | `(result of r, result of s)` |
+//!
+//! The order in which parts are merged is not determined: a result of floating-point sums may differ in its last bits
+//! from run to run.
+
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Promise;
+use crate::Arguments;
+use crate::envelope::FutureId;
+use crate::runtime::CollectionId;
+
+/// Makes one result of many parts. `V` is what an element contributes.
+#[diagnostic::on_unimplemented(
+    message = "this reducer cannot reduce values of type `{V}`",
+    note = "see the table in `charm4rs::reduce`; `reduce::with(|a, b| …)` merges values of any type"
+)]
+pub trait Reducer<V>: 'static {
+    /// What travels up the tree.
+    type Partial: Arguments;
+    /// What comes out.
+    type Output: Arguments;
+    /// One part.
+    fn start(&self, value: V) -> Self::Partial;
+    /// Two parts in one. Must be associative and commutative.
+    fn merge(&self, a: Self::Partial, b: Self::Partial) -> Self::Partial;
+    /// The result of `count` parts.
+    fn finish(&self, partial: Self::Partial, count: u64) -> Self::Output;
+}
+
+/// Values that combine one by one: numbers, and arrays of them element by element.
+pub trait Elementwise<S>: Arguments {
+    /// Applies `f` to each pair of scalars.
+    fn combine(self, other: Self, f: fn(S, S) -> S) -> Self;
+}
+
+macro_rules! scalars {
+    ($($t:ty)*) => {$(
+        impl Elementwise<$t> for $t {
+            fn combine(self, other: Self, f: fn(Self, Self) -> Self) -> Self {
+                f(self, other)
+            }
+        }
+        impl Elementwise<$t> for Vec<$t> {
+            fn combine(mut self, other: Self, f: fn($t, $t) -> $t) -> Self {
+                assert_eq!(self.len(), other.len(), "elements contribute vectors of different lengths");
+                self.iter_mut().zip(other).for_each(|(a, b)| *a = f(*a, b));
+                self
+            }
+        }
+        impl<const N: usize> Elementwise<$t> for [$t; N] where Self: Arguments {
+            fn combine(mut self, other: Self, f: fn($t, $t) -> $t) -> Self {
+                self.iter_mut().zip(other).for_each(|(a, b)| *a = f(*a, b));
+                self
+            }
+        }
+    )*};
+}
+scalars!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 bool);
+
+/// What a kind of reducer does with two scalars.
+#[doc(hidden)]
+pub trait Operation<S>: 'static {
+    const APPLY: fn(S, S) -> S;
+}
+
+/// A reducer that combines scalars by an operation. The constants of this module are its values.
+pub struct By<O>(PhantomData<fn(O)>);
+
+impl<O> Clone for By<O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<O> Copy for By<O> {}
+impl<O> std::fmt::Debug for By<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(std::any::type_name::<O>())
+    }
+}
+
+/// The scalar of a value: itself, or what an array holds.
+#[doc(hidden)]
+pub trait HasScalar: Elementwise<Self::Scalar> {
+    type Scalar;
+}
+
+macro_rules! has_scalar {
+    ($($t:ty)*) => {$(
+        impl HasScalar for $t { type Scalar = $t; }
+        impl HasScalar for Vec<$t> { type Scalar = $t; }
+        impl<const N: usize> HasScalar for [$t; N] where Self: Arguments { type Scalar = $t; }
+    )*};
+}
+has_scalar!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 bool);
+
+impl<O: Operation<V::Scalar>, V: HasScalar> Reducer<V> for By<O> {
+    type Partial = V;
+    type Output = V;
+    fn start(&self, value: V) -> V {
+        value
+    }
+    fn merge(&self, a: V, b: V) -> V {
+        a.combine(b, O::APPLY)
+    }
+    fn finish(&self, partial: V, _: u64) -> V {
+        partial
+    }
+}
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident $op:ident [$($t:ty)*] |$a:ident, $b:ident| $e:expr;)*) => {$(
+        #[doc(hidden)]
+        #[derive(Debug)]
+        pub enum $op {}
+        $(impl Operation<$t> for $op {
+            const APPLY: fn($t, $t) -> $t = |$a, $b| $e;
+        })*
+        $(#[$doc])*
+        #[allow(non_upper_case_globals, reason = "reducers read as functions do: `reduce::sum`")]
+        pub const $name: By<$op> = By(PhantomData);
+    )*};
+}
+
+operations! {
+    /// The sum; of integers, modulo their size.
+    sum Sum [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.wrapping_add(b);
+    /// The product; of integers, modulo their size.
+    product Product [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.wrapping_mul(b);
+    /// The least.
+    min Min [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.min(b);
+    /// The greatest.
+    max Max [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.max(b);
+    /// Whether all are true.
+    all All [bool] |a, b| a && b;
+    /// Whether any is true.
+    any Any [bool] |a, b| a || b;
+    /// Whether an odd number of them is true.
+    odd Odd [bool] |a, b| a ^ b;
+    /// Bitwise and.
+    bit_and BitAnd [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a & b;
+    /// Bitwise or.
+    bit_or BitOr [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a | b;
+    /// Bitwise exclusive or.
+    bit_xor BitXor [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a ^ b;
+}
+
+macro_rules! float_operations {
+    ($($t:ty)*) => {$(
+        impl Operation<$t> for Sum { const APPLY: fn($t, $t) -> $t = |a, b| a + b; }
+        impl Operation<$t> for Product { const APPLY: fn($t, $t) -> $t = |a, b| a * b; }
+        impl Operation<$t> for Min { const APPLY: fn($t, $t) -> $t = <$t>::min; }
+        impl Operation<$t> for Max { const APPLY: fn($t, $t) -> $t = <$t>::max; }
+    )*};
+}
+float_operations!(f32 f64);
+
+macro_rules! reducers {
+    ($($(#[$doc:meta])* $name:ident $kind:ident [$($g:tt)*] $v:ty => $p:ty => $o:ty,
+        start |$s:ident| $start:expr, merge |$a:ident, $b:ident| $merge:expr, finish |$f:ident, $n:ident| $finish:expr;)*) => {$(
+        #[doc(hidden)]
+        #[derive(Clone, Copy, Debug)]
+        pub struct $kind;
+        $(#[$doc])*
+        #[allow(non_upper_case_globals, reason = "reducers read as functions do: `reduce::sum`")]
+        pub const $name: $kind = $kind;
+        impl<$($g)*> Reducer<$v> for $kind {
+            type Partial = $p;
+            type Output = $o;
+            fn start(&self, $s: $v) -> $p {
+                $start
+            }
+            fn merge(&self, $a: $p, $b: $p) -> $p {
+                $merge
+            }
+            fn finish(&self, $f: $p, $n: u64) -> $o {
+                $finish
+            }
+        }
+    )*};
+}
+
+reducers! {
+    /// All parts, sorted by their keys. An element's index is the natural key.
+    gather Gather [K: Arguments + Ord, V: Arguments] (K, V) => Vec<(K, V)> => Vec<(K, V)>,
+        start |pair| vec![pair],
+        merge |a, b| { let mut all = a; all.extend(b); all },
+        finish |all, _n| { let mut all = all; all.sort_by(|x, y| x.0.cmp(&y.0)); all };
+    /// The set of all parts.
+    set Set [T: Arguments + Ord] T => BTreeSet<T> => BTreeSet<T>,
+        start |value| BTreeSet::from([value]),
+        merge |a, b| { let mut all = a; all.extend(b); all },
+        finish |all, _n| all;
+    /// How many contributed.
+    count Count [] () => () => u64,
+        start |_value| (), merge |_a, _b| (), finish |_p, n| n;
+    /// Nothing but that all have contributed.
+    barrier Barrier [] () => () => (),
+        start |_value| (), merge |_a, _b| (), finish |_p, _n| ();
+    /// Count, mean, variance and extremes of numbers.
+    statistics Describe [] f64 => Statistics => Statistics,
+        start |x| Statistics { count: 1, mean: x, sum_of_squares: 0.0, min: x, max: x },
+        merge |a, b| a.with(&b),
+        finish |p, _n| p;
+}
+
+/// What [`statistics`] gives.
+///
+/// ```
+/// use charm4rs::reduce::{self, Reducer};
+/// let parts = [1.0, 2.0, 3.0].map(|x| reduce::statistics.start(x));
+/// let all = parts.into_iter().reduce(|a, b| reduce::statistics.merge(a, b)).unwrap();
+/// assert_eq!((all.count, all.mean, all.variance()), (3, 2.0, 1.0));
+/// ```
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Statistics {
+    /// How many numbers.
+    pub count: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// The sum of the squares of their distances from the mean.
+    pub sum_of_squares: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+impl Statistics {
+    /// The sample variance; 0 for fewer than two numbers.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "a count of elements is far below 2^52")]
+    pub fn variance(&self) -> f64 {
+        if self.count < 2 { 0.0 } else { self.sum_of_squares / (self.count - 1) as f64 }
+    }
+
+    /// Merges two samples (Chan, Golub, LeVeque: Updating formulae and a pairwise algorithm, 1979).
+    #[allow(clippy::cast_precision_loss, reason = "a count of elements is far below 2^52")]
+    fn with(&self, other: &Self) -> Self {
+        let (a, b) = (self.count as f64, other.count as f64);
+        let distance = other.mean - self.mean;
+        Self {
+            count: self.count + other.count,
+            mean: self.mean + distance * b / (a + b),
+            sum_of_squares: self.sum_of_squares + other.sum_of_squares + distance * distance * a * b / (a + b),
+            min: self.min.min(other.min),
+            max: self.max.max(other.max),
+        }
+    }
+}
+
+/// A reducer of your own; see [`with`].
+#[derive(Clone, Copy, Debug)]
+pub struct With<F>(F);
+
+/// Merges parts by a function, which must be associative and commutative.
+///
+/// ```ignore
+/// cx.contribute(name, reduce::with(|a: String, b| a.max(b)), promise);
+/// ```
+pub fn with<V, F: Fn(V, V) -> V + 'static>(merge: F) -> With<F> {
+    With(merge)
+}
+
+impl<V: Arguments, F: Fn(V, V) -> V + 'static> Reducer<V> for With<F> {
+    type Partial = V;
+    type Output = V;
+    fn start(&self, value: V) -> V {
+        value
+    }
+    fn merge(&self, a: V, b: V) -> V {
+        (self.0)(a, b)
+    }
+    fn finish(&self, partial: V, _: u64) -> V {
+        partial
+    }
+}
+
+impl<V, W, R: Reducer<V>, S: Reducer<W>> Reducer<(V, W)> for (R, S) {
+    type Partial = (R::Partial, S::Partial);
+    type Output = (R::Output, S::Output);
+    fn start(&self, (v, w): (V, W)) -> Self::Partial {
+        (self.0.start(v), self.1.start(w))
+    }
+    fn merge(&self, a: Self::Partial, b: Self::Partial) -> Self::Partial {
+        (self.0.merge(a.0, b.0), self.1.merge(a.1, b.1))
+    }
+    fn finish(&self, (p, q): Self::Partial, count: u64) -> Self::Output {
+        (self.0.finish(p, count), self.1.finish(q, count))
+    }
+}
+
+/// Where a result goes: a [`Promise`], an entry method (`proxy.method_sink()`), or nowhere.
+pub struct Sink<O> {
+    pub(crate) route: Route,
+    item: PhantomData<fn(O)>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Route {
+    Nobody,
+    Future(FutureId),
+    /// Every contributor.
+    Everyone,
+    /// An entry method; `before` is what stands before the argument in its message.
+    Entry {
+        collection: CollectionId,
+        method: u16,
+        before: Vec<u8>,
+        broadcast: bool,
+    },
+}
+
+impl<O> Sink<O> {
+    pub(crate) fn to(route: Route) -> Self {
+        Self { route, item: PhantomData }
+    }
+
+    /// Throws the result away.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self::to(Route::Nobody)
+    }
+}
+
+impl<O> From<Promise<O>> for Sink<O> {
+    fn from(promise: Promise<O>) -> Self {
+        Self::to(Route::Future(promise.id))
+    }
+}
+
+impl<O> Clone for Sink<O> {
+    fn clone(&self) -> Self {
+        Self::to(self.route.clone())
+    }
+}
+
+impl<O> std::fmt::Debug for Sink<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.route.fmt(f)
+    }
+}
+
+impl<O> Serialize for Sink<O> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.route.serialize(serializer)
+    }
+}
+
+impl<'de, O> Deserialize<'de> for Sink<O> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Route::deserialize(deserializer).map(Self::to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fold<V, R: Reducer<V>>(reducer: R, values: impl IntoIterator<Item = V>) -> R::Output {
+        let mut count = 0;
+        let parts = values.into_iter().inspect(|_| count += 1).map(|v| reducer.start(v)).collect::<Vec<_>>();
+        let all = parts.into_iter().reduce(|a, b| reducer.merge(a, b)).unwrap();
+        reducer.finish(all, count)
+    }
+
+    #[test]
+    fn reducers_do_what_their_names_say() {
+        assert_eq!(fold(sum, [1, 2, 3]), 6);
+        assert_eq!(fold(sum, [[1.5, 0.0], [1.0, 2.0]]), [2.5, 2.0]);
+        assert_eq!(fold(product, [vec![2u8, 3], vec![5, 7]]), [10, 21]);
+        assert_eq!(fold(min, [3i64, -1, 2]), -1);
+        assert_eq!(fold(max, [0.5f32, 0.25]), 0.5);
+        assert!(!fold(all, [true, false]) && fold(any, [true, false]) && fold(odd, [true, false]));
+        assert_eq!(fold(bit_or, [1u8, 6]), 7);
+        assert_eq!(fold(gather, [(2, 'b'), (1, 'a')]), [(1, 'a'), (2, 'b')]);
+        assert_eq!(fold(set, [2, 1, 2]), BTreeSet::from([1, 2]));
+        assert_eq!(fold(count, [(), (), ()]), 3);
+        assert_eq!(fold((sum, max), [(1, 5), (2, 4)]), (3, 5));
+        assert_eq!(fold(with(|a: String, b| a + &b), ["x".into(), "y".into()]), "xy");
+    }
+
+    #[test]
+    fn statistics_do_not_depend_on_how_the_parts_are_merged() {
+        let values: Vec<f64> = (0..100).map(|i| f64::from(i * i % 17)).collect();
+        let whole = fold(statistics, values.clone());
+        let (left, right) = values.split_at(31);
+        let halves =
+            statistics.merge(fold(statistics, left.iter().copied()), fold(statistics, right.iter().copied()));
+        assert!((whole.variance() - halves.variance()).abs() < 1e-9 && (whole.mean - halves.mean).abs() < 1e-9);
+        assert_eq!((whole.min, whole.max, whole.count), (halves.min, halves.max, 100));
+    }
+}

@@ -1,0 +1,132 @@
+//! All chares and entry methods of the program, registered at link time, numbered alike in every process.
+//!
+//! Numbers follow the sorted names, so all processes of one program agree on them; a digest over
+//! names and signatures, compared when processes meet, refuses another program.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use charm4rs_scheduler::Offer;
+use charm4rs_transport::{RegBuf, port::Incoming};
+use sha2::{Digest, Sha256};
+
+use crate::runtime::{self, Runtime};
+use crate::{Chare, Entry};
+
+/// An entry method's row: what the dispatcher needs to know of it.
+#[derive(Debug)]
+pub struct MethodInfo {
+    pub(crate) chare: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) signature: &'static str,
+    id: AtomicU16,
+    pub(crate) deliver: fn(&'static Runtime, Incoming),
+    pub(crate) broadcast: fn(&'static Runtime, Incoming),
+    pub(crate) offer: Option<fn(&'static Runtime, &Offer) -> Vec<Option<RegBuf>>>,
+}
+
+/// A chare type's row.
+#[derive(Debug)]
+pub struct ChareInfo {
+    pub(crate) name: &'static str,
+    id: AtomicU16,
+    pub(crate) create: fn(&'static Runtime, Incoming),
+    pub(crate) solo: fn(&'static Runtime, Incoming),
+    pub(crate) methods: &'static [&'static MethodInfo],
+}
+
+/// What `#[chare]` submits at link time.
+#[derive(Debug)]
+pub struct Registration(pub &'static ChareInfo);
+
+inventory::collect!(Registration);
+
+const UNNUMBERED: u16 = u16::MAX;
+
+impl MethodInfo {
+    /// The row of entry method `E`.
+    #[must_use]
+    pub const fn of<E: Entry>() -> Self {
+        Self {
+            chare: <E::Chare as Chare>::NAME,
+            name: E::NAME,
+            signature: E::SIGNATURE,
+            id: AtomicU16::new(UNNUMBERED),
+            deliver: runtime::deliver::<E>,
+            broadcast: runtime::broadcast::<E>,
+            offer: None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn id(&self) -> u16 {
+        self.id.load(Ordering::Relaxed)
+    }
+}
+
+impl ChareInfo {
+    /// The row of chare type `T`.
+    #[must_use]
+    pub const fn of<T: Chare>(methods: &'static [&'static MethodInfo]) -> Self {
+        Self {
+            name: T::NAME,
+            id: AtomicU16::new(UNNUMBERED),
+            create: runtime::create::<T>,
+            solo: runtime::create_solo::<T>,
+            methods,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn id(&self) -> u16 {
+        self.id.load(Ordering::Relaxed)
+    }
+}
+
+/// The numbered tables.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    pub(crate) chares: Vec<&'static ChareInfo>,
+    pub(crate) methods: Vec<&'static MethodInfo>,
+    /// Over all names and signatures.
+    pub(crate) digest: [u8; 32],
+}
+
+/// The program's tables, numbered on first use.
+///
+/// # Panics
+/// If two chare types of the program have one name and path.
+pub(crate) fn registry() -> &'static Registry {
+    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+    REGISTRY.get_or_init(|| {
+        let mut chares = BTreeMap::new();
+        for Registration(info) in inventory::iter::<Registration> {
+            let twin = chares.insert(info.name, *info);
+            assert!(twin.is_none(), "two chare types are named {}", info.name);
+        }
+        let chares: Vec<_> = chares.into_values().collect();
+        let mut hash = Sha256::new();
+        let mut methods = Vec::new();
+        for (id, chare) in chares.iter().enumerate() {
+            chare.id.store(number(id), Ordering::Relaxed);
+            hash.update(chare.name);
+            hash.update([0]);
+            let mut own = chare.methods.to_vec();
+            own.sort_by_key(|method| method.name);
+            for method in own {
+                method.id.store(number(methods.len()), Ordering::Relaxed);
+                for part in [method.name, method.signature] {
+                    hash.update(part);
+                    hash.update([1]);
+                }
+                methods.push(method);
+            }
+        }
+        Registry { chares, methods, digest: hash.finalize().into() }
+    })
+}
+
+fn number(at: usize) -> u16 {
+    u16::try_from(at).ok().filter(|&id| id != UNNUMBERED).expect("a program has fewer than 65,535 entry methods")
+}

@@ -1,0 +1,355 @@
+//! Futures: values that arrive later, from a call, a reduction, or whoever holds a [`Promise`].
+//!
+//! A future is a slot in a table of its PE. Its name (PE, slot, turn) travels with the call; the answer is a message with
+//! that name. The turn tells one use of a slot from the next, so an answer to a future that was
+//! dropped finds nobody and is dropped too. The value lies in the slot itself if it is small: waiting for a small
+//! answer allocates nothing.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use charm4rs_transport::RegBuf;
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::FutureId;
+use crate::moved::{self, Stash};
+use crate::runtime::{self, Rt};
+use crate::wire::{self, WireError};
+use crate::{Arguments, CallError};
+
+/// Reads an answer's body into a slot: moved, or serialized.
+struct Reader {
+    moved: fn(*const u8, &mut Stash),
+    wire: fn(&[u8], Vec<Arc<RegBuf>>, &mut Stash) -> Result<(), WireError>,
+    /// Only that it arrives matters, not the value.
+    discard: bool,
+}
+
+trait HasReader: Arguments {
+    const KEEP: Reader = Reader {
+        // SAFETY: the only caller is `Futures::fulfil_moved`, whose caller promises the type.
+        moved: |body, stash| stash.put(unsafe { moved::read::<Self>(body) }),
+        wire: |bytes, payloads, stash| Ok(stash.put(wire::unpack::<Self>(bytes, payloads)?)),
+        discard: false,
+    };
+    const DISCARD: Reader = Reader {
+        moved: |body, stash| {
+            // SAFETY: as above.
+            drop(unsafe { moved::read::<Self>(body) });
+            stash.put(());
+        },
+        wire: |_, _, stash| Ok(stash.put(())),
+        discard: true,
+    };
+}
+impl<R: Arguments> HasReader for R {}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Free,
+    Waiting(Option<Waker>),
+    /// Nobody waits any more, but the answer is still to come: the slot stays until then, to drop it.
+    Abandoned,
+    Ready,
+    Failed(CallError),
+}
+
+struct Slot {
+    turn: u32,
+    state: State,
+    stash: Stash,
+    reader: &'static Reader,
+}
+
+/// A PE's table of futures.
+#[derive(Default)]
+pub(crate) struct Futures {
+    table: RefCell<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Table {
+    fn get(&mut self, id: FutureId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot as usize).filter(|slot| slot.turn == id.turn)
+    }
+
+    /// Ends this use of a slot; what it held is the caller's to drop.
+    fn free(&mut self, id: FutureId) -> Stash {
+        let slot = &mut self.slots[id.slot as usize];
+        slot.state = State::Free;
+        let stash = std::mem::replace(&mut slot.stash, Stash::new());
+        self.free.push(id.slot);
+        stash
+    }
+}
+
+impl Futures {
+    fn open(&self, rt: Rt, reader: &'static Reader) -> FutureId {
+        let mut table = self.table.borrow_mut();
+        let slot = table.free.pop().unwrap_or_else(|| {
+            table.slots.push(Slot { turn: 0, state: State::Free, stash: Stash::new(), reader });
+            u32::try_from(table.slots.len() - 1).expect("fewer than 4 billion futures are open at once")
+        });
+        let entry = &mut table.slots[slot as usize];
+        entry.turn = entry.turn.checked_add(1).unwrap_or(1);
+        entry.state = State::Waiting(None);
+        entry.reader = reader;
+        FutureId { pe: rt.sched.pe(), slot, turn: entry.turn }
+    }
+
+    /// How many futures wait for a value.
+    pub(crate) fn waiting(&self) -> usize {
+        self.table.borrow().slots.iter().filter(|slot| matches!(slot.state, State::Waiting(_))).count()
+    }
+
+    fn settle(&self, id: FutureId, settle: impl FnOnce(&mut Slot) -> State) {
+        let (waker, leftover) = {
+            let mut table = self.table.borrow_mut();
+            let Some(slot) = table.get(id) else { return };
+            if !matches!(slot.state, State::Waiting(_) | State::Abandoned) {
+                return;
+            }
+            let settled = settle(slot);
+            match std::mem::replace(&mut slot.state, settled) {
+                State::Waiting(waker) => (waker, None),
+                _ => (None, Some(table.free(id))),
+            }
+        };
+        drop(leftover); // outside the borrow: it may be anything of the user's
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// A value made on this PE.
+    pub(crate) fn fulfil<R: 'static>(&self, id: FutureId, value: R) {
+        let mut value = Some(value);
+        self.settle(id, |slot| {
+            match value.take() {
+                Some(value) if !slot.reader.discard => slot.stash.put(value),
+                unread => {
+                    value = unread;
+                    slot.stash.put(());
+                }
+            }
+            State::Ready
+        });
+    }
+
+    /// A value moved by another PE of this process.
+    ///
+    /// # Safety
+    /// `body` points to a value of the future's type, written by [`moved::write`], that nobody reads again.
+    pub(crate) unsafe fn fulfil_moved(&self, id: FutureId, body: *const u8) {
+        self.settle(id, |slot| {
+            (slot.reader.moved)(body, &mut slot.stash);
+            State::Ready
+        });
+    }
+
+    /// A serialized value.
+    pub(crate) fn fulfil_wire(&self, id: FutureId, bytes: &[u8], payloads: Vec<Arc<RegBuf>>) {
+        self.settle(id, |slot| match (slot.reader.wire)(bytes, payloads, &mut slot.stash) {
+            Ok(()) => State::Ready,
+            Err(error) => {
+                State::Failed(CallError::Wire { entry: "the sender".into(), pe: id.pe, why: error.to_string() })
+            }
+        });
+    }
+
+    pub(crate) fn fail(&self, id: FutureId, error: CallError) {
+        self.settle(id, |_| State::Failed(error));
+    }
+
+    fn poll<R: 'static>(&self, id: FutureId, waker: &Waker) -> Poll<Result<R, CallError>> {
+        let mut table = self.table.borrow_mut();
+        let slot = table.get(id).expect("a reply is polled while it owns its slot");
+        match &mut slot.state {
+            State::Waiting(kept) => {
+                if kept.as_ref().is_none_or(|kept| !kept.will_wake(waker)) {
+                    *kept = Some(waker.clone());
+                }
+                Poll::Pending
+            }
+            State::Failed(error) => Poll::Ready(Err(error.clone())),
+            State::Ready => Poll::Ready(Ok(slot.stash.take().expect("a reply is not polled after its end"))),
+            State::Free | State::Abandoned => unreachable!("a reply owns its slot"),
+        }
+    }
+
+    fn close(&self, id: FutureId) {
+        let leftover = {
+            let mut table = self.table.borrow_mut();
+            let Some(slot) = table.get(id) else { return };
+            if let State::Waiting(_) = slot.state {
+                slot.state = State::Abandoned;
+                return;
+            }
+            table.free(id)
+        };
+        drop(leftover); // outside the borrow, as above
+    }
+}
+
+impl fmt::Debug for Futures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Futures").field("waiting", &self.waiting()).finish()
+    }
+}
+
+/// A value that arrives later. Await it on the PE that made it.
+///
+/// If the call failed (its entry method panicked, its target does not exist), awaiting the reply panics with the
+/// [`CallError`]'s text, as joining a thread and unwrapping does; [`Reply::checked`] gives the error instead. Dropping a
+/// reply cancels only the wait.
+#[must_use = "a reply does nothing unless awaited"]
+pub struct Reply<R> {
+    id: FutureId,
+    rt: Rt,
+    item: PhantomData<fn() -> R>,
+}
+
+impl<R: Arguments> Reply<R> {
+    pub(crate) fn new(rt: Rt) -> Self {
+        Self { id: rt.futures.open(rt, &R::KEEP), rt, item: PhantomData }
+    }
+}
+
+impl Reply<()> {
+    /// Completes when a value of type `R` arrives, and drops it.
+    pub(crate) fn discarding<R: Arguments>(rt: Rt) -> Self {
+        Self { id: rt.futures.open(rt, &R::DISCARD), rt, item: PhantomData }
+    }
+}
+
+impl<R: 'static> Reply<R> {
+    pub(crate) fn id(&self) -> FutureId {
+        self.id
+    }
+
+    /// The result, or why there is none.
+    pub fn checked(self) -> Checked<R> {
+        Checked(self)
+    }
+
+    /// The result, or [`CallError::TimedOut`] when it does not arrive in time.
+    pub async fn timeout(self, limit: Duration) -> Result<R, CallError> {
+        let mut sleep = std::pin::pin!(self.rt.sched.sleep(limit));
+        let mut checked = std::pin::pin!(self.checked());
+        std::future::poll_fn(|cx| match checked.as_mut().poll(cx) {
+            Poll::Pending => sleep.as_mut().poll(cx).map(|()| Err(CallError::TimedOut(limit))),
+            ready => ready,
+        })
+        .await
+    }
+}
+
+impl<R: 'static> Future for Reply<R> {
+    type Output = R;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        self.rt.futures.poll(self.id, cx.waker()).map(|result| match result {
+            Ok(value) => value,
+            Err(error) => std::panic::panic_any(error),
+        })
+    }
+}
+
+impl<R> Drop for Reply<R> {
+    fn drop(&mut self) {
+        self.rt.futures.close(self.id);
+    }
+}
+
+impl<R> fmt::Debug for Reply<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Reply").field(&self.id).finish()
+    }
+}
+
+/// A [`Reply`] that gives errors as values; see [`Reply::checked`].
+#[derive(Debug)]
+#[must_use = "a reply does nothing unless awaited"]
+pub struct Checked<R>(Reply<R>);
+
+impl<R: 'static> Future for Checked<R> {
+    type Output = Result<R, CallError>;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.rt.futures.poll(self.0.id, cx.waker())
+    }
+}
+
+/// The other end of a [`Reply`] that no call made: whoever holds it, anywhere in the job, gives the value.
+///
+/// Made by [`Job::promise`](crate::Job::promise). The first value counts.
+pub struct Promise<R> {
+    pub(crate) id: FutureId,
+    item: PhantomData<fn(R)>,
+}
+
+impl<R: Arguments> Promise<R> {
+    pub(crate) fn of(reply: &Reply<R>) -> Self {
+        Self { id: reply.id, item: PhantomData }
+    }
+
+    /// Gives the value.
+    pub fn send(self, value: R) {
+        runtime::reply_serialized(runtime::current(), self.id, &value);
+    }
+}
+
+impl<R> Clone for Promise<R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<R> Copy for Promise<R> {}
+impl<R> fmt::Debug for Promise<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Promise").field(&self.id).finish()
+    }
+}
+impl<R> Serialize for Promise<R> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.id.serialize(serializer)
+    }
+}
+impl<'de, R> Deserialize<'de> for Promise<R> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { id: FutureId::deserialize(deserializer)?, item: PhantomData })
+    }
+}
+
+/// Waits for all of them; the results in the order of the futures.
+///
+/// ```ignore
+/// let parts = join_all((0..8).map(|i| blocks.at(i).sum().call())).await;
+/// ```
+pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
+    let mut results: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
+    std::future::poll_fn(move |cx| {
+        let mut all = true;
+        for (future, result) in waiting.iter_mut().zip(&mut results) {
+            if let Some(running) = future {
+                match running.as_mut().poll(cx) {
+                    Poll::Ready(value) => (*result, *future) = (Some(value), None),
+                    Poll::Pending => all = false,
+                }
+            }
+        }
+        if all { Poll::Ready(results.iter_mut().filter_map(Option::take).collect()) } else { Poll::Pending }
+    })
+    .await
+}

@@ -1,0 +1,225 @@
+//! Calls of all elements of a collection, and their answers.
+//!
+//! A broadcast goes down a tree of PEs whose root is the caller; every PE passes it on first and then calls its own
+//! elements. If an answer is wanted, each PE waits for its elements and its children, and sends what came up
+//! the same tree in one message (a *wave*). The caller's PE ends with all results, sorted by index.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use charm4rs_scheduler::Tree;
+use charm4rs_transport::port::Incoming;
+use charm4rs_transport::{Msg, Pe, RegBuf};
+
+use super::calls::{self, send_failure, shared};
+use super::collection::CollectionId;
+use super::exit::Failure;
+use super::{Rt, class_of};
+use crate::call::Options;
+use crate::envelope::{FutureId, HEADER, Header, tag};
+use crate::{CallError, Chare, Entry, Many, Target, wire};
+
+/// What the caller of a broadcast waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer {
+    None,
+    Done(FutureId),
+    Values(FutureId),
+}
+
+/// In the body of a broadcast, before the arguments: what is to come back.
+pub(super) const SILENT: u8 = 0;
+const DONE: u8 = 1;
+const VALUES: u8 = 2;
+
+/// The part of an answer that this PE collects.
+pub(crate) struct Wave {
+    id: FutureId,
+    /// Own elements and children that have not answered, plus one while the elements are being called.
+    missing: Cell<usize>,
+    /// Serialized pairs of index and result, each with its length.
+    results: RefCell<Vec<Vec<u8>>>,
+    error: RefCell<Option<CallError>>,
+    /// At the root: what makes the final value of the results.
+    finish: fn(Rt, FutureId, Vec<Vec<u8>>),
+}
+
+/// Sends a call to all elements.
+pub(crate) fn call_all<E: Entry>(
+    rt: Rt,
+    target: &Target<E::Chare, Many>,
+    args: E::Args,
+    options: Options,
+    answer: Answer,
+) {
+    let (kind, to) = match answer {
+        Answer::None => (SILENT, FutureId::NONE),
+        Answer::Done(to) => (DONE, to),
+        Answer::Values(to) => (VALUES, to),
+    };
+    let here = rt.sched.pe();
+    let mut header = Header::new(target.collection.0, here).with_reply(to);
+    (header.method, header.flags, header.priority) = (E::info().id(), options.flags, options.priority);
+    let mut bytes = vec![kind];
+    match wire::pack(&args, &mut bytes) {
+        Ok(aside) => {
+            drop(args);
+            let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
+            let payloads = aside.into_iter().map(calls::owned).collect();
+            rt.sched.enqueue(Incoming { from: here, tag: tag::BROADCAST, msg, payloads }, class_of(&header));
+        }
+        Err(error) => {
+            let error = CallError::Wire { entry: E::NAME.into(), pe: here, why: error.to_string() };
+            calls::fail_call::<E>(rt, to, error);
+        }
+    }
+}
+
+/// A broadcast has arrived: passes it on, then calls the elements that live here.
+pub(crate) fn broadcast<E: Entry>(rt: Rt, mut msg: Incoming) {
+    let Some(header) = Header::of(&msg) else { return };
+    let (id, root) = (CollectionId(header.collection), Pe(header.source));
+    let Some(members) = rt.collection::<E::Chare>(id).filter(|members| members.complete.get()) else {
+        return rt.keep(id, msg);
+    };
+    let Some((&kind, args)) = msg.msg[HEADER..].split_first().filter(|_| root.0 < rt.sched.pes()) else {
+        return rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
+    };
+    let children: Vec<Pe> = Tree::new(rt.sched.layout(), root).children(rt.sched.pe()).collect();
+    for &child in &children {
+        pass_on(rt, child, &msg);
+    }
+    let wave = (kind != SILENT).then(|| {
+        let finish = if kind == VALUES { finish_values::<E> } else { finish_done };
+        let wave = Rc::new(Wave {
+            id: header.reply(),
+            missing: Cell::new(children.len() + 1),
+            results: RefCell::default(),
+            error: RefCell::default(),
+            finish,
+        });
+        rt.waves.borrow_mut().insert(wave.id, wave.clone());
+        wave
+    });
+    let payloads = shared(std::mem::take(&mut msg.payloads));
+    for element in members.local() {
+        let args = match wire::unpack::<E::Args>(args, payloads.clone()) {
+            Ok(args) => args,
+            Err(error) => {
+                let why = error.to_string();
+                let error = CallError::Wire { entry: E::NAME.into(), pe: rt.sched.pe(), why };
+                match &wave {
+                    Some(wave) => *wave.error.borrow_mut() = Some(error),
+                    None => rt.fail(Failure::call(&error)),
+                }
+                break;
+            }
+        };
+        let Some(wave) = wave.clone() else {
+            calls::run::<E>(rt, &element, args, FutureId::NONE);
+            continue;
+        };
+        wave.missing.set(wave.missing.get() + 1);
+        let index = element.index;
+        calls::run_then::<E>(rt, &element, args, move |result| {
+            match result {
+                Ok(value) if kind == VALUES => wave.keep::<E>(rt, index, &value),
+                Ok(_) => {}
+                Err(error) => *wave.error.borrow_mut() = Some(error),
+            }
+            wave.one_less(rt, root);
+        });
+    }
+    if let Some(wave) = wave {
+        wave.one_less(rt, root);
+    }
+}
+
+/// Sends a copy of a message on to another PE.
+pub(super) fn pass_on(rt: Rt, to: Pe, msg: &Incoming) {
+    let fill = |room: &mut [std::mem::MaybeUninit<u8>]| {
+        crate::moved::put_bytes(room, 0, &msg.msg);
+    };
+    if msg.payloads.is_empty() {
+        rt.sched.send(to, msg.tag, msg.msg.len(), fill);
+    } else {
+        let copies = msg.payloads.iter().map(|payload| copy(rt, payload)).collect();
+        rt.sched.send_payloads(to, msg.tag, msg.msg.len(), fill, copies, false);
+    }
+}
+
+fn copy(rt: Rt, payload: &RegBuf) -> RegBuf {
+    let mut buf = rt.sched.alloc(payload.len());
+    buf.copy_from_slice(payload);
+    buf
+}
+
+impl Wave {
+    fn keep<E: Entry>(&self, rt: Rt, index: <E::Chare as Chare>::Index, value: &E::Output) {
+        // Payloads among the results ride inside: a wave merges what many elements answer into one message.
+        match postcard::to_extend(&(index, value), Vec::new()) {
+            Ok(bytes) => self.results.borrow_mut().push(bytes),
+            Err(error) => {
+                let error = CallError::Wire { entry: E::NAME.into(), pe: rt.sched.pe(), why: error.to_string() };
+                *self.error.borrow_mut() = Some(error);
+            }
+        }
+    }
+
+    fn one_less(&self, rt: Rt, root: Pe) {
+        self.missing.set(self.missing.get() - 1);
+        if self.missing.get() > 0 {
+            return;
+        }
+        rt.waves.borrow_mut().remove(&self.id);
+        let results = self.results.take();
+        let error = self.error.take();
+        match Tree::new(rt.sched.layout(), root).parent(rt.sched.pe()) {
+            Some(parent) => {
+                let header = Header::new(0, root).with_reply(self.id);
+                rt.with_scratch(|bytes| {
+                    wire::pack(&(results, error), bytes).expect("bytes and an error can be packed");
+                    rt.post(parent, tag::WAVE, &header, bytes);
+                });
+            }
+            None => match error {
+                Some(error) => send_failure(rt, self.id, error),
+                None => (self.finish)(rt, self.id, results),
+            },
+        }
+    }
+}
+
+/// A child's part of an answer has arrived.
+pub(super) fn answer(rt: Rt, header: &Header, msg: &Incoming) {
+    let wave = rt.waves.borrow().get(&header.reply()).cloned();
+    let part = wire::unpack::<(Vec<Vec<u8>>, Option<CallError>)>(&msg.msg[HEADER..], Vec::new());
+    match (wave, part) {
+        (Some(wave), Ok((results, error))) if header.source < rt.sched.pes() => {
+            wave.results.borrow_mut().extend(results);
+            if error.is_some() {
+                *wave.error.borrow_mut() = error;
+            }
+            wave.one_less(rt, Pe(header.source));
+        }
+        _ => rt.violation(msg.from, "an answer to no broadcast", u64::from(header.reply_slot)),
+    }
+}
+
+fn finish_done(rt: Rt, to: FutureId, _: Vec<Vec<u8>>) {
+    rt.futures.fulfil(to, ());
+}
+
+fn finish_values<E: Entry>(rt: Rt, to: FutureId, results: Vec<Vec<u8>>) {
+    let read = |bytes: &Vec<u8>| postcard::from_bytes::<(<E::Chare as Chare>::Index, E::Output)>(bytes);
+    match results.iter().map(read).collect::<Result<Vec<_>, _>>() {
+        Ok(mut pairs) => {
+            pairs.sort_by_key(|(index, _)| *index);
+            rt.futures.fulfil(to, pairs.into_iter().map(|(_, value)| value).collect::<Vec<_>>());
+        }
+        Err(error) => {
+            let pe = rt.sched.pe();
+            rt.futures.fail(to, CallError::Wire { entry: E::NAME.into(), pe, why: error.to_string() });
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Calls of single elements: out, in, and the answer.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use charm4rs_scheduler::Class;
+use charm4rs_transport::port::{Incoming, Tag};
+use charm4rs_transport::{Msg, Pe, Reach, RegBuf};
+
+use super::collection::{CollectionId, Members, Place};
+use super::exit::{Failure, Panicked};
+use super::{Rt, class_of};
+use crate::call::Options;
+use crate::cx::Element;
+use crate::envelope::{FutureId, HEADER, Header, MOVED, tag};
+use crate::{Arguments, CallError, Chare, Entry, One, Started, Target, This, moved, wire};
+
+/// What travels when a call is moved.
+type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::Args);
+
+/// Sends a call to one element; its answer goes to `reply`.
+#[inline]
+pub(crate) fn call<E: Entry>(
+    rt: Rt,
+    target: &Target<E::Chare, One>,
+    args: E::Args,
+    options: Options,
+    reply: FutureId,
+) {
+    let here = rt.sched.pe();
+    // A collection that is not known here yet: the call waits on this PE until it is.
+    let to = rt.collection::<E::Chare>(target.collection).map_or(here, |members| members.locate(rt, &target.which));
+    let mut header = Header::new(target.collection.0, here).with_reply(reply);
+    header.method = E::info().id();
+    header.flags = options.flags;
+    header.priority = options.priority;
+    if rt.reach(to) <= Reach::Process {
+        send_moved::<Body<E>>(rt, to, tag::CALL, header, (target.which, args));
+    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &(target.which, args)) {
+        fail_call::<E>(rt, reply, wire_error::<E>(rt, &error));
+    }
+}
+
+/// Moves a value to a PE of this process.
+#[inline]
+pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, mut header: Header, body: B) {
+    header.flags |= MOVED;
+    let len = HEADER + moved::size::<B>();
+    let fill = |room: &mut [std::mem::MaybeUninit<u8>]| {
+        moved::put_pod(room, 0, &header);
+        moved::write(body, &mut room[HEADER..]);
+    };
+    if to == rt.sched.pe() {
+        let msg = Msg::fill(rt.sched.slab(), len, fill);
+        let class = if tag == tag::CALL { class_of(&header) } else { Class::Default };
+        rt.sched.enqueue(Incoming { from: to, tag, msg, payloads: Vec::new() }, class);
+    } else {
+        rt.sched.send(to, tag, len, fill);
+    }
+}
+
+/// Serializes a value for any PE.
+pub(super) fn send_wire<B: serde::Serialize>(
+    rt: Rt,
+    to: Pe,
+    tag: Tag,
+    header: &Header,
+    body: &B,
+) -> Result<(), wire::WireError> {
+    rt.with_scratch(|bytes| {
+        let aside = wire::pack(body, bytes)?;
+        let len = HEADER + bytes.len();
+        let fill = |room: &mut [std::mem::MaybeUninit<u8>]| header.fill(bytes, room);
+        if aside.is_empty() {
+            rt.sched.send(to, tag, len, fill);
+        } else {
+            let payloads = aside.into_iter().map(owned).collect();
+            rt.sched.send_payloads(to, tag, len, fill, payloads, false);
+        }
+        Ok(())
+    })
+}
+
+/// The memory of a payload that leaves: the sender's own if nobody else holds it, a copy otherwise.
+pub(super) fn owned(buf: Arc<RegBuf>) -> RegBuf {
+    Arc::try_unwrap(buf).unwrap_or_else(|shared| RegBuf::copy_of(&shared))
+}
+
+pub(super) fn shared(payloads: Vec<RegBuf>) -> Vec<Arc<RegBuf>> {
+    payloads.into_iter().map(Arc::new).collect()
+}
+
+/// A call has arrived: runs it, sends it on, or keeps it.
+pub(crate) fn deliver<E: Entry>(rt: Rt, mut msg: Incoming) {
+    let Some(header) = Header::of(&msg) else { return };
+    let id = CollectionId(header.collection);
+    let Some(members) = rt.collection::<E::Chare>(id) else {
+        return rt.keep(id, msg);
+    };
+    let body = msg.msg.as_ptr().wrapping_add(HEADER).cast_const();
+    let (index, rest) = if header.is_moved() {
+        // SAFETY: `call` wrote a Body<E> (the header names E) in this process (the dispatcher checked); it stays there.
+        (unsafe { moved::peek::<Body<E>>(body) }.0, 0)
+    } else {
+        match wire::unpack_first::<<E::Chare as Chare>::Index>(&msg.msg[HEADER..], Vec::new()) {
+            Ok((index, rest)) => (index, rest.len()),
+            Err(_) => return rt.violation(msg.from, "an index that cannot be read", u64::from(header.method)),
+        }
+    };
+    let Some(element) = members.find(&index) else {
+        return elsewhere::<E>(rt, &members, index, &header, msg);
+    };
+    let args = if header.is_moved() {
+        // SAFETY: as above, and the message is dropped below without another look.
+        Ok(unsafe { moved::read::<Body<E>>(body) }.1)
+    } else {
+        let payloads = shared(std::mem::take(&mut msg.payloads));
+        wire::unpack::<E::Args>(&msg.msg[msg.msg.len() - rest..], payloads)
+    };
+    drop(msg);
+    match args {
+        Ok(args) => run::<E>(rt, &element, args, header.reply()),
+        Err(error) => fail_call::<E>(rt, header.reply(), wire_error::<E>(rt, &error)),
+    }
+}
+
+/// The element does not live here.
+fn elsewhere<E: Entry>(
+    rt: Rt,
+    members: &Members<E::Chare>,
+    index: <E::Chare as Chare>::Index,
+    header: &Header,
+    msg: Incoming,
+) {
+    let here = rt.sched.pe();
+    let home = members.home(rt, &index);
+    let known = members.place(&index);
+    if known == Some(Place::Gone) {
+        return no_such_element::<E>(rt, index, header, msg);
+    }
+    let to = match known {
+        Some(Place::At(pe)) => pe,
+        _ => home,
+    };
+    if to != here {
+        return forward::<E>(rt, to, header, msg);
+    }
+    if members.may_exist(&index) && !members.complete.get() {
+        return members.wait(index, msg);
+    }
+    no_such_element::<E>(rt, index, header, msg);
+}
+
+/// Sends a call on to another PE, in the form that it needs there.
+fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
+    let mut header = *header;
+    if !header.is_moved() {
+        let Incoming { msg, payloads, .. } = msg;
+        let fill = |room: &mut [std::mem::MaybeUninit<u8>]| header.fill(&msg[HEADER..], room);
+        if payloads.is_empty() {
+            return rt.sched.send(to, tag::CALL, msg.len(), fill);
+        }
+        return rt.sched.send_payloads(to, tag::CALL, msg.len(), fill, payloads, false);
+    }
+    // SAFETY: as in `deliver`; the message is not looked at again.
+    let body = unsafe { moved::read::<Body<E>>(msg.msg.as_ptr().wrapping_add(HEADER)) };
+    header.flags &= !MOVED;
+    if rt.reach(to) <= Reach::Process {
+        send_moved::<Body<E>>(rt, to, tag::CALL, header, body);
+    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &body) {
+        fail_call::<E>(rt, header.reply(), wire_error::<E>(rt, &error));
+    }
+}
+
+fn no_such_element<E: Entry>(rt: Rt, index: <E::Chare as Chare>::Index, header: &Header, msg: Incoming) {
+    if header.is_moved() {
+        // SAFETY: as in `deliver`; read only to be dropped.
+        drop(unsafe { moved::read::<Body<E>>(msg.msg.as_ptr().wrapping_add(HEADER)) });
+    }
+    let error = CallError::NoSuchElement {
+        chare: E::Chare::NAME.into(),
+        index: format!("{index:?}"),
+        entry: E::NAME.into(),
+        pe: rt.sched.pe(),
+    };
+    fail_call::<E>(rt, header.reply(), error);
+}
+
+/// Runs an entry method of an element, and answers when it is done.
+#[inline]
+pub(super) fn run<E: Entry>(rt: Rt, element: &Rc<Element<E::Chare>>, args: E::Args, reply_to: FutureId) {
+    run_then::<E>(rt, element, args, move |result| match result {
+        Ok(value) => {
+            if reply_to.wanted().is_some() {
+                reply(rt, reply_to, value);
+            }
+        }
+        Err(error) => fail_call::<E>(rt, reply_to, error),
+    });
+}
+
+/// Runs an entry method and gives its result, or why there is none, to `then`: now, or when it has ended.
+#[inline]
+pub(super) fn run_then<E: Entry>(
+    rt: Rt,
+    element: &Rc<Element<E::Chare>>,
+    args: E::Args,
+    then: impl FnOnce(Result<E::Output, CallError>) + 'static,
+) {
+    let this = This::new(element);
+    match guard(|| E::run(&this, args)) {
+        Ok(Started::Done(value)) => then(Ok(value)),
+        Ok(Started::Suspended(rest)) => {
+            let element = element.clone();
+            rt.sched.spawn(async move {
+                then(Guarded(rest).await.map_err(|panic| panicked::<E>(rt, &element, panic)));
+            });
+        }
+        Err(panic) => then(Err(panicked::<E>(rt, element, panic))),
+    }
+}
+
+fn panicked<E: Entry>(rt: Rt, element: &Element<E::Chare>, panic: Panicked) -> CallError {
+    // An error that another call brought passes through, so that its cause stays readable.
+    if let Some(error) = panic.passed_on {
+        return error;
+    }
+    CallError::Panicked {
+        chare: E::Chare::NAME.into(),
+        index: format!("{:?}", element.index),
+        entry: E::NAME.into(),
+        pe: rt.sched.pe(),
+        message: panic.message,
+    }
+}
+
+/// Catches a panic of user code.
+#[inline]
+pub(crate) fn guard<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
+    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(Panicked::take)
+}
+
+/// A future whose panics are values.
+struct Guarded<O>(Pin<Box<dyn Future<Output = O>>>);
+
+impl<O> Future for Guarded<O> {
+    type Output = Result<O, Panicked>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match guard(|| self.0.as_mut().poll(cx)) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+/// Runs a future of the user's on this PE; a panic in it ends the job.
+pub(crate) fn spawn(rt: Rt, future: impl Future<Output = ()> + 'static) {
+    rt.sched.spawn(async move {
+        if let Err(panic) = Guarded(Box::pin(future)).await {
+            rt.fail(Failure::panic("a task", &panic));
+        }
+    });
+}
+
+fn wire_error<E: Entry>(rt: Rt, error: &wire::WireError) -> CallError {
+    CallError::Wire { entry: E::NAME.into(), pe: rt.sched.pe(), why: error.to_string() }
+}
+
+/// A call has failed: who waits for it learns why; if nobody does, the job ends.
+pub(super) fn fail_call<E: Entry>(rt: Rt, reply: FutureId, error: CallError) {
+    match reply.wanted() {
+        Some(to) => send_failure(rt, to, error),
+        None => rt.fail(Failure::call(&error)),
+    }
+}
+
+pub(super) fn send_failure(rt: Rt, to: FutureId, error: CallError) {
+    if to.pe == rt.sched.pe() {
+        return rt.futures.fail(to, error);
+    }
+    let header = Header::new(0, rt.sched.pe()).with_reply(to);
+    send_wire(rt, to.pe, tag::FAILURE, &header, &error).expect("an error is made of text and numbers");
+}
+
+/// Answers a call that is answered once.
+#[inline]
+pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
+    if to.pe == rt.sched.pe() {
+        return rt.futures.fulfil(to, value);
+    }
+    if rt.reach(to.pe) <= Reach::Process {
+        send_moved(rt, to.pe, tag::REPLY, Header::new(0, rt.sched.pe()).with_reply(to), value);
+    } else {
+        reply_serialized(rt, to, &value);
+    }
+}
+
+/// Gives a future a value that may not be the first one.
+pub(crate) fn reply_serialized<R: Arguments>(rt: Rt, to: FutureId, value: &R) {
+    let header = Header::new(0, rt.sched.pe()).with_reply(to);
+    if let Err(error) = send_wire(rt, to.pe, tag::REPLY, &header, value) {
+        let pe = rt.sched.pe();
+        send_failure(rt, to, CallError::Wire { entry: "a result".into(), pe, why: error.to_string() });
+    }
+}
+
+/// An answer has arrived.
+pub(super) fn settle(rt: Rt, header: &Header, mut msg: Incoming) {
+    let id = header.reply();
+    if id.pe != rt.sched.pe() {
+        return rt.violation(msg.from, "an answer for another PE", u64::from(id.pe.0));
+    }
+    let payloads = shared(std::mem::take(&mut msg.payloads));
+    if msg.tag == tag::FAILURE {
+        match wire::unpack(&msg.msg[HEADER..], payloads) {
+            Ok(error) => rt.futures.fail(id, error),
+            Err(_) => rt.violation(msg.from, "an error that cannot be read", msg.msg.len() as u64),
+        }
+    } else if header.is_moved() {
+        // SAFETY: `reply` wrote a value of the type that the call's entry method, and so its future, has.
+        unsafe { rt.futures.fulfil_moved(id, msg.msg.as_ptr().wrapping_add(HEADER)) };
+    } else {
+        rt.futures.fulfil_wire(id, &msg.msg[HEADER..], payloads);
+    }
+}

@@ -1,0 +1,244 @@
+//! A PE's members of a collection, and where the others are: the location manager.
+//!
+//! Every element has a *home* PE, which the collection's map names and every PE can compute. An element lives at home
+//! unless it was inserted elsewhere; then its home knows where. A call goes to where the caller believes
+//! the element to be: here if it is, else the last place it heard of, else the home. A PE that gets a call
+//! for an element it does not have passes it on; the home passes it to where the element lives, or keeps
+//! it until the element is made.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+use charm4rs_transport::Pe;
+use charm4rs_transport::port::Incoming;
+use hashbrown::HashMap;
+
+use super::create::Shape;
+use super::reduction::Reductions;
+use super::{Rt, create, reduction};
+use crate::cx::Element;
+use crate::envelope::{Header, tag};
+use crate::registry::ChareInfo;
+use crate::{Chare, IndexMap, Places};
+
+/// Names a collection in the whole job: its creator's PE and a serial number; for single chares, their type.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct CollectionId(pub(crate) u64);
+
+const SOLO: u64 = 0xFFFF_FFFF;
+
+impl CollectionId {
+    pub(super) fn new(creator: Pe, serial: u32) -> Self {
+        Self(u64::from(creator.0) << 32 | u64::from(serial))
+    }
+
+    #[inline]
+    pub(super) fn solo(info: &ChareInfo) -> Self {
+        Self(SOLO << 32 | u64::from(info.id()))
+    }
+
+    /// Who made it; `None` for single chares.
+    pub(super) fn creator(self) -> Option<Pe> {
+        let creator = u32::try_from(self.0 >> 32).expect("32 bits are left");
+        (u64::from(creator) != SOLO).then_some(Pe(creator))
+    }
+}
+
+impl fmt::Debug for CollectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// What the home knows of an element that does not live there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub(super) enum Place {
+    At(Pe),
+    Gone,
+}
+
+type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
+
+/// A PE's members of one collection.
+pub(crate) struct Members<T: Chare> {
+    id: CollectionId,
+    pub(super) shape: Shape<T>,
+    pub(super) map: T::Map,
+    elements: Table<T::Index, Rc<Element<T>>>,
+    /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
+    places: Table<T::Index, Place>,
+    /// At an element's home: calls that came before it.
+    waiting: Table<T::Index, Vec<Incoming>>,
+    /// All that is to be made here at creation has been made.
+    pub(super) complete: Cell<bool>,
+    pub(super) reductions: Reductions,
+    pub(super) inserted: create::Insertions,
+}
+
+/// A collection whatever its chares are.
+pub(super) trait AnyCollection {
+    fn id(&self) -> CollectionId;
+    fn as_any(self: Rc<Self>) -> Rc<dyn Any>;
+    fn reductions(&self) -> &Reductions;
+    /// A message about the collection itself.
+    fn system(self: Rc<Self>, rt: Rt, header: &Header, msg: Incoming);
+}
+
+impl<T: Chare> Members<T> {
+    pub(super) fn new(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            shape,
+            map,
+            elements: RefCell::default(),
+            places: RefCell::default(),
+            waiting: RefCell::default(),
+            complete: Cell::new(false),
+            reductions: Reductions::new(id, root),
+            inserted: create::Insertions::default(),
+        })
+    }
+
+    pub(super) fn solo(id: CollectionId) -> Rc<Self> {
+        let members = Self::new(id, Shape::Solo, T::Map::default(), Pe(0));
+        members.complete.set(true);
+        members
+    }
+
+    pub(super) fn id(&self) -> CollectionId {
+        self.id
+    }
+
+    /// Whether the collection's shape allows such an element.
+    pub(crate) fn may_exist(&self, index: &T::Index) -> bool {
+        self.shape.may_exist(index)
+    }
+
+    pub(crate) fn extent_text(&self) -> String {
+        self.shape.to_string()
+    }
+
+    /// The element, if it lives here.
+    #[inline]
+    pub(crate) fn find(&self, index: &T::Index) -> Option<Rc<Element<T>>> {
+        self.elements.borrow().get(index).cloned()
+    }
+
+    pub(super) fn local(&self) -> Vec<Rc<Element<T>>> {
+        self.elements.borrow().values().cloned().collect()
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.elements.borrow().len() as u64
+    }
+
+    pub(super) fn reserve(&self, count: usize) {
+        self.elements.borrow_mut().reserve(count);
+    }
+
+    /// Adds an element; `None` if there is one already.
+    pub(super) fn add(&self, element: Rc<Element<T>>) -> Option<()> {
+        let index = element.index;
+        let mut elements = self.elements.borrow_mut();
+        if elements.contains_key(&index) {
+            return None;
+        }
+        elements.insert(index, element);
+        Some(())
+    }
+
+    pub(super) fn remove(&self, index: &T::Index) -> Option<Rc<Element<T>>> {
+        self.elements.borrow_mut().remove(index)
+    }
+
+    /// The PE that knows where an element is.
+    #[inline]
+    pub(super) fn home(&self, rt: Rt, index: &T::Index) -> Pe {
+        let pes = rt.sched.pes();
+        let pe = match &self.shape {
+            Shape::Solo | Shape::Group => self.shape.fixed(index),
+            Shape::Bounded(bounds) => {
+                let position = bounds.position(index).map(|at| (at, bounds.volume));
+                Some(self.map.pe(index, &Places { pes, position }))
+            }
+            Shape::Sparse => Some(self.map.pe(index, &Places { pes, position: None })),
+        };
+        Pe(pe.map_or(0, |pe| pe.0) % pes)
+    }
+
+    /// Where to send a call.
+    #[inline]
+    pub(super) fn locate(&self, rt: Rt, index: &T::Index) -> Pe {
+        if self.elements.borrow().contains_key(index) {
+            return rt.sched.pe();
+        }
+        match self.places.borrow().get(index) {
+            Some(Place::At(pe)) => *pe,
+            _ => self.home(rt, index),
+        }
+    }
+
+    pub(super) fn place(&self, index: &T::Index) -> Option<Place> {
+        self.places.borrow().get(index).copied()
+    }
+
+    /// Learns where an element is, and sends on what waited for it here.
+    pub(super) fn learn(&self, rt: Rt, index: T::Index, place: Place) {
+        if place == Place::At(rt.sched.pe()) {
+            self.places.borrow_mut().remove(&index);
+        } else {
+            self.places.borrow_mut().insert(index, place);
+        }
+        self.wake(rt, &index);
+    }
+
+    pub(super) fn wait(&self, index: T::Index, msg: Incoming) {
+        self.waiting.borrow_mut().entry(index).or_default().push(msg);
+    }
+
+    /// Looks again at the calls that waited for an element.
+    pub(super) fn wake(&self, rt: Rt, index: &T::Index) {
+        let waiting = self.waiting.borrow_mut().remove(index).unwrap_or_default();
+        for msg in waiting {
+            rt.sched.enqueue(msg, charm4rs_scheduler::Class::Default);
+        }
+    }
+
+    /// Looks again at all calls that waited.
+    pub(super) fn wake_all(&self, rt: Rt) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        for msg in waiting.into_values().flatten() {
+            rt.sched.enqueue(msg, charm4rs_scheduler::Class::Default);
+        }
+    }
+}
+
+impl<T: Chare> AnyCollection for Members<T> {
+    fn id(&self) -> CollectionId {
+        self.id
+    }
+
+    fn as_any(self: Rc<Self>) -> Rc<dyn Any> {
+        self
+    }
+
+    fn reductions(&self) -> &Reductions {
+        &self.reductions
+    }
+
+    fn system(self: Rc<Self>, rt: Rt, header: &Header, msg: Incoming) {
+        match msg.tag {
+            tag::LOCATION => create::location::<T>(rt, &self, &msg),
+            tag::CENSUS => create::census_step(rt, &self, header, &msg),
+            _ => reduction::system(rt, &*self, header, &msg),
+        }
+    }
+}
+
+impl<T: Chare> fmt::Debug for Members<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Members").field("of", &T::NAME).field("here", &self.count()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,436 @@
+//! How chares come to be, and go.
+//!
+//! *Collections.* The creator picks a name, knows the collection at once, and sends its description down a tree; every PE
+//! makes the elements that the map gives it, then counts: the counts of its subtree go up the reduction tree
+//! (see [`super::reduction`]), whose root tells the creator when all have been made.
+//!
+//! *Sparse arrays* are filled by `insert`, from anywhere, and closed by a *census*: the asker's question goes down a tree, and
+//! every PE answers how many insertions it began and how many elements it made. When two rounds in a row give
+//! equal sums that do not change, nothing is on its way (the argument of quiescence, for one collection); the
+//! verdict goes down the tree, and counting begins as for other collections.
+//!
+//! *Single chares* are elements of one collection per type that always exists; their index names their home.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::Range;
+use std::rc::Rc;
+
+use charm4rs_scheduler::{Class, Tree};
+use charm4rs_transport::port::{Incoming, Tag};
+use charm4rs_transport::{Msg, Pe, Reach};
+use serde::{Deserialize, Serialize};
+
+use super::calls::{self, guard, send_moved, send_wire, shared};
+use super::collection::{CollectionId, Members, Place};
+use super::exit::Failure;
+use super::{Rt, reduction};
+use crate::cx::Element;
+use crate::envelope::{HEADER, Header, tag};
+use crate::index::Bounds;
+use crate::{Chare, Cx, IndexMap, Places, Proxy, Reply, Solo, Target, moved, wire};
+
+/// What elements a collection can have.
+pub(crate) enum Shape<T: Chare> {
+    Solo,
+    /// One for each PE.
+    Group,
+    /// All below an extent.
+    Bounded(Bounds<T::Index>),
+    /// Those that are inserted.
+    Sparse,
+}
+
+impl<T: Chare> Shape<T> {
+    pub(super) fn may_exist(&self, index: &T::Index) -> bool {
+        match self {
+            Self::Bounded(bounds) => bounds.position(index).is_some(),
+            Self::Group => {
+                let pes = super::current().sched.pes();
+                self.fixed(index).is_some_and(|pe| pe.0 < pes)
+            }
+            Self::Solo | Self::Sparse => true,
+        }
+    }
+
+    /// The only place where a group's element or a single chare can be.
+    pub(super) fn fixed(&self, index: &T::Index) -> Option<Pe> {
+        let naming = T::naming();
+        match self {
+            Self::Group => naming.group.and_then(|group| (group.pe)(index)).map(Pe),
+            Self::Solo => naming.solo.map(|home| home(index)),
+            _ => None,
+        }
+    }
+}
+
+impl<T: Chare> fmt::Display for Shape<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Solo => f.write_str("it is a single chare"),
+            Self::Group => f.write_str("it is a group, with one element for each PE"),
+            Self::Bounded(bounds) => write!(f, "its extent is {:?}", bounds.extent),
+            Self::Sparse => f.write_str("it is a sparse array"),
+        }
+    }
+}
+
+/// A collection's description, as it travels.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+struct Description<T: Chare> {
+    kind: Kind<T::Index>,
+    map: T::Map,
+    root: Pe,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(bound(serialize = "I: Serialize", deserialize = "I: Deserialize<'de>"))]
+enum Kind<I> {
+    Group,
+    Bounded(I),
+    Sparse,
+}
+
+impl<T: Chare> Description<T> {
+    fn shape(&self) -> Option<Shape<T>> {
+        let naming = T::naming();
+        match &self.kind {
+            Kind::Group => naming.group.map(|_| Shape::Group),
+            Kind::Sparse => Some(Shape::Sparse),
+            Kind::Bounded(extent) => {
+                let grid = naming.grid?;
+                let volume = (grid.volume)(extent)?;
+                Some(Shape::Bounded(Bounds { extent: *extent, volume, grid }))
+            }
+        }
+    }
+}
+
+/// Makes a collection; returns its name at once.
+pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: &T::Init) -> CollectionId {
+    let here = rt.sched.pe();
+    let serial = rt.serials.get();
+    rt.serials.set(serial.checked_add(1).expect("a PE makes fewer than 4 billion collections"));
+    let id = CollectionId::new(here, serial);
+    let (kind, root) = match &shape {
+        Shape::Group => (Kind::Group, Pe(0)),
+        Shape::Bounded(bounds) => {
+            let places = Places { pes: rt.sched.pes(), position: Some((0, bounds.volume)) };
+            let first = (bounds.volume > 0).then(|| map.pe(&(bounds.grid.at)(0, &bounds.extent), &places));
+            (Kind::Bounded(bounds.extent), first.map_or(here, |pe| Pe(pe.0 % places.pes)))
+        }
+        Shape::Sparse | Shape::Solo => (Kind::Sparse, here),
+    };
+    rt.register(Members::<T>::new(id, shape, map.clone(), root));
+    let created = Reply::<()>::new(rt);
+    let mut header = Header::new(id.0, here).with_reply(created.id());
+    header.method = T::info().id();
+    rt.created.borrow_mut().insert(id, created);
+    rt.with_scratch(|bytes| {
+        let aside = wire::pack(&(Description::<T> { kind, map, root }, init), bytes)
+            .unwrap_or_else(|error| panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME));
+        let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(bytes, room));
+        let payloads = aside.into_iter().map(calls::owned).collect();
+        rt.sched.enqueue(Incoming { from: here, tag: tag::CREATE, msg, payloads }, Class::Default);
+    });
+    id
+}
+
+/// A collection's description has arrived: passes it on, and makes the elements that belong here.
+pub(crate) fn create<T: Chare>(rt: Rt, mut msg: Incoming) {
+    let Some(header) = Header::of(&msg) else { return };
+    let (id, creator) = (CollectionId(header.collection), Pe(header.source));
+    if creator.0 >= rt.sched.pes() {
+        return rt.violation(msg.from, "a collection of a PE that does not exist", u64::from(creator.0));
+    }
+    for child in Tree::new(rt.sched.layout(), creator).children(rt.sched.pe()) {
+        super::broadcast::pass_on(rt, child, &msg);
+    }
+    let payloads = shared(std::mem::take(&mut msg.payloads));
+    let body = &msg.msg[HEADER..];
+    let Ok((description, init)) = wire::unpack_first::<Description<T>>(body, Vec::new()) else {
+        return rt.violation(msg.from, "a collection's description that cannot be read", header.collection);
+    };
+    let members = match rt.collection::<T>(id) {
+        Some(members) => members,
+        None => {
+            let Some(shape) = description.shape() else {
+                return rt.violation(msg.from, "a shape that its index cannot have", header.collection);
+            };
+            let members = Members::<T>::new(id, shape, description.map, description.root);
+            rt.register(members.clone());
+            members
+        }
+    };
+    members.reductions.tell_when_counted(header.reply());
+    let indices = own_indices(rt, &members);
+    let sparse = matches!(members.shape, Shape::Sparse);
+    members.reserve(indices.len());
+    for index in indices {
+        match wire::unpack::<T::Init>(init, payloads.clone()) {
+            Ok(init) => make(rt, &members, index, init),
+            Err(error) => {
+                let what = format!("the constructor's arguments of {} cannot be read: {error}", T::NAME);
+                return rt.fail(Failure { code: 1, what });
+            }
+        }
+    }
+    members.complete.set(!sparse);
+    rt.release(id);
+    members.wake_all(rt);
+    if !sparse {
+        reduction::count(rt, &*members, members.count());
+    }
+}
+
+/// The indices whose elements are made on this PE at creation.
+fn own_indices<T: Chare>(rt: Rt, members: &Members<T>) -> Vec<T::Index> {
+    let here = rt.sched.pe();
+    match &members.shape {
+        Shape::Sparse | Shape::Solo => Vec::new(),
+        Shape::Group => T::naming().group.map(|group| (group.of)(here)).into_iter().collect(),
+        Shape::Bounded(bounds) => {
+            let pes = rt.sched.pes();
+            let at = |position| (bounds.grid.at)(position, &bounds.extent);
+            let range: Option<Range<u64>> = members.map.block(here, pes, bounds.volume);
+            match range {
+                Some(range) => range.map(at).collect(),
+                None => (0..bounds.volume).map(at).filter(|index| members.home(rt, index) == here).collect(),
+            }
+        }
+    }
+}
+
+/// Makes one element here.
+fn make<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, init: T::Init) {
+    let element = Element::<T>::new(rt, members.id(), index);
+    if members.add(element.clone()).is_none() {
+        let what = format!("{}[{index:?}] was inserted twice", T::NAME);
+        return rt.fail(Failure { code: 1, what });
+    }
+    match guard(|| T::construct(&mut Cx { element: &element }, init)) {
+        Ok(state) => *element.state.borrow_mut() = Some(state),
+        Err(panic) => rt.fail(Failure::panic(&format!("the constructor of {}[{index:?}]", T::NAME), &panic)),
+    }
+}
+
+/// Makes a single chare on `pe`, or on the next PE in turn.
+pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<Pe>) -> Proxy<T> {
+    let home = pe.unwrap_or_else(|| {
+        let pe = rt.next_home.get();
+        rt.next_home.set((pe + 1) % rt.sched.pes());
+        Pe(pe)
+    });
+    let serial = rt.solos.get();
+    rt.solos.set(serial + 1);
+    let index = Solo { home, creator: rt.sched.pe(), serial };
+    let collection = CollectionId::solo(T::info());
+    send_new::<T>(rt, home, tag::SOLO, collection, index, init);
+    Proxy::to(Target { collection, which: index })
+}
+
+/// Makes an element of a sparse array.
+pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: T::Init, pe: Option<Pe>) {
+    let Some(members) = rt.collection::<T>(id) else {
+        // The creator always knows it; others learn of it through a message that may still be on its way.
+        return rt.sched_later(move || insert::<T>(super::current(), id, index, init, pe));
+    };
+    assert!(matches!(members.shape, Shape::Sparse), "{} is not a sparse array: {}", T::NAME, members.extent_text());
+    assert!(!members.complete.get(), "{} has been closed by `done_inserting`", T::NAME);
+    members.inserted.begun.set(members.inserted.begun.get() + 1);
+    let to = pe.unwrap_or_else(|| members.home(rt, &index));
+    send_new::<T>(rt, to, tag::INSERT, id, index, init);
+}
+
+fn send_new<T: Chare>(rt: Rt, to: Pe, tag: Tag, id: CollectionId, index: T::Index, init: T::Init) {
+    let mut header = Header::new(id.0, rt.sched.pe());
+    header.method = T::info().id();
+    if rt.reach(to) <= Reach::Process {
+        send_moved::<(T::Index, T::Init)>(rt, to, tag, header, (index, init));
+    } else if let Err(error) = send_wire(rt, to, tag, &header, &(index, init)) {
+        panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME);
+    }
+}
+
+/// A single chare, or an element of a sparse array, is to be made here.
+pub(crate) fn create_solo<T: Chare>(rt: Rt, mut msg: Incoming) {
+    let Some(header) = Header::of(&msg) else { return };
+    let id = CollectionId(header.collection);
+    let Some(members) = rt.collection::<T>(id) else {
+        return rt.keep(id, msg);
+    };
+    let (index, init) = if header.is_moved() {
+        // SAFETY: `send_new` wrote this type (the header names T) in this process; the message is dropped unread.
+        unsafe { moved::read::<(T::Index, T::Init)>(msg.msg.as_ptr().wrapping_add(HEADER)) }
+    } else {
+        let payloads = shared(std::mem::take(&mut msg.payloads));
+        match wire::unpack(&msg.msg[HEADER..], payloads) {
+            Ok(new) => new,
+            Err(_) => return rt.violation(msg.from, "a constructor's arguments that cannot be read", header.collection),
+        }
+    };
+    drop(msg);
+    make(rt, &members, index, init);
+    if matches!(members.shape, Shape::Sparse) {
+        members.inserted.made.set(members.inserted.made.get() + 1);
+        let home = members.home(rt, &index);
+        if home != rt.sched.pe() {
+            announce(rt, &members, home, index, Place::At(rt.sched.pe()));
+        }
+    }
+    members.wake(rt, &index);
+}
+
+fn announce<T: Chare>(rt: Rt, members: &Members<T>, home: Pe, index: T::Index, place: Place) {
+    let header = Header::new(members.id().0, rt.sched.pe());
+    send_wire(rt, home, tag::LOCATION, &header, &(index, place)).expect("an index can be packed: it came here so");
+}
+
+/// An element's home learns where it is.
+pub(super) fn location<T: Chare>(rt: Rt, members: &Members<T>, msg: &Incoming) {
+    match wire::unpack::<(T::Index, Place)>(&msg.msg[HEADER..], Vec::new()) {
+        Ok((_, Place::At(pe))) if pe.0 >= rt.sched.pes() => {
+            rt.violation(msg.from, "an element on a PE that does not exist", u64::from(pe.0));
+        }
+        Ok((index, place)) => members.learn(rt, index, place),
+        Err(_) => rt.violation(msg.from, "a location that cannot be read", msg.msg.len() as u64),
+    }
+}
+
+/// Destroys an element when its present entry method has ended.
+pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
+    let rt = element.rt;
+    let Some(members) = rt.collection::<T>(element.collection) else { return };
+    if members.remove(&element.index).is_none() {
+        return;
+    }
+    let gone = element.clone();
+    rt.sched_later(move || drop(gone.state.take()));
+    if matches!(members.shape, Shape::Solo) {
+        return;
+    }
+    let home = members.home(rt, &element.index);
+    if home == rt.sched.pe() {
+        members.learn(rt, element.index, Place::Gone);
+    } else {
+        announce(rt, &members, home, element.index, Place::Gone);
+    }
+    reduction::depart(rt, &*members, element.contributed.get());
+}
+
+/// A PE's count of a sparse array's insertions, and the census that it takes part in.
+#[derive(Default)]
+pub(super) struct Insertions {
+    begun: Cell<u64>,
+    made: Cell<u64>,
+    round: RefCell<Round>,
+}
+
+#[derive(Default)]
+struct Round {
+    missing: usize,
+    begun: u64,
+    made: u64,
+    /// The lowest PE with an element.
+    first: Option<Pe>,
+    /// At the asker: the sums of the round before.
+    before: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Step {
+    Ask,
+    Answer { begun: u64, made: u64, first: Option<Pe> },
+    Close { root: Pe },
+}
+
+/// Begins a census from here.
+pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
+    let reply = Reply::new(rt);
+    let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
+    send_step(rt, rt.sched.pe(), &header, &Step::Ask);
+    reply
+}
+
+fn send_step(rt: Rt, to: Pe, header: &Header, step: &Step) {
+    send_wire(rt, to, tag::CENSUS, header, step).expect("a step of a census can be packed");
+}
+
+pub(super) fn census_step<T: Chare>(rt: Rt, members: &Rc<Members<T>>, header: &Header, msg: &Incoming) {
+    let asker = Pe(header.source);
+    let step = wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new());
+    let (Ok(step), true) = (step, asker.0 < rt.sched.pes() && matches!(members.shape, Shape::Sparse)) else {
+        return rt.violation(msg.from, "a census that cannot be", header.collection);
+    };
+    let tree = Tree::new(rt.sched.layout(), asker);
+    let here = rt.sched.pe();
+    match step {
+        Step::Ask => {
+            let children: Vec<Pe> = tree.children(here).collect();
+            {
+                let mut round = members.inserted.round.borrow_mut();
+                let before = round.before;
+                *round = Round { missing: children.len() + 1, before, ..Round::default() };
+            }
+            children.into_iter().for_each(|child| send_step(rt, child, header, &Step::Ask));
+            let own = &members.inserted;
+            let first = (members.count() > 0).then_some(here);
+            census_answer(rt, members, header, (own.begun.get(), own.made.get(), first));
+        }
+        Step::Answer { begun, made, first } => census_answer(rt, members, header, (begun, made, first)),
+        Step::Close { root } => {
+            tree.children(here).for_each(|child| send_step(rt, child, header, &Step::Close { root }));
+            members.reductions.move_root(root, header.reply());
+            members.complete.set(true);
+            rt.release(members.id());
+            members.wake_all(rt);
+            reduction::count(rt, &**members, members.count());
+        }
+    }
+}
+
+fn census_answer<T: Chare>(
+    rt: Rt,
+    members: &Rc<Members<T>>,
+    header: &Header,
+    (begun, made, first): (u64, u64, Option<Pe>),
+) {
+    let asker = Pe(header.source);
+    let mut round = members.inserted.round.borrow_mut();
+    round.begun += begun;
+    round.made += made;
+    round.first = round.first.into_iter().chain(first).min();
+    let Some(missing) = round.missing.checked_sub(1) else {
+        return rt.violation(asker, "an answer to no census", header.collection);
+    };
+    round.missing = missing;
+    if missing > 0 {
+        return;
+    }
+    let (begun, made, first) = (round.begun, round.made, round.first);
+    match Tree::new(rt.sched.layout(), asker).parent(rt.sched.pe()) {
+        Some(parent) => send_step(rt, parent, header, &Step::Answer { begun, made, first }),
+        None => {
+            let settled = begun == made && round.before == Some(begun);
+            round.before = (begun == made).then_some(begun);
+            drop(round);
+            let step = if settled { Step::Close { root: first.unwrap_or(asker) } } else { Step::Ask };
+            send_step(rt, rt.sched.pe(), header, &step);
+        }
+    }
+}
+
+/// The reply that a collection's creator can wait for.
+impl super::Runtime {
+    pub(crate) fn created(&self, id: CollectionId) -> Reply<()> {
+        let reply = self.created.borrow_mut().remove(&id);
+        reply.expect("`created` is asked once, by the PE that made the collection")
+    }
+
+    /// Runs `f` when the present entry method has ended.
+    pub(super) fn sched_later(&self, f: impl FnOnce() + 'static) {
+        self.sched.spawn(async move { f() });
+    }
+}
+

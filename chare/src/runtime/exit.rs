@@ -1,0 +1,133 @@
+//! How a job ends: by `exit`, by a panic nobody waits for, by an error of the transport.
+//!
+//! `exit(code)` on any PE sends the code down a tree to all PEs; each passes it on and leaves its loop after the
+//! entry method that runs. A failure does not ask anybody: it is reported, once, and the process ends; the
+//! launcher ends the others. In a simulation nothing ends but the simulation.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::PanicHookInfo;
+use std::sync::Once;
+
+use charm4rs_scheduler::Tree;
+use charm4rs_transport::{Pe, TransportError};
+
+use super::Rt;
+use crate::CallError;
+use crate::envelope::{Header, tag};
+
+/// Why a job ends before its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The job's exit status.
+    pub code: u8,
+    /// What happened.
+    pub what: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Failure {
+    pub(crate) fn call(error: &CallError) -> Self {
+        Self { code: 1, what: error.to_string() }
+    }
+
+    pub(crate) fn panic(what: &str, panic: &Panicked) -> Self {
+        Self { code: 1, what: format!("{what} panicked: {}", panic.message) }
+    }
+}
+
+impl From<&TransportError> for Failure {
+    fn from(error: &TransportError) -> Self {
+        Self { code: error.code(), what: error.to_string() }
+    }
+}
+
+/// What ends a job, outside the object layer: the process, or the simulation.
+pub trait Ending {
+    /// Reports a failure and ends the job.
+    fn fail(&self, pe: Pe, failure: Failure);
+}
+
+/// `exit` was called here.
+pub(crate) fn exit(rt: Rt, code: i32) {
+    pass_on(rt, rt.sched.pe(), code);
+    rt.sched.stop(code);
+}
+
+pub(super) fn arrived(rt: Rt, header: &Header) {
+    let (root, code) = (Pe(header.source), header.priority);
+    if root.0 >= rt.sched.pes() {
+        return rt.violation(root, "an exit from a PE that does not exist", u64::from(root.0));
+    }
+    pass_on(rt, root, code);
+    rt.sched.stop(code);
+}
+
+fn pass_on(rt: Rt, root: Pe, code: i32) {
+    if rt.sched.stopping().is_some() {
+        return;
+    }
+    let mut header = Header::new(0, root);
+    header.priority = code;
+    for child in Tree::new(rt.sched.layout(), root).children(rt.sched.pe()) {
+        rt.sched.send_system(child, tag::EXIT, crate::envelope::HEADER, |room| header.fill(&[], room));
+    }
+}
+
+/// A panic of user code, caught.
+#[derive(Debug)]
+pub(crate) struct Panicked {
+    /// Its text, place, and backtrace if one was asked for.
+    pub(crate) message: String,
+    /// It only passes on the error of a call.
+    pub(crate) passed_on: Option<CallError>,
+}
+
+thread_local! {
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+impl Panicked {
+    /// From what `catch_unwind` caught.
+    #[cold]
+    pub(crate) fn take(panic: Box<dyn Any + Send>) -> Self {
+        let place = PLACE.take().unwrap_or_default();
+        match panic.downcast::<CallError>() {
+            Ok(error) => Self { message: error.to_string(), passed_on: Some(*error) },
+            Err(panic) => Self { message: format!("{}{place}", text(&*panic)), passed_on: None },
+        }
+    }
+}
+
+fn text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a value that is not text")
+}
+
+/// Keeps the place (and backtrace) of a panic on a PE's thread for its report, instead of printing it there.
+/// Other threads keep the hook that was there.
+pub(crate) fn install_panic_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+            if super::try_current().is_none() {
+                return others(info);
+            }
+            let mut place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
+            let trace = std::backtrace::Backtrace::capture();
+            if trace.status() == std::backtrace::BacktraceStatus::Captured {
+                place = format!("{place}\n{trace}");
+            }
+            PLACE.set(Some(place));
+        }));
+    });
+}

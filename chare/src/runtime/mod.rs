@@ -1,0 +1,258 @@
+//! A PE's part of the object layer: its chares, and what happens to a message that arrives for them.
+//!
+//! The way of a call, down one side and up the other:
+//! [`crate::Call`] (dropped) → [`calls::call`] (where does the element live? move or serialize) → scheduler → port → … →
+//! port → scheduler → [`Runtime::deliver`](charm4rs_scheduler::Handler::deliver) → [`calls::deliver`] (find the element, read the arguments) →
+//! the entry method → [`calls::reply`].
+//!
+//! Everything here belongs to one PE and is reached through a shared reference with cells inside. No borrow
+//! is held while user code runs, so an entry method may call anything, itself included.
+
+mod broadcast;
+mod calls;
+mod collection;
+mod create;
+mod exit;
+mod reduction;
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+use charm4rs_scheduler::{Class, Handler, Offer, Order, Scheduler};
+use charm4rs_transport::port::{Incoming, Tag};
+use charm4rs_transport::{Pe, Reach, RegBuf, TransportError};
+use hashbrown::HashMap;
+
+pub(crate) use broadcast::{Answer, broadcast, call_all};
+pub(crate) use calls::{call, deliver, guard, reply, reply_serialized, spawn};
+pub(crate) use collection::{CollectionId, Members};
+pub(crate) use create::{Shape, census, create, create_collection, create_solo, destroy, insert, single};
+pub use exit::{Ending, Failure};
+pub(crate) use exit::{exit, install_panic_hook};
+pub use reduction::sink;
+pub(crate) use reduction::{allreduce, contribute};
+
+use crate::Chare;
+use crate::envelope::{EXPEDITED, HEADER, Header, LIFO, PRIORITY, tag};
+use crate::registry::{Registry, registry};
+use crate::reply::Futures;
+
+/// A PE's runtime. It lives until the process ends, so that proxies, replies and tasks can name it.
+pub type Rt = &'static Runtime;
+
+/// See the [module's text](self).
+pub struct Runtime {
+    pub(crate) sched: Rc<Scheduler>,
+    pub(crate) futures: Futures,
+    pub(crate) ending: Rc<dyn Ending>,
+    registry: &'static Registry,
+    collections: RefCell<HashMap<CollectionId, Rc<dyn collection::AnyCollection>, foldhash::fast::FixedState>>,
+    /// Messages for collections whose creation has not arrived yet.
+    early: RefCell<HashMap<CollectionId, Vec<Incoming>>>,
+    /// The replies that creators can wait for.
+    created: RefCell<HashMap<CollectionId, crate::Reply<()>>>,
+    serials: Cell<u32>,
+    solos: Cell<u64>,
+    next_home: Cell<u32>,
+    waves: RefCell<HashMap<crate::envelope::FutureId, Rc<broadcast::Wave>>>,
+    /// Reused to serialize into.
+    scratch: Cell<Vec<u8>>,
+}
+
+thread_local! {
+    static CURRENT: Cell<Option<Rt>> = const { Cell::new(None) };
+}
+
+/// The runtime of the PE that runs on this thread.
+///
+/// # Panics
+/// Outside a job.
+#[inline]
+#[track_caller]
+pub(crate) fn current() -> Rt {
+    try_current().expect("only inside a job: in its main, in an entry method, or in a task of a PE")
+}
+
+#[inline]
+pub(crate) fn try_current() -> Option<Rt> {
+    CURRENT.get()
+}
+
+impl Runtime {
+    /// A runtime for a PE. It is never freed, but [`Runtime::clear`] empties it.
+    pub(crate) fn new(sched: Rc<Scheduler>, ending: Rc<dyn Ending>) -> Rt {
+        let next_home = Cell::new(sched.pe().0);
+        Box::leak(Box::new(Self {
+            sched,
+            futures: Futures::default(),
+            ending,
+            registry: registry(),
+            collections: RefCell::default(),
+            early: RefCell::default(),
+            created: RefCell::default(),
+            serials: Cell::new(0),
+            solos: Cell::new(0),
+            next_home,
+            waves: RefCell::default(),
+            scratch: Cell::default(),
+        }))
+    }
+
+    /// Runs `f` as this PE.
+    pub(crate) fn enter<R>(&'static self, f: impl FnOnce() -> R) -> R {
+        struct Restore(Option<Rt>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+        let _restore = Restore(CURRENT.replace(Some(self)));
+        f()
+    }
+
+    /// Drops all chares and what waits for them.
+    pub(crate) fn clear(&self) {
+        let collections = std::mem::take(&mut *self.collections.borrow_mut());
+        drop(collections);
+        self.early.borrow_mut().clear();
+        self.waves.borrow_mut().clear();
+    }
+
+    /// This PE's members of a collection; `None` if its creation has not arrived here yet, or it holds other chares.
+    #[inline]
+    pub(crate) fn collection<T: Chare>(&self, id: CollectionId) -> Option<Rc<Members<T>>> {
+        let found = self.collections.borrow().get(&id).cloned();
+        match found {
+            Some(any) => any.as_any().downcast().ok(),
+            None if id == CollectionId::solo(T::info()) => {
+                let members = Members::<T>::solo(id);
+                self.register(members.clone());
+                Some(members)
+            }
+            None => None,
+        }
+    }
+
+    fn register(&self, members: Rc<dyn collection::AnyCollection>) {
+        self.collections.borrow_mut().insert(members.id(), members);
+    }
+
+    fn any_collection(&self, id: CollectionId) -> Option<Rc<dyn collection::AnyCollection>> {
+        self.collections.borrow().get(&id).cloned()
+    }
+
+    /// Keeps a message until its collection is known here.
+    fn keep(&self, id: CollectionId, msg: Incoming) {
+        if id.creator().is_some_and(|pe| pe.0 >= self.sched.pes()) {
+            return self.violation(msg.from, "a collection that cannot exist", id.0);
+        }
+        self.early.borrow_mut().entry(id).or_default().push(msg);
+    }
+
+    /// Delivers what was kept for a collection.
+    fn release(&'static self, id: CollectionId) {
+        let kept = self.early.borrow_mut().remove(&id).unwrap_or_default();
+        for msg in kept {
+            self.sched.enqueue(msg, Class::Default);
+        }
+    }
+
+    /// Sends a header and serialized bytes.
+    fn post(&self, to: Pe, tag: Tag, header: &Header, bytes: &[u8]) {
+        self.sched.send(to, tag, HEADER + bytes.len(), |room| header.fill(bytes, room));
+    }
+
+    /// Serializes into the scratch buffer for the time of `f`.
+    fn with_scratch<R>(&self, f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let mut bytes = self.scratch.take();
+        bytes.clear();
+        let result = f(&mut bytes);
+        self.scratch.set(bytes);
+        result
+    }
+
+    fn reach(&self, to: Pe) -> Reach {
+        self.sched.layout().reach(self.sched.pe(), to)
+    }
+
+    /// A peer broke the protocol: the job ends.
+    pub(crate) fn violation(&self, from: Pe, what: &'static str, detail: u64) {
+        self.fail(Failure::from(&TransportError::Protocol { from, what, detail }));
+    }
+
+    /// The job ends with an error.
+    pub(crate) fn fail(&self, failure: Failure) {
+        self.ending.fail(self.sched.pe(), failure);
+        self.sched.stop(i32::from(u8::MAX));
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("pe", &self.sched.pe()).finish_non_exhaustive()
+    }
+}
+
+/// What the scheduler drives.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Driver(pub(crate) Rt);
+
+impl Handler for Driver {
+    #[inline]
+    fn class(&self, msg: &Incoming) -> Class {
+        match msg.tag {
+            tag::EXIT => Class::Now,
+            tag::CALL | tag::BROADCAST => Header::of(msg).map_or(Class::Default, |header| class_of(&header)),
+            tag::REPLY | tag::FAILURE => Class::Expedited,
+            _ => Class::Default,
+        }
+    }
+
+    fn deliver(&self, msg: Incoming) {
+        let rt = self.0;
+        let Some(header) = Header::of(&msg) else {
+            return rt.violation(msg.from, "a message without a header", msg.msg.len() as u64);
+        };
+        if header.is_moved() && rt.reach(msg.from) > Reach::Process {
+            return rt.violation(msg.from, "a moved value from another process", u64::from(header.flags));
+        }
+        match msg.tag {
+            tag::CALL | tag::BROADCAST => match rt.registry.methods.get(usize::from(header.method)) {
+                Some(method) if msg.tag == tag::CALL => (method.deliver)(rt, msg),
+                Some(method) => (method.broadcast)(rt, msg),
+                None => rt.violation(msg.from, "an entry method that does not exist", u64::from(header.method)),
+            },
+            tag::REPLY | tag::FAILURE => calls::settle(rt, &header, msg),
+            tag::CREATE | tag::SOLO | tag::INSERT => match rt.registry.chares.get(usize::from(header.method)) {
+                Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, msg),
+                Some(chare) => (chare.solo)(rt, msg),
+                None => rt.violation(msg.from, "a chare type that does not exist", u64::from(header.method)),
+            },
+            tag::WAVE => broadcast::answer(rt, &header, &msg),
+            tag::LOCATION | tag::COUNTED | tag::PARTIAL | tag::RESULT | tag::CENSUS => {
+                match rt.any_collection(CollectionId(header.collection)) {
+                    Some(members) => members.system(rt, &header, msg),
+                    None => rt.keep(CollectionId(header.collection), msg),
+                }
+            }
+            tag::EXIT => exit::arrived(rt, &header),
+            other => rt.violation(msg.from, "a message of unknown kind", u64::from(other.0)),
+        }
+    }
+
+    fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>> {
+        offer.sizes.iter().map(|_| None).collect()
+    }
+}
+
+#[inline]
+fn class_of(header: &Header) -> Class {
+    if header.flags & (PRIORITY | LIFO | EXPEDITED) == 0 {
+        Class::Default
+    } else if header.flags & EXPEDITED != 0 {
+        Class::Expedited
+    } else {
+        Class::Priority(header.priority, if header.flags & LIFO != 0 { Order::Lifo } else { Order::Fifo })
+    }
+}

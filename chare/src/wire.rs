@@ -1,0 +1,77 @@
+//! Serialization, all of it: arguments and results to bytes and back (postcard), payloads set aside.
+//!
+//! While a value is packed, each large [`Payload`](crate::Payload) in it hands its memory to a list beside the bytes; the
+//! transport carries that list out of band, and unpacking takes from it. The list is reached through a thread-local,
+//! since serde has no other way to pass it down; it is empty except during `pack` and `unpack`.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use charm4rs_transport::RegBuf;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Payloads below this many bytes travel inside the message.
+const ASIDE_MIN: usize = 1024;
+
+thread_local! {
+    static ASIDE: RefCell<Option<Vec<Option<Arc<RegBuf>>>>> = const { RefCell::new(None) };
+}
+
+/// Bytes that are not what their type says, or a value that cannot be packed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, serde::Deserialize)]
+#[error("{0}")]
+pub struct WireError(String);
+
+impl From<postcard::Error> for WireError {
+    fn from(error: postcard::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Appends `value` to `bytes`; returns the payloads that travel beside them.
+pub(crate) fn pack<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<Vec<Arc<RegBuf>>, WireError> {
+    let outer = ASIDE.replace(Some(Vec::new()));
+    let packed = postcard::to_extend(value, std::mem::take(bytes));
+    let aside = ASIDE.replace(outer).unwrap_or_default();
+    *bytes = packed?;
+    Ok(aside.into_iter().flatten().collect())
+}
+
+/// Reads a value back. All bytes must be used.
+pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8], payloads: Vec<Arc<RegBuf>>) -> Result<T, WireError> {
+    let (value, rest) = unpack_first(bytes, payloads)?;
+    if rest.is_empty() { Ok(value) } else { Err(WireError(format!("{} bytes too many", rest.len()))) }
+}
+
+/// Reads a value from the front; returns the rest.
+pub(crate) fn unpack_first<T: DeserializeOwned>(
+    bytes: &[u8],
+    payloads: Vec<Arc<RegBuf>>,
+) -> Result<(T, &[u8]), WireError> {
+    if payloads.is_empty() {
+        return Ok(postcard::take_from_bytes(bytes)?);
+    }
+    let outer = ASIDE.replace(Some(payloads.into_iter().map(Some).collect()));
+    let result = postcard::take_from_bytes(bytes);
+    ASIDE.set(outer);
+    Ok(result?)
+}
+
+/// Called by a payload that is being packed: its place in the list, if it is to travel beside the message.
+pub(crate) fn set_aside(buf: &Arc<RegBuf>) -> Option<u32> {
+    if buf.len() < ASIDE_MIN {
+        return None;
+    }
+    ASIDE.with_borrow_mut(|list| {
+        let list = list.as_mut()?;
+        let place = u32::try_from(list.len()).ok()?;
+        list.push(Some(buf.clone()));
+        Some(place)
+    })
+}
+
+/// Called by a payload that is being unpacked.
+pub(crate) fn take_aside(place: u32) -> Option<Arc<RegBuf>> {
+    ASIDE.with_borrow_mut(|list| list.as_mut()?.get_mut(place as usize)?.take())
+}
