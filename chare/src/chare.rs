@@ -41,7 +41,7 @@ pub trait Chare: Sized + 'static {
     const NAME: &'static str;
 
     /// Makes an element.
-    fn construct(cx: &mut Cx<'_, Self>, init: Self::Init) -> Self;
+    fn construct(cx: &mut Cx<Self>, init: Self::Init) -> Self;
     /// The type's row in the registry.
     fn info() -> &'static ChareInfo;
     /// What its index can do.

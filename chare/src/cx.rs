@@ -98,17 +98,17 @@ macro_rules! surroundings {
 }
 
 /// The surroundings of a plain entry method.
-pub struct Cx<'a, T: Chare> {
-    pub(crate) element: &'a Rc<Element<T>>,
+pub struct Cx<T: Chare> {
+    pub(crate) element: Rc<Element<T>>,
 }
 
-impl<T: Chare> Cx<'_, T> {
-    surroundings!(self => self.element);
+impl<T: Chare> Cx<T> {
+    surroundings!(self => &self.element);
 
     /// A handle with which an `async` block can go on with this chare later.
     #[must_use]
     pub fn this(&self) -> This<T> {
-        This::new(self.element)
+        This::new(&self.element)
     }
 
     /// Runs a future on this PE, beside the entry methods.
@@ -117,7 +117,7 @@ impl<T: Chare> Cx<'_, T> {
     }
 }
 
-impl<T: Chare> fmt::Debug for Cx<'_, T> {
+impl<T: Chare> fmt::Debug for Cx<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Cx({:?})", self.proxy())
     }
@@ -159,8 +159,8 @@ impl<T: Chare> This<T> {
     /// Runs a plain entry method. For `#[chare]`.
     #[doc(hidden)]
     #[inline]
-    pub fn enter<R>(&self, f: impl FnOnce(&mut T, &mut Cx<'_, T>) -> R) -> R {
-        self.with(|state| f(state, &mut Cx { element: &self.element }))
+    pub fn enter<R>(&self, f: impl FnOnce(&mut T, &mut Cx<T>) -> R) -> R {
+        self.with(|state| f(state, &mut Cx { element: self.element.clone() }))
     }
 
     /// Lets other work of this PE run for a while.

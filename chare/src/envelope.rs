@@ -42,8 +42,7 @@ pub(crate) mod tag {
 }
 
 /// Where the answer to a call goes: a future's slot on a PE.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct FutureId {
     pub(crate) pe: Pe,
     pub(crate) slot: u32,

@@ -375,7 +375,7 @@ mod tests {
             for pe in 0..pes {
                 let pe = Pe(pe.try_into().unwrap());
                 let block = IndexMap::<u64>::block(&DefaultMap, pe, pes.try_into().unwrap(), count).unwrap();
-                assert!(block.clone().all(|at| owners[at as usize] == u64::from(pe.0)));
+                assert!(block.clone().all(|at| owners[usize::try_from(at).unwrap()] == u64::from(pe.0)));
                 assert_eq!(block.count(), owners.iter().filter(|&&o| o == u64::from(pe.0)).count());
             }
             let sizes: Vec<usize> = (0..pes).map(|pe| owners.iter().filter(|&&o| o == pe).count()).collect();

@@ -70,12 +70,7 @@ impl Job {
     /// # Panics
     /// If the extent is negative or overflows.
     #[track_caller]
-    pub fn array_by<T: Chare<Index: GridIndex>>(
-        &self,
-        map: T::Map,
-        extent: T::Index,
-        init: T::Init,
-    ) -> Collection<T> {
+    pub fn array_by<T: Chare<Index: GridIndex>>(&self, map: T::Map, extent: T::Index, init: T::Init) -> Collection<T> {
         let bounds = Bounds { extent, volume: volume(&extent), grid: crate::index::Grid::THIS };
         Collection::named(runtime::create_collection::<T>(self.rt, Shape::Bounded(bounds), map, &init))
     }
@@ -108,14 +103,12 @@ impl Job {
     }
 
     /// A value that somebody will give, somewhere: the promise travels, the reply is awaited here.
-    #[must_use]
     pub fn promise<R: Arguments>(&self) -> (Promise<R>, Reply<R>) {
         let reply = Reply::new(self.rt);
         (Promise::of(&reply), reply)
     }
 
     /// Completes when nothing runs in the whole job, nothing is queued, and nothing is on its way.
-    #[must_use]
     pub fn quiescence(&self) -> Reply<()> {
         let reply = Reply::new(self.rt);
         let (rt, id) = (self.rt, reply.id());

@@ -26,7 +26,8 @@ mod receive;
 pub mod reduce;
 mod registry;
 mod reply;
-mod runtime;
+#[doc(hidden)]
+pub mod runtime;
 mod wire;
 
 pub use boot::{Args, MainResult};
@@ -42,11 +43,13 @@ pub use payload::Payload;
 pub use proxy::{All, Collection, Kind, Many, One, Proxy, Target};
 pub use receive::Receive;
 pub use reply::{Checked, Promise, Reply, join_all};
+pub use runtime::CollectionId;
 
 /// What a program needs; `use charm4rs::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        All, Args, CallError, Collection, Cx, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, join_all, reduce,
+        All, Args, CallError, Collection, Cx, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, join_all,
+        reduce,
     };
     pub use serde::{Deserialize, Serialize};
 }
@@ -58,5 +61,6 @@ pub mod __private {
     pub use crate::receive::{post, receive};
     pub use crate::registry::{ChareInfo, MethodInfo, Registration};
     pub use crate::runtime::sink;
+    pub use crate::wire::WireError;
     pub use inventory;
 }

@@ -77,7 +77,6 @@ pub(crate) struct Stash {
     kind: Option<std::any::TypeId>,
 }
 
-
 impl Stash {
     pub(crate) const fn new() -> Self {
         Self { room: MaybeUninit::uninit(), drop: None, kind: None }
@@ -94,13 +93,17 @@ impl Stash {
         if Self::in_place::<T>() {
             // SAFETY: the room is large and aligned enough, and holds nothing.
             unsafe { room.cast::<T>().write(value) };
-            // SAFETY (of the later call): `room` then holds a T.
-            self.drop = Some(|room| unsafe { room.cast::<T>().drop_in_place() });
+            self.drop = Some(|room| {
+                // SAFETY: called while the stash holds the T that was written just above.
+                unsafe { room.cast::<T>().drop_in_place() }
+            });
         } else {
             // SAFETY: as above, for a box.
             unsafe { room.cast::<Box<T>>().write(Box::new(value)) };
-            // SAFETY (of the later call): `room` then holds a Box<T>.
-            self.drop = Some(|room| unsafe { room.cast::<Box<T>>().drop_in_place() });
+            self.drop = Some(|room| {
+                // SAFETY: called while the stash holds the box that was written just above.
+                unsafe { room.cast::<Box<T>>().drop_in_place() }
+            });
         }
         self.kind = Some(std::any::TypeId::of::<T>());
     }

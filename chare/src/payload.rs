@@ -44,7 +44,8 @@ impl<T: Pod> Payload<T> {
     #[must_use]
     pub fn copy_of(items: &[T]) -> Self {
         let bytes: &[u8] = bytemuck::cast_slice(items);
-        let mut buf = runtime::try_current().map_or_else(|| RegBuf::heap(bytes.len()), |rt| rt.sched.alloc(bytes.len()));
+        let mut buf =
+            runtime::try_current().map_or_else(|| RegBuf::heap(bytes.len()), |rt| rt.sched.alloc(bytes.len()));
         buf.copy_from_slice(bytes);
         Self::from_buf(buf)
     }
@@ -57,10 +58,6 @@ impl<T: Pod> Payload<T> {
     #[must_use]
     pub fn into_vec(self) -> Vec<T> {
         self.to_vec()
-    }
-
-    pub(crate) fn into_buf(self) -> RegBuf {
-        Arc::try_unwrap(self.buf).unwrap_or_else(|shared| RegBuf::copy_of(&shared))
     }
 }
 

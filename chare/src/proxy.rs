@@ -7,9 +7,9 @@ use std::ops::Deref;
 use charm4rs_transport::Pe;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::runtime::{self, CollectionId};
 use crate::call::Options;
 use crate::envelope::FutureId;
+use crate::runtime::{self, CollectionId};
 use crate::{Calls, Chare, Entry, GridIndex, GroupIndex, Reply};
 
 mod sealed {
@@ -185,7 +185,6 @@ impl<T: Chare> Collection<T> {
     }
 
     /// Completes when all elements have been made on all PEs. Only its creator may ask, once.
-    #[must_use]
     pub fn created(&self) -> Reply<()> {
         runtime::current().created(self.id)
     }
@@ -211,7 +210,6 @@ impl<T: Chare> Collection<T> {
 
     /// Closes a sparse array: completes when every insertion that was begun has been made. From then on a call to
     /// an element that does not exist is an error, and reductions know how many contribute.
-    #[must_use]
     pub fn done_inserting(&self) -> Reply<()> {
         runtime::census(runtime::current(), self.id)
     }

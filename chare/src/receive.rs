@@ -1,8 +1,7 @@
 //! `when`-style receives: entry methods without a body, taken by `async` methods when they are ready for them.
 //!
-//! A call of such a method goes into the chare's mailbox for it, in order of arrival. A receive takes the first call that
-//! satisfies its condition; if there is none it waits, and the next arrival that satisfies it goes straight to it.
-//! Among several receives that wait, the one that began first is asked first.
+//! A call of such a method goes into the chare's mailbox for it, in order of arrival, and wakes the receives that wait
+//! there, in the order in which they began; each takes the first call that satisfies its condition.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -23,12 +22,15 @@ pub(crate) struct Mailboxes {
 
 struct Mailbox<A> {
     letters: VecDeque<A>,
-    waiting: VecDeque<Rc<Waiting<A>>>,
+    /// Of the receives that wait, by their tickets.
+    waiting: VecDeque<(u64, Waker)>,
+    tickets: u64,
 }
 
-struct Waiting<A> {
-    wants: Box<dyn Fn(&A) -> bool>,
-    got: RefCell<(Option<A>, Option<Waker>)>,
+impl<A> Default for Mailbox<A> {
+    fn default() -> Self {
+        Self { letters: VecDeque::new(), waiting: VecDeque::new(), tickets: 0 }
+    }
 }
 
 impl Mailboxes {
@@ -38,10 +40,7 @@ impl Mailboxes {
         let found = match boxes.iter().position(|(method, _)| *method == id) {
             Some(at) => boxes[at].1.clone(),
             None => {
-                let new: Rc<dyn Any> = Rc::new(RefCell::new(Mailbox::<E::Args> {
-                    letters: VecDeque::new(),
-                    waiting: VecDeque::new(),
-                }));
+                let new: Rc<dyn Any> = Rc::new(RefCell::new(Mailbox::<E::Args>::default()));
                 boxes.push((id, new.clone()));
                 new
             }
@@ -50,89 +49,70 @@ impl Mailboxes {
     }
 }
 
-/// Puts a call into its mailbox, or hands it to who waits for it. For `#[chare]`.
+/// Puts a call into its mailbox. For `#[chare]`.
 pub fn post<E: Entry>(this: &This<E::Chare>, args: E::Args) {
     let mailbox = this.element().mailboxes.of::<E>();
-    let waiting: Vec<_> = mailbox.borrow().waiting.iter().cloned().collect();
-    // Conditions are the user's code: they run outside every borrow.
-    match waiting.iter().find(|waiting| (waiting.wants)(&args)) {
-        Some(chosen) => {
-            mailbox.borrow_mut().waiting.retain(|waiting| !Rc::ptr_eq(waiting, chosen));
-            let waker = {
-                let mut got = chosen.got.borrow_mut();
-                got.0 = Some(args);
-                got.1.take()
-            };
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
-        None => mailbox.borrow_mut().letters.push_back(args),
-    }
+    let wakers: Vec<Waker> = {
+        let mut mailbox = mailbox.borrow_mut();
+        mailbox.letters.push_back(args);
+        mailbox.waiting.iter().map(|(_, waker)| waker.clone()).collect()
+    };
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 /// A receive under way; see the module's text.
 #[must_use = "a receive does nothing unless awaited"]
-pub struct Receive<E: Entry> {
+pub struct Receive<E: Entry, W> {
     mailbox: Rc<RefCell<Mailbox<E::Args>>>,
-    waiting: Option<Rc<Waiting<E::Args>>>,
-    wants: Option<Box<dyn Fn(&E::Args) -> bool>>,
+    wants: W,
+    ticket: Option<u64>,
 }
 
 /// Begins a receive. For `#[chare]`.
-pub fn receive<E: Entry>(this: &This<E::Chare>, wants: impl Fn(&E::Args) -> bool + 'static) -> Receive<E> {
-    Receive { mailbox: this.element().mailboxes.of::<E>(), waiting: None, wants: Some(Box::new(wants)) }
+pub fn receive<E: Entry>(
+    this: &This<E::Chare>,
+    wants: impl Fn(&E::Args) -> bool,
+) -> Receive<E, impl Fn(&E::Args) -> bool> {
+    Receive { mailbox: this.element().mailboxes.of::<E>(), wants, ticket: None }
 }
 
-impl<E: Entry> Future for Receive<E> {
+impl<E: Entry, W: Fn(&E::Args) -> bool> Future for Receive<E, W> {
     type Output = E::Args;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E::Args> {
-        if let Some(waiting) = &self.waiting {
-            let mut got = waiting.got.borrow_mut();
-            return match got.0.take() {
-                Some(args) => Poll::Ready(args),
-                None => {
-                    got.1 = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            };
-        }
-        let wants = self.wants.take().expect("a receive is not polled after its end");
-        let mut letters = std::mem::take(&mut self.mailbox.borrow_mut().letters);
-        let found = letters.iter().position(&wants).and_then(|at| letters.remove(at));
-        {
-            // The condition is the user's code and may have posted to this mailbox: what came meanwhile goes last.
-            let mut mailbox = self.mailbox.borrow_mut();
-            letters.append(&mut mailbox.letters);
-            mailbox.letters = letters;
-        }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E::Args> {
+        let this = self.get_mut();
+        // The condition is the user's code, and may post to this mailbox: it runs outside of the borrow.
+        let mut letters = std::mem::take(&mut this.mailbox.borrow_mut().letters);
+        let found = letters.iter().position(&this.wants).and_then(|at| letters.remove(at));
+        let mut mailbox = this.mailbox.borrow_mut();
+        letters.append(&mut mailbox.letters);
+        mailbox.letters = letters;
         if let Some(args) = found {
             return Poll::Ready(args);
         }
-        let waiting = Rc::new(Waiting { wants, got: RefCell::new((None, Some(cx.waker().clone()))) });
-        self.mailbox.borrow_mut().waiting.push_back(waiting.clone());
-        self.waiting = Some(waiting);
+        let ticket = *this.ticket.get_or_insert_with(|| {
+            mailbox.tickets += 1;
+            mailbox.tickets
+        });
+        match mailbox.waiting.iter_mut().find(|(other, _)| *other == ticket) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => mailbox.waiting.push_back((ticket, cx.waker().clone())),
+        }
         Poll::Pending
     }
 }
 
-impl<E: Entry> Unpin for Receive<E> {}
+impl<E: Entry, W> Unpin for Receive<E, W> {}
 
-impl<E: Entry> Drop for Receive<E> {
-    /// A receive that is dropped gives back what it was handed.
+impl<E: Entry, W> Drop for Receive<E, W> {
     fn drop(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            let mut mailbox = self.mailbox.borrow_mut();
-            mailbox.waiting.retain(|other| !Rc::ptr_eq(other, &waiting));
-            if let Some(args) = waiting.got.borrow_mut().0.take() {
-                mailbox.letters.push_front(args);
-            }
+        if let Some(ticket) = self.ticket {
+            self.mailbox.borrow_mut().waiting.retain(|(other, _)| *other != ticket);
         }
     }
 }
 
-impl<E: Entry> fmt::Debug for Receive<E> {
+impl<E: Entry, W> fmt::Debug for Receive<E, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Receive({}::{})", <E::Chare as Chare>::NAME, E::NAME)
     }

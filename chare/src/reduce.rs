@@ -20,8 +20,8 @@ use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Promise;
 use crate::Arguments;
+use crate::Promise;
 use crate::envelope::FutureId;
 use crate::runtime::CollectionId;
 
@@ -199,13 +199,13 @@ reducers! {
     /// All parts, sorted by their keys. An element's index is the natural key.
     gather Gather [K: Arguments + Ord, V: Arguments] (K, V) => Vec<(K, V)> => Vec<(K, V)>,
         start |pair| vec![pair],
-        merge |a, b| { let mut all = a; all.extend(b); all },
-        finish |all, _n| { let mut all = all; all.sort_by(|x, y| x.0.cmp(&y.0)); all };
+        merge |a, b| { let mut a = a; a.extend(b); a },
+        finish |p, _n| { let mut p = p; p.sort_by(|x, y| x.0.cmp(&y.0)); p };
     /// The set of all parts.
     set Set [T: Arguments + Ord] T => BTreeSet<T> => BTreeSet<T>,
         start |value| BTreeSet::from([value]),
-        merge |a, b| { let mut all = a; all.extend(b); all },
-        finish |all, _n| all;
+        merge |a, b| { let mut a = a; a.extend(b); a },
+        finish |p, _n| p;
     /// How many contributed.
     count Count [] () => () => u64,
         start |_value| (), merge |_a, _b| (), finish |_p, n| n;
@@ -300,8 +300,8 @@ impl<V, W, R: Reducer<V>, S: Reducer<W>> Reducer<(V, W)> for (R, S) {
     fn merge(&self, a: Self::Partial, b: Self::Partial) -> Self::Partial {
         (self.0.merge(a.0, b.0), self.1.merge(a.1, b.1))
     }
-    fn finish(&self, (p, q): Self::Partial, count: u64) -> Self::Output {
-        (self.0.finish(p, count), self.1.finish(q, count))
+    fn finish(&self, (p, q): Self::Partial, n: u64) -> Self::Output {
+        (self.0.finish(p, n), self.1.finish(q, n))
     }
 }
 
@@ -373,10 +373,10 @@ mod tests {
     use super::*;
 
     fn fold<V, R: Reducer<V>>(reducer: R, values: impl IntoIterator<Item = V>) -> R::Output {
-        let mut count = 0;
-        let parts = values.into_iter().inspect(|_| count += 1).map(|v| reducer.start(v)).collect::<Vec<_>>();
-        let all = parts.into_iter().reduce(|a, b| reducer.merge(a, b)).unwrap();
-        reducer.finish(all, count)
+        let parts: Vec<_> = values.into_iter().map(|v| reducer.start(v)).collect();
+        let n = parts.len() as u64;
+        let merged = parts.into_iter().reduce(|a, b| reducer.merge(a, b)).unwrap();
+        reducer.finish(merged, n)
     }
 
     #[test]
@@ -400,8 +400,7 @@ mod tests {
         let values: Vec<f64> = (0..100).map(|i| f64::from(i * i % 17)).collect();
         let whole = fold(statistics, values.clone());
         let (left, right) = values.split_at(31);
-        let halves =
-            statistics.merge(fold(statistics, left.iter().copied()), fold(statistics, right.iter().copied()));
+        let halves = statistics.merge(fold(statistics, left.iter().copied()), fold(statistics, right.iter().copied()));
         assert!((whole.variance() - halves.variance()).abs() < 1e-9 && (whole.mean - halves.mean).abs() < 1e-9);
         assert_eq!((whole.min, whole.max, whole.count), (halves.min, halves.max, 100));
     }

@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use charm4rs_scheduler::Offer;
-use charm4rs_transport::{RegBuf, port::Incoming};
+use charm4rs_transport::port::Incoming;
 use sha2::{Digest, Sha256};
 
 use crate::runtime::{self, Runtime};
@@ -17,13 +16,11 @@ use crate::{Chare, Entry};
 /// An entry method's row: what the dispatcher needs to know of it.
 #[derive(Debug)]
 pub struct MethodInfo {
-    pub(crate) chare: &'static str,
     pub(crate) name: &'static str,
     pub(crate) signature: &'static str,
     id: AtomicU16,
     pub(crate) deliver: fn(&'static Runtime, Incoming),
     pub(crate) broadcast: fn(&'static Runtime, Incoming),
-    pub(crate) offer: Option<fn(&'static Runtime, &Offer) -> Vec<Option<RegBuf>>>,
 }
 
 /// A chare type's row.
@@ -49,13 +46,11 @@ impl MethodInfo {
     #[must_use]
     pub const fn of<E: Entry>() -> Self {
         Self {
-            chare: <E::Chare as Chare>::NAME,
             name: E::NAME,
             signature: E::SIGNATURE,
             id: AtomicU16::new(UNNUMBERED),
             deliver: runtime::deliver::<E>,
             broadcast: runtime::broadcast::<E>,
-            offer: None,
         }
     }
 
@@ -90,6 +85,7 @@ pub(crate) struct Registry {
     pub(crate) chares: Vec<&'static ChareInfo>,
     pub(crate) methods: Vec<&'static MethodInfo>,
     /// Over all names and signatures.
+    #[allow(dead_code, reason = "compared when processes meet, which wire-up does not do yet")]
     pub(crate) digest: [u8; 32],
 }
 

@@ -23,10 +23,12 @@ use crate::runtime::{self, Rt};
 use crate::wire::{self, WireError};
 use crate::{Arguments, CallError};
 
+type ReadWire = fn(&[u8], Vec<Arc<RegBuf>>, &mut Stash) -> Result<(), WireError>;
+
 /// Reads an answer's body into a slot: moved, or serialized.
 struct Reader {
     moved: fn(*const u8, &mut Stash),
-    wire: fn(&[u8], Vec<Arc<RegBuf>>, &mut Stash) -> Result<(), WireError>,
+    wire: ReadWire,
     /// Only that it arrives matters, not the value.
     discard: bool,
 }
@@ -35,7 +37,10 @@ trait HasReader: Arguments {
     const KEEP: Reader = Reader {
         // SAFETY: the only caller is `Futures::fulfil_moved`, whose caller promises the type.
         moved: |body, stash| stash.put(unsafe { moved::read::<Self>(body) }),
-        wire: |bytes, payloads, stash| Ok(stash.put(wire::unpack::<Self>(bytes, payloads)?)),
+        wire: |bytes, payloads, stash| {
+            stash.put(wire::unpack::<Self>(bytes, payloads)?);
+            Ok(())
+        },
         discard: false,
     };
     const DISCARD: Reader = Reader {
@@ -44,7 +49,10 @@ trait HasReader: Arguments {
             drop(unsafe { moved::read::<Self>(body) });
             stash.put(());
         },
-        wire: |_, _, stash| Ok(stash.put(())),
+        wire: |_, _, stash| {
+            stash.put(());
+            Ok(())
+        },
         discard: true,
     };
 }

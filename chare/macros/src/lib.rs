@@ -1,1 +1,39 @@
-//! macros
+//! The macros of charm4rs: a thin shell over [`parse`] (what the user wrote, or an error that teaches) and
+//! [`expand`] (what becomes of it).
+
+mod expand;
+mod parse;
+
+use proc_macro::TokenStream;
+
+/// Makes the type of an `impl` block a chare: its `#[init]` constructs it, its `#[entry]` methods can be called from
+/// everywhere.
+///
+/// ```ignore
+/// #[chare(index = usize)]              // `index`: what names an element; without it: single chares only
+/// impl Block {                         // `map = Type`: where elements are placed
+///     #[init]
+///     fn new(cx: &mut Cx<Self>, cells: usize) -> Self { … }
+///     #[entry]
+///     fn scale(&mut self, by: f64) -> f64 { … }                    // runs to its end; `cx: &mut Cx<Self>` is optional
+///     #[entry]
+///     async fn run(this: This<Self>, steps: u32) { … }             // may await; other methods run meanwhile
+///     #[entry]
+///     fn ghost(&mut self, step: u32, row: Payload<f64>);           // no body: received by `this.recv_ghost(…).await`
+///     fn helper(&self) { … }                                       // an ordinary method
+/// }
+/// ```
+#[proc_macro_attribute]
+pub fn chare(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    let made = parse::chare(attribute.into(), item.into()).map(|chare| expand::chare(&chare));
+    made.unwrap_or_else(|error| error.to_compile_error()).into()
+}
+
+/// Makes `async fn main(job: Job, args: Args)` the program's start, run on PE 0.
+///
+/// Both parameters are optional. The job ends when `main` returns.
+#[proc_macro_attribute]
+pub fn main(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    let made = parse::main(attribute.into(), item.into()).map(|main| expand::main(&main));
+    made.unwrap_or_else(|error| error.to_compile_error()).into()
+}

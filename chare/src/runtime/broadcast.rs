@@ -7,14 +7,13 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use charm4rs_scheduler::Tree;
 use charm4rs_transport::port::Incoming;
 use charm4rs_transport::{Msg, Pe, RegBuf};
 
 use super::calls::{self, send_failure, shared};
 use super::collection::CollectionId;
 use super::exit::Failure;
-use super::{Rt, class_of};
+use super::{Rt, class_of, tree};
 use crate::call::Options;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::{CallError, Chare, Entry, Many, Target, wire};
@@ -70,7 +69,7 @@ pub(crate) fn call_all<E: Entry>(
         }
         Err(error) => {
             let error = CallError::Wire { entry: E::NAME.into(), pe: here, why: error.to_string() };
-            calls::fail_call::<E>(rt, to, error);
+            calls::fail_call(rt, to, error);
         }
     }
 }
@@ -85,7 +84,7 @@ pub(crate) fn broadcast<E: Entry>(rt: Rt, mut msg: Incoming) {
     let Some((&kind, args)) = msg.msg[HEADER..].split_first().filter(|_| root.0 < rt.sched.pes()) else {
         return rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
     };
-    let children: Vec<Pe> = Tree::new(rt.sched.layout(), root).children(rt.sched.pe()).collect();
+    let children: Vec<Pe> = tree(rt, root).children(rt.sched.pe()).collect();
     for &child in &children {
         pass_on(rt, child, &msg);
     }
@@ -174,7 +173,7 @@ impl Wave {
         rt.waves.borrow_mut().remove(&self.id);
         let results = self.results.take();
         let error = self.error.take();
-        match Tree::new(rt.sched.layout(), root).parent(rt.sched.pe()) {
+        match tree(rt, root).parent(rt.sched.pe()) {
             Some(parent) => {
                 let header = Header::new(0, root).with_reply(self.id);
                 rt.with_scratch(|bytes| {

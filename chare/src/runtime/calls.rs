@@ -24,13 +24,7 @@ type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::Args);
 
 /// Sends a call to one element; its answer goes to `reply`.
 #[inline]
-pub(crate) fn call<E: Entry>(
-    rt: Rt,
-    target: &Target<E::Chare, One>,
-    args: E::Args,
-    options: Options,
-    reply: FutureId,
-) {
+pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Args, options: Options, reply: FutureId) {
     let here = rt.sched.pe();
     // A collection that is not known here yet: the call waits on this PE until it is.
     let to = rt.collection::<E::Chare>(target.collection).map_or(here, |members| members.locate(rt, &target.which));
@@ -41,7 +35,7 @@ pub(crate) fn call<E: Entry>(
     if rt.reach(to) <= Reach::Process {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, (target.which, args));
     } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &(target.which, args)) {
-        fail_call::<E>(rt, reply, wire_error::<E>(rt, &error));
+        fail_call(rt, reply, wire_error::<E>(rt, &error));
     }
 }
 
@@ -124,7 +118,7 @@ pub(crate) fn deliver<E: Entry>(rt: Rt, mut msg: Incoming) {
     drop(msg);
     match args {
         Ok(args) => run::<E>(rt, &element, args, header.reply()),
-        Err(error) => fail_call::<E>(rt, header.reply(), wire_error::<E>(rt, &error)),
+        Err(error) => fail_call(rt, header.reply(), wire_error::<E>(rt, &error)),
     }
 }
 
@@ -172,7 +166,7 @@ fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
     if rt.reach(to) <= Reach::Process {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, body);
     } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &body) {
-        fail_call::<E>(rt, header.reply(), wire_error::<E>(rt, &error));
+        fail_call(rt, header.reply(), wire_error::<E>(rt, &error));
     }
 }
 
@@ -187,7 +181,7 @@ fn no_such_element<E: Entry>(rt: Rt, index: <E::Chare as Chare>::Index, header: 
         entry: E::NAME.into(),
         pe: rt.sched.pe(),
     };
-    fail_call::<E>(rt, header.reply(), error);
+    fail_call(rt, header.reply(), error);
 }
 
 /// Runs an entry method of an element, and answers when it is done.
@@ -199,7 +193,7 @@ pub(super) fn run<E: Entry>(rt: Rt, element: &Rc<Element<E::Chare>>, args: E::Ar
                 reply(rt, reply_to, value);
             }
         }
-        Err(error) => fail_call::<E>(rt, reply_to, error),
+        Err(error) => fail_call(rt, reply_to, error),
     });
 }
 
@@ -217,38 +211,38 @@ pub(super) fn run_then<E: Entry>(
         Ok(Started::Suspended(rest)) => {
             let element = element.clone();
             rt.sched.spawn(async move {
-                then(Guarded(rest).await.map_err(|panic| panicked::<E>(rt, &element, panic)));
+                then(Guarded(rest).await.map_err(|panic| panicked::<E>(rt, &element, &panic)));
             });
         }
-        Err(panic) => then(Err(panicked::<E>(rt, element, panic))),
+        Err(panic) => then(Err(panicked::<E>(rt, element, &panic))),
     }
 }
 
-fn panicked<E: Entry>(rt: Rt, element: &Element<E::Chare>, panic: Panicked) -> CallError {
+fn panicked<E: Entry>(rt: Rt, element: &Element<E::Chare>, panic: &Panicked) -> CallError {
     // An error that another call brought passes through, so that its cause stays readable.
-    if let Some(error) = panic.passed_on {
-        return error;
+    if let Some(error) = &panic.passed_on {
+        return error.clone();
     }
     CallError::Panicked {
         chare: E::Chare::NAME.into(),
         index: format!("{:?}", element.index),
         entry: E::NAME.into(),
         pe: rt.sched.pe(),
-        message: panic.message,
+        message: panic.message.clone(),
     }
 }
 
 /// Catches a panic of user code.
 #[inline]
-pub(crate) fn guard<R>(f: impl FnOnce() -> R) -> Result<R, Panicked> {
-    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(Panicked::take)
+pub(crate) fn guard<R>(f: impl FnOnce() -> R) -> Result<R, Box<Panicked>> {
+    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|panic| Box::new(Panicked::take(panic)))
 }
 
 /// A future whose panics are values.
 struct Guarded<O>(Pin<Box<dyn Future<Output = O>>>);
 
 impl<O> Future for Guarded<O> {
-    type Output = Result<O, Panicked>;
+    type Output = Result<O, Box<Panicked>>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match guard(|| self.0.as_mut().poll(cx)) {
             Ok(poll) => poll.map(Ok),
@@ -271,7 +265,7 @@ fn wire_error<E: Entry>(rt: Rt, error: &wire::WireError) -> CallError {
 }
 
 /// A call has failed: who waits for it learns why; if nobody does, the job ends.
-pub(super) fn fail_call<E: Entry>(rt: Rt, reply: FutureId, error: CallError) {
+pub(super) fn fail_call(rt: Rt, reply: FutureId, error: CallError) {
     match reply.wanted() {
         Some(to) => send_failure(rt, to, error),
         None => rt.fail(Failure::call(&error)),

@@ -16,7 +16,7 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-use charm4rs_scheduler::{Class, Tree};
+use charm4rs_scheduler::Class;
 use charm4rs_transport::port::{Incoming, Tag};
 use charm4rs_transport::{Msg, Pe, Reach};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::calls::{self, guard, send_moved, send_wire, shared};
 use super::collection::{CollectionId, Members, Place};
 use super::exit::Failure;
-use super::{Rt, reduction};
+use super::{Rt, reduction, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
@@ -144,7 +144,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, mut msg: Incoming) {
     if creator.0 >= rt.sched.pes() {
         return rt.violation(msg.from, "a collection of a PE that does not exist", u64::from(creator.0));
     }
-    for child in Tree::new(rt.sched.layout(), creator).children(rt.sched.pe()) {
+    for child in tree(rt, creator).children(rt.sched.pe()) {
         super::broadcast::pass_on(rt, child, &msg);
     }
     let payloads = shared(std::mem::take(&mut msg.payloads));
@@ -209,7 +209,7 @@ fn make<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, init: T::Init) 
         let what = format!("{}[{index:?}] was inserted twice", T::NAME);
         return rt.fail(Failure { code: 1, what });
     }
-    match guard(|| T::construct(&mut Cx { element: &element }, init)) {
+    match guard(|| T::construct(&mut Cx { element: element.clone() }, init)) {
         Ok(state) => *element.state.borrow_mut() = Some(state),
         Err(panic) => rt.fail(Failure::panic(&format!("the constructor of {}[{index:?}]", T::NAME), &panic)),
     }
@@ -267,7 +267,9 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, mut msg: Incoming) {
         let payloads = shared(std::mem::take(&mut msg.payloads));
         match wire::unpack(&msg.msg[HEADER..], payloads) {
             Ok(new) => new,
-            Err(_) => return rt.violation(msg.from, "a constructor's arguments that cannot be read", header.collection),
+            Err(_) => {
+                return rt.violation(msg.from, "a constructor's arguments that cannot be read", header.collection);
+            }
         }
     };
     drop(msg);
@@ -363,7 +365,7 @@ pub(super) fn census_step<T: Chare>(rt: Rt, members: &Rc<Members<T>>, header: &H
     let (Ok(step), true) = (step, asker.0 < rt.sched.pes() && matches!(members.shape, Shape::Sparse)) else {
         return rt.violation(msg.from, "a census that cannot be", header.collection);
     };
-    let tree = Tree::new(rt.sched.layout(), asker);
+    let tree = tree(rt, asker);
     let here = rt.sched.pe();
     match step {
         Step::Ask => {
@@ -409,7 +411,7 @@ fn census_answer<T: Chare>(
         return;
     }
     let (begun, made, first) = (round.begun, round.made, round.first);
-    match Tree::new(rt.sched.layout(), asker).parent(rt.sched.pe()) {
+    match tree(rt, asker).parent(rt.sched.pe()) {
         Some(parent) => send_step(rt, parent, header, &Step::Answer { begun, made, first }),
         None => {
             let settled = begun == made && round.before == Some(begun);
@@ -433,4 +435,3 @@ impl super::Runtime {
         self.sched.spawn(async move { f() });
     }
 }
-

@@ -9,10 +9,9 @@ use std::cell::RefCell;
 use std::panic::PanicHookInfo;
 use std::sync::Once;
 
-use charm4rs_scheduler::Tree;
 use charm4rs_transport::{Pe, TransportError};
 
-use super::Rt;
+use super::{Rt, tree};
 use crate::CallError;
 use crate::envelope::{Header, tag};
 
@@ -74,7 +73,7 @@ fn pass_on(rt: Rt, root: Pe, code: i32) {
     }
     let mut header = Header::new(0, root);
     header.priority = code;
-    for child in Tree::new(rt.sched.layout(), root).children(rt.sched.pe()) {
+    for child in tree(rt, root).children(rt.sched.pe()) {
         rt.sched.send_system(child, tag::EXIT, crate::envelope::HEADER, |room| header.fill(&[], room));
     }
 }

@@ -19,14 +19,15 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use charm4rs_scheduler::{Class, Handler, Offer, Order, Scheduler};
-use charm4rs_transport::port::{Incoming, Tag};
+use charm4rs_scheduler::{Class, Handler, Order, Scheduler, Tree};
+use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Pe, Reach, RegBuf, TransportError};
 use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
-pub(crate) use calls::{call, deliver, guard, reply, reply_serialized, spawn};
-pub(crate) use collection::{CollectionId, Members};
+pub(crate) use calls::{call, deliver, reply_serialized, spawn};
+pub use collection::CollectionId;
+pub(crate) use collection::Members;
 pub(crate) use create::{Shape, census, create, create_collection, create_solo, destroy, insert, single};
 pub use exit::{Ending, Failure};
 pub(crate) use exit::{exit, install_panic_hook};
@@ -255,4 +256,12 @@ fn class_of(header: &Header) -> Class {
     } else {
         Class::Priority(header.priority, if header.flags & LIFO != 0 { Order::Lifo } else { Order::Fifo })
     }
+}
+
+/// How many children a PE has in the trees of broadcasts and reductions.
+const FANOUT: u32 = 4;
+
+/// The tree of the job's PEs that is rooted at `root`.
+fn tree(rt: Rt, root: Pe) -> Tree<'static> {
+    Tree::new(rt.sched.layout(), root, FANOUT)
 }

@@ -16,14 +16,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use charm4rs_scheduler::{Class, Tree};
+use charm4rs_scheduler::Class;
 use charm4rs_transport::port::Incoming;
 use charm4rs_transport::{Msg, Pe};
 
-use super::Rt;
 use super::calls::{reply_serialized, send_wire};
 use super::collection::{AnyCollection, CollectionId};
 use super::exit::Failure;
+use super::{Rt, tree};
 use crate::cx::Element;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Reducer, Route, Sink};
@@ -156,7 +156,7 @@ pub(super) fn count(rt: Rt, members: &dyn AnyCollection, own: u64) {
 
 /// A part of the subtree has been counted.
 fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
-    let tree = Tree::new(rt.sched.layout(), reductions.root.get());
+    let tree = tree(rt, reductions.root.get());
     let here = rt.sched.pe();
     let total = {
         let mut counting = reductions.counting.borrow_mut();
@@ -250,13 +250,13 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
         return;
     }
     let Some(mut pending) = reductions.pending.borrow_mut().remove(&number) else { return };
-    if let Some(here) = &mut pending.here {
-        if pending.below.drain(..).any(|part| here.merge(&part).is_err()) {
-            let what = "elements contribute different types to one reduction".to_string();
-            return rt.fail(Failure { code: 1, what });
-        }
+    if let Some(here) = &mut pending.here
+        && pending.below.drain(..).any(|part| here.merge(&part).is_err())
+    {
+        let what = "elements contribute different types to one reduction".to_string();
+        return rt.fail(Failure { code: 1, what });
     }
-    match Tree::new(rt.sched.layout(), reductions.root.get()).parent(rt.sched.pe()) {
+    match tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
         Some(parent) => {
             let Pending { count, here, below: mut parts, route } = pending;
             match here.map(|here| here.pack()).transpose() {
@@ -287,7 +287,7 @@ pub(super) fn depart(rt: Rt, members: &dyn AnyCollection, contributed: u64) {
 
 fn departed(rt: Rt, reductions: &Reductions, from: u64) {
     reductions.departed.borrow_mut().push(from);
-    if let Some(parent) = Tree::new(rt.sched.layout(), reductions.root.get()).parent(rt.sched.pe()) {
+    if let Some(parent) = tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
         send(rt, parent, tag::PARTIAL, reductions, &Partial { number: from, count: 0, route: None, parts: vec![] });
     }
     let open: Vec<u64> = reductions.pending.borrow().range(from..).map(|(number, _)| *number).collect();
@@ -353,7 +353,7 @@ fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &R
 /// The result for every contributor: passes it on down the tree, and gives it to those that wait here.
 fn result(rt: Rt, reductions: &Reductions, number: u64, value: Vec<u8>) {
     let body = (number, value);
-    for child in Tree::new(rt.sched.layout(), reductions.root.get()).children(rt.sched.pe()) {
+    for child in tree(rt, reductions.root.get()).children(rt.sched.pe()) {
         send(rt, child, tag::RESULT, reductions, &body);
     }
     let waiting = reductions.everyone.borrow_mut().remove(&number).unwrap_or_default();

@@ -1,0 +1,269 @@
+//! What becomes of a parsed `#[chare]` or `#[charm4rs::main]`.
+//!
+//! For each entry method: a type (generic over the chare, so that it is as visible as the chare is) that implements `Entry`, a row of the registry, a method of the proxies, and a
+//! receive if it has no body. All of it stands in an anonymous constant beside the `impl` block, so that nothing but
+//! the trait implementations can be seen from outside.
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::Type;
+
+use crate::parse::{Chare, Entry, Init, Kind, Main};
+
+pub(crate) fn chare(chare: &Chare) -> TokenStream {
+    let Chare { block, name, .. } = chare;
+    let this = &block.self_ty;
+    let calls = format_ident!("{name}Calls");
+    let receives = format_ident!("{name}Receives");
+    let entries = chare.entries.iter().map(|entry| entry_type(this, entry));
+    let methods = chare.entries.iter().map(|entry| proxy_method(this, entry));
+    let receive_methods =
+        chare.entries.iter().filter(|entry| entry.kind == Kind::Receive).map(|entry| receive_method(this, entry));
+    let chare_impl = chare_impl(chare, &calls, &receives);
+    quote! {
+        #block
+
+        const _: () = {
+            #chare_impl
+            #(#entries)*
+
+            /// The entry methods of a chare as methods of its proxies.
+            pub struct #calls<K: ::charm4rs::Kind>(::charm4rs::Target<#this, K>);
+
+            impl<K: ::charm4rs::Kind> ::core::clone::Clone for #calls<K> {
+                fn clone(&self) -> Self {
+                    *self
+                }
+            }
+            impl<K: ::charm4rs::Kind> ::core::marker::Copy for #calls<K> {}
+
+            impl<K: ::charm4rs::Kind> ::charm4rs::Calls<#this, K> for #calls<K> {
+                fn new(target: ::charm4rs::Target<#this, K>) -> Self {
+                    Self(target)
+                }
+                fn target(&self) -> &::charm4rs::Target<#this, K> {
+                    &self.0
+                }
+            }
+
+            #[allow(dead_code, reason = "a program need not call all entry methods itself")]
+            impl<K: ::charm4rs::Kind> #calls<K> {
+                #(#methods)*
+            }
+
+            /// The bodiless entry methods of a chare as receives of its `async` ones.
+            pub struct #receives(#[allow(dead_code, reason = "a chare may have no receives")] ::charm4rs::This<#this>);
+
+            impl ::core::convert::From<::charm4rs::This<#this>> for #receives {
+                fn from(this: ::charm4rs::This<#this>) -> Self {
+                    Self(this)
+                }
+            }
+
+            #[allow(dead_code, reason = "a chare may receive some messages in one way only")]
+            impl #receives {
+                #(#receive_methods)*
+            }
+        };
+    }
+}
+
+fn chare_impl(chare: &Chare, calls: &syn::Ident, receives: &syn::Ident) -> TokenStream {
+    let this = &chare.block.self_ty;
+    let name = chare.name.to_string();
+    let index = chare.index.as_ref().map_or_else(|| quote!(::charm4rs::Solo), |ty| quote!(#ty));
+    let map = chare.map.as_ref().map_or_else(|| quote!(::charm4rs::DefaultMap), |ty| quote!(#ty));
+    let (init_type, construct) = constructor(this, &chare.init);
+    let row_count = chare.entries.len();
+    let statics = chare.entries.iter().map(|entry| {
+        let row = row_name(entry);
+        let entry = &entry.name;
+        quote! {
+            static #row: ::charm4rs::__private::MethodInfo = ::charm4rs::__private::MethodInfo::of::<#entry<#this>>();
+        }
+    });
+    let row_names = chare.entries.iter().map(row_name);
+    quote! {
+        #(#statics)*
+        static METHODS: [&::charm4rs::__private::MethodInfo; #row_count] = [#(&#row_names),*];
+        static CHARE: ::charm4rs::__private::ChareInfo = ::charm4rs::__private::ChareInfo::of::<#this>(&METHODS);
+        ::charm4rs::__private::inventory::submit! { ::charm4rs::__private::Registration(&CHARE) }
+
+        impl ::charm4rs::Chare for #this {
+            type Index = #index;
+            type Map = #map;
+            type Init = #init_type;
+            type Calls<K: ::charm4rs::Kind> = #calls<K>;
+            type Receives = #receives;
+            const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", #name);
+
+            fn construct(cx: &mut ::charm4rs::Cx<Self>, init: Self::Init) -> Self {
+                let _ = &cx;
+                #construct
+            }
+            fn info() -> &'static ::charm4rs::__private::ChareInfo {
+                &CHARE
+            }
+            fn naming() -> ::charm4rs::index::Naming<Self::Index> {
+                ::charm4rs::naming!(#index)
+            }
+        }
+    }
+}
+
+fn row_name(entry: &Entry) -> syn::Ident {
+    format_ident!("ROW_{}", entry.name.to_string().to_uppercase())
+}
+
+/// The constructor's argument type, and the expression that calls it with `cx` and `init`.
+fn constructor(this: &Type, init: &Init) -> (TokenStream, TokenStream) {
+    let function = &init.name;
+    let args = &init.args;
+    let names: Vec<_> = (0..args.len()).map(|at| format_ident!("init_{at}")).collect();
+    let cx = init.takes_cx.then(|| quote!(cx,));
+    let ty = match &args[..] {
+        [] => quote!(()),
+        [one] => quote!(#one),
+        many => quote!((#(#many),*)),
+    };
+    let unpack = match &names[..] {
+        [] => quote!(let () = init;),
+        [one] => quote!(let #one = init;),
+        many => quote!(let (#(#many),*) = init;),
+    };
+    (ty, quote!(#unpack <#this>::#function(#cx #(#names),*)))
+}
+
+fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
+    let Entry { name, output, .. } = entry;
+    let types = entry.args.iter().map(|(_, ty)| ty);
+    let names: Vec<_> = entry.args.iter().map(|(name, _)| name).collect();
+    let text = name.to_string();
+    let arg_types: Vec<_> = entry.args.iter().map(|(_, ty)| quote!(#ty).to_string()).collect();
+    let signature = format!("({}) -> {}", arg_types.join(", "), quote!(#output));
+    let run = match entry.kind {
+        Kind::Plain { takes_cx } => {
+            let cx = takes_cx.then(|| quote!(cx,));
+            quote! {
+                ::charm4rs::Started::Done(this.enter(|chare, cx| {
+                    let _ = &cx;
+                    chare.#name(#cx #(#names),*)
+                }))
+            }
+        }
+        Kind::Async => quote! {
+            ::charm4rs::Started::Suspended(::std::boxed::Box::pin(<#this>::#name(
+                ::core::clone::Clone::clone(this), #(#names),*
+            )))
+        },
+        Kind::Receive => quote! {
+            ::charm4rs::__private::post::<Self>(this, (#(#names,)*));
+            ::charm4rs::Started::Done(())
+        },
+    };
+    let row = row_name(entry);
+    quote! {
+        #[allow(non_camel_case_types, reason = "named like the entry method that it stands for")]
+        pub struct #name<C>(::core::marker::PhantomData<C>);
+
+        impl ::charm4rs::Entry for #name<#this> {
+            type Chare = #this;
+            type Args = (#(#types,)*);
+            type Output = #output;
+            const NAME: &'static str = #text;
+            const SIGNATURE: &'static str = #signature;
+
+            fn run(this: &::charm4rs::This<#this>, (#(#names,)*): Self::Args) -> ::charm4rs::Started<#output> {
+                #run
+            }
+            fn info() -> &'static ::charm4rs::__private::MethodInfo {
+                &#row
+            }
+        }
+    }
+}
+
+fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
+    let Entry { name, docs, .. } = entry;
+    let params = entry.args.iter().map(|(name, ty)| quote!(#name: #ty));
+    let names = entry.args.iter().map(|(name, _)| name);
+    let sink = match &entry.args[..] {
+        [(_, ty)] => {
+            let sink = format_ident!("{name}_sink");
+            let doc = format!("A reduction's sink: its result is the argument of a call of [`{name}`](Self::{name}).");
+            quote! {
+                #[doc = #doc]
+                pub fn #sink(&self) -> ::charm4rs::reduce::Sink<#ty> {
+                    ::charm4rs::__private::sink::<#name<#this>, K, #ty>(&self.0)
+                }
+            }
+        }
+        _ => TokenStream::new(),
+    };
+    quote! {
+        #(#docs)*
+        #[inline]
+        pub fn #name(&self, #(#params),*) -> ::charm4rs::Call<#name<#this>, K> {
+            ::charm4rs::Call::new(&self.0, (#(#names,)*))
+        }
+        #sink
+    }
+}
+
+fn receive_method(this: &Type, entry: &Entry) -> TokenStream {
+    let Entry { name, docs, .. } = entry;
+    let types: Vec<_> = entry.args.iter().map(|(_, ty)| ty).collect();
+    let names: Vec<_> = entry.args.iter().map(|(name, _)| name).collect();
+    let recv = format_ident!("recv_{name}");
+    let next = format_ident!("next_{name}");
+    let output = match &types[..] {
+        [one] => quote!(#one),
+        many => quote!((#(#many),*)),
+    };
+    let result = match &names[..] {
+        [one] => quote!(#one),
+        many => quote!((#(#many),*)),
+    };
+    quote! {
+        #(#docs)*
+        ///
+        /// Waits for the first call that satisfies `wants`.
+        pub fn #recv<'a>(
+            &'a self,
+            wants: impl ::core::ops::Fn(#(&#types),*) -> bool + 'a,
+        ) -> impl ::core::future::Future<Output = #output> + 'a {
+            let received = ::charm4rs::__private::receive::<#name<#this>>(&self.0, move |(#(#names,)*)| wants(#(#names),*));
+            async move {
+                let (#(#names,)*) = received.await;
+                #result
+            }
+        }
+        #(#docs)*
+        ///
+        /// Waits for the next call.
+        pub fn #next(&self) -> impl ::core::future::Future<Output = #output> + '_ {
+            self.#recv(|#(#names),*| { #(let _ = #names;)* true })
+        }
+    }
+}
+
+pub(crate) fn main(main: &Main) -> TokenStream {
+    let mut function = main.function.clone();
+    let attrs = std::mem::take(&mut function.attrs);
+    let vis = std::mem::replace(&mut function.vis, syn::Visibility::Inherited);
+    let args = match function.sig.inputs.len() {
+        0 => quote!(),
+        1 => quote!(job),
+        _ => quote!(job, args),
+    };
+    quote! {
+        #(#attrs)*
+        #vis fn main() {
+            #function
+            ::charm4rs::__private::main(|job, args| {
+                let _ = (&job, &args);
+                main(#args)
+            })
+        }
+    }
+}

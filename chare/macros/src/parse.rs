@@ -1,0 +1,425 @@
+//! What the user wrote, checked. Every error says what to write instead.
+
+use proc_macro2::TokenStream;
+use syn::parse::Parser;
+use syn::spanned::Spanned;
+use syn::visit_mut::{self, VisitMut};
+use syn::{
+    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemFn, ItemImpl, Meta, Pat, Result, ReturnType, Signature,
+    TraitItemFn, Type, TypePath,
+};
+
+/// An `impl` block under `#[chare]`.
+pub(crate) struct Chare {
+    /// The block without our attributes and without receives.
+    pub(crate) block: ItemImpl,
+    pub(crate) name: Ident,
+    pub(crate) index: Option<Type>,
+    pub(crate) map: Option<Type>,
+    pub(crate) init: Init,
+    pub(crate) entries: Vec<Entry>,
+}
+
+pub(crate) struct Init {
+    pub(crate) name: Ident,
+    pub(crate) takes_cx: bool,
+    pub(crate) args: Vec<Type>,
+}
+
+pub(crate) struct Entry {
+    pub(crate) name: Ident,
+    pub(crate) docs: Vec<Attribute>,
+    pub(crate) kind: Kind,
+    /// Names and types of the arguments, without `self`, `cx` and `this`.
+    pub(crate) args: Vec<(Ident, Type)>,
+    pub(crate) output: Type,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Plain { takes_cx: bool },
+    Async,
+    Receive,
+}
+
+/// A `main` under `#[charm4rs::main]`.
+pub(crate) struct Main {
+    pub(crate) function: ItemFn,
+}
+
+fn error<T>(at: impl Spanned, text: &str) -> Result<T> {
+    Err(Error::new(at.span(), text))
+}
+
+pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> {
+    let mut block: ItemImpl = syn::parse2(item.clone()).map_err(|_| {
+        Error::new(item.span(), "`#[chare]` belongs on the `impl` block of the chare's type, not on the type itself")
+    })?;
+    let name = chare_name(&block)?;
+    let (index, map) = options(attribute)?;
+    let self_type = (*block.self_ty).clone();
+    let mut init = None;
+    let mut entries = Vec::new();
+    let mut kept = Vec::new();
+    for item in std::mem::take(&mut block.items) {
+        match marked(item)? {
+            Marked::No(item) => kept.push(item),
+            Marked::Init(function) => {
+                let parsed = parse_init(&function, &self_type)?;
+                if init.replace(parsed).is_some() {
+                    return error(&function.sig, "a chare has one `#[init]`: this is the second");
+                }
+                kept.push(ImplItem::Fn(function));
+            }
+            Marked::Entry(function) => {
+                entries.push(parse_entry(&function.sig, &function.attrs, true, &self_type)?);
+                kept.push(ImplItem::Fn(function));
+            }
+            Marked::Receive(function) => {
+                entries.push(parse_entry(&function.sig, &function.attrs, false, &self_type)?);
+            }
+        }
+    }
+    let Some(init) = init else {
+        return error(&name, "a chare needs a constructor: mark one `fn(…) -> Self` of this block with `#[init]`");
+    };
+    block.items = kept;
+    Ok(Chare { block, name, index, map, init, entries })
+}
+
+fn chare_name(block: &ItemImpl) -> Result<Ident> {
+    if let Some((_, path, _)) = &block.trait_ {
+        return error(path, "`#[chare]` belongs on the type's own `impl` block, not on that of a trait");
+    }
+    if !block.generics.params.is_empty() {
+        return error(
+            &block.generics,
+            "a chare cannot be generic: entry methods are numbered when the program is linked; make one chare type per instance",
+        );
+    }
+    match &*block.self_ty {
+        Type::Path(TypePath { qself: None, path }) if path.segments.iter().all(|part| part.arguments.is_none()) => {
+            Ok(path.segments.last().expect("a path has a last part").ident.clone())
+        }
+        other => error(other, "a chare is a struct or an enum without parameters"),
+    }
+}
+
+fn options(attribute: TokenStream) -> Result<(Option<Type>, Option<Type>)> {
+    let (mut index, mut map) = (None, None);
+    let parser = syn::meta::parser(|meta| {
+        let slot = if meta.path.is_ident("index") {
+            &mut index
+        } else if meta.path.is_ident("map") {
+            &mut map
+        } else {
+            return Err(meta.error("`#[chare]` knows `index = Type` and `map = Type`"));
+        };
+        *slot = Some(meta.value()?.parse()?);
+        Ok(())
+    });
+    parser.parse2(attribute)?;
+    Ok((index, map))
+}
+
+enum Marked {
+    No(ImplItem),
+    Init(ImplItemFn),
+    Entry(ImplItemFn),
+    Receive(TraitItemFn),
+}
+
+/// Finds `#[init]` and `#[entry]`, and takes them off.
+fn marked(item: ImplItem) -> Result<Marked> {
+    let take = |attrs: &mut Vec<Attribute>, name: &str| -> Result<bool> {
+        let Some(at) = attrs.iter().position(|attr| attr.path().is_ident(name)) else { return Ok(false) };
+        match attrs.remove(at).meta {
+            Meta::Path(_) => Ok(true),
+            other => error(other, "this attribute takes no options"),
+        }
+    };
+    match item {
+        ImplItem::Fn(mut function) => {
+            if take(&mut function.attrs, "init")? {
+                return Ok(Marked::Init(function));
+            }
+            if take(&mut function.attrs, "entry")? {
+                return Ok(Marked::Entry(function));
+            }
+            Ok(Marked::No(ImplItem::Fn(function)))
+        }
+        // A method without a body is no valid item of an `impl` block: syn leaves it as it stands.
+        ImplItem::Verbatim(tokens) => match syn::parse2::<TraitItemFn>(without_visibility(&tokens)) {
+            Ok(mut function) => {
+                if take(&mut function.attrs, "entry")? {
+                    return Ok(Marked::Receive(function));
+                }
+                error(
+                    function.sig,
+                    "a method without a body needs `#[entry]`: it is then received by an `async` method",
+                )
+            }
+            Err(_) => Ok(Marked::No(ImplItem::Verbatim(tokens))),
+        },
+        other => Ok(Marked::No(other)),
+    }
+}
+
+/// A trait's method has no visibility: drops `pub` or `pub(…)` in front of `fn` or `async`.
+fn without_visibility(tokens: &TokenStream) -> TokenStream {
+    let mut kept: Vec<proc_macro2::TokenTree> = Vec::new();
+    let mut tokens = tokens.clone().into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        if matches!(&token, proc_macro2::TokenTree::Ident(ident) if ident == "pub") {
+            if matches!(tokens.peek(), Some(proc_macro2::TokenTree::Group(_))) {
+                tokens.next();
+            }
+            kept.extend(tokens);
+            break;
+        }
+        kept.push(token);
+    }
+    kept.into_iter().collect()
+}
+
+fn parse_init(function: &ImplItemFn, self_type: &Type) -> Result<Init> {
+    let sig = &function.sig;
+    plain_signature(sig)?;
+    if let Some(receiver) = sig.receiver() {
+        return error(receiver, "a constructor has no `self`: it makes one");
+    }
+    if let Some(asyncness) = sig.asyncness {
+        return error(
+            asyncness,
+            "a constructor cannot be `async`: call an `async` entry method of the new chare instead",
+        );
+    }
+    let mut inputs: Vec<&FnArg> = sig.inputs.iter().collect();
+    let takes_cx = inputs.first().is_some_and(|arg| is_cx(arg));
+    if takes_cx {
+        inputs.remove(0);
+    }
+    let args = arguments(&inputs, self_type)?.into_iter().map(|(_, ty)| ty).collect();
+    Ok(Init { name: sig.ident.clone(), takes_cx, args })
+}
+
+fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self_type: &Type) -> Result<Entry> {
+    plain_signature(sig)?;
+    let mut inputs: Vec<&FnArg> = sig.inputs.iter().collect();
+    let kind = if sig.asyncness.is_some() {
+        if let Some(receiver) = sig.receiver() {
+            return error(
+                receiver,
+                "an `async` entry method takes `this: This<Self>` instead of `self`: while it waits, other entry methods of the chare run, so it borrows the chare's state only inside `this.with(|state| …)`",
+            );
+        }
+        if !inputs.first().is_some_and(|arg| is_named_type(arg, "This")) {
+            return error(&sig.ident, "the first parameter of an `async` entry method is `this: This<Self>`");
+        }
+        if !body {
+            return error(
+                &sig.ident,
+                "an entry method without a body cannot be `async`: an `async` method receives it",
+            );
+        }
+        inputs.remove(0);
+        Kind::Async
+    } else {
+        match inputs.first() {
+            Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {}
+            Some(FnArg::Receiver(receiver)) => {
+                return error(receiver, "an entry method borrows the chare: write `&mut self` or `&self`");
+            }
+            _ => {
+                return error(
+                    &sig.ident,
+                    "the first parameter of an entry method is `&mut self` or `&self` (or `this: This<Self>` if it is `async`)",
+                );
+            }
+        }
+        inputs.remove(0);
+        let takes_cx = inputs.first().is_some_and(|arg| is_cx(arg));
+        if takes_cx {
+            inputs.remove(0);
+        }
+        if body { Kind::Plain { takes_cx } } else { Kind::Receive }
+    };
+    let mut output = match &sig.output {
+        ReturnType::Default => syn::parse_quote!(()),
+        ReturnType::Type(_, ty) => (**ty).clone(),
+    };
+    if kind == Kind::Receive && sig.output != ReturnType::Default {
+        return error(
+            &sig.output,
+            "an entry method without a body has no result: who receives it answers in other ways",
+        );
+    }
+    reject_borrow(&output, "a result is sent to another PE")?;
+    NameSelf(self_type).visit_type_mut(&mut output);
+    let docs = attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
+    Ok(Entry { name: sig.ident.clone(), docs, kind, args: arguments(&inputs, self_type)?, output })
+}
+
+fn plain_signature(sig: &Signature) -> Result<()> {
+    if !sig.generics.params.is_empty() {
+        return error(&sig.generics, "an entry method cannot be generic: both sides of a call must know its types");
+    }
+    if let Some(unsafety) = sig.unsafety {
+        return error(unsafety, "an entry method cannot be `unsafe`: it is called by the runtime");
+    }
+    Ok(())
+}
+
+/// Names and types, with `Self` written out.
+fn arguments(inputs: &[&FnArg], self_type: &Type) -> Result<Vec<(Ident, Type)>> {
+    let mut args = Vec::new();
+    for (at, input) in inputs.iter().enumerate() {
+        let FnArg::Typed(arg) = input else { return error(input, "`self` comes first") };
+        if is_cx(input) {
+            return error(arg, "`cx: &mut Cx<Self>` comes before the arguments");
+        }
+        if matches!(*arg.ty, Type::ImplTrait(_)) {
+            return error(&arg.ty, "an argument has one type: both sides of a call must know it");
+        }
+        reject_borrow(&arg.ty, "arguments are sent to another PE")?;
+        let name = match &*arg.pat {
+            Pat::Ident(pat) if pat.subpat.is_none() => pat.ident.clone(),
+            other => Ident::new(&format!("argument_{at}"), other.span()),
+        };
+        let mut ty = (*arg.ty).clone();
+        NameSelf(self_type).visit_type_mut(&mut ty);
+        args.push((name, ty));
+    }
+    Ok(args)
+}
+
+fn reject_borrow(ty: &Type, why: &str) -> Result<()> {
+    if matches!(ty, Type::Reference(_)) {
+        return error(
+            ty,
+            &format!("{why}, so they must be owned: `String` for `&str`, `Vec<T>` or `Payload<T>` for `&[T]`"),
+        );
+    }
+    Ok(())
+}
+
+/// `&mut Cx<…>`, under whatever path.
+fn is_cx(arg: &FnArg) -> bool {
+    match arg {
+        FnArg::Typed(arg) => {
+            matches!(&*arg.ty, Type::Reference(reference) if last_name(&reference.elem).is_some_and(|name| name == "Cx"))
+        }
+        FnArg::Receiver(_) => false,
+    }
+}
+
+fn is_named_type(arg: &FnArg, name: &str) -> bool {
+    matches!(arg, FnArg::Typed(arg) if last_name(&arg.ty).is_some_and(|last| last == name))
+}
+
+fn last_name(ty: &Type) -> Option<&Ident> {
+    match ty {
+        Type::Path(path) => path.path.segments.last().map(|part| &part.ident),
+        _ => None,
+    }
+}
+
+/// Writes the chare's type for `Self`, for code outside of its `impl` block.
+struct NameSelf<'a>(&'a Type);
+
+impl VisitMut for NameSelf<'_> {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        if matches!(ty, Type::Path(path) if path.qself.is_none() && path.path.is_ident("Self")) {
+            *ty = self.0.clone();
+        } else {
+            visit_mut::visit_type_mut(self, ty);
+        }
+    }
+}
+
+pub(crate) fn main(attribute: TokenStream, item: TokenStream) -> Result<Main> {
+    if !attribute.is_empty() {
+        return error(attribute, "`#[charm4rs::main]` takes no options");
+    }
+    let function: ItemFn = syn::parse2(item)?;
+    if function.sig.asyncness.is_none() {
+        return error(function.sig.fn_token, "the main of a job is `async`: `async fn main(job: Job, args: Args)`");
+    }
+    if function.sig.inputs.len() > 2 {
+        return error(&function.sig.inputs, "the main of a job takes at most `(job: Job, args: Args)`");
+    }
+    Ok(Main { function })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quote::quote;
+
+    fn complaint(item: TokenStream) -> String {
+        chare(TokenStream::new(), item).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_parts_of_an_impl_block_are_found() {
+        let parsed = chare(
+            quote!(index = (usize, i8)),
+            quote!(impl a::B {
+                #[init]
+                fn new(cx: &mut Cx<Self>, n: usize, other: Proxy<Self>) -> Self { todo!() }
+                /// Doc.
+                #[entry]
+                fn plain(&mut self, cx: &mut charm4rs::Cx<Self>, mut x: Vec<Self>) -> f64 { 0.0 }
+                #[entry]
+                async fn wait(this: This<Self>) {}
+                #[entry]
+                pub fn when(&mut self, (a, b): (u8, u8));
+                fn helper(&self) {}
+            }),
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(parsed.name, "B");
+        assert_eq!((parsed.init.takes_cx, parsed.init.args.len()), (true, 2));
+        let kinds: Vec<_> = parsed.entries.iter().map(|entry| entry.kind).collect();
+        assert_eq!(kinds, [Kind::Plain { takes_cx: true }, Kind::Async, Kind::Receive]);
+        let ty = &parsed.entries[0].args[0].1;
+        assert_eq!(quote!(#ty).to_string(), "Vec < a :: B >");
+        assert_eq!(parsed.entries[0].docs.len(), 1);
+        assert_eq!(parsed.block.items.len(), 4, "a receive leaves the block, the rest stays");
+    }
+
+    #[test]
+    fn each_mistake_is_explained() {
+        for (item, words) in [
+            (
+                quote!(
+                    struct A;
+                ),
+                "`impl` block",
+            ),
+            (quote!(impl A {}), "#[init]"),
+            (
+                quote!(
+                    impl<T> A<T> {}
+                ),
+                "generic",
+            ),
+            (quote!(impl Clone for A {}), "of a trait"),
+            (quote!(impl A { #[init] fn new(&self) -> Self {} }), "no `self`"),
+            (quote!(impl A { #[init] async fn new() -> Self {} }), "cannot be `async`"),
+            (quote!(impl A { #[entry] fn f(self) {} }), "&mut self"),
+            (quote!(impl A { #[entry] fn f(x: u8) {} }), "first parameter"),
+            (quote!(impl A { #[entry] async fn f(&mut self) {} }), "This<Self>"),
+            (quote!(impl A { #[entry] fn f<T>(&self, t: T) {} }), "generic"),
+            (quote!(impl A { #[entry] fn f(&self, t: &str) {} }), "String"),
+            (quote!(impl A { #[entry] fn f(&self) -> &str { "" } }), "String"),
+            (quote!(impl A { #[entry] fn f(&self, x: u8, cx: &mut Cx<Self>) {} }), "before the arguments"),
+            (quote!(impl A { #[entry] fn f(&self) -> u8; }), "no result"),
+            (quote!(impl A { fn f(&self); }), "needs `#[entry]`"),
+            (quote!(impl A { #[entry(now)] fn f(&self) {} }), "no options"),
+        ] {
+            let said = complaint(item.clone());
+            assert!(said.contains(words), "{item}: {said}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! From `main` to the first entry method, and from the last one to the exit status.
+//!
+//! A process finds its job, opens a port for each of its PEs, and runs each PE on a thread of its own; the first PE of a
+//! process runs on the process's first thread. The program's `main` is a task of PE 0.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use charm4rs_scheduler::{Clock, Config, Scheduler};
+use charm4rs_transport::bootstrap::options::{Action, Options};
+use charm4rs_transport::bootstrap::{self, Control, Found, Report};
+use charm4rs_transport::port::PortBuilder;
+use charm4rs_transport::wireup::{self, TransportOptions};
+use charm4rs_transport::{Pe, TransportError};
+
+use crate::Job;
+use crate::runtime::{self, Driver, Ending, Failure, Rt, Runtime};
+
+/// The stack of a PE's thread, as large as a process's first thread usually has.
+const STACK: usize = 8 << 20;
+
+/// The program's arguments: its name first, without the runtime's own options.
+#[derive(Clone, Debug)]
+pub struct Args(Vec<OsString>);
+
+impl Args {
+    /// How many arguments follow the program's name.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len().saturating_sub(1)
+    }
+
+    /// The argument at `position` (the first after the name is 1) as a number or other value; `default` if it is not there.
+    ///
+    /// # Panics
+    /// If it is there and cannot be read; the job ends with a message that names it.
+    #[track_caller]
+    #[must_use]
+    pub fn get<T: std::str::FromStr>(&self, position: usize, default: T) -> T {
+        let Some(arg) = self.0.get(position) else { return default };
+        let text = arg.to_string_lossy();
+        text.parse()
+            .unwrap_or_else(|_| panic!("argument {position}, {text:?}, is not of type {}", std::any::type_name::<T>()))
+    }
+}
+
+impl IntoIterator for Args {
+    type Item = OsString;
+    type IntoIter = std::vec::IntoIter<OsString>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// What a program's `main` may return. When it returns, the job ends: with status 0, or with the error's text and status 1.
+pub trait MainResult {
+    /// The job's exit status, or why it failed.
+    fn status(self) -> Result<i32, String>;
+}
+
+impl MainResult for () {
+    fn status(self) -> Result<i32, String> {
+        Ok(0)
+    }
+}
+
+impl<E: fmt::Display> MainResult for Result<(), E> {
+    fn status(self) -> Result<i32, String> {
+        self.map(|()| 0).map_err(|error| error.to_string())
+    }
+}
+
+/// Ends the process.
+struct Process {
+    control: Control,
+}
+
+impl Ending for Process {
+    fn fail(&self, pe: Pe, failure: Failure) {
+        self.control.abort(failure.code, Some(pe), &failure.what);
+    }
+}
+
+/// Runs a program: what `#[charm4rs::main]` makes of its `main`.
+pub fn main<F: Future<Output: MainResult> + 'static>(program: fn(Job, Args) -> F) -> ! {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    let status = match bootstrap::find(args) {
+        Ok(found) => match found.options.action {
+            Action::Run => start(name, found, program),
+            ref other => inform(other),
+        },
+        Err(error) => {
+            let line = bootstrap::error_line(
+                error.code(),
+                &error.to_string(),
+                None,
+                &bootstrap::host_name(),
+                std::process::id(),
+            );
+            complain(&line);
+            i32::from(error.code())
+        }
+    };
+    std::process::exit(status)
+}
+
+fn inform(action: &Action) -> i32 {
+    let text = match action {
+        Action::Version => bootstrap::options::version().to_string() + "\n",
+        _ => bootstrap::options::help(),
+    };
+    use std::io::Write as _;
+    i32::from(std::io::stdout().write_all(text.as_bytes()).is_err()) * 74
+}
+
+fn complain(line: &str) {
+    use std::io::Write as _;
+    // Nobody is left to tell if it fails.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+fn start<F: Future<Output: MainResult> + 'static>(name: OsString, found: Found, program: fn(Job, Args) -> F) -> i32 {
+    let Found { mut boot, options, args } = found;
+    let control = boot.control();
+    let args = Args(std::iter::once(name).chain(args).collect());
+    runtime::install_panic_hook();
+    let builders = match open(&mut *boot, &options) {
+        Ok(builders) => builders,
+        Err(error) => control.abort(error.code(), None, &error.to_string()),
+    };
+    drop(boot);
+    let code = run_pes(builders, &options, &control, move |rt| {
+        let job = Job::of(rt);
+        runtime::spawn(rt, async move {
+            match program(job, args).await.status() {
+                Ok(code) => job.exit(code),
+                Err(what) => rt.fail(Failure { code: 1, what }),
+            }
+        });
+    });
+    control.report(Report::Exit { code });
+    code
+}
+
+fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options) -> Result<Vec<PortBuilder>, TransportError> {
+    let mut transport = TransportOptions { force: options.transport, ..TransportOptions::default() };
+    if let Some(credit) = options.credit {
+        transport.credit = credit;
+    }
+    wireup::local(boot.layout().clone(), &transport)
+}
+
+/// Runs all PEs of this process until the job ends. `first` runs on PE 0, before its loop.
+fn run_pes(builders: Vec<PortBuilder>, options: &Options, control: &Control, first: impl FnOnce(Rt) + 'static) -> i32 {
+    let _ = options;
+    let clock = Clock::real();
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let oversubscribed = builders.first().is_some_and(|builder| {
+        let layout = builder.layout();
+        let host = layout.host_of(layout.process_of(builder.pe()));
+        layout.pes_of_host(host).len() > cores
+    });
+    let setup = Arc::new(Setup { clock, oversubscribed, control: control.clone() });
+    let mut builders = builders.into_iter();
+    let own = builders.next().expect("a process has a PE");
+    let others: Vec<_> = builders
+        .map(|builder| {
+            let setup = setup.clone();
+            let name = format!("pe-{}", builder.pe());
+            let thread = thread::Builder::new().name(name).stack_size(STACK);
+            thread
+                .spawn(move || run_pe(builder, &setup, |_| {}))
+                .unwrap_or_else(|error| control.abort(71, None, &format!("no thread for a PE: {error}; see ulimit -u")))
+        })
+        .collect();
+    let code = run_pe(own, &setup, first);
+    for other in others {
+        if other.join().is_err() {
+            control.abort(70, None, "a PE's thread panicked outside user code");
+        }
+    }
+    code
+}
+
+/// What the PEs of a process share at start.
+struct Setup {
+    clock: Clock,
+    oversubscribed: bool,
+    control: Control,
+}
+
+/// Runs one PE on this thread until the job ends.
+fn run_pe(builder: PortBuilder, setup: &Setup, first: impl FnOnce(Rt)) -> i32 {
+    let pe = builder.pe();
+    let abort = |error: &TransportError| -> ! { setup.control.abort(error.code(), Some(pe), &error.to_string()) };
+    let port = builder.open().unwrap_or_else(|error| abort(&error));
+    let config = Config { clock: setup.clock.clone(), oversubscribed: setup.oversubscribed, ..Config::default() };
+    let scheduler = Scheduler::new(port, config);
+    let rt = Runtime::new(scheduler, Rc::new(Process { control: setup.control.clone() }));
+    rt.enter(|| {
+        if pe == Pe(0) {
+            first(rt);
+        }
+        let code = rt.sched.run(&Driver(rt)).unwrap_or_else(|error| abort(&error));
+        rt.clear();
+        if let Err(error) = rt.sched.close() {
+            abort(&error);
+        }
+        code
+    })
+}
