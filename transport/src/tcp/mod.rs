@@ -1,6 +1,9 @@
 //! TCP: the backend that works everywhere.
 
 mod config;
+mod frame;
+mod outbox;
+mod pool;
 
 use std::sync::Arc;
 
