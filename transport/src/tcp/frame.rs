@@ -235,7 +235,7 @@ fn head_crc(head: &[u8]) -> u32 {
 
 /// What the fuzzer calls: whatever the bytes, reading them ends without a panic.
 #[cfg(any(test, fuzzing))]
-pub fn accept_bytes(bytes: &[u8], checksum: bool) {
+pub(super) fn accept_bytes(bytes: &[u8], checksum: bool) {
     let format = Format { checksum, message_max: 1 << 20 };
     let (mut at, mut sequence) = (0, 0);
     while let Ok(Some((head, head_len))) = format.decode(&bytes[at..], sequence) {

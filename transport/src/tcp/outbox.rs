@@ -291,6 +291,19 @@ impl Outbox {
         }
     }
 
+    /// The peer refused the large frame of this number. Gives its operation, if one waits for it; no other event follows.
+    pub(super) fn disown(&mut self, sequence: u64) -> Option<OpId> {
+        self.segments.iter_mut().find_map(|segment| match segment {
+            Segment::Large(large) if large.sequence == sequence => {
+                match std::mem::replace(&mut large.then, Then::Drop) {
+                    Then::Sent(op) => Some(op),
+                    _ => None,
+                }
+            }
+            _ => None,
+        })
+    }
+
     /// On a new connection: the peer has `received` frames; go on with the next. False: that cannot be.
     pub(super) fn resume(&mut self, received: u64, release: impl FnMut(Then, RegBuf)) -> bool {
         if received < self.acknowledged || received > self.sequence {
