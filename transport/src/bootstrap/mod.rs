@@ -15,10 +15,14 @@ use crate::{Layout, TransportError};
 mod alone;
 mod control;
 pub mod options;
+#[cfg(any(test, feature = "conformance"))]
+mod threads;
 
 pub use alone::Alone;
 pub use control::{Control, Order, Report, error_line, host_name};
 use options::{Extent, OptionError, Options};
+#[cfg(any(test, feature = "conformance"))]
+pub use threads::Threads;
 
 /// Limits of what travels on a launcher's channel.
 pub const KEY_MAX: usize = 256;

@@ -29,6 +29,8 @@ mod network;
 mod packet;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial;
 mod world;
 
 pub use config::{Config, Fault, Mode};

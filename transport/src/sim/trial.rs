@@ -1,9 +1,9 @@
-//! The backends of this crate, each with its harness.
+//! The simulation on trial by the law of the seam.
 
 use std::rc::Rc;
 
-use super::{Group, Harness, World};
-use crate::sim::{Config, Mode, Network};
+use super::{Config, Mode, Network};
+use crate::conformance::{Group, Harness, World};
 use crate::{Endpoint, Layout, Pe};
 
 /// A simulated network, described for a number of PEs and a seed.
@@ -43,9 +43,9 @@ impl World for Network {
     }
 }
 
-crate::conformance!(sim_reliable, Sim(Config::reliable));
+crate::conformance!(reliable, Sim(Config::reliable));
 crate::conformance!(
-    sim_unordered,
+    unordered,
     Sim(|layout, seed| Config {
         mode: Mode::Reliable { reorder: 0.3 },
         busy: 0.05,
@@ -57,5 +57,5 @@ crate::conformance!(
         ..Config::reliable(layout, seed)
     })
 );
-crate::conformance!(sim_handover, Sim(|layout, seed| Config { handover: true, ..Config::reliable(layout, seed) }));
-crate::conformance!(sim_datagram, Sim(|layout, seed| Config { datagram_max: 9_000, ..Config::datagram(layout, seed) }));
+crate::conformance!(handover, Sim(|layout, seed| Config { handover: true, ..Config::reliable(layout, seed) }));
+crate::conformance!(datagram, Sim(|layout, seed| Config { datagram_max: 9_000, ..Config::datagram(layout, seed) }));
