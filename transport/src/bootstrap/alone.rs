@@ -36,7 +36,7 @@ impl Alone {
             secret: Secret::random()?,
             options: options.to_pairs(),
             values: HashMap::new(),
-            control: Control::alone(options.quiet),
+            control: Control::new(None, options.quiet),
         })
     }
 }

@@ -6,6 +6,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::channel::Channel;
+use super::sys;
+use super::wire::ToLauncher;
 use crate::Pe;
 
 /// What a process tells.
@@ -45,9 +48,11 @@ pub enum Order {
 #[derive(Clone)]
 pub struct Control(Arc<Shared>);
 
-type Callback = Box<dyn Fn(Order) + Send + Sync>;
+type Callback = Arc<dyn Fn(Order) + Send + Sync>;
 
 struct Shared {
+    /// `None`: nobody launched this process.
+    launcher: Option<Channel>,
     quiet: bool,
     aborted: AtomicBool,
     on_order: Mutex<Option<Callback>>,
@@ -55,30 +60,49 @@ struct Shared {
 
 impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Control").field("aborted", &self.0.aborted).finish_non_exhaustive()
+        f.debug_struct("Control").field("launched", &self.is_launched()).finish_non_exhaustive()
     }
 }
 
 impl Control {
-    /// For a process that nobody launched.
-    pub(super) fn alone(quiet: bool) -> Self {
-        Self(Arc::new(Shared { quiet, aborted: AtomicBool::new(false), on_order: Mutex::new(None) }))
+    /// For a process with this line to its launcher; `None`: alone.
+    pub(super) fn new(launcher: Option<Channel>, quiet: bool) -> Self {
+        Self(Arc::new(Shared { launcher, quiet, aborted: AtomicBool::new(false), on_order: Mutex::new(None) }))
+    }
+
+    /// Whether somebody launched this process.
+    #[must_use]
+    pub fn is_launched(&self) -> bool {
+        self.0.launcher.is_some()
+    }
+
+    pub(super) fn channel(&self) -> Option<&Channel> {
+        self.0.launcher.as_ref()
     }
 
     /// Tells. Does not end the process: see [`Control::abort`].
     pub fn report(&self, report: Report) {
+        let first = !matches!(report, Report::Abort { .. }) || !self.0.aborted.swap(true, Ordering::Relaxed);
+        if !first {
+            return;
+        }
+        if let Some(channel) = &self.0.launcher {
+            let packet = match report {
+                Report::Exit { code } => ToLauncher::Exit(code),
+                Report::Abort { code, pe, what } => ToLauncher::Abort { code, pe: pe.map(|pe| pe.0), what },
+                Report::Warning(text) => ToLauncher::Warning(text),
+            };
+            // If the launcher is gone this process ends anyway.
+            let _ = channel.send(&packet.encode(), &[]);
+            return;
+        }
         match report {
             Report::Exit { .. } => {}
             Report::Abort { code, pe, what } => {
-                if !self.0.aborted.swap(true, Ordering::Relaxed) {
-                    to_stderr(&error_line(code, &what, pe, &host_name(), std::process::id()));
-                }
+                to_stderr(&error_line(code, &what, pe, &host_name(), std::process::id()));
             }
-            Report::Warning(text) => {
-                if !self.0.quiet {
-                    to_stderr(&format!("charmrun: warning: {text}\n"));
-                }
-            }
+            Report::Warning(text) if !self.0.quiet => to_stderr(&format!("charmrun: warning: {text}\n")),
+            Report::Warning(_) => {}
         }
     }
 
@@ -86,19 +110,22 @@ impl Control {
     /// destructor runs.
     pub fn abort(&self, code: u8, pe: Option<Pe>, what: &str) -> ! {
         self.report(Report::Abort { code, pe, what: what.to_owned() });
-        end_process(code.into())
+        sys::end_process(code.into())
     }
 
-    /// Calls `act`, on a thread of its own, for each order. One callback at a time: a later one replaces it.
+    /// Calls `act`, on a thread of the bootstrap's, for each order. One callback at a time: a later one replaces it.
+    /// It must return soon: while it runs, nothing else is heard from the launcher.
     pub fn on_order(&self, act: impl Fn(Order) + Send + Sync + 'static) {
-        *self.0.on_order.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(act));
+        *self.0.on_order.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(act));
     }
-}
 
-/// Ends this process without running anything of it.
-pub(super) fn end_process(code: i32) -> ! {
-    // SAFETY: `_exit` has no precondition; it ends all threads of this process.
-    unsafe { libc::_exit(code) }
+    /// Passes an order on.
+    pub(super) fn order(&self, order: Order) {
+        let act = self.0.on_order.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(act) = act {
+            act(order);
+        }
+    }
 }
 
 /// The one form in which a job's failure is printed; further lines of `what` follow the first.

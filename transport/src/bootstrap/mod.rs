@@ -13,16 +13,18 @@ use crate::auth::{JobId, Secret};
 use crate::{Layout, TransportError};
 
 mod alone;
+pub mod channel;
 mod control;
+pub mod crash;
+mod launched;
 pub mod options;
-#[cfg(any(test, feature = "conformance"))]
-mod threads;
+mod sys;
+pub mod wire;
 
 pub use alone::Alone;
 pub use control::{Control, Order, Report, error_line, host_name};
+pub use launched::{Launched, VARIABLE};
 use options::{Extent, OptionError, Options};
-#[cfg(any(test, feature = "conformance"))]
-pub use threads::Threads;
 
 /// Limits of what travels on a launcher's channel.
 pub const KEY_MAX: usize = 256;
@@ -139,12 +141,33 @@ impl BootError {
 /// Finds this process's job. `args` are the program's arguments without its name; the runtime's options are taken
 /// out of them. To be called once, at the start of `main`, before there are other threads.
 ///
-/// An error in a launched process has been reported to the launcher already; alone, [`error_line`] makes it readable.
+/// An error has been reported already, to the launcher or on standard error: end with its [`BootError::code`].
 ///
 /// # Errors
 /// If the arguments are wrong, or the launcher cannot be understood.
 pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError> {
-    let parsed = options::parse(args, Extent::Everywhere)?;
-    let boot = Alone::new(&parsed.options)?;
-    Ok(Found { boot: Box::new(boot), options: parsed.options, args: parsed.rest })
+    let launched = Launched::find();
+    let control = match &launched {
+        Ok(Some(launched)) => launched.control(),
+        _ => Control::new(None, false),
+    };
+    crash::watch(&control);
+    let found = launched.map_err(BootError::from).and_then(|launched| {
+        let parsed = options::parse(args, Extent::Everywhere)?;
+        let (boot, options): (Box<dyn Bootstrap>, _) = match launched {
+            Some(launched) => {
+                let options = Options::from_pairs(launched.options())?.overlaid(&parsed.options)?;
+                (Box::new(launched), options)
+            }
+            None => (Box::new(Alone::new(&parsed.options)?), parsed.options),
+        };
+        Ok(Found { boot, options, args: parsed.rest })
+    });
+    // Versions that differ are seen, and reported, by the launcher.
+    if let Err(error) = &found
+        && !matches!(error, BootError::Transport(TransportError::Version { .. }))
+    {
+        control.report(Report::Abort { code: error.code(), pe: None, what: error.to_string() });
+    }
+    found
 }

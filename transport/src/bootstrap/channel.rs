@@ -1,0 +1,101 @@
+//! A socket pair between a launcher and one of its processes: packets, each whole or not at all, and descriptors with
+//! them. The kernel keeps packets apart, so any number of threads may send without a lock. Knows nothing of what the
+//! packets mean.
+
+use std::io;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use super::wire::FDS_MAX;
+
+/// One end.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+/// What came.
+#[derive(Debug)]
+pub struct Packet {
+    /// Its length; 0: the other end is closed.
+    pub len: usize,
+    /// Descriptors that came with it.
+    pub fds: Vec<OwnedFd>,
+    /// The packet was longer than the buffer, or there was no room for all its descriptors in this process.
+    pub cut: bool,
+}
+
+impl Channel {
+    /// Two ends. Both close when a program is executed.
+    ///
+    /// # Errors
+    /// If descriptors ran out.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// Sends a packet with descriptors, [`FDS_MAX`] at most. Waits for room unless the end is non-blocking.
+    ///
+    /// # Errors
+    /// What the kernel says; nothing was sent then.
+    pub fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        rustix::io::retry_on_intr(|| sendmsg(&self.0, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL))?;
+        Ok(())
+    }
+
+    /// Receives a packet into `buf`. Waits for one unless the end is non-blocking.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn recv(&self, buf: &mut [u8]) -> io::Result<Packet> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = rustix::io::retry_on_intr(|| {
+            recvmsg(&self.0, &mut [IoSliceMut::new(buf)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        });
+        let got = match got {
+            // The other end closed with packets of ours unread: closed, all the same.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Packet { len: 0, fds: Vec::new(), cut: false }),
+            got => got?,
+        };
+        let fds = control
+            .drain()
+            .flat_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds).into_iter().flatten(),
+                _ => None.into_iter().flatten(),
+            })
+            .collect();
+        let cut = got.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC);
+        Ok(Packet { len: got.bytes, fds, cut })
+    }
+
+    /// Makes sends and receives of this end return at once.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        Ok(rustix::io::ioctl_fionbio(&self.0, true)?)
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

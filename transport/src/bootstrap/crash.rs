@@ -1,0 +1,151 @@
+//! Says which PE ran into a fatal signal (an access outside memory, a stack that overflowed, an abort), then lets the
+//! signal take its course, so that the exit status and a core file are what they would have been.
+//!
+//! The handler runs in a broken process: it uses no memory, no lock and no buffer, only a message of fixed size on the
+//! launcher's channel, or, alone, a line written straight to standard error. A stack overflow leaves no stack to run
+//! on: the standard library gives its own threads an alternative one, and the handler asks for that.
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::OnceLock;
+
+use super::wire::Fault;
+use super::{Control, host_name};
+use crate::Pe;
+
+thread_local! {
+    /// A label for the handler and nothing else: no code of the runtime depends on it.
+    static THREAD_PE: Cell<u32> = const { Cell::new(u32::MAX) };
+}
+
+/// What the handler needs, made before anything is broken. The first job of a process keeps it.
+static LINE: OnceLock<Line> = OnceLock::new();
+
+struct Line {
+    /// Keeps the channel open.
+    control: Control,
+    host: String,
+}
+
+/// Remembers that this thread is a PE's, for the message of a crash.
+pub fn this_thread_is(pe: Pe) {
+    THREAD_PE.set(pe.0);
+}
+
+/// Installs the handler. Signals that somebody handles already are left to him, except that of the standard library's
+/// own message about stack overflows, which this one replaces.
+pub(super) fn watch(control: &Control) {
+    if LINE.set(Line { control: control.clone(), host: host_name() }).is_err() {
+        return;
+    }
+    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
+        // SAFETY: all-zero is a valid `sigaction`: no flags, an empty mask, the default action.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_fault;
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND;
+        // SAFETY: `action` is initialized, and `on_fault` has the signature that SA_SIGINFO asks for and calls only
+        // what is safe in a signal handler.
+        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    }
+}
+
+/// SA_RESETHAND has restored the default action before this runs: a second fault in here ends the process.
+extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid `siginfo_t` to a handler with SA_SIGINFO.
+    let info = unsafe { &*info };
+    // Sent by a process rather than raised by an instruction.
+    let sent = info.si_code <= 0;
+    let address = match signal {
+        // SAFETY: for these signals, when raised by an instruction, the kernel fills this field.
+        libc::SIGSEGV | libc::SIGBUS if !sent => unsafe { info.si_addr() as u64 },
+        _ => 0,
+    };
+    // SAFETY: the kernel passes the interrupted thread's context.
+    let sp = unsafe { stack_pointer(context) };
+    let stack = signal == libc::SIGSEGV && !sent && address.abs_diff(sp) < 64 << 10;
+    let pe = THREAD_PE.try_with(Cell::get).ok().filter(|pe| *pe != u32::MAX);
+    tell(&Fault { signal: u8::try_from(signal).unwrap_or(0), pe, address, stack });
+    if sent {
+        // Returning would go on as if nothing had happened: the default action takes it as soon as we return.
+        // SAFETY: `raise` is safe in a signal handler.
+        unsafe { libc::raise(signal) };
+    }
+}
+
+fn tell(fault: &Fault) {
+    let Some(line) = LINE.get() else { return };
+    if let Some(channel) = line.control.channel() {
+        let packet = fault.encode();
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: the buffer is valid for its length; `send` is safe in a signal handler.
+        unsafe { libc::send(channel.as_fd().as_raw_fd(), packet.as_ptr().cast(), packet.len(), flags) };
+        return;
+    }
+    let mut text = Fixed { bytes: [0; 512], len: 0 };
+    let code = 128u32 + u32::from(fault.signal);
+    let _ = write!(text, "charmrun: error[{code}]: killed by signal {}{}, pe=", fault.signal, fault.why());
+    let _ = match fault.pe {
+        Some(pe) => write!(text, "{pe}"),
+        None => text.write_str("-"),
+    };
+    let _ = writeln!(text, " host={} pid={}", line.host, std::process::id());
+    // SAFETY: the buffer is valid for its length; `write` is safe in a signal handler.
+    unsafe { libc::write(libc::STDERR_FILENO, text.bytes.as_ptr().cast(), text.len) };
+}
+
+impl Fault {
+    /// What the signal means, as an addition to its number.
+    #[must_use]
+    pub fn why(&self) -> &'static str {
+        match i32::from(self.signal) {
+            _ if self.stack => " (stack overflow)",
+            libc::SIGSEGV => " (access outside memory)",
+            libc::SIGBUS => " (bus error: a mapped file ended, or memory is full)",
+            libc::SIGILL => " (illegal instruction)",
+            libc::SIGFPE => " (arithmetic)",
+            libc::SIGABRT => " (aborted)",
+            _ => "",
+        }
+    }
+}
+
+/// # Safety
+/// `context` is what the kernel passed to a signal handler.
+unsafe fn stack_pointer(context: *mut libc::c_void) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: by the caller's promise it points to a `ucontext_t`.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        context.uc_mcontext.gregs[libc::REG_RSP as usize].cast_unsigned()
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        // SAFETY: by the caller's promise it points to a `ucontext_t`.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        context.uc_mcontext.sp
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        // A stack overflow is not told from another bad access here.
+        let _ = context;
+        0
+    }
+}
+
+/// A text that needs no memory: what does not fit is left out.
+struct Fixed {
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl std::fmt::Write for Fixed {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = &mut self.bytes[self.len..];
+        let fits = text.len().min(room.len());
+        room[..fits].copy_from_slice(&text.as_bytes()[..fits]);
+        self.len += fits;
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! That the channel's messages survive the way, and that nothing else is taken for one.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn welcome() -> ToProcess {
+    ToProcess::Welcome(Box::new(Welcome {
+        rank: 2,
+        job: JobId(*b"01234567"),
+        secret: Secret::new([7; 32]),
+        group: 77,
+        layout: Layout::new(&[2, 2, 1], &[2, 1]),
+        options: vec![("seed".into(), "9".into()), ("checksum".into(), String::new())],
+    }))
+}
+
+fn to_process() -> Vec<ToProcess> {
+    vec![
+        welcome(),
+        ToProcess::Fenced,
+        ToProcess::Value(None),
+        ToProcess::Value(Some(b"value".to_vec())),
+        ToProcess::Fds { rank: 3, count: 253, more: true },
+        ToProcess::Stop(2),
+        ToProcess::Kill,
+        ToProcess::Ping(9),
+    ]
+}
+
+fn to_launcher() -> Vec<ToLauncher> {
+    vec![
+        ToLauncher::Join { rank: 1, pid: 2 },
+        ToLauncher::Put { key: "k".into(), value: vec![1, 2] },
+        ToLauncher::Fence,
+        ToLauncher::Get { rank: 1, key: "k".into() },
+        ToLauncher::Share { count: 0, more: false },
+        ToLauncher::Exit(-1),
+        ToLauncher::Abort { code: 1, pe: None, what: "it broke".into() },
+        ToLauncher::Warning("so what".into()),
+        ToLauncher::Fault(Fault { signal: 11, pe: Some(3), address: 0xdead, stack: true }),
+        ToLauncher::Pong(9),
+    ]
+}
+
+#[test]
+fn every_message_survives_the_way() {
+    for message in to_process() {
+        assert_eq!(ToProcess::decode(&message.encode()), Ok(message));
+    }
+    for message in to_launcher() {
+        assert_eq!(ToLauncher::decode(&message.encode()), Ok(message));
+    }
+}
+
+#[test]
+fn a_packet_that_is_cut_or_goes_on_is_refused() {
+    for packet in to_process().iter().map(ToProcess::encode) {
+        for len in 0..packet.len() {
+            assert!(ToProcess::decode(&packet[..len]).is_err(), "{packet:?} cut to {len}");
+        }
+        assert_eq!(ToProcess::decode(&[&packet[..], &[0]].concat()), Err(WireError::Trailing));
+    }
+    for packet in to_launcher().iter().map(ToLauncher::encode) {
+        for len in 0..packet.len() {
+            assert!(ToLauncher::decode(&packet[..len]).is_err(), "{packet:?} cut to {len}");
+        }
+        assert_eq!(ToLauncher::decode(&[&packet[..], &[0]].concat()), Err(WireError::Trailing));
+    }
+}
+
+#[test]
+fn another_version_is_recognized_whatever_follows() {
+    assert_eq!(ToProcess::decode(b"c4\x09\x00\xff\xff\xff"), Err(WireError::Version(9)));
+    assert_eq!(ToLauncher::decode(b"HTTP/1.1"), Err(WireError::Magic));
+    assert_eq!(ToLauncher::decode(b"c4\x01\x00\xee"), Err(WireError::Kind(0xee)));
+}
+
+/// A welcome whose two lists of sizes are `pes` and `hosts`, as (times, size).
+fn shaped(pes: &[(u32, u32)], hosts: &[(u32, u32)]) -> Result<ToProcess, WireError> {
+    let mut w = Writer::new();
+    w.kind(1).u32(0).raw(&[0; 8]).raw(&[0; 32]).u32(1);
+    for runs in [pes, hosts] {
+        w.len(runs.len());
+        for (times, size) in runs {
+            w.u32(*times).u32(*size);
+        }
+    }
+    w.len(0);
+    ToProcess::decode(&w.0)
+}
+
+#[test]
+fn an_impossible_layout_is_refused_and_costs_no_memory() {
+    assert!(shaped(&[(4, 2)], &[(1, 4)]).is_ok());
+    for (pes, hosts) in [
+        (&[(4, 2)][..], &[(1, 3)][..]),
+        (&[], &[]),
+        (&[(0, 1)], &[(1, 1)]),
+        (&[(1, 0)], &[(1, 1)]),
+        (&[(u32::MAX, 1)], &[(1, u32::MAX)]),
+        (&[(1 << 20, 1 << 20)], &[(1, 1 << 20)]),
+        (&[(1, u32::MAX)], &[(1, 1)]),
+    ] {
+        assert_eq!(shaped(pes, hosts), Err(WireError::Field("layout")), "{pes:?} {hosts:?}");
+    }
+}
+
+#[test]
+fn a_long_text_is_cut_between_two_characters() {
+    let ToLauncher::Warning(text) = ToLauncher::decode(&ToLauncher::Warning("aé".repeat(30_000)).encode()).unwrap()
+    else {
+        panic!("a warning")
+    };
+    assert!(text.len() <= TEXT_MAX && text.len() > TEXT_MAX - 4);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), message in 0..10usize, at in 0..80usize, with: u8) {
+        let _ = (ToProcess::decode(&bytes), ToLauncher::decode(&bytes));
+        // A true message with one byte changed reaches deeper.
+        let (mut a, mut b) = (to_process()[message.min(7)].encode(), to_launcher()[message].encode());
+        let (la, lb) = (a.len(), b.len());
+        a[at % la] = with;
+        b[at % lb] = with;
+        let _ = (ToProcess::decode(&a), ToLauncher::decode(&b));
+    }
+}

@@ -1,0 +1,1 @@
+//! The backends of this crate, each with its harness.
