@@ -1,0 +1,524 @@
+//! How a job ends, and why.
+//!
+//! There is one *cause*: the first failure, printed at once, whose code is the job's exit status. Whatever follows from it
+//! is not reported again. Two things make "first" less than obvious. A process that dies takes its connections
+//! with it before the kernel tells its parent, so another process may report a lost peer before the launcher knows of
+//! the death: such a report is only a *suspicion*, and becomes the cause if nothing better shows up within a moment.
+//! And a process that ends with 0 in the middle of a job may be the last or the only one: it becomes the cause if the
+//! others do not end as well.
+//!
+//! Once there is a cause every process group is killed. A signal from the user is a cause too, but the processes hear
+//! of it first, and are killed if they do not end in time. When all processes are reaped, what they have left
+//! behind (the launcher is its reaper) is killed, the output drained, and the guardian dismissed.
+
+use std::time::{Duration, Instant};
+
+use charm4rs_transport::Pe;
+use charm4rs_transport::bootstrap::error_line;
+use charm4rs_transport::bootstrap::options::Options;
+use charm4rs_transport::bootstrap::wire::ToProcess;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::board::Answer;
+use crate::job::Job;
+use crate::output::Sink;
+use crate::sys::{self, Death, Ending};
+
+/// How long a lost peer may be explained by a death.
+const SUSPICION: Duration = Duration::from_millis(200);
+/// How long others may take to end when one process ended with 0 unannounced.
+const ALONE: Duration = Duration::from_secs(2);
+/// How long processes may take to end after the job has.
+const GRACE: Duration = Duration::from_secs(10);
+/// How long a process may live without its channel.
+const LINE: Duration = Duration::from_secs(1);
+/// After the user's signal: SIGTERM, then SIGKILL. All is over within 2 s.
+const TERM: Duration = Duration::from_millis(1000);
+const KILL: Duration = Duration::from_millis(1800);
+/// How long the kernel may take to end what was killed.
+const GIVE_UP: Duration = Duration::from_secs(1);
+/// Between two lines about who is missing.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// Between two questions whether a process still answers.
+const PING: Duration = Duration::from_secs(1);
+/// Questions without an answer: worth a warning; dead.
+const SILENT: u32 = 3;
+const DEAD: u32 = 5;
+/// Exit status of a job that a peer or its start-up ended.
+const PEER: u8 = 69;
+
+/// Why a job failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Cause {
+    code: u8,
+    pe: Option<Pe>,
+    pid: u32,
+    what: String,
+}
+
+impl Cause {
+    /// A failure of a process; which of its PEs, nobody knows.
+    pub(crate) fn of(job: &Job, rank: u32, code: u8, what: String) -> Self {
+        let pe = Some(Pe(job.layout.pes_of(rank).start));
+        Self { code, pe, pid: job.processes.get(rank as usize).map_or(0, |p| p.number), what }
+    }
+}
+
+/// Where the job stands between its start and its end.
+#[derive(Debug)]
+pub(crate) struct End {
+    cause: Option<Cause>,
+    suspicion: Option<(Instant, Cause)>,
+    /// A process ended with 0 while the job ran.
+    alone: Option<(Instant, Cause)>,
+    /// The exit status that the program gave the job.
+    exit: Option<i32>,
+    /// All have said that the job ended, or one has gone after it did.
+    ending: Option<Instant>,
+    /// The user's signal.
+    interrupted: Option<Interrupt>,
+    killed: Option<Instant>,
+    output_failed: Option<Errno>,
+    output_reported: bool,
+
+    started: Instant,
+    joined: u32,
+    progress_at: Option<Instant>,
+    ping_at: Option<Instant>,
+    pings: u32,
+}
+
+#[derive(Debug)]
+struct Interrupt {
+    at: Instant,
+    terminated: bool,
+}
+
+impl End {
+    pub(crate) fn new(options: &Options) -> Self {
+        let now = Instant::now();
+        Self {
+            cause: None,
+            suspicion: None,
+            alone: None,
+            exit: None,
+            ending: None,
+            interrupted: None,
+            killed: None,
+            output_failed: None,
+            output_reported: false,
+            started: now,
+            joined: 0,
+            progress_at: (!options.quiet).then(|| now + PROGRESS),
+            ping_at: options.liveness.then(|| now + PING),
+            pings: 0,
+        }
+    }
+
+    pub(crate) fn a_process_joined(&mut self) {
+        self.joined += 1;
+    }
+
+    /// Nothing that happens now is a failure any more.
+    fn decided(&self) -> bool {
+        self.cause.is_some() || self.killed.is_some()
+    }
+}
+
+impl Job {
+    /// The job has failed: says so, if it is the first to do so, and kills.
+    pub(crate) fn fail(&mut self, cause: Cause) {
+        if self.end.decided() {
+            return;
+        }
+        self.print_cause(&cause);
+        self.end.cause = Some(cause);
+        self.kill();
+    }
+
+    fn print_cause(&mut self, cause: &Cause) {
+        let line = error_line(cause.code, &cause.what, cause.pe, &self.host, cause.pid);
+        self.sink().say_first(&line);
+        self.write_out();
+    }
+
+    /// Kills every process and what it has started.
+    pub(crate) fn kill(&mut self) {
+        self.end.killed.get_or_insert_with(Instant::now);
+        self.signal_all(Signal::KILL);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        for pid in self.processes.iter().filter_map(|p| p.pid) {
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
+    // What processes say about the end.
+
+    pub(crate) fn on_exit_said(&mut self, rank: u32, code: i32) {
+        self.end.exit.get_or_insert(code);
+        self.processes[rank as usize].said_exit = true;
+        if self.processes.iter().all(|p| p.said_exit || p.pid.is_none()) {
+            self.end.ending.get_or_insert_with(Instant::now);
+        }
+    }
+
+    pub(crate) fn on_abort_said(&mut self, rank: u32, code: u8, pe: Option<Pe>, what: String) {
+        self.processes[rank as usize].said_abort = true;
+        let code = if code == 0 { 1 } else { code };
+        let cause = Cause { pe: pe.or(Some(Pe(self.layout.pes_of(rank).start))), ..Cause::of(self, rank, code, what) };
+        if code != PEER {
+            self.fail(cause);
+        } else if self.end.exit.is_none() && self.end.suspicion.is_none() {
+            // After the job's end a peer may go before another has noticed.
+            self.end.suspicion = Some((Instant::now() + SUSPICION, cause));
+        }
+    }
+
+    // Signals and deaths.
+
+    pub(crate) fn on_signals(&mut self) {
+        while let Some(signal) = sys::next_signal(&self.signals) {
+            match signal {
+                libc::SIGCHLD => self.on_deaths(),
+                libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT => self.on_interrupt(signal),
+                libc::SIGTSTP => {
+                    // A group without a terminal ignores SIGTSTP.
+                    self.signal_all(Signal::STOP);
+                    let _ = kill_process(rustix::process::getpid(), Signal::STOP);
+                }
+                libc::SIGCONT => {
+                    self.signal_all(Signal::CONT);
+                    self.processes.iter_mut().for_each(|p| p.unanswered = 0);
+                }
+                other => _ = Signal::from_named_raw(other).map(|signal| self.signal_all(signal)),
+            }
+        }
+    }
+
+    fn on_interrupt(&mut self, number: i32) {
+        if self.end.interrupted.is_some() || self.end.killed.is_some() {
+            return self.kill();
+        }
+        let name = match number {
+            libc::SIGINT => "SIGINT",
+            libc::SIGTERM => "SIGTERM",
+            libc::SIGHUP => "SIGHUP",
+            _ => "SIGQUIT",
+        };
+        let number = u8::try_from(number).expect("signals are small");
+        let what = format!("interrupted by {name}");
+        let cause = Cause { code: 128 + number, pe: None, pid: std::process::id(), what };
+        self.print_cause(&cause);
+        self.end.cause = Some(cause);
+        self.end.interrupted = Some(Interrupt { at: Instant::now(), terminated: false });
+        for to in 0..self.layout.processes() {
+            self.send(Answer { to, packet: ToProcess::Stop(number).encode().into(), fds: Vec::new() });
+        }
+        if let Some(signal) = Signal::from_named_raw(number.into()) {
+            self.signal_all(signal);
+        }
+    }
+
+    fn on_deaths(&mut self) {
+        while let Some(pid) = sys::next_dead() {
+            let rank = self.processes.iter().position(|p| p.pid == Some(pid));
+            if let Some(rank) = rank {
+                // Its last words first. Then what it has started: until it is reaped its group's number is its own.
+                let rank = u32::try_from(rank).expect("processes are counted in 32 bits");
+                self.on_channel(rank);
+                let _ = kill_process_group(pid, Signal::KILL);
+                if let Some(guardian) = &self.guardian {
+                    guardian.forget(pid);
+                }
+                self.processes[rank as usize].pid = None;
+                if let Some(death) = sys::reap(pid) {
+                    self.on_death(rank, death);
+                }
+            } else if sys::reap(pid).is_none() {
+                return;
+            }
+        }
+    }
+
+    fn on_death(&mut self, rank: u32, death: Death) {
+        self.note(|| format!("process {rank} ended: {:?}", death.how));
+        if self.end.decided() {
+            return;
+        }
+        let process = &self.processes[rank as usize];
+        let fault = process.fault;
+        let before = if process.joined { "" } else { " before it joined the job" };
+        match death.how {
+            Ending::Signal(signal) => {
+                let why = match fault {
+                    Some(fault) if fault.signal == signal => fault.why(),
+                    _ if signal == 9 => " (out of memory?)",
+                    _ => "",
+                };
+                let mib = death.resident_kib_max.div_ceil(1024);
+                let what = format!(
+                    "process {rank} was killed by signal {signal}{why}{before}; it had up to {mib} MiB resident"
+                );
+                let cause = Cause::of(self, rank, 128 + signal, what);
+                let pe = fault.and_then(|f| f.pe).map(Pe).or(cause.pe);
+                self.fail(Cause { pe, ..cause });
+            }
+            // Its own words are the cause, or will be.
+            Ending::Code(_) if process.said_abort => {}
+            Ending::Code(code) if self.end.exit.is_some_and(|exit| code == 0 || code == status(exit)) => {
+                self.end.ending.get_or_insert_with(Instant::now);
+            }
+            Ending::Code(0) if !process.joined => {
+                let what = format!("process {rank} ended with 0{before}: is it a program of charm4rs?");
+                self.fail(Cause::of(self, rank, PEER, what));
+            }
+            Ending::Code(0) => {
+                let what = format!("process {rank} ended with 0 while the job still ran");
+                let cause = Cause::of(self, rank, PEER, what);
+                self.end.alone.get_or_insert((Instant::now() + ALONE, cause));
+            }
+            Ending::Code(code) => {
+                let what = format!("process {rank} ended with exit code {code}{before}");
+                self.fail(Cause::of(self, rank, code, what));
+            }
+        }
+    }
+
+    // Time.
+
+    pub(crate) fn is_over(&self) -> bool {
+        let gave_up = self.end.killed.is_some_and(|at| at.elapsed() > GIVE_UP);
+        gave_up
+            || (self.processes.iter().all(|p| p.pid.is_none()) && (self.end.decided() || self.end.suspicion.is_none()))
+    }
+
+    /// Who has not come, since when, and what for.
+    fn missing(&self) -> Option<(Instant, Vec<u32>)> {
+        if self.end.joined < self.layout.processes() {
+            let missing = (0..).zip(&self.processes).filter(|(_, p)| !p.joined).map(|(rank, _)| rank).collect();
+            return Some((self.end.started, missing));
+        }
+        self.board.waiting()
+    }
+
+    /// When [`Job::on_time`] has something to do though nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let end = &self.end;
+        if let Some(at) = end.killed {
+            return Some(at + GIVE_UP);
+        }
+        if end.cause.is_some() {
+            return end.interrupted.as_ref().map(|i| i.at + if i.terminated { KILL } else { TERM });
+        }
+        let missing = self.missing();
+        [
+            end.suspicion.as_ref().map(|(at, _)| *at),
+            end.alone.as_ref().map(|(at, _)| *at),
+            end.ending.map(|at| at + GRACE),
+            missing.as_ref().map(|(since, _)| *since + self.options.timeout),
+            missing.and(end.progress_at),
+            self.lost_lines().map(|(_, at)| at + LINE).min(),
+            end.ping_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    pub(crate) fn on_time(&mut self) {
+        let now = Instant::now();
+        if let Some(interrupt) = &mut self.end.interrupted {
+            if now >= interrupt.at + KILL {
+                self.kill();
+            } else if now >= interrupt.at + TERM && !interrupt.terminated {
+                interrupt.terminated = true;
+                self.signal_all(Signal::TERM);
+            }
+        }
+        if self.end.suspicion.as_ref().is_some_and(|(at, _)| now >= *at) {
+            let (_, lost) = self.end.suspicion.take().expect("just seen");
+            // Who ended in the middle is a better reason than who missed it.
+            let cause = self.end.alone.take().map_or(lost, |(_, cause)| cause);
+            self.fail(cause);
+        }
+        if self.end.alone.as_ref().is_some_and(|(at, _)| now >= *at) {
+            let (_, cause) = self.end.alone.take().expect("just seen");
+            self.fail(cause);
+        }
+        if self.end.decided() {
+            return;
+        }
+        if self.end.ending.is_some_and(|at| now >= at + GRACE) {
+            let left: Vec<_> = (0..).zip(&self.processes).filter(|(_, p)| p.pid.is_some()).map(|(r, _)| r).collect();
+            self.warn(&format!("{} still ran {} s after the job's end", ranks(&left), GRACE.as_secs()));
+            return self.kill();
+        }
+        self.check_start(now);
+        self.check_lines(now);
+        self.check_liveness(now);
+    }
+
+    fn check_start(&mut self, now: Instant) {
+        let Some((since, missing)) = self.missing() else {
+            self.end.progress_at = self.end.progress_at.map(|_| now + PROGRESS);
+            return;
+        };
+        let (of, host) = (self.layout.processes(), self.host.clone());
+        if now >= since + self.options.timeout {
+            let seconds = self.options.timeout.as_secs_f64();
+            let what =
+                format!("not all processes joined within {seconds} s: {} of {of} missing on {host}", ranks(&missing));
+            let first = missing.first().copied().unwrap_or(0);
+            self.fail(Cause::of(self, first, PEER, what));
+        } else if self.end.progress_at.is_some_and(|at| now >= at) {
+            self.end.progress_at = Some(now + PROGRESS);
+            let seconds = (now - since).as_secs();
+            self.sink()
+                .say(&format!("charmrun: waiting since {seconds} s for {} of {of} on {host}\n", ranks(&missing)));
+        }
+    }
+
+    /// Living processes whose channel closed, and when. Once the job has ended their channels matter no more.
+    fn lost_lines(&self) -> impl Iterator<Item = (u32, Instant)> {
+        let matters = self.end.exit.is_none();
+        (0..)
+            .zip(&self.processes)
+            .filter(move |(_, p)| matters && p.pid.is_some() && !p.said_abort)
+            .filter_map(|(rank, p)| p.line_lost.map(|at| (rank, at)))
+    }
+
+    fn check_lines(&mut self, now: Instant) {
+        let lost = self.lost_lines().find(|(_, at)| now >= *at + LINE);
+        if let Some((rank, _)) = lost {
+            let what = format!("process {rank} closed its line to the launcher and still runs");
+            self.fail(Cause::of(self, rank, PEER, what));
+        }
+    }
+
+    fn check_liveness(&mut self, now: Instant) {
+        if self.end.ping_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.end.ping_at = Some(now + PING);
+        self.end.pings = self.end.pings.wrapping_add(1);
+        let packet: std::rc::Rc<[u8]> = ToProcess::Ping(self.end.pings).encode().into();
+        for rank in 0..self.layout.processes() {
+            let Some(process) = self.processes.get_mut(rank as usize) else { return };
+            if !process.joined || process.pid.is_none() || process.channel.is_none() {
+                continue;
+            }
+            process.unanswered += 1;
+            let silent = process.unanswered - 1;
+            if silent == DEAD {
+                let what = format!("process {rank} is unresponsive for {DEAD} s: stopped, or starved");
+                return self.fail(Cause::of(self, rank, PEER, what));
+            }
+            if silent == SILENT {
+                self.warn(&format!("process {rank} is unresponsive for {SILENT} s"));
+            }
+            if silent < SILENT {
+                self.send(Answer { to: rank, packet: packet.clone(), fds: Vec::new() });
+            }
+        }
+    }
+
+    // Output that nobody takes.
+
+    /// Says once that standard output is closed or fails; the job goes on.
+    pub(crate) fn report_closed_output(&mut self) {
+        let Some(error) = self.sinks[0].failed().filter(|_| !self.end.output_reported) else { return };
+        self.end.output_reported = true;
+        if error == Errno::PIPE {
+            return self.warn("standard output is closed: what the job prints from here on is lost");
+        }
+        self.end.output_failed = Some(error);
+        let what = format!("cannot write standard output: {}", std::io::Error::from(error));
+        self.print_cause(&Cause { code: 74, pe: None, pid: std::process::id(), what });
+    }
+
+    // After the end.
+
+    /// Ends what the job's processes have left behind, drains its output, and gives its exit status.
+    pub(crate) fn finish(&mut self) -> u8 {
+        self.sweep();
+        self.read_all();
+        self.drain();
+        if let Some(guardian) = self.guardian.take() {
+            guardian.dismiss();
+        }
+        match (&self.end.cause, self.end.exit) {
+            (Some(cause), _) => cause.code,
+            (None, exit) if self.end.output_failed.is_none() || exit.is_some_and(|e| status(e) != 0) => {
+                exit.map_or(0, status)
+            }
+            _ => 74,
+        }
+    }
+
+    /// Kills what has become our child by losing its parent, again and again until nothing is left.
+    fn sweep(&mut self) {
+        let guardian = self.guardian.as_ref().map(crate::guardian::Guardian::pid);
+        let me = rustix::process::getpid();
+        let path = format!("/proc/self/task/{me}/children");
+        let until = Instant::now() + GIVE_UP;
+        loop {
+            while let Some(pid) = sys::next_dead().filter(|pid| Some(*pid) != guardian) {
+                let _ = sys::reap(pid);
+            }
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let left: Vec<Pid> = text
+                .split_whitespace()
+                .filter_map(|n| Pid::from_raw(n.parse().ok()?))
+                .filter(|pid| Some(*pid) != guardian)
+                .collect();
+            if left.is_empty() || Instant::now() > until {
+                return;
+            }
+            left.into_iter().for_each(|pid| _ = kill_process(pid, Signal::KILL));
+            // One of them has ended when there is a signal, which stays to be read.
+            let mut ready = [PollFd::new(&self.signals, PollFlags::IN)];
+            let _ = poll(&mut ready, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 }));
+            while sys::next_signal(&self.signals).is_some() {}
+        }
+    }
+
+    /// Waits until all output is taken, unless the user does not want to.
+    fn drain(&mut self) {
+        while self.end.interrupted.is_none() {
+            self.write_out();
+            let waiting: Vec<_> = self.sinks.iter().filter(|s| !s.is_empty()).filter_map(Sink::waits_on).collect();
+            if waiting.is_empty() {
+                return;
+            }
+            let mut ready: Vec<_> =
+                waiting.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)).collect();
+            ready.push(PollFd::new(&self.signals, PollFlags::IN));
+            let _ = poll(&mut ready, None);
+            drop(ready);
+            while let Some(signal) = sys::next_signal(&self.signals) {
+                if let libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT = signal {
+                    self.on_interrupt(signal);
+                    return;
+                }
+            }
+        }
+        self.write_out();
+    }
+}
+
+/// What the system keeps of an exit status.
+fn status(code: i32) -> u8 {
+    u8::try_from(code & 0xff).expect("masked")
+}
+
+/// The numbers of processes, not too many of them.
+fn ranks(ranks: &[u32]) -> String {
+    const SHOWN: usize = 20;
+    let list = ranks.iter().take(SHOWN).map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let more = if ranks.len() > SHOWN { format!(" and {} more", ranks.len() - SHOWN) } else { String::new() };
+    format!("{} {list}{more}", if ranks.len() == 1 { "process" } else { "processes" })
+}

@@ -1,0 +1,105 @@
+//! Why a job did not start at all.
+
+use std::io;
+use std::path::PathBuf;
+
+use charm4rs_transport::bootstrap::options::OptionError;
+
+/// What ends the launcher before, or instead of, a job.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The command line is wrong.
+    #[error(transparent)]
+    Usage(#[from] OptionError),
+    /// The command line names no program.
+    #[error("no program given: charmrun [+pN] [options] PROGRAM [arguments]; see charmrun ++help")]
+    NoProgram,
+    /// The program cannot be executed.
+    #[error("cannot execute {path}: {why}", path = path.display())]
+    Program {
+        /// As given.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: Why,
+    },
+    /// The limit of open files is too low.
+    #[error("out of file descriptors: {need} needed, {limit} allowed; raise the limit with ulimit -n")]
+    Descriptors {
+        /// How many the job needs.
+        need: u64,
+        /// How many this process may open.
+        limit: u64,
+    },
+    /// No target of the workspace has the name.
+    #[error("no program or example of this workspace is called {name}{}", nearest.as_ref().map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
+    NoTarget {
+        /// As given.
+        name: String,
+        /// The most similar name.
+        nearest: Option<String>,
+    },
+    /// Cargo failed, and said why.
+    #[error("cargo {what} failed")]
+    Cargo {
+        /// The subcommand.
+        what: &'static str,
+        /// Its exit status.
+        code: u8,
+    },
+    /// The system refused.
+    #[error("{call}: {source}")]
+    System {
+        /// What was asked.
+        call: &'static str,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What is wrong with a program.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Why {
+    /// Nothing is there.
+    #[error("there is no such file")]
+    Missing,
+    /// It is neither in a folder of `PATH` nor given with its folder.
+    #[error("it is not in PATH (a program of this folder is ./NAME)")]
+    NotInPath,
+    /// A folder, a socket, …
+    #[error("it is not a file")]
+    NotAFile,
+    /// Its mode or its folder's forbids it.
+    #[error("permission denied")]
+    Permission,
+    /// Neither a binary of this machine nor a script with `#!`.
+    #[error("it is not a program for this machine")]
+    NotAProgram,
+    /// What the system says otherwise.
+    #[error("{0}")]
+    Other(#[source] io::Error),
+}
+
+impl LaunchError {
+    /// The launcher's exit status.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Usage(error) => error.code(),
+            Self::NoProgram | Self::NoTarget { .. } => 64,
+            Self::Program { .. } => 78,
+            Self::Descriptors { .. } => 71,
+            Self::Cargo { code, .. } => *code,
+            Self::System { source, .. } => match source.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN | libc::ENOBUFS) => 71,
+                _ => 74,
+            },
+        }
+    }
+
+    pub(crate) fn system(call: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { call, source }
+    }
+}

@@ -1,0 +1,104 @@
+//! Which file a program's name means, and how a process of it starts.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use charm4rs_transport::bootstrap::VARIABLE;
+use rustix::fs::Access;
+
+use crate::error::{LaunchError, Why};
+use crate::sys::{self, Start, Started};
+
+/// A program with its arguments and environment, ready to be started any number of times.
+#[derive(Debug)]
+pub(crate) struct Program {
+    path: PathBuf,
+    file: CString,
+    args: Vec<CString>,
+    /// The last entry is replaced for each process.
+    env: Vec<CString>,
+}
+
+impl Program {
+    /// Finds the program; `args` does not contain its name.
+    pub(crate) fn find(name: &OsStr, args: &[OsString]) -> Result<Self, LaunchError> {
+        let path = locate(name)?;
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| fault(&path, Why::Missing));
+        let file = text(path.as_os_str())?;
+        let args = std::iter::once(text(name)).chain(args.iter().map(|a| text(a))).collect::<Result<_, _>>()?;
+        let mut env = Vec::new();
+        for (name, value) in std::env::vars_os().filter(|(name, _)| name != VARIABLE) {
+            let mut entry = name.into_vec();
+            entry.push(b'=');
+            entry.extend(value.into_vec());
+            // What cannot be passed on was not there for us either.
+            env.extend(CString::new(entry));
+        }
+        env.push(CString::default());
+        Ok(Self { path, file, args, env })
+    }
+
+    /// Starts a process of it, which inherits `line`.
+    pub(crate) fn start(
+        &mut self,
+        line: BorrowedFd<'_>,
+        guardian: BorrowedFd<'_>,
+        reads: bool,
+    ) -> Result<Started, LaunchError> {
+        let inode = rustix::fs::fstat(line).map_err(|e| LaunchError::system("fstat")(e.into()))?.st_ino;
+        let variable = CString::new(format!("{VARIABLE}={}:{inode}", line.as_raw_fd())).expect("digits");
+        if let Some(last) = self.env.last_mut() {
+            *last = variable;
+        }
+        let start = Start { program: &self.file, args: &self.args, env: &self.env, inherits: line, guardian, reads };
+        sys::start(&start).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOENT) => fault(&self.path, Why::Missing),
+            Some(libc::EACCES | libc::EPERM) => fault(&self.path, Why::Permission),
+            Some(libc::ENOEXEC) => fault(&self.path, Why::NotAProgram),
+            Some(libc::EISDIR) => fault(&self.path, Why::NotAFile),
+            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => LaunchError::system("fork")(error),
+            _ => fault(&self.path, Why::Other(error)),
+        })
+    }
+}
+
+/// As a shell does it: a name with a slash is a path, another is looked for in `PATH`.
+fn locate(name: &OsStr) -> Result<PathBuf, LaunchError> {
+    if name.as_bytes().contains(&b'/') {
+        let path = PathBuf::from(name);
+        return match check(&path) {
+            None => Ok(path),
+            Some(why) => Err(fault(&path, why)),
+        };
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let mut worst = Why::NotInPath;
+    for folder in std::env::split_paths(&folders) {
+        let path = folder.join(name);
+        match check(&path) {
+            None => return Ok(path),
+            Some(Why::Missing | Why::NotAFile) => {}
+            Some(why) => worst = why,
+        }
+    }
+    Err(fault(Path::new(name), worst))
+}
+
+fn check(path: &Path) -> Option<Why> {
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => Some(Why::NotAFile),
+        Ok(_) => rustix::fs::access(path, Access::EXEC_OK).is_err().then_some(Why::Permission),
+        Err(error) => Some(match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Why::Missing,
+            io::ErrorKind::PermissionDenied => Why::Permission,
+            _ => Why::Other(error),
+        }),
+    }
+}
+
+fn fault(path: &Path, why: Why) -> LaunchError {
+    LaunchError::Program { path: path.to_owned(), why }
+}

@@ -1,0 +1,220 @@
+//! The calls to the system that the compiler cannot check: signals as a descriptor, the reaping of children, the start of
+//! a process and of the guardian.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStderr, ChildStdout, Command, Stdio};
+
+use rustix::process::Pid;
+
+/// Signals that the launcher takes from its descriptor instead of being interrupted.
+const TAKEN: [libc::c_int; 9] = [
+    libc::SIGCHLD,
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGTSTP,
+    libc::SIGCONT,
+];
+
+/// Blocks the signals that the launcher acts on, and gives the descriptor on which they arrive.
+pub(crate) fn take_signals() -> io::Result<OwnedFd> {
+    // SAFETY: an all-zero `sigset_t` is valid memory for `sigemptyset` to initialize; all pointers are to live locals.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in TAKEN {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        // Whoever started us may have ignored it, and then children vanish without a status.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
+        let fd = check(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// The next signal that has arrived, if any.
+pub(crate) fn next_signal(fd: &OwnedFd) -> Option<libc::c_int> {
+    let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut info)).ok()?;
+    let number = info.first_chunk::<4>().filter(|_| read == info.len())?;
+    libc::c_int::try_from(u32::from_ne_bytes(*number)).ok()
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Death {
+    pub(crate) pid: Pid,
+    pub(crate) how: Ending,
+    /// The most memory it had in use, in KiB.
+    pub(crate) resident_kib_max: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Ending {
+    Code(u8),
+    Signal(u8),
+}
+
+/// A child that has ended and still keeps its number: nobody else can have it, nor that of its group, until [`reap`].
+pub(crate) fn next_dead() -> Option<Pid> {
+    // SAFETY: all-zero is a valid `siginfo_t`, and the pointer is to a live local.
+    let (result, pid) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        let result = libc::waitid(libc::P_ALL, 0, &raw mut info, options);
+        (result, info.si_pid())
+    };
+    if result == 0 { Pid::from_raw(pid) } else { None }
+}
+
+/// Takes the status of a child that [`next_dead`] gave.
+pub(crate) fn reap(pid: Pid) -> Option<Death> {
+    let mut status = 0;
+    // SAFETY: all-zero is a valid `rusage`, and the pointers are to live locals.
+    let (result, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::wait4(pid.as_raw_nonzero().get(), &raw mut status, libc::WNOHANG, &raw mut usage), usage)
+    };
+    if result <= 0 {
+        return None;
+    }
+    let byte = |n: libc::c_int| u8::try_from(n & 0xff).unwrap_or(0);
+    let how = if libc::WIFSIGNALED(status) {
+        Ending::Signal(byte(libc::WTERMSIG(status)))
+    } else {
+        Ending::Code(byte(libc::WEXITSTATUS(status)))
+    };
+    Some(Death { pid, how, resident_kib_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) })
+}
+
+/// A process to start.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) program: &'a CString,
+    /// Its arguments, its name first.
+    pub(crate) args: &'a [CString],
+    /// Its environment, as `NAME=VALUE`.
+    pub(crate) env: &'a [CString],
+    /// The descriptor that it inherits besides the standard ones.
+    pub(crate) inherits: BorrowedFd<'a>,
+    /// Whether it reads the launcher's standard input.
+    pub(crate) reads: bool,
+    /// Where it writes its number, which is its group's, before its program runs.
+    pub(crate) guardian: BorrowedFd<'a>,
+}
+
+/// A process that was started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: Pid,
+    pub(crate) stdout: ChildStdout,
+    pub(crate) stderr: ChildStderr,
+}
+
+/// Starts a process in a session and group of its own, which dies with the launcher. The error of a program that
+/// cannot be executed comes from here.
+pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
+    let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let exec = Exec {
+        program: start.program.as_ptr(),
+        args: pointers(start.args),
+        env: pointers(start.env),
+        inherits: start.inherits.as_raw_fd(),
+        guardian: start.guardian.as_raw_fd(),
+        launcher: rustix::process::getpid(),
+    };
+    // The program is executed by the closure: the standard library's own way would run a file that is no program
+    // with the shell.
+    let mut command = Command::new("/");
+    command
+        .stdin(if start.reads { Stdio::inherit() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // SAFETY: between fork and exec the closure only makes system calls, on memory made before the fork; the launcher
+    // has one thread.
+    unsafe { command.pre_exec(move || Err(exec.run())) };
+    let mut child = command.spawn()?;
+    let pid = Pid::from_child(&child);
+    let stdout = child.stdout.take().expect("it was asked for");
+    let stderr = child.stderr.take().expect("it was asked for");
+    Ok(Started { pid, stdout, stderr })
+}
+
+/// What a new process does before its program runs.
+struct Exec {
+    program: *const libc::c_char,
+    args: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    inherits: libc::c_int,
+    guardian: libc::c_int,
+    launcher: Pid,
+}
+
+// SAFETY: the pointers are to the caller's strings, which outlive the spawn that runs this, in a copy of the caller's
+// memory; no thread shares them.
+unsafe impl Send for Exec {}
+// SAFETY: as above; nothing is ever written through them.
+unsafe impl Sync for Exec {}
+
+impl Exec {
+    /// Returns only if the program cannot be executed.
+    fn run(&self) -> io::Error {
+        let run = || -> io::Result<()> {
+            rustix::process::setsid()?;
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            // The launcher may have died before that call, and then no signal comes.
+            if rustix::process::getppid() != Some(self.launcher) {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            // SAFETY: the pointers are to a live local, or to the caller's null-terminated lists (see `Exec`).
+            unsafe {
+                let mut none: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&raw mut none);
+                check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
+                let group = libc::getpid().to_ne_bytes();
+                libc::write(self.guardian, group.as_ptr().cast(), group.len());
+                check(libc::fcntl(self.inherits, libc::F_SETFD, 0))?;
+                check(libc::execve(self.program, self.args.as_ptr(), self.env.as_ptr()))?;
+            }
+            Ok(())
+        };
+        run().err().unwrap_or_else(|| io::Error::other("execve returned"))
+    }
+}
+
+/// A process of the launcher's, which runs `guard` and ends.
+pub(crate) fn fork(guard: impl FnOnce()) -> io::Result<Pid> {
+    // SAFETY: the launcher has one thread, so the child's memory is whole and no lock is held by a thread that it lacks.
+    let pid = unsafe { check(libc::fork())? };
+    if let Some(pid) = Pid::from_raw(pid) {
+        return Ok(pid);
+    }
+    guard();
+    // SAFETY: ends the child without running what belongs to the parent.
+    unsafe { libc::_exit(0) }
+}
+
+/// Closes every descriptor but `keep`.
+pub(crate) fn close_all_but(keep: BorrowedFd<'_>) {
+    let Ok(keep) = libc::c_ulong::try_from(keep.as_fd().as_raw_fd()) else { return };
+    let (first, last, flags): (libc::c_ulong, libc::c_ulong, libc::c_ulong) = (0, libc::c_uint::MAX.into(), 0);
+    // SAFETY: called in the guardian, a fresh copy of the launcher, which uses no other descriptor afterwards and ends
+    // without running a destructor. Where the call does not exist nothing is closed, which does no harm.
+    unsafe {
+        if keep > 0 {
+            libc::syscall(libc::SYS_close_range, first, keep - 1, flags);
+        }
+        libc::syscall(libc::SYS_close_range, keep + 1, last, flags);
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
