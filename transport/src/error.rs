@@ -24,6 +24,30 @@ pub enum TransportError {
         /// The offending value.
         detail: u64,
     },
+    /// A frame's checksum does not hold.
+    #[error("corrupt data from PE {}: frame {sequence}, {size} bytes", from.0)]
+    Corrupt {
+        /// The PE that sent it.
+        from: Pe,
+        /// The frame's number in the stream from that PE.
+        sequence: u64,
+        /// The length of its body, in bytes, as it arrived.
+        size: u64,
+    },
+    /// A put or get was refused by its target, whose memory is untouched.
+    #[error("PE {} refused a put or get: outside its window, or the window was taken back", pe.0)]
+    WindowRefused {
+        /// The PE whose window it was.
+        pe: Pe,
+    },
+    /// A message was too large for its receiver.
+    #[error("PE {} has no memory for a message of {size} bytes", pe.0)]
+    MessageRefused {
+        /// The receiver.
+        pe: Pe,
+        /// The message's size.
+        size: u64,
+    },
     /// A peer runs another version of the runtime, or another program.
     #[error("{what} differs: here {ours}, there {theirs}")]
     Version {
@@ -70,9 +94,9 @@ impl TransportError {
     pub fn code(&self) -> u8 {
         match self {
             Self::PeerDown { .. } | Self::Startup(_) => 69,
-            Self::Protocol { .. } | Self::Version { .. } => 76,
+            Self::Protocol { .. } | Self::Version { .. } | Self::Corrupt { .. } | Self::WindowRefused { .. } => 76,
             Self::Auth(_) => 77,
-            Self::Resource { .. } => 71,
+            Self::Resource { .. } | Self::MessageRefused { .. } => 71,
             Self::Config(_) => 78,
             Self::System { .. } => 74,
         }

@@ -21,6 +21,7 @@ pub mod port;
 pub mod reliable;
 pub mod seam;
 pub mod seed;
+pub mod sim;
 pub mod tcp;
 pub mod wireup;
 

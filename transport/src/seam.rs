@@ -95,7 +95,7 @@ impl Window {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a window is not a container")]
     pub fn len(&self) -> usize {
-        self.buf.len()
+        usize::try_from(self.key.len).expect("exposed memory fits the address space")
     }
 }
 

@@ -19,12 +19,16 @@ pub mod crash;
 mod launched;
 pub mod options;
 mod sys;
+#[cfg(any(test, feature = "conformance"))]
+mod threads;
 pub mod wire;
 
 pub use alone::Alone;
 pub use control::{Control, Order, Report, error_line, host_name};
 pub use launched::{Launched, VARIABLE};
 use options::{Extent, OptionError, Options};
+#[cfg(any(test, feature = "conformance"))]
+pub use threads::Threads;
 
 /// Limits of what travels on a launcher's channel.
 pub const KEY_MAX: usize = 256;

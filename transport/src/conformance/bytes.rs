@@ -1,11 +1,7 @@
-//! What the laws send: bytes that tell whether they are the right ones, in buffers that are counted.
+//! What the laws send: bytes that tell whether they are the right ones.
 
 use std::mem::MaybeUninit;
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::memory::{Home, RegBuf};
 use crate::{Imm, Pe};
 
 /// Names the contents of one message.
@@ -62,51 +58,6 @@ pub fn expect(key: u64, bytes: &[u8], what: impl std::fmt::Display) {
     }
 }
 
-/// A home that counts the buffers out.
-#[derive(Clone, Default, Debug)]
-pub struct Counted(Arc<AtomicUsize>);
-
-struct CountedHome {
-    inner: Arc<dyn Home>,
-    live: Arc<AtomicUsize>,
-}
-
-// SAFETY: the block is the inner home's, which upholds the contract; this only counts.
-unsafe impl Home for CountedHome {
-    unsafe fn reclaim(&self, block: NonNull<u8>, cap: usize) {
-        self.live.fetch_sub(1, Ordering::AcqRel);
-        // SAFETY: the inner home handed out this block with this capacity (see `Counted::wrap`), and it is not used again.
-        unsafe { self.inner.reclaim(block, cap) }
-    }
-}
-
-impl Counted {
-    /// A zeroed buffer on the heap.
-    #[must_use]
-    pub fn heap(&self, len: usize) -> RegBuf {
-        self.wrap(RegBuf::heap(len))
-    }
-
-    /// The memory of a vector.
-    #[must_use]
-    pub fn vec<T: bytemuck::Pod + Send>(&self, vec: Vec<T>) -> RegBuf {
-        self.wrap(RegBuf::from_vec(vec))
-    }
-
-    fn wrap(&self, buf: RegBuf) -> RegBuf {
-        self.0.fetch_add(1, Ordering::AcqRel);
-        let (ptr, len, cap, inner) = buf.into_raw();
-        // SAFETY: the parts are a buffer's that was taken apart just now; its home gets the block back from ours.
-        unsafe { RegBuf::from_raw(ptr, len, cap, Arc::new(CountedHome { inner, live: self.0.clone() })) }
-    }
-
-    /// How many are held somewhere.
-    #[must_use]
-    pub fn live(&self) -> usize {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,18 +73,7 @@ mod tests {
             assert_eq!(first_wrong(key, &bytes), Some(at / 8 * 8));
             bytes[at] ^= 0x10;
         }
-        let mut uninit = vec![MaybeUninit::uninit(); 61];
-        pour_uninit(key, &mut uninit);
-        // SAFETY: pour_uninit wrote every byte.
-        assert!(uninit.iter().zip(&bytes).all(|(a, b)| unsafe { a.assume_init() } == *b));
-    }
-
-    #[test]
-    fn counted_buffers_are_counted_until_they_are_dropped() {
-        let counted = Counted::default();
-        let (a, b) = (counted.heap(10), counted.vec(vec![1.5f64; 4]));
-        assert_eq!((counted.live(), b.len()), (2, 32));
-        drop((a, b));
-        assert_eq!(counted.live(), 0);
+        let msg = crate::Msg::fill(&crate::memory::Slab::new(), 61, |uninit| pour_uninit(key, uninit));
+        assert_eq!(*msg, *bytes);
     }
 }

@@ -27,8 +27,6 @@ use std::time::Duration;
 use crate::{Endpoint, EndpointBuilder, Pe};
 
 pub mod bytes;
-#[cfg(test)]
-mod instances;
 pub mod life;
 pub mod messages;
 pub mod onesided;

@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::bytes::{self, Counted};
+use super::bytes;
 use super::{Death, World};
-use crate::memory::{Msg, RegBuf};
+use crate::memory::{Counted, Msg, RegBuf};
 use crate::seed::Rng;
 use crate::{Caps, Doorbell, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window};
 
@@ -266,12 +266,12 @@ impl Peer {
 
     /// A counted buffer on the heap.
     pub fn heap(&self, len: usize) -> RegBuf {
-        self.shared.counted.heap(len)
+        self.shared.counted.wrap(RegBuf::heap(len))
     }
 
     /// A counted buffer in a vector of the user's.
     pub fn vec<T: bytemuck::Pod + Send>(&self, vec: Vec<T>) -> RegBuf {
-        self.shared.counted.vec(vec)
+        self.shared.counted.wrap(RegBuf::from_vec(vec))
     }
 
     /// A buffer from the backend's pool, or from the heap if the pool does not do such sizes.

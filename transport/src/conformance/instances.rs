@@ -1,1 +1,0 @@
-//! The backends of this crate, each with its harness.

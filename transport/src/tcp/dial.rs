@@ -1,0 +1,207 @@
+//! The helper's outgoing connections: tried at every address of the process, again until a deadline, and proven.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, connect, recv, sockopt};
+
+use super::address::{decode, out_of_descriptors, stream_socket};
+use super::helper::{Conn, Helper, Role, name, send_whole};
+use super::shared::Mail;
+use crate::auth::{AuthError, CHALLENGE, Dialer, Hello, Purpose, Step, random_bytes};
+use crate::{Pe, TransportError};
+
+/// Refused so often in a row, a process that was there before is not there any more.
+const REFUSALS: u32 = 5;
+const BACK_OFF: Duration = Duration::from_millis(10);
+const BACK_OFF_MAX: Duration = Duration::from_millis(100);
+
+/// A connection that is to be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dial {
+    pub(super) purpose: Purpose,
+    pub(super) process: u32,
+    pub(super) from: Pe,
+    pub(super) to: Pe,
+    pub(super) generation: u32,
+    pub(super) not_before: Instant,
+    pub(super) deadline: Instant,
+    attempts: u32,
+    refusals: u32,
+    /// There was a connection before: a refusal means more.
+    pub(super) known: bool,
+}
+
+impl Dial {
+    pub(super) fn data(
+        process: u32,
+        from: Pe,
+        to: Pe,
+        generation: u32,
+        not_before: Instant,
+        deadline: Instant,
+    ) -> Self {
+        let known = generation > 1;
+        let purpose = Purpose::Data;
+        Self { purpose, process, from, to, generation, not_before, deadline, attempts: 0, refusals: 0, known }
+    }
+
+    pub(super) fn control(process: u32, from: Pe, to: Pe, known: bool, deadline: Instant) -> Self {
+        let now = Instant::now();
+        Self { purpose: Purpose::Control, known, ..Self::data(process, from, to, 1, now, deadline) }
+    }
+}
+
+/// A connection that is being made.
+#[derive(Debug)]
+pub(super) struct Dialing {
+    pub(super) dial: Dial,
+    /// `None` until the connection stands.
+    machine: Option<Dialer>,
+}
+
+impl Helper {
+    /// Starts the dials whose time has come.
+    pub(super) fn dial_due(&mut self, now: Instant) {
+        while let Some(at) = self.dials.iter().position(|dial| dial.not_before <= now) {
+            let dial = self.dials.swap_remove(at);
+            self.dial(dial);
+        }
+    }
+
+    fn dial(&mut self, mut dial: Dial) {
+        let published = self.shared.addresses.get().and_then(|all| all.get(dial.process as usize));
+        let addresses: Vec<SocketAddr> = published.map(|bytes| decode(bytes)).unwrap_or_default();
+        let address = (!addresses.is_empty()).then(|| addresses[dial.attempts as usize % addresses.len()]);
+        dial.attempts += 1;
+        let Some(address) = address else {
+            return self.dial_broke(dial, "its address is not known", false);
+        };
+        let attempt = stream_socket(&address).and_then(|socket| match connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+            Err(e) => Err(e),
+        });
+        match attempt {
+            Ok(socket) => {
+                let role = Role::Dialing(Box::new(Dialing { dial, machine: None }));
+                self.add(Conn { socket, role, since: Instant::now() }, epoll::EventFlags::OUT);
+            }
+            Err(Errno::CONNREFUSED) => self.dial_broke(dial, "connection refused: its process has ended", true),
+            Err(Errno::MFILE | Errno::NFILE) if Instant::now() >= dial.deadline => {
+                self.fatal(Some(dial.from), out_of_descriptors());
+            }
+            Err(e) => {
+                tracing::debug!(address = name(Some(&address)), error = %e, "cannot connect");
+                self.dial_broke(dial, "cannot connect to it", false);
+            }
+        }
+    }
+
+    /// An attempt failed: another one, unless it is too late.
+    pub(super) fn dial_broke(&mut self, mut dial: Dial, why: &'static str, refused: bool) {
+        let now = Instant::now();
+        dial.refusals = if refused { dial.refusals + 1 } else { 0 };
+        if now < dial.deadline && !(dial.known && dial.refusals >= REFUSALS) {
+            let back_off = BACK_OFF.saturating_mul(1 << dial.attempts.min(8)).min(BACK_OFF_MAX);
+            dial.not_before = now + back_off;
+            self.dials.push(dial);
+            return;
+        }
+        match dial.purpose {
+            Purpose::Control => self.control_failed(dial.process, why),
+            Purpose::Data => {
+                let mail = Mail::DialFailed { peer: dial.to, generation: dial.generation, why };
+                if let Some(mailbox) = self.shared.mailbox(dial.from) {
+                    let _ = mailbox.post(mail);
+                }
+            }
+        }
+    }
+
+    /// A connection that is being made stands, failed, or brings the acceptor's answer.
+    pub(super) fn dialing(&mut self, mut conn: Conn, index: usize) -> Option<Conn> {
+        let Role::Dialing(dialing) = &mut conn.role else { return Some(conn) };
+        let dial = dialing.dial;
+        let Some(machine) = &mut dialing.machine else {
+            return match self.say_hello(&conn.socket, &dial, index) {
+                Ok(machine) => {
+                    dialing.machine = Some(machine);
+                    Some(conn)
+                }
+                Err(Errno::CONNREFUSED) => {
+                    self.dial_broke(dial, "connection refused: its process has ended", true);
+                    None
+                }
+                Err(_) => {
+                    self.dial_broke(dial, "cannot connect to it", false);
+                    None
+                }
+            };
+        };
+        let mut bytes = [0; CHALLENGE];
+        let wanted = machine.wanted();
+        let n = match recv(&conn.socket, &mut bytes[..wanted], RecvFlags::DONTWAIT) {
+            Ok((n, _)) if n > 0 => n,
+            Err(Errno::AGAIN | Errno::INTR) => return Some(conn),
+            _ => {
+                self.dial_broke(dial, "it hung up during the handshake", false);
+                return None;
+            }
+        };
+        match machine.accept_bytes(&bytes[..n]) {
+            Ok(Step::Reply((proof, answer))) => {
+                if send_whole(&conn.socket, &proof).is_none() {
+                    self.dial_broke(dial, "it hung up during the handshake", false);
+                } else if let Err(error) = self.shared.terms.check(&answer.terms) {
+                    self.fatal(Some(dial.from), error);
+                } else {
+                    return self.dialed(conn, &dial);
+                }
+                None
+            }
+            Ok(_) => Some(conn),
+            Err(AuthError::WrongProof) => {
+                // Its address came from the job's own bootstrap, and it knows the job's name.
+                self.fatal(Some(dial.from), TransportError::Auth("the dialed process has another secret"));
+                None
+            }
+            Err(_) => {
+                self.dial_broke(dial, "somebody else listens at its address", false);
+                None
+            }
+        }
+    }
+
+    fn say_hello(&self, socket: &OwnedFd, dial: &Dial, index: usize) -> Result<Dialer, Errno> {
+        sockopt::socket_error(socket)??;
+        let nonce = random_bytes().map_err(|_| Errno::IO)?;
+        let hello = Hello {
+            purpose: dial.purpose,
+            terms: self.shared.terms,
+            rank: self.shared.config.process,
+            from: dial.from,
+            to: dial.to,
+            generation: dial.generation,
+        };
+        let machine = Dialer::new(&self.shared.keys, hello, dial.process, nonce);
+        send_whole(socket, machine.hello()).ok_or(Errno::CONNRESET)?;
+        // From now on only its answer matters.
+        epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN)?;
+        Ok(machine)
+    }
+
+    fn dialed(&mut self, conn: Conn, dial: &Dial) -> Option<Conn> {
+        self.count(|counters| &counters.proven);
+        match dial.purpose {
+            Purpose::Control => self.control_made(conn, dial.process),
+            Purpose::Data => {
+                self.deliver(conn.socket, dial.from, dial.to, dial.generation, true);
+                self.watch_process(dial.process);
+                None
+            }
+        }
+    }
+}

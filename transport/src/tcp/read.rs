@@ -1,0 +1,405 @@
+//! From a socket's bytes to frames, and from frames to events.
+//!
+//! Many small frames come with one system call, into a scratch buffer that all links of a PE share. The body of a large one is read
+//! straight into its last place: the message's buffer, the window, the destination of a get; the same call reads what
+//! follows into the scratch buffer. What has not arrived whole is kept by the link (a small frame, or a head).
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::frame::{ANNOUNCE, Format, Head, Kind, Malformed};
+use super::link::{Core, Link, SMALL_MAX, Serving, State};
+use super::windows::WindowKey;
+use crate::memory::{Msg, RegBuf};
+use crate::{Event, Imm, TransportError};
+
+/// Bytes read ahead in one call.
+const AHEAD: usize = 64 << 10;
+/// The same after a large frame: enough for the next head, little to copy if its body follows.
+const AHEAD_OF_LARGE: usize = 2 << 10;
+/// What is left of one call (a small frame, almost) and what the next one brings.
+pub(super) const SCRATCH: usize = AHEAD + 2 * SMALL_MAX;
+/// Bytes read of one link before others have their turn.
+const TURN: usize = 2 << 20;
+
+/// What reading a link led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Read {
+    /// Nothing was there.
+    Nothing,
+    /// Something was, and was taken.
+    Some,
+}
+
+/// A large body that is arriving.
+#[derive(Debug)]
+pub(super) struct Body {
+    to: Place,
+    filled: usize,
+    len: usize,
+    head: Head,
+}
+
+/// Where a body goes.
+#[derive(Debug)]
+enum Place {
+    Message(RegBuf),
+    Window(WindowKey),
+    /// The destination of a get, by operation.
+    Destination(u64),
+    /// Nowhere; of a put that was refused.
+    Nowhere,
+}
+
+impl Body {
+    /// The memory for what is still to come; `None`: it goes nowhere.
+    fn rest<'a>(&'a mut self, core: &'a mut Core) -> Option<&'a mut [u8]> {
+        let (filled, left) = (self.filled as u64, (self.len - self.filled) as u64);
+        match &mut self.to {
+            Place::Message(buf) => Some(&mut buf[self.filled..]),
+            Place::Window(key) => core.windows.memory(*key, self.head.words[1] + filled, left),
+            Place::Destination(operation) => {
+                let at = usize::try_from(self.head.words[1]).ok()?;
+                let buf = core.operations.get_mut(*operation)?.buf.as_mut()?;
+                buf.get_mut(at + self.filled..at + self.len)
+            }
+            Place::Nowhere => None,
+        }
+    }
+
+    /// Takes its share of `input`; returns how much that was.
+    fn feed(&mut self, core: &mut Core, input: &[u8]) -> usize {
+        let n = input.len().min(self.len - self.filled);
+        match self.rest(core) {
+            Some(memory) => memory[..n].copy_from_slice(&input[..n]),
+            // A window that was taken back while the put was arriving.
+            None => self.to = Place::Nowhere,
+        }
+        self.filled += n;
+        n
+    }
+
+    /// Whether the body is what was sent.
+    fn is_intact(&mut self, core: &mut Core) -> bool {
+        self.filled = 0;
+        let expected = self.head.body_crc;
+        let intact = self.rest(core).is_none_or(|bytes| crc32fast::hash(bytes) == expected);
+        self.filled = self.len;
+        intact
+    }
+}
+
+impl Link {
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// What the peer must not do; the connection is closed.
+    pub(super) fn read(&mut self, core: &mut Core) -> Result<Read, TransportError> {
+        let mut scratch = std::mem::take(&mut core.scratch);
+        let outcome = self.read_turn(core, &mut scratch);
+        core.scratch = scratch;
+        match outcome {
+            Ok(read) => Ok(read),
+            Err(Stop::Broke(e)) => {
+                self.broke(core, e.into())?;
+                Ok(Read::Some)
+            }
+            Err(Stop::Fatal(error)) => {
+                self.lose(core, "it broke the protocol");
+                Err(error)
+            }
+        }
+    }
+
+    #[inline]
+    fn read_turn(&mut self, core: &mut Core, scratch: &mut [u8]) -> Result<Read, Stop> {
+        let mut taken = 0;
+        while taken < TURN {
+            let Some(socket) = &self.socket else { break };
+            let ahead = if self.after_large { AHEAD_OF_LARGE } else { AHEAD };
+            let stashed = self.stash.len();
+            let (n, wanted) = match self.body.as_mut().and_then(|body| body.rest(core)) {
+                Some(rest) => {
+                    let wanted = rest.len() + ahead;
+                    let mut slices = [IoSliceMut::new(rest), IoSliceMut::new(&mut scratch[..ahead])];
+                    (retry(|| rustix::io::readv(socket, &mut slices))?, wanted)
+                }
+                None => {
+                    scratch[..stashed].copy_from_slice(&self.stash);
+                    (receive(socket.as_fd(), &mut scratch[stashed..stashed + ahead])?, ahead)
+                }
+            };
+            let Some(n) = n else { break };
+            if n == 0 {
+                return Err(Stop::Broke(Errno::CONNRESET));
+            }
+            taken += n;
+            let mut rest = stashed + n;
+            if let Some(body) = &mut self.body
+                && body.rest(core).is_some()
+            {
+                let direct = n.min(body.len - body.filled);
+                body.filled += direct;
+                rest = n - direct;
+                if body.filled < body.len {
+                    break;
+                }
+                self.complete_body(core)?;
+            }
+            self.stash.clear();
+            self.parse(core, &scratch[..rest])?;
+            if n < wanted {
+                break;
+            }
+        }
+        if !self.serving.is_empty() && taken > 0 {
+            self.touch(core);
+        }
+        Ok(if taken > 0 { Read::Some } else { Read::Nothing })
+    }
+
+    /// Takes the frames in `input`, and keeps what is not whole.
+    fn parse(&mut self, core: &mut Core, input: &[u8]) -> Result<(), Stop> {
+        let mut at = 0;
+        loop {
+            if let Some(body) = &mut self.body {
+                at += body.feed(core, &input[at..]);
+                if body.filled < body.len {
+                    return Ok(());
+                }
+                self.complete_body(core)?;
+            }
+            let rest = &input[at..];
+            let Some((head, head_len)) = self.decode(core, rest)? else {
+                self.stash.extend_from_slice(rest);
+                return Ok(());
+            };
+            let len = usize::try_from(head.len).map_err(|_| self.violation("a length", head.len))?;
+            if head.kind == Kind::Data && len <= SMALL_MAX {
+                let Some(bytes) = rest.get(head_len..head_len + len) else {
+                    self.stash.extend_from_slice(rest);
+                    return Ok(());
+                };
+                self.small_message(core, &head, bytes)?;
+                at += head_len + len;
+            } else {
+                at += head_len;
+                self.frame(core, head, len)?;
+                if self.body.as_ref().is_some_and(|body| body.len == 0) {
+                    self.complete_body(core)?;
+                }
+            }
+        }
+    }
+
+    fn decode(&mut self, core: &mut Core, bytes: &[u8]) -> Result<Option<(Head, usize)>, TransportError> {
+        let opening = self.state == State::Opening;
+        let format = if opening { Format { checksum: false, ..core.format } } else { core.format };
+        match format.decode(bytes, self.received) {
+            Ok(Some((head, head_len))) => {
+                if opening != matches!(head.kind, Kind::Resume | Kind::Gone) {
+                    return Err(self.violation("a frame out of its place", head.kind as u64));
+                }
+                if !opening {
+                    self.acknowledged(core, head.ack)?;
+                }
+                Ok(Some((head, head_len)))
+            }
+            Ok(None) => Ok(None),
+            Err(Malformed::Rule(what, detail)) => Err(self.violation(what, detail)),
+            Err(Malformed::Corrupt { sequence, size }) => {
+                Err(TransportError::Corrupt { from: self.peer, sequence, size })
+            }
+        }
+    }
+
+    #[inline]
+    fn small_message(&mut self, core: &mut Core, head: &Head, bytes: &[u8]) -> Result<(), TransportError> {
+        if core.format.checksum && crc32fast::hash(bytes) != head.body_crc {
+            return Err(TransportError::Corrupt { from: self.peer, sequence: self.received + 1, size: head.len });
+        }
+        let msg = Msg::fill(&core.slab, bytes.len(), |to| {
+            to.iter_mut().zip(bytes).for_each(|(to, from)| _ = to.write(*from));
+        });
+        self.after_large = false;
+        self.note_received(core, bytes.len(), head.flags);
+        core.ready.push_back(Event::Recv { from: self.peer, imm: Imm(head.imm), msg });
+        Ok(())
+    }
+
+    /// A frame's head; where it has a body, that is on its way.
+    fn frame(&mut self, core: &mut Core, head: Head, len: usize) -> Result<(), TransportError> {
+        let to = match head.kind {
+            Kind::Ack => return Ok(()),
+            Kind::Resume => return self.resume(core, head.words[0], head.words[1]),
+            Kind::Gone => {
+                self.lose(core, "it has ended");
+                return Ok(());
+            }
+            Kind::Bye => {
+                self.bye_heard = true;
+                self.ack_wanted = true;
+                self.note_received(core, 0, head.flags);
+                return Ok(());
+            }
+            Kind::Data => match core.pool.take(len) {
+                Some(buf) => Place::Message(buf),
+                None => {
+                    let mut refusal = self.head(Kind::Refused, 0);
+                    refusal.words = [self.received + 1, head.len, 0, 0];
+                    self.outbox.push_head(refusal);
+                    Place::Nowhere
+                }
+            },
+            Kind::Put => {
+                let key = WindowKey(head.words[0]);
+                let found = core.windows.memory(key, head.words[1], head.len).is_some();
+                if found { Place::Window(key) } else { Place::Nowhere }
+            }
+            Kind::GetReply => return self.got(core, head, len),
+            Kind::PutDone => {
+                self.note_received(core, 0, head.flags);
+                return self.put_done(core, head.words[0], head.words[1]);
+            }
+            Kind::Get => {
+                let [window, offset, operation, len] = head.words;
+                self.note_received(core, 0, head.flags);
+                // Whether the window holds so much is found out piece by piece; this only keeps the sum from wrapping.
+                let window = if offset.checked_add(len).is_some() { WindowKey(window) } else { WindowKey(0) };
+                let offset = if window == WindowKey(0) { 0 } else { offset };
+                self.serving.push_back(Serving { window, offset, operation, at: 0, len });
+                self.touch(core);
+                return Ok(());
+            }
+            Kind::Refused => {
+                self.note_received(core, 0, head.flags);
+                return self.refused(core, head.words[0], head.words[1]);
+            }
+        };
+        self.body = Some(Body { to, filled: 0, len, head });
+        Ok(())
+    }
+
+    fn pending_answer(&self, core: &mut Core, operation: u64, is_get: bool) -> Result<(), TransportError> {
+        match core.operations.get_mut(operation) {
+            Some(pending) if pending.peer == self.peer && pending.is_get == is_get => Ok(()),
+            _ => Err(self.violation("an answer to what was not asked", operation)),
+        }
+    }
+
+    fn put_done(&mut self, core: &mut Core, operation: u64, status: u64) -> Result<(), TransportError> {
+        self.pending_answer(core, operation, false)?;
+        let Some(pending) = core.operations.remove(operation) else { return Ok(()) };
+        let (op, buf) = (pending.op, pending.buf);
+        core.ready.push_back(if status == 0 {
+            Event::Sent { op, buf }
+        } else {
+            Event::Failed { op, buf, error: Box::new(TransportError::WindowRefused { pe: self.peer }) }
+        });
+        Ok(())
+    }
+
+    /// A piece of what was asked for is on its way, or the refusal.
+    fn got(&mut self, core: &mut Core, head: Head, len: usize) -> Result<(), TransportError> {
+        let [operation, at, status, _] = head.words;
+        self.pending_answer(core, operation, true)?;
+        if status != 0 {
+            self.note_received(core, 0, head.flags);
+            if let Some(pending) = core.operations.remove(operation) {
+                let error = Box::new(TransportError::WindowRefused { pe: self.peer });
+                core.ready.push_back(Event::Failed { op: pending.op, buf: pending.buf, error });
+            }
+            return Ok(());
+        }
+        let room =
+            core.operations.get_mut(operation).and_then(|pending| pending.buf.as_ref()).map_or(0, |buf| buf.len());
+        if at.checked_add(head.len).is_none_or(|end| end > room as u64) {
+            return Err(self.violation("an answer longer than what was asked", head.len));
+        }
+        self.body = Some(Body { to: Place::Destination(operation), filled: 0, len, head });
+        Ok(())
+    }
+
+    fn refused(&mut self, core: &mut Core, sequence: u64, size: u64) -> Result<(), TransportError> {
+        let error = TransportError::MessageRefused { pe: self.peer, size };
+        match self.outbox.disown(sequence) {
+            Some(op) => {
+                core.ready.push_back(Event::Failed { op, buf: None, error: Box::new(error) });
+                Ok(())
+            }
+            None => Err(error),
+        }
+    }
+
+    /// The whole body of the current frame is here.
+    fn complete_body(&mut self, core: &mut Core) -> Result<(), TransportError> {
+        let Some(mut body) = self.body.take() else { return Ok(()) };
+        let head = body.head;
+        if core.format.checksum && !body.is_intact(core) {
+            return Err(TransportError::Corrupt { from: self.peer, sequence: self.received + 1, size: head.len });
+        }
+        self.after_large = true;
+        self.note_received(core, body.len, head.flags);
+        let arrived = !matches!(body.to, Place::Nowhere);
+        match body.to {
+            Place::Message(buf) => {
+                core.ready.push_back(Event::Recv { from: self.peer, imm: Imm(head.imm), msg: buf.into() });
+            }
+            Place::Window(_) | Place::Nowhere if head.kind == Kind::Put => {
+                let mut done = self.head(Kind::PutDone, 0);
+                done.words = [head.words[2], u64::from(!arrived), 0, 0];
+                self.outbox.push_head(done);
+                self.touch(core);
+                if arrived && head.flags & ANNOUNCE != 0 {
+                    core.ready.push_back(Event::PutArrived { from: self.peer, imm: Imm(head.imm) });
+                }
+            }
+            Place::Destination(operation) => {
+                if let Some(pending) = core.operations.get_mut(operation) {
+                    pending.received += body.len;
+                    if pending.buf.as_ref().is_some_and(|buf| pending.received >= buf.len())
+                        && let Some(pending) = core.operations.remove(operation)
+                        && let Some(buf) = pending.buf
+                    {
+                        core.ready.push_back(Event::Got { op: pending.op, buf });
+                    }
+                }
+            }
+            Place::Window(_) | Place::Nowhere => self.touch(core),
+        }
+        Ok(())
+    }
+}
+
+/// Why reading stopped for good.
+enum Stop {
+    Broke(Errno),
+    Fatal(TransportError),
+}
+
+impl From<TransportError> for Stop {
+    fn from(error: TransportError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+#[inline]
+fn receive(socket: BorrowedFd<'_>, to: &mut [u8]) -> Result<Option<usize>, Stop> {
+    retry(|| recv(socket, &mut *to, RecvFlags::DONTWAIT).map(|(n, _)| n))
+}
+
+/// `None`: nothing is there.
+#[inline]
+fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<Option<usize>, Stop> {
+    loop {
+        match call() {
+            Ok(n) => return Ok(Some(n)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(Stop::Broke(e)),
+        }
+    }
+}
