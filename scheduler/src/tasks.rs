@@ -338,3 +338,70 @@ impl fmt::Debug for Tasks {
         f.debug_struct("Tasks").field("live", &self.len()).field("ready", &self.ready()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::Bell;
+
+    /// One task that waits until `others` threads have each set their bit, woken by them and, once, by its own PE.
+    fn model(others: u64) {
+        let bell = Bell::new();
+        let inbox = Arc::new(Inbox::new(bell.clone()));
+        let flags = Arc::new(Flags::new());
+        let bits = Arc::new(AtomicU64::new(0));
+        let threads: Vec<_> = (0..others)
+            .map(|n| {
+                let (inbox, flags, bits) = (inbox.clone(), flags.clone(), bits.clone());
+                thread::spawn(move || {
+                    bits.fetch_add(1 << n, Ordering::Relaxed);
+                    if flags.wake_far() {
+                        inbox.push(Foreign::Wake(0));
+                    }
+                })
+            })
+            .collect();
+        let ring = Ring::new();
+        assert!(flags.wake_near() && !flags.wake_near() && ring.push(0));
+        let (mut spill, mut polls) = (0, 0);
+        loop {
+            inbox.drain(8, |_| {
+                spill += 1;
+                inbox.close();
+            });
+            let queued = if ring.pop().is_some() {
+                true
+            } else {
+                let some = spill > 0;
+                spill -= u32::from(some);
+                some
+            };
+            if queued {
+                if flags.clear() {
+                    polls += 1;
+                    if bits.load(Ordering::Relaxed) == (1 << others) - 1 {
+                        break;
+                    }
+                }
+            } else if !inbox.notified() {
+                bell.park();
+            }
+        }
+        assert!(polls <= others + 1, "no more polls than wakes");
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn loom_a_wake_from_another_thread_is_followed_by_a_poll_that_sees_its_cause() {
+        loom::model(|| model(1));
+    }
+
+    #[test]
+    fn loom_wakes_from_two_threads_are_followed_by_a_poll_that_sees_both() {
+        loom::model(|| model(2));
+    }
+}
