@@ -65,6 +65,14 @@ fn calls(c: &mut Criterion) {
             });
         });
     }
+    group.bench_function("call_self", |b| {
+        b.iter(|| {
+            for _ in 0..CALLS {
+                pe.call_self(Tag(0), Class::Default, 16, |out| out.iter_mut().for_each(|b| _ = b.write(1)));
+            }
+            settle(&pe, &sum);
+        });
+    });
     group.bench_function("sent and classified", |b| {
         b.iter(|| {
             for _ in 0..CALLS {

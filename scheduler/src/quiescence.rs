@@ -23,9 +23,12 @@
 //! from outside.
 //!
 //! # Requests
-//! Any PE may ask at any time; the request goes to the root. It is answered by a pair of waves of which the first
-//! *started after the request arrived*: what the asker sent before it asked is then in the asker's counters of both
-//! waves. So each request carries the number of the first wave that counts for it. `Done` goes back to the asker.
+//! Any PE may ask at any time; the request goes to the root. It is answered by a pair of waves of which the second
+//! *started after the request arrived*. For suppose something that existed when the request was made is not over. It was
+//! made by a PE that had counted it by then, and that PE's sample for the second wave is later. If it was made before
+//! t1, this contradicts that the job was quiescent at t1; if after, it is in the second wave's sums and not in the first's.
+//! So each request carries the number of the first wave that may confirm it. (The first wave of the pair may be long past:
+//! where nothing has happened since, one wave is enough.) `Done` goes back to the asker.
 //!
 //! # Cost
 //! While nobody asks there are no waves: two counters per message. A wave costs two small messages per PE. A PE
@@ -169,7 +172,7 @@ struct Wave {
 struct Request {
     from: Pe,
     id: u64,
-    /// The first wave that counts for it.
+    /// The first wave that may confirm it: one that started after it arrived.
     since: u64,
 }
 
@@ -301,7 +304,7 @@ impl Quiescence {
         if sums.sent == sums.processed {
             self.root.doublings = 0;
             if same {
-                self.declare(wave - 1, out);
+                self.declare(wave, out);
             }
             if !self.root.requests.is_empty() {
                 self.begin(wave + 1, out);
@@ -314,12 +317,12 @@ impl Quiescence {
         out.push(Action::Pause(PAUSE_MIN * (1 << self.root.doublings)));
     }
 
-    /// Answers the requests for which `first`, the first wave of a pair, counts.
-    fn declare(&mut self, first: u64, out: &mut Vec<Action>) {
+    /// Answers the requests that `wave`, the second of a pair, confirms.
+    fn declare(&mut self, wave: u64, out: &mut Vec<Action>) {
         let me = self.me;
         let asked = &mut self.asked;
         self.root.requests.retain(|request| {
-            if request.since > first {
+            if request.since > wave {
                 return true;
             }
             let id = request.id;
@@ -339,5 +342,233 @@ impl Quiescence {
         if self.wave.is_none() && !self.root.requests.is_empty() {
             self.begin(self.newest + 1, out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A piece of work: it makes others as long as it has fuel. `birth` is the request before which it, or the work
+    /// that it came from, was made.
+    #[derive(Clone, Copy, Debug)]
+    struct Work {
+        birth: usize,
+        fuel: u8,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Packet {
+        Work(Work),
+        Signal(Signal),
+    }
+
+    /// All PEs of a job, and what is on its way between them, in no order.
+    struct World {
+        parts: Vec<Quiescence>,
+        sums: Vec<Sums>,
+        queues: Vec<Vec<Work>>,
+        on_way: Vec<(Pe, Pe, Packet)>,
+        paused: bool,
+        /// Pieces of work that exist, by birth.
+        live: Vec<usize>,
+        /// Who made which request, by its number there.
+        requests: Vec<(Pe, u64)>,
+        fired: Vec<bool>,
+        /// What happens next is chosen by these; when they are used up, by zeros.
+        choices: std::vec::IntoIter<u16>,
+    }
+
+    impl World {
+        fn new(layout: &Layout, choices: Vec<u16>) -> Self {
+            let pes = layout.pes();
+            Self {
+                parts: (0..pes).map(|pe| Quiescence::new(layout, Pe(pe))).collect(),
+                sums: vec![Sums::default(); pes as usize],
+                queues: vec![Vec::new(); pes as usize],
+                on_way: Vec::new(),
+                paused: false,
+                live: Vec::new(),
+                requests: Vec::new(),
+                fired: Vec::new(),
+                choices: choices.into_iter(),
+            }
+        }
+
+        fn choose(&mut self, of: usize) -> usize {
+            usize::from(self.choices.next().unwrap_or(0)) % of
+        }
+
+        fn make_work(&mut self, at: usize, work: Work) {
+            let to = self.choose(self.parts.len());
+            self.sums[at].sent += 1;
+            self.live[work.birth] += 1;
+            if to == at {
+                self.queues[at].push(work);
+            } else {
+                self.on_way.push((pe(at), pe(to), Packet::Work(work)));
+            }
+        }
+
+        fn act(&mut self, at: usize, actions: Vec<Action>) {
+            for action in actions {
+                match action {
+                    Action::Send(to, signal) => {
+                        assert_ne!(to, pe(at));
+                        let (tag, bytes, len) = signal.encode();
+                        let signal = Signal::decode(tag, &bytes[..len]).unwrap();
+                        self.on_way.push((pe(at), to, Packet::Signal(signal)));
+                    }
+                    Action::Pause(time) => {
+                        assert!(!std::mem::replace(&mut self.paused, true) && time <= Duration::from_millis(2));
+                    }
+                    Action::Fire { request } => {
+                        let asked = self.requests.iter().position(|&r| r == (pe(at), request)).unwrap();
+                        assert!(!std::mem::replace(&mut self.fired[asked], true), "a request is answered once");
+                        let alive: usize = self.live[..=asked].iter().sum();
+                        assert_eq!(alive, 0, "all that was going on when it was made has ended");
+                    }
+                }
+            }
+        }
+
+        /// PE `at` makes `pieces` of work, and asks to be told when they are done.
+        fn ask(&mut self, at: usize, pieces: u8, fuel: u8) {
+            let birth = self.live.len();
+            self.live.push(0);
+            (0..pieces).for_each(|_| self.make_work(at, Work { birth, fuel }));
+            self.fired.push(false);
+            let mut actions = Vec::new();
+            let request = self.parts[at].ask(&mut actions);
+            self.requests.push((pe(at), request));
+            self.act(at, actions);
+        }
+
+        /// One thing happens: the first kind listed here, if the choices are used up, so that all work ends.
+        fn step(&mut self) -> bool {
+            let busy: Vec<usize> = (0..self.parts.len()).filter(|&at| !self.queues[at].is_empty()).collect();
+            let idle: Vec<usize> = (0..self.parts.len())
+                .filter(|&at| self.queues[at].is_empty() && self.parts[at].waits_for_idle())
+                .collect();
+            let is_work = |at: &usize| matches!(self.on_way[*at].2, Packet::Work(_));
+            let (work, signals): (Vec<usize>, Vec<usize>) = (0..self.on_way.len()).partition(is_work);
+            // First which kind, so that waves keep up with any amount of work.
+            let kinds = [busy.len(), work.len(), signals.len(), idle.len(), usize::from(self.paused)];
+            let possible: Vec<usize> = (0..kinds.len()).filter(|&kind| kinds[kind] > 0).collect();
+            if possible.is_empty() {
+                return false;
+            }
+            let kind = possible[self.choose(possible.len())];
+            let which = self.choose(kinds[kind]);
+            match kind {
+                0 => self.work(busy[which]),
+                1 => self.arrive(work[which]),
+                2 => self.arrive(signals[which]),
+                3 => {
+                    let (at, mut actions) = (idle[which], Vec::new());
+                    self.parts[at].idle(self.sums[at], &mut actions);
+                    self.act(at, actions);
+                }
+                _ => {
+                    let mut actions = Vec::new();
+                    self.paused = false;
+                    self.parts[0].resume(&mut actions);
+                    self.act(0, actions);
+                }
+            }
+            true
+        }
+
+        fn work(&mut self, at: usize) {
+            let work = self.queues[at].remove(0);
+            for _ in 0..self.choose(3) {
+                if let Some(fuel) = work.fuel.checked_sub(1) {
+                    self.make_work(at, Work { fuel, ..work });
+                }
+            }
+            self.sums[at].processed += 1;
+            self.live[work.birth] -= 1;
+        }
+
+        fn arrive(&mut self, which: usize) {
+            let (from, to, packet) = self.on_way.remove(which);
+            match packet {
+                Packet::Work(work) => self.queues[to.index()].push(work),
+                Packet::Signal(signal) => {
+                    let mut actions = Vec::new();
+                    self.parts[to.index()].signal(from, signal, &mut actions).unwrap();
+                    self.act(to.index(), actions);
+                }
+            }
+        }
+    }
+
+    fn pe(at: usize) -> Pe {
+        Pe(u32::try_from(at).unwrap())
+    }
+
+    fn layout() -> impl Strategy<Value = Layout> {
+        prop::collection::vec(prop::collection::vec(1u32..4, 1..3), 1..4).prop_map(|hosts| {
+            let pes: Vec<u32> = hosts.iter().flatten().copied().collect();
+            Layout::new(&pes, &hosts.iter().map(|h| u32::try_from(h.len()).unwrap()).collect::<Vec<_>>())
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+        #[test]
+        fn each_request_is_answered_once_and_not_before_all_that_preceded_it_has_ended(
+            layout in layout(),
+            requests in prop::collection::vec((any::<u32>(), 1u8..4, 0u8..5, 0usize..60), 1..8),
+            choices in prop::collection::vec(any::<u16>(), 500..1500),
+        ) {
+            let mut world = World::new(&layout, choices);
+            for (at, pieces, fuel, steps) in requests {
+                world.ask((at % layout.pes()) as usize, pieces, fuel);
+                for _ in 0..steps {
+                    world.step();
+                }
+            }
+            let mut steps = 0;
+            while world.step() {
+                steps += 1;
+                prop_assert!(steps < 100_000, "waves without end");
+            }
+            prop_assert!(world.fired.iter().all(|&f| f));
+            prop_assert_eq!(world.live.iter().sum::<usize>(), 0);
+        }
+
+        #[test]
+        fn any_bytes_are_a_signal_or_a_violation_and_never_a_panic(
+            from in 0u32..5, tag in 0xE0u8..=0xEF, bytes in prop::collection::vec(any::<u8>(), 0..32)
+        ) {
+            let mut part = Quiescence::new(&Layout::one_host(4, 2), Pe(2));
+            if let Ok(signal) = Signal::decode(Tag(tag), &bytes) {
+                let _ = part.signal(Pe(from), signal, &mut Vec::new());
+            }
+        }
+    }
+
+    #[test]
+    fn signals_out_of_turn_are_violations() {
+        let layout = Layout::one_host(3, 3);
+        let (mut root, mut leaf) = (Quiescence::new(&layout, Pe(0)), Quiescence::new(&layout, Pe(1)));
+        let check = |part: &mut Quiescence, from, signal, expected| {
+            assert_eq!(part.signal(Pe(from), signal, &mut Vec::new()), expected, "{signal:?}");
+        };
+        let (sums, wave) = (Sums::default(), 1);
+        check(&mut leaf, 0, Signal::Ask { request: 1 }, Err(Violation::Ask));
+        check(&mut leaf, 2, Signal::Down { wave }, Err(Violation::Down));
+        check(&mut leaf, 0, Signal::Down { wave: 0 }, Err(Violation::Down));
+        check(&mut leaf, 0, Signal::Down { wave }, Ok(()));
+        check(&mut leaf, 0, Signal::Down { wave: 2 }, Err(Violation::Down));
+        check(&mut leaf, 0, Signal::Done { request: 1 }, Err(Violation::Done));
+        check(&mut root, 1, Signal::Up { wave, sums }, Err(Violation::Up));
+        check(&mut root, 2, Signal::Ask { request: 7 }, Ok(()));
+        check(&mut root, 1, Signal::Up { wave, sums }, Ok(()));
+        check(&mut root, 1, Signal::Up { wave, sums }, Err(Violation::Up));
+        check(&mut root, 2, Signal::Up { wave: 2, sums }, Err(Violation::Up));
     }
 }

@@ -37,13 +37,14 @@ impl Scheduler {
         self.tasks.shut();
         loop {
             let timers = self.timers.borrow_mut().take_all();
-            if timers.is_empty() {
+            let callbacks = self.callbacks.take();
+            let context = self.context.take();
+            if timers.is_empty() && callbacks.is_empty() && context.is_none() {
                 break;
             }
+            drop((timers, callbacks, context));
         }
         self.inbox.shut();
-        drop(self.callbacks.take());
-        drop(self.context.take());
         let queue = std::mem::replace(&mut *self.queue.borrow_mut(), Queue::new());
         drop(queue);
         drop(self.arrived.take());
