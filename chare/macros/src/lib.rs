@@ -1,6 +1,8 @@
 //! The macros of charm4rs: a thin shell over [`parse`] (what the user wrote, or an error that teaches) and
 //! [`expand`] (what becomes of it).
 
+#![forbid(unsafe_code)]
+
 mod expand;
 mod parse;
 
