@@ -47,13 +47,13 @@ pub struct Config {
     pub oversubscribed: bool,
     /// How long to poll before sleeping.
     pub spin: Spin,
-    /// Calls between two polls of the port.
-    pub burst: usize,
+    /// The most calls between two polls of the port; fewer where calls are long.
+    pub burst_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { clock: Clock::real(), oversubscribed: false, spin: Spin::default(), burst: 32 }
+        Self { clock: Clock::real(), oversubscribed: false, spin: Spin::default(), burst_max: 64 }
     }
 }
 
@@ -68,7 +68,7 @@ pub enum Step {
         /// The deadline of the next timer, on the PE's clock.
         until: Option<Duration>,
     },
-    /// [`Scheduler::stop`] was called, with this code.
+    /// [`Scheduler::stop`](crate::Scheduler::stop) was called, with this code.
     Stopped(i32),
     /// The job cannot go on.
     Failed(TransportError),

@@ -118,6 +118,8 @@ fn a_wake_reaches_the_pe_of_its_task_though_many_share_a_thread() {
     }
     settle(&pes);
     channels[0].push(79);
+    let with_work: Vec<bool> = pes.iter().map(|(pe, _)| pe.has_work()).collect();
+    assert_eq!(with_work, [true, false, false, false, false, false, false, false]);
     settle(&pes);
     assert_eq!(sum.get(), 10 * (0..8).sum::<u64>());
     pes.iter().for_each(|(pe, _)| pe.close().unwrap());
@@ -422,4 +424,28 @@ fn a_pe_that_waits_for_ever_tells_for_how_long_and_for_what() {
     letter(pe, Class::Default, b'a');
     let _ = pe.step(&pes[0].1);
     assert_eq!(pe.stalled(), None);
+}
+
+#[test]
+fn the_port_is_polled_after_many_short_calls_or_one_long_one() {
+    let (time, calls) = (VirtualClock::new(), Rc::new(Cell::new(0)));
+    let config = Config { clock: time.clock(), burst_max: 64, ..Config::default() };
+    let pe = together(1, &config).remove(0);
+    let (clock, count) = (time.clone(), calls.clone());
+    // A call takes as many microseconds as its number says.
+    let handler = Each(pe.clone(), move |_: &Rc<Scheduler>, msg: Incoming| {
+        clock.advance_to(clock.now() + Duration::from_micros(number(&msg)));
+        count.set(count.get() + 1);
+    });
+    let mut check = |micros: u64, expected: &[u32]| {
+        (0..200).for_each(|_| send(&pe, Pe(0), CALL, micros));
+        let rounds = expected.iter().map(|_| {
+            let _ = pe.step(&handler);
+            calls.take()
+        });
+        assert_eq!(rounds.collect::<Vec<u32>>(), expected, "calls of {micros} us");
+        settle(&[(pe.clone(), Each(pe.clone(), |_: &Rc<Scheduler>, _| ()))]);
+    };
+    check(0, &[8, 16, 32, 64, 64, 16]);
+    check(1000, &[64, 1, 1, 1]);
 }

@@ -5,7 +5,8 @@
 //!    spot, all others sorted into the queue by urgency.
 //! 2. Take what other threads gave (`inbox`).
 //! 3. Fire the timers that are due.
-//! 4. Up to [`Config`]`::burst` times: resume the tasks that are ready, then run the most urgent call. Tasks go first, since
+//! 4. A burst of up to [`Config`]`::burst_max` times: resume the tasks that are ready, then run the most urgent call. The burst is as
+//!    long as fits into some 20 us, so that long calls do not leave the port alone. Tasks go first, since
 //!    they continue what the call before them was about; each is resumed once, so tasks that wake each other without
 //!    end alternate with calls and starve nobody.
 //! 5. If there was nothing in 1 to 4: the handler's `idle`, once; then a wave of quiescence is answered, if one waits.
@@ -61,6 +62,12 @@ const BATCH: usize = 64;
 const FOREIGN: usize = 64;
 /// With the machine's clock, timers are looked at in one of so many rounds: reading it costs as much as a round.
 const ROUNDS_PER_LOOK: u32 = 8;
+/// Where so few calls fill a burst, they are long, and timers are looked at in every round.
+const BURST_SHORT: usize = 4;
+/// The port shall not be left alone for longer, unless one call takes longer.
+const BURST: Duration = Duration::from_micros(20);
+/// Calls in the first burst.
+const BURST_FIRST: usize = 8;
 /// Idle rounds after which the time is noted.
 const ROUNDS_UNTIL_IDLE: u32 = 64;
 
@@ -88,6 +95,8 @@ pub struct Scheduler {
     actions: RefCell<Vec<Action>>,
     context: RefCell<Option<Rc<dyn Any>>>,
     stop: Cell<Option<i32>>,
+    /// Calls that the next burst may have.
+    burst: Cell<usize>,
     rounds: Cell<u32>,
     worked: Cell<bool>,
     rounds_idle: Cell<u32>,
@@ -105,6 +114,7 @@ impl Scheduler {
     pub fn new(port: Port, config: Config) -> Rc<Self> {
         let inbox = Arc::new(Inbox::new(sync::bell(port.waker())));
         let (pe, layout, slab) = (port.pe(), port.layout().clone(), port.slab().clone());
+        let burst = Cell::new(config.burst_max.clamp(1, BURST_FIRST));
         Rc::new_cyclic(|me| Self {
             me: me.clone(),
             pe,
@@ -124,6 +134,7 @@ impl Scheduler {
             actions: RefCell::default(),
             context: RefCell::default(),
             stop: Cell::new(None),
+            burst,
             rounds: Cell::new(0),
             worked: Cell::new(false),
             rounds_idle: Cell::new(0),
@@ -334,6 +345,19 @@ impl Scheduler {
         self.queue.borrow().len() + self.arrived.borrow().len()
     }
 
+    /// Whether a round would find something to do without anything arriving: for who drives many PEs on one thread, where
+    /// one PE's code may have woken another's task.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.queued() > 0 || self.tasks.ready() > 0 || self.inbox.notified()
+    }
+
+    /// The deadline of the next timer, on the PE's clock.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Duration> {
+        self.timers.borrow_mut().next()
+    }
+
     /// Looks at the port: its counters, for example.
     pub fn with_port<R>(&self, look: impl FnOnce(&Port) -> R) -> Option<R> {
         self.port.borrow().as_ref().map(look)
@@ -344,7 +368,7 @@ impl Scheduler {
         match self.round(handler) {
             _ if self.stop.get().is_some() => Step::Stopped(self.stop.get().unwrap_or_default()),
             Ok(true) => Step::Busy,
-            Ok(false) => Step::Idle { until: self.timers.borrow_mut().next() },
+            Ok(false) => Step::Idle { until: self.next_timer() },
             Err(error) => Step::Failed(error),
         }
     }
@@ -430,7 +454,8 @@ impl Scheduler {
         }
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
-        if self.config.clock.is_real() && !round.is_multiple_of(ROUNDS_PER_LOOK) {
+        let often = self.burst.get() <= BURST_SHORT || !self.config.clock.is_real();
+        if !often && !round.is_multiple_of(ROUNDS_PER_LOOK) {
             return false;
         }
         let now = self.now();
@@ -449,9 +474,13 @@ impl Scheduler {
 
     #[inline]
     fn work(&self, handler: &impl Handler) -> bool {
+        let limit = self.burst.get();
+        // Only a full burst is worth two looks at the clock.
+        let began = (self.queue.borrow().len() >= limit).then(|| self.now());
         let mut any = false;
-        for _ in 0..self.config.burst {
-            for _ in 0..self.tasks.ready() {
+        for _ in 0..limit {
+            let ready = self.tasks.ready();
+            for _ in 0..ready {
                 if self.stopped() {
                     return true;
                 }
@@ -464,8 +493,27 @@ impl Scheduler {
             handler.deliver(msg);
             bump(&self.processed);
             any = true;
+            if ready > limit {
+                break;
+            }
+        }
+        if let Some(began) = began {
+            self.adapt_burst(limit, self.now().saturating_sub(began));
         }
         any
+    }
+
+    /// Sets how many calls the next burst may have, from how long one of `limit` calls took.
+    fn adapt_burst(&self, limit: usize, took: Duration) {
+        let next = if took > BURST {
+            let fits = u128::try_from(limit).expect("fits") * BURST.as_nanos() / took.as_nanos();
+            usize::try_from(fits).expect("less than the limit").max(1)
+        } else if took < BURST / 2 {
+            (limit * 2).min(self.config.burst_max)
+        } else {
+            limit
+        };
+        self.burst.set(next);
     }
 
     /// There was nothing to do. Says whether there is now.
