@@ -437,7 +437,7 @@ fn the_port_is_polled_after_many_short_calls_or_one_long_one() {
         clock.advance_to(clock.now() + Duration::from_micros(number(&msg)));
         count.set(count.get() + 1);
     });
-    let mut check = |micros: u64, expected: &[u32]| {
+    let check = |micros: u64, expected: &[u32]| {
         (0..200).for_each(|_| send(&pe, Pe(0), CALL, micros));
         let rounds = expected.iter().map(|_| {
             let _ = pe.step(&handler);
