@@ -39,13 +39,15 @@ pub enum LaunchError {
         /// The most similar name.
         nearest: Option<String>,
     },
-    /// Cargo failed, and said why.
-    #[error("cargo {what} failed")]
+    /// Cargo failed.
+    #[error("cargo {what} failed\n{said}")]
     Cargo {
         /// The subcommand.
         what: &'static str,
         /// Its exit status.
         code: u8,
+        /// What it said.
+        said: String,
     },
     /// The system refused.
     #[error("{call}: {source}")]

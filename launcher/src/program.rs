@@ -5,12 +5,17 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use charm4rs_transport::bootstrap::VARIABLE;
 use rustix::fs::Access;
 
 use crate::error::{LaunchError, Why};
 use crate::sys::{self, Start, Started};
+
+/// How often, and after what pause, a file that is open for writing is tried again.
+const BUSY_TRIES: u32 = 20;
+const BUSY_WAIT: Duration = Duration::from_millis(5);
 
 /// A program with its arguments and environment, ready to be started any number of times.
 #[derive(Debug)]
@@ -54,7 +59,18 @@ impl Program {
             *last = variable;
         }
         let start = Start { program: &self.file, args: &self.args, env: &self.env, inherits: line, guardian, reads };
-        sys::start(&start).map_err(|error| match error.raw_os_error() {
+        let mut tries = 0;
+        let started = loop {
+            match sys::start(&start) {
+                // Whoever wrote the file just now may have forked meanwhile, and the child still holds it open.
+                Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(BUSY_WAIT);
+                }
+                started => break started,
+            }
+        };
+        started.map_err(|error| match error.raw_os_error() {
             Some(libc::ENOENT) => fault(&self.path, Why::Missing),
             Some(libc::EACCES | libc::EPERM) => fault(&self.path, Why::Permission),
             Some(libc::ENOEXEC) => fault(&self.path, Why::NotAProgram),

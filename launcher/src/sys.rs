@@ -28,11 +28,17 @@ pub(crate) fn take_signals() -> io::Result<OwnedFd> {
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        for signal in TAKEN {
-            libc::sigaddset(&raw mut set, signal);
-        }
         // Whoever started us may have ignored it, and then children vanish without a status.
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        for signal in TAKEN {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            check(libc::sigaction(signal, std::ptr::null(), &raw mut now))?;
+            // What we were started to ignore (`nohup`, a script's `&`) stays ignored, in the processes too. Blocked it
+            // would arrive all the same.
+            if now.sa_sigaction != libc::SIG_IGN {
+                libc::sigaddset(&raw mut set, signal);
+            }
+        }
         check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
         let fd = check(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
         Ok(OwnedFd::from_raw_fd(fd))

@@ -50,16 +50,16 @@ fn main() -> ExitCode {
         "warn" => control.report(Report::Warning("mind this".to_owned())),
         "never-joins-the-fence" if rank == 1 => forever(),
         "never-joins-the-fence" => boot.fence().expect("a fence"),
-        // Leaves children: one of its group, one that has made itself a session.
+        // Leaves children: one of its group, and one that has made itself a session.
         "children" => {
             child("sleep", &["1000.25"]);
             child("setsid", &["sleep", "1000.25"]);
             boot.fence().expect("a fence");
+        }
+        "children-in-group" => {
+            child("sleep", &["1000.25"]);
             println!("ready");
-            match &*args[0] {
-                "stay" => forever(),
-                _ => control.report(Report::Exit { code: 0 }),
-            }
+            forever();
         }
         "ready" => {
             println!("ready {}", std::process::id());

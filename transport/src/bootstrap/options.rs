@@ -333,13 +333,19 @@ fn find(word: &str) -> Result<Option<(&'static Spec, Option<String>)>, OptionErr
 
 fn unknown(word: &str) -> OptionError {
     let name = word.split('=').next().unwrap_or(word);
-    let nearest = TABLE
-        .iter()
-        .map(|spec| (distance(name, spec.name), spec.name))
-        .min()
-        .filter(|(d, near)| *d <= (near.len() / 3).max(1))
-        .map(|(_, near)| near);
+    let nearest = nearest(name, TABLE.iter().map(|spec| spec.name));
     OptionError::Unknown { given: word.chars().take(200).collect(), nearest }
+}
+
+/// The name that `word` is a slip of the pen for, if there is one.
+#[must_use]
+pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .into_iter()
+        .map(|name| (distance(word, name), name))
+        .min()
+        .filter(|(d, name)| *d <= (name.len() / 3).max(1))
+        .map(|(_, name)| name)
 }
 
 /// Letters to insert, delete or replace (Levenshtein).

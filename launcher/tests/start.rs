@@ -1,0 +1,163 @@
+//! How a job starts, and what is said when it cannot.
+
+mod common;
+
+use std::process::Command;
+use std::time::Duration;
+
+use common::{CHARMRUN, PROCESS, Scratch, command, run};
+
+#[test]
+fn a_job_is_one_process_of_threads_unless_something_else_is_asked_for() {
+    let check = |options: &str, want: &[&str]| {
+        let ended = run(&format!("{options} PROCESS where"));
+        let lines: Vec<_> = ended.succeeded().sorted().into_iter().filter(|line| !line.starts_with("args")).collect();
+        assert_eq!(lines, want, "{options}");
+    };
+    check("", &["0/1 0..1 0"]);
+    check("+p4", &["0/1 0..4 0"]);
+    check("+p 4 ++ppn 2", &["0/2 0..2 0", "1/2 2..4 0"]);
+    check("+p5 ++ppn=2 ++seed 7", &["0/3 0..2 7", "1/3 2..4 7", "2/3 4..5 7"]);
+    check("+p3 ++transport shm", &["0/3 0..1 0", "1/3 1..2 0", "2/3 2..3 0"]);
+    check("+p2 ++transport tcp ++ppn 2", &["0/1 0..2 0"]);
+    check("+p2 ++transport local", &["0/1 0..2 0"]);
+}
+
+#[test]
+fn a_programs_own_arguments_reach_it_untouched() {
+    let ended = run("+p1 PROCESS where --opt -x=1 +5 a,b -- ++x +p9");
+    assert!(ended.stdout.contains(r#"args ["--opt", "-x=1", "+5", "a,b", "++x", "+p9"]"#), "{ended:?}");
+}
+
+#[test]
+fn a_wrong_command_line_is_refused_with_64_and_a_hint() {
+    for (line, what) in [
+        ("++transprot shm PROCESS where", "unknown option ++transprot (did you mean ++transport?)"),
+        ("+p0 PROCESS where", "between 1 and 1048576"),
+        ("+pfour PROCESS where", "unknown option +pfour"),
+        ("++ppn", "++ppn needs a value"),
+        ("+p4", "no program given"),
+        // The program reads its own arguments, and the launcher says it once for all processes.
+        ("+p2 ++ppn 1 PROCESS where ++sed 3", "unknown option ++sed (did you mean ++seed?)"),
+        ("+p2 ++ppn 1 PROCESS where +p3", "+p is 2 for charmrun and 3 for the program"),
+    ] {
+        run(line).failed(64, what);
+    }
+}
+
+#[test]
+fn what_this_version_does_not_have_is_refused_with_78() {
+    run("++nodelist hosts PROCESS where").failed(78, "++nodelist is not available in this version");
+    run("++transport ofi PROCESS where").failed(78, "++transport ofi");
+}
+
+#[test]
+fn what_cannot_be_executed_is_named_and_ends_with_78() {
+    let text = Scratch::new("text", "this is no program\n", 0o755);
+    let closed = Scratch::new("closed", "#!/bin/sh\n", 0o644);
+    let lost = Scratch::new("lost", "#!/no/such/interpreter\n", 0o755);
+    for (program, what) in [
+        ("/no/such/program", "there is no such file"),
+        ("/etc", "it is not a file"),
+        ("no-such-program-anywhere", "it is not in PATH"),
+        (text.path(), "it is not a program for this machine"),
+        (closed.path(), "permission denied"),
+        (lost.path(), "there is no such file"),
+    ] {
+        let ended = run(&format!("+p3 ++ppn 1 {program} x"));
+        assert!(ended.failed(78, what).stderr.contains(program), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_process_that_fails_before_it_joins_gives_its_own_code() {
+    let script = Scratch::new("fails", "#!/bin/sh\nexit 7\n", 0o755);
+    let ended = run(&format!("+p3 ++ppn 1 {}", script.path()));
+    ended.failed(7, "ended with exit code 7 before it joined the job");
+    assert!(ended.took < Duration::from_secs(1), "{ended:?}");
+    run("+p2 ++ppn 1 /bin/false").failed(1, "before it joined");
+}
+
+#[test]
+fn a_program_that_never_starts_the_runtime_is_an_error() {
+    run("+p2 ++ppn 1 /bin/true").failed(69, "ended with 0 before it joined the job: is it a program of charm4rs?");
+}
+
+#[test]
+fn a_script_may_stand_between_the_launcher_and_the_program() {
+    let script = Scratch::new("wraps", &format!("#!/bin/sh\n{PROCESS} \"$@\"\n"), 0o755);
+    let ended = run(&format!("+p3 ++ppn 1 {} exchange", script.path()));
+    assert_eq!(ended.succeeded().sorted(), ["0 exchanged", "1 exchanged", "2 exchanged"]);
+    // The shell has its own words for it too, before or after ours.
+    let ended = run(&format!("+p2 ++ppn 1 {} kill 1", script.path()));
+    assert_eq!(ended.code, 137, "{ended:?}");
+    assert!(ended.stderr.contains("charmrun: error[137]: process 1 "), "{ended:?}");
+}
+
+#[test]
+fn a_wrapper_that_closes_the_launchers_descriptor_is_told_so() {
+    let closes = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))";
+    let (mut command, mark) = command("+p1 python3 -c");
+    command.args([closes, PROCESS, "where"]);
+    let ended = common::Job::spawn(command, mark).end();
+    assert_eq!(ended.code, 69);
+    assert!(ended.stderr.contains("did a wrapper close it?"), "{ended:?}");
+}
+
+#[test]
+fn who_never_joins_is_named_when_the_time_is_over() {
+    let script = Scratch::new("sleeps", "#!/bin/sh\nexec sleep 1000.5\n", 0o755);
+    let ended = run(&format!("+p3 ++ppn 1 ++timeout 0.5 {}", script.path()));
+    ended.failed(69, "not all processes joined within 0.5 s: processes 0, 1, 2 of 3 missing");
+    run("+p3 ++ppn 1 ++timeout 0.5 PROCESS never-joins-the-fence").failed(69, "process 1 of 3 missing");
+}
+
+#[test]
+fn a_program_without_a_launcher_is_a_job_of_its_own() {
+    let ask = |args: &[&str]| {
+        let out = Command::new(PROCESS).args(args).output().expect("it runs");
+        (out.status.code(), [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    };
+    let (code, [stdout, _]) = ask(&["where", "+p4", "a"]);
+    assert_eq!((code, &*stdout), (Some(0), "0/1 0..4 0\nargs [\"a\"]\n"));
+    let (code, [_, stderr]) = ask(&["where", "++what"]);
+    assert!(code == Some(64) && stderr.starts_with("charmrun: error[64]: unknown option ++what"), "{stderr}");
+    let (code, [_, stderr]) = ask(&["where", "+p4", "++ppn", "2"]);
+    assert!(code == Some(64) && stderr.contains("charmrun +p4 ++ppn 2 PROGRAM"), "{stderr}");
+    let (code, [_, stderr]) = ask(&["abort", "0"]);
+    assert!(code == Some(1) && stderr.starts_with("charmrun: error[1]: it broke: here, pe=0 "), "{stderr}");
+    let (code, [_, stderr]) = ask(&["overflow", "0"]);
+    assert!(
+        code.is_none() && stderr.starts_with("charmrun: error[139]: killed by signal 11 (stack overflow), pe=0 "),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn help_version_and_info_need_no_program() {
+    let ask = |option: &str| {
+        let out = Command::new(CHARMRUN).arg(option).output().expect("it runs");
+        assert_eq!((out.status.code(), &*out.stderr), (Some(0), &b""[..]));
+        String::from_utf8(out.stdout).expect("text")
+    };
+    assert!(ask("++help").contains("++ppn K"));
+    assert!(ask("++version").starts_with("charmrun (charm4rs) "));
+    assert!(ask("++info").contains("transports"));
+}
+
+#[test]
+fn too_few_descriptors_are_an_error_only_if_the_hard_limit_is_too_low() {
+    let limited = |limit: &str, line: &str| {
+        let (base, mark) = command(line);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\""), CHARMRUN]).args(base.get_args());
+        shell.envs(base.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        common::Job::spawn(shell, mark).end()
+    };
+    limited("ulimit -S -n 48", "+p12 ++ppn 1 PROCESS exchange").succeeded();
+    limited("ulimit -n 48", "+p12 ++ppn 1 PROCESS exchange").failed(71, "80 needed, 48 allowed");
+}
