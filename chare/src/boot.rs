@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
+use charm4rs_scheduler::placement::{self, Machine};
 use charm4rs_scheduler::{Clock, Config, Scheduler};
 use charm4rs_transport::bootstrap::options::{Action, Options};
 use charm4rs_transport::bootstrap::{self, Control, Found, Report};
@@ -157,15 +158,10 @@ fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options) -> Result<Vec<Po
 
 /// Runs all PEs of this process until the job ends. `first` runs on PE 0, before its loop.
 fn run_pes(builders: Vec<PortBuilder>, options: &Options, control: &Control, first: impl FnOnce(Rt) + 'static) -> i32 {
-    let _ = options;
-    let clock = Clock::real();
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let oversubscribed = builders.first().is_some_and(|builder| {
-        let layout = builder.layout();
-        let host = layout.host_of(layout.process_of(builder.pe()));
-        layout.pes_of_host(host).len() > cores
-    });
-    let setup = Arc::new(Setup { clock, oversubscribed, control: control.clone() });
+    // Before the first thread is pinned: threads inherit the mask of their maker.
+    let machine = Machine::detect().unwrap_or_else(|error| control.abort(71, None, &error.to_string()));
+    let placement = pinning(options).unwrap_or_else(|error| control.abort(64, None, &error));
+    let setup = Arc::new(Setup { clock: Clock::real(), machine, placement, control: control.clone() });
     let mut builders = builders.into_iter();
     let own = builders.next().expect("a process has a PE");
     let others: Vec<_> = builders
@@ -187,10 +183,17 @@ fn run_pes(builders: Vec<PortBuilder>, options: &Options, control: &Control, fir
     code
 }
 
+fn pinning(options: &Options) -> Result<placement::Options, String> {
+    let Some(map) = &options.pemap else { return Ok(placement::Options::default()) };
+    let map = map.parse().map_err(|error| format!("+pemap {map}: {error}"))?;
+    Ok(placement::Options { pin: placement::Pin::Map(map), ..placement::Options::default() })
+}
+
 /// What the PEs of a process share at start.
 struct Setup {
     clock: Clock,
-    oversubscribed: bool,
+    machine: Machine,
+    placement: placement::Options,
     control: Control,
 }
 
@@ -198,8 +201,14 @@ struct Setup {
 fn run_pe(builder: PortBuilder, setup: &Setup, first: impl FnOnce(Rt)) -> i32 {
     let pe = builder.pe();
     let abort = |error: &TransportError| -> ! { setup.control.abort(error.code(), Some(pe), &error.to_string()) };
+    let layout = builder.layout();
+    let host = layout.pes_of_host(layout.host_of(layout.process_of(pe)));
+    let place = setup
+        .machine
+        .pin(pe.index() - host.start as usize, host.len(), &setup.placement)
+        .unwrap_or_else(|error| setup.control.abort(78, Some(pe), &error.to_string()));
     let port = builder.open().unwrap_or_else(|error| abort(&error));
-    let config = Config { clock: setup.clock.clone(), oversubscribed: setup.oversubscribed, ..Config::default() };
+    let config = Config { clock: setup.clock.clone(), oversubscribed: place.oversubscribed, ..Config::default() };
     let scheduler = Scheduler::new(port, config);
     let rt = Runtime::new(scheduler, Rc::new(Process { control: setup.control.clone() }));
     rt.enter(|| {

@@ -1,0 +1,240 @@
+//! The entry-method layer: what a program sees.
+
+use std::future::Future;
+use std::time::Instant;
+
+use charm4rs::prelude::*;
+
+use crate::table::{self, Figure};
+
+/// One on each PE; PE 0's neighbour is the last PE.
+struct Player {
+    left: u32,
+    waiting: Option<Promise<()>>,
+    calls: u64,
+}
+
+#[chare(index = u32)]
+impl Player {
+    #[init]
+    fn new() -> Self {
+        Self { left: 0, waiting: None, calls: 0 }
+    }
+
+    /// Begins a rally of `rounds` there and back.
+    #[entry]
+    fn serve(
+        &mut self,
+        cx: &mut Cx<Self>,
+        peer: Proxy<Self>,
+        rounds: u32,
+        data: Option<Payload<u8>>,
+        done: Promise<()>,
+    ) {
+        self.left = rounds;
+        self.waiting = Some(done);
+        match data {
+            None => peer.small(cx.proxy(), rounds),
+            Some(data) => return drop(peer.large(cx.proxy(), data)),
+        };
+    }
+
+    #[entry]
+    fn small(&mut self, cx: &mut Cx<Self>, from: Proxy<Self>, left: u32) {
+        if self.waiting.is_some() {
+            self.left -= 1;
+            if self.left == 0 {
+                return self.finish();
+            }
+        }
+        from.small(cx.proxy(), left);
+    }
+
+    #[entry]
+    fn large(&mut self, cx: &mut Cx<Self>, from: Proxy<Self>, data: Payload<u8>) {
+        if self.waiting.is_some() {
+            self.left -= 1;
+            if self.left == 0 {
+                return self.finish();
+            }
+        }
+        from.large(cx.proxy(), data);
+    }
+
+    /// Sends `count` small calls.
+    #[entry]
+    fn shower(&mut self, peer: Proxy<Self>, count: u32, done: Promise<()>) {
+        for value in 0..count {
+            peer.drop_in(value);
+        }
+        peer.last(done);
+    }
+
+    #[entry]
+    fn drop_in(&mut self, value: u32) {
+        self.calls += u64::from(value & 1);
+    }
+
+    #[entry]
+    fn last(&mut self, done: Promise<()>) {
+        done.send(());
+    }
+
+    /// Sends `count` payloads of `size` bytes.
+    #[entry]
+    fn stream(&mut self, peer: Proxy<Self>, count: u32, size: usize, done: Promise<()>) {
+        for _ in 0..count {
+            peer.take(Payload::zeroed(size));
+        }
+        peer.last(done);
+    }
+
+    /// Reads all of the data, so that it has to come.
+    #[entry]
+    fn take(&mut self, data: Payload<u8>) {
+        self.calls += data.chunks(64).map(|line| u64::from(line[0])).sum::<u64>() + 1;
+    }
+
+    #[entry]
+    fn echo(&mut self, value: u64) -> u64 {
+        value + 1
+    }
+
+    #[entry]
+    fn reduce(&mut self, cx: &mut Cx<Self>, to: Promise<u64>) {
+        cx.contribute(1u64, reduce::sum, to);
+    }
+
+    fn finish(&mut self) {
+        if let Some(done) = self.waiting.take() {
+            done.send(());
+        }
+    }
+}
+
+/// An element that does nothing.
+struct Dust;
+
+#[chare(index = u64)]
+impl Dust {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+}
+
+pub(crate) struct Bench {
+    job: Job,
+    runs: usize,
+    players: Collection<Player>,
+    peer: Pe,
+}
+
+impl Bench {
+    pub(crate) async fn new(job: Job, runs: usize) -> Self {
+        let players = job.group::<Player>(());
+        players.created().await;
+        Self { job, runs, players, peer: Pe(job.pes() - 1) }
+    }
+
+    /// Measures `runs` times; nanoseconds for each of `count` operations.
+    async fn measure<F: Future<Output = ()>>(&self, count: u32, what: impl Fn() -> F) -> Figure {
+        what().await;
+        let mut times = Vec::new();
+        for _ in 0..self.runs {
+            let start = Instant::now();
+            what().await;
+            times.push(start.elapsed().as_nanos() as f64 / f64::from(count));
+        }
+        Figure::of(times)
+    }
+
+    async fn rally(&self, rounds: u32, size: usize) {
+        let (done, reply) = self.job.promise();
+        let data = (size > 0).then(|| Payload::zeroed(size));
+        self.players.on(Pe(0)).serve(self.players.on(self.peer), rounds, data, done);
+        reply.await;
+    }
+
+    pub(crate) async fn latency(&self) {
+        table::head(&format!("entry method, one way, PE 0 and PE {}", self.peer), "ns");
+        let rounds = 20_000;
+        table::row("no data", self.measure(2 * rounds, || self.rally(rounds, 0)).await);
+        for size in [64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
+            let rounds = ((64 << 20) / size as u32).clamp(8, 10_000);
+            let figure = self.measure(2 * rounds, || self.rally(rounds, size)).await;
+            table::row(&format!("payload of {}", table::size(size)), figure);
+        }
+    }
+
+    pub(crate) async fn rate(&self) {
+        table::head("small calls", "ns each");
+        let count = 200_000;
+        for (name, to) in [("to another PE", self.peer), ("to the same PE", Pe(0))] {
+            let figure = self
+                .measure(count, || async {
+                    let (done, reply) = self.job.promise();
+                    self.players.on(Pe(0)).shower(self.players.on(to), count, done);
+                    reply.await;
+                })
+                .await;
+            table::row(name, figure);
+        }
+    }
+
+    pub(crate) async fn bandwidth(&self) {
+        table::head("payloads one way, read by the receiver", "GB/s");
+        for size in [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20] {
+            let count = ((256 << 20) / size as u32).clamp(4, 20_000);
+            let ns = self
+                .measure(count, || async {
+                    let (done, reply) = self.job.promise();
+                    self.players.on(Pe(0)).stream(self.players.on(self.peer), count, size, done);
+                    reply.await;
+                })
+                .await;
+            let speed = |ns: f64| size as f64 / ns;
+            let figure = Figure { min: speed(ns.max), median: speed(ns.median), max: speed(ns.min) };
+            table::row(&table::size(size), figure);
+        }
+    }
+
+    pub(crate) async fn operations(&self) {
+        table::head("operations", "ns each");
+        for (name, to) in [("call and reply, other PE", self.peer), ("call and reply, same PE", Pe(0))] {
+            let count = 20_000;
+            let figure = self
+                .measure(count, || async {
+                    let proxy = self.players.on(to);
+                    for value in 0..count {
+                        proxy.echo(u64::from(value)).call().await;
+                    }
+                })
+                .await;
+            table::row(name, figure);
+        }
+        let count = 5_000;
+        let figure = self
+            .measure(count, || async {
+                for _ in 0..count {
+                    let (to, sum) = self.job.promise();
+                    self.players.all().reduce(to);
+                    assert_eq!(sum.await, u64::from(self.job.pes()));
+                }
+            })
+            .await;
+        table::row(&format!("broadcast and reduction, {} PEs", self.job.pes()), figure);
+        let figure = self
+            .measure(1000, || async {
+                for _ in 0..1000 {
+                    self.job.quiescence().await;
+                }
+            })
+            .await;
+        table::row("quiescence", figure);
+        let count = 200_000;
+        let figure =
+            self.measure(count, || async { self.job.array::<Dust>(u64::from(count), ()).created().await }).await;
+        table::row(&format!("array elements made, {} PEs", self.job.pes()), figure);
+    }
+}
