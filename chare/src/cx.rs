@@ -11,13 +11,13 @@ use charm4rs_transport::Pe;
 
 use crate::receive::Mailboxes;
 use crate::reduce::{Reducer, Sink};
-use crate::runtime::{self, CollectionId, Rt};
+use crate::runtime::{self, Members, Rt};
 use crate::{All, Arguments, Chare, Collection, Job, One, Proxy, Reply, Target};
 
 /// An element as its PE keeps it.
 pub(crate) struct Element<T: Chare> {
     pub(crate) index: T::Index,
-    pub(crate) collection: CollectionId,
+    pub(crate) members: &'static Members<T>,
     pub(crate) rt: Rt,
     /// `None` while it is constructed, and after it was destroyed.
     pub(crate) state: RefCell<Option<T>>,
@@ -27,10 +27,10 @@ pub(crate) struct Element<T: Chare> {
 }
 
 impl<T: Chare> Element<T> {
-    pub(crate) fn new(rt: Rt, collection: CollectionId, index: T::Index) -> Rc<Self> {
+    pub(crate) fn new(rt: Rt, members: &'static Members<T>, index: T::Index) -> Rc<Self> {
         Rc::new(Self {
             index,
-            collection,
+            members,
             rt,
             state: RefCell::new(None),
             mailboxes: Mailboxes::default(),
@@ -50,13 +50,13 @@ macro_rules! surroundings {
         /// A proxy of this chare.
         #[must_use]
         pub fn proxy(&$self) -> Proxy<T> {
-            Proxy::to(Target::<T, One> { collection: $element.collection, which: $element.index })
+            Proxy::to(Target::<T, One> { collection: $element.members.id(), which: $element.index })
         }
 
         /// The collection that this chare is an element of.
         #[must_use]
         pub fn collection(&$self) -> Collection<T> {
-            Collection::named($element.collection)
+            Collection::named($element.members.id())
         }
 
         /// A proxy of all elements of the collection.

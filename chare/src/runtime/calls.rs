@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use charm4rs_scheduler::Class;
 use charm4rs_transport::port::{Incoming, Tag};
-use charm4rs_transport::{Msg, Pe, Reach, RegBuf};
+use charm4rs_transport::{Msg, Pe, RegBuf};
 
 use super::collection::{CollectionId, Members, Place};
 use super::exit::{Failure, Panicked};
@@ -32,7 +32,7 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
     header.method = E::info().id();
     header.flags = options.flags;
     header.priority = options.priority;
-    if rt.reach(to) <= Reach::Process {
+    if rt.same_process(to) {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, (target.which, args));
     } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &(target.which, args)) {
         fail_call(rt, reply, wire_error::<E>(rt, &error));
@@ -106,7 +106,7 @@ pub(crate) fn deliver<E: Entry>(rt: Rt, mut msg: Incoming) {
         }
     };
     let Some(element) = members.find(&index) else {
-        return elsewhere::<E>(rt, &members, index, &header, msg);
+        return elsewhere::<E>(rt, members, index, &header, msg);
     };
     let args = if header.is_moved() {
         // SAFETY: as above, and the message is dropped below without another look.
@@ -163,7 +163,7 @@ fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
     // SAFETY: as in `deliver`; the message is not looked at again.
     let body = unsafe { moved::read::<Body<E>>(msg.msg.as_ptr().wrapping_add(HEADER)) };
     header.flags &= !MOVED;
-    if rt.reach(to) <= Reach::Process {
+    if rt.same_process(to) {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, body);
     } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &body) {
         fail_call(rt, header.reply(), wire_error::<E>(rt, &error));
@@ -286,7 +286,7 @@ pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
     if to.pe == rt.sched.pe() {
         return rt.futures.fulfil(to, value);
     }
-    if rt.reach(to.pe) <= Reach::Process {
+    if rt.same_process(to.pe) {
         send_moved(rt, to.pe, tag::REPLY, Header::new(0, rt.sched.pe()).with_reply(to), value);
     } else {
         reply_serialized(rt, to, &value);

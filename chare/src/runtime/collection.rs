@@ -39,6 +39,12 @@ impl CollectionId {
         Self(SOLO << 32 | u64::from(info.id()))
     }
 
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "only the low bits matter")]
+    pub(super) fn low_bits(self) -> usize {
+        self.0 as usize
+    }
+
     /// Who made it; `None` for single chares.
     pub(super) fn creator(self) -> Option<Pe> {
         let creator = u32::try_from(self.0 >> 32).expect("32 bits are left");
@@ -61,7 +67,7 @@ pub(super) enum Place {
 
 type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
-/// A PE's members of one collection.
+/// A PE's members of one collection. Never freed, so that elements and lookups can refer to them at no cost.
 pub(crate) struct Members<T: Chare> {
     id: CollectionId,
     pub(super) shape: Shape<T>,
@@ -80,15 +86,17 @@ pub(crate) struct Members<T: Chare> {
 /// A collection whatever its chares are.
 pub(super) trait AnyCollection {
     fn id(&self) -> CollectionId;
-    fn as_any(self: Rc<Self>) -> Rc<dyn Any>;
+    fn as_any(&'static self) -> &'static dyn Any;
     fn reductions(&self) -> &Reductions;
     /// A message about the collection itself.
-    fn system(self: Rc<Self>, rt: Rt, header: &Header, msg: Incoming);
+    fn system(&'static self, rt: Rt, header: &Header, msg: Incoming);
+    /// Drops all elements and what waits for them.
+    fn clear(&self);
 }
 
 impl<T: Chare> Members<T> {
-    pub(super) fn new(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe) -> Rc<Self> {
-        Rc::new(Self {
+    pub(super) fn new(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe) -> &'static Self {
+        Box::leak(Box::new(Self {
             id,
             shape,
             map,
@@ -98,16 +106,16 @@ impl<T: Chare> Members<T> {
             complete: Cell::new(false),
             reductions: Reductions::new(id, root),
             inserted: create::Insertions::default(),
-        })
+        }))
     }
 
-    pub(super) fn solo(id: CollectionId) -> Rc<Self> {
+    pub(super) fn solo(id: CollectionId) -> &'static Self {
         let members = Self::new(id, Shape::Solo, T::Map::default(), Pe(0));
         members.complete.set(true);
         members
     }
 
-    pub(super) fn id(&self) -> CollectionId {
+    pub(crate) fn id(&self) -> CollectionId {
         self.id
     }
 
@@ -220,7 +228,7 @@ impl<T: Chare> AnyCollection for Members<T> {
         self.id
     }
 
-    fn as_any(self: Rc<Self>) -> Rc<dyn Any> {
+    fn as_any(&'static self) -> &'static dyn Any {
         self
     }
 
@@ -228,12 +236,21 @@ impl<T: Chare> AnyCollection for Members<T> {
         &self.reductions
     }
 
-    fn system(self: Rc<Self>, rt: Rt, header: &Header, msg: Incoming) {
+    fn system(&'static self, rt: Rt, header: &Header, msg: Incoming) {
         match msg.tag {
-            tag::LOCATION => create::location::<T>(rt, &self, &msg),
-            tag::CENSUS => create::census_step(rt, &self, header, &msg),
-            _ => reduction::system(rt, &*self, header, &msg),
+            tag::LOCATION => create::location::<T>(rt, self, &msg),
+            tag::CENSUS => create::census_step(rt, self, header, &msg),
+            _ => reduction::system(rt, self, header, &msg),
         }
+    }
+
+    fn clear(&self) {
+        // Out of the table first: a chare's destructor is the user's code.
+        let elements = std::mem::take(&mut *self.elements.borrow_mut());
+        for element in elements.values() {
+            drop(element.state.take());
+        }
+        self.waiting.borrow_mut().clear();
     }
 }
 

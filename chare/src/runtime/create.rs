@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use charm4rs_scheduler::Class;
 use charm4rs_transport::port::{Incoming, Tag};
-use charm4rs_transport::{Msg, Pe, Reach};
+use charm4rs_transport::{Msg, Pe};
 use serde::{Deserialize, Serialize};
 
 use super::calls::{self, guard, send_moved, send_wire, shared};
@@ -159,17 +159,17 @@ pub(crate) fn create<T: Chare>(rt: Rt, mut msg: Incoming) {
                 return rt.violation(msg.from, "a shape that its index cannot have", header.collection);
             };
             let members = Members::<T>::new(id, shape, description.map, description.root);
-            rt.register(members.clone());
+            rt.register(members);
             members
         }
     };
     members.reductions.tell_when_counted(header.reply());
-    let indices = own_indices(rt, &members);
+    let indices = own_indices(rt, members);
     let sparse = matches!(members.shape, Shape::Sparse);
     members.reserve(indices.len());
     for index in indices {
         match wire::unpack::<T::Init>(init, payloads.clone()) {
-            Ok(init) => make(rt, &members, index, init),
+            Ok(init) => make(rt, members, index, init),
             Err(error) => {
                 let what = format!("the constructor's arguments of {} cannot be read: {error}", T::NAME);
                 return rt.fail(Failure { code: 1, what });
@@ -180,7 +180,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, mut msg: Incoming) {
     rt.release(id);
     members.wake_all(rt);
     if !sparse {
-        reduction::count(rt, &*members, members.count());
+        reduction::count(rt, members, members.count());
     }
 }
 
@@ -203,8 +203,8 @@ fn own_indices<T: Chare>(rt: Rt, members: &Members<T>) -> Vec<T::Index> {
 }
 
 /// Makes one element here.
-fn make<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, init: T::Init) {
-    let element = Element::<T>::new(rt, members.id(), index);
+fn make<T: Chare>(rt: Rt, members: &'static Members<T>, index: T::Index, init: T::Init) {
+    let element = Element::<T>::new(rt, members, index);
     if members.add(element.clone()).is_none() {
         let what = format!("{}[{index:?}] was inserted twice", T::NAME);
         return rt.fail(Failure { code: 1, what });
@@ -246,7 +246,7 @@ pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: 
 fn send_new<T: Chare>(rt: Rt, to: Pe, tag: Tag, id: CollectionId, index: T::Index, init: T::Init) {
     let mut header = Header::new(id.0, rt.sched.pe());
     header.method = T::info().id();
-    if rt.reach(to) <= Reach::Process {
+    if rt.same_process(to) {
         send_moved::<(T::Index, T::Init)>(rt, to, tag, header, (index, init));
     } else if let Err(error) = send_wire(rt, to, tag, &header, &(index, init)) {
         panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME);
@@ -273,12 +273,12 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, mut msg: Incoming) {
         }
     };
     drop(msg);
-    make(rt, &members, index, init);
+    make(rt, members, index, init);
     if matches!(members.shape, Shape::Sparse) {
         members.inserted.made.set(members.inserted.made.get() + 1);
         let home = members.home(rt, &index);
         if home != rt.sched.pe() {
-            announce(rt, &members, home, index, Place::At(rt.sched.pe()));
+            announce(rt, members, home, index, Place::At(rt.sched.pe()));
         }
     }
     members.wake(rt, &index);
@@ -303,7 +303,7 @@ pub(super) fn location<T: Chare>(rt: Rt, members: &Members<T>, msg: &Incoming) {
 /// Destroys an element when its present entry method has ended.
 pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
     let rt = element.rt;
-    let Some(members) = rt.collection::<T>(element.collection) else { return };
+    let members = element.members;
     if members.remove(&element.index).is_none() {
         return;
     }
@@ -316,9 +316,9 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
     if home == rt.sched.pe() {
         members.learn(rt, element.index, Place::Gone);
     } else {
-        announce(rt, &members, home, element.index, Place::Gone);
+        announce(rt, members, home, element.index, Place::Gone);
     }
-    reduction::depart(rt, &*members, element.contributed.get());
+    reduction::depart(rt, members, element.contributed.get());
 }
 
 /// A PE's count of a sparse array's insertions, and the census that it takes part in.
@@ -359,7 +359,7 @@ fn send_step(rt: Rt, to: Pe, header: &Header, step: &Step) {
     send_wire(rt, to, tag::CENSUS, header, step).expect("a step of a census can be packed");
 }
 
-pub(super) fn census_step<T: Chare>(rt: Rt, members: &Rc<Members<T>>, header: &Header, msg: &Incoming) {
+pub(super) fn census_step<T: Chare>(rt: Rt, members: &'static Members<T>, header: &Header, msg: &Incoming) {
     let asker = Pe(header.source);
     let step = wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new());
     let (Ok(step), true) = (step, asker.0 < rt.sched.pes() && matches!(members.shape, Shape::Sparse)) else {
@@ -387,14 +387,14 @@ pub(super) fn census_step<T: Chare>(rt: Rt, members: &Rc<Members<T>>, header: &H
             members.complete.set(true);
             rt.release(members.id());
             members.wake_all(rt);
-            reduction::count(rt, &**members, members.count());
+            reduction::count(rt, members, members.count());
         }
     }
 }
 
 fn census_answer<T: Chare>(
     rt: Rt,
-    members: &Rc<Members<T>>,
+    members: &'static Members<T>,
     header: &Header,
     (begun, made, first): (u64, u64, Option<Pe>),
 ) {

@@ -15,13 +15,15 @@ mod create;
 mod exit;
 mod reduction;
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 
 use charm4rs_scheduler::{Class, Handler, Order, Scheduler, Tree};
 use charm4rs_transport::port::{Incoming, Offer, Tag};
-use charm4rs_transport::{Pe, Reach, RegBuf, TransportError};
+use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
@@ -34,10 +36,16 @@ pub(crate) use exit::{exit, install_panic_hook};
 pub use reduction::sink;
 pub(crate) use reduction::{allreduce, contribute};
 
+use self::collection::AnyCollection;
 use crate::Chare;
 use crate::envelope::{EXPEDITED, HEADER, Header, LIFO, PRIORITY, tag};
 use crate::registry::{Registry, registry};
 use crate::reply::Futures;
+
+type Recent = (CollectionId, &'static dyn Any);
+
+/// How many collections are found without a look into the table.
+const RECENT: usize = 8;
 
 /// A PE's runtime. It lives until the process ends, so that proxies, replies and tasks can name it.
 pub type Rt = &'static Runtime;
@@ -48,7 +56,11 @@ pub struct Runtime {
     pub(crate) futures: Futures,
     pub(crate) ending: Rc<dyn Ending>,
     registry: &'static Registry,
-    collections: RefCell<HashMap<CollectionId, Rc<dyn collection::AnyCollection>, foldhash::fast::FixedState>>,
+    /// The PEs of this process.
+    process: Range<u32>,
+    collections: RefCell<HashMap<CollectionId, &'static dyn AnyCollection, foldhash::fast::FixedState>>,
+    /// Those used last, by the low bits of their names.
+    recent: [Cell<Option<Recent>>; RECENT],
     /// Messages for collections whose creation has not arrived yet.
     early: RefCell<HashMap<CollectionId, Vec<Incoming>>>,
     /// The replies that creators can wait for.
@@ -84,12 +96,15 @@ impl Runtime {
     /// A runtime for a PE. It is never freed, but [`Runtime::clear`] empties it.
     pub(crate) fn new(sched: Rc<Scheduler>, ending: Rc<dyn Ending>) -> Rt {
         let next_home = Cell::new(sched.pe().0);
+        let process = sched.layout().pes_of(sched.layout().process_of(sched.pe()));
         Box::leak(Box::new(Self {
             sched,
             futures: Futures::default(),
             ending,
             registry: registry(),
+            process,
             collections: RefCell::default(),
+            recent: [const { Cell::new(None) }; RECENT],
             early: RefCell::default(),
             created: RefCell::default(),
             serials: Cell::new(0),
@@ -114,33 +129,42 @@ impl Runtime {
 
     /// Drops all chares and what waits for them.
     pub(crate) fn clear(&self) {
-        let collections = std::mem::take(&mut *self.collections.borrow_mut());
-        drop(collections);
+        let collections: Vec<_> = self.collections.borrow().values().copied().collect();
+        collections.into_iter().for_each(AnyCollection::clear);
         self.early.borrow_mut().clear();
         self.waves.borrow_mut().clear();
     }
 
     /// This PE's members of a collection; `None` if its creation has not arrived here yet, or it holds other chares.
     #[inline]
-    pub(crate) fn collection<T: Chare>(&self, id: CollectionId) -> Option<Rc<Members<T>>> {
-        let found = self.collections.borrow().get(&id).cloned();
-        match found {
-            Some(any) => any.as_any().downcast().ok(),
-            None if id == CollectionId::solo(T::info()) => {
-                let members = Members::<T>::solo(id);
-                self.register(members.clone());
-                Some(members)
-            }
-            None => None,
+    pub(crate) fn collection<T: Chare>(&self, id: CollectionId) -> Option<&'static Members<T>> {
+        match self.recent[id.low_bits() % RECENT].get() {
+            Some((recent, members)) if recent == id => members.downcast_ref(),
+            _ => self.find_collection(id),
         }
     }
 
-    fn register(&self, members: Rc<dyn collection::AnyCollection>) {
+    #[cold]
+    fn find_collection<T: Chare>(&self, id: CollectionId) -> Option<&'static Members<T>> {
+        let members = match self.any_collection(id) {
+            Some(members) => members.as_any(),
+            None if id == CollectionId::solo(T::info()) => {
+                let members = Members::<T>::solo(id);
+                self.register(members);
+                members
+            }
+            None => return None,
+        };
+        self.recent[id.low_bits() % RECENT].set(Some((id, members)));
+        members.downcast_ref()
+    }
+
+    fn register(&self, members: &'static dyn AnyCollection) {
         self.collections.borrow_mut().insert(members.id(), members);
     }
 
-    fn any_collection(&self, id: CollectionId) -> Option<Rc<dyn collection::AnyCollection>> {
-        self.collections.borrow().get(&id).cloned()
+    fn any_collection(&self, id: CollectionId) -> Option<&'static dyn AnyCollection> {
+        self.collections.borrow().get(&id).copied()
     }
 
     /// Keeps a message until its collection is known here.
@@ -173,8 +197,10 @@ impl Runtime {
         result
     }
 
-    fn reach(&self, to: Pe) -> Reach {
-        self.sched.layout().reach(self.sched.pe(), to)
+    /// Whether values can be moved there.
+    #[inline]
+    fn same_process(&self, to: Pe) -> bool {
+        self.process.contains(&to.0)
     }
 
     /// A peer broke the protocol: the job ends.
@@ -215,7 +241,7 @@ impl Handler for Driver {
         let Some(header) = Header::of(&msg) else {
             return rt.violation(msg.from, "a message without a header", msg.msg.len() as u64);
         };
-        if header.is_moved() && rt.reach(msg.from) > Reach::Process {
+        if header.is_moved() && !rt.same_process(msg.from) {
             return rt.violation(msg.from, "a moved value from another process", u64::from(header.flags));
         }
         match msg.tag {

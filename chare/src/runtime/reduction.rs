@@ -202,17 +202,16 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
 ) -> Reply<R::Output> {
     let rt = element.rt;
     let reply = Reply::new(rt);
-    if let Some(members) = rt.collection::<T>(element.collection) {
-        let mut everyone = members.reductions.everyone.borrow_mut();
-        everyone.entry(element.contributed.get()).or_default().push(reply.id());
-    }
+    let mut everyone = element.members.reductions.everyone.borrow_mut();
+    everyone.entry(element.contributed.get()).or_default().push(reply.id());
+    drop(everyone);
     give(element, value, reducer, Route::Everyone);
     reply
 }
 
 fn give<T: Chare, V: Arguments, R: Reducer<V>>(element: &Rc<Element<T>>, value: V, reducer: R, route: Route) {
     let rt = element.rt;
-    let Some(members) = rt.collection::<T>(element.collection) else { return };
+    let members = element.members;
     let number = element.contributed.get();
     element.contributed.set(number + 1);
     let part = reducer.start(value);
