@@ -7,6 +7,7 @@ use std::pin::Pin;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::payload::Landing;
 use crate::registry::{ChareInfo, MethodInfo};
 use crate::{Cx, ElementIndex, IndexMap, Kind, Target, This};
 
@@ -69,6 +70,16 @@ pub trait Entry: Sized + 'static {
     const NAME: &'static str;
     /// Its arguments and result as text, for the digest.
     const SIGNATURE: &'static str;
+
+    /// Whether it says where its payloads land: see [`Entry::post`].
+    const POSTS: bool = false;
+
+    /// Where the payload number `which` of a call that is on its way, of `bytes` bytes, shall land; `None`: in memory of
+    /// the runtime's. Asked only where the payload would otherwise be copied.
+    fn post(this: &This<Self::Chare>, which: usize, bytes: usize) -> Option<Landing> {
+        let _ = (this, which, bytes);
+        None
+    }
 
     /// Runs it, or starts it.
     fn run(this: &This<Self::Chare>, args: Self::Args) -> Started<Self::Output>;

@@ -39,7 +39,7 @@ pub use cx::{Cx, This};
 pub use error::CallError;
 pub use index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Places, Solo};
 pub use job::Job;
-pub use payload::Payload;
+pub use payload::{Landing, Payload};
 pub use proxy::{All, Collection, Kind, Many, One, Proxy, Target};
 pub use receive::Receive;
 pub use reply::{Checked, Promise, Reply, join_all};

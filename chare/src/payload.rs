@@ -61,6 +61,25 @@ impl<T: Pod> Payload<T> {
     }
 }
 
+/// Memory of a chare's, given for a payload to land in: what the method named by `#[entry(post = …)]` returns.
+///
+/// It comes back to the chare as the entry method's [`Payload`] argument.
+#[derive(Debug)]
+pub struct Landing(pub(crate) RegBuf);
+
+impl<T: Pod + Send> From<Vec<T>> for Landing {
+    fn from(items: Vec<T>) -> Self {
+        Self(RegBuf::from_vec(items))
+    }
+}
+
+impl<T: Pod> From<Payload<T>> for Landing {
+    /// Without a copy, unless the payload is shared.
+    fn from(payload: Payload<T>) -> Self {
+        Self(Arc::try_unwrap(payload.buf).unwrap_or_else(|shared| RegBuf::copy_of(&shared)))
+    }
+}
+
 impl<T: Pod> Default for Payload<T> {
     fn default() -> Self {
         Self::from_buf(RegBuf::heap(0))

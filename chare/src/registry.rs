@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use charm4rs_transport::port::Incoming;
+use charm4rs_transport::RegBuf;
+use charm4rs_transport::port::{Incoming, Offer};
 use sha2::{Digest, Sha256};
 
+use crate::envelope::Header;
 use crate::runtime::{self, Runtime};
 use crate::{Chare, Entry};
 
@@ -19,8 +21,10 @@ pub struct MethodInfo {
     pub(crate) name: &'static str,
     pub(crate) signature: &'static str,
     id: AtomicU16,
-    pub(crate) deliver: fn(&'static Runtime, Incoming),
-    pub(crate) broadcast: fn(&'static Runtime, Incoming),
+    pub(crate) deliver: fn(&'static Runtime, &Header, Incoming),
+    pub(crate) broadcast: fn(&'static Runtime, &Header, Incoming),
+    /// Where the payloads of a call that is on its way shall land, if the method has a say in it.
+    pub(crate) offer: Option<fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>>,
 }
 
 /// A chare type's row.
@@ -28,8 +32,8 @@ pub struct MethodInfo {
 pub struct ChareInfo {
     pub(crate) name: &'static str,
     id: AtomicU16,
-    pub(crate) create: fn(&'static Runtime, Incoming),
-    pub(crate) solo: fn(&'static Runtime, Incoming),
+    pub(crate) create: fn(&'static Runtime, &Header, Incoming),
+    pub(crate) solo: fn(&'static Runtime, &Header, Incoming),
     pub(crate) methods: &'static [&'static MethodInfo],
 }
 
@@ -51,6 +55,7 @@ impl MethodInfo {
             id: AtomicU16::new(UNNUMBERED),
             deliver: runtime::deliver::<E>,
             broadcast: runtime::broadcast::<E>,
+            offer: if E::POSTS { Some(runtime::offer::<E>) } else { None },
         }
     }
 

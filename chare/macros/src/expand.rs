@@ -162,6 +162,15 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
         },
     };
     let row = row_name(entry);
+    let post = entry.post.as_ref().map(|method| {
+        quote! {
+            const POSTS: bool = true;
+
+            fn post(this: &::charm4rs::This<#this>, which: usize, bytes: usize) -> ::core::option::Option<::charm4rs::Landing> {
+                this.with(|chare| chare.#method(which, bytes))
+            }
+        }
+    });
     quote! {
         #[allow(non_camel_case_types, reason = "named like the entry method that it stands for")]
         pub struct #name<C>(::core::marker::PhantomData<C>);
@@ -172,6 +181,7 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
             type Output = #output;
             const NAME: &'static str = #text;
             const SIGNATURE: &'static str = #signature;
+            #post
 
             fn run(this: &::charm4rs::This<#this>, (#(#names,)*): Self::Args) -> ::charm4rs::Started<#output> {
                 #run

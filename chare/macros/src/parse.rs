@@ -33,6 +33,8 @@ pub(crate) struct Entry {
     /// Names and types of the arguments, without `self`, `cx` and `this`.
     pub(crate) args: Vec<(Ident, Type)>,
     pub(crate) output: Type,
+    /// The method that says where payloads land.
+    pub(crate) post: Option<Ident>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,12 +73,14 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
                 }
                 kept.push(ImplItem::Fn(function));
             }
-            Marked::Entry(function) => {
-                entries.push(parse_entry(&function.sig, &function.attrs, true, &self_type)?);
+            Marked::Entry(function, post) => {
+                let entry = parse_entry(&function.sig, &function.attrs, true, &self_type)?;
+                entries.push(Entry { post, ..entry });
                 kept.push(ImplItem::Fn(function));
             }
-            Marked::Receive(function) => {
-                entries.push(parse_entry(&function.sig, &function.attrs, false, &self_type)?);
+            Marked::Receive(function, post) => {
+                let entry = parse_entry(&function.sig, &function.attrs, false, &self_type)?;
+                entries.push(Entry { post, ..entry });
             }
         }
     }
@@ -125,34 +129,32 @@ fn options(attribute: TokenStream) -> Result<(Option<Type>, Option<Type>)> {
 enum Marked {
     No(ImplItem),
     Init(ImplItemFn),
-    Entry(ImplItemFn),
-    Receive(TraitItemFn),
+    Entry(ImplItemFn, Option<Ident>),
+    Receive(TraitItemFn, Option<Ident>),
 }
 
 /// Finds `#[init]` and `#[entry]`, and takes them off.
 fn marked(item: ImplItem) -> Result<Marked> {
-    let take = |attrs: &mut Vec<Attribute>, name: &str| -> Result<bool> {
-        let Some(at) = attrs.iter().position(|attr| attr.path().is_ident(name)) else { return Ok(false) };
-        match attrs.remove(at).meta {
-            Meta::Path(_) => Ok(true),
-            other => error(other, "this attribute takes no options"),
-        }
+    let take = |attrs: &mut Vec<Attribute>, name: &str| {
+        attrs.iter().position(|attr| attr.path().is_ident(name)).map(|at| attrs.remove(at).meta)
     };
     match item {
         ImplItem::Fn(mut function) => {
-            if take(&mut function.attrs, "init")? {
-                return Ok(Marked::Init(function));
+            match take(&mut function.attrs, "init") {
+                Some(Meta::Path(_)) => return Ok(Marked::Init(function)),
+                Some(other) => return error(other, "`#[init]` takes no options"),
+                None => {}
             }
-            if take(&mut function.attrs, "entry")? {
-                return Ok(Marked::Entry(function));
+            if let Some(meta) = take(&mut function.attrs, "entry") {
+                return Ok(Marked::Entry(function, entry_options(&meta)?));
             }
             Ok(Marked::No(ImplItem::Fn(function)))
         }
         // A method without a body is no valid item of an `impl` block: syn leaves it as it stands.
         ImplItem::Verbatim(tokens) => match syn::parse2::<TraitItemFn>(without_visibility(&tokens)) {
             Ok(mut function) => {
-                if take(&mut function.attrs, "entry")? {
-                    return Ok(Marked::Receive(function));
+                if let Some(meta) = take(&mut function.attrs, "entry") {
+                    return Ok(Marked::Receive(function, entry_options(&meta)?));
                 }
                 error(
                     function.sig,
@@ -163,6 +165,24 @@ fn marked(item: ImplItem) -> Result<Marked> {
         },
         other => Ok(Marked::No(other)),
     }
+}
+
+/// `#[entry]`, or `#[entry(post = method)]`.
+fn entry_options(meta: &Meta) -> Result<Option<Ident>> {
+    let mut post = None;
+    if let Meta::Path(_) = meta {
+        return Ok(post);
+    }
+    let Meta::List(list) = meta else { return error(meta, "write `#[entry]` or `#[entry(post = method)]`") };
+    list.parse_nested_meta(|option| {
+        if !option.path.is_ident("post") {
+            return Err(option
+                .error("`#[entry]` knows `post = method`; priorities belong to calls: `proxy.method().priority(-1)`"));
+        }
+        post = Some(option.value()?.parse()?);
+        Ok(())
+    })?;
+    Ok(post)
 }
 
 /// A trait's method has no visibility: drops `pub` or `pub(…)` in front of `fn` or `async`.
@@ -257,7 +277,7 @@ fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self_type: &Typ
     reject_borrow(&output, "a result is sent to another PE")?;
     NameSelf(self_type).visit_type_mut(&mut output);
     let docs = attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
-    Ok(Entry { name: sig.ident.clone(), docs, kind, args: arguments(&inputs, self_type)?, output })
+    Ok(Entry { name: sig.ident.clone(), docs, kind, args: arguments(&inputs, self_type)?, output, post: None })
 }
 
 fn plain_signature(sig: &Signature) -> Result<()> {
@@ -416,7 +436,8 @@ mod tests {
             (quote!(impl A { #[entry] fn f(&self, x: u8, cx: &mut Cx<Self>) {} }), "before the arguments"),
             (quote!(impl A { #[entry] fn f(&self) -> u8; }), "no result"),
             (quote!(impl A { fn f(&self); }), "needs `#[entry]`"),
-            (quote!(impl A { #[entry(now)] fn f(&self) {} }), "no options"),
+            (quote!(impl A { #[entry(now)] fn f(&self) {} }), "post = method"),
+            (quote!(impl A { #[init(now)] fn f() {} }), "no options"),
         ] {
             let said = complaint(item.clone());
             assert!(said.contains(words), "{item}: {said}");

@@ -75,8 +75,7 @@ pub(crate) fn call_all<E: Entry>(
 }
 
 /// A broadcast has arrived: passes it on, then calls the elements that live here.
-pub(crate) fn broadcast<E: Entry>(rt: Rt, mut msg: Incoming) {
-    let Some(header) = Header::of(&msg) else { return };
+pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
     let (id, root) = (CollectionId(header.collection), Pe(header.source));
     let Some(members) = rt.collection::<E::Chare>(id).filter(|members| members.complete.get()) else {
         return rt.keep(id, msg);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use charm4rs_scheduler::Class;
-use charm4rs_transport::port::{Incoming, Tag};
+use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Msg, Pe, RegBuf};
 
 use super::collection::{CollectionId, Members, Place};
@@ -34,7 +34,7 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
     header.priority = options.priority;
     if rt.same_process(to) {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, (target.which, args));
-    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &(target.which, args)) {
+    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &(target.which, args), E::POSTS) {
         fail_call(rt, reply, wire_error::<E>(rt, &error));
     }
 }
@@ -64,6 +64,7 @@ pub(super) fn send_wire<B: serde::Serialize>(
     tag: Tag,
     header: &Header,
     body: &B,
+    offer: bool,
 ) -> Result<(), wire::WireError> {
     rt.with_scratch(|bytes| {
         let aside = wire::pack(body, bytes)?;
@@ -73,7 +74,7 @@ pub(super) fn send_wire<B: serde::Serialize>(
             rt.sched.send(to, tag, len, fill);
         } else {
             let payloads = aside.into_iter().map(owned).collect();
-            rt.sched.send_payloads(to, tag, len, fill, payloads, false);
+            rt.sched.send_payloads(to, tag, len, fill, payloads, offer);
         }
         Ok(())
     })
@@ -89,8 +90,7 @@ pub(super) fn shared(payloads: Vec<RegBuf>) -> Vec<Arc<RegBuf>> {
 }
 
 /// A call has arrived: runs it, sends it on, or keeps it.
-pub(crate) fn deliver<E: Entry>(rt: Rt, mut msg: Incoming) {
-    let Some(header) = Header::of(&msg) else { return };
+pub(crate) fn deliver<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
     let id = CollectionId(header.collection);
     let Some(members) = rt.collection::<E::Chare>(id) else {
         return rt.keep(id, msg);
@@ -106,7 +106,7 @@ pub(crate) fn deliver<E: Entry>(rt: Rt, mut msg: Incoming) {
         }
     };
     let Some(element) = members.find(&index) else {
-        return elsewhere::<E>(rt, members, index, &header, msg);
+        return elsewhere::<E>(rt, members, index, header, msg);
     };
     let args = if header.is_moved() {
         // SAFETY: as above, and the message is dropped below without another look.
@@ -119,6 +119,27 @@ pub(crate) fn deliver<E: Entry>(rt: Rt, mut msg: Incoming) {
     match args {
         Ok(args) => run::<E>(rt, &element, args, header.reply()),
         Err(error) => fail_call(rt, header.reply(), wire_error::<E>(rt, &error)),
+    }
+}
+
+/// A call with payloads is on its way: asks the chare where they shall land.
+pub(crate) fn offer<E: Entry>(rt: Rt, header: &Header, offer: &Offer) -> Vec<Option<RegBuf>> {
+    let nowhere = || offer.sizes.iter().map(|_| None).collect();
+    let members = rt.collection::<E::Chare>(CollectionId(header.collection));
+    let index = wire::unpack_first::<<E::Chare as Chare>::Index>(&offer.head[HEADER..], Vec::new());
+    let (Some(members), Ok((index, _)), false) = (members, index, header.is_moved()) else { return nowhere() };
+    let Some(element) = members.find(&index) else { return nowhere() };
+    let this = This::new(&element);
+    let landing = |(at, &size): (usize, &u64)| {
+        let landing = E::post(&this, at, usize::try_from(size).ok()?)?;
+        (landing.0.len() as u64 == size).then_some(landing.0)
+    };
+    match guard(|| offer.sizes.iter().enumerate().map(landing).collect()) {
+        Ok(landings) => landings,
+        Err(panic) => {
+            rt.fail(Failure::call(&panicked::<E>(rt, &element, &panic)));
+            nowhere()
+        }
     }
 }
 
@@ -165,7 +186,7 @@ fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
     header.flags &= !MOVED;
     if rt.same_process(to) {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, body);
-    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &body) {
+    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &body, E::POSTS) {
         fail_call(rt, header.reply(), wire_error::<E>(rt, &error));
     }
 }
@@ -277,7 +298,7 @@ pub(super) fn send_failure(rt: Rt, to: FutureId, error: CallError) {
         return rt.futures.fail(to, error);
     }
     let header = Header::new(0, rt.sched.pe()).with_reply(to);
-    send_wire(rt, to.pe, tag::FAILURE, &header, &error).expect("an error is made of text and numbers");
+    send_wire(rt, to.pe, tag::FAILURE, &header, &error, false).expect("an error is made of text and numbers");
 }
 
 /// Answers a call that is answered once.
@@ -296,7 +317,7 @@ pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
 /// Gives a future a value that may not be the first one.
 pub(crate) fn reply_serialized<R: Arguments>(rt: Rt, to: FutureId, value: &R) {
     let header = Header::new(0, rt.sched.pe()).with_reply(to);
-    if let Err(error) = send_wire(rt, to.pe, tag::REPLY, &header, value) {
+    if let Err(error) = send_wire(rt, to.pe, tag::REPLY, &header, value, false) {
         let pe = rt.sched.pe();
         send_failure(rt, to, CallError::Wire { entry: "a result".into(), pe, why: error.to_string() });
     }

@@ -138,8 +138,7 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
 }
 
 /// A collection's description has arrived: passes it on, and makes the elements that belong here.
-pub(crate) fn create<T: Chare>(rt: Rt, mut msg: Incoming) {
-    let Some(header) = Header::of(&msg) else { return };
+pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
     let (id, creator) = (CollectionId(header.collection), Pe(header.source));
     if creator.0 >= rt.sched.pes() {
         return rt.violation(msg.from, "a collection of a PE that does not exist", u64::from(creator.0));
@@ -248,14 +247,13 @@ fn send_new<T: Chare>(rt: Rt, to: Pe, tag: Tag, id: CollectionId, index: T::Inde
     header.method = T::info().id();
     if rt.same_process(to) {
         send_moved::<(T::Index, T::Init)>(rt, to, tag, header, (index, init));
-    } else if let Err(error) = send_wire(rt, to, tag, &header, &(index, init)) {
+    } else if let Err(error) = send_wire(rt, to, tag, &header, &(index, init), false) {
         panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME);
     }
 }
 
 /// A single chare, or an element of a sparse array, is to be made here.
-pub(crate) fn create_solo<T: Chare>(rt: Rt, mut msg: Incoming) {
-    let Some(header) = Header::of(&msg) else { return };
+pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
     let id = CollectionId(header.collection);
     let Some(members) = rt.collection::<T>(id) else {
         return rt.keep(id, msg);
@@ -286,7 +284,8 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, mut msg: Incoming) {
 
 fn announce<T: Chare>(rt: Rt, members: &Members<T>, home: Pe, index: T::Index, place: Place) {
     let header = Header::new(members.id().0, rt.sched.pe());
-    send_wire(rt, home, tag::LOCATION, &header, &(index, place)).expect("an index can be packed: it came here so");
+    send_wire(rt, home, tag::LOCATION, &header, &(index, place), false)
+        .expect("an index can be packed: it came here so");
 }
 
 /// An element's home learns where it is.
@@ -356,7 +355,7 @@ pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
 }
 
 fn send_step(rt: Rt, to: Pe, header: &Header, step: &Step) {
-    send_wire(rt, to, tag::CENSUS, header, step).expect("a step of a census can be packed");
+    send_wire(rt, to, tag::CENSUS, header, step, false).expect("a step of a census can be packed");
 }
 
 pub(super) fn census_step<T: Chare>(rt: Rt, members: &'static Members<T>, header: &Header, msg: &Incoming) {

@@ -27,7 +27,7 @@ use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
-pub(crate) use calls::{call, deliver, reply_serialized, spawn};
+pub(crate) use calls::{call, deliver, offer, reply_serialized, spawn};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{Shape, census, create, create_collection, create_solo, destroy, insert, single};
@@ -246,14 +246,14 @@ impl Handler for Driver {
         }
         match msg.tag {
             tag::CALL | tag::BROADCAST => match rt.registry.methods.get(usize::from(header.method)) {
-                Some(method) if msg.tag == tag::CALL => (method.deliver)(rt, msg),
-                Some(method) => (method.broadcast)(rt, msg),
+                Some(method) if msg.tag == tag::CALL => (method.deliver)(rt, &header, msg),
+                Some(method) => (method.broadcast)(rt, &header, msg),
                 None => rt.violation(msg.from, "an entry method that does not exist", u64::from(header.method)),
             },
             tag::REPLY | tag::FAILURE => calls::settle(rt, &header, msg),
             tag::CREATE | tag::SOLO | tag::INSERT => match rt.registry.chares.get(usize::from(header.method)) {
-                Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, msg),
-                Some(chare) => (chare.solo)(rt, msg),
+                Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, &header, msg),
+                Some(chare) => (chare.solo)(rt, &header, msg),
                 None => rt.violation(msg.from, "a chare type that does not exist", u64::from(header.method)),
             },
             tag::WAVE => broadcast::answer(rt, &header, &msg),
@@ -269,7 +269,12 @@ impl Handler for Driver {
     }
 
     fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>> {
-        offer.sizes.iter().map(|_| None).collect()
+        let header: Option<Header> = offer.head.get(..HEADER).map(bytemuck::pod_read_unaligned);
+        let method = header.and_then(|header| self.0.registry.methods.get(usize::from(header.method)));
+        match (header, method.and_then(|method| method.offer)) {
+            (Some(header), Some(landings)) if offer.tag == tag::CALL => landings(self.0, &header, offer),
+            _ => offer.sizes.iter().map(|_| None).collect(),
+        }
     }
 }
 

@@ -181,7 +181,7 @@ fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
 }
 
 fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: charm4rs_transport::port::Tag, reductions: &Reductions, body: &B) {
-    send_wire(rt, to, tag, &reductions.header(rt), body).expect("numbers and bytes can be packed");
+    send_wire(rt, to, tag, &reductions.header(rt), body, false).expect("numbers and bytes can be packed");
 }
 
 /// An element of this PE gives its part.
