@@ -15,6 +15,8 @@ use crate::envelope::Header;
 use crate::runtime::{self, Runtime};
 use crate::{Chare, Entry};
 
+type Landings = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
+
 /// An entry method's row: what the dispatcher needs to know of it.
 #[derive(Debug)]
 pub struct MethodInfo {
@@ -24,7 +26,7 @@ pub struct MethodInfo {
     pub(crate) deliver: fn(&'static Runtime, &Header, Incoming),
     pub(crate) broadcast: fn(&'static Runtime, &Header, Incoming),
     /// Where the payloads of a call that is on its way shall land, if the method has a say in it.
-    pub(crate) offer: Option<fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>>,
+    pub(crate) offer: Option<Landings>,
 }
 
 /// A chare type's row.

@@ -9,6 +9,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 
 use charm4rs_transport::Pe;
@@ -16,6 +17,7 @@ use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
 
 use super::create::Shape;
+use super::elements::Elements;
 use super::reduction::Reductions;
 use super::{Rt, create, reduction};
 use crate::cx::Element;
@@ -65,14 +67,14 @@ pub(super) enum Place {
     Gone,
 }
 
-type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
+pub(super) type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
 /// A PE's members of one collection. Never freed, so that elements and lookups can refer to them at no cost.
 pub(crate) struct Members<T: Chare> {
     id: CollectionId,
     pub(super) shape: Shape<T>,
     pub(super) map: T::Map,
-    elements: Table<T::Index, Rc<Element<T>>>,
+    elements: Elements<T>,
     /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
     places: Table<T::Index, Place>,
     /// At an element's home: calls that came before it.
@@ -100,7 +102,7 @@ impl<T: Chare> Members<T> {
             id,
             shape,
             map,
-            elements: RefCell::default(),
+            elements: Elements::default(),
             places: RefCell::default(),
             waiting: RefCell::default(),
             complete: Cell::new(false),
@@ -131,34 +133,39 @@ impl<T: Chare> Members<T> {
     /// The element, if it lives here.
     #[inline]
     pub(crate) fn find(&self, index: &T::Index) -> Option<Rc<Element<T>>> {
-        self.elements.borrow().get(index).cloned()
+        self.elements.with(self.slot(index), index, |element| element.cloned())
+    }
+
+    /// An element's place in the block of the array that was made here.
+    #[inline]
+    fn slot(&self, index: &T::Index) -> Option<usize> {
+        match &self.shape {
+            Shape::Bounded(bounds) => self.elements.slot(bounds.position(index)?),
+            Shape::Group => self.elements.slot(u64::from(self.shape.fixed(index)?.0)),
+            Shape::Sparse | Shape::Solo => None,
+        }
     }
 
     pub(super) fn local(&self) -> Vec<Rc<Element<T>>> {
-        self.elements.borrow().values().cloned().collect()
+        self.elements.all()
     }
 
     pub(super) fn count(&self) -> u64 {
-        self.elements.borrow().len() as u64
+        self.elements.count()
     }
 
-    pub(super) fn reserve(&self, count: usize) {
-        self.elements.borrow_mut().reserve(count);
+    /// Makes room for the block of positions that belongs here.
+    pub(super) fn reserve(&self, block: Range<u64>) {
+        self.elements.reserve(block);
     }
 
     /// Adds an element; `None` if there is one already.
     pub(super) fn add(&self, element: Rc<Element<T>>) -> Option<()> {
-        let index = element.index;
-        let mut elements = self.elements.borrow_mut();
-        if elements.contains_key(&index) {
-            return None;
-        }
-        elements.insert(index, element);
-        Some(())
+        self.elements.add(self.slot(&element.index), element)
     }
 
     pub(super) fn remove(&self, index: &T::Index) -> Option<Rc<Element<T>>> {
-        self.elements.borrow_mut().remove(index)
+        self.elements.remove(self.slot(index), index)
     }
 
     /// The PE that knows where an element is.
@@ -179,17 +186,18 @@ impl<T: Chare> Members<T> {
     /// Where to send a call.
     #[inline]
     pub(super) fn locate(&self, rt: Rt, index: &T::Index) -> Pe {
-        if self.elements.borrow().contains_key(index) {
+        if self.elements.with(self.slot(index), index, |element| element.is_some()) {
             return rt.sched.pe();
         }
-        match self.places.borrow().get(index) {
-            Some(Place::At(pe)) => *pe,
+        match self.place(index) {
+            Some(Place::At(pe)) => pe,
             _ => self.home(rt, index),
         }
     }
 
     pub(super) fn place(&self, index: &T::Index) -> Option<Place> {
-        self.places.borrow().get(index).copied()
+        let places = self.places.borrow();
+        if places.is_empty() { None } else { places.get(index).copied() }
     }
 
     /// Learns where an element is, and sends on what waited for it here.
@@ -246,8 +254,7 @@ impl<T: Chare> AnyCollection for Members<T> {
 
     fn clear(&self) {
         // Out of the table first: a chare's destructor is the user's code.
-        let elements = std::mem::take(&mut *self.elements.borrow_mut());
-        for element in elements.values() {
+        for element in self.elements.take() {
             drop(element.state.take());
         }
         self.waiting.borrow_mut().clear();

@@ -163,9 +163,11 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
         }
     };
     members.reductions.tell_when_counted(header.reply());
+    if let Some(block) = own_block(rt, members) {
+        members.reserve(block);
+    }
     let indices = own_indices(rt, members);
     let sparse = matches!(members.shape, Shape::Sparse);
-    members.reserve(indices.len());
     for index in indices {
         match wire::unpack::<T::Init>(init, payloads.clone()) {
             Ok(init) => make(rt, members, index, init),
@@ -183,6 +185,16 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
     }
 }
 
+/// The positions that are made on this PE at creation, where they are contiguous.
+fn own_block<T: Chare>(rt: Rt, members: &Members<T>) -> Option<Range<u64>> {
+    let here = rt.sched.pe();
+    match &members.shape {
+        Shape::Bounded(bounds) => members.map.block(here, rt.sched.pes(), bounds.volume),
+        Shape::Group => Some(u64::from(here.0)..u64::from(here.0) + 1),
+        Shape::Sparse | Shape::Solo => None,
+    }
+}
+
 /// The indices whose elements are made on this PE at creation.
 fn own_indices<T: Chare>(rt: Rt, members: &Members<T>) -> Vec<T::Index> {
     let here = rt.sched.pe();
@@ -190,10 +202,8 @@ fn own_indices<T: Chare>(rt: Rt, members: &Members<T>) -> Vec<T::Index> {
         Shape::Sparse | Shape::Solo => Vec::new(),
         Shape::Group => T::naming().group.map(|group| (group.of)(here)).into_iter().collect(),
         Shape::Bounded(bounds) => {
-            let pes = rt.sched.pes();
             let at = |position| (bounds.grid.at)(position, &bounds.extent);
-            let range: Option<Range<u64>> = members.map.block(here, pes, bounds.volume);
-            match range {
+            match own_block(rt, members) {
                 Some(range) => range.map(at).collect(),
                 None => (0..bounds.volume).map(at).filter(|index| members.home(rt, index) == here).collect(),
             }

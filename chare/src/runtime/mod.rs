@@ -12,6 +12,7 @@ mod broadcast;
 mod calls;
 mod collection;
 mod create;
+mod elements;
 mod exit;
 mod reduction;
 
