@@ -27,6 +27,8 @@ pub struct MethodInfo {
     pub(crate) broadcast: fn(&'static Runtime, &Header, Incoming),
     /// Where the payloads of a call that is on its way shall land, if the method has a say in it.
     pub(crate) offer: Option<Landings>,
+    /// Drops a call that will not be delivered.
+    pub(crate) discard: fn(&Header, Incoming),
 }
 
 /// A chare type's row.
@@ -36,6 +38,8 @@ pub struct ChareInfo {
     id: AtomicU16,
     pub(crate) create: fn(&'static Runtime, &Header, Incoming),
     pub(crate) solo: fn(&'static Runtime, &Header, Incoming),
+    /// Drops a new element that will not be made.
+    pub(crate) discard: fn(&Header, Incoming),
     pub(crate) methods: &'static [&'static MethodInfo],
 }
 
@@ -58,6 +62,7 @@ impl MethodInfo {
             deliver: runtime::deliver::<E>,
             broadcast: runtime::broadcast::<E>,
             offer: if E::POSTS { Some(runtime::offer::<E>) } else { None },
+            discard: runtime::discard_call::<E>,
         }
     }
 
@@ -76,6 +81,7 @@ impl ChareInfo {
             id: AtomicU16::new(UNNUMBERED),
             create: runtime::create::<T>,
             solo: runtime::create_solo::<T>,
+            discard: runtime::discard_new::<T>,
             methods,
         }
     }

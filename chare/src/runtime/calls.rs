@@ -191,11 +191,16 @@ fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
     }
 }
 
-fn no_such_element<E: Entry>(rt: Rt, index: <E::Chare as Chare>::Index, header: &Header, msg: Incoming) {
+/// Drops a call that will not be delivered, and what was moved into it.
+pub(crate) fn discard_call<E: Entry>(header: &Header, msg: Incoming) {
     if header.is_moved() {
         // SAFETY: as in `deliver`; read only to be dropped.
         drop(unsafe { moved::read::<Body<E>>(msg.msg.as_ptr().wrapping_add(HEADER)) });
     }
+}
+
+fn no_such_element<E: Entry>(rt: Rt, index: <E::Chare as Chare>::Index, header: &Header, msg: Incoming) {
+    discard_call::<E>(header, msg);
     let error = CallError::NoSuchElement {
         chare: E::Chare::NAME.into(),
         index: format!("{index:?}"),

@@ -93,7 +93,7 @@ pub(super) trait AnyCollection {
     /// A message about the collection itself.
     fn system(&'static self, rt: Rt, header: &Header, msg: Incoming);
     /// Drops all elements and what waits for them.
-    fn clear(&self);
+    fn clear(&self, rt: Rt);
 }
 
 impl<T: Chare> Members<T> {
@@ -252,12 +252,13 @@ impl<T: Chare> AnyCollection for Members<T> {
         }
     }
 
-    fn clear(&self) {
+    fn clear(&self, rt: Rt) {
         // Out of the table first: a chare's destructor is the user's code.
         for element in self.elements.take() {
             drop(element.state.take());
         }
-        self.waiting.borrow_mut().clear();
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        waiting.into_values().flatten().for_each(|msg| rt.discard(msg));
     }
 }
 

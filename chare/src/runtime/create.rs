@@ -292,6 +292,14 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
     members.wake(rt, &index);
 }
 
+/// Drops a new element that will not be made, and what was moved into its message.
+pub(crate) fn discard_new<T: Chare>(header: &Header, msg: Incoming) {
+    if header.is_moved() {
+        // SAFETY: as in `create_solo`; read only to be dropped.
+        drop(unsafe { moved::read::<(T::Index, T::Init)>(msg.msg.as_ptr().wrapping_add(HEADER)) });
+    }
+}
+
 fn announce<T: Chare>(rt: Rt, members: &Members<T>, home: Pe, index: T::Index, place: Place) {
     let header = Header::new(members.id().0, rt.sched.pe());
     send_wire(rt, home, tag::LOCATION, &header, &(index, place), false)

@@ -28,10 +28,10 @@ use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
-pub(crate) use calls::{call, deliver, offer, reply_serialized, spawn};
+pub(crate) use calls::{call, deliver, discard_call, offer, reply_serialized, spawn};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
-pub(crate) use create::{Shape, census, create, create_collection, create_solo, destroy, insert, single};
+pub(crate) use create::{Shape, census, create, create_collection, create_solo, destroy, discard_new, insert, single};
 pub use exit::{Ending, Failure};
 pub(crate) use exit::{exit, install_panic_hook};
 pub use reduction::sink;
@@ -128,12 +128,30 @@ impl Runtime {
         f()
     }
 
-    /// Drops all chares and what waits for them.
-    pub(crate) fn clear(&self) {
+    /// Drops all chares, what waits for them, and what has arrived and will not be delivered.
+    pub(crate) fn clear(&'static self) {
+        let early = std::mem::take(&mut *self.early.borrow_mut());
+        early.into_values().flatten().for_each(|msg| self.discard(msg));
+        while let Some(msg) = self.sched.take_undelivered() {
+            self.discard(msg);
+        }
         let collections: Vec<_> = self.collections.borrow().values().copied().collect();
-        collections.into_iter().for_each(AnyCollection::clear);
-        self.early.borrow_mut().clear();
+        collections.into_iter().for_each(|members| members.clear(self));
         self.waves.borrow_mut().clear();
+    }
+
+    /// Drops a message that will not be delivered, and the value that was moved into it.
+    fn discard(&'static self, msg: Incoming) {
+        let Some(header) = Header::of(&msg).filter(|header| header.is_moved() && self.same_process(msg.from)) else {
+            return;
+        };
+        let method = usize::from(header.method);
+        match msg.tag {
+            tag::CALL => (self.registry.methods[method].discard)(&header, msg),
+            tag::SOLO | tag::INSERT => (self.registry.chares[method].discard)(&header, msg),
+            tag::REPLY => calls::settle(self, &header, msg),
+            _ => {}
+        }
     }
 
     /// This PE's members of a collection; `None` if its creation has not arrived here yet, or it holds other chares.
