@@ -57,6 +57,51 @@ impl IntoIterator for Args {
     }
 }
 
+/// What a program's `main` may take as its second parameter: [`Args`] as they stand; or, with the feature `clap`, any type
+/// that derives `clap::Parser`.
+///
+/// They are read on PE 0. What cannot be read ends the job with status 64 and the reason; a question (`--help`) is
+/// answered on standard output, and the job ends with status 0.
+#[diagnostic::on_unimplemented(
+    message = "`main` cannot take its options as a `{Self}`",
+    note = "take `args: Args`; or, with the feature `clap` of charm4rs, a type that derives `clap::Parser`"
+)]
+pub trait FromArgs: Sized + 'static {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If the program is not to start.
+    fn from_args(args: Args) -> Result<Self, NotStarted>;
+}
+
+/// Why a program does not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotStarted {
+    /// It was asked for this text instead. Status 0.
+    Asked(String),
+    /// Its arguments are wrong, for this reason. Status 64.
+    Usage(String),
+}
+
+impl FromArgs for Args {
+    fn from_args(args: Args) -> Result<Self, NotStarted> {
+        Ok(args)
+    }
+}
+
+#[cfg(feature = "clap")]
+impl<T: clap::Parser + 'static> FromArgs for T {
+    fn from_args(args: Args) -> Result<Self, NotStarted> {
+        T::try_parse_from(args).map_err(|error| {
+            let text = error.render().to_string();
+            match error.exit_code() {
+                0 => NotStarted::Asked(text),
+                _ => NotStarted::Usage(text.strip_prefix("error: ").unwrap_or(&text).to_owned()),
+            }
+        })
+    }
+}
+
 /// What a program's `main` may return. When it returns, the job ends: with status 0, or with the error's text and status 1.
 pub trait MainResult {
     /// The job's exit status, or why it failed.
@@ -87,7 +132,7 @@ impl Ending for Process {
 }
 
 /// Runs a program: what `#[charm4rs::main]` makes of its `main`.
-pub fn main<F: Future<Output: MainResult> + 'static>(program: fn(Job, Args) -> F) -> ! {
+pub fn main<A: FromArgs, F: Future<Output: MainResult> + 'static>(program: fn(Job, A) -> F) -> ! {
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     let status = match bootstrap::find(args) {
@@ -115,6 +160,11 @@ fn inform(action: &Action) -> i32 {
         Action::Version => bootstrap::options::version().to_string() + "\n",
         _ => bootstrap::options::help(),
     };
+    print(&text)
+}
+
+/// Prints, and gives the exit status: 74 if that fails.
+fn print(text: &str) -> i32 {
     use std::io::Write as _;
     i32::from(std::io::stdout().write_all(text.as_bytes()).is_err()) * 74
 }
@@ -125,7 +175,11 @@ fn complain(line: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
-fn start<F: Future<Output: MainResult> + 'static>(name: OsString, found: Found, program: fn(Job, Args) -> F) -> i32 {
+fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
+    name: OsString,
+    found: Found,
+    program: fn(Job, A) -> F,
+) -> i32 {
     let Found { mut boot, options, args } = found;
     let control = boot.control();
     let args = Args(std::iter::once(name).chain(args).collect());
@@ -137,6 +191,11 @@ fn start<F: Future<Output: MainResult> + 'static>(name: OsString, found: Found, 
     drop(boot);
     let code = run_pes(builders, &options, &control, move |rt| {
         let job = Job::of(rt);
+        let args = match A::from_args(args) {
+            Ok(args) => args,
+            Err(NotStarted::Asked(text)) => return job.exit(print(&text)),
+            Err(NotStarted::Usage(what)) => return rt.fail(Failure { code: 64, what }),
+        };
         runtime::spawn(rt, async move {
             match program(job, args).await.status() {
                 Ok(code) => job.exit(code),

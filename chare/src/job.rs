@@ -144,7 +144,12 @@ impl Job {
 
     /// Ends the job at once with an error message and status 1.
     pub fn abort(&self, message: &str) {
-        self.rt.fail(runtime::Failure { code: 1, what: message.to_string() });
+        self.abort_with(1, message);
+    }
+
+    /// Ends the job at once with an error message and a status: 64, by custom, for wrong arguments of the program.
+    pub fn abort_with(&self, code: u8, message: &str) {
+        self.rt.fail(runtime::Failure { code, what: message.to_string() });
     }
 }
 

@@ -30,7 +30,7 @@ mod reply;
 pub mod runtime;
 mod wire;
 
-pub use boot::{Args, MainResult};
+pub use boot::{Args, FromArgs, MainResult, NotStarted};
 pub use call::Call;
 pub use chare::{Arguments, Calls, Chare, Entry, Started};
 pub use charm4rs_macros::{chare, main};

@@ -261,16 +261,17 @@ pub(crate) fn main(main: &Main) -> TokenStream {
     let mut function = main.function.clone();
     let attrs = std::mem::take(&mut function.attrs);
     let vis = std::mem::replace(&mut function.vis, syn::Visibility::Inherited);
-    let args = match function.sig.inputs.len() {
-        0 => quote!(),
-        1 => quote!(job),
-        _ => quote!(job, args),
+    // A parameter that `main` does not take has the type that stands for all.
+    let (args, ty) = match function.sig.inputs.len() {
+        0 => (quote!(), quote!(::charm4rs::Args)),
+        1 => (quote!(job), quote!(::charm4rs::Args)),
+        _ => (quote!(job, args), quote!(_)),
     };
     quote! {
         #(#attrs)*
         #vis fn main() {
             #function
-            ::charm4rs::__private::main(|job, args| {
+            ::charm4rs::__private::main(|job, args: #ty| {
                 let _ = (&job, &args);
                 main(#args)
             })

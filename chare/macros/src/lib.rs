@@ -35,7 +35,7 @@ pub fn chare(attribute: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes `async fn main(job: Job, args: Args)` the program's start, run on PE 0.
 ///
-/// Both parameters are optional. The job ends when `main` returns.
+/// Both parameters are optional; instead of `Args` it may take a type that derives `clap::Parser` (feature `clap`). The job ends when `main` returns.
 #[proc_macro_attribute]
 pub fn main(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let made = parse::main(attribute.into(), item.into()).map(|main| expand::main(&main));
