@@ -5,6 +5,7 @@
 //! launcher ends the others. In a simulation nothing ends but the simulation.
 
 use std::any::Any;
+use std::backtrace::Backtrace;
 use std::cell::RefCell;
 use std::panic::PanicHookInfo;
 use std::sync::Once;
@@ -32,11 +33,12 @@ impl std::fmt::Display for Failure {
 
 impl Failure {
     pub(crate) fn call(error: &CallError) -> Self {
-        Self { code: 1, what: error.to_string() }
+        let stack = if let CallError::Panicked { .. } = error { stack() } else { String::new() };
+        Self { code: 1, what: format!("{error}{stack}") }
     }
 
     pub(crate) fn panic(what: &str, panic: &Panicked) -> Self {
-        Self { code: 1, what: format!("{what} panicked: {}", panic.message) }
+        Self { code: 1, what: format!("{what} panicked: {}{}", panic.message, stack()) }
     }
 }
 
@@ -81,7 +83,7 @@ fn pass_on(rt: Rt, root: Pe, code: i32) {
 /// A panic of user code, caught.
 #[derive(Debug)]
 pub(crate) struct Panicked {
-    /// Its text, place, and backtrace if one was asked for.
+    /// Its text and place.
     pub(crate) message: String,
     /// It only passes on the error of a call.
     pub(crate) passed_on: Option<CallError>,
@@ -89,6 +91,24 @@ pub(crate) struct Panicked {
 
 thread_local! {
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Of the last panic of user code on this PE. Its symbols are looked up only if it is printed.
+    static STACK: RefCell<Option<Backtrace>> = const { RefCell::new(None) };
+}
+
+/// The stack of the last panic, as further lines of a failure: the frames between the panic and the runtime.
+fn stack() -> String {
+    let Some(stack) = STACK.take() else { return String::new() };
+    let text = stack.to_string();
+    let user = text.split_once("rust_begin_unwind").or_else(|| text.split_once("begin_panic_handler")).map_or(
+        &*text,
+        |(_, rest)| {
+            let frames = rest.split_once('\n').map_or(rest, |(_, frames)| frames);
+            // The line that says where the panic handler itself is.
+            if frames.trim_start().starts_with("at ") { frames.split_once('\n').map_or("", |(_, f)| f) } else { frames }
+        },
+    );
+    let end = user.find("charm4rs::runtime::").map_or(user.len(), |at| user[..at].rfind('\n').unwrap_or(at));
+    format!("\n{}", &user[..end])
 }
 
 impl Panicked {
@@ -111,7 +131,7 @@ fn text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("a value that is not text")
 }
 
-/// Keeps the place (and backtrace) of a panic on a PE's thread for its report, instead of printing it there.
+/// Keeps the place and the stack of a panic on a PE's thread for its report, instead of printing it there.
 /// Other threads keep the hook that was there.
 pub(crate) fn install_panic_hook() {
     static ONCE: Once = Once::new();
@@ -121,12 +141,8 @@ pub(crate) fn install_panic_hook() {
             if super::try_current().is_none() {
                 return others(info);
             }
-            let mut place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
-            let trace = std::backtrace::Backtrace::capture();
-            if trace.status() == std::backtrace::BacktraceStatus::Captured {
-                place = format!("{place}\n{trace}");
-            }
-            PLACE.set(Some(place));
+            PLACE.set(info.location().map(|at| format!(" at {at}")));
+            STACK.set(Some(Backtrace::force_capture()));
         }));
     });
 }
