@@ -9,5 +9,5 @@ mod book {
     macro_rules! chapters {
         ($($name:ident)*) => { $(#[doc = include_str!(concat!("../../docs/src/", stringify!($name), ".md"))] mod $name {})* };
     }
-    chapters! { first chares waiting reductions payloads backend }
+    chapters! { first chares waiting reductions payloads faults backend }
 }
