@@ -2,6 +2,8 @@
 //!
 //! `cargo charmrun +p2 charmbench latency`, under any transport. PE 0 measures; the others answer.
 
+#![forbid(unsafe_code)]
+
 mod entry;
 mod limits;
 mod table;
