@@ -24,6 +24,8 @@ pub(crate) struct Answer {
 pub(crate) enum BoardError {
     #[error("the process asked for a fence while it waited for one")]
     Twice,
+    #[error("descriptors were announced that did not come")]
+    Descriptors,
     #[error("the values put before wire-up exceed {} MiB", VALUES_MAX >> 20)]
     TooMuch,
 }
@@ -31,7 +33,7 @@ pub(crate) enum BoardError {
 impl BoardError {
     pub(crate) fn code(self) -> u8 {
         match self {
-            Self::Twice => 76,
+            Self::Twice | Self::Descriptors => 76,
             Self::TooMuch => 71,
         }
     }

@@ -7,7 +7,8 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -22,6 +23,8 @@ use crate::{asked_for, job};
 
 /// A build that takes longer is worth a word.
 const LONG: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+/// And then what it says is shown so often.
+const OFTEN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// Options of cargo's that say what to build and how; those with a value.
 const WITH_VALUE: [&str; 8] =
@@ -108,7 +111,7 @@ fn for_metadata(cargo: &[OsString]) -> Vec<&OsStr> {
 fn targets(cargo: &[OsString]) -> Result<Vec<Target>, LaunchError> {
     let mut command = command();
     command.args(["metadata", "--no-deps", "--format-version", "1"]).args(for_metadata(cargo));
-    let json = ask(&mut command, "metadata", || {})?;
+    let json = ask(&mut command, "metadata", None)?;
     let metadata: Value = serde_json::from_str(&json).unwrap_or_default();
     let list = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -147,7 +150,7 @@ fn build(target: &Target, cargo: &[OsString]) -> Result<PathBuf, LaunchError> {
     let chosen = cargo.iter().any(|w| w == "--release" || w.to_string_lossy().starts_with("--profile"));
     let named = cargo.iter().any(|w| w == "-p" || w.to_string_lossy().starts_with("--package"));
     let mut command = command();
-    command.args(["build", "--quiet", "--message-format=json-render-diagnostics"]);
+    command.args(["build", "--message-format=json-render-diagnostics"]);
     command.arg(format!("--{}", target.kind)).arg(&target.name).args(cargo);
     if !named {
         command.args(["--package", &target.package]);
@@ -155,9 +158,8 @@ fn build(target: &Target, cargo: &[OsString]) -> Result<PathBuf, LaunchError> {
     if !chosen {
         command.arg("--release");
     }
-    let messages = ask(&mut command, "build", || {
-        eprintln!("charmrun: building {}; the first time takes a while", target.name);
-    })?;
+    let long = format!("building {}", target.name);
+    let messages = ask(&mut command, "build", Some(&long))?;
     let built = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     built
         .filter(|m| m["target"]["name"] == *target.name)
@@ -171,34 +173,47 @@ fn command() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// What a command of cargo's prints; its errors only if it fails. Files in memory take both, so nobody has to read them
-/// meanwhile.
-fn ask(command: &mut Command, what: &'static str, long: impl FnOnce()) -> Result<String, LaunchError> {
+/// What a command of cargo's prints on standard output. What it says meanwhile is shown if `long` is some text and it
+/// takes long, and is part of the error if it fails. Files in memory take both, so nobody has to read them meanwhile.
+fn ask(command: &mut Command, what: &'static str, long: Option<&str>) -> Result<String, LaunchError> {
     let failed = |source: std::io::Error| LaunchError::System { call: "cargo", source };
     let memory = || memfd_create("output", MemfdFlags::CLOEXEC).map(File::from).map_err(|e| failed(e.into()));
-    let (mut out, mut err) = (memory()?, memory()?);
+    let (out, err) = (memory()?, memory()?);
     let copy = |file: &File| file.try_clone().map(Stdio::from).map_err(failed);
     let mut child = command.stdin(Stdio::null()).stdout(copy(&out)?).stderr(copy(&err)?).spawn().map_err(failed)?;
-    if takes_long(&child) {
-        long();
+    let mut shown = 0;
+    if let Some(text) = long
+        && takes(&child, LONG)
+    {
+        eprintln!("charmrun: {text}");
+        while takes(&child, OFTEN) {
+            let news = read_from(&err, shown).map_err(failed)?;
+            shown += news.len() as u64;
+            // Nobody is left to tell if this fails.
+            let _ = std::io::stderr().write_all(&news);
+        }
     }
     let status = child.wait().map_err(failed)?;
-    let read = |file: &mut File| {
-        let mut bytes = Vec::new();
-        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(failed)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
+    let text = |file: &File, at| read_from(file, at).map(|b| String::from_utf8_lossy(&b).into_owned()).map_err(failed);
     if !status.success() {
         let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-        return Err(LaunchError::Cargo { what, code, said: read(&mut err)? });
+        return Err(LaunchError::Cargo { what, code, said: text(&err, shown)? });
     }
-    read(&mut out)
+    text(&out, 0)
 }
 
-fn takes_long(child: &Child) -> bool {
-    // Where the kernel cannot say, nothing is said.
+/// All bytes from `at` on; does not move the place where the other process writes.
+fn read_from(file: &File, at: u64) -> std::io::Result<Vec<u8>> {
+    let len = file.metadata()?.len().saturating_sub(at);
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
+}
+
+/// Whether it still runs after `time`. Where the kernel cannot say, it does not.
+fn takes(child: &Child, time: Timespec) -> bool {
     pidfd_open(Pid::from_child(child), PidfdFlags::empty())
-        .is_ok_and(|fd| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&LONG)) == Ok(0))
+        .is_ok_and(|fd| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&time)) == Ok(0))
 }
 
 #[cfg(test)]

@@ -342,7 +342,7 @@ impl Job {
             ToLauncher::Get { rank: of, key } => Ok(vec![self.board.get(rank, of, &key)]),
             ToLauncher::Fence => self.board.fence(rank),
             ToLauncher::Share { count, more } if usize::from(count) == fds.len() => self.board.share(rank, fds, more),
-            ToLauncher::Share { .. } => Err(BoardError::Twice),
+            ToLauncher::Share { .. } => Err(BoardError::Descriptors),
             ToLauncher::Exit(code) => return self.on_exit_said(rank, code),
             ToLauncher::Abort { code, pe, what } => return self.on_abort_said(rank, code, pe.map(Pe), what),
             ToLauncher::Warning(text) => return self.warn(&text),

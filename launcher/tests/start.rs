@@ -105,6 +105,28 @@ fn a_wrapper_that_closes_the_launchers_descriptor_is_told_so() {
 }
 
 #[test]
+fn a_process_that_breaks_the_protocol_ends_the_job_with_76() {
+    let check = |packet: &str, what: &str| {
+        let program = format!(
+            "import os, socket, time
+fd = int(os.environ['CHARM4RS_BOOT'].split(':')[0])
+line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fd)
+line.recv(65536)
+line.send({packet})
+time.sleep(1000.5)"
+        );
+        let (mut command, mark) = command("+p2 ++ppn 1 python3 -c");
+        command.arg(program);
+        common::Job::spawn(command, mark).end().failed(76, what);
+    };
+    check("b'c4\\x63\\0garbage'", "speaks version 99 of the launcher's protocol, this charmrun version 1");
+    check("b'GET / HTTP/1.1\\r\\n'", "broke the launcher's protocol: not a packet");
+    check("b'c4\\x01\\0\\x01' + b'\\x09\\0\\0\\0' * 2", "joined as process 9, which is taken");
+    check("b'c4\\x01\\0\\x02\\xff\\xff\\xff\\xff'", "broke the launcher's protocol: impossible length");
+    check("b'c4\\x01\\0\\x05\\x03\\0\\0'", "descriptors");
+}
+
+#[test]
 fn who_never_joins_is_named_when_the_time_is_over() {
     let script = Scratch::new("sleeps", "#!/bin/sh\nexec sleep 1000.5\n", 0o755);
     let ended = run(&format!("+p3 ++ppn 1 ++timeout 0.5 {}", script.path()));

@@ -99,11 +99,11 @@ fn main() -> ExitCode {
             println!("hello {}", name.trim_end());
         }
         "fds" => {
-            let names = |fd: std::io::Result<std::fs::DirEntry>| {
+            for fd in std::fs::read_dir("/proc/self/fd").expect("proc") {
                 let path = fd.expect("an entry").path();
-                std::fs::read_link(&path).map(|to| format!("{} {}", path.display(), to.display()))
-            };
-            std::fs::read_dir("/proc/self/fd").expect("proc").map(names).for_each(|name| println!("{name:?}"));
+                let to = std::fs::read_link(&path).expect("a link");
+                println!("{} {}", path.file_name().expect("a number").display(), to.display());
+            }
         }
         "secret" => secret(boot, &environment),
         _ => return ExitCode::from(64),
