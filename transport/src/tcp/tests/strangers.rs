@@ -1,0 +1,183 @@
+//! Laws of the door: strangers are turned away, whatever they do, and the job does not notice.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{End, JOB, config, greet, two, wire_up};
+use crate::auth::{CHALLENGE, Dialer, HELLO, Hello, Keys, PROOF, Purpose, Secret, Step, Terms};
+use crate::conformance::Watchdog;
+use crate::tcp::{Listen, TcpFabric, address};
+use crate::{Event, Layout, Pe, TransportError};
+
+fn door(fabric: &TcpFabric) -> SocketAddr {
+    address::decode(&fabric.publish())[0]
+}
+
+fn knock(fabric: &TcpFabric) -> TcpStream {
+    let stream = TcpStream::connect(door(fabric)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+/// The hello of PE 1, with a secret that may be wrong.
+fn dialer(secret: u8, nonce: u8) -> Dialer {
+    let terms = Terms { version: 1, digest: [3; 32] };
+    let hello = Hello { purpose: Purpose::Data, terms, rank: 1, from: Pe(1), to: Pe(0), generation: 1 };
+    Dialer::new(&Keys::new(JOB, &Secret::new([secret; 32])), hello, 0, [nonce; 32])
+}
+
+/// Whether the other end hangs up.
+fn hangs_up(stream: &mut TcpStream) -> bool {
+    matches!(stream.read(&mut [0; 512]), Ok(0) | Err(_))
+}
+
+#[test]
+fn two_hundred_strangers_of_every_kind_do_not_disturb_a_job() {
+    let _watchdog = Watchdog::start("strangers");
+    let fabrics = two(|_, _| ());
+    wire_up(&fabrics);
+    // All of them before the job's own connections, and still there while it works.
+    let strangers: Vec<TcpStream> = (0..200u32)
+        .map(|number| {
+            let mut stream = knock(&fabrics[number as usize % 2]);
+            match number % 4 {
+                0 => stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").unwrap(),
+                1 => stream.write_all(&dialer(9, 1).hello()[..50]).unwrap(),
+                2 => stream.write_all(&[0; HELLO]).unwrap(),
+                _ => {}
+            }
+            stream
+        })
+        .collect();
+    let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+    for _ in 0..100 {
+        greet(&mut a, &mut b);
+    }
+    drop(strangers);
+    greet(&mut a, &mut b);
+    let counters = fabrics[0].counters();
+    assert!(counters.strangers.load(Ordering::Relaxed) >= 50, "{counters:?}");
+    assert!(counters.evicted.load(Ordering::Relaxed) <= 100, "{counters:?}");
+}
+
+#[test]
+fn a_thousand_wrong_proofs_are_counted_and_change_nothing() {
+    let _watchdog = Watchdog::start("wrong proofs");
+    let fabrics = two(|_, _| ());
+    wire_up(&fabrics);
+    let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+    greet(&mut a, &mut b);
+    for number in 0..1_000u32 {
+        let mut stream = knock(&fabrics[0]);
+        stream.write_all(dialer(9, 1).hello()).unwrap();
+        let mut challenge = [0; CHALLENGE];
+        stream.read_exact(&mut challenge).unwrap();
+        stream.write_all(&[u8::try_from(number % 256).unwrap(); PROOF]).unwrap();
+        assert!(hangs_up(&mut stream), "a wrong proof opens no door");
+        if number % 100 == 0 {
+            greet(&mut a, &mut b);
+        }
+    }
+    greet(&mut a, &mut b);
+    assert_eq!(fabrics[0].counters().wrong_proofs.load(Ordering::Relaxed), 1_000);
+}
+
+#[test]
+fn a_recorded_handshake_replayed_opens_no_door() {
+    let _watchdog = Watchdog::start("replay");
+    let fabrics = two(|_, _| ());
+    wire_up(&fabrics);
+    let mut dialer = dialer(9, 1);
+    let mut stream = knock(&fabrics[0]);
+    stream.write_all(dialer.hello()).unwrap();
+    let mut challenge = [0; CHALLENGE];
+    stream.read_exact(&mut challenge).unwrap();
+    let Ok(Step::Reply((proof, _))) = dialer.accept_bytes(&challenge) else { panic!("a proof") };
+    // Somebody who listened is quicker, on a connection of his own.
+    let mut thief = knock(&fabrics[0]);
+    thief.write_all(dialer.hello()).unwrap();
+    thief.read_exact(&mut challenge).unwrap();
+    thief.write_all(&proof).unwrap();
+    assert!(hangs_up(&mut thief));
+    assert_eq!(fabrics[0].counters().wrong_proofs.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_is_dropped_and_the_door_stays_open_meanwhile() {
+    let _watchdog = Watchdog::start("slow handshakes");
+    let fabrics = two(|_, config| config.handshake = Duration::from_millis(400));
+    wire_up(&fabrics);
+    let begun = Instant::now();
+    let mut slow = knock(&fabrics[0]);
+    slow.write_all(&dialer(9, 1).hello()[..95]).unwrap();
+    let mut silent = knock(&fabrics[0]);
+    let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+    greet(&mut a, &mut b);
+    assert!(hangs_up(&mut slow) && hangs_up(&mut silent));
+    assert!(begun.elapsed() >= Duration::from_millis(400));
+    assert_eq!(fabrics[0].counters().timed_out.load(Ordering::Relaxed), 2);
+}
+
+/// What both ends of a first message come to: errors of theirs, in the order of their PEs.
+fn errors(fabrics: &[TcpFabric]) -> [Option<TransportError>; 2] {
+    let (mut a, mut b) = (End::of(fabrics, 0), End::of(fabrics, 1));
+    b.send(Pe(0), 0, b"hello").unwrap();
+    let mut errors = [None, None];
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until && !errors.iter().all(Option::is_some) {
+        for (end, error) in [&mut a, &mut b].into_iter().zip(&mut errors) {
+            *error = error.take().or(end.poll().err());
+            assert!(!end.events.iter().any(|event| matches!(event, Event::Recv { .. })), "no message passes");
+        }
+    }
+    errors
+}
+
+#[test]
+fn a_process_with_another_program_is_refused_by_both_with_both_values() {
+    let _watchdog = Watchdog::start("digests");
+    let fabrics = two(|process, config| config.digest = [u8::try_from(process).unwrap(); 32]);
+    wire_up(&fabrics);
+    for error in errors(&fabrics) {
+        let error = error.unwrap();
+        let text = error.to_string();
+        assert!(error.code() == 76 && text.contains(&"00".repeat(32)) && text.contains(&"01".repeat(32)), "{text}");
+    }
+}
+
+#[test]
+fn one_of_our_own_ranks_with_a_wrong_secret_is_told_so() {
+    let _watchdog = Watchdog::start("secrets");
+    let fabrics = two(|process, config| {
+        config.secret = Secret::new([u8::try_from(process).unwrap(); 32]);
+        config.liveness = None;
+    });
+    wire_up(&fabrics);
+    let [_, error] = errors(&fabrics);
+    assert_eq!(error.map(|error| error.code()), Some(77));
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut config = config(&Arc::new(Layout::one_host(1, 1)), 0);
+    config.port = Some(port);
+    let error = TcpFabric::open(config).unwrap_err();
+    assert!(error.code() == 71 && error.to_string().contains(&port.to_string()), "{error}");
+}
+
+#[test]
+fn a_job_listens_on_loopback_only_and_ipv6_will_do() {
+    let _watchdog = Watchdog::start("IPv6");
+    let fabrics = two(|_, _| ());
+    assert!(fabrics.iter().all(|fabric| door(fabric).ip().is_loopback()));
+    let fabrics = two(|_, config| config.listen = Listen::On(vec!["::1".parse().unwrap()]));
+    assert!(fabrics.iter().all(|fabric| door(fabric).is_ipv6()));
+    wire_up(&fabrics);
+    let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+    greet(&mut a, &mut b);
+}
