@@ -1,4 +1,4 @@
-//! Tests that need several processes, hosts or crates. They are in `tests/`; here are only the programs of the book, each of which
+//! Tests that need several processes, hosts or crates. They are in `tests/`; here are only the programs of the pages, each of which
 //! `cargo test --doc` compiles and runs.
 
 #![forbid(unsafe_code)]
@@ -9,5 +9,7 @@ mod book {
     macro_rules! chapters {
         ($($name:ident)*) => { $(#[doc = include_str!(concat!("../../docs/src/", stringify!($name), ".md"))] mod $name {})* };
     }
-    chapters! { first chares waiting reductions payloads faults backend }
+    #[doc = include_str!("../../README.md")]
+    mod readme {}
+    chapters! { first chares waiting reductions payloads running faults backend }
 }

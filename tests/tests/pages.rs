@@ -90,6 +90,13 @@ fn the_programs_of_every_chapter_are_tested() {
 }
 
 #[test]
+fn the_book_has_the_options_that_the_runtime_has() {
+    let page = read(&root().join("docs/src/running.md"));
+    let help = charm4rs_transport::bootstrap::options::help();
+    assert!(page.contains(&format!("```text\n{help}```\n")), "docs/src/running.md is to have this block:\n{help}");
+}
+
+#[test]
 fn no_page_links_to_what_is_not_there() {
     let root = root();
     let mut pages: Vec<PathBuf> =

@@ -1,14 +1,31 @@
-//! Every program of the pages prints what its page says: on one PE and on several threads. Knows nothing of what the programs do. `build.rs` writes the tests.
+//! Every program of the pages prints what its page says: on one PE, on several threads, and under the launcher. Knows nothing of what the programs do. `build.rs` writes the tests.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 include!(concat!(env!("OUT_DIR"), "/program_tests.rs"));
 
 const BOOK: &str = env!("CARGO_BIN_EXE_book");
 
+/// The launcher of the same build. Another package's program: cargo does not build it for a test of this one alone.
+fn charmrun() -> PathBuf {
+    let folder = Path::new(BOOK).parent().expect("a program lies in a folder");
+    let path = folder.join("charmrun");
+    if !path.exists() {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "charm4rs-launcher", "--bin", "charmrun"]);
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo can be started").success(), "charmrun can be built");
+    }
+    path
+}
+
 fn check(name: &str, output: &str) {
     run(Command::new(BOOK).arg("+p1"), name, output);
     run(Command::new(BOOK).arg("+p3"), name, output);
+    run(Command::new(charmrun()).arg("+p2").arg(BOOK), name, output);
 }
 
 /// The last line of a page's output may be the error with which the job ends; it goes to standard error, and has the code.

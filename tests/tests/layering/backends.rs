@@ -11,8 +11,16 @@ use crate::sources::Source;
 pub(crate) const BACKENDS: &[&str] = &["local", "shm", "tcp", "sim"];
 
 /// What may name them: where the nearest is picked, where they are opened, and where they are tried and measured.
-pub(crate) const CHOOSERS: &[&str] =
-    &["transport/src/port/", "transport/src/wireup", "transport/src/conformance/", "tests/", "benches/"];
+pub(crate) const CHOOSERS: &[&str] = &[
+    "transport/src/port/",
+    "transport/src/wireup",
+    "transport/src/conformance/",
+    "transport/tests/",
+    "transport/benches/",
+    "transport/examples/",
+    "tests/",
+    "benches/",
+];
 
 /// Files that name a backend and are neither a part of it nor one of `choosers`.
 pub(crate) fn named(tree: &[Source], backends: &[&str], choosers: &[&str]) -> Vec<String> {
