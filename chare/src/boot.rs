@@ -140,17 +140,8 @@ pub fn main<A: FromArgs, F: Future<Output: MainResult> + 'static>(program: fn(Jo
             Action::Run => start(name, found, program),
             ref other => inform(other),
         },
-        Err(error) => {
-            let line = bootstrap::error_line(
-                error.code(),
-                &error.to_string(),
-                None,
-                &bootstrap::host_name(),
-                std::process::id(),
-            );
-            complain(&line);
-            i32::from(error.code())
-        }
+        // It has been reported, once for the job.
+        Err(error) => i32::from(error.code()),
     };
     std::process::exit(status)
 }
@@ -167,12 +158,6 @@ fn inform(action: &Action) -> i32 {
 fn print(text: &str) -> i32 {
     use std::io::Write as _;
     i32::from(std::io::stdout().write_all(text.as_bytes()).is_err()) * 74
-}
-
-fn complain(line: &str) {
-    use std::io::Write as _;
-    // Nobody is left to tell if it fails.
-    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
@@ -258,6 +243,7 @@ struct Setup {
 
 /// Runs one PE on this thread until the job ends.
 fn run_pe(builder: PortBuilder, setup: &Setup, first: impl FnOnce(Rt)) -> i32 {
+    bootstrap::crash::this_thread_is(builder.pe());
     let pe = builder.pe();
     let abort = |error: &TransportError| -> ! { setup.control.abort(error.code(), Some(pe), &error.to_string()) };
     let layout = builder.layout();
