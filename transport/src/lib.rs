@@ -16,12 +16,17 @@ pub mod conformance;
 pub mod doorbell;
 pub mod error;
 pub mod layout;
+pub mod local;
 pub mod memory;
+mod near;
 pub mod port;
 pub mod reliable;
+mod ring;
 pub mod seam;
 pub mod seed;
+pub mod shm;
 pub mod sim;
+mod sync;
 pub mod tcp;
 pub mod wireup;
 

@@ -4,8 +4,13 @@
 
 use std::sync::Arc;
 
-use crate::port::PortBuilder;
-use crate::{Layout, TransportError};
+use crate::bootstrap::Bootstrap;
+use crate::bootstrap::options::Options;
+use crate::local::LocalFabric;
+use crate::port::{Fabrics, Faults, PortBuilder};
+use crate::shm::ShmFabric;
+use crate::tcp::{TcpConfig, TcpFabric};
+use crate::{Fabric, Layout, Pe, TransportError};
 
 /// Names a backend, as in `++transport NAME`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -19,6 +24,17 @@ pub enum TransportKind {
     Tcp,
     /// The simulated network.
     Sim,
+}
+
+impl std::fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Shm => "shm",
+            Self::Tcp => "tcp",
+            Self::Sim => "sim",
+        })
+    }
 }
 
 impl std::str::FromStr for TransportKind {
@@ -50,21 +66,164 @@ pub struct TransportOptions {
     pub ring: usize,
     /// Whether a send may wait for room. Where one thread drives many PEs it may not: it keeps a backlog instead.
     pub may_block: bool,
+    /// Digest of the program's entry methods: processes with different ones refuse each other.
+    pub digest: [u8; 32],
+    /// Whether frames on the network carry a checksum (`++checksum`).
+    pub checksum: bool,
+    /// Whether a silent process counts as dead (`++no-liveness`: it does not).
+    pub liveness: bool,
+    /// The port to listen on, where a backend listens; ephemeral if not given.
+    pub port: Option<u16>,
+    /// Faults on demand, for tests.
+    pub faults: Option<Arc<dyn Faults>>,
 }
 
 impl Default for TransportOptions {
     fn default() -> Self {
-        Self { force: None, credit: 64 << 20, ring: 512 << 10, may_block: true }
+        Self {
+            force: None,
+            credit: 64 << 20,
+            ring: 256 << 10,
+            may_block: true,
+            digest: [0; 32],
+            checksum: false,
+            liveness: true,
+            port: None,
+            faults: None,
+        }
     }
 }
 
-/// A job of one process, whose PEs are threads. One builder for each PE, in order.
+impl From<&Options> for TransportOptions {
+    fn from(options: &Options) -> Self {
+        let usual = Self::default();
+        Self {
+            force: options.transport,
+            credit: options.credit.unwrap_or(usual.credit),
+            checksum: options.checksum,
+            liveness: options.liveness,
+            ..usual
+        }
+    }
+}
+
+/// Changes with every change of what processes say to each other.
+const PROTOCOL: u32 = 1;
+
+/// A job of one process, whose PEs are threads. One builder for each PE, in order. Where `shm` is forced they meet
+/// in shared memory, as processes would.
 ///
 /// # Errors
 /// If the system is out of something.
 pub fn local(layout: Layout, options: &TransportOptions) -> Result<Vec<PortBuilder>, TransportError> {
-    let _ = options;
-    PortBuilder::local(&Arc::new(layout))
+    let mut fabrics = Fabrics::default();
+    match options.force {
+        Some(TransportKind::Shm) => fabrics.shm = Some(ShmFabric::alone(layout.pes(), options.ring)?),
+        _ => fabrics.local = Some(LocalFabric::new(0..layout.pes(), options.ring)?),
+    }
+    builders(&Arc::new(layout), 0, &fabrics, options)
+}
+
+/// A job of processes that `boot` knows: picks the backends, and exchanges what they need. All processes call it once.
+///
+/// # Errors
+/// If the system is out of something, a backend that was asked for cannot do it, or the processes do not fit together.
+pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<PortBuilder>, TransportError> {
+    let layout = Arc::new(boot.layout().clone());
+    let rank = boot.rank();
+    if layout.processes() == 1 && !matches!(options.force, Some(TransportKind::Tcp)) {
+        return local(boot.layout().clone(), options);
+    }
+    let several_here = layout.processes_of(layout.host_of(rank)).len() > 1;
+    let (shm, tcp) = match options.force {
+        None => (several_here, layout.hosts() > 1),
+        Some(TransportKind::Tcp) => (false, true),
+        Some(TransportKind::Shm) if layout.hosts() == 1 => (true, false),
+        Some(kind) => {
+            let (processes, hosts) = (layout.processes(), layout.hosts());
+            let problem = format!("transport {kind} cannot join {processes} processes on {hosts} hosts; tcp can");
+            return Err(TransportError::Config(problem));
+        }
+    };
+    let net = if tcp { Some(Arc::new(TcpFabric::open(tcp_config(boot, &layout, options))?)) } else { None };
+    let address = net.as_ref().map_or_else(Vec::new, |net| net.publish());
+    let theirs = introduce(boot, &options.digest, &address)?;
+    if let Some(net) = &net {
+        net.set_addresses(theirs);
+    }
+    let fabrics = Fabrics {
+        local: if layout.pes_of(rank).len() > 1 {
+            Some(LocalFabric::new(layout.pes_of(rank), options.ring)?)
+        } else {
+            None
+        },
+        shm: if shm { Some(ShmFabric::open(boot, options.ring)?) } else { None },
+        net: net.map(|net| -> Arc<dyn Fabric> { net }),
+    };
+    builders(&layout, rank, &fabrics, options)
+}
+
+/// A job whose PEs reach each other through `fabric` only, near or not: for simulated networks. One builder for each PE of
+/// `process`.
+///
+/// # Errors
+/// If the system is out of something.
+pub fn over(
+    fabric: Arc<dyn Fabric>,
+    layout: &Arc<Layout>,
+    process: u32,
+    options: &TransportOptions,
+) -> Result<Vec<PortBuilder>, TransportError> {
+    builders(layout, process, &Fabrics { net: Some(fabric), ..Fabrics::default() }, options)
+}
+
+fn tcp_config(boot: &dyn Bootstrap, layout: &Arc<Layout>, options: &TransportOptions) -> TcpConfig {
+    let mut config = TcpConfig::new(layout.clone(), boot.rank(), boot.job_id(), boot.secret().clone(), options.digest);
+    config.checksum = options.checksum;
+    config.port = options.port;
+    if !options.liveness {
+        config.liveness = None;
+    }
+    config
+}
+
+/// Tells all processes what this one is, and makes sure that they are of the same kind. Their addresses, by rank.
+fn introduce(boot: &mut dyn Bootstrap, digest: &[u8; 32], address: &[u8]) -> Result<Vec<Vec<u8>>, TransportError> {
+    let own: Vec<u8> = [&PROTOCOL.to_le_bytes()[..], digest, address].concat();
+    boot.put("transport", &own)?;
+    boot.fence()?;
+    let mut addresses = Vec::new();
+    for (rank, theirs) in (0u32..).zip(boot.get_all("transport")?) {
+        let Some((protocol, rest)) = theirs.split_first_chunk().map(|(p, rest)| (u32::from_le_bytes(*p), rest)) else {
+            return Err(TransportError::Startup(format!("process {rank} says nothing of its version")));
+        };
+        if protocol != PROTOCOL {
+            let (ours, theirs) = (PROTOCOL.to_string(), format!("{protocol} (process {rank})"));
+            return Err(TransportError::Version { what: "the version of the transport", ours, theirs });
+        }
+        match rest.split_first_chunk::<32>() {
+            Some((theirs, address)) if theirs == digest => addresses.push(address.to_vec()),
+            _ => {
+                let (ours, theirs) = (hex(digest), format!("{} (process {rank})", hex(&rest[..rest.len().min(32)])));
+                return Err(TransportError::Version { what: "the set of entry methods", ours, theirs });
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One builder for each PE of `process`.
+fn builders(
+    layout: &Arc<Layout>,
+    process: u32,
+    fabrics: &Fabrics,
+    options: &TransportOptions,
+) -> Result<Vec<PortBuilder>, TransportError> {
+    layout.pes_of(process).map(|pe| PortBuilder::new(Pe(pe), layout, fabrics, options)).collect()
 }
 
 #[cfg(test)]
@@ -72,8 +231,8 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use crate::RegBuf;
     use crate::port::{PortEvent, Tag};
-    use crate::{Pe, RegBuf};
 
     #[test]
     fn a_message_and_its_payload_reach_another_thread_and_come_back() {

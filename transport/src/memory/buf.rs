@@ -5,6 +5,7 @@
 
 use std::alloc::Layout as AllocLayout;
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, LazyLock};
@@ -66,6 +67,20 @@ struct VecHome<T> {
 unsafe impl<T: Send> Home for VecHome<T> {
     unsafe fn reclaim(&self, _: NonNull<u8>, _: usize) {
         drop(self.vec.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+    }
+}
+
+/// What keeps the parts of a split buffer alive.
+struct Parts {
+    whole: RegBuf,
+}
+
+// SAFETY: the parts are disjoint, and the whole is not touched until the last of them is gone.
+unsafe impl Home for Parts {
+    unsafe fn reclaim(&self, _: NonNull<u8>, _: usize) {}
+
+    fn tag(&self) -> u64 {
+        self.whole.tag()
     }
 }
 
@@ -142,6 +157,35 @@ impl RegBuf {
         self.len = len;
     }
 
+    /// Whether it is a block of `home` itself (and not a part of one).
+    #[inline]
+    pub(crate) fn is_at_home<H: Home>(&self, home: &Arc<H>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.home), Arc::as_ptr(home))
+    }
+
+    /// Lets `fill` write the buffer's bytes.
+    pub(crate) fn fill_with(&mut self, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+        // SAFETY: valid for `len` bytes and ours; MaybeUninit<u8> has the layout of u8.
+        fill(unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast(), self.len) });
+    }
+
+    /// Splits the buffer into parts of `len` bytes, the last one shorter. Its memory goes home when all are dropped.
+    pub(crate) fn split(self, len: usize) -> Vec<Self> {
+        if self.len <= len {
+            return vec![self];
+        }
+        let (ptr, total) = (self.ptr, self.len);
+        let home: Arc<dyn Home> = Arc::new(Parts { whole: self });
+        (0..total)
+            .step_by(len)
+            .map(|at| {
+                let len = len.min(total - at);
+                // SAFETY: disjoint parts of a block that lives as long as `home`, which every part holds.
+                unsafe { Self { ptr: ptr.add(at), len, cap: len, home: home.clone() } }
+            })
+            .collect()
+    }
+
     /// Takes the buffer apart; the inverse of [`RegBuf::from_raw`].
     #[must_use]
     pub fn into_raw(self) -> (NonNull<u8>, usize, usize, Arc<dyn Home>) {
@@ -199,6 +243,12 @@ mod tests {
         let buf = RegBuf::from_vec(vec);
         assert_eq!(buf.as_ptr() as usize, at);
         assert_eq!(bytemuck::cast_slice::<u8, f64>(&buf), [1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn the_parts_of_a_buffer_are_its_bytes_in_order() {
+        let parts = RegBuf::copy_of(b"0123456789").split(4);
+        assert_eq!(parts.iter().map(|p| &**p).collect::<Vec<_>>(), [&b"0123"[..], b"4567", b"89"]);
     }
 
     #[test]

@@ -2,10 +2,26 @@
 
 mod buf;
 mod counted;
+pub(crate) mod inbox;
+pub(crate) mod map;
 mod msg;
+pub(crate) mod pool;
+pub(crate) mod segment;
 mod slab;
+pub(crate) mod window;
 
 pub use buf::{Home, RegBuf};
 pub use counted::Counted;
 pub use msg::Msg;
 pub use slab::Slab;
+
+/// Copies bytes into a place to be filled, of the same length.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline]
+pub fn write_bytes(to: &mut [std::mem::MaybeUninit<u8>], bytes: &[u8]) {
+    assert_eq!(to.len(), bytes.len());
+    // SAFETY: both are valid for as many bytes, and cannot overlap; MaybeUninit<u8> has the layout of u8.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_mut_ptr().cast(), bytes.len()) }
+}

@@ -8,14 +8,17 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::ptr::NonNull;
+use std::rc::Rc;
 
-use super::{RegBuf, Slab};
+use super::inbox::Inbox;
+use super::{RegBuf, Slab, write_bytes};
 
 /// A message; see the module's text. Dropping it frees its place.
 #[must_use]
 pub struct Msg(Repr);
 
 enum Repr {
+    Ring { body: NonNull<u8>, len: usize, inbox: Rc<Inbox> },
     Slab { ptr: NonNull<u8>, len: usize, slab: Slab },
     Buf(RegBuf),
 }
@@ -30,12 +33,60 @@ impl Msg {
         Self(Repr::Slab { ptr, len, slab: slab.clone() })
     }
 
+    /// A message in place.
+    ///
+    /// # Safety
+    /// `body` is that of a record of `inbox` that was taken, has `len` bytes, and is released by nobody else.
+    #[inline]
+    pub(super) unsafe fn in_ring(body: NonNull<u8>, len: usize, inbox: Rc<Inbox>) -> Self {
+        Self(Repr::Ring { body, len, inbox })
+    }
+
+    /// A copy in a block of `slab`.
+    ///
+    /// # Safety
+    /// `from` is valid for reads of `len` bytes, and of 48 in any case.
+    #[inline]
+    pub(super) unsafe fn copied(slab: &Slab, from: NonNull<u8>, len: usize) -> Self {
+        let ptr = slab.take(len);
+        // A copy of known size is a few moves; a call would take longer. Blocks have at least 64 bytes.
+        let n = if len <= 48 { 48 } else { len };
+        // SAFETY: both are valid for `n` bytes, as the caller says and as blocks are; they do not overlap.
+        unsafe {
+            if n == 48 {
+                std::ptr::copy_nonoverlapping(from.as_ptr(), ptr.as_ptr(), 48);
+            } else {
+                std::ptr::copy_nonoverlapping(from.as_ptr(), ptr.as_ptr(), n);
+            }
+        }
+        Self(Repr::Slab { ptr, len, slab: slab.clone() })
+    }
+
+    /// Moves a message that lies in its inbox into a block of `slab`; any other stays where it is.
+    ///
+    /// An inbox can take new messages only behind the oldest that still lies in it. So whoever keeps a message for
+    /// longer than it takes to run what is before it (in a priority queue, in a buffer until something else arrives)
+    /// detaches it first.
+    #[inline]
+    pub fn detach(&mut self, slab: &Slab) {
+        if self.in_place() {
+            *self = Self::fill(slab, self.len(), |to| write_bytes(to, self));
+        }
+    }
+
+    /// Whether it lies in its inbox; see [`Msg::detach`].
+    #[inline]
+    #[must_use]
+    pub fn in_place(&self) -> bool {
+        matches!(self.0, Repr::Ring { .. })
+    }
+
     /// The address of its first byte. The owner of the message may write through it.
     #[inline]
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         match &self.0 {
-            Repr::Slab { ptr, .. } => ptr.as_ptr(),
+            Repr::Ring { body: ptr, .. } | Repr::Slab { ptr, .. } => ptr.as_ptr(),
             Repr::Buf(buf) => buf.as_ptr(),
         }
     }
@@ -43,14 +94,14 @@ impl Msg {
     /// As an owned buffer that may cross threads; copies only a small message.
     #[must_use]
     pub fn into_buf(self) -> RegBuf {
-        if let Repr::Slab { .. } = self.0 {
+        if !matches!(self.0, Repr::Buf(_)) {
             return RegBuf::copy_of(&self);
         }
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is never dropped, so its buffer is moved out exactly once.
         match unsafe { std::ptr::read(&raw const this.0) } {
             Repr::Buf(buf) => buf,
-            Repr::Slab { .. } => unreachable!("handled above"),
+            _ => unreachable!("handled above"),
         }
     }
 }
@@ -65,6 +116,7 @@ impl Drop for Msg {
     #[inline]
     fn drop(&mut self) {
         match &self.0 {
+            Repr::Ring { body, inbox, .. } => inbox.release(*body),
             // SAFETY: the block came from this slab, for this length, and nobody else uses it.
             Repr::Slab { ptr, len, slab } => unsafe { slab.give(*ptr, *len) },
             Repr::Buf(_) => {}
@@ -77,8 +129,10 @@ impl Deref for Msg {
     #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            // SAFETY: `fill` initialized the bytes; the block is ours until drop.
-            Repr::Slab { ptr, len, .. } => unsafe { std::slice::from_raw_parts(ptr.as_ptr(), *len) },
+            // SAFETY: the sender or `fill` initialized the bytes; the place is ours until drop.
+            Repr::Ring { body: ptr, len, .. } | Repr::Slab { ptr, len, .. } => unsafe {
+                std::slice::from_raw_parts(ptr.as_ptr(), *len)
+            },
             Repr::Buf(buf) => buf,
         }
     }

@@ -9,6 +9,14 @@ pub struct Flow {
     pub bytes: u64,
 }
 
+impl Flow {
+    #[inline]
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+}
+
 /// A port's counters.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
@@ -21,6 +29,8 @@ pub struct Counters {
     pub copies: u64,
     /// Sends that found no room and had to wait.
     pub waits: u64,
+    /// Sends that could not wait and went to the backlog.
+    pub backlogged: u64,
     /// Times the PE went to sleep.
     pub sleeps: u64,
 }

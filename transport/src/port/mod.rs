@@ -1,24 +1,63 @@
 //! One PE's way out to all others: which backend carries a message, and by which protocol.
 //!
-//! The port knows nothing of what a message means: it moves a [`Tag`] and bytes, in order from each sender. It picks
-//! the nearest backend for every peer, and owns what every backend would otherwise repeat: backlog, flow control,
-//! counters, out-of-band payloads.
+//! The port knows nothing of what a message means: it moves a [`Tag`] and bytes. It picks the nearest backend for every
+//! peer, and owns what every backend would otherwise repeat: backlog, flow control, counters, faults on demand, and
+//! payloads out of band. From one sender messages arrive in the order in which they were sent, unless payloads wait for
+//! a landing: such a message arrives when they have landed.
 //!
-//! (First version: thread PEs of one process over a locked queue. The rings replace it.)
+//! # Protocols
+//! *In place.* A small message is written into the receiver's inbox, and read there ([`Msg::detach`] says for how long).
+//!
+//! *Large* messages travel in a pooled buffer, which near backends hand over.
+//!
+//! *Payloads ahead.* Where the backend hands buffers over, payloads are sent first, each a message of its own; the message
+//! that they belong to follows, and its immediate says how many they are. Near backends keep the order.
+//!
+//! *Rendezvous.* Otherwise, and where the receiver is to choose the landing: a request with sizes and head; the receiver
+//! exposes landings and answers with keys (or "hand it over"); the sender puts, the last put of each payload with an
+//! immediate that names the landing; when all are there the receiver takes the memory back and delivers the message.
+//!
+//! # Flow control
+//! Small messages are bounded by the inbox. Larger ones count against a *credit* for each peer (64 MiB), given back in
+//! quarters when the receiver's port has taken them. A message larger than the credit goes when nothing else is owed.
+//!
+//! # Why a send always ends
+//! A sender without room receives meanwhile: it moves arrivals out of its own inbox into its memory and gives
+//! credit back, so two that send to each other free each other. It delivers nothing, for that could send again. One case
+//! remains: its user still reads a message in place, and the inbox is full behind it; its peers, in the same position,
+//! wait for it. So a sender that finds its own inbox more than half held does not wait: the message goes to the *backlog*,
+//! which the next polls send, and the user goes on.
 
+mod builder;
 mod counters;
+mod faults;
+mod frame;
+mod inner;
+mod rendezvous;
+mod send;
 
-use std::collections::VecDeque;
-use std::mem::MaybeUninit;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-pub use counters::Counters;
+pub(crate) use builder::Fabrics;
+pub use builder::PortBuilder;
+pub use counters::{Counters, Flow};
+pub use faults::{Fate, Faults};
+use inner::Inner;
+use rendezvous::{Outgoing, Put};
+use send::Queued;
 
+use crate::doorbell::Fences;
+use crate::local::Local;
 use crate::memory::Slab;
-use crate::{Doorbell, Layout, Msg, Pe, Reach, RegBuf, TransportError, Waker};
+use crate::near::Near;
+use crate::shm::Shm;
+use crate::wireup::TransportOptions;
+use crate::{Doorbell, Endpoint, Event, Layout, Msg, Pe, Reach, RegBuf, TransportError, Waker};
 
 /// What kind of message: the layers above name theirs below 0xF0; from there on they are the port's own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -75,72 +114,48 @@ pub enum PortEvent {
     },
 }
 
-type Inbox = Mutex<VecDeque<Incoming2>>;
-
-/// `Incoming` as it crosses threads.
+/// The backends, and which peers each of them reaches.
 #[derive(Debug)]
-struct Incoming2 {
-    from: Pe,
-    tag: Tag,
-    msg: RegBuf,
-    payloads: Vec<RegBuf>,
+struct Ends {
+    /// PEs that `local` reaches.
+    process: Range<u32>,
+    /// PEs that `shm` reaches, unless `local` does.
+    host: Range<u32>,
+    local: Option<Near<Local>>,
+    shm: Option<Near<Shm>>,
+    net: Option<Box<dyn Endpoint>>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    inboxes: Vec<(Inbox, Waker)>,
+/// Which backend reaches a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Itself,
+    Local,
+    Shm,
+    Net,
 }
 
-/// Describes a port; moves to the PE's pinned thread and becomes a [`Port`] there.
-#[derive(Debug)]
-pub struct PortBuilder {
-    pe: Pe,
-    layout: Arc<Layout>,
-    doorbell: Doorbell,
-    shared: Arc<Shared>,
-}
-
-impl PortBuilder {
-    pub(crate) fn local(layout: &Arc<Layout>) -> Result<Vec<Self>, TransportError> {
-        let bells = (0..layout.pes()).map(|_| Doorbell::new()).collect::<Result<Vec<_>, _>>()?;
-        let shared = Arc::new(Shared { inboxes: bells.iter().map(|b| (Inbox::default(), b.waker())).collect() });
-        Ok((0..)
-            .zip(bells)
-            .map(|(pe, doorbell)| Self { pe: Pe(pe), layout: layout.clone(), doorbell, shared: shared.clone() })
-            .collect())
+impl Ends {
+    #[inline]
+    fn way(&self, own: Pe, to: Pe) -> Way {
+        if to == own {
+            Way::Itself
+        } else if to.0.wrapping_sub(self.process.start) < self.process.end - self.process.start {
+            Way::Local
+        } else if to.0.wrapping_sub(self.host.start) < self.host.end - self.host.start {
+            Way::Shm
+        } else {
+            Way::Net
+        }
     }
 
-    /// The PE whose port it describes.
-    #[must_use]
-    pub fn pe(&self) -> Pe {
-        self.pe
-    }
-
-    /// The job's shape.
-    #[must_use]
-    pub fn layout(&self) -> &Arc<Layout> {
-        &self.layout
-    }
-
-    /// Wakes the PE, from any thread.
-    #[must_use]
-    pub fn waker(&self) -> Waker {
-        self.doorbell.waker()
-    }
-
-    /// Opens the port. To be called on the PE's own, pinned thread, so that memory is first touched there.
-    ///
-    /// # Errors
-    /// If the system is out of something.
-    pub fn open(self) -> Result<Port, TransportError> {
-        Ok(Port {
-            pe: self.pe,
-            layout: self.layout,
-            doorbell: self.doorbell,
-            shared: self.shared,
-            slab: Slab::new(),
-            counters: Counters::default(),
-        })
+    /// The endpoint that reaches `to`, another PE.
+    fn to(&mut self, own: Pe, to: Pe) -> &mut dyn Endpoint {
+        match self.way(own, to) {
+            Way::Local => self.local.as_mut().expect("it reaches somebody"),
+            Way::Shm => self.shm.as_mut().expect("it reaches somebody"),
+            Way::Net | Way::Itself => &mut **self.net.as_mut().expect("wire-up gives a way to every PE"),
+        }
     }
 }
 
@@ -149,11 +164,31 @@ impl PortBuilder {
 pub struct Port {
     pe: Pe,
     layout: Arc<Layout>,
+    options: TransportOptions,
     doorbell: Doorbell,
-    shared: Arc<Shared>,
-    slab: Slab,
-    counters: Counters,
+    ends: Ends,
+    inner: Inner,
+    /// Whether small messages may go straight to a near peer: nothing is in the backlog, no faults are asked for.
+    plain: bool,
+    /// Arrived while a send waited.
+    early: VecDeque<PortEvent>,
+    backlog: VecDeque<Queued>,
+    /// How much of the backlog is for each peer.
+    backlogged: HashMap<Pe, usize>,
+    /// Messages of ours that wait for landings.
+    outgoing: HashMap<u64, Outgoing>,
+    next_request: u64,
+    /// Puts that found no room yet.
+    puts: VecDeque<Put>,
+    /// Buffer for the events of endpoints.
+    events: Vec<Event>,
+    fatal: Option<TransportError>,
+    /// Polls since the network was last looked at.
+    since_net: u32,
 }
+
+/// How many polls with near arrivals may pass before the network is looked at.
+const NET_EVERY: u32 = 8;
 
 impl Port {
     /// The PE whose port this is.
@@ -181,62 +216,120 @@ impl Port {
     #[inline]
     #[must_use]
     pub fn slab(&self) -> &Slab {
-        &self.slab
-    }
-
-    /// Sends a message of `len` bytes that `fill` writes (all of them). Any length; never fails, never blocks for ever:
-    /// where the peer has no room it receives meanwhile, without delivering. An error comes out of the next poll.
-    pub fn send(&mut self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
-        self.send_payloads(to, tag, len, fill, Vec::new(), false);
-    }
-
-    /// Sends a message with payloads out of band. With `offer` the receiver says where they shall land;
-    /// otherwise they arrive in pooled memory.
-    pub fn send_payloads(
-        &mut self,
-        to: Pe,
-        tag: Tag,
-        len: usize,
-        fill: impl FnOnce(&mut [MaybeUninit<u8>]),
-        payloads: Vec<RegBuf>,
-        _offer: bool,
-    ) {
-        let mut msg = RegBuf::heap(len);
-        // SAFETY: MaybeUninit<u8> has the layout of u8, and `fill` initializes all bytes.
-        fill(unsafe { std::slice::from_raw_parts_mut(msg.as_mut_ptr().cast(), len) });
-        let (inbox, waker) = &self.shared.inboxes[to.index()];
-        let mut queue = inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.push_back(Incoming2 { from: self.pe, tag, msg, payloads });
-        let was_empty = queue.len() == 1;
-        drop(queue);
-        if was_empty && to != self.pe {
-            waker.wake();
-        }
-    }
-
-    /// Says where an offer's payloads shall land, in order; `None`: in pooled memory. The message follows as
-    /// [`PortEvent::Message`], with the landings as its payloads.
-    pub fn accept(&mut self, _id: OfferId, _landings: Vec<Option<RegBuf>>) {
-        unreachable!("this version makes no offers")
+        &self.inner.slab
     }
 
     /// A buffer of `len` bytes that can be sent to anyone at the least cost. Its bytes are initialized but arbitrary.
     #[must_use]
     pub fn alloc(&mut self, len: usize) -> RegBuf {
-        RegBuf::heap(len)
+        let Ends { local, shm, net, .. } = &mut self.ends;
+        let pooled = match (shm, local, net) {
+            (Some(shm), ..) => shm.alloc(len),
+            (_, Some(local), _) => local.alloc(len),
+            (.., Some(net)) => net.alloc(len),
+            _ => None,
+        };
+        pooled.unwrap_or_else(|| RegBuf::heap(len))
     }
 
     /// Makes progress, and appends at most `max` events to `out`. Returns how many.
     ///
     /// # Errors
     /// What ends the job.
+    #[inline]
     pub fn poll(&mut self, out: &mut VecDeque<PortEvent>, max: usize) -> Result<usize, TransportError> {
-        let mut queue = self.shared.inboxes[self.pe.index()].0.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = queue.len().min(max);
-        out.extend(queue.drain(..n).map(|i| {
-            PortEvent::Message(Incoming { from: i.from, tag: i.tag, msg: i.msg.into(), payloads: i.payloads })
-        }));
+        self.poll_as::<false>(out, max)
+    }
+
+    /// [`Port::poll`] that leaves small messages in the inbox, up to half of it, which saves a copy. Whoever keeps one of
+    /// them for longer than it takes to work off what arrived before it calls [`Msg::detach`]: the inbox takes new
+    /// messages only behind the oldest that still lies in it.
+    ///
+    /// # Errors
+    /// As for `poll`.
+    #[inline]
+    pub fn poll_in_place(&mut self, out: &mut VecDeque<PortEvent>, max: usize) -> Result<usize, TransportError> {
+        self.poll_as::<true>(out, max)
+    }
+
+    #[inline]
+    fn poll_as<const IN_PLACE: bool>(
+        &mut self,
+        out: &mut VecDeque<PortEvent>,
+        max: usize,
+    ) -> Result<usize, TransportError> {
+        let mut n = 0;
+        if !self.early.is_empty() {
+            n = self.early.len().min(max);
+            out.extend(self.early.drain(..n));
+        }
+        let before = out.len();
+        self.receive_near::<IN_PLACE>(out, max - n)?;
+        n += out.len() - before;
+        if self.ends.net.is_some() {
+            self.since_net += 1;
+            if n == 0 || self.since_net >= NET_EVERY {
+                let before = out.len();
+                self.receive_net(out, max - n)?;
+                n += out.len() - before;
+            }
+        }
+        if self.unsettled() {
+            self.settle()?;
+            let more = self.early.len().min(max - n.min(max));
+            out.extend(self.early.drain(..more));
+            n += more;
+        }
         Ok(n)
+    }
+
+    /// Whether anything needs [`Port::settle`].
+    #[inline]
+    fn unsettled(&self) -> bool {
+        !self.plain
+            || !self.inner.todo.is_empty()
+            || !self.puts.is_empty()
+            || self.fatal.is_some()
+            || self.ends.local.as_ref().is_some_and(Near::busy)
+            || self.ends.shm.as_ref().is_some_and(Near::busy)
+    }
+
+    /// Takes what is in the inboxes.
+    #[inline]
+    fn receive_near<const IN_PLACE: bool>(
+        &mut self,
+        out: &mut VecDeque<PortEvent>,
+        max: usize,
+    ) -> Result<(), TransportError> {
+        let (inner, mut failed, mut left) = (&mut self.inner, None, max);
+        if let Some(local) = &mut self.ends.local {
+            left -= local.receive::<IN_PLACE>(left, |arrival| {
+                if let Err(error) = inner.arrive(Reach::Process, arrival, out) {
+                    failed.get_or_insert(error);
+                }
+            })?;
+        }
+        if let Some(shm) = &mut self.ends.shm {
+            shm.receive::<IN_PLACE>(left, |arrival| {
+                if let Err(error) = inner.arrive(Reach::Host, arrival, out) {
+                    failed.get_or_insert(error);
+                }
+            })?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes what came over the network.
+    fn receive_net(&mut self, out: &mut VecDeque<PortEvent>, max: usize) -> Result<(), TransportError> {
+        self.since_net = 0;
+        let Some(net) = &mut self.ends.net else { return Ok(()) };
+        let mut events = std::mem::take(&mut self.events);
+        let polled = net.progress(&mut events, max);
+        for event in events.drain(..) {
+            self.event(event, out)?;
+        }
+        self.events = events;
+        polled.map(drop)
     }
 
     /// Sleeps until something may have arrived, somebody used the [`Waker`], or `limit` has passed.
@@ -244,19 +337,50 @@ impl Port {
     /// # Errors
     /// What ends the job.
     pub fn park(&mut self, limit: Option<Duration>) -> Result<(), TransportError> {
-        let queue = self.shared.inboxes[self.pe.index()].0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !queue.is_empty() {
+        if !self.early.is_empty() || self.unsettled() && self.backlog.is_empty() && self.puts.is_empty() {
             return Ok(());
         }
-        drop(queue);
+        // The protocol is in `doorbell`.
+        let Ends { local, shm, net, .. } = &mut self.ends;
+        let fences = match (&shm, &local) {
+            (Some(shm), _) => Some(shm.fences()),
+            (None, Some(local)) => Some(local.fences()),
+            (None, None) => None,
+        };
+        local.iter().for_each(Near::announce);
+        shm.iter().for_each(Near::announce);
+        // Across processes `membarrier` reaches this one's threads too; without it both ends fence.
+        let fenced = fences.is_none_or(Fences::heavy);
+        let idle = local.as_mut().is_none_or(Near::may_sleep)
+            & shm.as_mut().is_none_or(Near::may_sleep)
+            & net.as_mut().is_none_or(|net| net.arm());
+        if !(fenced && idle) {
+            return Ok(());
+        }
+        self.inner.counters.sleeps += 1;
+        // What waits for room in an inbox is not told when there is some.
+        let limit = if self.backlog.is_empty() && self.puts.is_empty() {
+            limit
+        } else {
+            Some(limit.map_or(ROOM_CHECK, |limit| limit.min(ROOM_CHECK)))
+        };
         let limit = limit.map(|d| Timespec {
             tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: d.subsec_nanos().into(),
         });
-        let fd = self.doorbell.fd();
-        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], limit.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {
-                self.doorbell.clear();
+        let bell = self.doorbell.fd();
+        let mut fds = [const { None }; 3];
+        fds[0] = Some(bell);
+        fds[1] = shm.as_ref().and_then(|shm| shm.wait_fd());
+        fds[2] = net.as_ref().and_then(|net| net.wait_fd());
+        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(3);
+        polled.extend(fds.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)));
+        match poll(&mut polled, limit.as_ref()) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Ok(_) => {
+                if !polled[0].revents().is_empty() {
+                    self.doorbell.clear();
+                }
                 Ok(())
             }
             Err(e) => Err(TransportError::system("poll", e)),
@@ -271,15 +395,41 @@ impl Port {
 
     /// What has passed.
     #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.inner.counters.clone();
+        counters.copies += self.ends.local.as_ref().map_or(0, |near| near.copies);
+        counters.copies += self.ends.shm.as_ref().map_or(0, |near| near.copies);
+        counters
     }
 
-    /// Delivers what was sent, then closes.
+    /// Delivers what was sent, then closes. Waits at most ten seconds for peers that do not receive.
     ///
     /// # Errors
     /// If something could not be delivered.
-    pub fn close(self) -> Result<(), TransportError> {
-        Ok(())
+    pub fn close(mut self) -> Result<(), TransportError> {
+        let start = std::time::Instant::now();
+        let mut late = VecDeque::new();
+        while let Some(to) = self.undelivered() {
+            self.poll(&mut late, usize::MAX)?;
+            late.clear();
+            if start.elapsed() > CLOSE_LIMIT {
+                return Err(TransportError::PeerDown { pe: to, why: "it does not receive what was sent to it" });
+            }
+            std::thread::yield_now();
+        }
+        let Ends { local, shm, net, .. } = self.ends;
+        local.map_or(Ok(()), |end| Box::new(end).close())?;
+        shm.map_or(Ok(()), |end| Box::new(end).close())?;
+        net.map_or(Ok(()), Endpoint::close)
+    }
+
+    /// A peer for whom something is left.
+    fn undelivered(&self) -> Option<Pe> {
+        let queued = self.backlog.front().map(|queued| queued.to);
+        queued.or_else(|| self.puts.front().map(|put| put.to)).or_else(|| self.outgoing.values().next().map(|o| o.to))
     }
 }
+
+/// How often a PE that sleeps looks whether there is room for what it could not send.
+const ROOM_CHECK: Duration = Duration::from_micros(200);
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,199 @@
+//! A PE's inbox as its reader and its senders hold it: the ring, and the segment that keeps it alive.
+
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::msg::Msg;
+use super::segment::Segment;
+use super::slab::Slab;
+use crate::ring::{BadLength, Consumer, Found, Kind, Raw, claim, has_room, publish, slots_for};
+use crate::{Imm, Pe};
+
+/// The reading end. Messages that are read in place keep it alive.
+pub(crate) struct Inbox {
+    consumer: Consumer<Raw>,
+    segment: Arc<Segment>,
+}
+
+/// A record that has been taken and must be freed.
+#[derive(Debug)]
+pub(crate) struct Record {
+    found: Found,
+    pub(crate) from: u32,
+}
+
+impl Inbox {
+    /// The only reader of `segment`'s ring.
+    pub(crate) fn new(segment: Arc<Segment>) -> Rc<Self> {
+        Rc::new(Self { consumer: Consumer::new(segment.ring()), segment })
+    }
+
+    /// The segment it lies in.
+    #[inline]
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Whether a record is there.
+    #[inline]
+    pub(crate) fn ready(&self) -> bool {
+        self.consumer.ready()
+    }
+
+    /// Whether more than half of the ring is held.
+    #[inline]
+    pub(crate) fn crowded(&self) -> bool {
+        self.consumer.crowded()
+    }
+
+    /// Takes the next record.
+    ///
+    /// # Errors
+    /// The sender, as far as the record tells, and the length that cannot be.
+    #[inline]
+    pub(crate) fn take(&self) -> Result<Option<Record>, (u32, BadLength)> {
+        match self.consumer.take() {
+            Ok(None) => Ok(None),
+            Ok(Some(found)) => {
+                let from = self.consumer.place.from(found.slot).load(Ordering::Relaxed);
+                Ok(Some(Record { found, from }))
+            }
+            Err(bad) => Err((self.consumer.place.from(self.consumer.next()).load(Ordering::Relaxed), bad)),
+        }
+    }
+
+    /// Its body, readable until it is freed.
+    #[inline]
+    pub(crate) fn body(&self, record: &Record) -> NonNull<u8> {
+        self.consumer.place.body(record.found.slot)
+    }
+
+    /// Frees a record.
+    #[inline]
+    pub(crate) fn free(&self, record: &Record) {
+        self.consumer.free(record.found.slot);
+    }
+
+    /// Makes a record a message that is read in place, and frees it when dropped.
+    #[inline]
+    pub(crate) fn in_place(self: &Rc<Self>, record: &Record) -> Msg {
+        // SAFETY: the body has as many bytes, written by its sender, and stays until `release`, which the message calls once.
+        unsafe { Msg::in_ring(self.body(record), record.found.len, self.clone()) }
+    }
+
+    /// Moves a record's body into a block of `slab`, and frees the record.
+    #[inline]
+    pub(crate) fn moved_out(&self, record: &Record, slab: &Slab) -> Msg {
+        // SAFETY: the body has as many bytes, written by its sender, and lies in the ring, of which 64 bytes can be read from
+        // any slot on; the record is freed below, once.
+        let msg = unsafe { Msg::copied(slab, self.body(record), record.found.len) };
+        self.free(record);
+        msg
+    }
+
+    /// Frees the record whose body is at `body`.
+    #[inline]
+    pub(super) fn release(&self, body: NonNull<u8>) {
+        self.consumer.free(self.consumer.place.slot_of(body));
+    }
+}
+
+impl Record {
+    #[inline]
+    pub(crate) fn kind(&self) -> u8 {
+        self.found.kind
+    }
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.found.len
+    }
+    #[inline]
+    pub(crate) fn imm(&self) -> Imm {
+        self.found.imm
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.consumer.fmt(f)
+    }
+}
+
+/// A sending end: one for each sender and inbox.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    ring: Raw,
+    /// The inbox's head, when last seen.
+    head: u64,
+    segment: Arc<Segment>,
+}
+
+// SAFETY: the ring's pointers lead into the segment, which any thread may use.
+unsafe impl Send for Outbox {}
+
+/// Slots of a ring that are the sender's to write. Publishes nothing to be read if dropped (in a panic).
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    ring: &'a Raw,
+    slot: u64,
+    len: usize,
+}
+
+impl Outbox {
+    /// To the inbox of `segment`.
+    pub(crate) fn new(segment: Arc<Segment>) -> Self {
+        Self { ring: segment.ring(), head: 0, segment }
+    }
+
+    /// The segment it lies in.
+    #[inline]
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Claims room for a body of `len` bytes, at most [`BODY_MAX`](crate::ring::BODY_MAX).
+    #[inline]
+    pub(crate) fn claim(&mut self, len: usize) -> Option<Claim<'_>> {
+        let slot = claim(&self.ring, &mut self.head, slots_for(len))?;
+        Some(Claim { ring: &self.ring, slot, len })
+    }
+
+    /// Whether a body of `len` bytes would find room now.
+    pub(crate) fn has_room(&mut self, len: usize) -> bool {
+        has_room(&self.ring, &mut self.head, slots_for(len))
+    }
+
+    /// What the inbox says of its reader.
+    pub(crate) fn closed(&self) -> u32 {
+        self.segment.header().closed.load(Ordering::Relaxed)
+    }
+}
+
+impl Claim<'_> {
+    /// The body.
+    #[inline]
+    pub(crate) fn body(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: the slots are ours until published, and contiguous.
+        unsafe { std::slice::from_raw_parts_mut(self.ring.body(self.slot).as_ptr().cast(), self.len) }
+    }
+
+    /// Publishes the record. The body has been written.
+    #[inline]
+    pub(crate) fn publish(self, from: Pe, kind: Kind, imm: Imm) {
+        self.ring.from(self.slot).store(from.0, Ordering::Relaxed);
+        publish(self.ring, self.slot, kind, self.len, imm);
+        #[expect(clippy::mem_forget, reason = "its drop is for claims that were not published")]
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Claim<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        publish(self.ring, self.slot, Kind::Skip, self.len, Imm(0));
+    }
+}

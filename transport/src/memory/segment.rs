@@ -1,0 +1,243 @@
+//! A PE's own piece of memory that its peers reach: a header, its inbox, and the arena of its pool.
+//!
+//! | part | where in the file | mapped |
+//! |---|---|---|
+//! | [`Header`] | 0 | once |
+//! | inbox ring | [`HEADER`] | twice, back to back |
+//! | arena | the next multiple of 2 MiB | once |
+//!
+//! A *shared* segment is a memfd, without a name, so that nothing can be left behind; its size is set once and sealed,
+//! so that no peer can make an access fail; and whatever is used of it is reserved first, so that a lack of memory is an
+//! error of the owner's and never a SIGBUS. A *private* segment serves the threads of one process: its arena is
+//! anonymous memory, which gets huge pages more easily.
+//!
+//! The arena is as large as it could ever become; only addresses are spent on it. Peers map it once.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+
+use super::map::{HUGE, Mapping, PAGE};
+use crate::TransportError;
+use crate::ring::{Ends, Raw};
+
+/// Windows that one PE can expose at a time.
+pub(crate) const WINDOWS: usize = 512;
+/// Bytes of the header, in pages.
+const HEADER: usize = size_of::<Header>().next_multiple_of(PAGE);
+const MAGIC: u64 = u64::from_le_bytes(*b"charm4r\x01");
+/// The addresses that all arenas of a host may take in one process.
+const ARENAS_MAX: u64 = 16 << 40;
+
+/// What stands at the beginning of a segment. Parts that different threads write are 128 bytes apart.
+#[repr(C, align(128))]
+pub(crate) struct Header {
+    magic: AtomicU64,
+    ring_bytes: AtomicU64,
+    arena_bytes: AtomicU64,
+    /// The owner's process, and a word of its memory by which peers find out whether they can reach it.
+    pub(crate) process: AtomicU32,
+    /// Whether the owner's process can be reached by `membarrier`.
+    pub(crate) barriers: AtomicU32,
+    pub(crate) probe: AtomicU64,
+    /// Not 0 once the owner reads no more.
+    pub(crate) closed: AtomicU32,
+    /// The ends of the inbox.
+    pub(crate) ends: Ends,
+    /// The owner's sleep: see `doorbell`.
+    pub(crate) sleep: Apart<AtomicU64>,
+    /// The top of the stack of blocks that came back: see `pool`.
+    pub(crate) returned: Apart<AtomicU64>,
+    /// See `window`.
+    pub(crate) windows: [WindowSlot; WINDOWS],
+}
+
+/// On cache lines of its own.
+#[repr(C, align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+/// One exposed piece of memory: see `window`.
+#[repr(C, align(64))]
+pub(crate) struct WindowSlot {
+    pub(crate) state: AtomicU64,
+    pub(crate) place: AtomicU64,
+    pub(crate) addr: AtomicU64,
+    pub(crate) len: AtomicU64,
+}
+
+/// A PE's segment, its own or a peer's.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    map: Mapping,
+    ring_bytes: usize,
+    arena: usize,
+    arena_len: usize,
+    /// Shared memory is reserved through its descriptor.
+    fd: Option<OwnedFd>,
+}
+
+fn no_memory(len: usize) -> TransportError {
+    TransportError::Resource {
+        what: "memory",
+        need: format!("{len} bytes"),
+        advice: "free some, or raise the limit of the container or cgroup",
+    }
+}
+
+/// The addresses to set aside for the pool of each of `pes` PEs of this host.
+pub(crate) fn arena_bytes(pes: u32) -> usize {
+    let info = rustix::system::sysinfo();
+    let ram = u64::from(info.mem_unit.max(1)).saturating_mul(info.totalram);
+    let each = ram.min(ARENAS_MAX / u64::from(pes.max(1))).max(HUGE as u64 * 32);
+    usize::try_from(each).unwrap_or(1 << 30).next_multiple_of(HUGE)
+}
+
+fn file(len: usize) -> Result<OwnedFd, TransportError> {
+    let fd = rustix::fs::memfd_create("charm4rs", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(|e| TransportError::system("memfd_create", e))?;
+    rustix::fs::ftruncate(&fd, len as u64).map_err(|e| TransportError::system("ftruncate", e))?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+        .map_err(|e| TransportError::system("fcntl(F_ADD_SEALS)", e))?;
+    Ok(fd)
+}
+
+fn reserve_file(fd: BorrowedFd<'_>, at: usize, len: usize) -> Result<(), TransportError> {
+    loop {
+        match rustix::fs::fallocate(fd, FallocateFlags::empty(), at as u64, len as u64) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(Errno::NOSPC | Errno::NOMEM | Errno::FBIG) => return Err(no_memory(len)),
+            Err(e) => return Err(TransportError::system("fallocate", e)),
+        }
+    }
+}
+
+impl Segment {
+    /// The segment of a PE that only threads of this process reach.
+    pub(crate) fn private(ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
+        let head = (HEADER + ring_bytes).next_multiple_of(PAGE);
+        let fd = file(head)?;
+        reserve_file(fd.as_fd(), 0, head)?;
+        let mut arena_len = arena_len;
+        loop {
+            let segment = Self::map(fd.as_fd(), ring_bytes, arena_len).and_then(|segment| {
+                segment.map.place_private(segment.arena, arena_len)?;
+                Ok(segment)
+            });
+            match segment {
+                Ok(segment) => {
+                    segment.init();
+                    return Ok(segment);
+                }
+                // Strict overcommit, or a limit on addresses: make do with less.
+                Err(_) if arena_len > 32 * HUGE => arena_len = (arena_len / 2).next_multiple_of(HUGE),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The segment of a PE that other processes reach: they [`attach`](Self::attach) what [`fd`](Self::fd) gives.
+    pub(crate) fn shared(ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
+        let arena_at = (HEADER + ring_bytes).next_multiple_of(HUGE);
+        let fd = file(arena_at + arena_len)?;
+        reserve_file(fd.as_fd(), 0, HEADER + ring_bytes)?;
+        let mut segment = Self::map(fd.as_fd(), ring_bytes, arena_len)?;
+        segment.map.place_file(segment.arena, arena_len, fd.as_fd(), arena_at as u64)?;
+        segment.fd = Some(fd);
+        segment.init();
+        Ok(segment)
+    }
+
+    /// A peer's segment. `ring_bytes` and `arena_len` are what the job agreed upon: what the peer says must be the same.
+    pub(crate) fn attach(fd: &OwnedFd, ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
+        let bad = |what| TransportError::Startup(format!("a peer's shared memory {what}"));
+        let arena_at = (HEADER + ring_bytes).next_multiple_of(HUGE);
+        let stat = rustix::fs::fstat(fd).map_err(|e| TransportError::system("fstat", e))?;
+        if u64::try_from(stat.st_size).ok() != Some((arena_at + arena_len) as u64) {
+            return Err(bad("has another size"));
+        }
+        let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| bad("cannot be sealed"))?;
+        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
+            return Err(bad("is not sealed"));
+        }
+        let segment = Self::map(fd.as_fd(), ring_bytes, arena_len)?;
+        segment.map.place_file(segment.arena, arena_len, fd.as_fd(), arena_at as u64)?;
+        use std::sync::atomic::Ordering::Relaxed;
+        let header = segment.header();
+        let said = [&header.magic, &header.ring_bytes, &header.arena_bytes].map(|w| w.load(Relaxed));
+        if said != [MAGIC, ring_bytes as u64, arena_len as u64] {
+            return Err(bad("is of another version"));
+        }
+        segment.map.advise_huge(segment.arena, arena_len);
+        Ok(segment)
+    }
+
+    /// Maps header and ring; the arena stays without memory.
+    fn map(fd: BorrowedFd<'_>, ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
+        assert!(ring_bytes.is_power_of_two() && ring_bytes >= PAGE && arena_len.is_multiple_of(HUGE));
+        let arena = (HEADER + 2 * ring_bytes).next_multiple_of(HUGE);
+        let map = Mapping::reserve(arena + arena_len)?;
+        map.place_file(0, HEADER + ring_bytes, fd, 0)?;
+        map.place_file(HEADER + ring_bytes, ring_bytes, fd, HEADER as u64)?;
+        Ok(Self { map, ring_bytes, arena, arena_len, fd: None })
+    }
+
+    fn init(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let header = self.header();
+        header.magic.store(MAGIC, Relaxed);
+        header.ring_bytes.store(self.ring_bytes as u64, Relaxed);
+        header.arena_bytes.store(self.arena_len as u64, Relaxed);
+        // Keys of one segment shall not fit another's windows by chance.
+        let start = u64::from(getrandom::u32().unwrap_or(1).max(1)) << 32;
+        header.windows.iter().for_each(|window| window.state.store(start, Relaxed));
+        self.map.advise_huge(self.arena, self.arena_len);
+    }
+
+    /// The descriptor of a shared segment of ours.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
+    }
+
+    #[inline]
+    pub(crate) fn header(&self) -> &Header {
+        // SAFETY: the mapping begins with a header: atomics, valid whatever their bytes are.
+        unsafe { self.map.base().cast().as_ref() }
+    }
+
+    /// The inbox. Whoever uses it keeps the segment alive.
+    pub(crate) fn ring(&self) -> Raw {
+        // SAFETY: the two mappings of the ring lie back to back behind the header, and nothing else touches them;
+        // callers keep the segment.
+        unsafe { Raw::new(self.map.at(HEADER), self.ring_bytes, NonNull::from(&self.header().ends)) }
+    }
+
+    /// Length of the arena.
+    pub(crate) fn arena_len(&self) -> usize {
+        self.arena_len
+    }
+
+    /// The arena's first byte.
+    #[inline]
+    pub(crate) fn arena(&self) -> NonNull<u8> {
+        self.map.at(self.arena)
+    }
+
+    /// Makes sure that a part of the arena has memory.
+    pub(crate) fn reserve(&self, offset: usize, len: usize) -> Result<(), TransportError> {
+        assert!(offset + len <= self.arena_len);
+        match &self.fd {
+            Some(fd) => reserve_file(fd.as_fd(), (HEADER + self.ring_bytes).next_multiple_of(HUGE) + offset, len),
+            None => self.map.populate(self.arena + offset, len).map_err(|_| no_memory(len)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Header").finish_non_exhaustive()
+    }
+}

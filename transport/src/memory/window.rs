@@ -1,0 +1,134 @@
+//! Windows in near memory: what peers of the same process or host may put into and get from.
+//!
+//! # The protocol
+//! Every PE has a table of windows in its segment's header. A window's *state* word is its generation, whether it is
+//! open, and the number of peers inside. A peer enters by adding itself to the state (compare-and-swap) if it is open and the
+//! generation is the key's; it copies, and leaves by subtracting itself (release). The owner closes by clearing the open bit
+//! (then nobody enters any more), waits until nobody is inside (acquire), and moves on to the next generation, so that an
+//! old key never fits again. A put with a stale key therefore fails where it starts, and touches nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::segment::{Segment, WINDOWS, WindowSlot};
+use crate::sync::Word;
+
+const OPEN: u64 = 1 << 31;
+const INSIDE: u64 = OPEN - 1;
+
+/// Enters, if the window is open in this generation.
+pub(crate) fn enter<W: Word>(state: &W, generation: u32) -> bool {
+    let mut now = state.load(Ordering::Relaxed);
+    loop {
+        if now >> 32 != u64::from(generation) || now & OPEN == 0 || now & INSIDE == INSIDE {
+            return false;
+        }
+        match state.replace(now, now + 1, Ordering::Acquire) {
+            Ok(_) => return true,
+            Err(other) => now = other,
+        }
+    }
+}
+
+/// Leaves what was entered.
+pub(crate) fn leave<W: Word>(state: &W) {
+    let mut now = state.load(Ordering::Relaxed);
+    while let Err(other) = state.replace(now, now.wrapping_sub(1), Ordering::Release) {
+        now = other;
+    }
+}
+
+/// Opens a closed window; its description has been written.
+pub(crate) fn open<W: Word>(state: &W) -> u32 {
+    let generation = state.load(Ordering::Relaxed) >> 32;
+    state.store(generation << 32 | OPEN, Ordering::Release);
+    u32::try_from(generation).expect("32 bits")
+}
+
+/// Closes an open window; returns once nobody is inside. `relax` is called while it waits.
+pub(crate) fn close<W: Word>(state: &W, mut relax: impl FnMut()) {
+    let mut now = state.load(Ordering::Relaxed);
+    while let Err(other) = state.replace(now, now & !OPEN, Ordering::Relaxed) {
+        now = other;
+    }
+    while state.load(Ordering::Acquire) & INSIDE != 0 {
+        relax();
+    }
+    state.store((((now >> 32) + 1) & 0xffff_ffff) << 32, Ordering::Relaxed);
+}
+
+/// What a window is, as its peers read it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    /// The backend's own word for whose memory it is.
+    pub(crate) whose: u64,
+    /// Where in it.
+    pub(crate) addr: u64,
+    /// How many bytes.
+    pub(crate) len: u64,
+}
+
+/// A peer inside a window. Leaves when dropped.
+#[derive(Debug)]
+pub(crate) struct Inside<'a> {
+    slot: &'a WindowSlot,
+    pub(crate) place: Place,
+}
+
+impl<'a> Inside<'a> {
+    /// Enters window `index` of the PE whose segment this is.
+    pub(crate) fn enter(segment: &'a Segment, index: u32, generation: u32) -> Option<Self> {
+        let slot = segment.header().windows.get(index as usize)?;
+        if !enter(&slot.state, generation) {
+            return None;
+        }
+        let place = Place {
+            whose: slot.place.load(Ordering::Relaxed),
+            addr: slot.addr.load(Ordering::Relaxed),
+            len: slot.len.load(Ordering::Relaxed),
+        };
+        Some(Self { slot, place })
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        leave(&self.slot.state);
+    }
+}
+
+/// The owner's end of the table.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    segment: Arc<Segment>,
+    free: Vec<u32>,
+}
+
+impl Windows {
+    /// The table of this PE's segment.
+    pub(crate) fn new(segment: Arc<Segment>) -> Self {
+        Self { segment, free: (0..u32::try_from(WINDOWS).expect("few")).rev().collect() }
+    }
+
+    /// Opens a window: its index and generation. `None`: the table is full.
+    pub(crate) fn open(&mut self, place: Place) -> Option<(u32, u32)> {
+        let index = self.free.pop()?;
+        let slot = &self.segment.header().windows[index as usize];
+        slot.place.store(place.whose, Ordering::Relaxed);
+        slot.addr.store(place.addr, Ordering::Relaxed);
+        slot.len.store(place.len, Ordering::Relaxed);
+        Some((index, open(&slot.state)))
+    }
+
+    /// Closes it.
+    pub(crate) fn close(&mut self, index: u32) {
+        close(&self.segment.header().windows[index as usize].state, std::thread::yield_now);
+        self.free.push(index);
+    }
+}
+
+impl std::fmt::Debug for WindowSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WindowSlot").finish_non_exhaustive()
+    }
+}

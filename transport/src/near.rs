@@ -1,0 +1,582 @@
+//! The endpoint of near peers, through memory that both see: what `local` (threads) and `shm` (processes) have in
+//! common. They differ in what a buffer is to a peer, whose memory a window may be in, and how a sleeper is woken: see [`Way`].
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::doorbell::{Fences, announce, back, must_ring};
+use crate::memory::inbox::{Inbox, Outbox, Record};
+use crate::memory::pool::{Arena, Pool};
+use crate::memory::segment::Segment;
+use crate::memory::window::{Inside, Place, Windows};
+use crate::memory::{Slab, write_bytes};
+use crate::ring::{BODY_MAX, BadLength, Kind};
+use crate::{
+    Caps, Endpoint, Event, Imm, Msg, OpId, Pe, PostError, Posted, RegBuf, RemoteKey, TransportError, Window, WindowId,
+};
+
+/// Buffers up to this length are copied into the ring rather than handed over.
+const COPIED_MAX: usize = 256;
+const KEY: usize = 8;
+
+/// What an inbox says of its reader: it reads, it closed, it is gone without having closed.
+const OPEN: u32 = 0;
+const CLOSED: u32 = 1;
+const LOST: u32 = 2;
+
+/// Where a put goes or a get comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    /// Addressable here.
+    Here(NonNull<u8>),
+    /// At an address of another process.
+    There { process: rustix::process::Pid, addr: u64 },
+}
+
+/// Why a put or get could not be done.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
+/// What differs between threads and processes.
+///
+/// # Safety
+/// `read` must return a buffer that owns its block once `write` has forgotten it; `resolve` must return memory that is valid
+/// for `place.len` bytes as long as the window is open.
+pub(crate) unsafe trait Way: Debug {
+    /// Length of a buffer's description.
+    const HANDLE: usize;
+
+    /// Whether the peer can take the buffer over.
+    fn can_hand(&self, buf: &RegBuf) -> bool;
+
+    /// Writes a buffer's description, and forgets the buffer.
+    fn write(&self, buf: RegBuf, body: &mut [MaybeUninit<u8>]);
+
+    /// Makes the buffer of a description. `None`: no peer of ours wrote this.
+    ///
+    /// # Safety
+    /// `body` is valid for [`Way::HANDLE`] bytes that `write` wrote, and this is called once.
+    unsafe fn read(&self, body: NonNull<u8>) -> Option<RegBuf>;
+
+    /// Wakes a sleeping peer (by index).
+    fn ring(&self, peer: usize);
+
+    /// Describes memory that is to become a window. `None`: peers could not reach it.
+    fn place(&self, buf: &RegBuf) -> Option<Place>;
+
+    /// Finds a peer's window.
+    fn resolve(&self, owner: usize, place: &Place) -> Option<Target>;
+
+    /// Copies between a buffer here and memory of another process; true on success.
+    fn copy(&self, here: &mut [u8], process: rustix::process::Pid, addr: u64, put: bool) -> bool;
+
+    /// What to sleep on, besides the doorbell.
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The PE is back from its sleep on `wait_fd`.
+    fn awake(&self);
+}
+
+/// A put's notice for which there was no room yet.
+#[derive(Debug)]
+struct Notice {
+    to: Pe,
+    imm: Imm,
+    op: OpId,
+}
+
+/// What arrives.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// A message.
+    Message(Pe, Imm, Msg),
+    /// The notice of a put.
+    Put(Pe, Imm),
+}
+
+/// A PE's end; see the module's text.
+#[derive(Debug)]
+pub(crate) struct Near<W: Way> {
+    pe: Pe,
+    /// The first of the peers, which are numbered without gaps.
+    first: u32,
+    way: W,
+    caps: Caps,
+    inbox: Rc<Inbox>,
+    outboxes: Vec<Outbox>,
+    pool: Pool,
+    slab: Slab,
+    windows: Windows,
+    notices: VecDeque<Notice>,
+    ready: VecDeque<Event>,
+    fences: Fences,
+    armed: bool,
+    fatal: Option<TransportError>,
+    lost: Vec<Pe>,
+    /// Messages and payloads that had to be copied.
+    pub(crate) copies: u64,
+}
+
+impl<W: Way> Near<W> {
+    /// The end of `pe`, whose segment is `segments[pe - first]`.
+    pub(crate) fn new(
+        pe: Pe,
+        first: u32,
+        way: W,
+        caps: Caps,
+        segments: &[Arc<Segment>],
+        arena: Arc<Arena>,
+        fences: Fences,
+    ) -> Self {
+        let own = &segments[(pe.0 - first) as usize];
+        Self {
+            pe,
+            first,
+            way,
+            caps,
+            inbox: Inbox::new(own.clone()),
+            outboxes: segments.iter().cloned().map(Outbox::new).collect(),
+            pool: Pool::new(pe, arena),
+            slab: Slab::new(),
+            windows: Windows::new(own.clone()),
+            notices: VecDeque::new(),
+            ready: VecDeque::new(),
+            fences,
+            armed: false,
+            fatal: None,
+            lost: Vec::new(),
+            copies: 0,
+        }
+    }
+
+    /// Shares the port's free lists.
+    pub(crate) fn use_slab(&mut self, slab: &Slab) {
+        self.slab = slab.clone();
+    }
+
+    /// Sends a message of at most [`BODY_MAX`] bytes. Gives `fill` back where there is no room.
+    #[inline]
+    pub(crate) fn try_send<F: FnOnce(&mut [MaybeUninit<u8>])>(
+        &mut self,
+        to: Pe,
+        imm: Imm,
+        len: usize,
+        fill: F,
+    ) -> Result<(), F> {
+        self.record(to, Kind::Message, imm, len, fill)
+    }
+
+    /// What it means that there is no room at `to`.
+    #[cold]
+    fn no_room<B>(&mut self, to: Pe, buf: B) -> PostError<B> {
+        if !self.is_lost(to) {
+            return PostError::Busy(buf);
+        }
+        PostError::PeerDown(to, buf)
+    }
+
+    /// Whether a peer is gone without having closed; tells so once.
+    fn is_lost(&mut self, to: Pe) -> bool {
+        let peer = to.0.wrapping_sub(self.first) as usize;
+        if self.outboxes[peer].closed() != LOST {
+            return false;
+        }
+        if !self.lost.contains(&to) {
+            self.lost.push(to);
+            self.ready.push_back(Event::PeerLost { pe: to, why: "it ended without closing" });
+        }
+        true
+    }
+
+    /// Whether a peer has closed: what is sent to it is dropped.
+    fn has_closed(&self, to: Pe) -> bool {
+        self.outboxes[to.0.wrapping_sub(self.first) as usize].closed() == CLOSED
+    }
+
+    #[inline]
+    fn record<F: FnOnce(&mut [MaybeUninit<u8>])>(
+        &mut self,
+        to: Pe,
+        kind: Kind,
+        imm: Imm,
+        len: usize,
+        fill: F,
+    ) -> Result<(), F> {
+        let peer = to.0.wrapping_sub(self.first) as usize;
+        let outbox = &mut self.outboxes[peer];
+        let Some(mut claim) = outbox.claim(len) else { return Err(fill) };
+        fill(claim.body());
+        claim.publish(self.pe, kind, imm);
+        self.fences.light();
+        if must_ring(&outbox.segment().header().sleep.0) {
+            self.way.ring(peer);
+        }
+        Ok(())
+    }
+
+    /// Takes at most `max` arrivals. `IN_PLACE`: small messages may stay in the inbox, up to half of it.
+    ///
+    /// # Errors
+    /// If a peer broke the protocol.
+    #[inline]
+    pub(crate) fn receive<const IN_PLACE: bool>(
+        &mut self,
+        max: usize,
+        mut f: impl FnMut(Arrival),
+    ) -> Result<usize, TransportError> {
+        if self.armed {
+            self.disarm();
+        }
+        let mut n = 0;
+        while n < max {
+            match self.inbox.take() {
+                Ok(None) => break,
+                Ok(Some(record)) => {
+                    if let Some(arrival) = self.arrival::<IN_PLACE>(&record)? {
+                        f(arrival);
+                        n += 1;
+                    }
+                }
+                Err((from, BadLength(len))) => return Err(self.violation(from, "impossible length of a record", len)),
+            }
+        }
+        Ok(n)
+    }
+
+    #[inline]
+    fn arrival<const IN_PLACE: bool>(&mut self, record: &Record) -> Result<Option<Arrival>, TransportError> {
+        let from = record.from;
+        if from.wrapping_sub(self.first) as usize >= self.outboxes.len() {
+            self.inbox.free(record);
+            return Err(self.violation(from, "a record from a PE that is not here", from.into()));
+        }
+        if record.kind() == Kind::Message as u8 {
+            let msg = if IN_PLACE && !self.inbox.crowded() {
+                self.inbox.in_place(record)
+            } else {
+                self.inbox.moved_out(record, &self.slab)
+            };
+            return Ok(Some(Arrival::Message(Pe(from), record.imm(), msg)));
+        }
+        self.rare(record)
+    }
+
+    #[cold]
+    fn rare(&mut self, record: &Record) -> Result<Option<Arrival>, TransportError> {
+        let from = Pe(record.from);
+        let arrival = match record.kind() {
+            kind if kind == Kind::Buffer as u8 => {
+                let whole = record.len() == W::HANDLE;
+                // SAFETY: by its kind and length the body is a handle that `write` wrote; each record is taken once.
+                match whole.then(|| unsafe { self.way.read(self.inbox.body(record)) }).flatten() {
+                    Some(buf) => Arrival::Message(from, record.imm(), buf.into()),
+                    None => return Err(self.violation(from.0, "a buffer that is none", record.len() as u64)),
+                }
+            }
+            kind if kind == Kind::Put as u8 => Arrival::Put(from, record.imm()),
+            kind if kind == Kind::Skip as u8 => {
+                self.inbox.free(record);
+                return Ok(None);
+            }
+            kind => return Err(self.violation(from.0, "unknown kind of record", kind.into())),
+        };
+        self.inbox.free(record);
+        Ok(Some(arrival))
+    }
+
+    #[cold]
+    #[expect(clippy::unused_self, reason = "reads as what it is")]
+    fn violation(&self, from: u32, what: &'static str, detail: u64) -> TransportError {
+        TransportError::Protocol { from: Pe(from), what, detail }
+    }
+
+    /// Whether this much of the ring is held that the peers may be waiting for this PE's user.
+    pub(crate) fn crowded(&self) -> bool {
+        self.inbox.crowded()
+    }
+
+    /// Step 1 of sleeping.
+    pub(crate) fn announce(&self) {
+        announce(&self.inbox.segment().header().sleep.0);
+    }
+
+    /// Which fences step 2 takes.
+    pub(crate) fn fences(&self) -> Fences {
+        self.fences
+    }
+
+    /// Step 3: whether to sleep.
+    pub(crate) fn may_sleep(&mut self) -> bool {
+        self.armed = true;
+        !self.inbox.ready() && self.ready.is_empty() && self.notices.is_empty() && self.fatal.is_none()
+    }
+
+    #[cold]
+    fn disarm(&mut self) {
+        self.armed = false;
+        back(&self.inbox.segment().header().sleep.0);
+        self.way.awake();
+    }
+
+    /// Whether something besides arrivals needs [`Near::tend`].
+    #[inline]
+    pub(crate) fn busy(&self) -> bool {
+        !self.notices.is_empty() || !self.ready.is_empty() || self.fatal.is_some()
+    }
+
+    /// Moves notices along, and appends what completed.
+    ///
+    /// # Errors
+    /// What ends the job.
+    pub(crate) fn tend(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
+        if let Some(error) = self.fatal.take() {
+            return Err(error);
+        }
+        for _ in 0..self.notices.len() {
+            let Some(notice) = self.notices.pop_front() else { break };
+            match self.record(notice.to, Kind::Put, notice.imm, 0, |_| {}) {
+                Ok(()) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
+                Err(_) if self.has_closed(notice.to) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
+                Err(_) if self.is_lost(notice.to) => {
+                    let error = Box::new(TransportError::PeerDown { pe: notice.to, why: "it ended without closing" });
+                    self.ready.push_back(Event::Failed { op: notice.op, buf: None, error });
+                }
+                Err(_) => self.notices.push_back(notice),
+            }
+        }
+        let n = self.ready.len().min(max);
+        out.extend(self.ready.drain(..n));
+        Ok(n)
+    }
+
+    /// Enters a peer's window and copies.
+    fn copy(&mut self, peer: Pe, key: &RemoteKey, offset: u64, here: &mut [u8], put: bool) -> Result<(), Refused> {
+        let index = peer.0.wrapping_sub(self.first) as usize;
+        let outbox = self.outboxes.get(index).ok_or(Refused)?;
+        let bytes: &[u8; KEY] = (&*key.bytes).try_into().map_err(|_| Refused)?;
+        let word = u64::from_le_bytes(*bytes);
+        let (slot, generation) =
+            (u32::try_from(word >> 32).expect("half"), u32::try_from(word & 0xffff_ffff).expect("half"));
+        let inside = Inside::enter(outbox.segment(), slot, generation).ok_or(Refused)?;
+        let end = offset.checked_add(here.len() as u64).ok_or(Refused)?;
+        if end > inside.place.len {
+            return Err(Refused);
+        }
+        match self.way.resolve(index, &inside.place).ok_or(Refused)? {
+            Target::Here(at) => {
+                let offset = usize::try_from(offset).map_err(|_| Refused)?;
+                // SAFETY: the window is open and we are inside, so its memory stays valid and its owner does not touch it; the
+                // range was checked against its length, and `here` is a buffer of our own.
+                unsafe {
+                    let at = at.add(offset);
+                    if put {
+                        std::ptr::copy_nonoverlapping(here.as_ptr(), at.as_ptr(), here.len());
+                    } else {
+                        std::ptr::copy_nonoverlapping(at.as_ptr(), here.as_mut_ptr(), here.len());
+                    }
+                }
+                Ok(())
+            }
+            Target::There { process, addr } => {
+                let addr = addr.checked_add(offset).ok_or(Refused)?;
+                if self.way.copy(here, process, addr, put) { Ok(()) } else { Err(Refused) }
+            }
+        }
+    }
+}
+
+impl<W: Way> Endpoint for Near<W> {
+    fn pe(&self) -> Pe {
+        self.pe
+    }
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn alloc(&mut self, len: usize) -> Option<RegBuf> {
+        match self.pool.alloc(len) {
+            Ok(buf) => Some(buf),
+            Err(error) => {
+                tracing::debug!(%error, len, "pool");
+                None
+            }
+        }
+    }
+
+    fn inject(
+        &mut self,
+        to: Pe,
+        imm: Imm,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [MaybeUninit<u8>]),
+    ) -> Result<(), PostError<()>> {
+        if len > BODY_MAX {
+            return Err(PostError::TooLarge { max: BODY_MAX, buf: () });
+        }
+        match self.try_send(to, imm, len, fill) {
+            Ok(()) => Ok(()),
+            Err(_) if self.has_closed(to) => Ok(()),
+            Err(_) => Err(self.no_room(to, ())),
+        }
+    }
+
+    fn send(&mut self, to: Pe, imm: Imm, buf: RegBuf, _op: OpId) -> Result<Posted, PostError<RegBuf>> {
+        // A buffer in an inbox that nobody reads would be lost.
+        if self.has_closed(to) {
+            return Ok(Posted::Done);
+        }
+        if self.is_lost(to) {
+            return Err(PostError::PeerDown(to, buf));
+        }
+        if buf.len() <= COPIED_MAX {
+            let sent = self.record(to, Kind::Message, imm, buf.len(), |body| write_bytes(body, &buf)).is_ok();
+            return if sent { Ok(Posted::Done) } else { Err(self.no_room(to, buf)) };
+        }
+        let peer = to.0.wrapping_sub(self.first) as usize;
+        let mut copy = None;
+        if !self.way.can_hand(&buf) {
+            if buf.len() > self.caps.send_max {
+                return Err(PostError::TooLarge { max: self.caps.send_max, buf });
+            }
+            // Not while a record is claimed: others would wait behind the copy.
+            if !self.outboxes[peer].has_room(W::HANDLE) {
+                return Err(PostError::Busy(buf));
+            }
+            match self.pool.alloc(buf.len()) {
+                Ok(mut room) => {
+                    room.copy_from_slice(&buf);
+                    self.copies += 1;
+                    copy = Some(room);
+                }
+                Err(error) => {
+                    self.fatal = Some(error);
+                    return Ok(Posted::Done);
+                }
+            }
+        }
+        let outbox = &mut self.outboxes[peer];
+        let Some(mut claim) = outbox.claim(W::HANDLE) else { return Err(PostError::Busy(buf)) };
+        self.way.write(copy.unwrap_or(buf), claim.body());
+        claim.publish(self.pe, Kind::Buffer, imm);
+        self.fences.light();
+        if must_ring(&outbox.segment().header().sleep.0) {
+            self.way.ring(peer);
+        }
+        Ok(Posted::Done)
+    }
+
+    fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
+        let Some(place) = self.way.place(&buf) else {
+            return Err((TransportError::Config("peers cannot reach this memory".into()), buf));
+        };
+        let Some((index, generation)) = self.windows.open(place) else {
+            let error = TransportError::Resource {
+                what: "windows",
+                need: "1 more".to_owned(),
+                advice: "expose less memory at a time",
+            };
+            return Err((error, buf));
+        };
+        let id = u64::from(index) << 32 | u64::from(generation);
+        let key = RemoteKey { len: buf.len() as u64, bytes: Box::new(id.to_le_bytes()) };
+        Ok(Window { id: WindowId(id), key, buf })
+    }
+
+    fn unexpose(&mut self, window: Window) -> RegBuf {
+        self.windows.close(u32::try_from(window.id.0 >> 32).expect("half of 64 bits"));
+        window.buf
+    }
+
+    fn put(
+        &mut self,
+        to: Pe,
+        mut src: RegBuf,
+        dst: &RemoteKey,
+        offset: u64,
+        imm: Option<Imm>,
+        op: OpId,
+    ) -> Result<Posted, PostError<RegBuf>> {
+        if self.is_lost(to) {
+            return Err(PostError::PeerDown(to, src));
+        }
+        if self.copy(to, dst, offset, &mut src, true).is_err() {
+            return Err(PostError::BadKey(src));
+        }
+        let Some(imm) = imm else { return Ok(Posted::Done) };
+        if self.notices.is_empty() && self.record(to, Kind::Put, imm, 0, |_| {}).is_ok() {
+            return Ok(Posted::Done);
+        }
+        self.notices.push_back(Notice { to, imm, op });
+        Ok(Posted::Pending)
+    }
+
+    fn get(
+        &mut self,
+        from: Pe,
+        src: &RemoteKey,
+        offset: u64,
+        mut dst: RegBuf,
+        op: OpId,
+    ) -> Result<Posted, PostError<RegBuf>> {
+        if self.is_lost(from) {
+            return Err(PostError::PeerDown(from, dst));
+        }
+        if self.copy(from, src, offset, &mut dst, false).is_err() {
+            return Err(PostError::BadKey(dst));
+        }
+        self.ready.push_back(Event::Got { op, buf: dst });
+        Ok(Posted::Pending)
+    }
+
+    fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
+        let done = if self.busy() { self.tend(out, max)? } else { 0 };
+        let arrived = self.receive::<false>(max - done, |arrival| {
+            out.push(match arrival {
+                Arrival::Message(from, imm, msg) => Event::Recv { from, imm, msg },
+                Arrival::Put(from, imm) => Event::PutArrived { from, imm },
+            });
+        })?;
+        Ok(done + arrived)
+    }
+
+    fn arm(&mut self) -> bool {
+        self.announce();
+        if self.fences.heavy() && self.may_sleep() {
+            return true;
+        }
+        self.disarm();
+        false
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.way.wait_fd()
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), TransportError> {
+        let mut events = Vec::new();
+        while !self.notices.is_empty() {
+            self.tend(&mut events, usize::MAX)?;
+            std::thread::yield_now();
+        }
+        self.inbox.segment().header().closed.store(CLOSED, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl<W: Way> Drop for Near<W> {
+    fn drop(&mut self) {
+        let closed = &self.inbox.segment().header().closed;
+        let _ = closed.compare_exchange(OPEN, LOST, Ordering::Release, Ordering::Relaxed);
+        // Buffers that were handed over and never read go home.
+        while let Ok(Some(record)) = self.inbox.take() {
+            let _ = self.arrival::<false>(&record);
+        }
+    }
+}

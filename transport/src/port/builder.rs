@@ -1,0 +1,100 @@
+//! From a description that can be sent to a port that cannot.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::inner::Inner;
+use super::{Ends, Port};
+use crate::local::LocalFabric;
+use crate::memory::Slab;
+use crate::shm::ShmFabric;
+use crate::wireup::TransportOptions;
+use crate::{Doorbell, Fabric, Layout, Pe, TransportError, Waker};
+
+/// The backends of a process.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Fabrics {
+    pub(crate) local: Option<Arc<LocalFabric>>,
+    pub(crate) shm: Option<Arc<ShmFabric>>,
+    pub(crate) net: Option<Arc<dyn Fabric>>,
+}
+
+/// Describes a port; moves to the PE's pinned thread and becomes a [`Port`] there.
+#[derive(Debug)]
+pub struct PortBuilder {
+    pe: Pe,
+    layout: Arc<Layout>,
+    doorbell: Doorbell,
+    fabrics: Fabrics,
+    options: TransportOptions,
+}
+
+impl PortBuilder {
+    pub(crate) fn new(
+        pe: Pe,
+        layout: &Arc<Layout>,
+        fabrics: &Fabrics,
+        options: &TransportOptions,
+    ) -> Result<Self, TransportError> {
+        let doorbell = Doorbell::new()?;
+        Ok(Self { pe, layout: layout.clone(), doorbell, fabrics: fabrics.clone(), options: options.clone() })
+    }
+
+    /// The PE whose port it describes.
+    #[must_use]
+    pub fn pe(&self) -> Pe {
+        self.pe
+    }
+
+    /// The job's shape.
+    #[must_use]
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Wakes the PE, from any thread.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        self.doorbell.waker()
+    }
+
+    /// Opens the port. To be called on the PE's own, pinned thread, so that memory is first touched there.
+    ///
+    /// # Errors
+    /// If the system is out of something.
+    pub fn open(self) -> Result<Port, TransportError> {
+        let Self { pe, layout, doorbell, fabrics, options } = self;
+        let slab = Slab::new();
+        let mut local = fabrics.local.map(|fabric| fabric.open(pe, &doorbell));
+        let mut shm = fabrics.shm.map(|fabric| fabric.endpoint(pe));
+        local.iter_mut().for_each(|near| near.use_slab(&slab));
+        shm.iter_mut().for_each(|near| near.use_slab(&slab));
+        let net = fabrics.net.map(|fabric| fabric.builder(pe).build(&doorbell)).transpose()?;
+        let process = layout.process_of(pe);
+        let ends = Ends {
+            process: if local.is_some() { layout.pes_of(process) } else { 0..0 },
+            host: if shm.is_some() { layout.pes_of_host(layout.host_of(process)) } else { 0..0 },
+            local,
+            shm,
+            net,
+        };
+        Ok(Port {
+            pe,
+            doorbell,
+            ends,
+            inner: Inner::new(pe, slab, options.credit),
+            plain: options.faults.is_none(),
+            layout,
+            options,
+            early: VecDeque::new(),
+            backlog: VecDeque::new(),
+            backlogged: HashMap::new(),
+            outgoing: HashMap::new(),
+            next_request: 0,
+            puts: VecDeque::new(),
+            events: Vec::new(),
+            fatal: None,
+            since_net: 0,
+        })
+    }
+}

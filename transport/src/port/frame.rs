@@ -1,0 +1,220 @@
+//! The port's own messages, as bytes. All of them come from outside: decoding never panics, and allocates nothing
+//! that was not received.
+
+use crate::{Imm, RemoteKey};
+
+/// Tags from here on are the port's.
+pub(super) const FIRST: u8 = 0xF0;
+/// A payload of the next message of the same sender.
+pub(super) const PAYLOAD: u8 = 0xF0;
+/// Credit that comes back.
+pub(super) const CREDIT: u8 = 0xF1;
+/// A message whose payloads wait at the sender: [`Request`].
+pub(super) const REQUEST: u8 = 0xF2;
+/// Where they shall land: [`Accept`].
+pub(super) const ACCEPT: u8 = 0xF3;
+/// A payload that is handed over; the immediate names the landing.
+pub(super) const HANDED: u8 = 0xF4;
+/// A payload has been put; the immediate names the landing.
+pub(super) const LANDED: u8 = 0xF5;
+/// A request is refused: its id.
+pub(super) const REFUSE: u8 = 0xF6;
+
+/// The largest argument of an immediate.
+pub(super) const ARG_MAX: usize = (1 << 24) - 1;
+
+/// A tag and 24 more bits.
+#[inline]
+pub(super) fn imm(tag: u8, arg: usize) -> Imm {
+    debug_assert!(arg <= ARG_MAX);
+    Imm(u32::from(tag) | u32::try_from(arg << 8).expect("at most 24 bits"))
+}
+
+#[inline]
+pub(super) fn tag(imm: Imm) -> u8 {
+    imm.0.to_le_bytes()[0]
+}
+
+#[inline]
+pub(super) fn arg(imm: Imm) -> usize {
+    (imm.0 >> 8) as usize
+}
+
+/// Asks for landings.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Request<'a> {
+    pub(super) id: u64,
+    pub(super) tag: u8,
+    /// Whether the user of the receiver shall choose.
+    pub(super) offer: bool,
+    /// Whether the first payload is the message's head itself.
+    pub(super) head_follows: bool,
+    pub(super) sizes: Vec<u64>,
+    pub(super) head: &'a [u8],
+}
+
+/// Where one payload goes.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Landing {
+    /// Hand it over.
+    Hand,
+    /// Put it there.
+    Put(RemoteKey),
+}
+
+/// The answer to a request.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Accept {
+    pub(super) id: u64,
+    /// The receiver's name for it.
+    pub(super) slot: u32,
+    pub(super) landings: Vec<Landing>,
+}
+
+/// Takes values off the front of bytes.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.bytes(N)?.try_into().ok()
+    }
+    fn u8(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[b]| b)
+    }
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(16 + 8 * self.sizes.len() + self.head.len());
+        bytes.extend(self.id.to_le_bytes());
+        bytes.extend([self.tag, u8::from(self.offer) | u8::from(self.head_follows) << 1]);
+        bytes.extend(u32::try_from(self.sizes.len()).expect("payloads are counted in 24 bits").to_le_bytes());
+        self.sizes.iter().for_each(|size| bytes.extend(size.to_le_bytes()));
+        bytes.extend(self.head);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let (id, tag, flags) = (reader.u64()?, reader.u8()?, reader.u8()?);
+        let n = reader.u32()? as usize;
+        if flags > 3 || tag >= FIRST || n == 0 || n > ARG_MAX {
+            return None;
+        }
+        let sizes: Vec<u64> = reader
+            .bytes(n.checked_mul(8)?)?
+            .chunks_exact(8)
+            .map(|c| u64::from_le_bytes(c.try_into().expect("chunks of 8")))
+            .collect();
+        sizes.iter().try_fold(0u64, |sum, &size| sum.checked_add(size))?;
+        Some(Self { id, tag, offer: flags & 1 != 0, head_follows: flags & 2 != 0, sizes, head: reader.0 })
+    }
+}
+
+impl Accept {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(self.id.to_le_bytes());
+        bytes.extend(self.slot.to_le_bytes());
+        for landing in &self.landings {
+            match landing {
+                Landing::Hand => bytes.push(0),
+                Landing::Put(key) => {
+                    bytes.push(1);
+                    bytes.extend(key.len.to_le_bytes());
+                    bytes.extend(u16::try_from(key.bytes.len()).expect("a key is short").to_le_bytes());
+                    bytes.extend(&*key.bytes);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// `n` is how many payloads were offered.
+    pub(super) fn decode(bytes: &[u8], n: impl FnOnce(u64) -> Option<usize>) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let (id, slot) = (reader.u64()?, reader.u32()?);
+        let n = n(id)?;
+        if slot as usize > ARG_MAX {
+            return None;
+        }
+        let mut landings = Vec::new();
+        for _ in 0..n {
+            landings.push(match reader.u8()? {
+                0 => Landing::Hand,
+                1 => {
+                    let len = reader.u64()?;
+                    let n = reader.u16()?;
+                    Landing::Put(RemoteKey { len, bytes: reader.bytes(n.into())?.into() })
+                }
+                _ => return None,
+            });
+        }
+        reader.0.is_empty().then_some(Self { id, slot, landings })
+    }
+}
+
+/// A frame of one word.
+pub(super) fn decode_word(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_request_survives_encoding(
+            id: u64, tag in 0..FIRST, offer: bool, head_follows: bool,
+            sizes in prop::collection::vec(0..1u64 << 50, 1..9), head: Vec<u8>,
+        ) {
+            let request = Request { id, tag, offer, head_follows, sizes, head: &head };
+            let bytes = request.encode();
+            prop_assert_eq!(Request::decode(&bytes), Some(request));
+        }
+
+        #[test]
+        fn an_answer_survives_encoding(
+            id: u64, slot in 0..1u32 << 24, keys in prop::collection::vec(prop::option::of((0..u64::MAX, any::<Vec<u8>>())), 1..5),
+        ) {
+            let landings = keys.into_iter()
+                .map(|key| key.map_or(Landing::Hand, |(len, bytes)| Landing::Put(RemoteKey { len, bytes: bytes.into() })));
+            let accept = Accept { id, slot, landings: landings.collect() };
+            let n = accept.landings.len();
+            prop_assert_eq!(Accept::decode(&accept.encode(), |_| Some(n)), Some(accept));
+        }
+
+        #[test]
+        fn garbage_is_refused_or_understood_but_never_panics(bytes: Vec<u8>) {
+            if let Some(request) = Request::decode(&bytes) {
+                prop_assert!(request.sizes.len() * 8 <= bytes.len());
+            }
+            let _ = Accept::decode(&bytes, |_| Some(3));
+            let _ = decode_word(&bytes);
+        }
+    }
+
+    #[test]
+    fn an_immediate_keeps_tag_and_argument_apart() {
+        for (t, a) in [(0, 0), (7, 1), (0xEF, ARG_MAX), (0xFF, 0x1234)] {
+            assert_eq!((tag(imm(t, a)), arg(imm(t, a))), (t, a));
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What a port knows besides its endpoints: peers, payloads that wait for their message, landings, offers, what has to be
+//! answered. It takes arrivals apart, and never sends: what it wants sent it notes down, so that arrivals may be taken
+//! in the middle of a send.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::frame::{self, Accept, Request};
+use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
+use crate::memory::{Slab, write_bytes};
+use crate::near::Arrival;
+use crate::ring::BODY_MAX;
+use crate::{Imm, Layout, Msg, Pe, Reach, RegBuf, TransportError, Window};
+
+/// Whether a message or payload of this length counts against the credit. Shorter ones are bounded by the inbox.
+#[inline]
+pub(super) fn charged(len: usize) -> bool {
+    len > BODY_MAX
+}
+
+/// What is known of one peer. Made at the first large message.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Payloads that came ahead of their message.
+    payloads: Vec<RegBuf>,
+    /// Charged bytes sent and not yet credited.
+    pub(super) debt: u64,
+    /// Charged bytes received and not yet credited.
+    owed: u64,
+}
+
+/// A message whose payloads are on their way into landings.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    pub(super) from: Pe,
+    pub(super) tag: Tag,
+    pub(super) head: Option<Msg>,
+    pub(super) parts: Vec<Part>,
+    pub(super) missing: usize,
+}
+
+/// A payload on its way.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// It is put.
+    Window(Window),
+    /// It will be handed over; the user's landing, if any, gets a copy.
+    Hand(Option<RegBuf>),
+    /// It was handed over.
+    Here(RegBuf),
+}
+
+/// An offer that its user has not answered yet.
+#[derive(Debug)]
+pub(super) struct Offered {
+    pub(super) from: Pe,
+    pub(super) tag: Tag,
+    pub(super) head: Msg,
+    pub(super) sizes: Vec<u64>,
+    pub(super) head_follows: bool,
+    /// The sender's name for it, or, from this PE itself, the payloads.
+    pub(super) source: Source,
+}
+
+/// Where an offer's payloads are.
+#[derive(Debug)]
+pub(super) enum Source {
+    There(u64),
+    Here(Vec<RegBuf>),
+}
+
+/// What arrivals want done.
+#[derive(Debug)]
+pub(super) enum Todo {
+    /// Give credit back.
+    Credit(Pe, u64),
+    /// Answer an offer that its sender does not leave to the user: pooled memory.
+    Accept(u64),
+    /// Send what was accepted.
+    Send(Pe, Accept),
+    /// All payloads of the message in this slot are here.
+    Finish(usize),
+    /// The peer refused a message of ours.
+    Refused(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) pe: Pe,
+    pub(super) slab: Slab,
+    pub(super) counters: Counters,
+    pub(super) peers: HashMap<Pe, Peer>,
+    pub(super) arriving: Vec<Option<Arriving>>,
+    pub(super) free_slots: Vec<usize>,
+    pub(super) offers: HashMap<u64, Offered>,
+    pub(super) next_offer: u64,
+    /// How many payloads each of this PE's own requests has.
+    pub(super) asked: HashMap<u64, usize>,
+    pub(super) todo: VecDeque<Todo>,
+    /// Bytes after which credit is given back.
+    pub(super) credit_step: u64,
+}
+
+impl Inner {
+    pub(super) fn new(pe: Pe, slab: Slab, credit: u64) -> Self {
+        Self {
+            pe,
+            slab,
+            counters: Counters::default(),
+            peers: HashMap::new(),
+            arriving: Vec::new(),
+            free_slots: Vec::new(),
+            offers: HashMap::new(),
+            next_offer: 0,
+            asked: HashMap::new(),
+            todo: VecDeque::new(),
+            credit_step: (credit / 4).max(1),
+        }
+    }
+
+    /// Takes an arrival of a peer at distance `reach`.
+    #[inline]
+    pub(super) fn arrive(
+        &mut self,
+        reach: Reach,
+        arrival: Arrival,
+        out: &mut VecDeque<PortEvent>,
+    ) -> Result<(), TransportError> {
+        if let Arrival::Message(from, imm, msg) = arrival {
+            if imm.0 & 0xffff_ff00 == 0 && frame::tag(imm) < frame::FIRST && !charged(msg.len()) {
+                self.message(reach, from, Tag(frame::tag(imm)), msg, Vec::new(), out);
+                return Ok(());
+            }
+            return self.rare(reach, from, imm, msg, out);
+        }
+        let Arrival::Put(from, imm) = arrival else { unreachable!("there are two kinds") };
+        if frame::tag(imm) != frame::LANDED {
+            return Err(TransportError::Protocol { from, what: "a put for nobody", detail: imm.0.into() });
+        }
+        self.landed(from, frame::arg(imm), None)
+    }
+
+    #[inline]
+    fn message(
+        &mut self,
+        reach: Reach,
+        from: Pe,
+        tag: Tag,
+        msg: Msg,
+        payloads: Vec<RegBuf>,
+        out: &mut VecDeque<PortEvent>,
+    ) {
+        let bytes = msg.len() as u64 + payloads.iter().map(|p| p.len() as u64).sum::<u64>();
+        self.counters.received[reach as usize].add(bytes);
+        out.push_back(PortEvent::Message(Incoming { from, tag, msg, payloads }));
+    }
+
+    #[cold]
+    fn rare(
+        &mut self,
+        reach: Reach,
+        from: Pe,
+        imm: Imm,
+        msg: Msg,
+        out: &mut VecDeque<PortEvent>,
+    ) -> Result<(), TransportError> {
+        let bad = |what, detail: usize| Err(TransportError::Protocol { from, what, detail: detail as u64 });
+        if charged(msg.len()) {
+            self.owe(from, msg.len() as u64);
+        }
+        match frame::tag(imm) {
+            tag if tag < frame::FIRST => {
+                let n = frame::arg(imm);
+                let payloads = match self.peers.get_mut(&from) {
+                    _ if n == 0 => Vec::new(),
+                    Some(peer) if peer.payloads.len() == n => std::mem::take(&mut peer.payloads),
+                    _ => return bad("a message without its payloads", n),
+                };
+                self.message(reach, from, Tag(tag), msg, payloads, out);
+            }
+            frame::PAYLOAD => self.peers.entry(from).or_default().payloads.push(msg.into_buf()),
+            frame::HANDED => return self.landed(from, frame::arg(imm), Some(msg.into_buf())),
+            frame::CREDIT => match (frame::decode_word(&msg), self.peers.get_mut(&from)) {
+                (Some(bytes), Some(peer)) if bytes <= peer.debt => peer.debt -= bytes,
+                _ => return bad("credit for nothing", msg.len()),
+            },
+            frame::REQUEST => match Request::decode(&msg) {
+                Some(request) => self.request(from, request, out),
+                None => return bad("a malformed request", msg.len()),
+            },
+            frame::ACCEPT => match Accept::decode(&msg, |id| self.asked.remove(&id)) {
+                Some(accept) => self.todo.push_back(Todo::Send(from, accept)),
+                None => return bad("a malformed answer", msg.len()),
+            },
+            frame::REFUSE => match frame::decode_word(&msg) {
+                Some(id) if self.asked.remove(&id).is_some() => self.todo.push_back(Todo::Refused(id)),
+                _ => return bad("a refusal of nothing", msg.len()),
+            },
+            tag => return bad("an unknown frame", tag.into()),
+        }
+        Ok(())
+    }
+
+    fn owe(&mut self, to: Pe, bytes: u64) {
+        let peer = self.peers.entry(to).or_default();
+        peer.owed += bytes;
+        if peer.owed >= self.credit_step {
+            self.todo.push_back(Todo::Credit(to, std::mem::take(&mut peer.owed)));
+        }
+    }
+
+    fn request(&mut self, from: Pe, request: Request<'_>, out: &mut VecDeque<PortEvent>) {
+        let head = Msg::fill(&self.slab, request.head.len(), |to| write_bytes(to, request.head));
+        let offered = Offered {
+            from,
+            tag: Tag(request.tag),
+            head,
+            sizes: request.sizes,
+            head_follows: request.head_follows,
+            source: Source::There(request.id),
+        };
+        let user_chooses = request.offer && !request.head_follows;
+        let id = self.offer(offered, user_chooses, out);
+        if !user_chooses {
+            self.todo.push_back(Todo::Accept(id));
+        }
+    }
+
+    /// Notes an offer down, and tells the user if the user shall choose.
+    pub(super) fn offer(&mut self, offered: Offered, tell: bool, out: &mut VecDeque<PortEvent>) -> u64 {
+        let id = self.next_offer;
+        self.next_offer += 1;
+        if tell {
+            let head = Msg::fill(&self.slab, offered.head.len(), |to| write_bytes(to, &offered.head));
+            let (from, tag, sizes) = (offered.from, offered.tag, offered.sizes.clone());
+            out.push_back(PortEvent::Offer(Offer { id: OfferId(id), from, tag, head, sizes }));
+        }
+        self.offers.insert(id, offered);
+        id
+    }
+
+    /// A place in the table of arriving messages.
+    pub(super) fn slot(&mut self, arriving: Arriving) -> usize {
+        match self.free_slots.pop() {
+            Some(slot) => {
+                self.arriving[slot] = Some(arriving);
+                slot
+            }
+            None => {
+                self.arriving.push(Some(arriving));
+                self.arriving.len() - 1
+            }
+        }
+    }
+
+    /// One payload of the message in `slot` is here: put, or handed over.
+    fn landed(&mut self, from: Pe, slot: usize, handed: Option<RegBuf>) -> Result<(), TransportError> {
+        let bad = Err(TransportError::Protocol { from, what: "a payload for nobody", detail: slot as u64 });
+        let Some(Some(arriving)) = self.arriving.get_mut(slot) else { return bad };
+        if arriving.from != from || arriving.missing == 0 {
+            return bad;
+        }
+        if let Some(handed) = handed {
+            // Payloads are handed over in order.
+            let Some(part) = arriving.parts.iter_mut().find(|p| matches!(p, Part::Hand(_))) else { return bad };
+            let Part::Hand(landing) = std::mem::replace(part, Part::Hand(None)) else { return bad };
+            *part = Part::Here(match landing {
+                Some(mut landing) if landing.len() == handed.len() => {
+                    landing.copy_from_slice(&handed);
+                    self.counters.copies += 1;
+                    landing
+                }
+                _ => handed,
+            });
+        }
+        arriving.missing -= 1;
+        if arriving.missing == 0 {
+            self.todo.push_back(Todo::Finish(slot));
+        }
+        Ok(())
+    }
+
+    /// Hands a complete message to the user.
+    pub(super) fn finish(
+        &mut self,
+        layout: &Layout,
+        arrived: Arriving,
+        bufs: Vec<RegBuf>,
+        out: &mut VecDeque<PortEvent>,
+    ) {
+        let mut payloads = bufs;
+        let msg = match arrived.head {
+            Some(head) => head,
+            None => payloads.remove(0).into(),
+        };
+        let reach = layout.reach(self.pe, arrived.from);
+        self.message(reach, arrived.from, arrived.tag, msg, payloads, out);
+    }
+}

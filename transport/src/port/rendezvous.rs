@@ -1,0 +1,282 @@
+//! Payloads that are put into a landing: both ends of the protocol, and the rest of what arrivals want done.
+
+use std::collections::VecDeque;
+
+use super::frame::{self, Accept, Landing, Request};
+use super::inner::{Arriving, Part, Source, Todo};
+use super::{OfferId, Port, PortEvent, Tag, Way};
+use crate::near::Arrival;
+use crate::{Event, Imm, OpId, Pe, PostError, Reach, RegBuf, RemoteKey, TransportError};
+
+/// The operation of every plain send.
+pub(super) const SEND: u64 = 0;
+/// The operation of every put.
+const PUT: u64 = 1;
+/// Payloads go over the network in puts of at most this length, so that others get a turn.
+const CHUNK: usize = 4 << 20;
+
+/// A message of ours whose payloads wait for landings.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) to: Pe,
+    tag: Tag,
+    payloads: Vec<RegBuf>,
+    head_len: usize,
+}
+
+/// A put that has not been posted yet.
+#[derive(Debug)]
+pub(super) struct Put {
+    pub(super) to: Pe,
+    src: RegBuf,
+    key: std::rc::Rc<RemoteKey>,
+    offset: u64,
+    imm: Option<Imm>,
+}
+
+impl Port {
+    /// Asks for landings of `payloads`.
+    pub(super) fn request(&mut self, to: Pe, tag: Tag, head: RegBuf, mut payloads: Vec<RegBuf>, offer: bool) {
+        let room = self.ends.to(self.pe, to).caps().send_max.saturating_sub(32 + 8 * payloads.len());
+        let head_follows = head.len() > room;
+        let head_len = head.len();
+        let mut inline: &[u8] = &head;
+        let kept;
+        if head_follows {
+            kept = head;
+            payloads.insert(0, kept);
+            inline = &[];
+        }
+        let id = self.next_request;
+        self.next_request += 1;
+        let sizes: Vec<u64> = payloads.iter().map(|p| p.len() as u64).collect();
+        let frame = Request { id, tag: tag.0, offer, head_follows, sizes, head: inline }.encode();
+        self.inner.asked.insert(id, payloads.len());
+        self.outgoing.insert(id, Outgoing { to, tag, payloads, head_len });
+        self.send_frame(
+            to,
+            frame::imm(frame::REQUEST, 0),
+            frame.len(),
+            |body| crate::memory::write_bytes(body, &frame),
+            true,
+        );
+    }
+
+    /// Sends a message that is longer than its backend can send.
+    pub(super) fn request_whole(&mut self, to: Pe, tag: Tag, message: RegBuf) {
+        self.request(to, tag, message, Vec::new(), false);
+    }
+
+    /// Says where an offer's payloads shall land, in order; `None`, or a landing of another length: in pooled memory. The
+    /// message follows as [`PortEvent::Message`], with the landings as its payloads.
+    pub fn accept(&mut self, id: OfferId, landings: Vec<Option<RegBuf>>) {
+        self.accept_offer(id.0, landings);
+    }
+
+    fn accept_offer(&mut self, id: u64, landings: Vec<Option<RegBuf>>) {
+        let Some(offered) = self.inner.offers.remove(&id) else { return };
+        let mut landings: VecDeque<Option<RegBuf>> = landings.into();
+        let theirs = match offered.source {
+            Source::There(theirs) => theirs,
+            Source::Here(mut payloads) => {
+                for payload in &mut payloads {
+                    if let Some(mut landing) = landings.pop_front().flatten().filter(|l| l.len() == payload.len()) {
+                        landing.copy_from_slice(payload);
+                        *payload = landing;
+                    }
+                }
+                return self.deliver_here(offered.tag, offered.head, payloads);
+            }
+        };
+        let from = offered.from;
+        let mut parts = Vec::new();
+        let mut answers = Vec::new();
+        for &size in &offered.sizes {
+            let landing = landings.pop_front().flatten().filter(|l| l.len() as u64 == size);
+            let Some((part, answer)) = self.landing(from, size, landing) else {
+                parts.into_iter().for_each(|part| self.take_back(from, part));
+                return self.control(from, frame::imm(frame::REFUSE, 0), &theirs.to_le_bytes());
+            };
+            parts.push(part);
+            answers.push(answer);
+        }
+        let head = (!offered.head_follows).then_some(offered.head);
+        let missing = parts.len();
+        let slot = self.inner.slot(Arriving { from, tag: offered.tag, head, parts, missing });
+        let Some(slot) = u32::try_from(slot).ok().filter(|&s| s as usize <= frame::ARG_MAX) else {
+            self.fatal = Some(TransportError::Resource {
+                what: "landings",
+                need: "1 more".into(),
+                advice: "accept fewer messages at a time",
+            });
+            return;
+        };
+        let answer = Accept { id: theirs, slot, landings: answers }.encode();
+        self.control(from, frame::imm(frame::ACCEPT, 0), &answer);
+    }
+
+    /// Memory for a payload of `from`. `None`: there is not enough.
+    fn landing(&mut self, from: Pe, size: u64, landing: Option<RegBuf>) -> Option<(Part, Landing)> {
+        let len = usize::try_from(size).ok()?;
+        let can_hand = self.can_hand(from, len);
+        let window = match landing {
+            None if can_hand => return Some((Part::Hand(None), Landing::Hand)),
+            None => {
+                let end = self.ends.to(self.pe, from);
+                let room = match end.alloc(len) {
+                    Some(room) => room,
+                    None => RegBuf::try_heap(len)?,
+                };
+                end.expose(room)
+            }
+            Some(landing) => self.ends.to(self.pe, from).expose(landing),
+        };
+        match window {
+            Ok(window) => {
+                let answer = Landing::Put(window.key.clone());
+                Some((Part::Window(window), answer))
+            }
+            Err((_, landing)) if can_hand => Some((Part::Hand(Some(landing)), Landing::Hand)),
+            Err((error, _)) => {
+                tracing::warn!(%error, size, "a landing cannot be exposed");
+                None
+            }
+        }
+    }
+
+    fn take_back(&mut self, from: Pe, part: Part) {
+        if let Part::Window(window) = part {
+            drop(self.ends.to(self.pe, from).unexpose(window));
+        }
+    }
+
+    /// Does what arrivals want done.
+    pub(super) fn run_todo(&mut self) -> Result<(), TransportError> {
+        while let Some(todo) = self.inner.todo.pop_front() {
+            match todo {
+                Todo::Credit(to, bytes) => self.control(to, frame::imm(frame::CREDIT, 0), &bytes.to_le_bytes()),
+                Todo::Accept(id) => self.accept_offer(id, Vec::new()),
+                Todo::Send(from, accept) => self.send_accepted(from, accept)?,
+                Todo::Finish(slot) => {
+                    let Some(mut arrived) = self.inner.arriving[slot].take() else { continue };
+                    self.inner.free_slots.push(slot);
+                    let from = arrived.from;
+                    let mut bufs = Vec::new();
+                    for part in std::mem::take(&mut arrived.parts) {
+                        match part {
+                            Part::Window(window) => bufs.push(self.ends.to(self.pe, from).unexpose(window)),
+                            Part::Here(buf) => bufs.push(buf),
+                            Part::Hand(_) => unreachable!("all parts are here"),
+                        }
+                    }
+                    self.inner.finish(&self.layout, arrived, bufs, &mut self.early);
+                }
+                Todo::Refused(id) => {
+                    let Some(out) = self.outgoing.remove(&id) else { continue };
+                    let bytes = out.head_len as u64 + out.payloads.iter().map(|p| p.len() as u64).sum::<u64>();
+                    self.early.push_back(PortEvent::Refused { to: out.to, tag: out.tag, bytes });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The receiver says where our payloads go.
+    fn send_accepted(&mut self, from: Pe, accept: Accept) -> Result<(), TransportError> {
+        let bad = |what| Err(TransportError::Protocol { from, what, detail: accept.id });
+        let Some(out) = self.outgoing.remove(&accept.id) else { return bad("an answer to nothing") };
+        if out.to != from {
+            return bad("an answer to somebody else");
+        }
+        let slot = accept.slot as usize;
+        for (payload, landing) in out.payloads.into_iter().zip(accept.landings) {
+            match landing {
+                Landing::Hand if self.can_hand(from, payload.len()) => {
+                    self.send_buf(from, frame::imm(frame::HANDED, slot), payload, false);
+                }
+                Landing::Put(key) if key.len == payload.len() as u64 => {
+                    self.put_payload(from, payload, key, frame::imm(frame::LANDED, slot));
+                }
+                _ => return bad("a landing that does not fit"),
+            }
+        }
+        self.flush_puts()
+    }
+
+    fn put_payload(&mut self, to: Pe, payload: RegBuf, key: RemoteKey, imm: Imm) {
+        let max = self.ends.to(self.pe, to).caps().put_max;
+        let chunk = if self.ends.way(self.pe, to) == Way::Net { max.min(CHUNK) } else { max };
+        let key = std::rc::Rc::new(key);
+        let parts = payload.split(chunk);
+        let last = parts.len() - 1;
+        let mut offset = 0;
+        for (i, src) in parts.into_iter().enumerate() {
+            let len = src.len() as u64;
+            self.puts.push_back(Put { to, src, key: key.clone(), offset, imm: (i == last).then_some(imm) });
+            offset += len;
+        }
+    }
+
+    fn flush_puts(&mut self) -> Result<(), TransportError> {
+        while let Some(put) = self.puts.pop_front() {
+            let Put { to, src, key, offset, imm } = put;
+            match self.ends.to(self.pe, to).put(to, src, &key, offset, imm, OpId(PUT)) {
+                Ok(_) => {}
+                Err(PostError::Busy(src)) => {
+                    self.puts.push_front(Put { to, src, key, offset, imm });
+                    break;
+                }
+                Err(PostError::PeerDown(pe, _)) => {
+                    return Err(TransportError::PeerDown { pe, why: "it takes no more puts" });
+                }
+                Err(PostError::BadKey(_)) => {
+                    return Err(TransportError::Protocol {
+                        from: to,
+                        what: "a landing that cannot be put into",
+                        detail: offset,
+                    });
+                }
+                Err(PostError::TooLarge { max, .. }) => unreachable!("puts are cut to {max} bytes"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What an endpoint of the network reports.
+    pub(super) fn event(&mut self, event: Event, out: &mut VecDeque<PortEvent>) -> Result<(), TransportError> {
+        match event {
+            Event::Recv { from, imm, msg } => self.inner.arrive(Reach::Network, Arrival::Message(from, imm, msg), out),
+            Event::PutArrived { from, imm } => self.inner.arrive(Reach::Network, Arrival::Put(from, imm), out),
+            Event::Sent { .. } | Event::Got { .. } => Ok(()),
+            Event::Failed { error, .. } => Err(*error),
+            Event::PeerLost { pe, why } => Err(TransportError::PeerDown { pe, why }),
+        }
+    }
+
+    /// Everything that is not an arrival: errors, notices, backlog, puts.
+    #[cold]
+    pub(super) fn settle(&mut self) -> Result<(), TransportError> {
+        if let Some(error) = self.fatal.take() {
+            return Err(error);
+        }
+        let mut events = std::mem::take(&mut self.events);
+        if let Some(local) = &mut self.ends.local {
+            local.tend(&mut events, usize::MAX)?;
+        }
+        if let Some(shm) = &mut self.ends.shm {
+            shm.tend(&mut events, usize::MAX)?;
+        }
+        let mut early = std::mem::take(&mut self.early);
+        for event in events.drain(..) {
+            self.event(event, &mut early)?;
+        }
+        self.early = early;
+        self.events = events;
+        self.run_todo()?;
+        self.flush_puts()?;
+        if !self.backlog.is_empty() {
+            self.flush(true);
+        }
+        self.fatal.take().map_or(Ok(()), Err)
+    }
+}

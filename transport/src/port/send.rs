@@ -1,0 +1,358 @@
+//! Sends: the straight way for small messages to near peers, and what becomes of everything else.
+
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+use super::frame;
+use super::inner::{Offered, Source, charged};
+use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
+use crate::memory::write_bytes;
+use crate::near::Near;
+use crate::ring::BODY_MAX;
+use crate::{Imm, Msg, OpId, Pe, PostError, RegBuf, TransportError};
+
+/// A message that found no room.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) to: Pe,
+    imm: Imm,
+    buf: RegBuf,
+    /// Polls to wait.
+    delay: u32,
+}
+
+/// After how long a send that waits is reported.
+const STALL: Duration = Duration::from_secs(10);
+/// How often a send that waits looks again before it lets others run.
+const SPINS: u32 = 64;
+/// How many messages a send that waits receives before it goes to the backlog instead.
+const EARLY_MAX: usize = 1 << 16;
+
+/// A send that waits.
+#[derive(Debug, Default)]
+struct Wait {
+    rounds: u32,
+    since: Option<Instant>,
+    reported: bool,
+}
+
+impl Port {
+    /// Sends a message of `len` bytes that `fill` writes (all of them). Any length; never fails, never blocks for ever:
+    /// where the peer has no room it receives meanwhile, without delivering. An error comes out of the next poll.
+    #[inline]
+    pub fn send(&mut self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+        debug_assert!(tag.0 < frame::FIRST, "tags from 0xF0 on are the port's own");
+        let imm = frame::imm(tag.0, 0);
+        if len > BODY_MAX || !self.plain {
+            return self.send_otherwise(to, imm, len, fill);
+        }
+        let way = self.ends.way(self.pe, to);
+        let sent = match (way, &mut self.ends.local, &mut self.ends.shm) {
+            (Way::Local, Some(local), _) => local.try_send(to, imm, len, fill),
+            (Way::Shm, _, Some(shm)) => shm.try_send(to, imm, len, fill),
+            _ => Err(fill),
+        };
+        match sent {
+            Ok(()) => self.inner.counters.sent[way as usize].add(len as u64),
+            Err(fill) => self.send_otherwise(to, imm, len, fill),
+        }
+    }
+
+    /// Sends a message with payloads out of band. With `offer` the receiver says where they shall land;
+    /// otherwise they arrive in pooled memory.
+    pub fn send_payloads(
+        &mut self,
+        to: Pe,
+        tag: Tag,
+        len: usize,
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]),
+        payloads: Vec<RegBuf>,
+        offer: bool,
+    ) {
+        if payloads.is_empty() {
+            return self.send(to, tag, len, fill);
+        }
+        debug_assert!(tag.0 < frame::FIRST, "tags from 0xF0 on are the port's own");
+        let n = payloads.len();
+        assert!(n <= frame::ARG_MAX, "{n} payloads in one message");
+        let way = self.ends.way(self.pe, to);
+        let bytes = payloads.iter().map(|p| p.len() as u64).sum::<u64>();
+        self.inner.counters.sent[way as usize].add(bytes + len as u64);
+        if way == Way::Itself {
+            let head = Msg::fill(&self.inner.slab, len, fill);
+            if offer {
+                let sizes = payloads.iter().map(|p| p.len() as u64).collect();
+                let source = Source::Here(payloads);
+                let offered = Offered { from: to, tag, head, sizes, head_follows: false, source };
+                self.inner.offer(offered, true, &mut self.early);
+            } else {
+                self.deliver_here(tag, head, payloads);
+            }
+            return;
+        }
+        match self.fate(to, tag, len) {
+            Fate::Drop | Fate::Kill => return,
+            Fate::Pass | Fate::Delay(_) => {}
+        }
+        if !offer && payloads.iter().all(|p| self.can_hand(to, p.len())) && self.can_hand(to, len) {
+            for payload in payloads {
+                self.send_buf(to, frame::imm(frame::PAYLOAD, 0), payload, true);
+            }
+            self.send_frame(to, frame::imm(tag.0, n), len, fill, true);
+        } else {
+            let mut head = RegBuf::heap(len);
+            head.fill_with(fill);
+            self.request(to, tag, head, payloads, offer);
+        }
+    }
+
+    /// Whether a payload of `len` bytes can be sent ahead to `to`, without a landing.
+    pub(super) fn can_hand(&mut self, to: Pe, len: usize) -> bool {
+        let caps = self.ends.to(self.pe, to).caps();
+        caps.handover && caps.ordered && len <= caps.send_max
+    }
+
+    /// A message to this PE itself.
+    pub(super) fn deliver_here(&mut self, tag: Tag, msg: Msg, payloads: Vec<RegBuf>) {
+        let bytes = msg.len() as u64 + payloads.iter().map(|p| p.len() as u64).sum::<u64>();
+        self.inner.counters.received[Way::Itself as usize].add(bytes);
+        self.early.push_back(PortEvent::Message(Incoming { from: self.pe, tag, msg, payloads }));
+    }
+
+    #[cold]
+    fn fate(&mut self, to: Pe, tag: Tag, len: usize) -> Fate {
+        let Some(faults) = &self.options.faults else { return Fate::Pass };
+        let fate = faults.fate(self.pe, to, tag, len);
+        if fate == Fate::Kill {
+            self.fatal = Some(TransportError::PeerDown { pe: to, why: "a fault was injected" });
+        }
+        fate
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn send_otherwise(&mut self, to: Pe, imm: Imm, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+        let way = self.ends.way(self.pe, to);
+        self.inner.counters.sent[way as usize].add(len as u64);
+        let tag = Tag(frame::tag(imm));
+        if way == Way::Itself {
+            let msg = Msg::fill(&self.inner.slab, len, fill);
+            return self.deliver_here(tag, msg, Vec::new());
+        }
+        match self.fate(to, tag, len) {
+            Fate::Pass => self.send_frame(to, imm, len, fill, true),
+            Fate::Drop | Fate::Kill => {}
+            Fate::Delay(polls) => {
+                let mut buf = RegBuf::heap(len);
+                buf.fill_with(fill);
+                self.queue(to, imm, buf, polls);
+            }
+        }
+    }
+
+    /// Sends a message of any length. Where there is no room it waits, if it may, or goes to the backlog.
+    pub(super) fn send_frame<F: FnOnce(&mut [MaybeUninit<u8>])>(
+        &mut self,
+        to: Pe,
+        imm: Imm,
+        len: usize,
+        fill: F,
+        may_wait: bool,
+    ) {
+        let small = match self.ends.way(self.pe, to) {
+            Way::Net => self.ends.to(self.pe, to).caps().inject_max,
+            _ => BODY_MAX,
+        };
+        if len > small {
+            let mut buf = self.alloc_for(to, len);
+            buf.fill_with(fill);
+            return self.send_buf(to, imm, buf, may_wait);
+        }
+        let (mut fill, mut wait) = (Some(fill), Wait::default());
+        loop {
+            if self.clear_for(to) {
+                match self.try_small(to, imm, len, &mut fill) {
+                    Ok(()) => return,
+                    Err(PostError::Busy(())) => {}
+                    Err(_) => return self.lost(to),
+                }
+            }
+            if !(may_wait && self.wait(&mut wait, to)) {
+                break;
+            }
+        }
+        let mut buf = RegBuf::heap(len);
+        if let Some(fill) = fill {
+            buf.fill_with(fill);
+        }
+        self.queue(to, imm, buf, 0);
+    }
+
+    fn try_small<F: FnOnce(&mut [MaybeUninit<u8>])>(
+        &mut self,
+        to: Pe,
+        imm: Imm,
+        len: usize,
+        fill: &mut Option<F>,
+    ) -> Result<(), PostError<()>> {
+        self.ends.to(self.pe, to).inject(to, imm, len, &mut |body| {
+            let fill = fill.take().expect("a body is filled once");
+            fill(body);
+        })
+    }
+
+    /// A buffer that the backend to `to` sends best.
+    fn alloc_for(&mut self, to: Pe, len: usize) -> RegBuf {
+        match self.ends.way(self.pe, to) {
+            Way::Net => self.ends.to(self.pe, to).alloc(len).unwrap_or_else(|| RegBuf::heap(len)),
+            _ => self.alloc(len),
+        }
+    }
+
+    /// Sends a buffer.
+    pub(super) fn send_buf(&mut self, to: Pe, imm: Imm, mut buf: RegBuf, may_wait: bool) {
+        if buf.len() > self.ends.to(self.pe, to).caps().send_max {
+            // Only messages without payloads: others were asked for landings at once.
+            return self.request_whole(to, Tag(frame::tag(imm)), buf);
+        }
+        let mut wait = Wait::default();
+        loop {
+            if self.clear_for(to) && self.has_credit(to, buf.len()) {
+                match self.post(to, imm, buf) {
+                    Ok(()) => return,
+                    Err(back) => buf = back,
+                }
+            }
+            if !(may_wait && self.wait(&mut wait, to)) {
+                return self.queue(to, imm, buf, 0);
+            }
+        }
+    }
+
+    /// Posts a buffer, and charges it. Gives it back where there is no room.
+    fn post(&mut self, to: Pe, imm: Imm, buf: RegBuf) -> Result<(), RegBuf> {
+        let len = buf.len();
+        match self.ends.to(self.pe, to).send(to, imm, buf, OpId(super::rendezvous::SEND)) {
+            Ok(_) => {
+                if charged(len) {
+                    self.inner.peers.entry(to).or_default().debt += len as u64;
+                }
+                Ok(())
+            }
+            Err(PostError::Busy(buf)) => Err(buf),
+            Err(PostError::PeerDown(..)) => {
+                self.lost(to);
+                Ok(())
+            }
+            Err(PostError::TooLarge { max, .. }) => unreachable!("{len} bytes were compared to the limit of {max}"),
+            Err(PostError::BadKey(_)) => unreachable!("a message has no key"),
+        }
+    }
+
+    fn has_credit(&self, to: Pe, len: usize) -> bool {
+        !charged(len)
+            || self
+                .inner
+                .peers
+                .get(&to)
+                .is_none_or(|peer| peer.debt == 0 || peer.debt + len as u64 <= self.options.credit)
+    }
+
+    fn lost(&mut self, to: Pe) {
+        self.fatal.get_or_insert(TransportError::PeerDown { pe: to, why: "it takes no more messages" });
+    }
+
+    fn queue(&mut self, to: Pe, imm: Imm, buf: RegBuf, delay: u32) {
+        self.inner.counters.backlogged += 1;
+        self.plain = false;
+        *self.backlogged.entry(to).or_default() += 1;
+        self.backlog.push_back(Queued { to, imm, buf, delay });
+    }
+
+    /// Whether nothing for `to` is in the backlog, which it tries to empty.
+    fn clear_for(&mut self, to: Pe) -> bool {
+        if self.backlog.is_empty() {
+            return true;
+        }
+        if self.backlogged.contains_key(&to) {
+            self.flush(false);
+        }
+        !self.backlogged.contains_key(&to)
+    }
+
+    /// Sends what it can of the backlog, in order for each peer. `polled`: a poll has passed.
+    pub(super) fn flush(&mut self, polled: bool) {
+        let mut kept = VecDeque::new();
+        let mut stuck: Vec<Pe> = Vec::new();
+        while let Some(mut queued) = self.backlog.pop_front() {
+            let to = queued.to;
+            if !stuck.contains(&to) && queued.delay == 0 && self.has_credit(to, queued.buf.len()) {
+                match self.post(to, queued.imm, queued.buf) {
+                    Ok(()) => {
+                        let left = self.backlogged.get_mut(&to).expect("it counts what is queued");
+                        *left -= 1;
+                        if *left == 0 {
+                            self.backlogged.remove(&to);
+                        }
+                        continue;
+                    }
+                    Err(back) => queued.buf = back,
+                }
+            }
+            if polled && !stuck.contains(&to) {
+                queued.delay = queued.delay.saturating_sub(1);
+            }
+            stuck.push(to);
+            kept.push_back(queued);
+        }
+        self.backlog = kept;
+        self.plain = self.backlog.is_empty() && self.options.faults.is_none();
+    }
+
+    /// Waits a little for room at `to`, receiving meanwhile. `false`: do not wait, use the backlog.
+    #[cold]
+    fn wait(&mut self, wait: &mut Wait, to: Pe) -> bool {
+        if !self.options.may_block || self.fatal.is_some() || self.early.len() > EARLY_MAX {
+            return false;
+        }
+        let mut early = std::mem::take(&mut self.early);
+        let received = self
+            .receive_near::<false>(&mut early, SPINS as usize)
+            .and_then(|()| self.receive_net(&mut early, SPINS as usize));
+        early.append(&mut self.early);
+        self.early = early;
+        if let Err(error) = received.and_then(|()| self.run_todo()) {
+            self.fatal = Some(error);
+            return false;
+        }
+        // See the module's text: why a send always ends.
+        if self.ends.local.as_ref().is_some_and(Near::crowded) || self.ends.shm.as_ref().is_some_and(Near::crowded) {
+            return false;
+        }
+        wait.rounds += 1;
+        if !wait.rounds.is_multiple_of(SPINS) {
+            std::hint::spin_loop();
+            return true;
+        }
+        std::thread::yield_now();
+        let since = *wait.since.get_or_insert_with(|| {
+            self.inner.counters.waits += 1;
+            Instant::now()
+        });
+        if !wait.reported && since.elapsed() > STALL {
+            wait.reported = true;
+            tracing::warn!(
+                pe = self.pe.0,
+                to = to.0,
+                "a send has waited for {STALL:?}: the receiver takes no messages"
+            );
+        }
+        true
+    }
+
+    /// A frame of the port's own. Never waits.
+    pub(super) fn control(&mut self, to: Pe, imm: Imm, bytes: &[u8]) {
+        self.send_frame(to, imm, bytes.len(), |body| write_bytes(body, bytes), false);
+    }
+}

@@ -1,0 +1,288 @@
+//! `shm`: between the processes of a host. Every PE's [`Segment`] is mapped by all processes of the host: an inbox that
+//! they write, and the arena of its pool, from which buffers are handed over by telling where they are.
+//!
+//! Descriptors of segments and eventfds are exchanged once, by the bootstrap; nothing has a name. Everything that is read
+//! from memory that another process writes is checked before it is used.
+
+mod vm;
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::process::{Pid, getpid};
+
+use crate::bootstrap::Bootstrap;
+use crate::doorbell::{self, Fences};
+use crate::memory::pool::Arena;
+use crate::memory::segment::{Segment, arena_bytes};
+use crate::memory::window::Place;
+use crate::memory::{Home, write_bytes};
+use crate::near::{Near, Target, Way};
+use crate::ring::BODY_MAX;
+use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError};
+
+/// What this process knows of the PEs of its host.
+#[derive(Debug)]
+struct Host {
+    first: u32,
+    segments: Vec<Arc<Segment>>,
+    arenas: Vec<Arc<Arena>>,
+    bells: Vec<OwnedFd>,
+    processes: Vec<Option<Pid>>,
+    /// Tags of arenas are this and the PE's index.
+    tag: u64,
+    fences: Fences,
+    /// Whether memory outside the arenas can be reached.
+    vm: bool,
+}
+
+/// The process-wide half.
+#[derive(Debug)]
+pub struct ShmFabric {
+    host: Arc<Host>,
+    caps: Caps,
+}
+
+impl ShmFabric {
+    /// Shares segments with all processes of this host. All of them call it at the same point of their wire-up.
+    ///
+    /// # Errors
+    /// If the system is out of something, or a process of the host is gone.
+    pub fn open(boot: &mut dyn Bootstrap, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
+        let layout = boot.layout().clone();
+        let rank = boot.rank();
+        let host = layout.host_of(rank);
+        let pes = layout.pes_of_host(host);
+        let arena_len = arena_bytes(pes.end - pes.start);
+        vm::allow();
+        let mut own = Vec::new();
+        let mut bells = Vec::new();
+        for _ in layout.pes_of(rank) {
+            own.push(Segment::shared(ring_bytes, arena_len)?);
+            bells.push(doorbell::event_fd()?);
+        }
+        own.iter().for_each(introduce);
+        let fds: Vec<BorrowedFd<'_>> =
+            own.iter().zip(&bells).flat_map(|(s, b)| [s.fd().expect("shared segments have one"), b.as_fd()]).collect();
+        let theirs = boot.share_fds(&fds)?;
+        let mut own = own.into_iter().map(Arc::new);
+        let mut segments = Vec::new();
+        let mut all_bells = Vec::new();
+        for (process, fds) in layout.processes_of(host).zip(theirs) {
+            let count = layout.pes_of(process).len();
+            if fds.len() != 2 * count {
+                return Err(TransportError::Startup(format!("process {process} shared {} descriptors", fds.len())));
+            }
+            let mut fds = fds.into_iter();
+            while let (Some(segment), Some(bell)) = (fds.next(), fds.next()) {
+                segments.push(match own.next().filter(|_| process == rank) {
+                    Some(own) => own,
+                    None => Arc::new(Segment::attach(&segment, ring_bytes, arena_len)?),
+                });
+                all_bells.push(bell);
+            }
+        }
+        if segments.len() != pes.len() {
+            return Err(TransportError::Startup("a process of this host shared no memory".into()));
+        }
+        Ok(Self::over(pes, segments, all_bells))
+    }
+
+    fn over(pes: Range<u32>, segments: Vec<Arc<Segment>>, bells: Vec<OwnedFd>) -> Arc<Self> {
+        static TAGS: AtomicU64 = AtomicU64::new(1);
+        let tag = TAGS.fetch_add(1, Ordering::Relaxed) << 32;
+        let arenas = (tag..).zip(&segments).map(|(tag, s)| Arc::new(Arena::new(s.clone(), tag))).collect();
+        let all = |f: fn(&Segment) -> bool| segments.iter().all(|s| f(s));
+        let fences =
+            if all(|s| s.header().barriers.load(Ordering::Relaxed) == 1) { Fences::host() } else { Fences::Both };
+        let process = |s: &Arc<Segment>| Pid::from_raw(s.header().process.load(Ordering::Relaxed).cast_signed());
+        let processes: Vec<_> = segments.iter().map(process).collect();
+        let mut probes: Vec<_> =
+            processes.iter().zip(&segments).map(|(p, s)| (*p, s.header().probe.load(Ordering::Relaxed))).collect();
+        probes.dedup();
+        let vm = probes.into_iter().all(|(p, probe)| p.is_some_and(|p| vm::reachable(p, probe)));
+        let caps = Caps {
+            name: "shm",
+            inject_max: BODY_MAX,
+            send_max: segments.iter().map(|s| s.arena_len()).min().unwrap_or(0) / 2,
+            put_max: isize::MAX as usize,
+            ordered: true,
+            handover: true,
+            one_sided: true,
+            latency_ns: 200,
+            bandwidth_mb_s: 10_000,
+        };
+        Arc::new(Self {
+            host: Arc::new(Host { first: pes.start, segments, arenas, bells, processes, tag, fences, vm }),
+            caps,
+        })
+    }
+
+    /// All PEs of one host in one process, for tests: the same code, the same memory, no other process.
+    ///
+    /// # Errors
+    /// If the system is out of something.
+    pub fn alone(pes: u32, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
+        let arena = arena_bytes(pes);
+        let mut segments = Vec::new();
+        let mut bells = Vec::new();
+        for _ in 0..pes {
+            let segment = Segment::shared(ring_bytes, arena)?;
+            introduce(&segment);
+            segments.push(Arc::new(segment));
+            bells.push(doorbell::event_fd()?);
+        }
+        Ok(Self::over(0..pes, segments, bells))
+    }
+
+    /// The endpoint of `pe`, to be opened on its thread.
+    pub(crate) fn endpoint(&self, pe: Pe) -> Near<Shm> {
+        open(&self.host, pe, &self.caps)
+    }
+}
+
+/// Writes into a segment of ours what its peers have to know of this process.
+fn introduce(segment: &Segment) {
+    let header = segment.header();
+    header.process.store(getpid().as_raw_nonzero().get().cast_unsigned(), Ordering::Relaxed);
+    header.barriers.store(u32::from(Fences::host() == Fences::Host), Ordering::Relaxed);
+    header.probe.store(std::ptr::from_ref(&vm::PROBE).expose_provenance() as u64, Ordering::Relaxed);
+}
+
+fn open(host: &Arc<Host>, pe: Pe, caps: &Caps) -> Near<Shm> {
+    let index = (pe.0 - host.first) as usize;
+    let way = Shm { host: host.clone(), index };
+    Near::new(pe, host.first, way, caps.clone(), &host.segments, host.arenas[index].clone(), host.fences)
+}
+
+impl Fabric for ShmFabric {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn builder(&self, pe: Pe) -> Box<dyn EndpointBuilder> {
+        Box::new(Builder { host: self.host.clone(), pe, caps: self.caps.clone() })
+    }
+}
+
+struct Builder {
+    host: Arc<Host>,
+    pe: Pe,
+    caps: Caps,
+}
+
+impl EndpointBuilder for Builder {
+    fn build(self: Box<Self>, _: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError> {
+        Ok(Box::new(open(&self.host, self.pe, &self.caps)))
+    }
+}
+
+/// How processes of a host reach each other.
+#[derive(Debug)]
+pub(crate) struct Shm {
+    host: Arc<Host>,
+    index: usize,
+}
+
+/// A window in no arena: an address of its owner's process.
+const FOREIGN: u64 = u64::MAX;
+/// A handle's words: whose arena, offset, length, capacity.
+const WORDS: usize = 4;
+
+impl Shm {
+    /// Whose arena a whole block of it is, and its offset.
+    fn block(&self, buf: &RegBuf) -> Option<(usize, usize)> {
+        let index = usize::try_from(buf.tag().checked_sub(self.host.tag)?).ok()?;
+        let arena = self.host.arenas.get(index)?;
+        Some((index, arena.offset_of(buf.as_ptr())?))
+    }
+}
+
+// SAFETY: a handle leads to a block of an arena that its sender owned and forgot; a window's place is checked to lie in
+// an arena that is mapped.
+unsafe impl Way for Shm {
+    const HANDLE: usize = 8 * WORDS;
+
+    #[inline]
+    fn can_hand(&self, buf: &RegBuf) -> bool {
+        self.block(buf).is_some_and(|(index, _)| buf.is_at_home(&self.host.arenas[index]))
+    }
+
+    #[inline]
+    fn write(&self, buf: RegBuf, body: &mut [MaybeUninit<u8>]) {
+        let (index, offset) = self.block(&buf).expect("asked before");
+        let (_, len, cap, _home) = buf.into_raw();
+        let words = [index, offset, len, cap].map(|w| (w as u64).to_le_bytes());
+        write_bytes(body, words.as_flattened());
+    }
+
+    #[inline]
+    unsafe fn read(&self, body: NonNull<u8>) -> Option<RegBuf> {
+        // SAFETY: the caller's; copied first, since another process could change it while it is looked at.
+        let words = unsafe { body.cast::<[u64; WORDS]>().read_volatile() };
+        let [index, offset, len, cap] = words.map(u64::from_le);
+        let arena = self.host.arenas.get(usize::try_from(index).ok()?)?;
+        if len > cap || cap == 0 || !offset.is_multiple_of(crate::memory::map::PAGE as u64) {
+            return None;
+        }
+        let ptr = arena.range(offset, cap)?;
+        let home: Arc<dyn Home> = arena.clone();
+        // SAFETY: the block lies in a mapped arena; its sender owned it and has forgotten it.
+        Some(unsafe { RegBuf::from_raw(ptr, usize::try_from(len).ok()?, usize::try_from(cap).ok()?, home) })
+    }
+
+    fn ring(&self, peer: usize) {
+        doorbell::ring(self.host.bells[peer].as_fd());
+    }
+
+    fn place(&self, buf: &RegBuf) -> Option<Place> {
+        let len = buf.len() as u64;
+        match self.block(buf) {
+            Some((index, offset)) => Some(Place { whose: index as u64, addr: offset as u64, len }),
+            None if self.host.vm => Some(Place { whose: FOREIGN, addr: buf.as_ptr() as u64, len }),
+            None => None,
+        }
+    }
+
+    fn resolve(&self, owner: usize, place: &Place) -> Option<Target> {
+        if place.whose == FOREIGN {
+            let process = self.host.processes[owner]?;
+            return Some(Target::There { process, addr: place.addr });
+        }
+        self.host.arenas.get(usize::try_from(place.whose).ok()?)?.range(place.addr, place.len).map(Target::Here)
+    }
+
+    fn copy(&self, here: &mut [u8], process: Pid, addr: u64, put: bool) -> bool {
+        vm::copy(here, process, addr, put)
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.host.bells[self.index].as_fd())
+    }
+
+    fn awake(&self) {
+        doorbell::drain(self.host.bells[self.index].as_fd());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{Death, Group, Harness};
+
+    struct OneProcess;
+
+    impl Harness for OneProcess {
+        fn group(&self, pes: u32) -> Group {
+            let fabric = ShmFabric::alone(pes, 1 << 16).unwrap();
+            let builders = (0..pes).map(|pe| fabric.builder(Pe(pe))).collect();
+            Group::Threads { builders, death: Death::Drop, keep: Box::new(fabric) }
+        }
+    }
+
+    crate::conformance!(shm, OneProcess);
+}
