@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::thread;
 
 use charm4rs_scheduler::placement::{self, Machine};
-use charm4rs_scheduler::{Clock, Config, Scheduler};
+use charm4rs_scheduler::{Clock, Config};
 use charm4rs_transport::bootstrap::options::{Action, Options};
 use charm4rs_transport::bootstrap::{self, Control, Found, Report};
 use charm4rs_transport::port::PortBuilder;
 use charm4rs_transport::wireup::{self, TransportOptions};
 use charm4rs_transport::{Pe, TransportError};
 
-use crate::Job;
-use crate::runtime::{self, Driver, Ending, Failure, Rt, Runtime};
+use crate::runtime::{self, Ending, Failure, Rt};
+use crate::{Job, pe, testing};
 
 /// The stack of a PE's thread, as large as a process's first thread usually has.
 const STACK: usize = 8 << 20;
@@ -181,12 +181,7 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
             Err(NotStarted::Asked(text)) => return job.exit(print(&text)),
             Err(NotStarted::Usage(what)) => return rt.fail(Failure { code: 64, what }),
         };
-        runtime::spawn(rt, async move {
-            match program(job, args).await.status() {
-                Ok(code) => job.exit(code),
-                Err(what) => rt.fail(Failure { code: 1, what }),
-            }
-        });
+        testing::start(rt, program(job, args));
     });
     control.report(Report::Exit { code });
     code
@@ -254,17 +249,13 @@ fn run_pe(builder: PortBuilder, setup: &Setup, first: impl FnOnce(Rt)) -> i32 {
         .unwrap_or_else(|error| setup.control.abort(78, Some(pe), &error.to_string()));
     let port = builder.open().unwrap_or_else(|error| abort(&error));
     let config = Config { clock: setup.clock.clone(), oversubscribed: place.oversubscribed, ..Config::default() };
-    let scheduler = Scheduler::new(port, config);
-    let rt = Runtime::new(scheduler, Rc::new(Process { control: setup.control.clone() }));
+    let rt = pe::open(port, config, Rc::new(Process { control: setup.control.clone() }));
     rt.enter(|| {
         if pe == Pe(0) {
             first(rt);
         }
-        let code = rt.sched.run(&Driver(rt)).unwrap_or_else(|error| abort(&error));
-        rt.clear();
-        if let Err(error) = rt.sched.close() {
-            abort(&error);
-        }
+        let code = pe::run(rt).unwrap_or_else(|error| abort(&error));
+        pe::close(rt).unwrap_or_else(|error| abort(&error));
         code
     })
 }

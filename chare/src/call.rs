@@ -37,7 +37,6 @@ impl<E: Entry, K: Kind> Call<E, K> {
     }
 
     /// Runs before calls of larger numbers and after those of smaller ones. The default is 0.
-    #[must_use]
     pub fn priority(mut self, priority: i32) -> Self {
         self.options.priority = priority;
         self.options.flags |= PRIORITY;
@@ -45,14 +44,12 @@ impl<E: Entry, K: Kind> Call<E, K> {
     }
 
     /// Among calls of the same priority, runs before those that came earlier.
-    #[must_use]
     pub fn lifo(mut self) -> Self {
         self.options.flags |= LIFO | PRIORITY;
         self
     }
 
     /// Runs before calls of any priority.
-    #[must_use]
     pub fn expedited(mut self) -> Self {
         self.options.flags |= EXPEDITED;
         self

@@ -21,6 +21,7 @@ pub mod index;
 mod job;
 mod moved;
 mod payload;
+mod pe;
 mod proxy;
 mod receive;
 pub mod reduce;
@@ -28,6 +29,7 @@ mod registry;
 mod reply;
 #[doc(hidden)]
 pub mod runtime;
+pub mod testing;
 mod wire;
 
 pub use boot::{Args, FromArgs, MainResult, NotStarted};

@@ -76,17 +76,38 @@ pub fn receive<E: Entry>(
     Receive { mailbox: this.element().mailboxes.of::<E>(), wants, ticket: None }
 }
 
+/// A mailbox's letters, taken out to be looked at; its drop puts them back, in front of those that came meanwhile, also when
+/// the looking panics.
+struct Opened<'a, A> {
+    mailbox: &'a RefCell<Mailbox<A>>,
+    letters: VecDeque<A>,
+}
+
+impl<'a, A> Opened<'a, A> {
+    fn of(mailbox: &'a RefCell<Mailbox<A>>) -> Self {
+        Self { mailbox, letters: std::mem::take(&mut mailbox.borrow_mut().letters) }
+    }
+}
+
+impl<A> Drop for Opened<'_, A> {
+    fn drop(&mut self) {
+        let mut mailbox = self.mailbox.borrow_mut();
+        self.letters.append(&mut mailbox.letters);
+        mailbox.letters = std::mem::take(&mut self.letters);
+    }
+}
+
 impl<E: Entry, W: Fn(&E::Args) -> bool> Future for Receive<E, W> {
     type Output = E::Args;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E::Args> {
         let this = self.get_mut();
         // The condition is the user's code, and may post to this mailbox: it runs outside of the borrow.
-        let mut letters = std::mem::take(&mut this.mailbox.borrow_mut().letters);
-        let found = letters.iter().position(&this.wants).and_then(|at| letters.remove(at));
+        let found = {
+            let mut opened = Opened::of(&this.mailbox);
+            opened.letters.iter().position(&this.wants).and_then(|at| opened.letters.remove(at))
+        };
         let mut mailbox = this.mailbox.borrow_mut();
-        letters.append(&mut mailbox.letters);
-        mailbox.letters = letters;
         if let Some(args) = found {
             return Poll::Ready(args);
         }

@@ -181,6 +181,15 @@ impl Futures {
         self.settle(id, |_| State::Failed(error));
     }
 
+    /// Drops all values that nobody has taken.
+    pub(crate) fn clear(&self) {
+        let values: Vec<Stash> = {
+            let mut table = self.table.borrow_mut();
+            table.slots.iter_mut().map(|slot| std::mem::replace(&mut slot.stash, Stash::new())).collect()
+        };
+        drop(values); // outside the borrow
+    }
+
     fn poll<R: 'static>(&self, id: FutureId, waker: &Waker) -> Poll<Result<R, CallError>> {
         let mut table = self.table.borrow_mut();
         let slot = table.get(id).expect("a reply is polled while it owns its slot");

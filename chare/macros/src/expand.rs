@@ -23,6 +23,7 @@ pub(crate) fn chare(chare: &Chare) -> TokenStream {
     quote! {
         #block
 
+        #[allow(clippy::all, clippy::pedantic, reason = "made by a macro: nobody reads it")]
         const _: () = {
             #chare_impl
             #(#entries)*
@@ -137,7 +138,7 @@ fn constructor(this: &Type, init: &Init) -> (TokenStream, TokenStream) {
 fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
     let Entry { name, output, .. } = entry;
     let types = entry.args.iter().map(|(_, ty)| ty);
-    let names: Vec<_> = entry.args.iter().map(|(name, _)| name).collect();
+    let names = own_names(entry);
     let text = name.to_string();
     let arg_types: Vec<_> = entry.args.iter().map(|(_, ty)| quote!(#ty).to_string()).collect();
     let signature = format!("({}) -> {}", arg_types.join(", "), quote!(#output));
@@ -173,7 +174,10 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
     });
     quote! {
         #[allow(non_camel_case_types, reason = "named like the entry method that it stands for")]
-        pub struct #name<C>(::core::marker::PhantomData<C>);
+        pub struct #name<C> {
+            // Braces: a tuple struct would also be a value, which an argument of the same name could not shadow.
+            chare: ::core::marker::PhantomData<C>,
+        }
 
         impl ::charm4rs::Entry for #name<#this> {
             type Chare = #this;
@@ -191,6 +195,11 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
             }
         }
     }
+}
+
+/// Names for an entry method's arguments where names of ours stand beside them: the user's might be the same.
+fn own_names(entry: &Entry) -> Vec<syn::Ident> {
+    (0..entry.args.len()).map(|at| format_ident!("argument_{at}")).collect()
 }
 
 fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
@@ -223,7 +232,7 @@ fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
 fn receive_method(this: &Type, entry: &Entry) -> TokenStream {
     let Entry { name, docs, .. } = entry;
     let types: Vec<_> = entry.args.iter().map(|(_, ty)| ty).collect();
-    let names: Vec<_> = entry.args.iter().map(|(name, _)| name).collect();
+    let names = own_names(entry);
     let recv = format_ident!("recv_{name}");
     let next = format_ident!("next_{name}");
     let output = match &types[..] {

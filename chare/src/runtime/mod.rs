@@ -28,7 +28,7 @@ use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
-pub(crate) use calls::{call, deliver, discard_call, offer, reply_serialized, spawn};
+pub(crate) use calls::{call, deliver, discard_call, guard, offer, reply_serialized, spawn};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{Shape, census, create, create_collection, create_solo, destroy, discard_new, insert, single};
@@ -137,11 +137,13 @@ impl Runtime {
         }
         let collections: Vec<_> = self.collections.borrow().values().copied().collect();
         collections.into_iter().for_each(|members| members.clear(self));
-        self.waves.borrow_mut().clear();
+        let created = std::mem::take(&mut *self.created.borrow_mut());
+        let waves = std::mem::take(&mut *self.waves.borrow_mut());
+        drop((created, waves));
     }
 
     /// Drops a message that will not be delivered, and the value that was moved into it.
-    fn discard(&'static self, msg: Incoming) {
+    pub(crate) fn discard(&'static self, msg: Incoming) {
         let Some(header) = Header::of(&msg).filter(|header| header.is_moved() && self.same_process(msg.from)) else {
             return;
         };

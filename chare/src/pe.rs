@@ -1,0 +1,48 @@
+//! One PE's life, whoever runs it: a thread of a process, a test, or a simulation. Knows nothing of how jobs start.
+//!
+//! # The end
+//! 1. The loop has ended: `exit` was called, or something failed.
+//! 2. [`drain`]: messages that nobody will deliver are dropped, with the values that were moved into them. As long as any
+//!    PE of the process runs, more may come; the owner of the PEs calls it until none does.
+//! 3. [`close`]: the chares are dropped, then the scheduler's tasks and the port, then values that nobody awaited.
+//!    Destructors are the user's code: they may send, and what they send is dropped.
+
+use std::rc::Rc;
+
+use charm4rs_scheduler::{Config, Scheduler};
+use charm4rs_transport::TransportError;
+use charm4rs_transport::port::Port;
+
+use crate::runtime::{self, Driver, Ending, Failure, Rt, Runtime};
+
+/// Makes a PE, on its thread.
+pub(crate) fn open(port: Port, config: Config, ending: Rc<dyn Ending>) -> Rt {
+    Runtime::new(Scheduler::new(port, config), ending)
+}
+
+/// Runs its loop until the job ends.
+pub(crate) fn run(rt: Rt) -> Result<i32, TransportError> {
+    guarded(rt, || rt.sched.run(&Driver(rt))).unwrap_or(Ok(i32::from(u8::MAX)))
+}
+
+/// Runs what may run code of the user's outside of entry methods: a serializer, a reducer, a map, a destructor. Its panic
+/// ends the job.
+pub(crate) fn guarded<R>(rt: Rt, f: impl FnOnce() -> R) -> Option<R> {
+    runtime::guard(f).map_err(|panic| rt.fail(Failure::panic("code outside of the entry methods", &panic))).ok()
+}
+
+/// Drops what was not delivered.
+pub(crate) fn drain(rt: Rt) {
+    while let Some(msg) = rt.sched.take_undelivered() {
+        guarded(rt, || rt.discard(msg));
+    }
+}
+
+/// Ends it.
+pub(crate) fn close(rt: Rt) -> Result<(), TransportError> {
+    guarded(rt, || rt.clear());
+    drain(rt);
+    let closed = guarded(rt, || rt.sched.close()).unwrap_or(Ok(()));
+    guarded(rt, || rt.futures.clear());
+    closed
+}

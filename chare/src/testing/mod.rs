@@ -1,0 +1,203 @@
+//! Jobs inside a test: with the PEs as threads ([`threads`]), or simulated, all on one thread and replayable from a seed
+//! ([`simulate`]).
+//!
+//! A job of a test does not end its process: a panic, an error or an exit is a value.
+//!
+//! ```
+//! use charm4rs::prelude::*;
+//! use charm4rs::testing;
+//!
+//! struct Counter(u32);
+//!
+//! #[chare(index = usize)]
+//! impl Counter {
+//!     #[init]
+//!     fn new() -> Self { Self(0) }
+//!     #[entry]
+//!     fn add(&mut self, by: u32) -> u32 { self.0 += by; self.0 }
+//! }
+//!
+//! async fn program(job: Job) {
+//!     let counters = job.array::<Counter>(10, ());
+//!     counters.all().add(1).done().await;
+//!     assert_eq!(counters.at(3).add(2).call().await, 3);
+//! }
+//!
+//! testing::threads(2, program).unwrap();
+//! for seed in 0..10 {
+//!     testing::simulate(&testing::SimOptions::new(4, seed), program).unwrap();
+//! }
+//! ```
+
+mod sim;
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use charm4rs_scheduler::{Clock, Config, Remote};
+use charm4rs_transport::port::PortBuilder;
+use charm4rs_transport::wireup::{self, TransportOptions};
+use charm4rs_transport::{Layout, Pe};
+
+pub use crate::runtime::Failure;
+pub use sim::{End, Outcome, SimOptions, simulate};
+
+use crate::runtime::{self, Ending, Rt};
+use crate::{Job, MainResult, pe};
+
+/// Whatever a job of threads takes longer than is a hang.
+const WATCHDOG: Duration = Duration::from_secs(60);
+/// The exit status of a job that hangs.
+const HANGS: u8 = 124;
+
+/// Runs a job whose PEs are threads; `main` runs on PE 0, which is this thread. Gives the job's exit status, or the first
+/// failure.
+///
+/// # Errors
+/// If the job fails, or has not ended in a minute.
+///
+/// # Panics
+/// If the system has no threads for it.
+pub fn threads<F>(pes: u32, main: impl FnOnce(Job) -> F) -> Result<i32, Failure>
+where
+    F: Future<Output: MainResult> + 'static,
+{
+    runtime::install_panic_hook();
+    let builders = wireup::local(Layout::one_host(pes, pes), &TransportOptions::default());
+    let mut builders = builders.map_err(|error| Failure::from(&error))?.into_iter();
+    let own = builders.next().expect("a job has a PE");
+    let team = Arc::new(Team { running: AtomicU32::new(pes), clock: Clock::real(), ..Team::default() });
+    let others: Vec<_> = builders
+        .map(|builder| {
+            let team = team.clone();
+            let name = format!("pe-{}", builder.pe());
+            thread::Builder::new().name(name).spawn(move || team.run(builder, |_| {})).expect("a thread for each PE")
+        })
+        .collect();
+    let watchdog = thread::spawn({
+        let team = team.clone();
+        move || team.watch()
+    });
+    let code = team.run(own, |rt| start(rt, main(Job::of(rt))));
+    for other in others {
+        other.join().expect("a PE's panics are caught in its loop");
+    }
+    team.over();
+    watchdog.join().expect("the watchdog only waits");
+    match team.first.take() {
+        Some((_, failure)) => Err(failure),
+        None => Ok(code),
+    }
+}
+
+/// Makes a job's `main` a task of this PE.
+pub(crate) fn start<F: Future<Output: MainResult> + 'static>(rt: Rt, main: F) {
+    runtime::spawn(rt, async move {
+        match main.await.status() {
+            Ok(code) => runtime::exit(rt, code),
+            Err(what) => rt.fail(Failure { code: 1, what }),
+        }
+    });
+}
+
+/// The first failure of a job, and where.
+#[derive(Default, Debug)]
+struct First(Mutex<Option<(Pe, Failure)>>);
+
+impl First {
+    fn set(&self, pe: Pe, failure: Failure) {
+        lock(&self.0).get_or_insert((pe, failure));
+    }
+
+    fn take(&self) -> Option<(Pe, Failure)> {
+        lock(&self.0).take()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the threads of a job share.
+#[derive(Default)]
+struct Team {
+    first: First,
+    remotes: Mutex<Vec<Remote>>,
+    /// PEs whose loops have not ended.
+    running: AtomicU32,
+    clock: Clock,
+    over: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Team {
+    /// Runs one PE, until all have ended.
+    fn run(self: &Arc<Self>, builder: PortBuilder, first: impl FnOnce(Rt)) -> i32 {
+        let pe = builder.pe();
+        let port = match builder.open() {
+            Ok(port) => port,
+            Err(error) => {
+                self.fail(pe, Failure::from(&error));
+                self.running.fetch_sub(1, Ordering::AcqRel);
+                return i32::from(error.code());
+            }
+        };
+        let config = Config { clock: self.clock.clone(), oversubscribed: true, ..Config::default() };
+        let rt = pe::open(port, config, Rc::new(Member(self.clone())));
+        lock(&self.remotes).push(rt.sched.remote());
+        if lock(&self.first.0).is_some() {
+            rt.sched.stop(1); // whoever failed has told all but this one
+        }
+        rt.enter(|| {
+            pe::guarded(rt, || first(rt));
+            let code = pe::run(rt).unwrap_or_else(|error| {
+                self.fail(pe, Failure::from(&error));
+                i32::from(error.code())
+            });
+            self.running.fetch_sub(1, Ordering::AcqRel);
+            while self.running.load(Ordering::Acquire) > 0 {
+                pe::drain(rt);
+                thread::yield_now();
+            }
+            if let Err(error) = pe::close(rt) {
+                self.fail(pe, Failure::from(&error));
+            }
+            code
+        })
+    }
+
+    fn fail(&self, pe: Pe, failure: Failure) {
+        self.first.set(pe, failure);
+        for remote in &*lock(&self.remotes) {
+            // Who has ended need not be told.
+            let _ = remote.run(|pe| pe.stop(1));
+        }
+    }
+
+    fn watch(&self) {
+        let over = lock(&self.over);
+        let (over, wait) =
+            self.bell.wait_timeout_while(over, WATCHDOG, |over| !*over).unwrap_or_else(PoisonError::into_inner);
+        drop(over);
+        if wait.timed_out() {
+            self.fail(Pe(0), Failure { code: HANGS, what: format!("the job hangs: it has run for {WATCHDOG:?}") });
+        }
+    }
+
+    fn over(&self) {
+        *lock(&self.over) = true;
+        self.bell.notify_one();
+    }
+}
+
+struct Member(Arc<Team>);
+
+impl Ending for Member {
+    fn fail(&self, pe: Pe, failure: Failure) {
+        self.0.fail(pe, failure);
+    }
+}
