@@ -8,7 +8,7 @@ use super::{BootError, Bootstrap, Control, KEY_MAX, VALUE_MAX};
 use crate::auth::{JobId, Secret, random_bytes};
 use crate::{Layout, TransportError};
 
-/// See the [module's text](self).
+/// A job of this process alone.
 #[derive(Debug)]
 pub struct Alone {
     layout: Layout,

@@ -44,7 +44,7 @@ pub enum Order {
     Kill,
 }
 
-/// See the [module's text](self).
+/// The line itself. Cheap to clone.
 #[derive(Clone)]
 pub struct Control(Arc<Shared>);
 

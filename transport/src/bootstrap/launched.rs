@@ -18,7 +18,7 @@ use crate::{Layout, TransportError};
 /// program that was started without the launcher's knowledge.
 pub const VARIABLE: &str = "CHARM4RS_BOOT";
 
-/// See the [module's text](self).
+/// A process's place in a launcher's job.
 #[derive(Debug)]
 pub struct Launched {
     welcome: Box<Welcome>,
