@@ -7,7 +7,7 @@
 //! The first post to a link in a round is written at once, for latency; those that follow wait for the round's end and leave
 //! in one system call, for throughput.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -56,26 +56,11 @@ pub(super) struct TcpBuilder {
 impl EndpointBuilder for TcpBuilder {
     fn build(self: Box<Self>, doorbell: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError> {
         let shared = self.handle.shared.clone();
-        let epoll =
-            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| TransportError::system("epoll_create", e))?;
         let [a, b, c, d, ..] = crate::auth::random_bytes()?;
-        let format = Format { checksum: shared.config.checksum, message_max: shared.config.message_max };
+        let core = core(self.pe, shared.clone(), u32::from_le_bytes([a, b, c, d]))?;
         if let Some(mailbox) = shared.mailbox(self.pe) {
             mailbox.open(doorbell);
         }
-        let core = Core {
-            me: self.pe,
-            shared,
-            format,
-            slab: Slab::new(),
-            pool: Pool::new(),
-            windows: Windows::new(u32::from_le_bytes([a, b, c, d])),
-            operations: Operations::default(),
-            ready: std::collections::VecDeque::new(),
-            scratch: vec![0; SCRATCH].into(),
-            epoll,
-            touched: Vec::new(),
-        };
         Ok(Box::new(TcpEndpoint {
             caps: self.caps,
             core,
@@ -90,6 +75,24 @@ impl EndpointBuilder for TcpBuilder {
             _handle: self.handle,
         }))
     }
+}
+
+/// What the links of a PE share, with nothing in it yet. Windows' generations start after `generation`.
+pub(super) fn core(me: Pe, shared: Arc<Shared>, generation: u32) -> Result<Core, TransportError> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| TransportError::system("epoll_create", e))?;
+    Ok(Core {
+        me,
+        format: Format { checksum: shared.config.checksum, message_max: shared.config.message_max },
+        shared,
+        slab: Slab::new(),
+        pool: Pool::new(),
+        windows: Windows::new(generation),
+        operations: Operations::default(),
+        ready: VecDeque::new(),
+        scratch: vec![0; SCRATCH].into(),
+        epoll,
+        touched: Vec::new(),
+    })
 }
 
 /// A link that is read in every round.

@@ -233,9 +233,9 @@ fn head_crc(head: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// What the fuzzer calls: whatever the bytes, reading them ends without a panic.
-#[cfg(any(test, fuzzing))]
-pub(super) fn accept_bytes(bytes: &[u8], checksum: bool) {
+/// Whatever the bytes, reading them ends without a panic.
+#[cfg(test)]
+fn accept_bytes(bytes: &[u8], checksum: bool) {
     let format = Format { checksum, message_max: 1 << 20 };
     let (mut at, mut sequence) = (0, 0);
     while let Ok(Some((head, head_len))) = format.decode(&bytes[at..], sequence) {

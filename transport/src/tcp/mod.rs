@@ -41,6 +41,8 @@ mod config;
 mod dial;
 mod endpoint;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod helper;
 mod link;
 mod liveness;

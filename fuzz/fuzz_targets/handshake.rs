@@ -1,0 +1,4 @@
+#![no_main]
+//! See `charm4rs_transport::tcp::fuzz::handshake`.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| charm4rs_transport::tcp::fuzz::handshake(bytes));
