@@ -15,8 +15,8 @@ fn exchange(ends: &mut [Box<dyn Endpoint>; 2]) {
     assert!(ends[0].send(Pe(1), Imm(0), buf, OpId(0)).is_ok());
     let mut events = Vec::new();
     while events.is_empty() {
-        assert_eq!(ends[0].progress(&mut Vec::new(), 8).unwrap(), 0);
-        ends[1].progress(&mut events, 8).unwrap();
+        assert_eq!(ends[0].progress(&mut Vec::new(), 8).expect("a healthy job"), 0);
+        ends[1].progress(&mut events, 8).expect("a healthy job");
         std::thread::yield_now();
     }
     assert!(matches!(&events[..], [Event::Recv { msg, .. }] if **msg == *b"still here"), "{events:?}");

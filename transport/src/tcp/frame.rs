@@ -6,7 +6,7 @@
 //! words    0 to 4 of 64 bits, as many as the kind has
 //! body     length bytes
 //! ```
-//! Little-endian. A header is checked before its kind is believed, so a flipped bit never makes the receiver wait for more. Nothing is indexed or allocated by what a header says before [`decode`] has held it against the limits.
+//! Little-endian. A header is checked before its kind is believed, so a flipped bit never makes the receiver wait for more. Nothing is indexed or allocated by what a header says before [`Format::decode`] has held it against the limits.
 
 /// Bytes of a header without check and words.
 pub(crate) const HEADER: usize = 16;
