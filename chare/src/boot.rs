@@ -18,6 +18,7 @@ use charm4rs_transport::port::PortBuilder;
 use charm4rs_transport::wireup::{self, TransportOptions};
 use charm4rs_transport::{Pe, TransportError};
 
+use crate::registry::registry;
 use crate::runtime::{self, Ending, Failure, Rt};
 use crate::{Job, pe, testing};
 
@@ -188,11 +189,17 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
 }
 
 fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options) -> Result<Vec<PortBuilder>, TransportError> {
-    let mut transport = TransportOptions { force: options.transport, ..TransportOptions::default() };
+    let mut transport = TransportOptions {
+        force: options.transport,
+        checksum: options.checksum,
+        liveness: options.liveness,
+        digest: registry().digest,
+        ..TransportOptions::default()
+    };
     if let Some(credit) = options.credit {
         transport.credit = credit;
     }
-    wireup::local(boot.layout().clone(), &transport)
+    wireup::open(boot, &transport)
 }
 
 /// Runs all PEs of this process until the job ends. `first` runs on PE 0, before its loop.

@@ -98,7 +98,6 @@ pub(crate) struct Registry {
     pub(crate) chares: Vec<&'static ChareInfo>,
     pub(crate) methods: Vec<&'static MethodInfo>,
     /// Over all names and signatures.
-    #[allow(dead_code, reason = "compared when processes meet, which wire-up does not do yet")]
     pub(crate) digest: [u8; 32],
 }
 

@@ -33,7 +33,7 @@ pub mod wireup;
 pub use doorbell::{Doorbell, Waker};
 pub use error::TransportError;
 pub use layout::{Layout, Pe, Reach};
-pub use memory::{Home, Msg, RegBuf};
+pub use memory::{Home, Msg, Payloads, RegBuf};
 pub use seam::{
     Caps, Endpoint, EndpointBuilder, Event, Fabric, Imm, OpId, PostError, Posted, RemoteKey, Window, WindowId,
 };

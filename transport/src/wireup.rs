@@ -250,7 +250,7 @@ mod tests {
                 m.tag,
                 m.msg.len(),
                 |to| to.iter_mut().zip(m.msg.iter()).for_each(|(a, b)| _ = a.write(*b)),
-                m.payloads,
+                m.payloads.into_vec(),
                 false,
             );
             port.close().unwrap();

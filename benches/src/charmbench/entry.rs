@@ -34,9 +34,9 @@ impl Player {
         self.left = rounds;
         self.waiting = Some(done);
         match data {
-            None => peer.small(cx.proxy(), rounds),
-            Some(data) => return drop(peer.large(cx.proxy(), data)),
-        };
+            None => drop(peer.small(cx.proxy(), rounds)),
+            Some(data) => drop(peer.large(cx.proxy(), data)),
+        }
     }
 
     #[entry]

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use charm4rs_scheduler::Class;
 use charm4rs_transport::port::{Incoming, Offer, Tag};
-use charm4rs_transport::{Msg, Pe, RegBuf};
+use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
 use super::collection::{CollectionId, Members, Place};
 use super::exit::{Failure, Panicked};
@@ -51,7 +51,7 @@ pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, mut header: Header, 
     if to == rt.sched.pe() {
         let msg = Msg::fill(rt.sched.slab(), len, fill);
         let class = if tag == tag::CALL { class_of(&header) } else { Class::Default };
-        rt.sched.enqueue(Incoming { from: to, tag, msg, payloads: Vec::new() }, class);
+        rt.sched.enqueue(Incoming { from: to, tag, msg, payloads: Payloads::default() }, class);
     } else {
         rt.sched.send(to, tag, len, fill);
     }
@@ -85,7 +85,7 @@ pub(super) fn owned(buf: Arc<RegBuf>) -> RegBuf {
     Arc::try_unwrap(buf).unwrap_or_else(|shared| RegBuf::copy_of(&shared))
 }
 
-pub(super) fn shared(payloads: Vec<RegBuf>) -> Vec<Arc<RegBuf>> {
+pub(super) fn shared(payloads: Payloads) -> Vec<Arc<RegBuf>> {
     payloads.into_iter().map(Arc::new).collect()
 }
 
@@ -179,7 +179,7 @@ fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
         if payloads.is_empty() {
             return rt.sched.send(to, tag::CALL, msg.len(), fill);
         }
-        return rt.sched.send_payloads(to, tag::CALL, msg.len(), fill, payloads, false);
+        return rt.sched.send_payloads(to, tag::CALL, msg.len(), fill, payloads.into_vec(), false);
     }
     // SAFETY: as in `deliver`; the message is not looked at again.
     let body = unsafe { moved::read::<Body<E>>(msg.msg.as_ptr().wrapping_add(HEADER)) };

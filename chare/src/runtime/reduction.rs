@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use charm4rs_scheduler::Class;
 use charm4rs_transport::port::Incoming;
-use charm4rs_transport::{Msg, Pe};
+use charm4rs_transport::{Msg, Payloads, Pe};
 
 use super::calls::{reply_serialized, send_wire};
 use super::collection::{AnyCollection, CollectionId};
@@ -340,7 +340,7 @@ fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &R
                 let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
                 let tag = if *broadcast { tag::BROADCAST } else { tag::CALL };
                 let from = rt.sched.pe();
-                rt.sched.enqueue(Incoming { from, tag, msg, payloads: Vec::new() }, Class::Default);
+                rt.sched.enqueue(Incoming { from, tag, msg, payloads: Payloads::default() }, Class::Default);
             })
         }
     };

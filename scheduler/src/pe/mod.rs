@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use charm4rs_transport::memory::Slab;
 use charm4rs_transport::port::{Incoming, Port, PortEvent, Tag};
-use charm4rs_transport::{Layout, Msg, Pe, RegBuf, TransportError};
+use charm4rs_transport::{Layout, Msg, Payloads, Pe, RegBuf, TransportError};
 
 use crate::handler::{Config, Handler, Kind, Stalled, Step};
 use crate::idle::{Idle, Rest};
@@ -194,7 +194,7 @@ impl Scheduler {
     fn post(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         if to == self.pe {
             let msg = Msg::fill(&self.slab, len, fill);
-            self.arrive(Incoming { from: to, tag, msg, payloads: Vec::new() });
+            self.arrive(Incoming { from: to, tag, msg, payloads: Payloads::default() });
         } else if let Some(port) = &mut *self.port.borrow_mut() {
             port.send(to, tag, len, fill);
         }
@@ -218,7 +218,7 @@ impl Scheduler {
         bump(&self.sent);
         if to == self.pe {
             let msg = Msg::fill(&self.slab, len, fill);
-            self.arrive(Incoming { from: to, tag, msg, payloads });
+            self.arrive(Incoming { from: to, tag, msg, payloads: payloads.into() });
         } else if let Some(port) = &mut *self.port.borrow_mut() {
             port.send_payloads(to, tag, len, fill, payloads, offer);
         }
@@ -251,7 +251,7 @@ impl Scheduler {
         debug_assert!(class != Class::Now, "a call is no system message");
         let msg = Msg::fill(&self.slab, len, fill);
         bump(&self.sent);
-        self.queue.borrow_mut().push(Incoming { from: self.pe, tag, msg, payloads: Vec::new() }, class);
+        self.queue.borrow_mut().push(Incoming { from: self.pe, tag, msg, payloads: Payloads::default() }, class);
     }
 
     /// Makes a task; it is polled soon, not now.

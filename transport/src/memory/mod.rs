@@ -5,6 +5,7 @@ mod counted;
 pub(crate) mod inbox;
 pub(crate) mod map;
 mod msg;
+mod payloads;
 pub(crate) mod pool;
 pub(crate) mod segment;
 mod slab;
@@ -13,6 +14,7 @@ pub(crate) mod window;
 pub use buf::{Home, RegBuf};
 pub use counted::Counted;
 pub use msg::Msg;
+pub use payloads::Payloads;
 pub use slab::Slab;
 
 /// Copies bytes into a place to be filled, of the same length.

@@ -13,24 +13,42 @@ use std::rc::Rc;
 use super::inbox::Inbox;
 use super::{RegBuf, Slab, write_bytes};
 
+/// Larger messages are kept in buffers.
+const SLAB_MAX: usize = 1 << 20;
+
 /// A message; see the module's text. Dropping it frees its place.
 #[must_use]
 pub struct Msg(Repr);
 
 enum Repr {
-    Ring { body: NonNull<u8>, len: usize, inbox: Rc<Inbox> },
-    Slab { ptr: NonNull<u8>, len: usize, slab: Slab },
-    Buf(RegBuf),
+    Ring { body: NonNull<u8>, len: u32, inbox: Rc<Inbox> },
+    Slab { ptr: NonNull<u8>, len: u32, slab: Slab },
+    Buf(Box<RegBuf>),
+}
+
+// It is moved from hand to hand: the smaller the better.
+const _: () = assert!(size_of::<Msg>() == 24);
+
+/// The length of a message that lies in a ring or a slab.
+#[inline]
+fn short(len: usize) -> u32 {
+    u32::try_from(len).expect("a message of 4 GiB or more lies in a buffer of its own")
 }
 
 impl Msg {
     /// A message of `len` bytes that `fill` writes, in a block of `slab`.
     #[inline]
     pub fn fill(slab: &Slab, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) -> Self {
+        if len > SLAB_MAX {
+            let mut buf = RegBuf::heap(len);
+            // SAFETY: bytes that may be uninitialized ask for less than bytes; `fill` writes all of them.
+            fill(unsafe { &mut *(std::ptr::from_mut::<[u8]>(&mut buf) as *mut [MaybeUninit<u8>]) });
+            return buf.into();
+        }
         let ptr = slab.take(len);
         // SAFETY: the block has at least `len` bytes, and MaybeUninit asks for nothing more.
         fill(unsafe { std::slice::from_raw_parts_mut(ptr.as_ptr().cast(), len) });
-        Self(Repr::Slab { ptr, len, slab: slab.clone() })
+        Self(Repr::Slab { ptr, len: short(len), slab: slab.clone() })
     }
 
     /// A message in place.
@@ -39,7 +57,7 @@ impl Msg {
     /// `body` is that of a record of `inbox` that was taken, has `len` bytes, and is released by nobody else.
     #[inline]
     pub(super) unsafe fn in_ring(body: NonNull<u8>, len: usize, inbox: Rc<Inbox>) -> Self {
-        Self(Repr::Ring { body, len, inbox })
+        Self(Repr::Ring { body, len: short(len), inbox })
     }
 
     /// A copy in a block of `slab`.
@@ -59,7 +77,7 @@ impl Msg {
                 std::ptr::copy_nonoverlapping(from.as_ptr(), ptr.as_ptr(), n);
             }
         }
-        Self(Repr::Slab { ptr, len, slab: slab.clone() })
+        Self(Repr::Slab { ptr, len: short(len), slab: slab.clone() })
     }
 
     /// Moves a message that lies in its inbox into a block of `slab`; any other stays where it is.
@@ -100,7 +118,7 @@ impl Msg {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is never dropped, so its buffer is moved out exactly once.
         match unsafe { std::ptr::read(&raw const this.0) } {
-            Repr::Buf(buf) => buf,
+            Repr::Buf(buf) => *buf,
             _ => unreachable!("handled above"),
         }
     }
@@ -108,7 +126,7 @@ impl Msg {
 
 impl From<RegBuf> for Msg {
     fn from(buf: RegBuf) -> Self {
-        Self(Repr::Buf(buf))
+        Self(Repr::Buf(Box::new(buf)))
     }
 }
 
@@ -118,7 +136,7 @@ impl Drop for Msg {
         match &self.0 {
             Repr::Ring { body, inbox, .. } => inbox.release(*body),
             // SAFETY: the block came from this slab, for this length, and nobody else uses it.
-            Repr::Slab { ptr, len, slab } => unsafe { slab.give(*ptr, *len) },
+            Repr::Slab { ptr, len, slab } => unsafe { slab.give(*ptr, *len as usize) },
             Repr::Buf(_) => {}
         }
     }
@@ -131,7 +149,7 @@ impl Deref for Msg {
         match &self.0 {
             // SAFETY: the sender or `fill` initialized the bytes; the place is ours until drop.
             Repr::Ring { body: ptr, len, .. } | Repr::Slab { ptr, len, .. } => unsafe {
-                std::slice::from_raw_parts(ptr.as_ptr(), *len)
+                std::slice::from_raw_parts(ptr.as_ptr(), *len as usize)
             },
             Repr::Buf(buf) => buf,
         }

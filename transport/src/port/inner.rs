@@ -151,7 +151,7 @@ impl Inner {
     ) {
         let bytes = msg.len() as u64 + payloads.iter().map(|p| p.len() as u64).sum::<u64>();
         self.counters.received[reach as usize].add(bytes);
-        out.push_back(PortEvent::Message(Incoming { from, tag, msg, payloads }));
+        out.push_back(PortEvent::Message(Incoming { from, tag, msg, payloads: payloads.into() }));
     }
 
     #[cold]

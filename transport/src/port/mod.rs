@@ -53,6 +53,7 @@ use send::Queued;
 
 use crate::doorbell::Fences;
 use crate::local::Local;
+use crate::memory::Payloads;
 use crate::memory::Slab;
 use crate::near::Near;
 use crate::shm::Shm;
@@ -73,7 +74,7 @@ pub struct Incoming {
     /// Its bytes, 16-byte aligned.
     pub msg: Msg,
     /// What came with it out of band.
-    pub payloads: Vec<RegBuf>,
+    pub payloads: Payloads,
 }
 
 /// Names an offer within its port.

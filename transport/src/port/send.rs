@@ -117,7 +117,7 @@ impl Port {
     pub(super) fn deliver_here(&mut self, tag: Tag, msg: Msg, payloads: Vec<RegBuf>) {
         let bytes = msg.len() as u64 + payloads.iter().map(|p| p.len() as u64).sum::<u64>();
         self.inner.counters.received[Way::Itself as usize].add(bytes);
-        self.early.push_back(PortEvent::Message(Incoming { from: self.pe, tag, msg, payloads }));
+        self.early.push_back(PortEvent::Message(Incoming { from: self.pe, tag, msg, payloads: payloads.into() }));
     }
 
     #[cold]
