@@ -13,7 +13,8 @@ use charm4rs_scheduler::{Config, Scheduler};
 use charm4rs_transport::TransportError;
 use charm4rs_transport::port::Port;
 
-use crate::runtime::{self, Driver, Ending, Failure, Rt, Runtime};
+pub(crate) use crate::runtime::Driver;
+use crate::runtime::{self, Ending, Failure, Rt, Runtime};
 
 /// Makes a PE, on its thread.
 pub(crate) fn open(port: Port, config: Config, ending: Rc<dyn Ending>) -> Rt {

@@ -71,6 +71,11 @@ impl Doorbell {
         Waker { bell: self.bell.clone() }
     }
 
+    /// The same doorbell, for another PE of the same thread.
+    pub(crate) fn share(&self) -> Self {
+        Self { bell: self.bell.clone() }
+    }
+
     /// What to sleep on.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {

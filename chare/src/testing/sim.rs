@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use charm4rs_scheduler::{Config, Stalled, Step, VirtualClock};
 use charm4rs_transport::port::Port;
-use charm4rs_transport::seed::Rng;
-use charm4rs_transport::wireup::{self, TransportOptions};
-use charm4rs_transport::{Layout, Pe, TransportError};
+use charm4rs_transport::sim::{self, Driver, Network, Stepped};
+use charm4rs_transport::wireup::TransportOptions;
+use charm4rs_transport::{Doorbell, Layout, Pe, TransportError};
 
 use super::{First, HANGS, start};
-use crate::runtime::{self, Driver, Ending, Failure, Rt};
+use crate::runtime::{self, Ending, Failure, Rt};
 use crate::{Job, MainResult, pe};
 
 /// What to simulate.
@@ -141,12 +141,10 @@ where
     F: Future<Output: MainResult> + 'static,
 {
     runtime::install_panic_hook();
-    let first = Rc::new(First::default());
-    let clock = VirtualClock::new();
-    let mut sim = Sim { pes: Vec::new(), rng: Rng::stream(options.seed, 1), clock, first, steps: 0 };
-    let end = match sim.open(options) {
+    let mut sim = Sim::new(options);
+    let end = match sim.open() {
         Ok(()) => {
-            let zero = sim.pes[0].rt;
+            let zero = sim.pes[0];
             zero.enter(|| pe::guarded(zero, || start(zero, main(Job::of(zero)))));
             sim.run(options.steps_max)
         }
@@ -161,87 +159,79 @@ where
 }
 
 struct Sim {
-    pes: Vec<Simulated>,
-    rng: Rng,
+    pes: Vec<Rt>,
+    stopped: Vec<Option<i32>>,
+    network: Network,
+    driver: Driver,
     clock: VirtualClock,
     first: Rc<First>,
     steps: u64,
 }
 
-struct Simulated {
-    rt: Rt,
-    /// What its last step came to, if nothing has happened since.
-    rests: Option<Option<Duration>>,
-    stopped: Option<i32>,
-}
-
 impl Sim {
-    fn open(&mut self, options: &SimOptions) -> Result<(), TransportError> {
+    fn new(options: &SimOptions) -> Self {
+        let layout = Layout::one_host(options.pes, options.ppn);
+        let network = Network::new(sim::Config::reliable(layout, options.seed));
+        Self {
+            pes: Vec::new(),
+            stopped: vec![None; options.pes as usize],
+            driver: Driver::new(&network),
+            network,
+            clock: VirtualClock::new(),
+            first: Rc::default(),
+            steps: 0,
+        }
+    }
+
+    fn open(&mut self) -> Result<(), TransportError> {
         let config = Config { clock: self.clock.clock(), burst_max: 1, ..Config::default() };
-        for port in ports(options)? {
-            let rt = pe::open(port, config.clone(), Rc::new(Recorder(self.first.clone())));
-            self.pes.push(Simulated { rt, rests: None, stopped: None });
+        // One for all: nobody sleeps in a simulation.
+        let doorbell = Doorbell::new()?;
+        let layout = self.network.layout();
+        for pe in (0..layout.pes()).map(Pe) {
+            let port = Port::over(self.network.endpoint(pe), layout.clone(), TransportOptions::default(), &doorbell);
+            self.pes.push(pe::open(port, config.clone(), Rc::new(Recorder(self.first.clone()))));
         }
         Ok(())
     }
 
     fn run(&mut self, steps_max: u64) -> End {
-        let mut runnable: Vec<usize> = (0..self.pes.len()).collect();
-        loop {
-            while !runnable.is_empty() {
-                let at = self.rng.below(runnable.len());
-                let pe = runnable[at];
-                self.steps += 1;
-                if self.steps > steps_max {
-                    return End::Endless;
-                }
-                let rt = self.pes[pe].rt;
-                let step = rt.enter(|| pe::guarded(rt, || rt.sched.step(&Driver(rt))));
-                match step {
-                    Some(Step::Busy) => {}
-                    Some(Step::Idle { until }) => {
-                        self.pes[pe].rests = Some(until);
-                        runnable.swap_remove(at);
-                        continue;
-                    }
-                    Some(Step::Stopped(code)) => self.pes[pe].stopped = Some(code),
-                    Some(Step::Failed(error)) => self.first.set(rt.sched.pe(), Failure::from(&error)),
-                    None => self.pes[pe].stopped = Some(1),
-                }
-                if let Some((pe, failure)) = self.first.take() {
-                    return End::Failed(pe, failure);
-                }
-                // It may have sent something to anyone.
-                self.pes.iter_mut().for_each(|pe| pe.rests = None);
-                runnable.clear();
-                runnable.extend((0..self.pes.len()).filter(|&pe| self.pes[pe].stopped.is_none()));
+        while let Some(pe) = self.driver.next() {
+            let Some(rt) = self.pes.get(pe.index()).filter(|_| self.stopped[pe.index()].is_none()) else { continue };
+            self.steps += 1;
+            if self.steps > steps_max {
+                return End::Endless;
             }
-            if let Some(end) = self.all_rest(&mut runnable) {
-                return end;
+            self.clock.advance_to(self.network.clock().now());
+            let stepped = match rt.enter(|| pe::guarded(rt, || rt.sched.step(&pe::Driver(rt)))) {
+                Some(Step::Busy) => Stepped { more: true, timer: None },
+                Some(Step::Idle { until }) => Stepped { more: false, timer: until },
+                Some(Step::Stopped(code)) => {
+                    self.stopped[pe.index()] = Some(code);
+                    Stepped::default()
+                }
+                Some(Step::Failed(error)) => {
+                    self.first.set(pe, Failure::from(&error));
+                    Stepped::default()
+                }
+                None => Stepped::default(),
+            };
+            self.driver.stepped(pe, stepped);
+            if let Some((pe, failure)) = self.first.take() {
+                return End::Failed(pe, failure);
+            }
+            if self.stopped.iter().all(Option::is_some) {
+                return End::Exit(self.stopped[0].unwrap_or_default());
             }
         }
-    }
-
-    /// Nobody has anything to do now: lets time pass, or ends the job.
-    fn all_rest(&mut self, runnable: &mut Vec<usize>) -> Option<End> {
-        if self.pes.iter().all(|pe| pe.stopped.is_some()) {
-            return Some(End::Exit(self.pes[0].stopped.unwrap_or_default()));
-        }
-        let waiting = || self.pes.iter().enumerate().filter(|(_, pe)| pe.stopped.is_none());
-        let next = waiting().filter_map(|(_, pe)| pe.rests.flatten()).min();
-        let Some(next) = next else {
-            return Some(End::Deadlock(waiting().map(|(_, pe)| waits(pe.rt)).filter(Waits::any).collect()));
-        };
-        self.clock.advance_to(next);
-        runnable.extend(waiting().map(|(at, _)| at));
-        None
+        End::Deadlock(self.pes.iter().map(|rt| waits(rt)).filter(Waits::any).collect())
     }
 
     fn close(&self) {
-        for Simulated { rt, .. } in &self.pes {
+        for rt in &self.pes {
             rt.enter(|| pe::drain(rt));
         }
-        for Simulated { rt, .. } in &self.pes {
+        for rt in &self.pes {
             if let Err(error) = rt.enter(|| pe::close(rt)) {
                 self.first.set(rt.sched.pe(), Failure::from(&error));
             }
@@ -258,12 +248,6 @@ impl Waits {
     fn any(&self) -> bool {
         self.tasks + self.replies > 0
     }
-}
-
-fn ports(options: &SimOptions) -> Result<Vec<Port>, TransportError> {
-    let layout = Layout::one_host(options.pes, options.ppn);
-    let transport = TransportOptions { may_block: false, ..TransportOptions::default() };
-    wireup::local(layout, &transport)?.into_iter().map(charm4rs_transport::port::PortBuilder::open).collect()
 }
 
 struct Recorder(Rc<First>);

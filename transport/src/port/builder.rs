@@ -9,7 +9,7 @@ use crate::local::LocalFabric;
 use crate::memory::Slab;
 use crate::shm::ShmFabric;
 use crate::wireup::TransportOptions;
-use crate::{Doorbell, Fabric, Layout, Pe, TransportError, Waker};
+use crate::{Doorbell, Endpoint, Fabric, Layout, Pe, TransportError, Waker};
 
 /// The backends of a process.
 #[derive(Clone, Default, Debug)]
@@ -78,7 +78,34 @@ impl PortBuilder {
             shm,
             net,
         };
-        Ok(Port {
+        Ok(Port::assemble(pe, layout, doorbell, ends, slab, options))
+    }
+}
+
+impl Port {
+    /// A port over one endpoint that reaches all peers, for worlds in which one thread drives many PEs. Sends never block: what finds
+    /// no room waits in the backlog. `doorbell` wakes that thread.
+    ///
+    /// # Panics
+    /// If the endpoint does not keep the order of messages, on which the port's protocols rely.
+    #[must_use]
+    pub fn over(net: Box<dyn Endpoint>, layout: Arc<Layout>, options: TransportOptions, doorbell: &Doorbell) -> Self {
+        assert!(net.caps().ordered, "a port needs messages of a peer in order");
+        let ends = Ends { process: 0..0, host: 0..0, local: None, shm: None, net: Some(net) };
+        let options = TransportOptions { may_block: false, ..options };
+        let pe = ends.net.as_ref().map_or(Pe(0), |net| net.pe());
+        Self::assemble(pe, layout, doorbell.share(), ends, Slab::new(), options)
+    }
+
+    fn assemble(
+        pe: Pe,
+        layout: Arc<Layout>,
+        doorbell: Doorbell,
+        ends: Ends,
+        slab: Slab,
+        options: TransportOptions,
+    ) -> Self {
+        Self {
             pe,
             doorbell,
             ends,
@@ -95,6 +122,6 @@ impl PortBuilder {
             events: Vec::new(),
             fatal: None,
             since_net: 0,
-        })
+        }
     }
 }
