@@ -10,7 +10,8 @@ use crate::sources::Source;
 /// The modules of the transport that are backends.
 pub(crate) const BACKENDS: &[&str] = &["local", "shm", "tcp", "sim"];
 
-/// What may name them: where the nearest is picked, where they are opened, and where they are tried and measured.
+/// What may name them: where the nearest is picked, where they are opened, where they are tried and measured, and where whole jobs
+/// are simulated.
 pub(crate) const CHOOSERS: &[&str] = &[
     "transport/src/port/",
     "transport/src/wireup",
@@ -20,6 +21,7 @@ pub(crate) const CHOOSERS: &[&str] = &[
     "transport/examples/",
     "tests/",
     "benches/",
+    "chare/src/testing/sim.rs",
 ];
 
 /// Files that name a backend and are neither a part of it nor one of `choosers`.
