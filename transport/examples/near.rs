@@ -12,11 +12,35 @@ use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
 use charm4rs_transport::{Layout, Pe, RegBuf};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-const RUNS: usize = 15;
+const RUNS: usize = 9;
+
+/// Runs `there` on the second processor and `here` on the first, once both are where they belong.
+fn both<R>(there: impl FnOnce() + Send, here: impl FnOnce() -> R) -> R {
+    let ready = std::sync::Barrier::new(2);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            pin(1);
+            ready.wait();
+            there();
+        });
+        ready.wait();
+        pin(0);
+        let done = here();
+        unpin();
+        done
+    })
+}
 
 fn pin(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu);
+    sched_setaffinity(None, &set).expect("two processors");
+}
+
+/// So that the next thread does not begin on a processor that spins.
+fn unpin() {
+    let mut set = CpuSet::new();
+    (0..2).for_each(|cpu| set.set(cpu));
     sched_setaffinity(None, &set).expect("two processors");
 }
 
@@ -40,26 +64,26 @@ fn lines(two: bool) -> Vec<f64> {
     (0..RUNS)
         .map(|_| {
             LINES.iter().for_each(|l| l.0.store(0, Ordering::SeqCst));
-            std::thread::scope(|s| {
-                s.spawn(|| {
-                    pin(1);
+            both(
+                || {
                     for i in 0..N {
                         while LINES[0].0.load(Ordering::Acquire) != 2 * i + 1 {
                             std::hint::spin_loop();
                         }
                         LINES[back].0.store(2 * i + 2, Ordering::Release);
                     }
-                });
-                pin(0);
-                let start = Instant::now();
-                for i in 0..N {
-                    LINES[0].0.store(2 * i + 1, Ordering::Release);
-                    while LINES[back].0.load(Ordering::Acquire) != 2 * i + 2 {
-                        std::hint::spin_loop();
+                },
+                || {
+                    let start = Instant::now();
+                    for i in 0..N {
+                        LINES[0].0.store(2 * i + 1, Ordering::Release);
+                        while LINES[back].0.load(Ordering::Acquire) != 2 * i + 2 {
+                            std::hint::spin_loop();
+                        }
                     }
-                }
-                start.elapsed().as_nanos() as f64 / (2 * N) as f64
-            })
+                    start.elapsed().as_nanos() as f64 / (2 * N) as f64
+                },
+            )
         })
         .collect()
 }
@@ -72,9 +96,8 @@ fn two_lines() -> Vec<f64> {
     (0..RUNS)
         .map(|_| {
             FLAG.iter().chain(&DATA).for_each(|l| l.0.store(0, Ordering::SeqCst));
-            std::thread::scope(|s| {
-                s.spawn(|| {
-                    pin(1);
+            both(
+                || {
                     for i in 1..=N {
                         while FLAG[0].0.load(Ordering::Acquire) != i {
                             std::hint::spin_loop();
@@ -83,36 +106,29 @@ fn two_lines() -> Vec<f64> {
                         DATA[1].0.store(value, Ordering::Relaxed);
                         FLAG[1].0.store(i, Ordering::Release);
                     }
-                });
-                pin(0);
-                let start = Instant::now();
-                for i in 1..=N {
-                    DATA[0].0.store(i, Ordering::Relaxed);
-                    FLAG[0].0.store(i, Ordering::Release);
-                    while FLAG[1].0.load(Ordering::Acquire) != i {
-                        std::hint::spin_loop();
+                },
+                || {
+                    let start = Instant::now();
+                    for i in 1..=N {
+                        DATA[0].0.store(i, Ordering::Relaxed);
+                        FLAG[0].0.store(i, Ordering::Release);
+                        while FLAG[1].0.load(Ordering::Acquire) != i {
+                            std::hint::spin_loop();
+                        }
+                        assert_eq!(DATA[1].0.load(Ordering::Relaxed), i);
                     }
-                    assert_eq!(DATA[1].0.load(Ordering::Relaxed), i);
-                }
-                start.elapsed().as_nanos() as f64 / (2 * N) as f64
-            })
+                    start.elapsed().as_nanos() as f64 / (2 * N) as f64
+                },
+            )
         })
         .collect()
 }
 
-fn ports(kind: TransportKind, f: impl Fn(Port) + Sync, g: impl FnOnce(Port) -> f64) -> f64 {
+fn ports(kind: TransportKind, f: impl FnOnce(Port) + Send, g: impl FnOnce(Port) -> f64) -> f64 {
     let options = TransportOptions { force: Some(kind), ..TransportOptions::default() };
     let mut builders = wireup::local(Layout::one_host(2, 2), &options).expect("two PEs");
     let (one, zero) = (builders.pop().expect("PE 1"), builders.pop().expect("PE 0"));
-    std::thread::scope(|s| {
-        let f = &f;
-        s.spawn(move || {
-            pin(1);
-            f(one.open().expect("a port"));
-        });
-        pin(0);
-        g(zero.open().expect("a port"))
-    })
+    both(|| f(one.open().expect("a port")), || g(zero.open().expect("a port")))
 }
 
 fn next(port: &mut Port, events: &mut VecDeque<PortEvent>) -> charm4rs_transport::port::Incoming {

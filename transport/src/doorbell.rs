@@ -29,7 +29,7 @@
 //! woke for another reason makes its next sleep end early, which is harmless. The PE stores *awake* when it is back.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, compiler_fence, fence};
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
 use std::sync::{Arc, OnceLock};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -52,7 +52,7 @@ pub struct Waker {
 
 #[derive(Debug)]
 struct Bell {
-    rung: AtomicBool,
+    rung: AtomicU64,
     fd: OwnedFd,
 }
 
@@ -62,7 +62,7 @@ impl Doorbell {
     /// # Errors
     /// If the process has no descriptor left.
     pub fn new() -> Result<Self, TransportError> {
-        Ok(Self { bell: Arc::new(Bell { rung: AtomicBool::new(false), fd: event_fd()? }) })
+        Ok(Self { bell: Arc::new(Bell { rung: AtomicU64::new(0), fd: event_fd()? }) })
     }
 
     /// A handle that rings it.
@@ -85,17 +85,27 @@ impl Doorbell {
     /// Makes the descriptor unreadable again. Look for work after this.
     pub fn clear(&self) {
         drain(self.bell.fd.as_fd());
-        self.bell.rung.swap(false, Ordering::AcqRel);
+        rung_clear(&self.bell.rung);
     }
 }
 
 impl Waker {
     /// Rings.
     pub fn wake(&self) {
-        if !self.bell.rung.swap(true, Ordering::AcqRel) {
+        if rung_set(&self.bell.rung) {
             ring(self.bell.fd.as_fd());
         }
     }
+}
+
+/// A waker's step: whether it has to write the eventfd.
+pub(crate) fn rung_set<W: Word>(rung: &W) -> bool {
+    rung.swap(1, Ordering::AcqRel) == 0
+}
+
+/// The PE's step, after it has read the eventfd and before it looks for work.
+pub(crate) fn rung_clear<W: Word>(rung: &W) {
+    rung.swap(0, Ordering::AcqRel);
 }
 
 /// An eventfd to sleep on.

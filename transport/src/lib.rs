@@ -17,6 +17,8 @@ pub mod doorbell;
 pub mod error;
 pub mod layout;
 pub mod local;
+#[cfg(all(test, loom))]
+mod loom_models;
 pub mod memory;
 mod near;
 pub mod port;

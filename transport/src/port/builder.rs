@@ -1,6 +1,6 @@
 //! From a description that can be sent to a port that cannot.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::inner::Inner;
@@ -114,9 +114,8 @@ impl Port {
             layout,
             options,
             early: VecDeque::new(),
-            backlog: VecDeque::new(),
-            backlogged: HashMap::new(),
-            outgoing: HashMap::new(),
+            backlog: BTreeMap::new(),
+            outgoing: BTreeMap::new(),
             next_request: 0,
             puts: VecDeque::new(),
             events: Vec::new(),

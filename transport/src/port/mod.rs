@@ -35,8 +35,10 @@ mod frame;
 mod inner;
 mod rendezvous;
 mod send;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -173,11 +175,10 @@ pub struct Port {
     plain: bool,
     /// Arrived while a send waited.
     early: VecDeque<PortEvent>,
-    backlog: VecDeque<Queued>,
-    /// How much of the backlog is for each peer.
-    backlogged: HashMap<Pe, usize>,
+    /// For each peer what waits for room, never empty.
+    backlog: BTreeMap<Pe, VecDeque<Queued>>,
     /// Messages of ours that wait for landings.
-    outgoing: HashMap<u64, Outgoing>,
+    outgoing: BTreeMap<u64, Outgoing>,
     next_request: u64,
     /// Puts that found no room yet.
     puts: VecDeque<Put>,
@@ -426,7 +427,7 @@ impl Port {
 
     /// A peer for whom something is left.
     fn undelivered(&self) -> Option<Pe> {
-        let queued = self.backlog.front().map(|queued| queued.to);
+        let queued = self.backlog.keys().next().copied();
         queued.or_else(|| self.puts.front().map(|put| put.to)).or_else(|| self.outgoing.values().next().map(|o| o.to))
     }
 }

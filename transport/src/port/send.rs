@@ -1,6 +1,5 @@
 //! Sends: the straight way for small messages to near peers, and what becomes of everything else.
 
-use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,9 @@ use crate::{Imm, Msg, OpId, Pe, PostError, RegBuf, TransportError};
 /// A message that found no room.
 #[derive(Debug)]
 pub(super) struct Queued {
-    pub(super) to: Pe,
     imm: Imm,
     buf: RegBuf,
-    /// Polls to wait.
+    /// Polls (or rounds of a send that waits) to wait.
     delay: u32,
 }
 
@@ -266,48 +264,40 @@ impl Port {
     fn queue(&mut self, to: Pe, imm: Imm, buf: RegBuf, delay: u32) {
         self.inner.counters.backlogged += 1;
         self.plain = false;
-        *self.backlogged.entry(to).or_default() += 1;
-        self.backlog.push_back(Queued { to, imm, buf, delay });
+        self.backlog.entry(to).or_default().push_back(Queued { imm, buf, delay });
     }
 
     /// Whether nothing for `to` is in the backlog, which it tries to empty.
     fn clear_for(&mut self, to: Pe) -> bool {
-        if self.backlog.is_empty() {
-            return true;
-        }
-        if self.backlogged.contains_key(&to) {
-            self.flush(false);
-        }
-        !self.backlogged.contains_key(&to)
+        self.backlog.is_empty() || self.flush_to(to, false)
     }
 
-    /// Sends what it can of the backlog, in order for each peer. `polled`: a poll has passed.
+    /// Sends what it can of the backlog. `polled`: a poll has passed.
     pub(super) fn flush(&mut self, polled: bool) {
-        let mut kept = VecDeque::new();
-        let mut stuck: Vec<Pe> = Vec::new();
-        while let Some(mut queued) = self.backlog.pop_front() {
-            let to = queued.to;
-            if !stuck.contains(&to) && queued.delay == 0 && self.has_credit(to, queued.buf.len()) {
+        let peers: Vec<Pe> = self.backlog.keys().copied().collect();
+        for to in peers {
+            self.flush_to(to, polled);
+        }
+    }
+
+    /// Sends what it can of the backlog for `to`, in order. Whether that was all.
+    fn flush_to(&mut self, to: Pe, polled: bool) -> bool {
+        let Some(mut queue) = self.backlog.remove(&to) else { return true };
+        while let Some(mut queued) = queue.pop_front() {
+            if queued.delay > 0 {
+                queued.delay -= u32::from(polled);
+            } else if self.has_credit(to, queued.buf.len()) {
                 match self.post(to, queued.imm, queued.buf) {
-                    Ok(()) => {
-                        let left = self.backlogged.get_mut(&to).expect("it counts what is queued");
-                        *left -= 1;
-                        if *left == 0 {
-                            self.backlogged.remove(&to);
-                        }
-                        continue;
-                    }
+                    Ok(()) => continue,
                     Err(back) => queued.buf = back,
                 }
             }
-            if polled && !stuck.contains(&to) {
-                queued.delay = queued.delay.saturating_sub(1);
-            }
-            stuck.push(to);
-            kept.push_back(queued);
+            queue.push_front(queued);
+            self.backlog.insert(to, queue);
+            return false;
         }
-        self.backlog = kept;
         self.plain = self.backlog.is_empty() && self.options.faults.is_none();
+        true
     }
 
     /// Waits a little for room at `to`, receiving meanwhile. `false`: do not wait, use the backlog.
@@ -325,6 +315,9 @@ impl Port {
         if let Err(error) = received.and_then(|()| self.run_todo()) {
             self.fatal = Some(error);
             return false;
+        }
+        if !self.backlog.is_empty() {
+            self.flush(true);
         }
         // See the module's text: why a send always ends.
         if self.ends.local.as_ref().is_some_and(Near::crowded) || self.ends.shm.as_ref().is_some_and(Near::crowded) {
