@@ -118,9 +118,34 @@ impl Port {
             outgoing: BTreeMap::new(),
             next_request: 0,
             puts: VecDeque::new(),
+            credits: Vec::new(),
             events: Vec::new(),
             fatal: None,
             since_net: 0,
         }
+    }
+
+    /// What is left in it that should not be once all messages have arrived.
+    #[cfg(test)]
+    pub(crate) fn leftovers(&self) -> Vec<(&'static str, usize)> {
+        let counts = [
+            ("early", self.early.len()),
+            ("backlog", self.backlog.len()),
+            ("outgoing", self.outgoing.len()),
+            ("puts", self.puts.len()),
+            ("credits", self.credits.len()),
+            ("arriving", self.inner.arriving.iter().flatten().count()),
+            ("offers", self.inner.offers.len()),
+            ("asked", self.inner.asked.len()),
+            ("todo", self.inner.todo.len()),
+            ("payloads ahead", self.inner.peers.values().map(|peer| peer.payloads.len()).sum()),
+        ];
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The credit that it owes a peer, and that the peer owes it.
+    #[cfg(test)]
+    pub(crate) fn credit(&self, peer: Pe) -> (u64, u64) {
+        self.inner.peers.get(&peer).map_or((0, 0), |peer| (peer.owed, peer.debt))
     }
 }

@@ -21,11 +21,11 @@ pub(super) fn charged(len: usize) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     /// Payloads that came ahead of their message.
-    payloads: Vec<RegBuf>,
+    pub(super) payloads: Vec<RegBuf>,
     /// Charged bytes sent and not yet credited.
     pub(super) debt: u64,
     /// Charged bytes received and not yet credited.
-    owed: u64,
+    pub(super) owed: u64,
 }
 
 /// A message whose payloads are on their way into landings.

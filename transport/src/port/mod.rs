@@ -19,7 +19,8 @@
 //!
 //! # Flow control
 //! Small messages are bounded by the inbox. Larger ones count against a *credit* for each peer (64 MiB), given back in
-//! quarters when the receiver's port has taken them. A message larger than the credit goes when nothing else is owed.
+//! quarters when the receiver's port has taken them: it may keep nearly a quarter for ever, so a sender that owes less than that
+//! may send any length. Credit never waits behind messages, which may wait for the credit of the other side.
 //!
 //! # Why a send always ends
 //! A sender without room receives meanwhile: it moves arrivals out of its own inbox into its memory and gives
@@ -182,6 +183,8 @@ pub struct Port {
     next_request: u64,
     /// Puts that found no room yet.
     puts: VecDeque<Put>,
+    /// Credit that found no room on its way back yet.
+    credits: Vec<(Pe, u64)>,
     /// Buffer for the events of endpoints.
     events: Vec<Event>,
     fatal: Option<TransportError>,
@@ -290,10 +293,15 @@ impl Port {
     fn unsettled(&self) -> bool {
         !self.plain
             || !self.inner.todo.is_empty()
-            || !self.puts.is_empty()
+            || self.waits_for_room()
             || self.fatal.is_some()
             || self.ends.local.as_ref().is_some_and(Near::busy)
             || self.ends.shm.as_ref().is_some_and(Near::busy)
+    }
+
+    /// Whether it has something that found no room.
+    fn waits_for_room(&self) -> bool {
+        !(self.backlog.is_empty() && self.puts.is_empty() && self.credits.is_empty())
     }
 
     /// Takes what is in the inboxes.
@@ -339,9 +347,10 @@ impl Port {
     /// # Errors
     /// What ends the job.
     pub fn park(&mut self, limit: Option<Duration>) -> Result<(), TransportError> {
-        if !self.early.is_empty() || self.unsettled() && self.backlog.is_empty() && self.puts.is_empty() {
+        if !self.early.is_empty() || self.unsettled() && !self.waits_for_room() {
             return Ok(());
         }
+        let waits = self.waits_for_room();
         // The protocol is in `doorbell`.
         let Ends { local, shm, net, .. } = &mut self.ends;
         let fences = match (&shm, &local) {
@@ -361,11 +370,7 @@ impl Port {
         }
         self.inner.counters.sleeps += 1;
         // What waits for room in an inbox is not told when there is some.
-        let limit = if self.backlog.is_empty() && self.puts.is_empty() {
-            limit
-        } else {
-            Some(limit.map_or(ROOM_CHECK, |limit| limit.min(ROOM_CHECK)))
-        };
+        let limit = if waits { Some(limit.map_or(ROOM_CHECK, |limit| limit.min(ROOM_CHECK))) } else { limit };
         let limit = limit.map(|d| Timespec {
             tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: d.subsec_nanos().into(),
@@ -427,7 +432,7 @@ impl Port {
 
     /// A peer for whom something is left.
     fn undelivered(&self) -> Option<Pe> {
-        let queued = self.backlog.keys().next().copied();
+        let queued = self.backlog.keys().next().copied().or_else(|| self.credits.first().map(|(to, _)| *to));
         queued.or_else(|| self.puts.front().map(|put| put.to)).or_else(|| self.outgoing.values().next().map(|o| o.to))
     }
 }

@@ -154,7 +154,7 @@ impl Port {
     pub(super) fn run_todo(&mut self) -> Result<(), TransportError> {
         while let Some(todo) = self.inner.todo.pop_front() {
             match todo {
-                Todo::Credit(to, bytes) => self.control(to, frame::imm(frame::CREDIT, 0), &bytes.to_le_bytes()),
+                Todo::Credit(to, bytes) => self.credits.push((to, bytes)),
                 Todo::Accept(id) => self.accept_offer(id, Vec::new()),
                 Todo::Send(from, accept) => self.send_accepted(from, accept)?,
                 Todo::Finish(slot) => {
@@ -178,7 +178,22 @@ impl Port {
                 }
             }
         }
+        self.give_credit();
         Ok(())
+    }
+
+    /// Gives credit back, past the backlog.
+    fn give_credit(&mut self) {
+        for (to, bytes) in std::mem::take(&mut self.credits) {
+            let bytes_le = bytes.to_le_bytes();
+            let mut fill = |body: &mut [std::mem::MaybeUninit<u8>]| crate::memory::write_bytes(body, &bytes_le);
+            let imm = frame::imm(frame::CREDIT, 0);
+            match self.ends.to(self.pe, to).inject(to, imm, bytes_le.len(), &mut fill) {
+                Ok(()) => {}
+                Err(PostError::Busy(())) => self.credits.push((to, bytes)),
+                Err(_) => self.lost(to),
+            }
+        }
     }
 
     /// The receiver says where our payloads go.

@@ -169,7 +169,7 @@ impl Port {
         }
         let (mut fill, mut wait) = (Some(fill), Wait::default());
         loop {
-            if self.clear_for(to) {
+            if self.clear_for(to) && self.has_credit(to, len) {
                 match self.try_small(to, imm, len, &mut fill) {
                     Ok(()) => return,
                     Err(PostError::Busy(())) => {}
@@ -197,7 +197,16 @@ impl Port {
         self.ends.to(self.pe, to).inject(to, imm, len, &mut |body| {
             let fill = fill.take().expect("a body is filled once");
             fill(body);
-        })
+        })?;
+        self.charge(to, len);
+        Ok(())
+    }
+
+    /// Notes what the receiver will credit.
+    fn charge(&mut self, to: Pe, len: usize) {
+        if charged(len) {
+            self.inner.peers.entry(to).or_default().debt += len as u64;
+        }
     }
 
     /// A buffer that the backend to `to` sends best.
@@ -233,9 +242,7 @@ impl Port {
         let len = buf.len();
         match self.ends.to(self.pe, to).send(to, imm, buf, OpId(super::rendezvous::SEND)) {
             Ok(_) => {
-                if charged(len) {
-                    self.inner.peers.entry(to).or_default().debt += len as u64;
-                }
+                self.charge(to, len);
                 Ok(())
             }
             Err(PostError::Busy(buf)) => Err(buf),
@@ -248,16 +255,17 @@ impl Port {
         }
     }
 
+    /// A receiver gives credit back in steps, so it may keep nearly a step for ever: that much debt hinders nobody.
     fn has_credit(&self, to: Pe, len: usize) -> bool {
         !charged(len)
             || self
                 .inner
                 .peers
                 .get(&to)
-                .is_none_or(|peer| peer.debt == 0 || peer.debt + len as u64 <= self.options.credit)
+                .is_none_or(|peer| peer.debt < self.inner.credit_step || peer.debt + len as u64 <= self.options.credit)
     }
 
-    fn lost(&mut self, to: Pe) {
+    pub(super) fn lost(&mut self, to: Pe) {
         self.fatal.get_or_insert(TransportError::PeerDown { pe: to, why: "it takes no more messages" });
     }
 

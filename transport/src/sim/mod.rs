@@ -28,6 +28,8 @@ mod link;
 mod network;
 mod packet;
 #[cfg(test)]
+mod ports;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trial;
