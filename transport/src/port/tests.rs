@@ -197,7 +197,7 @@ fn an_offer_lands_where_its_receiver_says() {
                 port.accept(offer.id, vec![None, Some(heap), None, Some(pooled)]);
                 let m = message(&mut port, &mut events);
                 assert_eq!((m.from, m.tag, &*m.msg), (Pe(1), Tag(4), &b"abc"[..]));
-                for payload in &m.payloads {
+                for payload in m.payloads.iter() {
                     assert!(**payload == bytes(payload.len(), 5));
                 }
                 assert_eq!([&m.payloads[1], &m.payloads[3]].map(|p| p.as_ptr() as usize), places);
