@@ -81,8 +81,13 @@ impl<T: Pod> From<Payload<T>> for Landing {
 }
 
 impl<T: Pod> Default for Payload<T> {
+    /// The empty one. It costs no allocation: `std::mem::take` is the way to send a payload that a chare holds.
     fn default() -> Self {
-        Self::from_buf(RegBuf::heap(0))
+        thread_local! {
+            // One for each thread, so that PEs do not share its count's cache line.
+            static EMPTY: Arc<RegBuf> = Arc::new(RegBuf::heap(0));
+        }
+        Self { buf: EMPTY.with(Arc::clone), item: PhantomData }
     }
 }
 

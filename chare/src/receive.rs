@@ -52,12 +52,10 @@ impl Mailboxes {
 /// Puts a call into its mailbox. For `#[chare]`.
 pub fn post<E: Entry>(this: &This<E::Chare>, args: E::Args) {
     let mailbox = this.element().mailboxes.of::<E>();
-    let wakers: Vec<Waker> = {
-        let mut mailbox = mailbox.borrow_mut();
-        mailbox.letters.push_back(args);
-        mailbox.waiting.iter().map(|(_, waker)| waker.clone()).collect()
-    };
-    wakers.into_iter().for_each(Waker::wake);
+    mailbox.borrow_mut().letters.push_back(args);
+    // One by one: no borrow is held while a waker runs, and nothing is allocated.
+    let nth = |at: usize| mailbox.borrow().waiting.get(at).map(|(_, waker)| waker.clone());
+    (0..).map_while(nth).for_each(Waker::wake);
 }
 
 /// A receive under way; see the module's text.

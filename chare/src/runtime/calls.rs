@@ -50,7 +50,11 @@ pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, mut header: Header, 
     };
     if to == rt.sched.pe() {
         let msg = Msg::fill(rt.sched.slab(), len, fill);
-        let class = if tag == tag::CALL { class_of(&header) } else { Class::Default };
+        let class = match tag {
+            tag::CALL => class_of(&header),
+            tag::SOLO => Class::Expedited,
+            _ => Class::Default,
+        };
         rt.sched.enqueue(Incoming { from: to, tag, msg, payloads: Payloads::default() }, class);
     } else {
         rt.sched.send(to, tag, len, fill);

@@ -252,7 +252,8 @@ impl Handler for Driver {
         match msg.tag {
             tag::EXIT => Class::Now,
             tag::CALL | tag::BROADCAST => Header::of(msg).map_or(Class::Default, |header| class_of(&header)),
-            tag::REPLY | tag::FAILURE => Class::Expedited,
+            // A chare is made before it is called, however urgent the call is.
+            tag::REPLY | tag::FAILURE | tag::SOLO => Class::Expedited,
             _ => Class::Default,
         }
     }
