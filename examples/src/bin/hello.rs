@@ -1,34 +1,44 @@
-//! Hello: a group and an array, each called with numbers and a text.
+//! Hello: a group and an array of chares get an array of numbers and two texts.
 //!
 //! `cargo charmrun +p4 hello`
 
 use charm4rs::prelude::*;
 
-/// A chare that answers from wherever it lives.
+/// A chare: a type whose values live on PEs, and are called from anywhere.
 struct Greeter;
 
 #[chare(index = usize)]
 impl Greeter {
+    /// Makes an element, on the PE where it will live.
     #[init]
     fn new() -> Self {
         Self
     }
 
+    /// Can be called through a proxy. Arguments are whatever serde can serialize; large runs of plain data travel best as a
+    /// `Payload`.
     #[entry]
-    fn greet(&mut self, cx: &mut Cx<Self>, numbers: Vec<i32>, row: Payload<f64>, text: String) -> f64 {
-        let sum = row.iter().sum::<f64>();
-        println!("Hello from element {} on PE {}: {numbers:?}, a row whose sum is {sum}, {text}", cx.index(), cx.pe());
+    fn greet(&mut self, cx: &mut Cx<Self>, numbers: Payload<f64>, greeting: String, from: String) -> f64 {
+        let sum = numbers.iter().sum::<f64>();
+        println!("{greeting} from {} of {from} on PE {}: the sum is {sum}", cx.index(), cx.pe());
         sum
     }
 }
 
+/// Runs once, on PE 0. The job ends when it returns.
 #[charm4rs::main]
 async fn main(job: Job) {
+    // A group has one element on each PE, an array as many as you like, spread over the PEs.
     let group = job.group::<Greeter>(());
     let array = job.array::<Greeter>(10, ());
-    let row = |range: std::ops::Range<u32>| range.map(f64::from).collect::<Payload<f64>>();
-    group.all().greet(vec![1, 2, 3], row(1..100), "a group".into()).done().await;
-    let sums = array.all().greet(vec![4, 5, 6], row(50..100), "an array".into()).call().await;
-    assert_eq!(sums, vec![3725.0; 10]);
-    println!("{} elements of a group and {} of an array have answered", job.pes(), sums.len());
+
+    // A call returns at once, and nobody waits for it unless you say so: for its end by `done`, for its result by `call`.
+    let numbers: Payload<f64> = (1..=100).map(f64::from).collect();
+    group.all().greet(numbers.clone(), "Hello".into(), "a group".into()).done().await;
+    let sums = array.all().greet(numbers.clone(), "Good day".into(), "an array".into()).call().await;
+    assert_eq!(sums, [5050.0; 10]);
+
+    // One element.
+    let sum = array.at(7).greet(numbers, "Good night".into(), "an array".into()).call().await;
+    println!("{} and {} elements have answered, and one of them again: {sum}", job.pes(), sums.len());
 }
