@@ -21,6 +21,7 @@ pub(crate) const CHOOSERS: &[&str] = &[
     "transport/examples/",
     "tests/",
     "benches/",
+    "fuzz/fuzz_targets/",
     "chare/src/testing/sim.rs",
 ];
 
