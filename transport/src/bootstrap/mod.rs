@@ -18,6 +18,8 @@ mod control;
 pub mod crash;
 mod launched;
 pub mod options;
+#[cfg(test)]
+pub(crate) mod pair;
 mod sys;
 #[cfg(any(test, feature = "conformance"))]
 mod threads;

@@ -4,6 +4,8 @@
 //! Descriptors of segments and eventfds are exchanged once, by the bootstrap; nothing has a name. Everything that is read
 //! from memory that another process writes is checked before it is used.
 
+#[cfg(test)]
+mod trial;
 mod vm;
 
 use std::mem::MaybeUninit;
