@@ -11,5 +11,5 @@ mod book {
     }
     #[doc = include_str!("../../README.md")]
     mod readme {}
-    chapters! { first chares waiting reductions payloads running faults measuring backend }
+    chapters! { first chares waiting reductions payloads running faults transports measuring backend }
 }

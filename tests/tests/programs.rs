@@ -1,4 +1,5 @@
-//! Every program of the pages prints what its page says: on one PE, on several threads, and under the launcher. Knows nothing of what the programs do. `build.rs` writes the tests.
+//! Every program of the pages prints what its page says: on one PE, on threads, and on processes that meet in shared memory
+//! or over TCP. Knows nothing of what the programs do. `build.rs` writes the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,7 +26,11 @@ fn charmrun() -> PathBuf {
 fn check(name: &str, output: &str) {
     run(Command::new(BOOK).arg("+p1"), name, output);
     run(Command::new(BOOK).arg("+p3"), name, output);
-    run(Command::new(charmrun()).arg("+p2").arg(BOOK), name, output);
+    for options in
+        [&["+p2"][..], &["+p3", "++ppn", "2"], &["+p3", "++transport", "shm"], &["+p2", "++transport", "tcp"]]
+    {
+        run(Command::new(charmrun()).args(options).arg(BOOK), name, output);
+    }
 }
 
 /// The last line of a page's output may be the error with which the job ends; it goes to standard error, and has the code.

@@ -22,6 +22,7 @@ pub(crate) const CHOOSERS: &[&str] = &[
     "tests/",
     "benches/",
     "fuzz/fuzz_targets/",
+    "fuzz/",
     "chare/src/testing/sim.rs",
 ];
 

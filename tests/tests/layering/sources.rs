@@ -40,12 +40,12 @@ pub(crate) fn too_long(tree: &[Source], long: &[(&str, &str)]) -> Vec<String> {
     found
 }
 
-/// Rust files that do not begin with `//!`.
+/// Rust files that do not begin with `//!` (after attributes of the whole file, such as `#![no_main]`).
 pub(crate) fn without_opening(tree: &[Source]) -> Vec<String> {
     let ours = |s: &&Source| s.is_rust() && !INPUTS.iter().any(|folder| s.path.starts_with(folder));
     tree.iter()
         .filter(ours)
-        .filter(|s| !s.text.starts_with("//! "))
+        .filter(|s| !s.text.lines().find(|line| !line.starts_with("#![")).is_some_and(|line| line.starts_with("//! ")))
         .map(|s| format!("{} does not open with `//!`: what is it for, and what does it know nothing of?", s.path))
         .collect()
 }
@@ -99,6 +99,7 @@ mod tests {
     fn a_file_must_open_with_its_purpose_unless_it_is_an_input() {
         let tree = [
             source("a.rs", "//! Adds.\n"),
+            source("a2.rs", "#![no_main]\n//! Adds.\n"),
             source("b.rs", "use std::fs;\n"),
             source("tests/ui/c.rs", "fn main() {}\n"),
         ];
