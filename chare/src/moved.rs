@@ -1,7 +1,7 @@
 //! Values that move through bytes: the only `unsafe` of this crate.
 //!
 //! A call to a chare of the same process is not serialized. Its arguments are *moved*: the sender writes the value's
-//! bytes into the message ([`write`]) and forgets it, the receiver reads them once ([`read`]) and owns it.
+//! bytes into the message ([`write()`]) and forgets it, the receiver reads them once ([`read()`]) and owns it.
 //! The transport moves a message's bytes without looking at them, 16-byte aligned at both ends, to exactly one receiver.
 //! A value that is large or needs a larger alignment is boxed, and the box moves.
 //!
@@ -43,7 +43,7 @@ pub(crate) fn write<T: Send>(value: T, body: &mut [MaybeUninit<u8>]) {
 /// Moves the value out of a message's body.
 ///
 /// # Safety
-/// `body` points to what [`write`] wrote in this process for the same `T`, and nobody reads it again.
+/// `body` points to what [`write()`] wrote in this process for the same `T`, and nobody reads it again.
 #[inline]
 pub(crate) unsafe fn read<T: Send>(body: *const u8) -> T {
     if boxed::<T>() {
@@ -58,7 +58,7 @@ pub(crate) unsafe fn read<T: Send>(body: *const u8) -> T {
 /// Looks at a value in a message's body without moving it out.
 ///
 /// # Safety
-/// As [`read`], except that the value stays; the reference must not outlive the message.
+/// As [`read()`], except that the value stays; the reference must not outlive the message.
 #[inline]
 pub(crate) unsafe fn peek<'a, T: Send>(body: *const u8) -> &'a T {
     if boxed::<T>() {

@@ -11,7 +11,7 @@ use proc_macro::TokenStream;
 /// Makes the type of an `impl` block a chare: its `#[init]` constructs it, its `#[entry]` methods can be called from
 /// everywhere.
 ///
-/// ```ignore
+/// ```text
 /// #[chare(index = usize)]              // `index`: what names an element; without it: single chares only
 /// impl Block {                         // `map = Type`: where elements are placed
 ///     #[init]

@@ -21,7 +21,6 @@ pub(crate) const CHOOSERS: &[&str] = &[
     "transport/examples/",
     "tests/",
     "benches/",
-    "fuzz/fuzz_targets/",
     "fuzz/",
     "chare/src/testing/sim.rs",
 ];

@@ -1,6 +1,6 @@
 //! Which PE to step next: a random one of those that have something to do; and if none has, the clock moves.
 //!
-//! ```ignore
+//! ```text
 //! while let Some(pe) = driver.next() {
 //!     let more = schedulers[pe.index()].step(…);
 //!     driver.stepped(pe, Stepped { more, timer: schedulers[pe.index()].next_timer() });
