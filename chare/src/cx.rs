@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
+use charm4rs_scheduler::TaskId;
 use charm4rs_transport::Pe;
 
 use crate::receive::Mailboxes;
@@ -22,6 +23,7 @@ pub(crate) struct Element<T: Chare> {
     /// `None` while it is constructed, and after it was destroyed.
     pub(crate) state: RefCell<Option<T>>,
     pub(crate) mailboxes: Mailboxes,
+    pub(crate) suspended: Suspended,
     /// The number of reductions it has contributed to.
     pub(crate) contributed: std::cell::Cell<u64>,
 }
@@ -34,8 +36,42 @@ impl<T: Chare> Element<T> {
             rt,
             state: RefCell::new(None),
             mailboxes: Mailboxes::default(),
+            suspended: Suspended::default(),
             contributed: std::cell::Cell::new(0),
         })
+    }
+}
+
+/// The suspended methods of a chare.
+#[derive(Default)]
+pub(crate) struct Suspended {
+    tasks: RefCell<Vec<Option<TaskId>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+impl Suspended {
+    /// A place for a method that is about to be suspended.
+    pub(crate) fn reserve(&self) -> usize {
+        let reused = self.free.borrow_mut().pop();
+        reused.unwrap_or_else(|| {
+            let mut tasks = self.tasks.borrow_mut();
+            tasks.push(None);
+            tasks.len() - 1
+        })
+    }
+
+    pub(crate) fn set(&self, slot: usize, task: TaskId) {
+        self.tasks.borrow_mut()[slot] = Some(task);
+    }
+
+    pub(crate) fn free(&self, slot: usize) {
+        self.tasks.borrow_mut()[slot] = None;
+        self.free.borrow_mut().push(slot);
+    }
+
+    /// All of them.
+    pub(crate) fn tasks(&self) -> Vec<TaskId> {
+        self.tasks.borrow().iter().flatten().copied().collect()
     }
 }
 
@@ -89,8 +125,8 @@ macro_rules! surroundings {
             runtime::allreduce($element, value, reducer)
         }
 
-        /// Destroys this chare when the present entry method has ended. Calls that arrive later fail, and so do
-        /// its suspended methods.
+        /// Destroys this chare when the present entry method has ended, or awaits something. Calls that arrive later fail,
+        /// and so do those whose methods are suspended.
         pub fn destroy(&$self) {
             runtime::destroy($element);
         }

@@ -130,18 +130,19 @@ tuples! {
     (A 0, B 1, C 2, D 3, E 4, F 5)
 }
 
-/// The index of a single chare (`#[chare]` without an index): who made it, and a serial number.
+/// The index of a single chare (`#[chare]` without an index): who made it and where, and a serial number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Solo {
     /// The PE on which it lives at first.
     pub(crate) home: Pe,
     pub(crate) creator: Pe,
+    /// Counts what the creator made on this home.
     pub(crate) serial: u64,
 }
 
 impl Debug for Solo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.creator.0, self.serial)
+        write!(f, "{}-{}.{}", self.creator, self.home, self.serial)
     }
 }
 
@@ -216,7 +217,16 @@ fn block_owner(position: u64, count: u64, pes: u64) -> u64 {
 pub struct Naming<I> {
     pub grid: Option<Grid<I>>,
     pub group: Option<GroupNames<I>>,
-    pub solo: Option<fn(&I) -> Pe>,
+    pub solo: Option<SoloNames<I>>,
+}
+
+/// [`Solo`]'s parts as functions.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct SoloNames<I> {
+    pub(crate) home: fn(&I) -> Pe,
+    /// Who made it, and as which of those it made there.
+    pub(crate) origin: fn(&I) -> (Pe, u64),
 }
 
 /// [`GridIndex`] as functions.
@@ -263,7 +273,7 @@ pub struct Probe<I>(pub std::marker::PhantomData<I>);
 
 #[doc(hidden)]
 pub mod probe {
-    use super::{Grid, GridIndex, GroupIndex, GroupNames, Pe, Probe, Solo};
+    use super::{Grid, GridIndex, GroupIndex, GroupNames, Probe, Solo, SoloNames};
 
     pub trait IsGrid<I> {
         fn grid(&self) -> Option<Grid<I>>;
@@ -298,18 +308,18 @@ pub mod probe {
         }
     }
     pub trait IsSolo<I> {
-        fn solo(&self) -> Option<fn(&I) -> Pe>;
+        fn solo(&self) -> Option<SoloNames<I>>;
     }
     impl IsSolo<Solo> for Probe<Solo> {
-        fn solo(&self) -> Option<fn(&Solo) -> Pe> {
-            Some(|solo| solo.home)
+        fn solo(&self) -> Option<SoloNames<Solo>> {
+            Some(SoloNames { home: |solo| solo.home, origin: |solo| (solo.creator, solo.serial) })
         }
     }
     pub trait NoSolo<I> {
-        fn solo(&self) -> Option<fn(&I) -> Pe>;
+        fn solo(&self) -> Option<SoloNames<I>>;
     }
     impl<I> NoSolo<I> for &Probe<I> {
-        fn solo(&self) -> Option<fn(&I) -> Pe> {
+        fn solo(&self) -> Option<SoloNames<I>> {
             None
         }
     }

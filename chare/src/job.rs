@@ -137,7 +137,7 @@ impl Job {
         });
     }
 
-    /// Ends the job on all PEs with a status: each finishes the entry method that it runs, and stops.
+    /// Ends the job on all PEs with a status: as they hear of it, each finishes the entry method that it runs, and stops.
     pub fn exit(&self, code: i32) {
         runtime::exit(self.rt, code);
     }

@@ -41,6 +41,7 @@ pub(crate) fn drain(rt: Rt) {
 
 /// Ends it.
 pub(crate) fn close(rt: Rt) -> Result<(), TransportError> {
+    rt.sched.stop(i32::from(u8::MAX)); // if the loop did not end, but a simulation
     guarded(rt, || rt.clear());
     drain(rt);
     let closed = guarded(rt, || rt.sched.close()).unwrap_or(Ok(()));

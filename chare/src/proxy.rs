@@ -192,7 +192,8 @@ impl<T: Chare> Collection<T> {
     /// Makes an element of a sparse array where the array's map says.
     ///
     /// # Panics
-    /// If the array is bounded.
+    /// If the array is bounded, or has been closed.
+    #[track_caller]
     pub fn insert(&self, index: T::Index, init: T::Init) {
         runtime::insert::<T>(runtime::current(), self.id, index, init, None);
     }

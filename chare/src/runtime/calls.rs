@@ -168,7 +168,7 @@ fn elsewhere<E: Entry>(
     if to != here {
         return forward::<E>(rt, to, header, msg);
     }
-    if members.may_exist(&index) && !members.complete.get() {
+    if members.may_come(rt, &index) {
         return members.wait(index, msg);
     }
     no_such_element::<E>(rt, index, header, msg);
@@ -223,6 +223,8 @@ pub(super) fn run<E: Entry>(rt: Rt, element: &Rc<Element<E::Chare>>, args: E::Ar
                 reply(rt, reply_to, value);
             }
         }
+        // It is no failure that a chare ends while methods of its are suspended.
+        Err(CallError::Dropped { .. }) if reply_to.wanted().is_none() => {}
         Err(error) => fail_call(rt, reply_to, error),
     });
 }
@@ -239,12 +241,44 @@ pub(super) fn run_then<E: Entry>(
     match guard(|| E::run(&this, args)) {
         Ok(Started::Done(value)) => then(Ok(value)),
         Ok(Started::Suspended(rest)) => {
-            let element = element.clone();
-            rt.sched.spawn(async move {
-                then(Guarded(rest).await.map_err(|panic| panicked::<E>(rt, &element, &panic)));
+            let slot = element.suspended.reserve();
+            let end = Ending::<E, _> { rt, element: element.clone(), slot, then: Some(then) };
+            let task = rt.sched.spawn(async move {
+                let result = Guarded(rest).await;
+                let result = result.map_err(|panic| panicked::<E>(rt, &end.element, &panic));
+                end.end(result);
             });
+            element.suspended.set(slot, task);
         }
         Err(panic) => then(Err(panicked::<E>(rt, element, &panic))),
+    }
+}
+
+/// What follows a suspended method, also if it is dropped because its chare was destroyed.
+struct Ending<E: Entry, F: FnOnce(Result<E::Output, CallError>)> {
+    rt: Rt,
+    element: Rc<Element<E::Chare>>,
+    slot: usize,
+    then: Option<F>,
+}
+
+impl<E: Entry, F: FnOnce(Result<E::Output, CallError>)> Ending<E, F> {
+    fn end(mut self, result: Result<E::Output, CallError>) {
+        let then = self.then.take();
+        drop(self);
+        if let Some(then) = then {
+            then(result);
+        }
+    }
+}
+
+impl<E: Entry, F: FnOnce(Result<E::Output, CallError>)> Drop for Ending<E, F> {
+    fn drop(&mut self) {
+        self.element.suspended.free(self.slot);
+        // At the job's end nobody waits any more.
+        if let Some(then) = self.then.take().filter(|_| self.rt.sched.stopping().is_none()) {
+            then(Err(CallError::Dropped { entry: E::NAME.into(), pe: self.rt.sched.pe() }));
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
+use charm4rs_scheduler::Handler;
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
@@ -19,7 +20,7 @@ use hashbrown::HashMap;
 use super::create::Shape;
 use super::elements::Elements;
 use super::reduction::Reductions;
-use super::{Rt, create, reduction};
+use super::{Rt, census, create, reduction};
 use crate::cx::Element;
 use crate::envelope::{Header, tag};
 use crate::registry::ChareInfo;
@@ -82,7 +83,7 @@ pub(crate) struct Members<T: Chare> {
     /// All that is to be made here at creation has been made.
     pub(super) complete: Cell<bool>,
     pub(super) reductions: Reductions,
-    pub(super) inserted: create::Insertions,
+    pub(super) inserted: census::Insertions,
 }
 
 /// A collection whatever its chares are.
@@ -107,7 +108,7 @@ impl<T: Chare> Members<T> {
             waiting: RefCell::default(),
             complete: Cell::new(false),
             reductions: Reductions::new(id, root),
-            inserted: create::Insertions::default(),
+            inserted: census::Insertions::default(),
         }))
     }
 
@@ -124,6 +125,17 @@ impl<T: Chare> Members<T> {
     /// Whether the collection's shape allows such an element.
     pub(crate) fn may_exist(&self, index: &T::Index) -> bool {
         self.shape.may_exist(index)
+    }
+
+    /// At the home of an element that is not here: whether it may yet be made.
+    pub(super) fn may_come(&self, rt: Rt, index: &T::Index) -> bool {
+        match (&self.shape, T::naming().solo) {
+            (Shape::Solo, Some(solo)) => {
+                let (creator, serial) = (solo.origin)(index);
+                !rt.solos.made(creator, serial)
+            }
+            _ => !self.complete.get() && self.may_exist(index),
+        }
     }
 
     pub(crate) fn extent_text(&self) -> String {
@@ -214,20 +226,16 @@ impl<T: Chare> Members<T> {
         self.waiting.borrow_mut().entry(index).or_default().push(msg);
     }
 
-    /// Looks again at the calls that waited for an element.
+    /// Delivers the calls that waited for an element: at once, as [`super::Runtime::release`] does.
     pub(super) fn wake(&self, rt: Rt, index: &T::Index) {
         let waiting = self.waiting.borrow_mut().remove(index).unwrap_or_default();
-        for msg in waiting {
-            rt.sched.enqueue(msg, charm4rs_scheduler::Class::Default);
-        }
+        waiting.into_iter().for_each(|msg| super::Driver(rt).deliver(msg));
     }
 
-    /// Looks again at all calls that waited.
+    /// Delivers all calls that waited, as above.
     pub(super) fn wake_all(&self, rt: Rt) {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        for msg in waiting.into_values().flatten() {
-            rt.sched.enqueue(msg, charm4rs_scheduler::Class::Default);
-        }
+        waiting.into_values().flatten().for_each(|msg| super::Driver(rt).deliver(msg));
     }
 }
 
@@ -247,7 +255,7 @@ impl<T: Chare> AnyCollection for Members<T> {
     fn system(&'static self, rt: Rt, header: &Header, msg: Incoming) {
         match msg.tag {
             tag::LOCATION => create::location::<T>(rt, self, &msg),
-            tag::CENSUS => create::census_step(rt, self, header, &msg),
+            tag::CENSUS => census::step(rt, self, header, &msg),
             _ => reduction::system(rt, self, header, &msg),
         }
     }

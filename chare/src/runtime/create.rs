@@ -4,14 +4,10 @@
 //! makes the elements that the map gives it, then counts: the counts of its subtree go up the reduction tree
 //! (see [`super::reduction`]), whose root tells the creator when all have been made.
 //!
-//! *Sparse arrays* are filled by `insert`, from anywhere, and closed by a *census*: the asker's question goes down a tree, and
-//! every PE answers how many insertions it began and how many elements it made. When two rounds in a row give
-//! equal sums that do not change, nothing is on its way (the argument of quiescence, for one collection); the
-//! verdict goes down the tree, and counting begins as for other collections.
+//! *Sparse arrays* are filled by `insert`, from anywhere, and closed by a census (see [`super::census`]).
 //!
 //! *Single chares* are elements of one collection per type that always exists; their index names their home.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
@@ -58,7 +54,7 @@ impl<T: Chare> Shape<T> {
         let naming = T::naming();
         match self {
             Self::Group => naming.group.and_then(|group| (group.pe)(index)).map(Pe),
-            Self::Solo => naming.solo.map(|home| home(index)),
+            Self::Solo => naming.solo.map(|solo| (solo.home)(index)),
             _ => None,
         }
     }
@@ -162,7 +158,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
             members
         }
     };
-    members.reductions.tell_when_counted(header.reply());
+    reduction::tell_when_counted(rt, &members.reductions, header.reply());
     if let Some(block) = own_block(rt, members) {
         members.reserve(block);
     }
@@ -178,11 +174,11 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
         }
     }
     members.complete.set(!sparse);
-    rt.release(id);
-    members.wake_all(rt);
     if !sparse {
         reduction::count(rt, members, members.count());
     }
+    rt.release(id);
+    members.wake_all(rt);
 }
 
 /// The positions that are made on this PE at creation, where they are contiguous.
@@ -231,8 +227,7 @@ pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<P
         rt.next_home.set((pe + 1) % rt.sched.pes());
         Pe(pe)
     });
-    let serial = rt.solos.get();
-    rt.solos.set(serial + 1);
+    let serial = rt.solos.next(home);
     let index = Solo { home, creator: rt.sched.pe(), serial };
     let collection = CollectionId::solo(T::info());
     send_new::<T>(rt, home, tag::SOLO, collection, index, init);
@@ -240,6 +235,7 @@ pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<P
 }
 
 /// Makes an element of a sparse array.
+#[track_caller]
 pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: T::Init, pe: Option<Pe>) {
     let Some(members) = rt.collection::<T>(id) else {
         // The creator always knows it; others learn of it through a message that may still be on its way.
@@ -247,7 +243,7 @@ pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: 
     };
     assert!(matches!(members.shape, Shape::Sparse), "{} is not a sparse array: {}", T::NAME, members.extent_text());
     assert!(!members.complete.get(), "{} has been closed by `done_inserting`", T::NAME);
-    members.inserted.begun.set(members.inserted.begun.get() + 1);
+    members.inserted.one_begun();
     let to = pe.unwrap_or_else(|| members.home(rt, &index));
     send_new::<T>(rt, to, tag::INSERT, id, index, init);
 }
@@ -283,11 +279,15 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
     drop(msg);
     make(rt, members, index, init);
     if matches!(members.shape, Shape::Sparse) {
-        members.inserted.made.set(members.inserted.made.get() + 1);
+        members.inserted.one_made();
         let home = members.home(rt, &index);
         if home != rt.sched.pe() {
             announce(rt, members, home, index, Place::At(rt.sched.pe()));
         }
+    }
+    if let Some(solo) = T::naming().solo {
+        let (creator, serial) = (solo.origin)(&index);
+        rt.solos.note(creator, serial);
     }
     members.wake(rt, &index);
 }
@@ -325,7 +325,12 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
         return;
     }
     let gone = element.clone();
-    rt.sched_later(move || drop(gone.state.take()));
+    rt.sched_later(move || {
+        for task in gone.suspended.tasks() {
+            rt.sched.cancel(task);
+        }
+        drop(gone.state.take());
+    });
     if matches!(members.shape, Shape::Solo) {
         return;
     }
@@ -336,108 +341,6 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
         announce(rt, members, home, element.index, Place::Gone);
     }
     reduction::depart(rt, members, element.contributed.get());
-}
-
-/// A PE's count of a sparse array's insertions, and the census that it takes part in.
-#[derive(Default)]
-pub(super) struct Insertions {
-    begun: Cell<u64>,
-    made: Cell<u64>,
-    round: RefCell<Round>,
-}
-
-#[derive(Default)]
-struct Round {
-    missing: usize,
-    begun: u64,
-    made: u64,
-    /// The lowest PE with an element.
-    first: Option<Pe>,
-    /// At the asker: the sums of the round before.
-    before: Option<u64>,
-}
-
-#[derive(Serialize, Deserialize)]
-enum Step {
-    Ask,
-    Answer { begun: u64, made: u64, first: Option<Pe> },
-    Close { root: Pe },
-}
-
-/// Begins a census from here.
-pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
-    let reply = Reply::new(rt);
-    let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
-    send_step(rt, rt.sched.pe(), &header, &Step::Ask);
-    reply
-}
-
-fn send_step(rt: Rt, to: Pe, header: &Header, step: &Step) {
-    send_wire(rt, to, tag::CENSUS, header, step, false).expect("a step of a census can be packed");
-}
-
-pub(super) fn census_step<T: Chare>(rt: Rt, members: &'static Members<T>, header: &Header, msg: &Incoming) {
-    let asker = Pe(header.source);
-    let step = wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new());
-    let (Ok(step), true) = (step, asker.0 < rt.sched.pes() && matches!(members.shape, Shape::Sparse)) else {
-        return rt.violation(msg.from, "a census that cannot be", header.collection);
-    };
-    let tree = tree(rt, asker);
-    let here = rt.sched.pe();
-    match step {
-        Step::Ask => {
-            let children: Vec<Pe> = tree.children(here).collect();
-            {
-                let mut round = members.inserted.round.borrow_mut();
-                let before = round.before;
-                *round = Round { missing: children.len() + 1, before, ..Round::default() };
-            }
-            children.into_iter().for_each(|child| send_step(rt, child, header, &Step::Ask));
-            let own = &members.inserted;
-            let first = (members.count() > 0).then_some(here);
-            census_answer(rt, members, header, (own.begun.get(), own.made.get(), first));
-        }
-        Step::Answer { begun, made, first } => census_answer(rt, members, header, (begun, made, first)),
-        Step::Close { root } => {
-            tree.children(here).for_each(|child| send_step(rt, child, header, &Step::Close { root }));
-            members.reductions.move_root(root, header.reply());
-            members.complete.set(true);
-            rt.release(members.id());
-            members.wake_all(rt);
-            reduction::count(rt, members, members.count());
-        }
-    }
-}
-
-fn census_answer<T: Chare>(
-    rt: Rt,
-    members: &'static Members<T>,
-    header: &Header,
-    (begun, made, first): (u64, u64, Option<Pe>),
-) {
-    let asker = Pe(header.source);
-    let mut round = members.inserted.round.borrow_mut();
-    round.begun += begun;
-    round.made += made;
-    round.first = round.first.into_iter().chain(first).min();
-    let Some(missing) = round.missing.checked_sub(1) else {
-        return rt.violation(asker, "an answer to no census", header.collection);
-    };
-    round.missing = missing;
-    if missing > 0 {
-        return;
-    }
-    let (begun, made, first) = (round.begun, round.made, round.first);
-    match tree(rt, asker).parent(rt.sched.pe()) {
-        Some(parent) => send_step(rt, parent, header, &Step::Answer { begun, made, first }),
-        None => {
-            let settled = begun == made && round.before == Some(begun);
-            round.before = (begun == made).then_some(begun);
-            drop(round);
-            let step = if settled { Step::Close { root: first.unwrap_or(asker) } } else { Step::Ask };
-            send_step(rt, rt.sched.pe(), header, &step);
-        }
-    }
 }
 
 /// The reply that a collection's creator can wait for.

@@ -1,7 +1,8 @@
 //! How a job ends: by `exit`, by a panic nobody waits for, by an error of the transport.
 //!
-//! `exit(code)` on any PE sends the code down a tree to all PEs; each passes it on and leaves its loop after the
-//! entry method that runs. A failure does not ask anybody: it is reported, once, and the process ends; the
+//! `exit(code)` on any PE asks PE 0, which takes the first code that comes and sends it down a tree to all PEs; each passes it on
+//! and leaves its loop after the entry method that runs. (One tree for all: were there one for each caller, a PE
+//! whose parents in two trees had both left because of the other tree's code would hear of neither.) A failure does not ask anybody: it is reported, once, and the process ends; the
 //! launcher ends the others. In a simulation nothing ends but the simulation.
 
 use std::any::Any;
@@ -56,29 +57,33 @@ pub trait Ending {
 
 /// `exit` was called here.
 pub(crate) fn exit(rt: Rt, code: i32) {
-    pass_on(rt, rt.sched.pe(), code);
-    rt.sched.stop(code);
-}
-
-pub(super) fn arrived(rt: Rt, header: &Header) {
-    let (root, code) = (Pe(header.source), header.priority);
-    if root.0 >= rt.sched.pes() {
-        return rt.violation(root, "an exit from a PE that does not exist", u64::from(root.0));
-    }
-    pass_on(rt, root, code);
-    rt.sched.stop(code);
-}
-
-fn pass_on(rt: Rt, root: Pe, code: i32) {
-    if rt.sched.stopping().is_some() {
-        return;
-    }
-    let mut header = Header::new(0, root);
+    let mut header = Header::new(0, rt.sched.pe());
     header.priority = code;
-    for child in tree(rt, root).children(rt.sched.pe()) {
-        rt.sched.send_system(child, tag::EXIT, crate::envelope::HEADER, |room| header.fill(&[], room));
+    if rt.sched.pe() == FIRST {
+        pass_on(rt, &header);
+    } else {
+        send(rt, FIRST, &header);
     }
 }
+
+/// At PE 0: a request; elsewhere: the verdict.
+pub(super) fn arrived(rt: Rt, header: &Header) {
+    pass_on(rt, header);
+}
+
+fn pass_on(rt: Rt, header: &Header) {
+    if rt.sched.stopping().is_none() {
+        tree(rt, FIRST).children(rt.sched.pe()).for_each(|child| send(rt, child, header));
+        rt.sched.stop(header.priority);
+    }
+}
+
+fn send(rt: Rt, to: Pe, header: &Header) {
+    rt.sched.send_system(to, tag::EXIT, crate::envelope::HEADER, |room| header.fill(&[], room));
+}
+
+/// Who decides on the exit status.
+const FIRST: Pe = Pe(0);
 
 /// A panic of user code, caught.
 #[derive(Debug)]

@@ -10,11 +10,13 @@
 
 mod broadcast;
 mod calls;
+mod census;
 mod collection;
 mod create;
 mod elements;
 mod exit;
 mod reduction;
+mod solos;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -29,9 +31,10 @@ use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
 pub(crate) use calls::{call, deliver, discard_call, guard, offer, reply_serialized, spawn};
+pub(crate) use census::census;
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
-pub(crate) use create::{Shape, census, create, create_collection, create_solo, destroy, discard_new, insert, single};
+pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};
 pub use exit::{Ending, Failure};
 pub(crate) use exit::{exit, install_panic_hook};
 pub use reduction::sink;
@@ -67,7 +70,7 @@ pub struct Runtime {
     /// The replies that creators can wait for.
     created: RefCell<HashMap<CollectionId, crate::Reply<()>>>,
     serials: Cell<u32>,
-    solos: Cell<u64>,
+    solos: solos::Solos,
     next_home: Cell<u32>,
     waves: RefCell<HashMap<crate::envelope::FutureId, Rc<broadcast::Wave>>>,
     /// Reused to serialize into.
@@ -109,7 +112,7 @@ impl Runtime {
             early: RefCell::default(),
             created: RefCell::default(),
             serials: Cell::new(0),
-            solos: Cell::new(0),
+            solos: solos::Solos::default(),
             next_home,
             waves: RefCell::default(),
             scratch: Cell::default(),
@@ -196,12 +199,11 @@ impl Runtime {
         self.early.borrow_mut().entry(id).or_default().push(msg);
     }
 
-    /// Delivers what was kept for a collection.
+    /// Delivers what was kept for a collection: at once, since later messages of the same senders may be in the queue. It
+    /// runs code of the user's, so its callers do it last.
     fn release(&'static self, id: CollectionId) {
         let kept = self.early.borrow_mut().remove(&id).unwrap_or_default();
-        for msg in kept {
-            self.sched.enqueue(msg, Class::Default);
-        }
+        kept.into_iter().for_each(|msg| Driver(self).deliver(msg));
     }
 
     /// Sends a header and serialized bytes.

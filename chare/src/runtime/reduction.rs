@@ -4,14 +4,16 @@
 //! *Counting.* A PE must know when its subtree is complete. When a collection has been made, every PE sends the number of
 //! elements in its subtree up the tree, once. From then on the contributions to reduction `n` go up when as many have come as the
 //! subtree has elements; an element that is destroyed after it contributed `n` times is no longer
-//! expected from reduction `n` on, which its PE tells its ancestors.
+//! expected from reduction `n` on, which its PE tells its ancestors. (One destroyed before its PE counted is counted all the
+//! same, so that departures mean one thing; they are told after the tree's root is known, which is when a PE counts.)
 //!
 //! *Types.* Parts are merged as Rust values where a contributor lives, since only there the reducer's type is known;
-//! a PE without elements passes its children's parts on as they are. The root is a PE with elements.
+//! a PE without elements passes its children's parts on as they are, with the name of a PE that knows the type. The root is a
+//! PE with elements at first; if it has lost them, it sends all parts to such a PE (the *merger*) to end the reduction there.
 //!
 //! *Order.* Each element numbers its own contributions, so all see the reductions of a collection in one order.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -34,14 +36,20 @@ use crate::{Arguments, Chare, Reply};
 pub(crate) struct Reductions {
     collection: CollectionId,
     root: Cell<Pe>,
-    /// Who waits for the collection to be complete; known at the root.
-    counted: Cell<FutureId>,
+    /// Who waits for the collection to be complete; it is the root that tells them.
+    waiting: RefCell<Vec<FutureId>>,
+    /// The root is known, and the elements here have been counted.
+    settled: Cell<bool>,
+    /// Elements that were destroyed here before they were counted.
+    lost: Cell<u64>,
     counting: RefCell<Counting>,
     /// Elements of the subtree; `None` until they have been counted.
     subtree: Cell<Option<u64>>,
     /// For each destroyed element of the subtree, the first reduction that does not expect it.
     departed: RefCell<Vec<u64>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
+    /// One reducer of each type that was used here, for the parts of a root that has none.
+    reducers: RefCell<Vec<Option<Box<dyn Part>>>>,
     /// Elements here that wait for the result of a reduction.
     everyone: RefCell<BTreeMap<u64, Vec<FutureId>>>,
 }
@@ -59,14 +67,25 @@ struct Pending {
     /// Parts of children, serialized, that nobody here could merge yet.
     below: Vec<Vec<u8>>,
     route: Option<Route>,
+    merger: Option<Merger>,
+}
+
+/// A PE that knows the reducer, and which of its reducers it is.
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+struct Merger {
+    pe: Pe,
+    reducer: u32,
 }
 
 /// What has been merged so far, whatever its type.
 trait Part {
     fn as_any(&mut self) -> &mut dyn Any;
+    /// The reducer's and the value's types.
+    fn kind(&self) -> TypeId;
     fn merge(&mut self, other: &[u8]) -> Result<(), WireError>;
-    fn pack(&self) -> Result<Vec<u8>, WireError>;
-    fn finish(self: Box<Self>, rt: Rt, reductions: &Reductions, number: u64, count: u64, route: &Route);
+    /// Gives the part away; the reducer stays.
+    fn pack(&mut self) -> Result<Vec<u8>, WireError>;
+    fn finish(&mut self, rt: Rt, reductions: &Reductions, number: u64, count: u64, route: &Route);
 }
 
 struct Merged<R, P> {
@@ -82,23 +101,27 @@ impl<V: 'static, R: Reducer<V>> Part for Typed<V, R> {
         self
     }
 
+    fn kind(&self) -> TypeId {
+        TypeId::of::<Self>()
+    }
+
     fn merge(&mut self, other: &[u8]) -> Result<(), WireError> {
         let other = wire::unpack::<R::Partial>(other, Vec::new())?;
         self.add(other);
         Ok(())
     }
 
-    fn pack(&self) -> Result<Vec<u8>, WireError> {
+    fn pack(&mut self) -> Result<Vec<u8>, WireError> {
         let mut bytes = Vec::new();
         // Payloads ride inside: a partial result goes one hop and is merged there.
-        let part = self.0.part.as_ref().expect("a part is taken only by its end");
-        bytes.extend(postcard::to_extend(part, Vec::new())?);
+        let part = self.0.part.take().expect("a part is taken only by its end");
+        bytes.extend(postcard::to_extend(&part, Vec::new())?);
         Ok(bytes)
     }
 
-    fn finish(self: Box<Self>, rt: Rt, reductions: &Reductions, number: u64, count: u64, route: &Route) {
-        let Merged { reducer, part } = self.0;
-        let value = reducer.finish(part.expect("a part is taken only by its end"), count);
+    fn finish(&mut self, rt: Rt, reductions: &Reductions, number: u64, count: u64, route: &Route) {
+        let part = self.0.part.take().expect("a part is taken only by its end");
+        let value = self.0.reducer.finish(part, count);
         deliver(rt, reductions, number, route, &value);
     }
 }
@@ -118,24 +141,25 @@ impl Reductions {
         Self {
             collection,
             root: Cell::new(root),
-            counted: Cell::new(FutureId::NONE),
+            waiting: RefCell::default(),
+            settled: Cell::new(false),
+            lost: Cell::new(0),
             counting: RefCell::default(),
             subtree: Cell::new(None),
             departed: RefCell::default(),
             pending: RefCell::default(),
+            reducers: RefCell::default(),
             everyone: RefCell::default(),
         }
     }
 
-    /// Who is told when all elements have been counted.
-    pub(super) fn tell_when_counted(&self, to: FutureId) {
-        self.counted.set(to);
+    pub(super) fn root(&self) -> Pe {
+        self.root.get()
     }
 
     /// The root is known only now.
-    pub(super) fn move_root(&self, root: Pe, counted: FutureId) {
+    pub(super) fn move_root(&self, root: Pe) {
         self.root.set(root);
-        self.counted.set(counted);
     }
 
     fn header(&self, rt: Rt) -> Header {
@@ -149,32 +173,47 @@ impl Reductions {
     }
 }
 
-/// All elements that belong to this PE have been made.
+/// At the root: somebody waits until all elements have been counted.
+pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, to: FutureId) {
+    let Some(to) = to.wanted() else { return };
+    let complete = reductions.settled.get() && reductions.subtree.get().is_some();
+    if complete && reductions.root.get() == rt.sched.pe() {
+        reply_serialized(rt, to, &());
+    } else {
+        reductions.waiting.borrow_mut().push(to);
+    }
+}
+
+/// All elements that belong to this PE have been made, and the root is known.
 pub(super) fn count(rt: Rt, members: &dyn AnyCollection, own: u64) {
-    counted(rt, members.reductions(), own);
+    let reductions = members.reductions();
+    reductions.settled.set(true);
+    if let Some(parent) = tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
+        let departed = reductions.departed.borrow().clone();
+        departed.into_iter().for_each(|from| send_departure(rt, parent, reductions, from));
+    }
+    counted(rt, reductions, own + reductions.lost.get());
 }
 
 /// A part of the subtree has been counted.
 fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
-    let tree = tree(rt, reductions.root.get());
-    let here = rt.sched.pe();
     let total = {
         let mut counting = reductions.counting.borrow_mut();
         counting.heard += 1;
         counting.total += elements;
-        if counting.heard <= tree.children(here).count() {
+        if !reductions.settled.get() {
+            return;
+        }
+        // Its own elements, and every child's.
+        if counting.heard <= tree(rt, reductions.root.get()).children(rt.sched.pe()).count() {
             return;
         }
         counting.total
     };
     reductions.subtree.set(Some(total));
-    match tree.parent(here) {
+    match tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
         Some(parent) => send(rt, parent, tag::COUNTED, reductions, &total),
-        None => {
-            if let Some(to) = reductions.counted.get().wanted() {
-                reply_serialized(rt, to, &());
-            }
-        }
+        None => reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, &())),
     }
     let ready: Vec<u64> = reductions.pending.borrow().keys().copied().collect();
     ready.into_iter().for_each(|number| advance(rt, reductions, number));
@@ -236,6 +275,9 @@ struct Partial {
     count: u64,
     route: Option<Route>,
     parts: Vec<Vec<u8>>,
+    merger: Option<Merger>,
+    /// From a root that cannot merge: its receiver ends the reduction.
+    last: bool,
 }
 
 /// Sends a reduction's part up, or ends it at the root, if the subtree is complete.
@@ -249,48 +291,92 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
         return;
     }
     let Some(mut pending) = reductions.pending.borrow_mut().remove(&number) else { return };
-    if let Some(here) = &mut pending.here
-        && pending.below.drain(..).any(|part| here.merge(&part).is_err())
+    let here = rt.sched.pe();
+    if let Some(own) = &mut pending.here
+        && pending.below.drain(..).any(|part| own.merge(&part).is_err())
     {
-        let what = "elements contribute different types to one reduction".to_string();
-        return rt.fail(Failure { code: 1, what });
+        return rt.fail(unlike());
     }
-    match tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
-        Some(parent) => {
-            let Pending { count, here, below: mut parts, route } = pending;
-            match here.map(|here| here.pack()).transpose() {
-                Ok(own) => parts.extend(own),
+    let parent = tree(rt, reductions.root.get()).parent(here);
+    let Pending { count, here: own, below: mut parts, route, mut merger } = pending;
+    match (parent, own, &route) {
+        (None, Some(mut own), Some(route)) => return own.finish(rt, reductions, number, count, route),
+        // All elements are gone: nobody contributed.
+        (None, _, None) => return,
+        (_, Some(mut own), _) => {
+            match own.pack() {
+                Ok(own) => parts.push(own),
                 Err(error) => {
                     let what = format!("a contribution cannot be sent: {error}");
                     return rt.fail(Failure { code: 1, what });
                 }
             }
-            send(rt, parent, tag::PARTIAL, reductions, &Partial { number, count, route, parts });
+            merger = Some(Merger { pe: here, reducer: reductions.keep(own) });
         }
-        None => match (pending.here, pending.route) {
-            (Some(here), Some(route)) => here.finish(rt, reductions, number, pending.count, &route),
-            (None, Some(_)) => {
-                let what = "a reduction's root has no element any more, and cannot merge".to_string();
-                rt.fail(Failure { code: 70, what });
-            }
-            // All elements are gone: nobody contributed.
-            (_, None) => {}
-        },
+        _ => {}
     }
+    let to = parent.or_else(|| merger.map(|merger| merger.pe)).expect("whoever packed a part can merge");
+    let partial = Partial { number, count, route, parts, merger, last: parent.is_none() };
+    send(rt, to, tag::PARTIAL, reductions, &partial);
+}
+
+fn unlike() -> Failure {
+    Failure { code: 1, what: "elements contribute different types to one reduction".to_string() }
+}
+
+impl Reductions {
+    /// Keeps a reducer for parts that a root cannot merge; returns its number.
+    fn keep(&self, reducer: Box<dyn Part>) -> u32 {
+        let mut reducers = self.reducers.borrow_mut();
+        let same = |other: &Option<Box<dyn Part>>| other.as_ref().is_some_and(|other| other.kind() == reducer.kind());
+        let at = reducers.iter().position(same).unwrap_or(reducers.len());
+        if at == reducers.len() {
+            reducers.push(None);
+        }
+        reducers[at] = Some(reducer);
+        u32::try_from(at).expect("a program has fewer reducers")
+    }
+}
+
+/// Merges what a root could not, and ends the reduction.
+fn end_for_root(rt: Rt, reductions: &Reductions, partial: &Partial) {
+    let at = partial.merger.map_or(usize::MAX, |merger| merger.reducer as usize);
+    // Out of the list while the user's code runs.
+    let reducer = reductions.reducers.borrow_mut().get_mut(at).and_then(Option::take);
+    let (Some(mut reducer), Some(route)) = (reducer, &partial.route) else {
+        return rt.violation(reductions.root.get(), "a reduction for a PE that took no part in it", partial.number);
+    };
+    if partial.parts.iter().any(|part| reducer.merge(part).is_err()) {
+        return rt.fail(unlike());
+    }
+    reducer.finish(rt, reductions, partial.number, partial.count, route);
+    reductions.reducers.borrow_mut()[at] = Some(reducer);
 }
 
 /// An element of the subtree is gone, after `contributed` contributions.
 pub(super) fn depart(rt: Rt, members: &dyn AnyCollection, contributed: u64) {
-    departed(rt, members.reductions(), contributed);
+    let reductions = members.reductions();
+    if !reductions.settled.get() {
+        reductions.lost.set(reductions.lost.get() + 1);
+    }
+    departed(rt, reductions, contributed);
 }
 
 fn departed(rt: Rt, reductions: &Reductions, from: u64) {
     reductions.departed.borrow_mut().push(from);
+    if !reductions.settled.get() {
+        return; // `count` tells it
+    }
     if let Some(parent) = tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
-        send(rt, parent, tag::PARTIAL, reductions, &Partial { number: from, count: 0, route: None, parts: vec![] });
+        send_departure(rt, parent, reductions, from);
     }
     let open: Vec<u64> = reductions.pending.borrow().range(from..).map(|(number, _)| *number).collect();
     open.into_iter().for_each(|number| advance(rt, reductions, number));
+}
+
+fn send_departure(rt: Rt, parent: Pe, reductions: &Reductions, from: u64) {
+    let departure = Partial { number: from, count: 0, route: None, parts: Vec::new(), merger: None, last: false };
+    send(rt, parent, tag::PARTIAL, reductions, &departure);
 }
 
 /// A message about a collection's reductions has arrived.
@@ -311,12 +397,16 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
     if partial.count == 0 {
         return departed(rt, reductions, partial.number);
     }
+    if partial.last {
+        return end_for_root(rt, reductions, &partial);
+    }
     {
         let mut pending = reductions.pending.borrow_mut();
         let pending = pending.entry(partial.number).or_default();
         pending.count += partial.count;
         pending.below.extend(partial.parts);
         pending.route = pending.route.take().or(partial.route);
+        pending.merger = partial.merger.or(pending.merger);
     }
     advance(rt, reductions, partial.number);
 }
@@ -331,7 +421,7 @@ fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &R
     let packed = match route {
         Route::Nobody => return,
         Route::Future(to) => return reply_serialized(rt, *to, value),
-        Route::Everyone => pack(&mut bytes).map(|()| result(rt, reductions, number, bytes)),
+        Route::Everyone => pack(&mut bytes).map(|()| to_everyone(rt, reductions, number, bytes)),
         Route::Entry { collection, method, before, broadcast } => {
             bytes.extend_from_slice(before);
             pack(&mut bytes).map(|()| {
@@ -346,6 +436,16 @@ fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &R
     };
     if let Err(error) = packed {
         rt.fail(Failure { code: 1, what: format!("the result of a reduction cannot be sent: {error}") });
+    }
+}
+
+/// The result for every contributor goes down the tree from its root, wherever it was made.
+fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Vec<u8>) {
+    let root = reductions.root.get();
+    if root == rt.sched.pe() {
+        result(rt, reductions, number, value);
+    } else {
+        send(rt, root, tag::RESULT, reductions, &(number, value));
     }
 }
 

@@ -133,7 +133,6 @@ fn urgent_calls_run_first_and_lifo_ones_before_their_equals() {
 fn calls_from_one_chare_to_another_arrive_in_the_order_in_which_they_were_made() {
     law(|job| async move {
         let notes = job.array::<Notes>(9, ());
-        notes.created().await;
         for x in 0..50 {
             for i in 0..9 {
                 notes.at(i).note(x);
@@ -145,6 +144,25 @@ fn calls_from_one_chare_to_another_arrive_in_the_order_in_which_they_were_made()
         job.quiescence().await;
         for log in notes.all().read().call().await {
             assert_eq!(log, (0..50).collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn calls_to_what_is_not_made_yet_keep_their_order() {
+    simulated(100, |job| async move {
+        let notes = job.sparse::<Notes>();
+        for x in 0..30 {
+            for i in 0..4 {
+                notes.at(i).note(x);
+                if x == 10 {
+                    notes.insert_on(Pe(u32::try_from(i).unwrap() % job.pes()), i, ());
+                }
+            }
+        }
+        job.quiescence().await;
+        for i in 0..4 {
+            assert_eq!(notes.at(i).read().call().await, (0..30).collect::<Vec<_>>());
         }
     });
 }

@@ -3,7 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod calls;
+mod collections;
+mod drops;
+mod failures;
+mod futures;
+mod jobs;
 mod receives;
+mod reductions;
 
 use std::future::Future;
 

@@ -1,0 +1,245 @@
+//! What goes wrong, and who learns of it.
+
+use charm4rs::prelude::*;
+use charm4rs::testing::{Failure, simulate, threads};
+use serde::{Deserializer, Serializer};
+
+use crate::{law, shapes};
+
+struct Fragile;
+
+#[chare(index = u32)]
+impl Fragile {
+    #[init]
+    fn new(fails: u32, cx: u32) -> Self {
+        assert!(fails != cx, "no such chare");
+        Self
+    }
+    #[entry]
+    fn fine(&self) -> u32 {
+        1
+    }
+    #[entry]
+    fn breaks(&self, cx: &mut Cx<Self>, text: String) -> u32 {
+        panic!("it is {text}, on {}", cx.index())
+    }
+    #[entry]
+    async fn breaks_later(this: This<Self>) {
+        this.sleep(std::time::Duration::from_micros(50)).await;
+        panic!("later")
+    }
+    #[entry]
+    async fn asks(this: This<Self>, depth: u32) -> u32 {
+        let next = this.collection().at((this.index() + 1) % 3);
+        match depth {
+            0 => next.breaks("deep".into()).call().await,
+            _ => next.asks(depth - 1).call().await,
+        }
+    }
+    #[entry]
+    fn stubborn(&self, _x: Stubborn) -> u8 {
+        3
+    }
+    #[entry]
+    fn gives_stubborn(&self) -> Stubborn {
+        Stubborn(false)
+    }
+    #[entry]
+    fn half(&self, cx: &mut Cx<Self>) -> u32 {
+        assert!(cx.index() != 1, "not me");
+        cx.index()
+    }
+    #[entry]
+    fn exits(&self, cx: &mut Cx<Self>, code: i32) {
+        cx.job().exit(code);
+    }
+}
+
+/// A value that serde cannot write (false) or read (true).
+struct Stubborn(bool);
+
+impl Serialize for Stubborn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0 { serializer.serialize_u8(7) } else { Err(serde::ser::Error::custom("will not be written")) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Stubborn {
+    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("will not be read"))
+    }
+}
+
+#[test]
+fn a_panic_that_somebody_awaits_is_their_error_and_the_job_lives() {
+    law(|job| async move {
+        let all = job.array::<Fragile>(3, (0, 1));
+        let error = all.at(2).breaks("broken".into()).call().checked().await.unwrap_err();
+        let CallError::Panicked { chare, index, entry, pe, message } = &error else { panic!("{error}") };
+        assert!(chare.ends_with("Fragile"));
+        assert_eq!((index.as_str(), entry.as_str()), ("2", "breaks"));
+        assert!(pe.0 < job.pes());
+        assert!(message.contains("it is broken, on 2") && message.contains("failures.rs:"), "{message}");
+        let error = all.at(0).breaks_later().done().checked().await.unwrap_err();
+        assert!(error.to_string().contains("[0].breaks_later panicked") && error.to_string().contains("later"));
+        assert_eq!(all.at(2).fine().call().await, 1, "the chare lives on");
+    });
+}
+
+#[test]
+fn an_error_passes_through_a_chain_of_calls_and_keeps_its_cause() {
+    law(|job| async move {
+        let all = job.array::<Fragile>(3, (0, 1));
+        let error = all.at(0).asks(5).call().checked().await.unwrap_err().to_string();
+        assert!(error.contains("[0].breaks panicked") && error.contains("it is deep, on 0"), "{error}");
+    });
+}
+
+#[test]
+fn one_panic_among_many_is_the_error_of_a_broadcast() {
+    law(|job| async move {
+        let all = job.array::<Fragile>(4, (0, 1));
+        let values = all.all().half().call().checked().await.unwrap_err().to_string();
+        let done = all.all().half().done().checked().await.unwrap_err().to_string();
+        assert!(values.contains("[1].half panicked") && done.contains("not me"), "{values}, {done}");
+        assert_eq!(all.all().fine().call().await, [1; 4]);
+    });
+}
+
+/// A job that must fail, on threads and simulated.
+fn failure<F: Future<Output: charm4rs::MainResult> + 'static>(job: impl Fn(Job) -> F, check: impl Fn(Failure)) {
+    for pes in [1, 2, 4] {
+        check(threads(pes, &job).unwrap_err());
+    }
+    for options in shapes(18) {
+        check(simulate(&options, &job).unwrap_err());
+    }
+}
+
+#[test]
+fn a_panic_that_nobody_awaits_ends_the_job_and_says_all() {
+    let says = |parts: &'static [&'static str]| {
+        move |failure: Failure| {
+            assert_eq!(failure.code, 1);
+            assert!(parts.iter().all(|part| failure.what.contains(part)), "{failure}");
+        }
+    };
+    failure(
+        |job| async move {
+            job.array::<Fragile>(5, (0, 1)).at(4).breaks("alone".into());
+            job.promise::<()>().1.await;
+        },
+        says(&["Fragile[4].breaks panicked on PE ", "it is alone, on 4", "failures.rs:"]),
+    );
+    failure(
+        |job| async move {
+            job.array::<Fragile>(5, (0, 1)).all().half();
+            job.promise::<()>().1.await;
+        },
+        says(&["Fragile[1].half panicked on PE ", "not me"]),
+    );
+    failure(
+        |job| async move {
+            job.array::<Fragile>(5, (1, 1)).created().await;
+            job.promise::<()>().1.await;
+        },
+        says(&["constructor of ", "Fragile[", "no such chare"]),
+    );
+    failure(|job| async move { assert!(job.pes() == 0, "main fails") }, says(&["main fails", "failures.rs:"]));
+    failure(|_| async { Err::<(), _>("main says no") }, says(&["main says no"]));
+    failure(
+        |job| async move {
+            job.spawn(async { panic!("a task fails") });
+            job.promise::<()>().1.await;
+        },
+        says(&["a task", "a task fails"]),
+    );
+}
+
+#[test]
+fn an_index_outside_of_a_bounded_array_is_refused_where_it_is_named() {
+    // The place of the panic is the caller's, in this file.
+    let refused = |what: &'static str| {
+        move |failure: Failure| {
+            assert!(
+                failure.what.contains(what) && failure.what.contains(" at chare/tests/laws/failures.rs:"),
+                "{failure}"
+            );
+        }
+    };
+    let array = |job: Job| job.array::<Fragile>(5, (0, 1));
+    failure(|job| async move { _ = array(job).at(5) }, refused("Fragile has no element 5: its extent is 5"));
+    failure(|job| async move { array(job).insert(1, (0, 1)) }, refused("is not a sparse array: its extent is 5"));
+    let group = |job: Job| job.group::<Fragile>((0, 1));
+    failure(|job| async move { _ = group(job).on(Pe(job.pes())) }, refused("one element for each PE"));
+}
+
+#[test]
+#[should_panic(expected = "only inside a job")]
+fn what_needs_a_job_says_so_outside_of_one() {
+    let _ = Job::current();
+}
+
+#[test]
+fn values_that_serde_refuses_are_errors_of_their_calls() {
+    // One PE in each process, so that values are serialized.
+    for options in shapes(60).filter(|options| options.ppn == 1 && options.pes > 1) {
+        let outcome = simulate(&options, |job| async move {
+            let all = job.group::<Fragile>((0, 1));
+            let far = all.on(Pe(job.pes() - 1));
+            all.created().await;
+            for error in [
+                far.stubborn(Stubborn(false)).call().checked().await.err(),
+                far.stubborn(Stubborn(true)).call().checked().await.err(),
+                far.gives_stubborn().call().checked().await.err(),
+                all.all().stubborn(Stubborn(false)).done().checked().await.err(),
+                all.all().stubborn(Stubborn(true)).done().checked().await.err(),
+                all.all().gives_stubborn().call().checked().await.err(),
+            ] {
+                let error = error.expect("it cannot have worked");
+                assert!(matches!(error, CallError::Wire { .. }), "{error}");
+                assert!(error.to_string().contains("stubborn") || error.to_string().contains("a result"), "{error}");
+            }
+            assert_eq!(far.fine().call().await, 1);
+        });
+        assert_eq!(outcome.unwrap(), 0);
+    }
+}
+
+#[test]
+fn exit_on_any_pe_ends_the_job_with_its_code() {
+    for pes in [1, 2, 4] {
+        for pe in 0..pes {
+            let code = threads(pes, |job| async move {
+                job.group::<Fragile>((0, 1)).on(Pe(pe)).exits(40 + i32::try_from(pe).unwrap());
+                job.promise::<()>().1.await;
+            });
+            assert_eq!(code, Ok(40 + i32::try_from(pe).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn exits_on_several_pes_at_once_end_the_job_with_one_of_their_codes() {
+    for options in shapes(200) {
+        let outcome = simulate(&options, |job| async move {
+            let all = job.group::<Fragile>((0, 1));
+            all.created().await;
+            all.all().exits(7);
+            job.promise::<()>().1.await;
+        });
+        assert_eq!(outcome.unwrap(), 7);
+    }
+}
+
+#[test]
+fn a_job_that_waits_for_itself_is_a_deadlock_that_names_who_waits() {
+    for options in shapes(12) {
+        let failure = simulate(&options, |job| async move { job.promise::<()>().1.await }).unwrap_err();
+        assert_eq!(failure.code, 124);
+        assert!(
+            failure.what.contains("deadlock") && failure.what.contains("PE 0 has 1 tasks and 1 replies"),
+            "{failure}"
+        );
+    }
+}

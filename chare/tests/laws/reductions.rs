@@ -1,0 +1,189 @@
+//! Reductions: every reducer, every sink, many at once.
+
+use std::collections::BTreeSet;
+
+use charm4rs::prelude::*;
+use charm4rs::reduce::{Sink, Statistics};
+
+use crate::{law, simulated};
+
+type Several = (i64, (i64, (i64, (bool, (u64, u64)))));
+
+struct Part {
+    heard: Vec<i64>,
+}
+
+#[chare(index = usize)]
+impl Part {
+    #[init]
+    fn new() -> Self {
+        Self { heard: Vec::new() }
+    }
+
+    #[entry]
+    fn numbers(&self, cx: &mut Cx<Self>, to: Promise<Several>) {
+        let i = cx.index() as i64;
+        let value = (i, (i + 1, (i, (i >= 0, (1u64 << i, 1u64 << i)))));
+        use reduce::{all, bit_or, bit_xor, max, product, sum};
+        cx.contribute(value, (sum, (product, (max, (all, (bit_or, bit_xor))))), to);
+    }
+    #[entry]
+    fn gathered(&self, cx: &mut Cx<Self>, to: Promise<Vec<(usize, String)>>) {
+        cx.contribute((cx.index(), cx.index().to_string()), reduce::gather, to);
+    }
+    #[entry]
+    fn others(
+        &self,
+        cx: &mut Cx<Self>,
+        set: Promise<BTreeSet<usize>>,
+        (count, barrier): (Promise<u64>, Promise<()>),
+        describe: Promise<Statistics>,
+        words: Promise<String>,
+        vectors: Promise<Vec<f64>>,
+    ) {
+        let i = cx.index();
+        cx.contribute(i / 2, reduce::set, set);
+        cx.contribute((), reduce::count, count);
+        cx.contribute((), reduce::barrier, barrier);
+        cx.contribute(i as f64, reduce::statistics, describe);
+        cx.contribute(i.to_string(), reduce::with(|a: String, b: String| a.max(b)), words);
+        cx.contribute(vec![i as f64, 1.0], reduce::sum, vectors);
+    }
+    #[entry]
+    fn to_sink(&self, cx: &mut Cx<Self>, sink: Sink<i64>) {
+        cx.contribute(1i64, reduce::sum, sink);
+    }
+    #[entry]
+    fn hear(&mut self, x: i64) {
+        self.heard.push(x);
+    }
+    #[entry]
+    fn heard(&self) -> Vec<i64> {
+        self.heard.clone()
+    }
+    #[entry]
+    async fn rounds(this: This<Self>, rounds: i64) -> i64 {
+        let mut x = this.index() as i64;
+        for _ in 0..rounds {
+            x = this.allreduce(x, reduce::max).await + 1;
+        }
+        x
+    }
+    #[entry]
+    fn many(&self, cx: &mut Cx<Self>, to: Vec<Promise<i64>>) {
+        for (n, to) in to.into_iter().enumerate() {
+            cx.contribute(n as i64, reduce::sum, to);
+        }
+    }
+    #[entry]
+    fn once_then_leave(&self, cx: &mut Cx<Self>, times: usize, to: Vec<Promise<i64>>) {
+        for to in to.into_iter().take(times) {
+            cx.contribute(1i64, reduce::sum, to);
+        }
+        cx.destroy();
+    }
+    #[entry]
+    fn unlike(&self, cx: &mut Cx<Self>, to: Promise<Vec<f64>>) {
+        cx.contribute(vec![0.0; 1 + cx.index() % 2], reduce::sum, to);
+    }
+    #[entry]
+    fn large(&self, cx: &mut Cx<Self>, to: Promise<Vec<u64>>) {
+        cx.contribute(vec![cx.index() as u64; 20_000], reduce::sum, to);
+    }
+}
+
+#[test]
+fn every_reducer_reduces_the_parts_of_all_elements() {
+    law(|job| async move {
+        let parts = job.array::<Part>(9, ());
+        let (to, several) = job.promise();
+        parts.all().numbers(to);
+        assert_eq!(several.await, (36, (362_880, (8, (true, (511, 511))))));
+        let (to, gathered) = job.promise();
+        parts.all().gathered(to);
+        assert_eq!(gathered.await, (0..9).map(|i| (i, i.to_string())).collect::<Vec<_>>());
+        let ((a, set), (b, count), (c, barrier)) = (job.promise(), job.promise(), job.promise());
+        let ((d, describe), (e, words), (f, vectors)) = (job.promise(), job.promise(), job.promise());
+        parts.all().others(a, (b, c), d, e, f);
+        barrier.await;
+        assert_eq!((set.await, count.await), ((0..5).collect(), 9));
+        let describe = describe.await;
+        assert_eq!((describe.count, describe.min, describe.max), (9, 0.0, 8.0));
+        assert!((describe.mean - 4.0).abs() < 1e-9 && (describe.variance() - 7.5).abs() < 1e-9);
+        assert_eq!((words.await, vectors.await), ("8".to_string(), vec![36.0, 9.0]));
+        let (to, large) = job.promise();
+        parts.all().large(to);
+        assert_eq!(large.await, vec![36; 20_000]);
+    });
+}
+
+#[test]
+fn a_result_goes_to_a_promise_an_element_all_elements_or_nowhere() {
+    simulated(60, |job| async move {
+        let parts = job.array::<Part>(6, ());
+        let (to, sum) = job.promise();
+        parts.all().to_sink(to.into());
+        parts.all().to_sink(Sink::nowhere());
+        parts.all().to_sink(parts.at(4).hear_sink());
+        parts.all().to_sink(parts.all().hear_sink());
+        assert_eq!(sum.await, 6);
+        job.quiescence().await;
+        let expected = (0..6).map(|i| vec![6; if i == 4 { 2 } else { 1 }]).collect::<Vec<_>>();
+        assert_eq!(parts.all().heard().call().await, expected);
+    });
+}
+
+#[test]
+fn allreduce_gives_every_contributor_the_result_of_every_round() {
+    simulated(60, |job| async move {
+        let (a, b) = (job.array::<Part>(7, ()), job.array::<Part>(3, ()));
+        let (x, y) = (a.all().rounds(10).call(), b.all().rounds(15).call());
+        assert_eq!((x.await, y.await), (vec![16; 7], vec![17; 3]));
+    });
+}
+
+#[test]
+fn many_reductions_of_several_collections_are_under_way_at_once() {
+    simulated(60, |job| async move {
+        let collections = [job.array::<Part>(5, ()), job.array::<Part>(1, ()), job.array::<Part>(11, ())];
+        let mut replies = Vec::new();
+        for (parts, size) in collections.iter().zip([5, 1, 11]) {
+            let (to, sums): (Vec<_>, Vec<_>) = (0..30).map(|_| job.promise::<i64>()).unzip();
+            parts.all().many(to);
+            replies.push((size, sums));
+        }
+        for (size, sums) in replies {
+            let sums = join_all(sums).await;
+            assert_eq!(sums, (0..30).map(|n| n * size).collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn an_element_counts_in_the_reductions_that_it_contributed_to_before_it_went() {
+    simulated(120, |job| async move {
+        let parts = job.array::<Part>(8, ());
+        let (to, sums): (Vec<_>, Vec<_>) = (0..5).map(|_| job.promise::<i64>()).unzip();
+        for i in 0..7 {
+            parts.at(7 - i).once_then_leave(i, to.clone());
+        }
+        parts.at(0).once_then_leave(5, to.clone());
+        // Element 7 - i gives i parts, element 0 five: part n comes from all that give more than n.
+        assert_eq!(join_all(sums).await, [7, 6, 5, 4, 3]);
+    });
+}
+
+#[test]
+fn a_reducer_that_panics_ends_the_job_with_its_message() {
+    for options in crate::shapes(24) {
+        let outcome = charm4rs::testing::simulate(&options, |job| async move {
+            let parts = job.array::<Part>(8, ());
+            let (to, sum) = job.promise();
+            parts.all().unlike(to);
+            sum.await;
+        });
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.code, 1);
+        assert!(failure.what.contains("different lengths"), "{failure}");
+    }
+}
