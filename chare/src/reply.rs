@@ -322,7 +322,7 @@ impl<R: Arguments> Promise<R> {
 
     /// Gives the value.
     pub fn send(self, value: R) {
-        runtime::reply_serialized(runtime::current(), self.id, &value);
+        runtime::reply_serialized(runtime::current(), self.id, value);
     }
 }
 

@@ -161,7 +161,7 @@ impl Bench {
         let rounds = 20_000;
         table::row("no data", self.measure(2 * rounds, || self.rally(rounds, 0)).await);
         for size in [64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
-            let rounds = ((64 << 20) / size as u32).clamp(8, 10_000);
+            let rounds = ((64 << 20) / size as u32).clamp(64, 10_000);
             let figure = self.measure(2 * rounds, || self.rally(rounds, size)).await;
             table::row(&format!("payload of {}", table::size(size)), figure);
         }

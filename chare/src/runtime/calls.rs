@@ -34,7 +34,7 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
     header.priority = options.priority;
     if rt.same_process(to) {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, (target.which, args));
-    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &(target.which, args), E::POSTS) {
+    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, (target.which, args), E::POSTS) {
         fail_call(rt, reply, wire_error::<E>(rt, &error));
     }
 }
@@ -67,11 +67,13 @@ pub(super) fn send_wire<B: serde::Serialize>(
     to: Pe,
     tag: Tag,
     header: &Header,
-    body: &B,
+    body: B,
     offer: bool,
 ) -> Result<(), wire::WireError> {
     rt.with_scratch(|bytes| {
-        let aside = wire::pack(body, bytes)?;
+        let aside = wire::pack(&body, bytes)?;
+        // Now the payloads' memory belongs to the message alone, unless the sender keeps a share: it need not be copied.
+        drop(body);
         let len = HEADER + bytes.len();
         let fill = |room: &mut [std::mem::MaybeUninit<u8>]| header.fill(bytes, room);
         if aside.is_empty() {
@@ -190,7 +192,7 @@ fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
     header.flags &= !MOVED;
     if rt.same_process(to) {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, body);
-    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, &body, E::POSTS) {
+    } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, body, E::POSTS) {
         fail_call(rt, header.reply(), wire_error::<E>(rt, &error));
     }
 }
@@ -341,7 +343,7 @@ pub(super) fn send_failure(rt: Rt, to: FutureId, error: CallError) {
         return rt.futures.fail(to, error);
     }
     let header = Header::new(0, rt.sched.pe()).with_reply(to);
-    send_wire(rt, to.pe, tag::FAILURE, &header, &error, false).expect("an error is made of text and numbers");
+    send_wire(rt, to.pe, tag::FAILURE, &header, error, false).expect("an error is made of text and numbers");
 }
 
 /// Answers a call that is answered once.
@@ -353,12 +355,12 @@ pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
     if rt.same_process(to.pe) {
         send_moved(rt, to.pe, tag::REPLY, Header::new(0, rt.sched.pe()).with_reply(to), value);
     } else {
-        reply_serialized(rt, to, &value);
+        reply_serialized(rt, to, value);
     }
 }
 
 /// Gives a future a value that may not be the first one.
-pub(crate) fn reply_serialized<R: Arguments>(rt: Rt, to: FutureId, value: &R) {
+pub(crate) fn reply_serialized(rt: Rt, to: FutureId, value: impl serde::Serialize) {
     let header = Header::new(0, rt.sched.pe()).with_reply(to);
     if let Err(error) = send_wire(rt, to.pe, tag::REPLY, &header, value, false) {
         let pe = rt.sched.pe();

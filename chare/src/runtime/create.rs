@@ -253,7 +253,7 @@ fn send_new<T: Chare>(rt: Rt, to: Pe, tag: Tag, id: CollectionId, index: T::Inde
     header.method = T::info().id();
     if rt.same_process(to) {
         send_moved::<(T::Index, T::Init)>(rt, to, tag, header, (index, init));
-    } else if let Err(error) = send_wire(rt, to, tag, &header, &(index, init), false) {
+    } else if let Err(error) = send_wire(rt, to, tag, &header, (index, init), false) {
         panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME);
     }
 }
@@ -302,7 +302,7 @@ pub(crate) fn discard_new<T: Chare>(header: &Header, msg: Incoming) {
 
 fn announce<T: Chare>(rt: Rt, members: &Members<T>, home: Pe, index: T::Index, place: Place) {
     let header = Header::new(members.id().0, rt.sched.pe());
-    send_wire(rt, home, tag::LOCATION, &header, &(index, place), false)
+    send_wire(rt, home, tag::LOCATION, &header, (index, place), false)
         .expect("an index can be packed: it came here so");
 }
 

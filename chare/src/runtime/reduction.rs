@@ -178,7 +178,7 @@ pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, to: FutureId) {
     let Some(to) = to.wanted() else { return };
     let complete = reductions.settled.get() && reductions.subtree.get().is_some();
     if complete && reductions.root.get() == rt.sched.pe() {
-        reply_serialized(rt, to, &());
+        reply_serialized(rt, to, ());
     } else {
         reductions.waiting.borrow_mut().push(to);
     }
@@ -213,7 +213,7 @@ fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
     reductions.subtree.set(Some(total));
     match tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
         Some(parent) => send(rt, parent, tag::COUNTED, reductions, &total),
-        None => reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, &())),
+        None => reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, ())),
     }
     let ready: Vec<u64> = reductions.pending.borrow().keys().copied().collect();
     ready.into_iter().for_each(|number| advance(rt, reductions, number));

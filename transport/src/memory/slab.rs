@@ -17,17 +17,23 @@ const SMALLEST: usize = 64;
 
 /// Free lists of one PE. Cheap to clone: clones share the lists.
 #[derive(Clone)]
-pub struct Slab(Rc<UnsafeCell<[Vec<NonNull<u8>>; CLASSES]>>);
+pub struct Slab(Rc<Lists>);
+
+/// The free blocks of each class.
+struct Lists(UnsafeCell<[Vec<NonNull<u8>>; CLASSES]>);
 
 impl Slab {
     /// Empty lists.
     #[must_use]
     pub fn new() -> Self {
-        Self(Rc::new(UnsafeCell::new(Default::default())))
+        Self(Rc::new(Lists(UnsafeCell::default())))
     }
 
+    /// The class whose blocks hold `len` bytes: 0 up to the smallest size, one more for each doubling.
+    #[inline]
     fn class(len: usize) -> usize {
-        len.max(SMALLEST).next_power_of_two().trailing_zeros() as usize - SMALLEST.trailing_zeros() as usize
+        let last = len.saturating_sub(1) | (SMALLEST - 1);
+        (last.ilog2() - (SMALLEST - 1).ilog2()) as usize
     }
 
     fn layout(class: usize) -> AllocLayout {
@@ -40,7 +46,7 @@ impl Slab {
         let class = Self::class(len);
         if class < CLASSES {
             // SAFETY: the lists are only touched in `take` and `give`, which do not nest, on one thread (Rc).
-            if let Some(block) = unsafe { &mut *self.0.get() }[class].pop() {
+            if let Some(block) = unsafe { &mut *self.0.0.get() }[class].pop() {
                 return block;
             }
         }
@@ -63,7 +69,7 @@ impl Slab {
         let class = Self::class(len);
         if class < CLASSES {
             // SAFETY: as in `take`.
-            let lists = unsafe { &mut *self.0.get() };
+            let lists = unsafe { &mut *self.0.0.get() };
             lists[class].push(block);
         } else {
             // SAFETY: `fresh` allocated it with the layout of its class.
@@ -78,14 +84,12 @@ impl Default for Slab {
     }
 }
 
-impl Drop for Slab {
+impl Drop for Lists {
     fn drop(&mut self) {
-        if let Some(lists) = Rc::get_mut(&mut self.0) {
-            for (class, list) in lists.get_mut().iter_mut().enumerate() {
-                for block in list.drain(..) {
-                    // SAFETY: blocks in the lists are free, and were allocated with their class's layout.
-                    unsafe { std::alloc::dealloc(block.as_ptr(), Self::layout(class)) }
-                }
+        for (class, list) in self.0.get_mut().iter_mut().enumerate() {
+            for block in list.drain(..) {
+                // SAFETY: blocks in the lists are free, and were allocated with their class's layout.
+                unsafe { std::alloc::dealloc(block.as_ptr(), Slab::layout(class)) }
             }
         }
     }
@@ -94,5 +98,19 @@ impl Drop for Slab {
 impl fmt::Debug for Slab {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slab").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_holds_what_it_is_chosen_for_and_no_smaller_one_does() {
+        for len in (0..5000).chain([65_535, 65_536, 65_537]) {
+            let class = Slab::class(len);
+            assert!(SMALLEST << class >= len, "{len}");
+            assert!(class == 0 || SMALLEST << (class - 1) < len, "{len}");
+        }
     }
 }
