@@ -4,7 +4,7 @@
 //! makes the elements that the map gives it, then counts: the counts of its subtree go up the reduction tree
 //! (see [`super::reduction`]), whose root tells the creator when all have been made.
 //!
-//! *Sparse arrays* are filled by `insert`, from anywhere, and closed by a census (see [`super::census`]).
+//! *Sparse arrays* are filled by `insert`, from anywhere, and closed by a census (see `census.rs`).
 //!
 //! *Single chares* are elements of one collection per type that always exists; their index names their home.
 
