@@ -15,12 +15,13 @@ use charm4rs_scheduler::{Clock, Config};
 use charm4rs_transport::bootstrap::options::{Action, Options};
 use charm4rs_transport::bootstrap::{self, Control, Found, Report};
 use charm4rs_transport::port::PortBuilder;
-use charm4rs_transport::wireup::{self, TransportOptions};
-use charm4rs_transport::{Pe, TransportError};
+use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
+use charm4rs_transport::{Layout, Pe, TransportError};
 
 use crate::registry::registry;
 use crate::runtime::{self, Ending, Failure, Rt};
-use crate::{Job, pe, testing};
+use crate::testing::{self, End, SimOptions};
+use crate::{Job, pe};
 
 /// The stack of a PE's thread, as large as a process's first thread usually has.
 const STACK: usize = 8 << 20;
@@ -170,12 +171,7 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
     let control = boot.control();
     let args = Args(std::iter::once(name).chain(args).collect());
     runtime::install_panic_hook();
-    let builders = match open(&mut *boot, &options) {
-        Ok(builders) => builders,
-        Err(error) => control.abort(error.code(), None, &error.to_string()),
-    };
-    drop(boot);
-    let code = run_pes(builders, &options, &control, move |rt| {
+    let first = move |rt| {
         let job = Job::of(rt);
         let args = match A::from_args(args) {
             Ok(args) => args,
@@ -183,7 +179,15 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
             Err(NotStarted::Usage(what)) => return rt.fail(Failure { code: 64, what }),
         };
         testing::start(rt, program(job, args));
-    });
+    };
+    let code = if options.transport == Some(TransportKind::Sim) {
+        simulate(boot.layout(), &options, &control, first)
+    } else {
+        let builders = open(&mut *boot, &options);
+        let builders = builders.unwrap_or_else(|error| control.abort(error.code(), None, &error.to_string()));
+        drop(boot);
+        run_pes(builders, &options, &control, first)
+    };
     control.report(Report::Exit { code });
     code
 }
@@ -200,6 +204,17 @@ fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options) -> Result<Vec<Po
         transport.credit = credit;
     }
     wireup::open(boot, &transport)
+}
+
+/// Simulates the whole job on this thread: the same program, `++transport sim ++seed N`.
+fn simulate(layout: &Layout, options: &Options, control: &Control, first: impl FnOnce(Rt)) -> i32 {
+    if layout.processes() > 1 {
+        let what = "++transport sim: a simulated job is one process; start the program without a launcher";
+        control.abort(78, None, what);
+    }
+    let outcome = testing::run(&SimOptions::new(layout.pes(), options.seed.unwrap_or_default()), first);
+    let pe = if let End::Failed(pe, _) = outcome.end { Some(pe) } else { None };
+    outcome.result().unwrap_or_else(|failure| control.abort(failure.code, pe, &format!("{} [{outcome}]", failure.what)))
 }
 
 /// Runs all PEs of this process until the job ends. `first` runs on PE 0, before its loop.

@@ -43,11 +43,11 @@ fn run(program: &str, args: &[&str]) -> Ended {
     Ended { status, stdout: stdout.expect("it prints text"), stderr: stderr.expect("it prints text") }
 }
 
-/// Runs a program on 1, 2 and 4 PEs: it ends with status 0 and nothing on standard error, and prints all these texts.
+/// Runs a program on 1, 2 and 4 PEs, and simulated on more: it ends with status 0 and nothing on standard error, and prints all these texts.
 #[track_caller]
 fn check(program: &str, args: &str, wanted: &[&str]) {
-    for pes in ["+p1", "+p2", "+p4"] {
-        let args: Vec<_> = std::iter::once(pes).chain(args.split_whitespace()).collect();
+    for pes in ["+p1", "+p2", "+p4", "+p13 ++transport sim ++seed 5"] {
+        let args: Vec<_> = pes.split_whitespace().chain(args.split_whitespace()).collect();
         let Ended { status, stdout, stderr } = run(program, &args);
         assert_eq!((status, &*stderr), (Some(0), ""), "{args:?} printed {stdout}");
         for text in wanted {

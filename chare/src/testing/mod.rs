@@ -44,7 +44,8 @@ use charm4rs_transport::wireup::{self, TransportOptions};
 use charm4rs_transport::{Layout, Pe};
 
 pub use crate::runtime::Failure;
-pub use sim::{End, Outcome, SimOptions, simulate};
+pub(crate) use sim::run;
+pub use sim::{End, Outcome, SimOptions, Waits, simulate};
 
 use crate::runtime::{self, Ending, Rt};
 use crate::{Job, MainResult, pe};

@@ -140,12 +140,17 @@ pub fn simulate<F>(options: &SimOptions, main: impl FnOnce(Job) -> F) -> Outcome
 where
     F: Future<Output: MainResult> + 'static,
 {
+    run(options, |rt| start(rt, main(Job::of(rt))))
+}
+
+/// Simulates a job; `first` runs on PE 0, before anything else.
+pub(crate) fn run(options: &SimOptions, first: impl FnOnce(Rt)) -> Outcome {
     runtime::install_panic_hook();
     let mut sim = Sim::new(options);
     let end = match sim.open() {
         Ok(()) => {
             let zero = sim.pes[0];
-            zero.enter(|| pe::guarded(zero, || start(zero, main(Job::of(zero)))));
+            zero.enter(|| pe::guarded(zero, || first(zero)));
             sim.run(options.steps_max)
         }
         Err(error) => End::Failed(Pe(0), Failure::from(&error)),
