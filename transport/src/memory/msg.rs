@@ -17,22 +17,31 @@ use super::{RegBuf, Slab, write_bytes};
 const SLAB_MAX: usize = 1 << 20;
 
 /// A message; see the module's text. Dropping it frees its place.
+///
+/// Where its bytes are is known without looking at what they lie in: only its end asks for that.
 #[must_use]
-pub struct Msg(Repr);
-
-enum Repr {
-    Ring { body: NonNull<u8>, len: u32, inbox: Rc<Inbox> },
-    Slab { ptr: NonNull<u8>, len: u32, slab: Slab },
-    Buf(Box<RegBuf>),
+pub struct Msg {
+    ptr: NonNull<u8>,
+    len: usize,
+    /// A raw `Rc<Inbox>`, `Slab` or `Box<RegBuf>`, which this message owns; its lowest bits are one of the kinds below.
+    home: NonNull<()>,
 }
 
 // It is moved from hand to hand: the smaller the better.
 const _: () = assert!(size_of::<Msg>() == 24);
 
-/// The length of a message that lies in a ring or a slab.
+/// The kinds of homes, as the lowest bits of their addresses.
+const SLAB: usize = 0;
+const RING: usize = 1;
+const BUF: usize = 2;
+const KINDS: usize = 3;
+
+/// Marks the address of a home as one of `kind`.
 #[inline]
-fn short(len: usize) -> u32 {
-    u32::try_from(len).expect("a message of 4 GiB or more lies in a buffer of its own")
+fn marked<T>(home: *const T, kind: usize) -> NonNull<()> {
+    const { assert!(align_of::<T>() > KINDS) };
+    let home = NonNull::new(home.cast_mut().cast::<()>()).expect("what owns memory has an address");
+    home.map_addr(|addr| addr | kind)
 }
 
 impl Msg {
@@ -48,7 +57,7 @@ impl Msg {
         let ptr = slab.take(len);
         // SAFETY: the block has at least `len` bytes, and MaybeUninit asks for nothing more.
         fill(unsafe { std::slice::from_raw_parts_mut(ptr.as_ptr().cast(), len) });
-        Self(Repr::Slab { ptr, len: short(len), slab: slab.clone() })
+        Self { ptr, len, home: marked(slab.clone().into_raw(), SLAB) }
     }
 
     /// A message in place.
@@ -57,7 +66,7 @@ impl Msg {
     /// `body` is that of a record of `inbox` that was taken, has `len` bytes, and is released by nobody else.
     #[inline]
     pub(super) unsafe fn in_ring(body: NonNull<u8>, len: usize, inbox: Rc<Inbox>) -> Self {
-        Self(Repr::Ring { body, len: short(len), inbox })
+        Self { ptr: body, len, home: marked(Rc::into_raw(inbox), RING) }
     }
 
     /// A copy in a block of `slab`.
@@ -77,7 +86,7 @@ impl Msg {
                 std::ptr::copy_nonoverlapping(from.as_ptr(), ptr.as_ptr(), n);
             }
         }
-        Self(Repr::Slab { ptr, len: short(len), slab: slab.clone() })
+        Self { ptr, len, home: marked(slab.clone().into_raw(), SLAB) }
     }
 
     /// Moves a message that lies in its inbox into a block of `slab`; any other stays where it is.
@@ -96,48 +105,66 @@ impl Msg {
     #[inline]
     #[must_use]
     pub fn in_place(&self) -> bool {
-        matches!(self.0, Repr::Ring { .. })
+        self.kind() == RING
     }
 
     /// The address of its first byte. The owner of the message may write through it.
     #[inline]
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
-        match &self.0 {
-            Repr::Ring { body: ptr, .. } | Repr::Slab { ptr, .. } => ptr.as_ptr(),
-            Repr::Buf(buf) => buf.as_ptr(),
-        }
+        self.ptr.as_ptr()
     }
 
     /// As an owned buffer that may cross threads; copies only a small message.
     #[must_use]
     pub fn into_buf(self) -> RegBuf {
-        if !matches!(self.0, Repr::Buf(_)) {
+        if self.kind() != BUF {
             return RegBuf::copy_of(&self);
         }
-        let this = std::mem::ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped, so its buffer is moved out exactly once.
-        match unsafe { std::ptr::read(&raw const this.0) } {
-            Repr::Buf(buf) => *buf,
-            _ => unreachable!("handled above"),
+        let home = std::mem::ManuallyDrop::new(self).home();
+        // SAFETY: the kind says that `from` made it of a box, which is taken out once: the message is not dropped.
+        *unsafe { Box::from_raw(home.cast::<RegBuf>()) }
+    }
+
+    #[inline]
+    fn kind(&self) -> usize {
+        self.home.addr().get() & KINDS
+    }
+
+    /// The home's address without its mark.
+    #[inline]
+    fn home(&self) -> *mut () {
+        self.home.as_ptr().map_addr(|addr| addr & !KINDS)
+    }
+
+    fn free_elsewhere(&mut self) {
+        if self.kind() == RING {
+            // SAFETY: the kind says that `in_ring` made it of an `Rc`, which is taken back once, by drop.
+            unsafe { Rc::from_raw(self.home().cast::<Inbox>()) }.release(self.ptr);
+        } else {
+            // SAFETY: as above, of a box by `from`.
+            drop(unsafe { Box::from_raw(self.home().cast::<RegBuf>()) });
         }
     }
 }
 
 impl From<RegBuf> for Msg {
     fn from(buf: RegBuf) -> Self {
-        Self(Repr::Buf(Box::new(buf)))
+        let (len, buf) = (buf.len(), Box::new(buf));
+        let ptr = NonNull::new(buf.as_ptr()).expect("a buffer's address is not null");
+        Self { ptr, len, home: marked(Box::into_raw(buf), BUF) }
     }
 }
 
 impl Drop for Msg {
     #[inline]
     fn drop(&mut self) {
-        match &self.0 {
-            Repr::Ring { body, inbox, .. } => inbox.release(*body),
-            // SAFETY: the block came from this slab, for this length, and nobody else uses it.
-            Repr::Slab { ptr, len, slab } => unsafe { slab.give(*ptr, *len as usize) },
-            Repr::Buf(_) => {}
+        if self.kind() == SLAB {
+            // SAFETY: the kind says that the home is a slab's, taken back once, here; the block came from it for this length,
+            // and nobody else uses it.
+            unsafe { Slab::from_raw(self.home().cast()).give(self.ptr, self.len) }
+        } else {
+            self.free_elsewhere();
         }
     }
 }
@@ -146,13 +173,8 @@ impl Deref for Msg {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.0 {
-            // SAFETY: the sender or `fill` initialized the bytes; the place is ours until drop.
-            Repr::Ring { body: ptr, len, .. } | Repr::Slab { ptr, len, .. } => unsafe {
-                std::slice::from_raw_parts(ptr.as_ptr(), *len as usize)
-            },
-            Repr::Buf(buf) => buf,
-        }
+        // SAFETY: the sender, `fill` or the buffer's owner initialized the bytes; the place is ours until drop.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
 

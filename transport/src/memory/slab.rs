@@ -20,13 +20,29 @@ const SMALLEST: usize = 64;
 pub struct Slab(Rc<Lists>);
 
 /// The free blocks of each class.
-struct Lists(UnsafeCell<[Vec<NonNull<u8>>; CLASSES]>);
+pub(super) struct Lists(UnsafeCell<[Vec<NonNull<u8>>; CLASSES]>);
 
 impl Slab {
     /// Empty lists.
     #[must_use]
     pub fn new() -> Self {
         Self(Rc::new(Lists(UnsafeCell::default())))
+    }
+
+    /// This handle as one address; [`Slab::from_raw`] makes it a handle again.
+    #[inline]
+    pub(super) fn into_raw(self) -> *const Lists {
+        Rc::into_raw(self.0)
+    }
+
+    /// A handle again.
+    ///
+    /// # Safety
+    /// `raw` came from [`Slab::into_raw`], and becomes a handle once.
+    #[inline]
+    pub(super) unsafe fn from_raw(raw: *const Lists) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { Rc::from_raw(raw) })
     }
 
     /// The class whose blocks hold `len` bytes: 0 up to the smallest size, one more for each doubling.
