@@ -97,6 +97,8 @@ pub struct Scheduler {
     stop: Cell<Option<i32>>,
     /// Calls that the next burst may have.
     burst: Cell<usize>,
+    /// When the last round ended, if it had a full burst.
+    burst_ended: Cell<Option<Duration>>,
     rounds: Cell<u32>,
     worked: Cell<bool>,
     rounds_idle: Cell<u32>,
@@ -135,6 +137,7 @@ impl Scheduler {
             context: RefCell::default(),
             stop: Cell::new(None),
             burst,
+            burst_ended: Cell::new(None),
             rounds: Cell::new(0),
             worked: Cell::new(false),
             rounds_idle: Cell::new(0),
@@ -475,10 +478,10 @@ impl Scheduler {
     #[inline]
     fn work(&self, handler: &impl Handler) -> bool {
         let limit = self.burst.get();
-        // Only a full burst is worth two looks at the clock.
-        let began = (self.queue.borrow().len() >= limit).then(|| self.now());
-        let mut any = false;
-        for _ in 0..limit {
+        // Only a full burst is worth a look at the clock, and one that follows another begins when that ended.
+        let began = self.burst_ended.take().or_else(|| (self.queue.borrow().len() >= limit).then(|| self.now()));
+        let (mut any, mut run) = (false, 0);
+        while run < limit {
             let ready = self.tasks.ready();
             for _ in 0..ready {
                 if self.stopped() {
@@ -493,12 +496,17 @@ impl Scheduler {
             handler.deliver(msg);
             bump(&self.processed);
             any = true;
+            run += 1;
             if ready > limit {
                 break;
             }
         }
-        if let Some(began) = began {
-            self.adapt_burst(limit, self.now().saturating_sub(began));
+        if run == limit {
+            let now = self.now();
+            self.burst_ended.set(Some(now));
+            if let Some(began) = began {
+                self.adapt_burst(limit, now.saturating_sub(began));
+            }
         }
         any
     }
