@@ -40,6 +40,12 @@ impl<T: Chare> Element<T> {
             contributed: std::cell::Cell::new(0),
         })
     }
+
+    /// Whether it was destroyed.
+    #[inline]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state.try_borrow().is_ok_and(|state| state.is_none())
+    }
 }
 
 /// The suspended methods of a chare.
@@ -144,7 +150,7 @@ impl<T: Chare> Cx<T> {
     /// A handle with which an `async` block can go on with this chare later.
     #[must_use]
     pub fn this(&self) -> This<T> {
-        This::new(&self.element)
+        This::new(self.element.clone())
     }
 
     /// Runs a future on this PE, beside the entry methods.
@@ -169,8 +175,9 @@ pub struct This<T: Chare> {
 }
 
 impl<T: Chare> This<T> {
-    pub(crate) fn new(element: &Rc<Element<T>>) -> Self {
-        Self { element: element.clone(), receives: std::cell::OnceCell::new() }
+    #[inline]
+    pub(crate) fn new(element: Rc<Element<T>>) -> Self {
+        Self { element, receives: std::cell::OnceCell::new() }
     }
 
     pub(crate) fn element(&self) -> &Rc<Element<T>> {
@@ -207,7 +214,7 @@ impl<T: Chare> This<T> {
 
 impl<T: Chare> Clone for This<T> {
     fn clone(&self) -> Self {
-        Self::new(&self.element)
+        Self::new(self.element.clone())
     }
 }
 

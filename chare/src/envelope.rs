@@ -39,6 +39,8 @@ pub(crate) mod tag {
     pub(crate) const EXIT: Tag = Tag(13);
     /// A sparse array is complete: a question down, answers up, the verdict down.
     pub(crate) const CENSUS: Tag = Tag(14);
+    /// An entry method of an element of the sender's own PE. Body: the element and the arguments, moved.
+    pub(crate) const HERE: Tag = Tag(15);
 }
 
 /// Where the answer to a call goes: a future's slot on a PE.

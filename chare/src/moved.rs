@@ -5,6 +5,8 @@
 //! The transport moves a message's bytes without looking at them, 16-byte aligned at both ends, to exactly one receiver.
 //! A value that is large or needs a larger alignment is boxed, and the box moves.
 //!
+//! What moves to another thread is `Send`: [`send_moved`](crate::runtime) asks for it. What a PE sends to itself need not be.
+//!
 //! Who upholds that a value is read as the type it was written as: sender and receiver name the same entry method
 //! (or the same future), whose type fixes the value's; both run in one process, hence one program.
 
@@ -29,7 +31,7 @@ pub(crate) const fn size<T>() -> usize {
 ///
 /// `body` must be 16-byte aligned and at least [`size`] bytes long.
 #[inline]
-pub(crate) fn write<T: Send>(value: T, body: &mut [MaybeUninit<u8>]) {
+pub(crate) fn write<T>(value: T, body: &mut [MaybeUninit<u8>]) {
     assert!(body.len() >= size::<T>() && body.as_ptr().addr().is_multiple_of(BODY_ALIGN));
     if boxed::<T>() {
         // SAFETY: the assertion covers size and alignment of a box.
@@ -45,7 +47,7 @@ pub(crate) fn write<T: Send>(value: T, body: &mut [MaybeUninit<u8>]) {
 /// # Safety
 /// `body` points to what [`write()`] wrote in this process for the same `T`, and nobody reads it again.
 #[inline]
-pub(crate) unsafe fn read<T: Send>(body: *const u8) -> T {
+pub(crate) unsafe fn read<T>(body: *const u8) -> T {
     if boxed::<T>() {
         // SAFETY: the caller's promise.
         unsafe { *body.cast::<Box<T>>().read() }
@@ -60,7 +62,7 @@ pub(crate) unsafe fn read<T: Send>(body: *const u8) -> T {
 /// # Safety
 /// As [`read()`], except that the value stays; the reference must not outlive the message.
 #[inline]
-pub(crate) unsafe fn peek<'a, T: Send>(body: *const u8) -> &'a T {
+pub(crate) unsafe fn peek<'a, T>(body: *const u8) -> &'a T {
     if boxed::<T>() {
         // SAFETY: the caller's promise.
         unsafe { &*body.cast::<Box<T>>() }

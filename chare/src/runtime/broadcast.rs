@@ -114,12 +114,12 @@ pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
             }
         };
         let Some(wave) = wave.clone() else {
-            calls::run::<E>(rt, &element, args, FutureId::NONE);
+            calls::run::<E>(rt, element, args, FutureId::NONE);
             continue;
         };
         wave.missing.set(wave.missing.get() + 1);
         let index = element.index;
-        calls::run_then::<E>(rt, &element, args, move |result| {
+        calls::run_then::<E>(rt, element, args, move |result| {
             match result {
                 Ok(value) if kind == VALUES => wave.keep::<E>(rt, index, &value),
                 Ok(_) => {}

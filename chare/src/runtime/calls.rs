@@ -13,25 +13,31 @@ use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
 use super::collection::{CollectionId, Members, Place};
 use super::exit::{Failure, Panicked};
-use super::{Rt, class_of};
+use super::{Rt, class_of, here};
 use crate::call::Options;
 use crate::cx::Element;
 use crate::envelope::{FutureId, HEADER, Header, MOVED, tag};
 use crate::{Arguments, CallError, Chare, Entry, One, Started, Target, This, moved, wire};
 
 /// What travels when a call is moved.
-type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::Args);
+pub(super) type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::Args);
 
 /// Sends a call to one element; its answer goes to `reply`.
 #[inline]
 pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Args, options: Options, reply: FutureId) {
     let here = rt.sched.pe();
-    // A collection that is not known here yet: the call waits on this PE until it is.
-    let to = rt.collection::<E::Chare>(target.collection).map_or(here, |members| members.locate(rt, &target.which));
     let mut header = Header::new(target.collection.0, here).with_reply(reply);
     header.method = E::info().id();
     header.flags = options.flags;
     header.priority = options.priority;
+    let to = match rt.collection::<E::Chare>(target.collection) {
+        Some(members) => match members.find(&target.which) {
+            Some(element) => return here::call::<E>(rt, element, args, header),
+            None => members.believed(rt, &target.which),
+        },
+        // A collection that is not known here yet: the call waits on this PE until it is.
+        None => here,
+    };
     if rt.same_process(to) {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, (target.which, args));
     } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, (target.which, args), E::POSTS) {
@@ -123,7 +129,7 @@ pub(crate) fn deliver<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
     };
     drop(msg);
     match args {
-        Ok(args) => run::<E>(rt, &element, args, header.reply()),
+        Ok(args) => run::<E>(rt, element, args, header.reply()),
         Err(error) => fail_call(rt, header.reply(), wire_error::<E>(rt, &error)),
     }
 }
@@ -135,7 +141,7 @@ pub(crate) fn offer<E: Entry>(rt: Rt, header: &Header, offer: &Offer) -> Vec<Opt
     let index = wire::unpack_first::<<E::Chare as Chare>::Index>(&offer.head[HEADER..], Vec::new());
     let (Some(members), Ok((index, _)), false) = (members, index, header.is_moved()) else { return nowhere() };
     let Some(element) = members.find(&index) else { return nowhere() };
-    let this = This::new(&element);
+    let this = This::new(element.clone());
     let landing = |(at, &size): (usize, &u64)| {
         let landing = E::post(&this, at, usize::try_from(size).ok()?)?;
         (landing.0.len() as u64 == size).then_some(landing.0)
@@ -199,7 +205,9 @@ fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
 
 /// Drops a call that will not be delivered, and what was moved into it.
 pub(crate) fn discard_call<E: Entry>(header: &Header, msg: Incoming) {
-    if header.is_moved() {
+    if msg.tag == tag::HERE {
+        here::discard::<E>(msg);
+    } else if header.is_moved() {
         // SAFETY: as in `deliver`; read only to be dropped.
         drop(unsafe { moved::read::<Body<E>>(msg.msg.as_ptr().wrapping_add(HEADER)) });
     }
@@ -218,7 +226,7 @@ fn no_such_element<E: Entry>(rt: Rt, index: <E::Chare as Chare>::Index, header: 
 
 /// Runs an entry method of an element, and answers when it is done.
 #[inline]
-pub(super) fn run<E: Entry>(rt: Rt, element: &Rc<Element<E::Chare>>, args: E::Args, reply_to: FutureId) {
+pub(super) fn run<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Args, reply_to: FutureId) {
     run_then::<E>(rt, element, args, move |result| match result {
         Ok(value) => {
             if reply_to.wanted().is_some() {
@@ -235,25 +243,33 @@ pub(super) fn run<E: Entry>(rt: Rt, element: &Rc<Element<E::Chare>>, args: E::Ar
 #[inline]
 pub(super) fn run_then<E: Entry>(
     rt: Rt,
-    element: &Rc<Element<E::Chare>>,
+    element: Rc<Element<E::Chare>>,
     args: E::Args,
     then: impl FnOnce(Result<E::Output, CallError>) + 'static,
 ) {
     let this = This::new(element);
     match guard(|| E::run(&this, args)) {
         Ok(Started::Done(value)) => then(Ok(value)),
-        Ok(Started::Suspended(rest)) => {
-            let slot = element.suspended.reserve();
-            let end = Ending::<E, _> { rt, element: element.clone(), slot, then: Some(then) };
-            let task = rt.sched.spawn(async move {
-                let result = Guarded(rest).await;
-                let result = result.map_err(|panic| panicked::<E>(rt, &end.element, &panic));
-                end.end(result);
-            });
-            element.suspended.set(slot, task);
-        }
-        Err(panic) => then(Err(panicked::<E>(rt, element, &panic))),
+        Ok(Started::Suspended(rest)) => suspend::<E>(rt, this.element().clone(), rest, then),
+        Err(panic) => then(Err(panicked::<E>(rt, this.element(), &panic))),
     }
+}
+
+/// Makes a task of the rest of an entry method.
+fn suspend<E: Entry>(
+    rt: Rt,
+    element: Rc<Element<E::Chare>>,
+    rest: Pin<Box<dyn Future<Output = E::Output>>>,
+    then: impl FnOnce(Result<E::Output, CallError>) + 'static,
+) {
+    let slot = element.suspended.reserve();
+    let end = Ending::<E, _> { rt, element: element.clone(), slot, then: Some(then) };
+    let task = rt.sched.spawn(async move {
+        let result = Guarded(rest).await;
+        let result = result.map_err(|panic| panicked::<E>(rt, &end.element, &panic));
+        end.end(result);
+    });
+    element.suspended.set(slot, task);
 }
 
 /// What follows a suspended method, also if it is dropped because its chare was destroyed.

@@ -195,12 +195,9 @@ impl<T: Chare> Members<T> {
         Pe(pe.map_or(0, |pe| pe.0) % pes)
     }
 
-    /// Where to send a call.
+    /// Where to send a call for an element that is not here.
     #[inline]
-    pub(super) fn locate(&self, rt: Rt, index: &T::Index) -> Pe {
-        if self.elements.with(self.slot(index), index, |element| element.is_some()) {
-            return rt.sched.pe();
-        }
+    pub(super) fn believed(&self, rt: Rt, index: &T::Index) -> Pe {
         match self.place(index) {
             Some(Place::At(pe)) => pe,
             _ => self.home(rt, index),

@@ -15,6 +15,7 @@ mod collection;
 mod create;
 mod elements;
 mod exit;
+mod here;
 mod reduction;
 mod solos;
 
@@ -37,6 +38,7 @@ pub(crate) use collection::Members;
 pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};
 pub use exit::{Ending, Failure};
 pub(crate) use exit::{exit, install_panic_hook};
+pub(crate) use here::deliver as deliver_here;
 pub use reduction::sink;
 pub(crate) use reduction::{allreduce, contribute};
 
@@ -152,7 +154,7 @@ impl Runtime {
         };
         let method = usize::from(header.method);
         match msg.tag {
-            tag::CALL => (self.registry.methods[method].discard)(&header, msg),
+            tag::CALL | tag::HERE => (self.registry.methods[method].discard)(&header, msg),
             tag::SOLO | tag::INSERT => (self.registry.chares[method].discard)(&header, msg),
             tag::REPLY => calls::settle(self, &header, msg),
             _ => {}
@@ -260,7 +262,33 @@ impl Handler for Driver {
         }
     }
 
+    #[inline]
     fn deliver(&self, msg: Incoming) {
+        if msg.tag == tag::HERE { self.deliver_here(msg) } else { self.deliver_any(msg) }
+    }
+
+    fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>> {
+        let header: Option<Header> = offer.head.get(..HEADER).map(bytemuck::pod_read_unaligned);
+        let method = header.and_then(|header| self.0.registry.methods.get(usize::from(header.method)));
+        match (header, method.and_then(|method| method.offer)) {
+            (Some(header), Some(landings)) if offer.tag == tag::CALL => landings(self.0, &header, offer),
+            _ => offer.sizes.iter().map(|_| None).collect(),
+        }
+    }
+}
+
+impl Driver {
+    #[inline]
+    fn deliver_here(&self, msg: Incoming) {
+        let rt = self.0;
+        let method = Header::of(&msg).filter(|_| msg.from == rt.sched.pe()).map(|header| header.method);
+        match method.and_then(|method| rt.registry.methods.get(usize::from(method))) {
+            Some(method) => (method.here)(rt, msg),
+            None => rt.violation(msg.from, "a call that only a PE itself can make", msg.msg.len() as u64),
+        }
+    }
+
+    fn deliver_any(&self, msg: Incoming) {
         let rt = self.0;
         let Some(header) = Header::of(&msg) else {
             return rt.violation(msg.from, "a message without a header", msg.msg.len() as u64);
@@ -289,15 +317,6 @@ impl Handler for Driver {
             }
             tag::EXIT => exit::arrived(rt, &header),
             other => rt.violation(msg.from, "a message of unknown kind", u64::from(other.0)),
-        }
-    }
-
-    fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>> {
-        let header: Option<Header> = offer.head.get(..HEADER).map(bytemuck::pod_read_unaligned);
-        let method = header.and_then(|header| self.0.registry.methods.get(usize::from(header.method)));
-        match (header, method.and_then(|method| method.offer)) {
-            (Some(header), Some(landings)) if offer.tag == tag::CALL => landings(self.0, &header, offer),
-            _ => offer.sizes.iter().map(|_| None).collect(),
         }
     }
 }

@@ -150,6 +150,18 @@ fn calls_of_what_a_closed_array_lacks_or_has_lost_are_errors() {
 }
 
 #[test]
+fn a_call_that_its_own_pe_queued_before_the_chare_was_destroyed_fails() {
+    law(|job| async move {
+        let cells = job.array::<Cell>(2, 0);
+        cells.created().await;
+        let cell = cells.at(0); // PE 0 has the first block, and `main`
+        cell.leave();
+        let error = cell.who().call().checked().await.unwrap_err();
+        assert!(matches!(&error, CallError::NoSuchElement { entry, .. } if entry == "who"), "{error}");
+    });
+}
+
+#[test]
 fn an_array_that_is_half_destroyed_goes_on() {
     simulated(80, |job| async move {
         let cells = job.array::<Cell>(10, 0);
