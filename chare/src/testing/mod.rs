@@ -1,5 +1,5 @@
-//! Jobs inside a test: with the PEs as threads ([`threads`]), or simulated, all on one thread and replayable from a seed
-//! ([`simulate`]).
+//! Jobs inside a test: with the PEs as threads ([`threads`]); simulated, all on one thread and replayable from a seed
+//! ([`simulate`]); or all on one thread over the transports of real jobs, for those who measure ([`Together`]).
 //!
 //! A job of a test does not end its process: a panic, an error or an exit is a value.
 //!
@@ -30,6 +30,7 @@
 //! ```
 
 mod sim;
+mod together;
 
 use std::future::Future;
 use std::rc::Rc;
@@ -42,13 +43,17 @@ use charm4rs_scheduler::{Clock, Config, Remote};
 use charm4rs_transport::port::PortBuilder;
 use charm4rs_transport::wireup::{self, TransportOptions};
 use charm4rs_transport::{Layout, Pe};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 pub use crate::runtime::Failure;
+pub use crate::wire::WireError;
 pub(crate) use sim::run;
 pub use sim::{End, Outcome, SimOptions, Waits, simulate};
+pub use together::Together;
 
 use crate::runtime::{self, Ending, Rt};
-use crate::{Job, MainResult, pe};
+use crate::{Job, MainResult, pe, wire};
 
 /// Whatever a job of threads takes longer than is a hang.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -121,6 +126,25 @@ impl First {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the first failure of PEs that are all on one thread.
+struct Recorder(Rc<First>);
+
+impl Ending for Recorder {
+    fn fail(&self, pe: Pe, failure: Failure) {
+        self.0.set(pe, failure);
+    }
+}
+
+/// Packs a value as the argument of a call to another process, and unpacks it again.
+///
+/// # Errors
+/// If its serialization fails, or does not read what it has written.
+pub fn over_the_wire<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, WireError> {
+    let mut bytes = Vec::new();
+    let payloads = wire::pack(value, &mut bytes)?;
+    wire::unpack(&bytes, payloads)
 }
 
 /// What the threads of a job share.

@@ -11,8 +11,8 @@ use charm4rs_transport::sim::{self, Driver, Network, Stepped};
 use charm4rs_transport::wireup::TransportOptions;
 use charm4rs_transport::{Doorbell, Layout, Pe, TransportError};
 
-use super::{First, HANGS, start};
-use crate::runtime::{self, Ending, Failure, Rt};
+use super::{First, HANGS, Recorder, start};
+use crate::runtime::{self, Failure, Rt};
 use crate::{Job, MainResult, pe};
 
 /// What to simulate.
@@ -252,13 +252,5 @@ fn waits(rt: Rt) -> Waits {
 impl Waits {
     fn any(&self) -> bool {
         self.tasks + self.replies > 0
-    }
-}
-
-struct Recorder(Rc<First>);
-
-impl Ending for Recorder {
-    fn fail(&self, pe: Pe, failure: Failure) {
-        self.0.set(pe, failure);
     }
 }

@@ -1,11 +1,11 @@
 //! Whole jobs: quiescence, timers, replay.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use charm4rs::prelude::*;
-use charm4rs::testing::{SimOptions, simulate};
+use charm4rs::testing::{SimOptions, Together, simulate};
 use proptest::prelude::*;
 
 use crate::{law, simulated};
@@ -133,4 +133,40 @@ fn a_thousand_virtual_pes_are_one_job() {
         assert_eq!(workers.all().done().call().await, vec![1; 1_000]);
     });
     assert_eq!(outcome.unwrap(), 0);
+}
+
+thread_local! {
+    static POKED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Counts on its thread.
+struct Poked;
+
+#[chare(index = u32)]
+impl Poked {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+    #[entry]
+    fn poke(&self, how: String) {
+        assert_ne!(how, "too hard");
+        POKED.set(POKED.get() + 1);
+    }
+}
+
+#[test]
+fn a_job_on_one_thread_runs_when_it_is_settled_and_says_what_failed() {
+    for job in [Together::threads, Together::processes].map(|open| open(3).unwrap()) {
+        POKED.set(0);
+        let all = job.on(Pe(0), |job| job.group::<Poked>(()));
+        job.settle().unwrap();
+        job.on(Pe(2), |_| drop(all.all().poke("gently".to_owned())));
+        assert_eq!(POKED.get(), 0);
+        job.settle().unwrap();
+        assert_eq!(POKED.get(), 3);
+        job.on(Pe(0), |_| drop(all.on(Pe(1)).poke("too hard".to_owned())));
+        let failure = job.settle().unwrap_err();
+        assert!(failure.what.contains("too hard"), "{failure:?}");
+    }
 }

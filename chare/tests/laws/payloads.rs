@@ -1,6 +1,7 @@
 //! Large runs of plain data.
 
 use charm4rs::prelude::*;
+use charm4rs::testing::over_the_wire;
 
 use crate::{law, simulated};
 
@@ -121,4 +122,14 @@ fn payloads_of_every_alignment_are_aligned_where_they_arrive() {
             assert_eq!(stores.all().kinds(a, b, c, d, e).call().await, vec![all; 4]);
         }
     });
+}
+
+#[test]
+fn what_goes_over_the_wire_comes_out_as_it_went_in() {
+    for len in [0, 1, 127, 128, 100_000] {
+        let row: Vec<f64> = (0..len).map(f64::from).collect();
+        let value = ("row".to_owned(), Payload::copy_of(&row), len);
+        let (name, there, beside) = over_the_wire(&value).unwrap();
+        assert_eq!((&*name, &*there, beside), ("row", &*row, len));
+    }
 }

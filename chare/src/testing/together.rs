@@ -1,0 +1,109 @@
+//! A whole job on one thread over the transports of real jobs. Knows nothing of time, and never sleeps.
+
+use std::fmt;
+use std::rc::Rc;
+
+use charm4rs_scheduler::{Config, Step};
+use charm4rs_transport::bootstrap::Threads;
+use charm4rs_transport::port::PortBuilder;
+use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
+use charm4rs_transport::{Layout, Pe};
+
+use super::{First, HANGS, Recorder};
+use crate::runtime::{self, Failure, Rt};
+use crate::{Job, pe};
+
+/// After so many rounds without an end a job is taken to run for ever.
+const ROUNDS_MAX: u64 = 1 << 32;
+
+/// The PEs of a job, all on this thread: they run when [`Together::settle`] is called, in turn. For benchmarks, and for tests of what
+/// a call costs: no other thread disturbs, and no PE ever sleeps.
+pub struct Together {
+    pes: Vec<Rt>,
+    first: Rc<First>,
+}
+
+impl Together {
+    /// PEs of one process: arguments move between them.
+    ///
+    /// # Errors
+    /// If the system is out of something.
+    pub fn threads(pes: u32) -> Result<Self, Failure> {
+        Self::open(wireup::local(Layout::one_host(pes, pes), &options(None)).map_err(|error| Failure::from(&error))?)
+    }
+
+    /// PEs that are, to each other, processes which meet in shared memory: arguments are serialized.
+    ///
+    /// # Errors
+    /// If the system is out of something.
+    pub fn processes(pes: u32) -> Result<Self, Failure> {
+        let options = options(Some(TransportKind::Shm));
+        let builders = Threads::open_all(&Layout::one_host(pes, 1), |boot| wireup::open(boot, &options));
+        Self::open(builders.into_iter().flatten().collect())
+    }
+
+    fn open(builders: Vec<PortBuilder>) -> Result<Self, Failure> {
+        runtime::install_panic_hook();
+        let mut job = Self { pes: Vec::new(), first: Rc::default() };
+        for builder in builders {
+            let port = builder.open().map_err(|error| Failure::from(&error))?;
+            job.pes.push(pe::open(port, Config::default(), Rc::new(Recorder(job.first.clone()))));
+        }
+        Ok(job)
+    }
+
+    /// Runs `f` as code of a PE; what it sends is delivered by [`Together::settle`].
+    ///
+    /// # Panics
+    /// If the job has no such PE, or `f` panics.
+    pub fn on<R>(&self, pe: Pe, f: impl FnOnce(Job) -> R) -> R {
+        let rt = self.pes[pe.index()];
+        rt.enter(|| f(Job::of(rt)))
+    }
+
+    /// Steps all PEs in turn, until none has anything to do.
+    ///
+    /// # Errors
+    /// If something failed, or it does not end.
+    pub fn settle(&self) -> Result<(), Failure> {
+        for _ in 0..ROUNDS_MAX {
+            let mut busy = false;
+            for rt in &self.pes {
+                match rt.enter(|| pe::guarded(rt, || rt.sched.step(&pe::Driver(rt)))) {
+                    Some(Step::Busy) => busy = true,
+                    Some(Step::Failed(error)) => return Err(Failure::from(&error)),
+                    Some(Step::Idle { .. } | Step::Stopped(_)) | None => {}
+                }
+            }
+            if let Some((_, failure)) = self.first.take() {
+                return Err(failure);
+            }
+            if !busy {
+                return Ok(());
+            }
+        }
+        Err(Failure { code: HANGS, what: "the job does not settle".to_owned() })
+    }
+}
+
+fn options(force: Option<TransportKind>) -> TransportOptions {
+    TransportOptions { force, may_block: false, ..TransportOptions::default() }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        for rt in &self.pes {
+            rt.enter(|| pe::drain(rt));
+        }
+        for rt in &self.pes {
+            // What cannot be delivered any more is not missed.
+            let _ = rt.enter(|| pe::close(rt));
+        }
+    }
+}
+
+impl fmt::Debug for Together {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Together").field("pes", &self.pes.len()).finish_non_exhaustive()
+    }
+}
