@@ -14,7 +14,7 @@ use charm4rs_scheduler::placement::{self, Machine};
 use charm4rs_scheduler::{Clock, Config};
 use charm4rs_transport::bootstrap::options::{Action, Options};
 use charm4rs_transport::bootstrap::{self, Control, Found, Report};
-use charm4rs_transport::port::PortBuilder;
+use charm4rs_transport::port::{Port, PortBuilder};
 use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
 use charm4rs_transport::{Layout, Pe, TransportError};
 
@@ -133,13 +133,22 @@ impl Ending for Process {
     }
 }
 
+/// What every PE does with its port before the object layer takes it.
+pub(crate) type Before = fn(&mut Port, &Args) -> Result<(), TransportError>;
+
 /// Runs a program: what `#[charm4rs::main]` makes of its `main`.
 pub fn main<A: FromArgs, F: Future<Output: MainResult> + 'static>(program: fn(Job, A) -> F) -> ! {
+    main_after(|_, _| Ok(()), program)
+}
+
+/// [`main`] for those who measure the layers below: before the program begins, each PE runs `before`, on its pinned thread
+/// and with the port that the object layer has afterwards. All it sends has to be received there. A simulated job has no ports.
+pub fn main_after<A: FromArgs, F: Future<Output: MainResult> + 'static>(before: Before, program: fn(Job, A) -> F) -> ! {
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     let status = match bootstrap::find(args) {
         Ok(found) => match found.options.action {
-            Action::Run => start(name, found, program),
+            Action::Run => start(name, found, before, program),
             ref other => inform(other),
         },
         // It has been reported, once for the job.
@@ -165,12 +174,14 @@ fn print(text: &str) -> i32 {
 fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
     name: OsString,
     found: Found,
+    before: Before,
     program: fn(Job, A) -> F,
 ) -> i32 {
     let Found { mut boot, options, args } = found;
     let control = boot.control();
     let args = Args(std::iter::once(name).chain(args).collect());
     runtime::install_panic_hook();
+    let below = Below { args: args.clone(), run: before };
     let first = move |rt| {
         let job = Job::of(rt);
         let args = match A::from_args(args) {
@@ -186,7 +197,7 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
         let builders = open(&mut *boot, &options);
         let builders = builders.unwrap_or_else(|error| control.abort(error.code(), None, &error.to_string()));
         drop(boot);
-        run_pes(builders, &options, &control, first)
+        run_pes(builders, &options, &control, below, first)
     };
     control.report(Report::Exit { code });
     code
@@ -218,11 +229,17 @@ fn simulate(layout: &Layout, options: &Options, control: &Control, first: impl F
 }
 
 /// Runs all PEs of this process until the job ends. `first` runs on PE 0, before its loop.
-fn run_pes(builders: Vec<PortBuilder>, options: &Options, control: &Control, first: impl FnOnce(Rt) + 'static) -> i32 {
+fn run_pes(
+    builders: Vec<PortBuilder>,
+    options: &Options,
+    control: &Control,
+    below: Below,
+    first: impl FnOnce(Rt) + 'static,
+) -> i32 {
     // Before the first thread is pinned: threads inherit the mask of their maker.
     let machine = Machine::detect().unwrap_or_else(|error| control.abort(71, None, &error.to_string()));
     let placement = pinning(options).unwrap_or_else(|error| control.abort(64, None, &error));
-    let setup = Arc::new(Setup { clock: Clock::real(), machine, placement, control: control.clone() });
+    let setup = Arc::new(Setup { clock: Clock::real(), machine, placement, control: control.clone(), below });
     let mut builders = builders.into_iter();
     let own = builders.next().expect("a process has a PE");
     let others: Vec<_> = builders
@@ -256,6 +273,13 @@ struct Setup {
     machine: Machine,
     placement: placement::Options,
     control: Control,
+    below: Below,
+}
+
+/// What comes before the object layer.
+struct Below {
+    args: Args,
+    run: Before,
 }
 
 /// Runs one PE on this thread until the job ends.
@@ -269,7 +293,8 @@ fn run_pe(builder: PortBuilder, setup: &Setup, first: impl FnOnce(Rt)) -> i32 {
         .machine
         .pin(pe.index() - host.start as usize, host.len(), &setup.placement)
         .unwrap_or_else(|error| setup.control.abort(78, Some(pe), &error.to_string()));
-    let port = builder.open().unwrap_or_else(|error| abort(&error));
+    let mut port = builder.open().unwrap_or_else(|error| abort(&error));
+    (setup.below.run)(&mut port, &setup.below.args).unwrap_or_else(|error| abort(&error));
     let config = Config { clock: setup.clock.clone(), oversubscribed: place.oversubscribed, ..Config::default() };
     let rt = pe::open(port, config, Rc::new(Process { control: setup.control.clone() }));
     rt.enter(|| {

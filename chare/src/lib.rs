@@ -56,6 +56,10 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 }
 
+/// For measuring programs, which need what lies below the object layer.
+#[doc(hidden)]
+pub use boot::main_after;
+
 /// For the macros' output only.
 #[doc(hidden)]
 pub mod __private {

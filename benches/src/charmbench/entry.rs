@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use charm4rs::prelude::*;
 
+use crate::limits::Limit;
 use crate::table::{self, Figure};
 
 /// One on each PE; PE 0's neighbour is the last PE.
@@ -139,14 +140,25 @@ impl Bench {
 
     /// Measures `runs` times; nanoseconds for each of `count` operations.
     async fn measure<F: Future<Output = ()>>(&self, count: u32, what: impl Fn() -> F) -> Figure {
+        self.measure_in_turn(count, None, what).await.0
+    }
+
+    /// The same, in turn with a limit.
+    async fn measure_in_turn<F: Future<Output = ()>>(
+        &self,
+        count: u32,
+        limit: Option<&dyn Fn() -> f64>,
+        what: impl Fn() -> F,
+    ) -> (Figure, Option<Figure>) {
         what().await;
-        let mut times = Vec::new();
+        let (mut times, mut limits) = (Vec::new(), Vec::new());
         for _ in 0..self.runs {
+            limits.extend(limit.map(|limit| limit()));
             let start = Instant::now();
             what().await;
             times.push(start.elapsed().as_nanos() as f64 / f64::from(count));
         }
-        Figure::of(times)
+        (Figure::of(times), (!limits.is_empty()).then(|| Figure::of(limits)))
     }
 
     async fn rally(&self, rounds: u32, size: usize) {
@@ -157,18 +169,21 @@ impl Bench {
     }
 
     pub(crate) async fn latency(&self) {
-        table::head(&format!("entry method, one way, PE 0 and PE {}", self.peer), "ns");
-        let rounds = 20_000;
-        table::row("no data", self.measure(2 * rounds, || self.rally(rounds, 0)).await);
-        for size in [64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
-            let rounds = ((64 << 20) / size as u32).clamp(64, 10_000);
-            let figure = self.measure(2 * rounds, || self.rally(rounds, size)).await;
-            table::row(&format!("payload of {}", table::size(size)), figure);
+        let limit = Limit::of_this_job();
+        let title = format!("entry method: one way, PE 0 and PE {}", self.peer);
+        table::head_limited(&title, "ns", limit.map(Limit::latency_name));
+        for size in [0, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
+            let rounds = ((64 << 20) / size.max(1) as u32).clamp(64, 10_000);
+            let limit = limit.map(|limit| move || limit.latency(size.max(8)));
+            let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
+            let (figure, limit) = self.measure_in_turn(2 * rounds, limit, || self.rally(rounds, size)).await;
+            let name = if size == 0 { "no data".to_owned() } else { format!("payload of {}", table::size(size)) };
+            table::row_limited(&name, figure, limit);
         }
     }
 
     pub(crate) async fn rate(&self) {
-        table::head("small calls", "ns each");
+        table::head("entry method: small calls", "ns each");
         // To itself a PE can only queue them: few at a time, or the figure is that of its memory.
         for (name, to, rounds, count) in
             [("to another PE", self.peer, 1, 200_000), ("to the same PE, 1,000 at a time", Pe(0), 200, 1000)]
@@ -187,24 +202,25 @@ impl Bench {
     }
 
     pub(crate) async fn bandwidth(&self) {
-        table::head("payloads one way, read by the receiver", "GB/s");
+        let limit = Limit::of_this_job();
+        table::head_limited("entry method: payloads, written and read", "GB/s", limit.map(Limit::stream_name));
         for size in [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20] {
             let count = ((256 << 20) / size as u32).clamp(4, 20_000);
-            let ns = self
-                .measure(count, || async {
+            let limit = limit.map(|limit| move || limit.stream(size));
+            let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
+            let (figure, limit) = self
+                .measure_in_turn(count, limit, || async {
                     let (done, reply) = self.job.promise();
                     self.players.on(Pe(0)).stream(self.players.on(self.peer), count, size, done);
                     reply.await;
                 })
                 .await;
-            let speed = |ns: f64| size as f64 / ns;
-            let figure = Figure { min: speed(ns.max), median: speed(ns.median), max: speed(ns.min) };
-            table::row(&table::size(size), figure);
+            table::row_limited(&table::size(size), figure.speed(size), limit.map(|limit| limit.speed(size)));
         }
     }
 
     pub(crate) async fn operations(&self) {
-        table::head("operations", "ns each");
+        table::head("entry method: operations", "ns each");
         let rounds = 100_000;
         let figure = self
             .measure(rounds, || async {

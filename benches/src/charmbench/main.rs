@@ -1,17 +1,22 @@
-//! charmbench: latency, bandwidth and rate between PEs, beside the limits of the machine, measured in the same run.
+//! charmbench: latency, bandwidth and rate between PEs, layer by layer, beside the limits of the machine, measured in the same run.
 //!
-//! `cargo charmrun +p2 charmbench latency`, under any transport. PE 0 measures; the others answer.
+//! `cargo charmrun +p2 charmbench latency`, under any transport. PE 0 measures, and the last PE answers. The layers below the
+//! object model come first ([`below`]), on the same pinned threads and over the same ports that the object model has afterwards
+//! ([`entry`]). Wherever a limit applies ([`limits`]) it is measured in turn with what it limits, since machines drift.
 
-#![forbid(unsafe_code)]
-
+mod below;
 mod entry;
+mod lanes;
 mod limits;
+mod mapping;
+mod place;
+mod sockets;
 mod table;
 
 use charm4rs::prelude::*;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
-#[derive(Parser)]
+#[derive(Parser, Clone)]
 #[command(about, version)]
 struct Options {
     #[command(subcommand)]
@@ -19,15 +24,18 @@ struct Options {
     /// How often each figure is measured; the median counts.
     #[arg(long, default_value_t = 9, global = true)]
     runs: usize,
+    /// The only layer to measure.
+    #[arg(long, global = true)]
+    layer: Option<Layer>,
 }
 
-#[derive(Subcommand, Clone, Copy)]
+#[derive(Subcommand, Clone, Copy, PartialEq, Eq)]
 enum What {
-    /// One-way latency of calls, by size.
+    /// One-way latency, by size.
     Latency,
-    /// Bandwidth of payloads, by size.
+    /// Bandwidth, by size: the sender writes all of the data, the receiver reads it.
     Bandwidth,
-    /// Small calls a second.
+    /// Small messages a second.
     Rate,
     /// Single operations of the object layer: calls, replies, creation, broadcast and reduction.
     Operations,
@@ -37,27 +45,56 @@ enum What {
     All,
 }
 
-#[charm4rs::main]
-async fn main(job: Job, args: Args) -> Result<(), String> {
-    let options = Options::try_parse_from(args).map_err(|error| error.to_string())?;
-    let runs = options.runs.max(1);
-    let what = options.what.unwrap_or(What::All);
-    let all = matches!(what, What::All);
-    if all || matches!(what, What::Limits) {
-        limits::report(runs);
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    /// The backend, through the seam.
+    Raw,
+    /// A PE's port: the choice of the backend, protocols, flow control.
+    Port,
+    /// Calls of entry methods.
+    Entry,
+}
+
+impl Options {
+    fn wants(&self, what: What) -> bool {
+        matches!(self.what, None | Some(What::All)) || self.what == Some(what)
     }
-    let bench = entry::Bench::new(job, runs).await;
-    if all || matches!(what, What::Latency) {
+
+    fn wants_layer(&self, layer: Layer) -> bool {
+        self.layer.is_none_or(|only| only == layer)
+    }
+
+    fn runs(&self) -> usize {
+        self.runs.max(1)
+    }
+}
+
+async fn program(job: Job, options: Options) -> Result<(), &'static str> {
+    if job.pes() == 1 && matches!(options.layer, Some(Layer::Raw | Layer::Port)) {
+        return Err("the layers raw and port lie between two PEs: cargo charmrun +p2 charmbench");
+    }
+    if options.wants(What::Limits) {
+        limits::report(options.runs());
+    }
+    if !options.wants_layer(Layer::Entry) {
+        return Ok(());
+    }
+    let bench = entry::Bench::new(job, options.runs()).await;
+    if options.wants(What::Latency) {
         bench.latency().await;
     }
-    if all || matches!(what, What::Rate) {
+    if options.wants(What::Rate) {
         bench.rate().await;
     }
-    if all || matches!(what, What::Operations) {
+    if options.wants(What::Operations) {
         bench.operations().await;
     }
-    if all || matches!(what, What::Bandwidth) {
+    if options.wants(What::Bandwidth) {
         bench.bandwidth().await;
     }
     Ok(())
+}
+
+fn main() {
+    charm4rs::main_after(below::measure, program)
 }

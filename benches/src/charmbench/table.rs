@@ -13,14 +13,56 @@ impl Figure {
         values.sort_by(f64::total_cmp);
         Self { min: values[0], median: values[values.len() / 2], max: values[values.len() - 1] }
     }
+
+    /// From the nanoseconds that `bytes` take: GB/s.
+    pub(crate) fn speed(self, bytes: usize) -> Self {
+        let speed = |ns: f64| bytes as f64 / ns;
+        Self { min: speed(self.max), median: speed(self.median), max: speed(self.min) }
+    }
+}
+
+/// Measures ours and its limit, if there is one, in turn: nanoseconds.
+pub(crate) fn in_turn<E>(
+    runs: usize,
+    limit: Option<&dyn Fn() -> f64>,
+    mut ours: impl FnMut() -> Result<f64, E>,
+) -> Result<(Figure, Option<Figure>), E> {
+    let (mut all, mut limits) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        limits.extend(limit.map(|limit| limit()));
+        all.push(ours()?);
+    }
+    Ok((Figure::of(all), (!limits.is_empty()).then(|| Figure::of(limits))))
 }
 
 pub(crate) fn head(title: &str, unit: &str) {
     println!("\n{title:<44} {:>12} {:>12} {:>12}", format!("min {unit}"), "median", "max");
 }
 
+/// A head with room for a limit.
+pub(crate) fn head_limited(title: &str, unit: &str, limit: Option<&str>) {
+    let Some(limit) = limit else { return head(title, unit) };
+    println!(
+        "\n{title:<44} {:>12} {:>12} {:>12} {:>12} {:>9}  limit: {limit}",
+        format!("min {unit}"),
+        "median",
+        "max",
+        "limit",
+        "of limit"
+    );
+}
+
 pub(crate) fn row(name: &str, figure: Figure) {
-    println!("{name:<44} {:>12} {:>12} {:>12}", text(figure.min), text(figure.median), text(figure.max));
+    row_limited(name, figure, None);
+}
+
+/// The ratio is that of the medians.
+pub(crate) fn row_limited(name: &str, figure: Figure, limit: Option<Figure>) {
+    print!("{name:<44} {:>12} {:>12} {:>12}", text(figure.min), text(figure.median), text(figure.max));
+    if let Some(limit) = limit {
+        print!(" {:>12} {:>9.2}", text(limit.median), figure.median / limit.median);
+    }
+    println!();
 }
 
 fn text(value: f64) -> String {

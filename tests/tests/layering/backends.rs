@@ -10,7 +10,7 @@ use crate::sources::Source;
 /// The modules of the transport that are backends.
 pub(crate) const BACKENDS: &[&str] = &["local", "shm", "tcp", "sim"];
 
-/// What may name them: where the nearest is picked, where they are opened, where they are tried and measured, and where whole jobs
+/// What may name them: where the nearest is picked, where they are opened, where they are tried, and where whole jobs
 /// are simulated.
 pub(crate) const CHOOSERS: &[&str] = &[
     "transport/src/port/",
@@ -20,7 +20,6 @@ pub(crate) const CHOOSERS: &[&str] = &[
     "transport/benches/",
     "transport/examples/",
     "tests/",
-    "benches/",
     "fuzz/",
     "chare/src/testing/sim.rs",
 ];

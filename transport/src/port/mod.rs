@@ -224,6 +224,13 @@ impl Port {
         &self.inner.slab
     }
 
+    /// The backend's end that reaches `to`, another PE: the seam itself, for those who measure it. What they send and receive
+    /// this port never sees, so nothing of its own may be on its way meanwhile, and they wait for the events of all they posted.
+    #[must_use]
+    pub fn endpoint(&mut self, to: Pe) -> &mut dyn Endpoint {
+        self.ends.to(self.pe, to)
+    }
+
     /// A buffer of `len` bytes that can be sent to anyone at the least cost. Its bytes are initialized but arbitrary.
     #[must_use]
     pub fn alloc(&mut self, len: usize) -> RegBuf {

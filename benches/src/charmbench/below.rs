@@ -1,0 +1,258 @@
+//! The layers below the object model, `raw` and `port`, between PE 0 and the last PE, before the program begins.
+//!
+//! PE 0 leads: it orders a game, both play it, PE 0 takes the time. Between games its partner sleeps, so that a limit can be measured on
+//! its core. All raw games come before the first of the port's: the two use one backend, and a port may have something on its
+//! way (credit) after its own. A game begins with one message each way, so that waking up is not measured.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use charm4rs::Args;
+use charm4rs_transport::memory::write_bytes;
+use charm4rs_transport::port::{Port, PortEvent};
+use charm4rs_transport::{Pe, TransportError};
+use clap::Parser;
+
+use crate::lanes::{Lane, Ported, Raw, TAG};
+use crate::limits::Limit;
+use crate::place::Place;
+use crate::table;
+use crate::{Layer, Options, What};
+
+/// A run is as long as this, in nanoseconds, if there are not too many or too few messages in it.
+const RUN_NS: f64 = 20e6;
+const COUNT_MIN: f64 = 4.0;
+const COUNT_MAX: f64 = 200_000.0;
+/// Polls before a PE that waits for an order sleeps.
+const POLLS: u32 = 1_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Game {
+    /// No more games.
+    End,
+    /// `count` messages there, one after each that comes back.
+    Rally,
+    /// `count` messages there, written and read; one back.
+    Stream,
+}
+
+/// What PE 0 asks of its partner.
+#[derive(Clone, Copy)]
+struct Order {
+    game: Game,
+    raw: bool,
+    len: usize,
+    count: usize,
+}
+
+/// What an order is on its way.
+type Words = [u64; 4];
+
+impl Order {
+    const END: Self = Self { game: Game::End, raw: false, len: 0, count: 0 };
+
+    fn words(self) -> Words {
+        [self.game as u64, self.raw.into(), self.len as u64, self.count as u64]
+    }
+
+    fn from_words([game, raw, len, count]: Words) -> Self {
+        let game = [Game::Rally, Game::Stream].into_iter().find(|g| *g as u64 == game).unwrap_or(Game::End);
+        let number = |word| usize::try_from(word).unwrap_or(usize::MAX);
+        Self { game, raw: raw != 0, len: number(len), count: number(count) }
+    }
+
+    /// Plays one side of it; nanoseconds for each message, which only PE 0's side knows.
+    fn play(self, port: &mut Port, to: Pe) -> Result<f64, TransportError> {
+        let (leads, touch) = (port.pe() == Pe(0), self.game == Game::Stream);
+        if self.raw {
+            self.play_on(&mut Raw::new(port.endpoint(to), to, touch), leads)
+        } else {
+            self.play_on(&mut Ported::new(port, to, touch), leads)
+        }
+    }
+
+    fn play_on(self, lane: &mut impl Lane, leads: bool) -> Result<f64, TransportError> {
+        let Self { game, len, count, .. } = self;
+        if leads {
+            lane.send(1, 0)?;
+        }
+        lane.take(1)?;
+        if !leads {
+            lane.send(1, 0)?;
+        }
+        let start = Instant::now();
+        let messages = match (game, leads) {
+            (Game::Rally, true) => {
+                for round in 0..count {
+                    lane.send(len, round)?;
+                    lane.take(1)?;
+                }
+                2 * count
+            }
+            (Game::Rally, false) => {
+                for round in 0..count {
+                    lane.take(1)?;
+                    lane.send(len, round)?;
+                }
+                2 * count
+            }
+            (_, true) => {
+                for round in 0..count {
+                    lane.send(len, round)?;
+                }
+                lane.take(1)?;
+                count
+            }
+            (_, false) => {
+                lane.take(count as u64)?;
+                lane.send(1, 0)?;
+                count
+            }
+        };
+        let time = start.elapsed().as_nanos() as f64 / messages as f64;
+        lane.settle()?;
+        Ok(time)
+    }
+}
+
+/// Sends four words to a PE.
+fn tell(port: &mut Port, to: Pe, words: Words) {
+    let bytes = words.map(u64::to_le_bytes);
+    port.send(to, TAG, size_of_val(&bytes), |room| write_bytes(room, bytes.as_flattened()));
+}
+
+/// Waits for four words, asleep if it takes long.
+fn hear(port: &mut Port) -> Result<Words, TransportError> {
+    let (mut events, mut polls) = (VecDeque::new(), 0);
+    loop {
+        port.poll(&mut events, 1)?;
+        if let Some(event) = events.pop_front() {
+            let PortEvent::Message(message) = event else {
+                return Err(TransportError::Config(format!("not an order: {event:?}")));
+            };
+            let mut words = Words::default();
+            for (word, bytes) in words.iter_mut().zip(message.msg.as_chunks().0) {
+                *word = u64::from_le_bytes(*bytes);
+            }
+            return Ok(words);
+        }
+        polls += 1;
+        if polls > POLLS {
+            port.park(None)?;
+        }
+    }
+}
+
+/// What each PE does before the program begins.
+pub(crate) fn measure(port: &mut Port, args: &Args) -> Result<(), TransportError> {
+    // What is wrong with them is said by the program's main, on PE 0.
+    let Ok(options) = Options::try_parse_from(args.clone()) else { return Ok(()) };
+    let last = Pe(port.layout().pes() - 1);
+    match port.pe() {
+        _ if last == Pe(0) => Ok(()),
+        Pe(0) => lead(port, last, &options),
+        pe if pe == last => follow(port),
+        _ => Ok(()),
+    }
+}
+
+fn follow(port: &mut Port) -> Result<(), TransportError> {
+    tell(port, Pe(0), [rustix::thread::sched_getcpu() as u64, 0, 0, 0]);
+    loop {
+        let order = Order::from_words(hear(port)?);
+        if order.game == Game::End {
+            return Ok(());
+        }
+        order.play(port, Pe(0))?;
+    }
+}
+
+fn lead(port: &mut Port, to: Pe, options: &Options) -> Result<(), TransportError> {
+    let [cpu, ..] = hear(port)?;
+    let transport = port.endpoint(to).caps().name;
+    Place { transport, cpus: [rustix::thread::sched_getcpu(), usize::try_from(cpu).unwrap_or_default()] }.set();
+    let mut lead = Lead { port, to, runs: options.runs(), limit: Limit::of_this_job() };
+    for (layer, raw) in [(Layer::Raw, true), (Layer::Port, false)] {
+        if options.wants_layer(layer) {
+            lead.layer(raw, options)?;
+        }
+    }
+    tell(port, to, Order::END.words());
+    Ok(())
+}
+
+/// PE 0's side.
+struct Lead<'a> {
+    port: &'a mut Port,
+    to: Pe,
+    runs: usize,
+    limit: Option<Limit>,
+}
+
+impl Lead<'_> {
+    fn layer(&mut self, raw: bool, options: &Options) -> Result<(), TransportError> {
+        let transport = self.port.endpoint(self.to).caps().name;
+        let layer = if raw { format!("raw {transport}") } else { format!("port, {transport}") };
+        let name = |limit: fn(Limit) -> &'static str| self.limit.map(limit);
+        let (latency, stream) = (name(Limit::latency_name), name(Limit::stream_name));
+        if options.wants(What::Latency) {
+            table::head_limited(&format!("{layer}: one way, PE 0 and PE {}", self.to), "ns", latency);
+            for len in [8, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
+                self.latency(raw, len)?;
+            }
+        }
+        if options.wants(What::Rate) {
+            table::head(&format!("{layer}: small messages, one after another"), "ns each");
+            for len in [8, 32, 100] {
+                if let Some((figure, _)) = self.game(Game::Stream, raw, len, None)? {
+                    table::row(&table::size(len), figure);
+                }
+            }
+        }
+        if options.wants(What::Bandwidth) {
+            table::head_limited(&format!("{layer}: one way, written and read"), "GB/s", stream);
+            for len in [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20] {
+                self.bandwidth(raw, len)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn latency(&mut self, raw: bool, len: usize) -> Result<(), TransportError> {
+        let limit = self.limit.map(|limit| move || limit.latency(len));
+        if let Some((figure, limit)) = self.game(Game::Rally, raw, len, limit.as_ref().map(|f| f as _))? {
+            table::row_limited(&table::size(len), figure, limit);
+        }
+        Ok(())
+    }
+
+    fn bandwidth(&mut self, raw: bool, len: usize) -> Result<(), TransportError> {
+        let limit = self.limit.map(|limit| move || limit.stream(len));
+        if let Some((figure, limit)) = self.game(Game::Stream, raw, len, limit.as_ref().map(|f| f as _))? {
+            table::row_limited(&table::size(len), figure.speed(len), limit.map(|limit| limit.speed(len)));
+        }
+        Ok(())
+    }
+
+    /// A game as often as asked for, in turn with its limit. None if the layer has no such messages.
+    fn game(
+        &mut self,
+        game: Game,
+        raw: bool,
+        len: usize,
+        limit: Option<&dyn Fn() -> f64>,
+    ) -> Result<Option<(table::Figure, Option<table::Figure>)>, TransportError> {
+        if raw && !Raw::new(self.port.endpoint(self.to), self.to, false).carries(len) {
+            return Ok(None);
+        }
+        let mut play = |count| {
+            let order = Order { game, raw, len, count };
+            tell(self.port, self.to, order.words());
+            order.play(self.port, self.to)
+        };
+        // The first time pays for memory, the second tells how many are a run.
+        play(4)?;
+        let count = (RUN_NS / play(16)?).clamp(COUNT_MIN, COUNT_MAX) as usize;
+        table::in_turn(self.runs, limit, || play(count)).map(Some)
+    }
+}

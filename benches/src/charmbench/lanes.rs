@@ -1,0 +1,201 @@
+//! Ways to the partner below the object model, each used as it is used best: the seam, and the port.
+//!
+//! A message up to [`SMALL`] is written in place and read; a longer one is a buffer of the lane's own memory, which is written and read
+//! only where the game says so. A lane knows nothing of games.
+
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+
+use charm4rs_transport::port::{Port, PortEvent, Tag};
+use charm4rs_transport::{Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RegBuf, TransportError};
+
+use crate::limits::{fill, read_lines};
+
+/// What a port takes as a message without a payload.
+const SMALL: usize = 4 << 10;
+/// Events of one poll.
+const BATCH: usize = 64;
+/// Posts of a seam whose completion may be awaited.
+const PENDING_MAX: u64 = 16;
+/// Polls in which an empty pool may fill again, before memory comes from elsewhere.
+const POLLS_FOR_MEMORY: usize = 100_000;
+/// Of the messages of a game.
+pub(crate) const TAG: Tag = Tag(1);
+
+pub(crate) trait Lane {
+    /// Whether it carries a message of `len` bytes.
+    fn carries(&self, len: usize) -> bool;
+    /// Sends one.
+    fn send(&mut self, len: usize, round: usize) -> Result<(), TransportError>;
+    /// Waits until `count` more have come.
+    fn take(&mut self, count: u64) -> Result<(), TransportError>;
+    /// Waits for what the lane must hear of all that it has sent.
+    fn settle(&mut self) -> Result<(), TransportError>;
+}
+
+/// Writes a small message.
+fn write(room: &mut [MaybeUninit<u8>], round: usize) {
+    room.fill(MaybeUninit::new(round.to_le_bytes()[0]));
+}
+
+/// The seam.
+pub(crate) struct Raw<'a> {
+    end: &'a mut dyn Endpoint,
+    to: Pe,
+    touch: bool,
+    events: Vec<Event>,
+    arrived: u64,
+    pending: u64,
+}
+
+impl<'a> Raw<'a> {
+    /// With `touch`, all of every buffer is written before it is sent, and read when it has come.
+    pub(crate) fn new(end: &'a mut dyn Endpoint, to: Pe, touch: bool) -> Self {
+        Self { end, to, touch, events: Vec::with_capacity(BATCH), arrived: 0, pending: 0 }
+    }
+
+    fn poll(&mut self) -> Result<(), TransportError> {
+        self.end.progress(&mut self.events, BATCH)?;
+        for event in self.events.drain(..) {
+            match event {
+                Event::Recv { msg, .. } => {
+                    if self.touch || msg.len() <= SMALL {
+                        read_lines(&msg);
+                    }
+                    self.arrived += 1;
+                }
+                Event::Sent { .. } => self.pending -= 1,
+                Event::Failed { error, .. } => return Err(*error),
+                Event::PeerLost { pe, why } => return Err(TransportError::PeerDown { pe, why }),
+                Event::Got { .. } | Event::PutArrived { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<RegBuf, TransportError> {
+        for _ in 0..POLLS_FOR_MEMORY {
+            if let Some(buf) = self.end.alloc(len) {
+                return Ok(buf);
+            }
+            self.poll()?;
+        }
+        Ok(RegBuf::heap(len))
+    }
+}
+
+/// A refusal that is none of back-pressure.
+fn refused<B: std::fmt::Debug>(refusal: &PostError<B>) -> TransportError {
+    match refusal {
+        PostError::PeerDown(pe, _) => TransportError::PeerDown { pe: *pe, why: "a post to it was refused" },
+        other => TransportError::Config(format!("a post was refused: {other:?}")),
+    }
+}
+
+impl Lane for Raw<'_> {
+    fn carries(&self, len: usize) -> bool {
+        len <= self.end.caps().send_max
+    }
+
+    fn send(&mut self, len: usize, round: usize) -> Result<(), TransportError> {
+        if len <= self.end.caps().inject_max {
+            loop {
+                match self.end.inject(self.to, Imm(0), len, &mut |room| write(room, round)) {
+                    Ok(()) => return Ok(()),
+                    Err(PostError::Busy(())) => self.poll()?,
+                    Err(refusal) => return Err(refused(&refusal)),
+                }
+            }
+        }
+        let mut buf = self.buffer(len)?;
+        if self.touch || len <= SMALL {
+            fill(&mut buf, round);
+        }
+        loop {
+            match self.end.send(self.to, Imm(0), buf, OpId(0)) {
+                Ok(Posted::Done) => return Ok(()),
+                Ok(Posted::Pending) => break,
+                Err(PostError::Busy(back)) => buf = back,
+                Err(refusal) => return Err(refused(&refusal)),
+            }
+            self.poll()?;
+        }
+        self.pending += 1;
+        if self.pending >= PENDING_MAX { self.poll() } else { Ok(()) }
+    }
+
+    fn take(&mut self, count: u64) -> Result<(), TransportError> {
+        while self.arrived < count {
+            self.poll()?;
+        }
+        self.arrived -= count;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), TransportError> {
+        while self.pending > 0 {
+            self.poll()?;
+        }
+        Ok(())
+    }
+}
+
+/// The port.
+pub(crate) struct Ported<'a> {
+    port: &'a mut Port,
+    to: Pe,
+    touch: bool,
+    events: VecDeque<PortEvent>,
+    arrived: u64,
+}
+
+impl<'a> Ported<'a> {
+    /// With `touch` as for [`Raw::new`].
+    pub(crate) fn new(port: &'a mut Port, to: Pe, touch: bool) -> Self {
+        Self { port, to, touch, events: VecDeque::with_capacity(BATCH), arrived: 0 }
+    }
+}
+
+impl Lane for Ported<'_> {
+    fn carries(&self, _: usize) -> bool {
+        true
+    }
+
+    fn send(&mut self, len: usize, round: usize) -> Result<(), TransportError> {
+        if len <= SMALL {
+            self.port.send(self.to, TAG, len, |room| write(room, round));
+            return Ok(());
+        }
+        let mut buf = self.port.alloc(len);
+        if self.touch {
+            fill(&mut buf, round);
+        }
+        self.port.send_payloads(self.to, TAG, 8, |room| write(room, round), vec![buf], false);
+        Ok(())
+    }
+
+    fn take(&mut self, count: u64) -> Result<(), TransportError> {
+        while self.arrived < count {
+            self.port.poll(&mut self.events, BATCH)?;
+            for event in self.events.drain(..) {
+                match event {
+                    PortEvent::Message(message) => {
+                        read_lines(&message.msg);
+                        if self.touch {
+                            message.payloads.iter().for_each(|payload| read_lines(payload));
+                        }
+                        self.arrived += 1;
+                    }
+                    PortEvent::Offer(offer) => self.port.accept(offer.id, Vec::new()),
+                    other => return Err(TransportError::Config(format!("{other:?}"))),
+                }
+            }
+        }
+        self.arrived -= count;
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), TransportError> {
+        Ok(())
+    }
+}

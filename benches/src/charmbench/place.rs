@@ -1,0 +1,48 @@
+//! Where the two PEs that are measured run, and over which transport they meet: what decides about limits.
+
+use std::sync::OnceLock;
+
+static PLACE: OnceLock<Place> = OnceLock::new();
+
+/// Known in PE 0's process, once its port has met its partner's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) transport: &'static str,
+    /// On which the two run; pinned, unless there are more PEs than cores.
+    pub(crate) cpus: [usize; 2],
+}
+
+impl Place {
+    pub(crate) fn set(self) {
+        // A process has one job.
+        let _ = PLACE.set(self);
+    }
+
+    pub(crate) fn get() -> Option<Self> {
+        PLACE.get().copied()
+    }
+}
+
+/// Runs the two sides on the two CPUs of the PEs, at the same time; gives what `here` gives.
+pub(crate) fn on_two<T: Send>(here: impl FnOnce() -> T + Send, there: impl FnOnce() + Send) -> T {
+    let cpus = Place::get().map_or([0, 1], |place| place.cpus);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(cpus[1]);
+            there();
+        });
+        let here = scope.spawn(|| {
+            pin(cpus[0]);
+            here()
+        });
+        here.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Pins this thread, if the machine has the core and lets it be used.
+fn pin(cpu: usize) {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu);
+    // Unpinned, the figure is only noisier.
+    let _ = rustix::thread::sched_setaffinity(None, &cpus);
+}
