@@ -17,8 +17,6 @@ pub(crate) const CHOOSERS: &[&str] = &[
     "transport/src/wireup",
     "transport/src/conformance/",
     "transport/tests/",
-    "transport/benches/",
-    "transport/examples/",
     "tests/",
     "fuzz/",
     "chare/src/testing/sim.rs",
