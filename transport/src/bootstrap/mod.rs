@@ -21,7 +21,6 @@ pub mod options;
 #[cfg(test)]
 pub(crate) mod pair;
 mod sys;
-#[cfg(any(test, feature = "conformance"))]
 mod threads;
 pub mod wire;
 
@@ -29,7 +28,6 @@ pub use alone::Alone;
 pub use control::{Control, Order, Report, error_line, host_name};
 pub use launched::{Launched, VARIABLE};
 use options::{Extent, OptionError, Options};
-#[cfg(any(test, feature = "conformance"))]
 pub use threads::Threads;
 
 /// Limits of what travels on a launcher's channel.
