@@ -19,7 +19,7 @@ use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
 use charm4rs_transport::{Layout, Pe, TransportError};
 
 use crate::registry::registry;
-use crate::runtime::{self, Ending, Failure, Rt};
+use crate::runtime::{self, Failure, Host, Rt};
 use crate::testing::{self, End, SimOptions};
 use crate::{Job, pe};
 
@@ -122,14 +122,25 @@ impl<E: fmt::Display> MainResult for Result<(), E> {
     }
 }
 
-/// Ends the process.
+/// A process is the host of a PE: what fails ends it.
 struct Process {
     control: Control,
+    around_sleep: Option<Box<AroundSleep>>,
 }
 
-impl Ending for Process {
+/// Called instead of a sleep, which it must call.
+pub(crate) type AroundSleep = dyn Fn(&mut dyn FnMut());
+
+impl Host for Process {
     fn fail(&self, pe: Pe, failure: Failure) {
         self.control.abort(failure.code, Some(pe), &failure.what);
+    }
+
+    fn sleep(&self, sleep: &mut dyn FnMut()) {
+        match &self.around_sleep {
+            Some(around) => around(sleep),
+            None => sleep(),
+        }
     }
 }
 
@@ -144,16 +155,8 @@ pub fn main<A: FromArgs, F: Future<Output: MainResult> + 'static>(program: fn(Jo
 /// [`main`] for those who measure the layers below: before the program begins, each PE runs `before`, on its pinned thread
 /// and with the port that the object layer has afterwards. All it sends has to be received there. A simulated job has no ports.
 pub fn main_after<A: FromArgs, F: Future<Output: MainResult> + 'static>(before: Before, program: fn(Job, A) -> F) -> ! {
-    let mut args = std::env::args_os();
-    let name = args.next().unwrap_or_default();
-    let status = match bootstrap::find(args) {
-        Ok(found) => match found.options.action {
-            Action::Run => start(name, found, before, program),
-            ref other => inform(other),
-        },
-        // It has been reported, once for the job.
-        Err(error) => i32::from(error.code()),
-    };
+    let joining = Joining::find(std::env::args_os());
+    let status = joining.map_or_else(|status| status, |joining| start(joining, before, program));
     std::process::exit(status)
 }
 
@@ -172,14 +175,12 @@ fn print(text: &str) -> i32 {
 }
 
 fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
-    name: OsString,
-    found: Found,
+    joining: Joining,
     before: Before,
     program: fn(Job, A) -> F,
 ) -> i32 {
-    let Found { mut boot, options, args } = found;
+    let Joining { found: Found { mut boot, options, .. }, args } = joining;
     let control = boot.control();
-    let args = Args(std::iter::once(name).chain(args).collect());
     runtime::install_panic_hook();
     let below = Below { args: args.clone(), run: before };
     let first = move |rt| {
@@ -194,8 +195,7 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
     let code = if options.transport == Some(TransportKind::Sim) {
         simulate(boot.layout(), &options, &control, first)
     } else {
-        let builders = open(&mut *boot, &options);
-        let builders = builders.unwrap_or_else(|error| control.abort(error.code(), None, &error.to_string()));
+        let builders = open(&mut *boot, &options, &control);
         drop(boot);
         run_pes(builders, &options, &control, below, first)
     };
@@ -203,7 +203,7 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
     code
 }
 
-fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options) -> Result<Vec<PortBuilder>, TransportError> {
+fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options, control: &Control) -> Vec<PortBuilder> {
     let mut transport = TransportOptions {
         force: options.transport,
         checksum: options.checksum,
@@ -214,7 +214,7 @@ fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options) -> Result<Vec<Po
     if let Some(credit) = options.credit {
         transport.credit = credit;
     }
-    wireup::open(boot, &transport)
+    wireup::open(boot, &transport).unwrap_or_else(|error| control.abort(error.code(), None, &error.to_string()))
 }
 
 /// Simulates the whole job on this thread: the same program, `++transport sim ++seed N`.
@@ -236,10 +236,7 @@ fn run_pes(
     below: Below,
     first: impl FnOnce(Rt) + 'static,
 ) -> i32 {
-    // Before the first thread is pinned: threads inherit the mask of their maker.
-    let machine = Machine::detect().unwrap_or_else(|error| control.abort(71, None, &error.to_string()));
-    let placement = pinning(options).unwrap_or_else(|error| control.abort(64, None, &error));
-    let setup = Arc::new(Setup { clock: Clock::real(), machine, placement, control: control.clone(), below });
+    let setup = Arc::new(Setup::find(options, control, below));
     let mut builders = builders.into_iter();
     let own = builders.next().expect("a process has a PE");
     let others: Vec<_> = builders
@@ -248,11 +245,16 @@ fn run_pes(
             let name = format!("pe-{}", builder.pe());
             let thread = thread::Builder::new().name(name).stack_size(STACK);
             thread
-                .spawn(move || run_pe(builder, &setup, |_| {}))
+                .spawn(move || run_pe(builder, &setup, None, |_| {}))
                 .unwrap_or_else(|error| control.abort(71, None, &format!("no thread for a PE: {error}; see ulimit -u")))
         })
         .collect();
-    let code = run_pe(own, &setup, first);
+    let first = move |rt: Rt| {
+        if rt.sched.pe() == Pe(0) {
+            first(rt);
+        }
+    };
+    let code = run_pe(own, &setup, None, first);
     for other in others {
         if other.join().is_err() {
             control.abort(70, None, "a PE's thread panicked outside user code");
@@ -282,8 +284,17 @@ struct Below {
     run: Before,
 }
 
-/// Runs one PE on this thread until the job ends.
-fn run_pe(builder: PortBuilder, setup: &Setup, first: impl FnOnce(Rt)) -> i32 {
+impl Setup {
+    /// To be called before the first thread is pinned: threads inherit the mask of their maker.
+    fn find(options: &Options, control: &Control, below: Below) -> Self {
+        let machine = Machine::detect().unwrap_or_else(|error| control.abort(71, None, &error.to_string()));
+        let placement = pinning(options).unwrap_or_else(|error| control.abort(64, None, &error));
+        Self { clock: Clock::real(), machine, placement, control: control.clone(), below }
+    }
+}
+
+/// Runs one PE on this thread until the job ends; `first` before its loop.
+fn run_pe(builder: PortBuilder, setup: &Setup, around_sleep: Option<Box<AroundSleep>>, first: impl FnOnce(Rt)) -> i32 {
     bootstrap::crash::this_thread_is(builder.pe());
     let pe = builder.pe();
     let abort = |error: &TransportError| -> ! { setup.control.abort(error.code(), Some(pe), &error.to_string()) };
@@ -296,13 +307,85 @@ fn run_pe(builder: PortBuilder, setup: &Setup, first: impl FnOnce(Rt)) -> i32 {
     let mut port = builder.open().unwrap_or_else(|error| abort(&error));
     (setup.below.run)(&mut port, &setup.below.args).unwrap_or_else(|error| abort(&error));
     let config = Config { clock: setup.clock.clone(), oversubscribed: place.oversubscribed, ..Config::default() };
-    let rt = pe::open(port, config, Rc::new(Process { control: setup.control.clone() }));
+    let rt = pe::open(port, config, Rc::new(Process { control: setup.control.clone(), around_sleep }));
     rt.enter(|| {
-        if pe == Pe(0) {
-            first(rt);
-        }
+        first(rt);
         let code = pe::run(rt).unwrap_or_else(|error| abort(&error));
         pe::close(rt).unwrap_or_else(|error| abort(&error));
         code
     })
+}
+
+/// The job of this process, found and not yet begun: for a program whose `main` is another runtime's, an interpreter's for
+/// example. Such a process has one PE.
+///
+/// ```no_run
+/// use charm4rs::Joining;
+///
+/// let joining = Joining::find(std::env::args_os()).unwrap_or_else(|status| std::process::exit(status));
+/// let status = joining.run(|sleep| sleep(), |job| {
+///     if job.pe().0 == 0 {
+///         job.exit(0);
+///     }
+/// });
+/// std::process::exit(status);
+/// ```
+#[derive(Debug)]
+pub struct Joining {
+    found: Found,
+    args: Args,
+}
+
+impl Joining {
+    /// Finds the job. `args` begin with the program's name; the runtime's own options are taken out of them. To be called once.
+    ///
+    /// # Errors
+    /// If there is none, or a question was answered instead: the exit status. It has been reported.
+    pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Self, i32> {
+        let mut args = args.into_iter();
+        let name = args.next().unwrap_or_default();
+        let mut found = bootstrap::find(args).map_err(|error| i32::from(error.code()))?;
+        match found.options.action {
+            Action::Run => {}
+            ref other => return Err(inform(other)),
+        }
+        let args = Args(std::iter::once(name).chain(std::mem::take(&mut found.args)).collect());
+        Ok(Self { found, args })
+    }
+
+    /// The program's name and its own arguments.
+    #[must_use]
+    pub fn args(&self) -> &Args {
+        &self.args
+    }
+
+    /// The job's shape.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        self.found.boot.layout()
+    }
+
+    /// Ends the process and the job with a message and a status.
+    pub fn abort(&self, code: u8, what: &str) -> ! {
+        self.found.boot.control().abort(code, None, what)
+    }
+
+    /// Runs this process's PE on this thread until the job ends; gives the job's exit status. `first` runs before the PE's loop;
+    /// `around_sleep` whenever its thread is about to sleep, which happens when it calls its argument.
+    ///
+    /// # Panics
+    /// If the process has several PEs.
+    pub fn run(self, around_sleep: impl Fn(&mut dyn FnMut()) + 'static, first: impl FnOnce(Job)) -> i32 {
+        let Self { found: Found { mut boot, options, .. }, args } = self;
+        let control = boot.control();
+        runtime::install_panic_hook();
+        let mut builders = open(&mut *boot, &options, &control);
+        drop(boot);
+        assert_eq!(builders.len(), 1, "a process that joins a job has one PE");
+        let setup = Setup::find(&options, &control, Below { args, run: |_, _| Ok(()) });
+        let builder = builders.remove(0);
+        let code = run_pe(builder, &setup, Some(Box::new(around_sleep)), |rt| first(Job::of(rt)));
+        control.report(Report::Exit { code });
+        code
+    }
 }

@@ -83,8 +83,14 @@ impl Job {
     /// An empty array, to be filled by [`Collection::insert`] and closed by [`Collection::done_inserting`].
     #[must_use]
     pub fn sparse<T: Chare<Init: Default>>(&self) -> Collection<T> {
+        self.sparse_by(T::Map::default())
+    }
+
+    /// An empty array whose elements are placed by `map`, unless they are inserted on a PE.
+    #[must_use]
+    pub fn sparse_by<T: Chare<Init: Default>>(&self, map: T::Map) -> Collection<T> {
         let init = T::Init::default();
-        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Sparse, T::Map::default(), &init))
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Sparse, map, &init))
     }
 
     /// A single chare, on the PE whose turn it is.

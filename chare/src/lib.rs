@@ -32,7 +32,7 @@ pub mod runtime;
 pub mod testing;
 mod wire;
 
-pub use boot::{Args, FromArgs, MainResult, NotStarted};
+pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted};
 pub use call::Call;
 pub use chare::{Arguments, Calls, Chare, Entry, Started};
 pub use charm4rs_macros::{chare, main};

@@ -14,11 +14,11 @@ use charm4rs_transport::TransportError;
 use charm4rs_transport::port::Port;
 
 pub(crate) use crate::runtime::Driver;
-use crate::runtime::{self, Ending, Failure, Rt, Runtime};
+use crate::runtime::{self, Failure, Host, Rt, Runtime};
 
 /// Makes a PE, on its thread.
-pub(crate) fn open(port: Port, config: Config, ending: Rc<dyn Ending>) -> Rt {
-    Runtime::new(Scheduler::new(port, config), ending)
+pub(crate) fn open(port: Port, config: Config, host: Rc<dyn Host>) -> Rt {
+    Runtime::new(Scheduler::new(port, config), host)
 }
 
 /// Runs its loop until the job ends.

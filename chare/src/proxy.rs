@@ -149,6 +149,12 @@ impl<T: Chare> Proxy<T> {
     pub fn index(&self) -> T::Index {
         self.target().which
     }
+
+    /// The collection that the element is of.
+    #[must_use]
+    pub fn collection(&self) -> Collection<T> {
+        Collection::named(self.target().collection)
+    }
 }
 
 /// A group or an array: many elements under one name.
@@ -182,6 +188,14 @@ impl<T: Chare> Collection<T> {
             assert!(collection.may_exist(&index), "{} has no element {index:?}: {}", T::NAME, collection.extent_text());
         }
         Proxy::to(Target { collection: self.id, which: index })
+    }
+
+    /// The element at `index`; `None` if a bounded array or a group cannot have it.
+    #[must_use]
+    pub fn try_at(&self, index: T::Index) -> Option<Proxy<T>> {
+        let known = runtime::try_current().and_then(|rt| rt.collection::<T>(self.id));
+        let exists = known.is_none_or(|collection| collection.may_exist(&index));
+        exists.then(|| Proxy::to(Target { collection: self.id, which: index }))
     }
 
     /// Completes when all elements have been made on all PEs. Only its creator may ask, once.
@@ -245,6 +259,11 @@ impl<T: Chare> PartialEq for Collection<T> {
     }
 }
 impl<T: Chare> Eq for Collection<T> {}
+impl<T: Chare> Hash for Collection<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
+}
 impl<T: Chare> fmt::Debug for Collection<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.all().fmt(f)

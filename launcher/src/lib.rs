@@ -15,7 +15,7 @@ mod output;
 mod program;
 mod sys;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -27,23 +27,41 @@ pub use error::{LaunchError, Why};
 /// The program `charmrun`: its arguments without its name.
 #[must_use]
 pub fn charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    finish(run(args))
+    ExitCode::from(finish(run_by(args, None)))
+}
+
+/// What `charmrun` does, for an interpreter's package: a program whose name ends in `.py`, or that begins with a dash (`-m`,
+/// `-c`), is run by `interpreter`, and its processes have one PE each. Gives the exit status.
+#[must_use]
+pub fn launch_script(args: impl IntoIterator<Item = OsString>, interpreter: &OsStr) -> u8 {
+    finish(run_by(args, Some(interpreter)))
 }
 
 /// The program `cargo-charmrun`: its arguments without its name.
 #[must_use]
 pub fn cargo_charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    finish(cargo::run(args))
+    ExitCode::from(finish(cargo::run(args)))
 }
 
-fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, LaunchError> {
-    let parsed = options::parse(args, Extent::ToProgram)?;
+fn run_by(args: impl IntoIterator<Item = OsString>, interpreter: Option<&OsStr>) -> Result<u8, LaunchError> {
+    let mut parsed = options::parse(args, Extent::ToProgram)?;
     if let Some(text) = asked_for(parsed.options.action, "charmrun") {
         print(&text);
         return Ok(0);
     }
+    if let Some(interpreter) = interpreter
+        && parsed.rest.first().is_some_and(|name| is_script(name))
+    {
+        parsed.rest.insert(0, interpreter.to_owned());
+        parsed.options.ppn.get_or_insert(1);
+    }
     let (name, args) = parsed.rest.split_first().ok_or(LaunchError::NoProgram)?;
     job::run(parsed.options, name, args)
+}
+
+fn is_script(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.ends_with(b".py") || name.starts_with(b"-")
 }
 
 /// What a command line asks to be told instead of running anything.
@@ -66,13 +84,14 @@ fn asked_for(action: Action, program: &str) -> Option<String> {
     }
 }
 
-fn finish(result: Result<u8, LaunchError>) -> ExitCode {
-    ExitCode::from(result.unwrap_or_else(|error| {
+/// Reports an error; gives the exit status.
+fn finish(result: Result<u8, LaunchError>) -> u8 {
+    result.unwrap_or_else(|error| {
         let line = error_line(error.code(), &error.to_string(), None, &host_name(), std::process::id());
         // Nobody is left to tell if this fails.
         let _ = std::io::stderr().write_all(line.as_bytes());
         error.code()
-    }))
+    })
 }
 
 fn print(text: &str) {

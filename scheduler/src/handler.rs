@@ -27,6 +27,12 @@ pub trait Handler {
 
     /// The PE has run out of work. Called once, until it has had work again.
     fn idle(&self) {}
+
+    /// The PE's thread is about to sleep, and does when `sleep` is called, once. For who must let go of something
+    /// meanwhile, an interpreter's lock for example.
+    fn sleep(&self, sleep: &mut dyn FnMut()) {
+        sleep();
+    }
 }
 
 /// How a message was sent.

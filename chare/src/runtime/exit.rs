@@ -49,10 +49,15 @@ impl From<&TransportError> for Failure {
     }
 }
 
-/// What ends a job, outside the object layer: the process, or the simulation.
-pub trait Ending {
+/// What a PE's runtime stands in: a process, a test, a simulation.
+pub trait Host {
     /// Reports a failure and ends the job.
     fn fail(&self, pe: Pe, failure: Failure);
+
+    /// The PE's thread is about to sleep, and does when `sleep` is called.
+    fn sleep(&self, sleep: &mut dyn FnMut()) {
+        sleep();
+    }
 }
 
 /// `exit` was called here.

@@ -36,7 +36,7 @@ pub(crate) use census::census;
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};
-pub use exit::{Ending, Failure};
+pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook};
 pub(crate) use here::deliver as deliver_here;
 pub use reduction::sink;
@@ -60,7 +60,7 @@ pub type Rt = &'static Runtime;
 pub struct Runtime {
     pub(crate) sched: Rc<Scheduler>,
     pub(crate) futures: Futures,
-    pub(crate) ending: Rc<dyn Ending>,
+    pub(crate) host: Rc<dyn Host>,
     registry: &'static Registry,
     /// The PEs of this process.
     process: Range<u32>,
@@ -100,13 +100,13 @@ pub(crate) fn try_current() -> Option<Rt> {
 
 impl Runtime {
     /// A runtime for a PE. It is never freed, but [`Runtime::clear`] empties it.
-    pub(crate) fn new(sched: Rc<Scheduler>, ending: Rc<dyn Ending>) -> Rt {
+    pub(crate) fn new(sched: Rc<Scheduler>, host: Rc<dyn Host>) -> Rt {
         let next_home = Cell::new(sched.pe().0);
         let process = sched.layout().pes_of(sched.layout().process_of(sched.pe()));
         Box::leak(Box::new(Self {
             sched,
             futures: Futures::default(),
-            ending,
+            host,
             registry: registry(),
             process,
             collections: RefCell::default(),
@@ -235,7 +235,7 @@ impl Runtime {
 
     /// The job ends with an error.
     pub(crate) fn fail(&self, failure: Failure) {
-        self.ending.fail(self.sched.pe(), failure);
+        self.host.fail(self.sched.pe(), failure);
         self.sched.stop(i32::from(u8::MAX));
     }
 }
@@ -274,6 +274,10 @@ impl Handler for Driver {
             (Some(header), Some(landings)) if offer.tag == tag::CALL => landings(self.0, &header, offer),
             _ => offer.sizes.iter().map(|_| None).collect(),
         }
+    }
+
+    fn sleep(&self, sleep: &mut dyn FnMut()) {
+        self.0.host.sleep(sleep);
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) use sim::run;
 pub use sim::{End, Outcome, SimOptions, Waits, simulate};
 pub use together::Together;
 
-use crate::runtime::{self, Ending, Rt};
+use crate::runtime::{self, Host, Rt};
 use crate::{Job, MainResult, pe, wire};
 
 /// Whatever a job of threads takes longer than is a hang.
@@ -131,7 +131,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Keeps the first failure of PEs that are all on one thread.
 struct Recorder(Rc<First>);
 
-impl Ending for Recorder {
+impl Host for Recorder {
     fn fail(&self, pe: Pe, failure: Failure) {
         self.0.set(pe, failure);
     }
@@ -221,7 +221,7 @@ impl Team {
 
 struct Member(Arc<Team>);
 
-impl Ending for Member {
+impl Host for Member {
     fn fail(&self, pe: Pe, failure: Failure) {
         self.0.fail(pe, failure);
     }

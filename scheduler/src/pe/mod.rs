@@ -554,13 +554,13 @@ impl Scheduler {
                     Rest::Poll => {}
                     Rest::Pause => std::hint::spin_loop(),
                     Rest::Yield => std::thread::yield_now(),
-                    Rest::Park => self.park(until, &mut idle)?,
+                    Rest::Park => self.park(handler, until, &mut idle)?,
                 },
             }
         }
     }
 
-    fn park(&self, until: Option<Duration>, idle: &mut Idle) -> Result<(), TransportError> {
+    fn park(&self, handler: &impl Handler, until: Option<Duration>, idle: &mut Idle) -> Result<(), TransportError> {
         if self.idle_since.get().is_none() {
             self.idle_since.set(Some(self.now()));
         }
@@ -571,11 +571,14 @@ impl Scheduler {
             return Ok(());
         }
         let began = Instant::now();
-        if let Some(port) = &mut *self.port.borrow_mut() {
-            port.park(limit)?;
-        }
+        let mut woken = Ok(());
+        handler.sleep(&mut || {
+            if let Some(port) = &mut *self.port.borrow_mut() {
+                woken = port.park(limit);
+            }
+        });
         idle.slept(began.elapsed());
-        Ok(())
+        woken
     }
 }
 
