@@ -4,6 +4,7 @@
 //! it, on whatever thread, gives the memory back to its [`Home`]. It moves through operations by value.
 
 use std::alloc::Layout as AllocLayout;
+use std::any::Any;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
@@ -14,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 ///
 /// # Safety
 /// While a [`RegBuf`] made with this home exists, its block must stay valid, writable and unaliased.
-pub unsafe trait Home: Send + Sync {
+pub unsafe trait Home: Any + Send + Sync {
     /// Takes a block back. May be called on any thread.
     ///
     /// # Safety
@@ -64,7 +65,7 @@ struct VecHome<T> {
 }
 
 // SAFETY: the vector is not touched while its buffer exists, and its heap block does not move.
-unsafe impl<T: Send> Home for VecHome<T> {
+unsafe impl<T: Send + 'static> Home for VecHome<T> {
     unsafe fn reclaim(&self, _: NonNull<u8>, _: usize) {
         drop(self.vec.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
     }
@@ -169,8 +170,48 @@ impl RegBuf {
         fill(unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast(), self.len) });
     }
 
+    /// The vector whose memory this is, without a copy; the buffer itself if it is not all of a `Vec<T>`.
+    ///
+    /// # Errors
+    /// The buffer, if its memory did not come from [`RegBuf::from_vec`] with this type.
+    pub fn into_vec<T: bytemuck::Pod + Send>(self) -> Result<Vec<T>, Self> {
+        let home: Arc<dyn Any + Send + Sync> = self.home.clone();
+        let Ok(home) = home.downcast::<VecHome<T>>() else { return Err(self) };
+        let mut lent = home.vec.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match lent.take() {
+            Some(vec) if size_of_val(vec.as_slice()) == self.len => Ok(vec), // and `self` gives back what is gone
+            other => {
+                *lent = other;
+                drop(lent);
+                Err(self)
+            }
+        }
+    }
+
+    /// Puts the parts of a split buffer together, without a copy; gives them back if they are not all of one, in order.
+    ///
+    /// # Errors
+    /// The parts, as they were.
+    pub fn join(parts: Vec<Self>) -> Result<Self, Vec<Self>> {
+        let Some(first) = parts.first() else { return Err(parts) };
+        let home: Arc<dyn Any + Send + Sync> = first.home.clone();
+        let Ok(home) = home.downcast::<Parts>() else { return Err(parts) };
+        let mut end = home.whole.as_ptr();
+        let in_order = parts.iter().all(|part| {
+            let follows = part.as_ptr() == end && part.is_at_home(&home);
+            end = end.wrapping_add(part.len);
+            follows
+        });
+        if !in_order || end != home.whole.as_ptr().wrapping_add(home.whole.len) {
+            return Err(parts);
+        }
+        drop(parts);
+        Ok(Arc::into_inner(home).expect("all parts were here, and each held its home once").whole)
+    }
+
     /// Splits the buffer into parts of `len` bytes, the last one shorter. Its memory goes home when all are dropped.
-    pub(crate) fn split(self, len: usize) -> Vec<Self> {
+    #[must_use]
+    pub fn split(self, len: usize) -> Vec<Self> {
         if self.len <= len {
             return vec![self];
         }
@@ -249,6 +290,40 @@ mod tests {
     fn the_parts_of_a_buffer_are_its_bytes_in_order() {
         let parts = RegBuf::copy_of(b"0123456789").split(4);
         assert_eq!(parts.iter().map(|p| &**p).collect::<Vec<_>>(), [&b"0123"[..], b"4567", b"89"]);
+    }
+
+    #[test]
+    fn all_parts_of_a_buffer_in_order_are_the_buffer_again_and_no_others_are() {
+        let whole = RegBuf::copy_of(b"0123456789");
+        let at = whole.as_ptr() as usize;
+        let mut parts = whole.split(4);
+        parts.swap(0, 1);
+        let mut parts = RegBuf::join(parts).unwrap_err();
+        parts.swap(0, 1);
+        let last = parts.pop().unwrap();
+        let mut parts = RegBuf::join(parts).unwrap_err();
+        parts.push(RegBuf::copy_of(b"89"));
+        let mut parts = RegBuf::join(parts).unwrap_err();
+        parts[2] = last;
+        parts[1][0] = b'x';
+        let whole = RegBuf::join(parts).unwrap();
+        assert_eq!((&*whole, whole.as_ptr() as usize), (&b"0123x56789"[..], at));
+        assert!(RegBuf::join(vec![]).is_err() && RegBuf::join(vec![whole]).is_err());
+    }
+
+    #[test]
+    fn a_vector_comes_back_from_a_buffer_as_what_it_was_and_as_nothing_else() {
+        let vec = vec![1u32, 2, 3];
+        let at = vec.as_ptr();
+        let buf = RegBuf::from_vec(vec).into_vec::<f32>().unwrap_err();
+        let mut buf = buf.into_vec::<u8>().unwrap_err();
+        buf[0] = 7;
+        buf.set_len(8);
+        let mut buf = buf.into_vec::<u32>().unwrap_err();
+        buf.set_len(12);
+        let vec = buf.into_vec::<u32>().unwrap();
+        assert_eq!((&*vec, vec.as_ptr()), (&[7, 2, 3][..], at));
+        assert!(RegBuf::heap(8).into_vec::<u64>().is_err());
     }
 
     #[test]
