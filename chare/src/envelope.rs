@@ -41,6 +41,10 @@ pub(crate) mod tag {
     pub(crate) const CENSUS: Tag = Tag(14);
     /// An entry method of an element of the sender's own PE. Body: the element and the arguments, moved.
     pub(crate) const HERE: Tag = Tag(15);
+    /// A piece of a large partial result, on its way up.
+    pub(crate) const PIECE: Tag = Tag(16);
+    /// A piece of a large result for every contributor, or all of it, on its way down.
+    pub(crate) const RESULT_PIECE: Tag = Tag(17);
 }
 
 /// Where the answer to a call goes: a future's slot on a PE.

@@ -10,7 +10,8 @@ use charm4rs_transport::RegBuf;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{runtime, wire};
+use crate::runtime;
+use crate::wire::{self, Bytes};
 
 /// An array of plain data (`f64`, `u8`, `[f32; 3]`, anything `bytemuck::Pod`) as an argument.
 ///
@@ -51,7 +52,12 @@ impl<T: Pod> Payload<T> {
     }
 
     fn from_buf(buf: RegBuf) -> Self {
-        Self { buf: Arc::new(buf), item: PhantomData }
+        Self::of_memory(Arc::new(buf))
+    }
+
+    /// A payload of memory that may be shared. It must be a whole number of items, and aligned for them.
+    pub(crate) fn of_memory(buf: Arc<RegBuf>) -> Self {
+        Self { buf, item: PhantomData }
     }
 
     /// As a vector: one copy.
@@ -153,14 +159,6 @@ impl<T: Pod> Serialize for Payload<T> {
             Some(place) => (place + 1, Bytes(&[])).serialize(serializer),
             None => (0u32, Bytes(&self.buf)).serialize(serializer),
         }
-    }
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl Serialize for Bytes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
     }
 }
 

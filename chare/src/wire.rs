@@ -58,6 +58,58 @@ pub(crate) fn unpack_first<T: DeserializeOwned>(
     Ok(result?)
 }
 
+/// A value that was packed here and is read elsewhere, inside a message that only passes it on. Its payloads travel
+/// beside that message.
+#[derive(Clone, Default)]
+pub(crate) struct Packed {
+    bytes: Vec<u8>,
+    aside: Vec<Arc<RegBuf>>,
+}
+
+impl Packed {
+    pub(crate) fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, WireError> {
+        let mut bytes = Vec::new();
+        let aside = pack(value, &mut bytes)?;
+        Ok(Self { bytes, aside })
+    }
+
+    pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, WireError> {
+        unpack(&self.bytes, self.aside)
+    }
+
+    /// Its bytes and payloads.
+    pub(crate) fn parts(&self) -> (&[u8], Vec<Arc<RegBuf>>) {
+        (&self.bytes, self.aside.clone())
+    }
+}
+
+/// Its bytes in one piece, and its payloads' places in the list of the message.
+impl Serialize for Packed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let place = |buf| set_aside(buf).ok_or_else(|| serde::ser::Error::custom("a payload outside of a message"));
+        let places = self.aside.iter().map(place).collect::<Result<Vec<u32>, _>>()?;
+        (Bytes(&self.bytes), places).serialize(serializer)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Packed {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (bytes, places) = <(&[u8], Vec<u32>)>::deserialize(deserializer)?;
+        let missing = || serde::de::Error::custom("a payload is missing");
+        let aside = places.into_iter().map(|place| take_aside(place).ok_or_else(missing)).collect::<Result<_, _>>()?;
+        Ok(Self { bytes: bytes.to_vec(), aside })
+    }
+}
+
+/// Bytes that are serialized as such, not one by one.
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
 /// Called by a payload that is being packed: its place in the list, if it is to travel beside the message.
 pub(crate) fn set_aside(buf: &Arc<RegBuf>) -> Option<u32> {
     if buf.len() < ASIDE_MIN {

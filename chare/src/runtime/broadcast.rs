@@ -3,20 +3,25 @@
 //! A broadcast goes down a tree of PEs whose root is the caller; every PE passes it on first and then calls its own
 //! elements. If an answer is wanted, each PE waits for its elements and its children, and sends what came up
 //! the same tree in one message (a *wave*). The caller's PE ends with all results, sorted by index.
+//!
+//! Payloads, of arguments and of results, travel beside the messages: those of the arguments enter each process once,
+//! where all its elements share them ([`shared`]).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
-use charm4rs_transport::{Msg, Pe, RegBuf};
 
-use super::calls::{self, send_failure, shared};
+use super::calls::{self, send_failure};
 use super::collection::CollectionId;
 use super::exit::Failure;
-use super::{Rt, class_of, tree};
+use super::shared::{self, Opened};
+use super::{Rt, tree};
 use crate::call::Options;
-use crate::envelope::{FutureId, HEADER, Header, tag};
-use crate::{CallError, Chare, Entry, Many, Target, wire};
+use crate::envelope::{FutureId, Header, tag};
+use crate::wire::{self, Packed};
+use crate::{CallError, Chare, Entry, Many, Target};
 
 /// What the caller of a broadcast waits for.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +41,11 @@ pub(crate) struct Wave {
     id: FutureId,
     /// Own elements and children that have not answered, plus one while the elements are being called.
     missing: Cell<usize>,
-    /// Serialized pairs of index and result, each with its length.
-    results: RefCell<Vec<Vec<u8>>>,
+    /// Pairs of index and result.
+    results: RefCell<Vec<Packed>>,
     error: RefCell<Option<CallError>>,
     /// At the root: what makes the final value of the results.
-    finish: fn(Rt, FutureId, Vec<Vec<u8>>),
+    finish: fn(Rt, FutureId, Vec<Packed>),
 }
 
 /// Sends a call to all elements.
@@ -61,12 +66,7 @@ pub(crate) fn call_all<E: Entry>(
     (header.method, header.flags, header.priority) = (E::info().id(), options.flags, options.priority);
     let mut bytes = vec![kind];
     match wire::pack(&args, &mut bytes) {
-        Ok(aside) => {
-            drop(args);
-            let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
-            let payloads = aside.into_iter().map(calls::owned).collect();
-            rt.sched.enqueue(Incoming { from: here, tag: tag::BROADCAST, msg, payloads }, class_of(&header));
-        }
+        Ok(beside) => shared::send(rt, here, tag::BROADCAST, &header, &bytes, beside),
         Err(error) => {
             let error = CallError::Wire { entry: E::NAME.into(), pe: here, why: error.to_string() };
             calls::fail_call(rt, to, error);
@@ -75,17 +75,19 @@ pub(crate) fn call_all<E: Entry>(
 }
 
 /// A broadcast has arrived: passes it on, then calls the elements that live here.
-pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
+pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
     let (id, root) = (CollectionId(header.collection), Pe(header.source));
     let Some(members) = rt.collection::<E::Chare>(id).filter(|members| members.complete.get()) else {
         return rt.keep(id, msg);
     };
-    let Some((&kind, args)) = msg.msg[HEADER..].split_first().filter(|_| root.0 < rt.sched.pes()) else {
+    let mut msg = Opened::new(header, msg);
+    let mut payloads = std::mem::take(&mut msg.beside);
+    let Some((&kind, args)) = msg.bytes().split_first().filter(|_| root.0 < rt.sched.pes()) else {
         return rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
     };
     let children: Vec<Pe> = tree(rt, root).children(rt.sched.pe()).collect();
     for &child in &children {
-        pass_on(rt, child, &msg);
+        shared::send(rt, child, tag::BROADCAST, header, msg.bytes(), payloads.clone());
     }
     let wave = (kind != SILENT).then(|| {
         let finish = if kind == VALUES { finish_values::<E> } else { finish_done };
@@ -99,9 +101,11 @@ pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
         rt.waves.borrow_mut().insert(wave.id, wave.clone());
         wave
     });
-    let payloads = shared(std::mem::take(&mut msg.payloads));
-    for element in members.local() {
-        let args = match wire::unpack::<E::Args>(args, payloads.clone()) {
+    let mut local = members.local().into_iter();
+    while let Some(element) = local.next() {
+        // The last one gets our share, and may have the memory to itself.
+        let payloads = if local.len() == 0 { std::mem::take(&mut payloads) } else { payloads.clone() };
+        let args = match wire::unpack::<E::Args>(args, payloads) {
             Ok(args) => args,
             Err(error) => {
                 let why = error.to_string();
@@ -133,30 +137,10 @@ pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
     }
 }
 
-/// Sends a copy of a message on to another PE.
-pub(super) fn pass_on(rt: Rt, to: Pe, msg: &Incoming) {
-    let fill = |room: &mut [std::mem::MaybeUninit<u8>]| {
-        crate::moved::put_bytes(room, 0, &msg.msg);
-    };
-    if msg.payloads.is_empty() {
-        rt.sched.send(to, msg.tag, msg.msg.len(), fill);
-    } else {
-        let copies = msg.payloads.iter().map(|payload| copy(rt, payload)).collect();
-        rt.sched.send_payloads(to, msg.tag, msg.msg.len(), fill, copies, false);
-    }
-}
-
-fn copy(rt: Rt, payload: &RegBuf) -> RegBuf {
-    let mut buf = rt.sched.alloc(payload.len());
-    buf.copy_from_slice(payload);
-    buf
-}
-
 impl Wave {
     fn keep<E: Entry>(&self, rt: Rt, index: <E::Chare as Chare>::Index, value: &E::Output) {
-        // Payloads among the results ride inside: a wave merges what many elements answer into one message.
-        match postcard::to_extend(&(index, value), Vec::new()) {
-            Ok(bytes) => self.results.borrow_mut().push(bytes),
+        match Packed::of(&(index, value)) {
+            Ok(result) => self.results.borrow_mut().push(result),
             Err(error) => {
                 let error = CallError::Wire { entry: E::NAME.into(), pe: rt.sched.pe(), why: error.to_string() };
                 *self.error.borrow_mut() = Some(error);
@@ -176,8 +160,10 @@ impl Wave {
             Some(parent) => {
                 let header = Header::new(0, root).with_reply(self.id);
                 rt.with_scratch(|bytes| {
-                    wire::pack(&(results, error), bytes).expect("bytes and an error can be packed");
-                    rt.post(parent, tag::WAVE, &header, bytes);
+                    let part = (results, error);
+                    let beside = wire::pack(&part, bytes).expect("bytes and an error can be packed");
+                    drop(part); // so that the payloads' memory need not be copied
+                    shared::send(rt, parent, tag::WAVE, &header, bytes, beside);
                 });
             }
             None => match error {
@@ -189,9 +175,10 @@ impl Wave {
 }
 
 /// A child's part of an answer has arrived.
-pub(super) fn answer(rt: Rt, header: &Header, msg: &Incoming) {
+pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
     let wave = rt.waves.borrow().get(&header.reply()).cloned();
-    let part = wire::unpack::<(Vec<Vec<u8>>, Option<CallError>)>(&msg.msg[HEADER..], Vec::new());
+    let mut msg = Opened::new(header, msg);
+    let part = msg.read::<(Vec<Packed>, Option<CallError>)>();
     match (wave, part) {
         (Some(wave), Ok((results, error))) if header.source < rt.sched.pes() => {
             wave.results.borrow_mut().extend(results);
@@ -204,13 +191,13 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: &Incoming) {
     }
 }
 
-fn finish_done(rt: Rt, to: FutureId, _: Vec<Vec<u8>>) {
+fn finish_done(rt: Rt, to: FutureId, _: Vec<Packed>) {
     rt.futures.fulfil(to, ());
 }
 
-fn finish_values<E: Entry>(rt: Rt, to: FutureId, results: Vec<Vec<u8>>) {
-    let read = |bytes: &Vec<u8>| postcard::from_bytes::<(<E::Chare as Chare>::Index, E::Output)>(bytes);
-    match results.iter().map(read).collect::<Result<Vec<_>, _>>() {
+fn finish_values<E: Entry>(rt: Rt, to: FutureId, results: Vec<Packed>) {
+    let read = Packed::read::<(<E::Chare as Chare>::Index, E::Output)>;
+    match results.into_iter().map(read).collect::<Result<Vec<_>, _>>() {
         Ok(mut pairs) => {
             pairs.sort_by_key(|(index, _)| *index);
             rt.futures.fulfil(to, pairs.into_iter().map(|(_, value)| value).collect::<Vec<_>>());

@@ -97,7 +97,7 @@ pub(super) fn owned(buf: Arc<RegBuf>) -> RegBuf {
     Arc::try_unwrap(buf).unwrap_or_else(|shared| RegBuf::copy_of(&shared))
 }
 
-pub(super) fn shared(payloads: Payloads) -> Vec<Arc<RegBuf>> {
+pub(super) fn owners(payloads: Payloads) -> Vec<Arc<RegBuf>> {
     payloads.into_iter().map(Arc::new).collect()
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn deliver<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
         // SAFETY: as above, and the message is dropped below without another look.
         Ok(unsafe { moved::read::<Body<E>>(body) }.1)
     } else {
-        let payloads = shared(std::mem::take(&mut msg.payloads));
+        let payloads = owners(std::mem::take(&mut msg.payloads));
         wire::unpack::<E::Args>(&msg.msg[msg.msg.len() - rest..], payloads)
     };
     drop(msg);
@@ -390,7 +390,7 @@ pub(super) fn settle(rt: Rt, header: &Header, mut msg: Incoming) {
     if id.pe != rt.sched.pe() {
         return rt.violation(msg.from, "an answer for another PE", u64::from(id.pe.0));
     }
-    let payloads = shared(std::mem::take(&mut msg.payloads));
+    let payloads = owners(std::mem::take(&mut msg.payloads));
     if msg.tag == tag::FAILURE {
         match wire::unpack(&msg.msg[HEADER..], payloads) {
             Ok(error) => rt.futures.fail(id, error),

@@ -253,7 +253,7 @@ impl<T: Chare> AnyCollection for Members<T> {
         match msg.tag {
             tag::LOCATION => create::location::<T>(rt, self, &msg),
             tag::CENSUS => census::step(rt, self, header, &msg),
-            _ => reduction::system(rt, self, header, &msg),
+            _ => reduction::system(rt, self, header, msg),
         }
     }
 
@@ -264,6 +264,7 @@ impl<T: Chare> AnyCollection for Members<T> {
         }
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_values().flatten().for_each(|msg| rt.discard(msg));
+        self.reductions.clear();
     }
 }
 

@@ -12,14 +12,14 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-use charm4rs_scheduler::Class;
+use charm4rs_transport::Pe;
 use charm4rs_transport::port::{Incoming, Tag};
-use charm4rs_transport::{Msg, Pe};
 use serde::{Deserialize, Serialize};
 
-use super::calls::{self, guard, send_moved, send_wire, shared};
+use super::calls::{self, guard, send_moved, send_wire};
 use super::collection::{CollectionId, Members, Place};
 use super::exit::Failure;
+use super::shared::{self, Opened};
 use super::{Rt, reduction, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
@@ -124,27 +124,25 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
     header.method = T::info().id();
     rt.created.borrow_mut().insert(id, created);
     rt.with_scratch(|bytes| {
-        let aside = wire::pack(&(Description::<T> { kind, map, root }, init), bytes)
+        let beside = wire::pack(&(Description::<T> { kind, map, root }, init), bytes)
             .unwrap_or_else(|error| panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME));
-        let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(bytes, room));
-        let payloads = aside.into_iter().map(calls::owned).collect();
-        rt.sched.enqueue(Incoming { from: here, tag: tag::CREATE, msg, payloads }, Class::Default);
+        shared::send(rt, here, tag::CREATE, &header, bytes, beside);
     });
     id
 }
 
 /// A collection's description has arrived: passes it on, and makes the elements that belong here.
-pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
+pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     let (id, creator) = (CollectionId(header.collection), Pe(header.source));
     if creator.0 >= rt.sched.pes() {
         return rt.violation(msg.from, "a collection of a PE that does not exist", u64::from(creator.0));
     }
+    let mut msg = Opened::new(header, msg);
+    let payloads = std::mem::take(&mut msg.beside);
     for child in tree(rt, creator).children(rt.sched.pe()) {
-        super::broadcast::pass_on(rt, child, &msg);
+        shared::send(rt, child, tag::CREATE, header, msg.bytes(), payloads.clone());
     }
-    let payloads = shared(std::mem::take(&mut msg.payloads));
-    let body = &msg.msg[HEADER..];
-    let Ok((description, init)) = wire::unpack_first::<Description<T>>(body, Vec::new()) else {
+    let Ok((description, init)) = wire::unpack_first::<Description<T>>(msg.bytes(), Vec::new()) else {
         return rt.violation(msg.from, "a collection's description that cannot be read", header.collection);
     };
     let members = match rt.collection::<T>(id) {
@@ -268,7 +266,7 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
         // SAFETY: `send_new` wrote this type (the header names T) in this process; the message is dropped unread.
         unsafe { moved::read::<(T::Index, T::Init)>(msg.msg.as_ptr().wrapping_add(HEADER)) }
     } else {
-        let payloads = shared(std::mem::take(&mut msg.payloads));
+        let payloads = calls::owners(std::mem::take(&mut msg.payloads));
         match wire::unpack(&msg.msg[HEADER..], payloads) {
             Ok(new) => new,
             Err(_) => {

@@ -16,7 +16,9 @@ mod create;
 mod elements;
 mod exit;
 mod here;
+mod pieces;
 mod reduction;
+mod shared;
 mod solos;
 
 use std::any::Any;
@@ -26,7 +28,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use charm4rs_scheduler::{Class, Handler, Order, Scheduler, Tree};
-use charm4rs_transport::port::{Incoming, Offer, Tag};
+use charm4rs_transport::port::{Incoming, Offer};
 use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
@@ -157,6 +159,7 @@ impl Runtime {
             tag::CALL | tag::HERE => (self.registry.methods[method].discard)(&header, msg),
             tag::SOLO | tag::INSERT => (self.registry.chares[method].discard)(&header, msg),
             tag::REPLY => calls::settle(self, &header, msg),
+            tag if shared::is_shared(tag) => drop(shared::Opened::new(&header, msg)),
             _ => {}
         }
     }
@@ -206,11 +209,6 @@ impl Runtime {
     fn release(&'static self, id: CollectionId) {
         let kept = self.early.borrow_mut().remove(&id).unwrap_or_default();
         kept.into_iter().for_each(|msg| Driver(self).deliver(msg));
-    }
-
-    /// Sends a header and serialized bytes.
-    fn post(&self, to: Pe, tag: Tag, header: &Header, bytes: &[u8]) {
-        self.sched.send(to, tag, HEADER + bytes.len(), |room| header.fill(bytes, room));
     }
 
     /// Serializes into the scratch buffer for the time of `f`.
@@ -312,13 +310,17 @@ impl Driver {
                 Some(chare) => (chare.solo)(rt, &header, msg),
                 None => rt.violation(msg.from, "a chare type that does not exist", u64::from(header.method)),
             },
-            tag::WAVE => broadcast::answer(rt, &header, &msg),
-            tag::LOCATION | tag::COUNTED | tag::PARTIAL | tag::RESULT | tag::CENSUS => {
-                match rt.any_collection(CollectionId(header.collection)) {
-                    Some(members) => members.system(rt, &header, msg),
-                    None => rt.keep(CollectionId(header.collection), msg),
-                }
-            }
+            tag::WAVE => broadcast::answer(rt, &header, msg),
+            tag::LOCATION
+            | tag::COUNTED
+            | tag::PARTIAL
+            | tag::RESULT
+            | tag::PIECE
+            | tag::RESULT_PIECE
+            | tag::CENSUS => match rt.any_collection(CollectionId(header.collection)) {
+                Some(members) => members.system(rt, &header, msg),
+                None => rt.keep(CollectionId(header.collection), msg),
+            },
             tag::EXIT => exit::arrived(rt, &header),
             other => rt.violation(msg.from, "a message of unknown kind", u64::from(other.0)),
         }

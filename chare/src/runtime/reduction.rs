@@ -11,7 +11,12 @@
 //! a PE without elements passes its children's parts on as they are, with the name of a PE that knows the type. The root is a
 //! PE with elements at first; if it has lost them, it sends all parts to such a PE (the *merger*) to end the reduction there.
 //!
-//! *Order.* Each element numbers its own contributions, so all see the reductions of a collection in one order.
+//! *Order.* Each element numbers its own contributions, so all see the reductions of a collection in one order. Messages with
+//! payloads may overtake each other on a network; so the root ends a reduction only when none of a smaller number is
+//! open there (an element of its own that contributed to this one has contributed to those).
+//!
+//! *Large parts*, of reducers that work element by element, go in pieces: each piece is counted, merged and sent as
+//! if it were a reduction of its own ([`super::pieces`]). Other parts are packed whole, their payloads beside the message.
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
@@ -19,17 +24,19 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use charm4rs_scheduler::Class;
-use charm4rs_transport::port::Incoming;
-use charm4rs_transport::{Msg, Payloads, Pe};
+use charm4rs_transport::port::{Incoming, Tag};
+use charm4rs_transport::{Msg, Pe};
 
-use super::calls::{reply_serialized, send_wire};
+use super::calls::{self, reply_serialized};
 use super::collection::{AnyCollection, CollectionId};
 use super::exit::Failure;
+use super::pieces::{self, Large, Pieces, Waiting};
+use super::shared::{self, Opened};
 use super::{Rt, tree};
 use crate::cx::Element;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Reducer, Route, Sink};
-use crate::wire::{self, WireError};
+use crate::wire::{self, Packed, WireError};
 use crate::{Arguments, Chare, Reply};
 
 /// A PE's part of a collection's reductions.
@@ -50,9 +57,15 @@ pub(crate) struct Reductions {
     pending: RefCell<BTreeMap<u64, Pending>>,
     /// One reducer of each type that was used here, for the parts of a root that has none.
     reducers: RefCell<Vec<Option<Box<dyn Part>>>>,
+    pub(super) pieces: Pieces,
+    /// At the root: results that wait for those of smaller numbers.
+    ready: RefCell<BTreeMap<u64, Ready>>,
     /// Elements here that wait for the result of a reduction.
-    everyone: RefCell<BTreeMap<u64, Vec<FutureId>>>,
+    pub(super) everyone: RefCell<BTreeMap<u64, Waiting>>,
 }
+
+/// A result that only has to be finished and sent.
+type Ready = Box<dyn FnOnce(Rt, &Reductions)>;
 
 #[derive(Default)]
 struct Counting {
@@ -64,17 +77,17 @@ struct Counting {
 struct Pending {
     count: u64,
     here: Option<Box<dyn Part>>,
-    /// Parts of children, serialized, that nobody here could merge yet.
-    below: Vec<Vec<u8>>,
+    /// Parts of children that nobody here could merge yet.
+    below: Vec<Packed>,
     route: Option<Route>,
     merger: Option<Merger>,
 }
 
 /// A PE that knows the reducer, and which of its reducers it is.
-#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
-struct Merger {
-    pe: Pe,
-    reducer: u32,
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub(super) struct Merger {
+    pub(super) pe: Pe,
+    pub(super) reducer: u32,
 }
 
 /// What has been merged so far, whatever its type.
@@ -82,9 +95,9 @@ trait Part {
     fn as_any(&mut self) -> &mut dyn Any;
     /// The reducer's and the value's types.
     fn kind(&self) -> TypeId;
-    fn merge(&mut self, other: &[u8]) -> Result<(), WireError>;
+    fn merge(&mut self, other: Packed) -> Result<(), WireError>;
     /// Gives the part away; the reducer stays.
-    fn pack(&mut self) -> Result<Vec<u8>, WireError>;
+    fn pack(&mut self) -> Result<Packed, WireError>;
     fn finish(&mut self, rt: Rt, reductions: &Reductions, number: u64, count: u64, route: &Route);
 }
 
@@ -105,24 +118,19 @@ impl<V: 'static, R: Reducer<V>> Part for Typed<V, R> {
         TypeId::of::<Self>()
     }
 
-    fn merge(&mut self, other: &[u8]) -> Result<(), WireError> {
-        let other = wire::unpack::<R::Partial>(other, Vec::new())?;
-        self.add(other);
+    fn merge(&mut self, other: Packed) -> Result<(), WireError> {
+        self.add(other.read()?);
         Ok(())
     }
 
-    fn pack(&mut self) -> Result<Vec<u8>, WireError> {
-        let mut bytes = Vec::new();
-        // Payloads ride inside: a partial result goes one hop and is merged there.
-        let part = self.0.part.take().expect("a part is taken only by its end");
-        bytes.extend(postcard::to_extend(&part, Vec::new())?);
-        Ok(bytes)
+    fn pack(&mut self) -> Result<Packed, WireError> {
+        Packed::of(&self.0.part.take().expect("a part is taken only by its end"))
     }
 
     fn finish(&mut self, rt: Rt, reductions: &Reductions, number: u64, count: u64, route: &Route) {
         let part = self.0.part.take().expect("a part is taken only by its end");
         let value = self.0.reducer.finish(part, count);
-        deliver(rt, reductions, number, route, &value);
+        deliver(rt, reductions, number, route, value);
     }
 }
 
@@ -149,6 +157,8 @@ impl Reductions {
             departed: RefCell::default(),
             pending: RefCell::default(),
             reducers: RefCell::default(),
+            pieces: Pieces::default(),
+            ready: RefCell::default(),
             everyone: RefCell::default(),
         }
     }
@@ -162,12 +172,24 @@ impl Reductions {
         self.root.set(root);
     }
 
-    fn header(&self, rt: Rt) -> Header {
+    /// Whether parts of a reduction of this number are here that do not go in pieces.
+    pub(super) fn has_whole(&self, number: u64) -> bool {
+        self.pending.borrow().contains_key(&number)
+    }
+
+    /// Drops what was contributed and will not be reduced.
+    pub(super) fn clear(&self) {
+        let (pending, ready, everyone) = (self.pending.take(), self.ready.take(), self.everyone.take());
+        self.pieces.clear();
+        drop((pending, ready, everyone, self.reducers.take()));
+    }
+
+    pub(super) fn header(&self, rt: Rt) -> Header {
         Header::new(self.collection.0, rt.sched.pe())
     }
 
     /// How many contributions of the subtree reduction `number` needs.
-    fn expected(&self, number: u64) -> Option<u64> {
+    pub(super) fn expected(&self, number: u64) -> Option<u64> {
         let departed = self.departed.borrow().iter().filter(|&&from| from <= number).count();
         Some(self.subtree.get()? - departed as u64)
     }
@@ -212,15 +234,19 @@ fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
     };
     reductions.subtree.set(Some(total));
     match tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
-        Some(parent) => send(rt, parent, tag::COUNTED, reductions, &total),
+        Some(parent) => send(rt, parent, tag::COUNTED, reductions, total),
         None => reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, ())),
     }
-    let ready: Vec<u64> = reductions.pending.borrow().keys().copied().collect();
-    ready.into_iter().for_each(|number| advance(rt, reductions, number));
+    advance_from(rt, reductions, 0);
 }
 
-fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: charm4rs_transport::port::Tag, reductions: &Reductions, body: &B) {
-    send_wire(rt, to, tag, &reductions.header(rt), body, false).expect("numbers and bytes can be packed");
+/// Sends a value whose payloads the receiver may share.
+fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, reductions: &Reductions, body: B) {
+    rt.with_scratch(|bytes| {
+        let beside = wire::pack(&body, bytes).expect("numbers and bytes can be packed");
+        drop(body); // so that the payloads' memory need not be copied
+        shared::send(rt, to, tag, &reductions.header(rt), bytes, beside);
+    });
 }
 
 /// An element of this PE gives its part.
@@ -242,7 +268,7 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
     let rt = element.rt;
     let reply = Reply::new(rt);
     let mut everyone = element.members.reductions.everyone.borrow_mut();
-    everyone.entry(element.contributed.get()).or_default().push(reply.id());
+    everyone.entry(element.contributed.get()).or_default().futures.push(reply.id());
     drop(everyone);
     give(element, value, reducer, Route::Everyone);
     reply
@@ -250,22 +276,32 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
 
 fn give<T: Chare, V: Arguments, R: Reducer<V>>(element: &Rc<Element<T>>, value: V, reducer: R, route: Route) {
     let rt = element.rt;
-    let members = element.members;
+    let reductions = &element.members.reductions;
     let number = element.contributed.get();
     element.contributed.set(number + 1);
     let part = reducer.start(value);
+    let large = Large::<V, R>::of(part);
+    let other_way = if large.is_ok() { reductions.has_whole(number) } else { reductions.pieces.has(number) };
+    assert!(!other_way, "elements of {} contribute {UNLIKE}", T::NAME);
+    let part = match large {
+        Ok(large) => {
+            let given = pieces::give(rt, reductions, number, large, reducer, route);
+            return given.unwrap_or_else(|why| panic!("elements of {} contribute {why}", T::NAME));
+        }
+        Err(small) => small,
+    };
     {
-        let mut pending = members.reductions.pending.borrow_mut();
+        let mut pending = reductions.pending.borrow_mut();
         let pending = pending.entry(number).or_default();
         pending.count += 1;
         pending.route.get_or_insert(route);
         let here = pending.here.get_or_insert_with(|| Box::new(Typed::<V, R>(Merged { reducer, part: None })));
         let Some(typed) = here.as_any().downcast_mut::<Typed<V, R>>() else {
-            panic!("elements of {} contribute different types to one reduction", T::NAME);
+            panic!("elements of {} contribute {UNLIKE}", T::NAME);
         };
         typed.add(part);
     }
-    advance(rt, &members.reductions, number);
+    advance(rt, reductions, number);
 }
 
 /// A partial result on its way up.
@@ -274,7 +310,7 @@ struct Partial {
     number: u64,
     count: u64,
     route: Option<Route>,
-    parts: Vec<Vec<u8>>,
+    parts: Vec<Packed>,
     merger: Option<Merger>,
     /// From a root that cannot merge: its receiver ends the reduction.
     last: bool,
@@ -293,14 +329,19 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     let Some(mut pending) = reductions.pending.borrow_mut().remove(&number) else { return };
     let here = rt.sched.pe();
     if let Some(own) = &mut pending.here
-        && pending.below.drain(..).any(|part| own.merge(&part).is_err())
+        && pending.below.drain(..).any(|part| own.merge(part).is_err())
     {
         return rt.fail(unlike());
     }
     let parent = tree(rt, reductions.root.get()).parent(here);
     let Pending { count, here: own, below: mut parts, route, mut merger } = pending;
     match (parent, own, &route) {
-        (None, Some(mut own), Some(route)) => return own.finish(rt, reductions, number, count, route),
+        (None, Some(mut own), Some(_)) => {
+            let end = move |rt: Rt, reductions: &Reductions| {
+                own.finish(rt, reductions, number, count, &route.expect("it is matched"));
+            };
+            return end_in_order(rt, reductions, number, end);
+        }
         // All elements are gone: nobody contributed.
         (None, _, None) => return,
         (_, Some(mut own), _) => {
@@ -317,11 +358,43 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     }
     let to = parent.or_else(|| merger.map(|merger| merger.pe)).expect("whoever packed a part can merge");
     let partial = Partial { number, count, route, parts, merger, last: parent.is_none() };
-    send(rt, to, tag::PARTIAL, reductions, &partial);
+    send(rt, to, tag::PARTIAL, reductions, partial);
 }
 
-fn unlike() -> Failure {
-    Failure { code: 1, what: "elements contribute different types to one reduction".to_string() }
+/// Advances all that may be complete now.
+fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
+    let open: Vec<u64> = reductions.pending.borrow().range(from..).map(|(number, _)| *number).collect();
+    open.into_iter().for_each(|number| advance(rt, reductions, number));
+    pieces::advance_from(rt, reductions, from);
+}
+
+/// At the root: ends a reduction, and those that waited for it, unless one of a smaller number is open.
+pub(super) fn end_in_order(rt: Rt, reductions: &Reductions, number: u64, end: impl FnOnce(Rt, &Reductions) + 'static) {
+    let first_open = || {
+        let whole = reductions.pending.borrow().keys().next().copied();
+        whole.into_iter().chain(reductions.pieces.first()).min().unwrap_or(u64::MAX)
+    };
+    if number < first_open() && reductions.ready.borrow().is_empty() {
+        return end(rt, reductions);
+    }
+    reductions.ready.borrow_mut().insert(number, Box::new(end));
+    loop {
+        let end = {
+            let mut ready = reductions.ready.borrow_mut();
+            match ready.first_entry() {
+                Some(first) if *first.key() < first_open() => first.remove(),
+                _ => return,
+            }
+        };
+        end(rt, reductions);
+    }
+}
+
+/// What elements contribute that cannot be merged.
+pub(super) const UNLIKE: &str = "different types, or vectors of different lengths, to one reduction";
+
+pub(super) fn unlike() -> Failure {
+    Failure { code: 1, what: format!("elements contribute {UNLIKE}") }
 }
 
 impl Reductions {
@@ -339,14 +412,14 @@ impl Reductions {
 }
 
 /// Merges what a root could not, and ends the reduction.
-fn end_for_root(rt: Rt, reductions: &Reductions, partial: &Partial) {
+fn end_for_root(rt: Rt, reductions: &Reductions, partial: Partial) {
     let at = partial.merger.map_or(usize::MAX, |merger| merger.reducer as usize);
     // Out of the list while the user's code runs.
     let reducer = reductions.reducers.borrow_mut().get_mut(at).and_then(Option::take);
     let (Some(mut reducer), Some(route)) = (reducer, &partial.route) else {
         return rt.violation(reductions.root.get(), "a reduction for a PE that took no part in it", partial.number);
     };
-    if partial.parts.iter().any(|part| reducer.merge(part).is_err()) {
+    if partial.parts.into_iter().any(|part| reducer.merge(part).is_err()) {
         return rt.fail(unlike());
     }
     reducer.finish(rt, reductions, partial.number, partial.count, route);
@@ -370,23 +443,24 @@ fn departed(rt: Rt, reductions: &Reductions, from: u64) {
     if let Some(parent) = tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
         send_departure(rt, parent, reductions, from);
     }
-    let open: Vec<u64> = reductions.pending.borrow().range(from..).map(|(number, _)| *number).collect();
-    open.into_iter().for_each(|number| advance(rt, reductions, number));
+    advance_from(rt, reductions, from);
 }
 
 fn send_departure(rt: Rt, parent: Pe, reductions: &Reductions, from: u64) {
     let departure = Partial { number: from, count: 0, route: None, parts: Vec::new(), merger: None, last: false };
-    send(rt, parent, tag::PARTIAL, reductions, &departure);
+    send(rt, parent, tag::PARTIAL, reductions, departure);
 }
 
 /// A message about a collection's reductions has arrived.
-pub(super) fn system(rt: Rt, members: &dyn AnyCollection, _: &Header, msg: &Incoming) {
+pub(super) fn system(rt: Rt, members: &dyn AnyCollection, header: &Header, msg: Incoming) {
     let reductions = members.reductions();
-    let body = &msg.msg[HEADER..];
+    let mut msg = Opened::new(header, msg);
     let read = match msg.tag {
-        tag::COUNTED => wire::unpack::<u64>(body, Vec::new()).map(|elements| counted(rt, reductions, elements)),
-        tag::PARTIAL => wire::unpack(body, Vec::new()).map(|partial| arrived(rt, reductions, partial)),
-        _ => wire::unpack(body, Vec::new()).map(|(number, value)| result(rt, reductions, number, value)),
+        tag::COUNTED => msg.read::<u64>().map(|elements| counted(rt, reductions, elements)),
+        tag::PARTIAL => msg.read().map(|partial| arrived(rt, reductions, partial)),
+        tag::RESULT => msg.read().map(|(number, value)| result(rt, reductions, number, value)),
+        tag::PIECE => pieces::arrived(rt, reductions, &mut msg),
+        _ => pieces::result_arrived(rt, reductions, &mut msg),
     };
     if read.is_err() {
         rt.violation(msg.from, "a reduction's message that cannot be read", u64::from(msg.tag.0));
@@ -398,7 +472,10 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
         return departed(rt, reductions, partial.number);
     }
     if partial.last {
-        return end_for_root(rt, reductions, &partial);
+        return end_for_root(rt, reductions, partial);
+    }
+    if reductions.pieces.has(partial.number) {
+        return rt.fail(unlike());
     }
     {
         let mut pending = reductions.pending.borrow_mut();
@@ -412,26 +489,16 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
 }
 
 /// At the root: sends the result to where the contributors said.
-fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: &O) {
-    let pack = |bytes: &mut Vec<u8>| {
-        bytes.extend(postcard::to_extend(value, Vec::new())?);
-        Ok::<_, WireError>(())
-    };
-    let mut bytes = Vec::new();
+pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
     let packed = match route {
         Route::Nobody => return,
+        Route::Future(to) if to.pe == rt.sched.pe() => return rt.futures.fulfil(*to, value),
         Route::Future(to) => return reply_serialized(rt, *to, value),
-        Route::Everyone => pack(&mut bytes).map(|()| to_everyone(rt, reductions, number, bytes)),
+        Route::Everyone => Packed::of(&value).map(|value| to_everyone(rt, reductions, number, value)),
         Route::Entry { collection, method, before, broadcast } => {
-            bytes.extend_from_slice(before);
-            pack(&mut bytes).map(|()| {
-                let mut header = Header::new(collection.0, rt.sched.pe());
-                header.method = *method;
-                let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
-                let tag = if *broadcast { tag::BROADCAST } else { tag::CALL };
-                let from = rt.sched.pe();
-                rt.sched.enqueue(Incoming { from, tag, msg, payloads: Payloads::default() }, Class::Default);
-            })
+            let mut header = Header::new(collection.0, rt.sched.pe());
+            header.method = *method;
+            call_sink(rt, &header, before.clone(), *broadcast, value)
         }
     };
     if let Err(error) = packed {
@@ -439,25 +506,47 @@ fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &R
     }
 }
 
+/// Calls an entry method with a result; `bytes` is what stands before the argument.
+fn call_sink<O: Arguments>(
+    rt: Rt,
+    header: &Header,
+    mut bytes: Vec<u8>,
+    broadcast: bool,
+    value: O,
+) -> Result<(), WireError> {
+    let here = rt.sched.pe();
+    let beside = wire::pack(&value, &mut bytes)?;
+    drop(value);
+    if broadcast {
+        shared::send(rt, here, tag::BROADCAST, header, &bytes, beside);
+    } else {
+        let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
+        let payloads = beside.into_iter().map(calls::owned).collect();
+        rt.sched.enqueue(Incoming { from: here, tag: tag::CALL, msg, payloads }, Class::Default);
+    }
+    Ok(())
+}
+
 /// The result for every contributor goes down the tree from its root, wherever it was made.
-fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Vec<u8>) {
+fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     let root = reductions.root.get();
     if root == rt.sched.pe() {
         result(rt, reductions, number, value);
     } else {
-        send(rt, root, tag::RESULT, reductions, &(number, value));
+        send(rt, root, tag::RESULT, reductions, (number, value));
     }
 }
 
 /// The result for every contributor: passes it on down the tree, and gives it to those that wait here.
-fn result(rt: Rt, reductions: &Reductions, number: u64, value: Vec<u8>) {
+fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     let body = (number, value);
     for child in tree(rt, reductions.root.get()).children(rt.sched.pe()) {
         send(rt, child, tag::RESULT, reductions, &body);
     }
     let waiting = reductions.everyone.borrow_mut().remove(&number).unwrap_or_default();
-    for to in waiting {
-        rt.futures.fulfil_wire(to, &body.1, Vec::new());
+    for to in waiting.futures {
+        let (bytes, beside) = body.1.parts();
+        rt.futures.fulfil_wire(to, bytes, beside);
     }
 }
 

@@ -157,8 +157,9 @@ pub(crate) fn run(options: &SimOptions, first: impl FnOnce(Rt)) -> Outcome {
     };
     sim.close();
     let end = match (sim.first.take(), end) {
-        (Some((pe, failure)), _) => End::Failed(pe, failure),
-        (None, end) => end,
+        // Only of a job that ended well: otherwise the closing failed because the job did.
+        (Some((pe, failure)), End::Exit(_)) => End::Failed(pe, failure),
+        (_, end) => end,
     };
     Outcome { options: options.clone(), end, steps: sim.steps, time: sim.clock.now() }
 }
@@ -232,7 +233,13 @@ impl Sim {
         End::Deadlock(self.pes.iter().map(|rt| waits(rt)).filter(Waits::any).collect())
     }
 
-    fn close(&self) {
+    fn close(&mut self) {
+        // What is on its way arrives and is dropped, large payloads included, which both ends have to take part in.
+        while let Some(pe) = self.driver.next() {
+            let Some(rt) = self.pes.get(pe.index()) else { continue };
+            rt.enter(|| pe::drain(rt));
+            self.driver.stepped(pe, Stepped::default());
+        }
         for rt in &self.pes {
             rt.enter(|| pe::drain(rt));
         }

@@ -8,6 +8,7 @@ mod drops;
 mod failures;
 mod futures;
 mod jobs;
+mod large;
 mod payloads;
 mod receives;
 mod reductions;

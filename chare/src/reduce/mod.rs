@@ -2,9 +2,10 @@
 //!
 //! | reducer | parts | result |
 //! |---|---|---|
-//! | [`sum`], [`product`], [`min`], [`max`] | numbers; `Vec` and arrays of them, element by element | the same type |
-//! | [`all`], [`any`], [`odd`] | `bool` (odd: logical exclusive or) | `bool` |
-//! | [`bit_and`], [`bit_or`], [`bit_xor`] | integers | the same type |
+//! | [`sum`], [`product`], [`min`], [`max`] | numbers; `Vec`, [`Payload`](crate::Payload) and arrays of them, element by element | the same type |
+//! | [`all`], [`any`], [`odd`] | `bool` (odd: logical exclusive or); `Vec` and arrays of them | the same type |
+//! | [`bit_and`], [`bit_or`], [`bit_xor`] | integers; `Vec`, `Payload` and arrays of them | the same type |
+//! | [`each`]`(f)` | `Vec` and `Payload` | what the function makes of each two items |
 //! | [`gather`] | `(K, V)` | `Vec<(K, V)>`, sorted by `K` |
 //! | [`set`] | `T: Ord` | `BTreeSet<T>` |
 //! | [`count`], [`barrier`] | `()` | how many contributed; nothing |
@@ -15,11 +16,14 @@
 //! The order in which parts are merged is not determined: a result of floating-point sums may differ in its last bits
 //! from run to run.
 
+mod elements;
+
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::elements::{By, ByElement, Each, Elementwise, MergeItems, Operation, Run, each};
 use crate::Arguments;
 use crate::Promise;
 use crate::envelope::FutureId;
@@ -30,7 +34,7 @@ use crate::runtime::CollectionId;
     message = "this reducer cannot reduce values of type `{V}`",
     note = "see the table in `charm4rs::reduce`; `reduce::with(|a, b| …)` merges values of any type"
 )]
-pub trait Reducer<V>: 'static {
+pub trait Reducer<V>: Sized + 'static {
     /// What travels up the tree.
     type Partial: Arguments;
     /// What comes out.
@@ -41,85 +45,47 @@ pub trait Reducer<V>: 'static {
     fn merge(&self, a: Self::Partial, b: Self::Partial) -> Self::Partial;
     /// The result of `count` parts.
     fn finish(&self, partial: Self::Partial, count: u64) -> Self::Output;
-}
 
-/// Values that combine one by one: numbers, and arrays of them element by element.
-pub trait Elementwise<S>: Arguments {
-    /// Applies `f` to each pair of scalars.
-    fn combine(self, other: Self, f: fn(S, S) -> S) -> Self;
-}
-
-macro_rules! scalars {
-    ($($t:ty)*) => {$(
-        impl Elementwise<$t> for $t {
-            fn combine(self, other: Self, f: fn(Self, Self) -> Self) -> Self {
-                f(self, other)
-            }
-        }
-        impl Elementwise<$t> for Vec<$t> {
-            fn combine(mut self, other: Self, f: fn($t, $t) -> $t) -> Self {
-                assert_eq!(self.len(), other.len(), "elements contribute vectors of different lengths");
-                self.iter_mut().zip(other).for_each(|(a, b)| *a = f(*a, b));
-                self
-            }
-        }
-        impl<const N: usize> Elementwise<$t> for [$t; N] where Self: Arguments {
-            fn combine(mut self, other: Self, f: fn($t, $t) -> $t) -> Self {
-                self.iter_mut().zip(other).for_each(|(a, b)| *a = f(*a, b));
-                self
-            }
-        }
-    )*};
-}
-scalars!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 bool);
-
-/// What a kind of reducer does with two scalars.
-#[doc(hidden)]
-pub trait Operation<S>: 'static {
-    const APPLY: fn(S, S) -> S;
-}
-
-/// A reducer that combines scalars by an operation. The constants of this module are its values.
-pub struct By<O>(PhantomData<fn(O)>);
-
-impl<O> Clone for By<O> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<O> Copy for By<O> {}
-impl<O> std::fmt::Debug for By<O> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(std::any::type_name::<O>())
-    }
-}
-
-/// The scalar of a value: itself, or what an array holds.
-#[doc(hidden)]
-pub trait HasScalar: Elementwise<Self::Scalar> {
-    type Scalar;
-}
-
-macro_rules! has_scalar {
-    ($($t:ty)*) => {$(
-        impl HasScalar for $t { type Scalar = $t; }
-        impl HasScalar for Vec<$t> { type Scalar = $t; }
-        impl<const N: usize> HasScalar for [$t; N] where Self: Arguments { type Scalar = $t; }
-    )*};
-}
-has_scalar!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64 bool);
-
-impl<O: Operation<V::Scalar>, V: HasScalar> Reducer<V> for By<O> {
-    type Partial = V;
-    type Output = V;
-    fn start(&self, value: V) -> V {
-        value
-    }
-    fn merge(&self, a: V, b: V) -> V {
-        a.combine(b, O::APPLY)
-    }
-    fn finish(&self, partial: V, _: u64) -> V {
-        partial
+    /// How it works element by element, if it does: then large partial results are merged in place, and travel in pieces
+    /// of which some are still below in the tree while others are already above.
+    ///
+    /// A reducer of yours says so by [`MergeItems`], if its partial result is a [`Run`]; [`fn@each`] makes one of a function.
+    ///
+    /// ```
+    /// use charm4rs::Payload;
+    /// use charm4rs::reduce::{ByElement, MergeItems, Reducer};
+    ///
+    /// /// The mean of every column.
+    /// struct Means;
+    ///
+    /// impl MergeItems<f64> for Means {
+    ///     fn merge_items(&self, a: f64, b: f64) -> f64 {
+    ///         a + b
+    ///     }
+    /// }
+    ///
+    /// impl Reducer<Payload<f64>> for Means {
+    ///     type Partial = Payload<f64>;
+    ///     type Output = Payload<f64>;
+    ///     fn start(&self, row: Payload<f64>) -> Payload<f64> {
+    ///         row
+    ///     }
+    ///     fn merge(&self, mut a: Payload<f64>, b: Payload<f64>) -> Payload<f64> {
+    ///         a.iter_mut().zip(&*b).for_each(|(a, b)| *a += b);
+    ///         a
+    ///     }
+    ///     fn finish(&self, mut sums: Payload<f64>, count: u64) -> Payload<f64> {
+    ///         sums.iter_mut().for_each(|sum| *sum /= count as f64);
+    ///         sums
+    ///     }
+    ///     fn by_element() -> Option<ByElement<Self, Payload<f64>>> {
+    ///         Some(ByElement::new())
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    fn by_element() -> Option<ByElement<Self, Self::Partial>> {
+        None
     }
 }
 
@@ -129,7 +95,10 @@ macro_rules! operations {
         #[derive(Debug)]
         pub enum $op {}
         $(impl Operation<$t> for $op {
-            const APPLY: fn($t, $t) -> $t = |$a, $b| $e;
+            #[inline]
+            fn apply($a: $t, $b: $t) -> $t {
+                $e
+            }
         })*
         $(#[$doc])*
         #[allow(non_upper_case_globals, reason = "reducers read as functions do: `reduce::sum`")]
@@ -161,14 +130,27 @@ operations! {
 }
 
 macro_rules! float_operations {
-    ($($t:ty)*) => {$(
-        impl Operation<$t> for Sum { const APPLY: fn($t, $t) -> $t = |a, b| a + b; }
-        impl Operation<$t> for Product { const APPLY: fn($t, $t) -> $t = |a, b| a * b; }
-        impl Operation<$t> for Min { const APPLY: fn($t, $t) -> $t = <$t>::min; }
-        impl Operation<$t> for Max { const APPLY: fn($t, $t) -> $t = <$t>::max; }
+    ($($op:ident |$a:ident, $b:ident| $e:expr;)*) => {$(
+        impl Operation<f32> for $op {
+            #[inline]
+            fn apply($a: f32, $b: f32) -> f32 {
+                $e
+            }
+        }
+        impl Operation<f64> for $op {
+            #[inline]
+            fn apply($a: f64, $b: f64) -> f64 {
+                $e
+            }
+        }
     )*};
 }
-float_operations!(f32 f64);
+float_operations! {
+    Sum |a, b| a + b;
+    Product |a, b| a * b;
+    Min |a, b| a.min(b);
+    Max |a, b| a.max(b);
+}
 
 macro_rules! reducers {
     ($($(#[$doc:meta])* $name:ident $kind:ident [$($g:tt)*] $v:ty => $p:ty => $o:ty,
