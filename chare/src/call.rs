@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use crate::envelope::{EXPEDITED, LIFO, PRIORITY};
 use crate::runtime;
@@ -109,6 +111,26 @@ impl<E: Entry, K: Kind> Drop for Call<E, K> {
     fn drop(&mut self) {
         let Some(args) = self.args.take() else { return };
         K::send::<E>(runtime::current(), &self.target, args, self.options);
+    }
+}
+
+/// Never: a call is no future. It stands here for its message and its name, which are what one reads who awaits a call.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a call is not awaited itself: it gives a future",
+    label = "write `.call().await` for the result, or `.done().await` to know when it has run",
+    note = "without either, a call is sent at the end of its statement, and nobody waits for it"
+)]
+pub trait AwaitedByCallOrDone {}
+
+impl<E: Entry, K: Kind> Future for Call<E, K>
+where
+    Self: AwaitedByCallOrDone,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        unreachable!("no call has this trait")
     }
 }
 

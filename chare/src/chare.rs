@@ -20,6 +20,7 @@ use crate::{Cx, ElementIndex, IndexMap, Kind, Target, This};
 )]
 pub trait Arguments: Send + Serialize + DeserializeOwned + 'static {}
 
+#[diagnostic::do_not_recommend]
 impl<T: Send + Serialize + DeserializeOwned + 'static> Arguments for T {}
 
 /// A type whose values live on PEs and are called through proxies. Implemented by [`#[chare]`](macro@crate::chare).

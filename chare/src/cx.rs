@@ -11,7 +11,7 @@ use charm4rs_scheduler::TaskId;
 use charm4rs_transport::Pe;
 
 use crate::receive::Mailboxes;
-use crate::reduce::{Reducer, Sink};
+use crate::reduce::{IntoSink, Reducer};
 use crate::runtime::{self, Members, Rt};
 use crate::{All, Arguments, Chare, Collection, Job, One, Proxy, Reply, Target};
 
@@ -122,8 +122,8 @@ macro_rules! surroundings {
         /// Adds this element's part to the collection's next reduction, whose result goes to `sink`.
         ///
         /// Every element contributes once to each reduction, to all in the same order, with the same reducer and sink.
-        pub fn contribute<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R, sink: impl Into<Sink<R::Output>>) {
-            runtime::contribute($element, value, reducer, sink.into());
+        pub fn contribute<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R, sink: impl IntoSink<R::Output>) {
+            runtime::contribute($element, value, reducer, sink.into_sink());
         }
 
         /// Adds this element's part to the collection's next reduction; every contributor gets the result.

@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 )]
 pub trait ElementIndex: Copy + Ord + Hash + Debug + Send + Serialize + DeserializeOwned + 'static {}
 
+#[diagnostic::do_not_recommend]
 impl<I: Copy + Ord + Hash + Debug + Send + Serialize + DeserializeOwned + 'static> ElementIndex for I {}
 
 /// An index that counts: a bounded array has every element below its extent.

@@ -35,7 +35,7 @@ mod wire;
 pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted};
 pub use call::Call;
 pub use chare::{Arguments, Calls, Chare, Entry, Started};
-pub use charm4rs_macros::{chare, main};
+pub use charm4rs_macros::{chare, entry, init, main};
 pub use charm4rs_transport::{Layout, Pe};
 pub use cx::{Cx, This};
 pub use error::CallError;
@@ -50,8 +50,8 @@ pub use runtime::CollectionId;
 /// What a program needs; `use charm4rs::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        All, Args, CallError, Collection, Cx, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, join_all,
-        reduce,
+        All, Args, CallError, Collection, Cx, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, entry, init,
+        join_all, reduce,
     };
     pub use serde::{Deserialize, Serialize};
 }

@@ -4,8 +4,8 @@
 //! receive if it has no body. All of it stands in an anonymous constant beside the `impl` block, so that nothing but
 //! the trait implementations can be seen from outside.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use proc_macro2::{Delimiter, Group, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
 use syn::Type;
 
 use crate::parse::{Chare, Entry, Init, Kind, Main};
@@ -140,6 +140,9 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
     let types = entry.args.iter().map(|(_, ty)| ty);
     let names = own_names(entry);
     let text = name.to_string();
+    // An argument that cannot travel is shown where the arguments stand.
+    let mut list = Group::new(Delimiter::Parenthesis, quote!(#(#types,)*));
+    list.set_span(entry.parens);
     let arg_types: Vec<_> = entry.args.iter().map(|(_, ty)| quote!(#ty).to_string()).collect();
     let signature = format!("({}) -> {}", arg_types.join(", "), quote!(#output));
     let run = match entry.kind {
@@ -164,11 +167,14 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
     };
     let row = row_name(entry);
     let post = entry.post.as_ref().map(|method| {
+        let method = quote_spanned!(method.span()=> <#this>::#method);
         quote! {
             const POSTS: bool = true;
 
             fn post(this: &::charm4rs::This<#this>, which: usize, bytes: usize) -> ::core::option::Option<::charm4rs::Landing> {
-                this.with(|chare| chare.#method(which, bytes))
+                // A type of its own, so that another one is shown at the method's name, beside what it should be.
+                const METHOD: fn(&mut #this, usize, usize) -> ::core::option::Option<::charm4rs::Landing> = #method;
+                this.with(|chare| METHOD(chare, which, bytes))
             }
         }
     });
@@ -181,7 +187,7 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
 
         impl ::charm4rs::Entry for #name<#this> {
             type Chare = #this;
-            type Args = (#(#types,)*);
+            type Args = #list;
             type Output = #output;
             const NAME: &'static str = #text;
             const SIGNATURE: &'static str = #signature;

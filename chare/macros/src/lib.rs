@@ -29,8 +29,14 @@ use proc_macro::TokenStream;
 /// ```
 #[proc_macro_attribute]
 pub fn chare(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    let made = parse::chare(attribute.into(), item.into()).map(|chare| expand::chare(&chare));
-    made.unwrap_or_else(|error| error.to_compile_error()).into()
+    let made = parse::chare(attribute.into(), item.clone().into()).map(|chare| expand::chare(&chare));
+    made.unwrap_or_else(|error| {
+        // A type that the macro was put on by mistake stays, so that nothing else is reported missing.
+        let kept = syn::parse::<syn::DeriveInput>(item).ok();
+        let error = error.to_compile_error();
+        quote::quote!(#error #kept)
+    })
+    .into()
 }
 
 /// Makes `async fn main(job: Job, args: Args)` the program's start, run on PE 0.
@@ -39,5 +45,34 @@ pub fn chare(attribute: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn main(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let made = parse::main(attribute.into(), item.into()).map(|main| expand::main(&main));
-    made.unwrap_or_else(|error| error.to_compile_error()).into()
+    made.unwrap_or_else(|error| {
+        let error = error.to_compile_error();
+        // So that no `main` is reported missing, too.
+        quote::quote!(#error fn main() {})
+    })
+    .into()
+}
+
+/// Marks an entry method of a [`#[chare]`](macro@chare), which takes the mark away: found anywhere else, it says so.
+#[proc_macro_attribute]
+pub fn entry(_: TokenStream, item: TokenStream) -> TokenStream {
+    misplaced(
+        "`#[entry]` marks a method of a chare: put `#[chare]` (or `#[chare(index = …)]`) on its `impl` block",
+        item,
+    )
+}
+
+/// Marks the constructor of a [`#[chare]`](macro@chare), which takes the mark away: found anywhere else, it says so.
+#[proc_macro_attribute]
+pub fn init(_: TokenStream, item: TokenStream) -> TokenStream {
+    misplaced(
+        "`#[init]` marks a chare's constructor: put `#[chare]` (or `#[chare(index = …)]`) on its `impl` block",
+        item,
+    )
+}
+
+fn misplaced(text: &str, item: TokenStream) -> TokenStream {
+    let error = syn::Error::new(proc_macro2::Span::call_site(), text).to_compile_error();
+    let item = proc_macro2::TokenStream::from(item);
+    quote::quote!(#error #item).into()
 }

@@ -1,6 +1,6 @@
 //! What the user wrote, checked. Every error says what to write instead.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use syn::parse::Parser;
 use syn::spanned::Spanned;
 use syn::visit_mut::{self, VisitMut};
@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub(crate) output: Type,
     /// The method that says where payloads land.
     pub(crate) post: Option<Ident>,
+    /// The parentheses with the parameters: where mistakes of theirs are shown.
+    pub(crate) parens: Span,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +89,9 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
     let Some(init) = init else {
         return error(&name, "a chare needs a constructor: mark one `fn(…) -> Self` of this block with `#[init]`");
     };
+    for method in entries.iter().filter_map(|entry| entry.post.as_ref()) {
+        check_post(method, &kept)?;
+    }
     block.items = kept;
     Ok(Chare { block, name, index, map, init, entries })
 }
@@ -185,6 +190,26 @@ fn entry_options(meta: &Meta) -> Result<Option<Ident>> {
     Ok(post)
 }
 
+/// The method that says where payloads land, if it stands in this block: what it takes. Its types are the compiler's to check.
+fn check_post(method: &Ident, items: &[ImplItem]) -> Result<()> {
+    let found = items.iter().find_map(|item| match item {
+        ImplItem::Fn(function) if function.sig.ident == *method => Some(&function.sig),
+        _ => None,
+    });
+    let Some(sig) = found else { return Ok(()) };
+    let by_reference =
+        sig.receiver().is_some_and(|receiver| receiver.mutability.is_some() && receiver.reference.is_some());
+    if by_reference && sig.inputs.len() == 3 && sig.asyncness.is_none() && sig.generics.params.is_empty() {
+        return Ok(());
+    }
+    error(
+        sig,
+        &format!(
+            "where payloads land is told by `fn {method}(&mut self, which: usize, bytes: usize) -> Option<Landing>`: `which` counts the call's payloads, `bytes` is the size of this one"
+        ),
+    )
+}
+
 /// A trait's method has no visibility: drops `pub` or `pub(…)` in front of `fn` or `async`.
 fn without_visibility(tokens: &TokenStream) -> TokenStream {
     let mut kept: Vec<proc_macro2::TokenTree> = Vec::new();
@@ -276,8 +301,9 @@ fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self_type: &Typ
     }
     reject_borrow(&output, "a result is sent to another PE")?;
     NameSelf(self_type).visit_type_mut(&mut output);
+    let parens = sig.paren_token.span.join();
     let docs = attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
-    Ok(Entry { name: sig.ident.clone(), docs, kind, args: arguments(&inputs, self_type)?, output, post: None })
+    Ok(Entry { name: sig.ident.clone(), docs, kind, args: arguments(&inputs, self_type)?, output, post: None, parens })
 }
 
 fn plain_signature(sig: &Signature) -> Result<()> {
@@ -314,13 +340,29 @@ fn arguments(inputs: &[&FnArg], self_type: &Type) -> Result<Vec<(Ident, Type)>> 
 }
 
 fn reject_borrow(ty: &Type, why: &str) -> Result<()> {
-    if matches!(ty, Type::Reference(_)) {
-        return error(
-            ty,
-            &format!("{why}, so they must be owned: `String` for `&str`, `Vec<T>` or `Payload<T>` for `&[T]`"),
-        );
+    let mut borrow = FirstBorrow(None);
+    borrow.visit_type_mut(&mut ty.clone());
+    match borrow.0 {
+        Some(at) => Err(Error::new(
+            at,
+            format!("{why}, so they must be owned: `String` for `&str`, `Vec<T>` or `Payload<T>` for `&[T]`"),
+        )),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Where a type borrows first, at whatever depth.
+struct FirstBorrow(Option<Span>);
+
+impl VisitMut for FirstBorrow {
+    fn visit_type_reference_mut(&mut self, reference: &mut syn::TypeReference) {
+        self.0.get_or_insert(reference.and_token.span);
+    }
+    fn visit_lifetime_mut(&mut self, lifetime: &mut syn::Lifetime) {
+        if lifetime.ident != "static" {
+            self.0.get_or_insert(lifetime.span());
+        }
+    }
 }
 
 /// `&mut Cx<…>`, under whatever path.

@@ -186,6 +186,11 @@ impl<R, P> std::fmt::Debug for ByElement<R, P> {
 }
 
 /// Values that combine one by one: numbers, and arrays of them element by element.
+#[diagnostic::on_unimplemented(
+    message = "this reducer cannot reduce values of type `{Self}`",
+    label = "contributes a `{Self}`",
+    note = "see the table in `charm4rs::reduce`; `reduce::with(|a, b| …)` merges values of any type"
+)]
 pub trait Elementwise: Arguments {
     /// The numbers.
     type Scalar;
@@ -276,6 +281,11 @@ impl<V: Run, F: Fn(V::Item, V::Item) -> V::Item + 'static> Reducer<V> for Each<F
 
 /// What a kind of reducer does with two scalars.
 #[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot reduce values of type `{S}`",
+    label = "contributes a `{S}`, or several",
+    note = "see the table in `charm4rs::reduce`; `reduce::with(|a, b| …)` merges values of any type"
+)]
 pub trait Operation<S>: 'static {
     fn apply(a: S, b: S) -> S;
 }

@@ -320,6 +320,29 @@ impl<O> Sink<O> {
     }
 }
 
+/// What a result of type `O` can be given to.
+#[diagnostic::on_unimplemented(
+    message = "a result of type `{O}` cannot go to `{Self}`",
+    label = "does not take a `{O}`",
+    note = "it can go to a `Promise<{O}>`, to an entry method whose argument it is (`proxy.method_sink()`), or to `Sink::nowhere()`"
+)]
+pub trait IntoSink<O> {
+    /// As a sink.
+    fn into_sink(self) -> Sink<O>;
+}
+
+impl<O> IntoSink<O> for Sink<O> {
+    fn into_sink(self) -> Sink<O> {
+        self
+    }
+}
+
+impl<O> IntoSink<O> for Promise<O> {
+    fn into_sink(self) -> Sink<O> {
+        self.into()
+    }
+}
+
 impl<O> From<Promise<O>> for Sink<O> {
     fn from(promise: Promise<O>) -> Self {
         Self::to(Route::Future(promise.id))

@@ -1,0 +1,6 @@
+use charm4rs::prelude::*;
+
+#[chare(index = usize)]
+struct Block;
+
+fn main() {}

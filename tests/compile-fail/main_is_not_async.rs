@@ -1,0 +1,4 @@
+#[charm4rs::main]
+fn main(job: charm4rs::Job) {
+    job.exit(0);
+}

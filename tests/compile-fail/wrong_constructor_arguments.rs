@@ -1,0 +1,24 @@
+use charm4rs::prelude::*;
+
+struct Block;
+
+#[chare(index = usize)]
+impl Block {
+    #[init]
+    fn new(_cells: u32) -> Self {
+        Block
+    }
+    #[entry]
+    fn scale(&mut self, by: f64) -> f64 {
+        by
+    }
+    #[entry]
+    fn report(&self, total: u64) {
+        let _ = total;
+    }
+}
+
+#[charm4rs::main]
+async fn main(job: Job) {
+    job.array::<Block>(4, "cells");
+}
