@@ -10,7 +10,6 @@
 
 pub mod auth;
 pub mod bootstrap;
-pub mod checksum;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod doorbell;

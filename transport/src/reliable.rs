@@ -26,7 +26,7 @@
 //! # The datagram (little endian)
 //! | bytes | |
 //! |---|---|
-//! | 0..4 | CRC-32C of both ends' names (so a datagram that went astray is a corrupt one) and of all that follows |
+//! | 0..4 | CRC-32 of both ends' names (so a datagram that went astray is a corrupt one) and of all that follows |
 //! | 4 | flags: 1 carries a fragment, 2 the last of its message |
 //! | 5..13 | `ack` |
 //! | 13..21 | `sack` |
@@ -34,8 +34,6 @@
 //! | 29.. | the fragment |
 
 use std::collections::{BTreeMap, VecDeque};
-
-use crate::checksum::Crc32c;
 
 /// Bytes of a datagram that are not the message's.
 pub const HEADER: usize = 29;
@@ -187,7 +185,9 @@ impl Connection {
 
     fn sum(names: [u32; 2], bytes: &[u8]) -> u32 {
         let [from, to] = names.map(u32::to_le_bytes);
-        Crc32c::new().with(&from).with(&to).with(bytes).sum()
+        let mut sum = crc32fast::Hasher::new();
+        [&from, &to, bytes].into_iter().for_each(|part| sum.update(part));
+        sum.finalize()
     }
 
     // ---- inwards -------------------------------------------------------------------------------------------
