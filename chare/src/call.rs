@@ -11,11 +11,25 @@ use crate::{Entry, Kind, Many, One, Reply, Target};
 
 /// A call of an entry method, sent when it is dropped: at the end of the statement that makes it.
 ///
-/// ```ignore
+/// ```
+/// # use charm4rs::prelude::*;
+/// # struct Block;
+/// # #[chare(index = usize)]
+/// # impl Block {
+/// #     #[init]
+/// #     fn new() -> Self { Self }
+/// #     #[entry]
+/// #     fn scale(&mut self, by: f64) -> f64 { by }
+/// # }
+/// # charm4rs::testing::threads(2, |job| async move {
+/// let blocks = job.array::<Block>(4, ());
+/// let block = blocks.at(3);
 /// block.scale(2.0);                          // send, and forget
 /// let by = block.scale(2.0).call().await;    // send, and wait for the result
 /// blocks.all().scale(2.0).done().await;      // send to all, and wait until all have run
 /// block.scale(2.0).priority(-5);             // ahead of the default priority, 0
+/// # assert_eq!(by, 2.0);
+/// # }).unwrap();
 /// ```
 pub struct Call<E: Entry, K: Kind> {
     target: Target<E::Chare, K>,

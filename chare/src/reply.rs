@@ -350,8 +350,21 @@ impl<'de, R> Deserialize<'de> for Promise<R> {
 
 /// Waits for all of them; the results in the order of the futures.
 ///
-/// ```ignore
-/// let parts = join_all((0..8).map(|i| blocks.at(i).sum().call())).await;
+/// ```
+/// # use charm4rs::prelude::*;
+/// # struct Block;
+/// # #[chare(index = usize)]
+/// # impl Block {
+/// #     #[init]
+/// #     fn new() -> Self { Self }
+/// #     #[entry]
+/// #     fn scale(&mut self, by: f64) -> f64 { by }
+/// # }
+/// # charm4rs::testing::threads(2, |job| async move {
+/// let blocks = job.array::<Block>(8, ());
+/// let parts = join_all((0..8).map(|i| blocks.at(i).scale(i as f64).call())).await;
+/// assert_eq!(parts, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+/// # }).unwrap();
 /// ```
 pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut waiting: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();

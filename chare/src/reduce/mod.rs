@@ -252,8 +252,26 @@ pub struct With<F>(F);
 
 /// Merges parts by a function, which must be associative and commutative.
 ///
-/// ```ignore
-/// cx.contribute(name, reduce::with(|a: String, b| a.max(b)), promise);
+/// ```
+/// # use charm4rs::prelude::*;
+/// struct Runner;
+///
+/// #[chare(index = usize)]
+/// impl Runner {
+///     #[init]
+///     fn new() -> Self { Self }
+///     #[entry]
+///     fn last_name(&mut self, cx: &mut Cx<Self>, to: Promise<String>) {
+///         let name = ["Ada", "Grace", "Edsger"][cx.index()].to_string();
+///         cx.contribute(name, reduce::with(|a: String, b| a.max(b)), to);
+///     }
+/// }
+/// # charm4rs::testing::threads(2, |job| async move {
+///
+/// let (promise, last) = job.promise();
+/// job.array::<Runner>(3, ()).all().last_name(promise);
+/// assert_eq!(last.await, "Grace");
+/// # }).unwrap();
 /// ```
 pub fn with<V, F: Fn(V, V) -> V + 'static>(merge: F) -> With<F> {
     With(merge)
