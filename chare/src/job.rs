@@ -72,12 +72,12 @@ impl Job {
     #[track_caller]
     pub fn array_by<T: Chare<Index: GridIndex>>(&self, map: T::Map, extent: T::Index, init: T::Init) -> Collection<T> {
         let bounds = Bounds { extent, volume: volume(&extent), grid: crate::index::Grid::THIS };
-        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Bounded(bounds), map, &init))
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Bounded(bounds), map, init))
     }
 
     /// A group: one element on every PE.
     pub fn group<T: Chare<Index: GroupIndex>>(&self, init: T::Init) -> Collection<T> {
-        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Group, T::Map::default(), &init))
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Group, T::Map::default(), init))
     }
 
     /// An empty array, to be filled by [`Collection::insert`] and closed by [`Collection::done_inserting`].
@@ -90,7 +90,7 @@ impl Job {
     #[must_use]
     pub fn sparse_by<T: Chare<Init: Default>>(&self, map: T::Map) -> Collection<T> {
         let init = T::Init::default();
-        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Sparse, map, &init))
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Sparse, map, init))
     }
 
     /// A single chare, on the PE whose turn it is.

@@ -64,13 +64,9 @@ pub(crate) fn call_all<E: Entry>(
     let here = rt.sched.pe();
     let mut header = Header::new(target.collection.0, here).with_reply(to);
     (header.method, header.flags, header.priority) = (E::info().id(), options.flags, options.priority);
-    let mut bytes = vec![kind];
-    match wire::pack(&args, &mut bytes) {
-        Ok(beside) => shared::send(rt, here, tag::BROADCAST, &header, &bytes, beside),
-        Err(error) => {
-            let error = CallError::Wire { entry: E::NAME.into(), pe: here, why: error.to_string() };
-            calls::fail_call(rt, to, error);
-        }
+    if let Err(error) = shared::post(rt, here, tag::BROADCAST, &header, (kind, args)) {
+        let error = CallError::Wire { entry: E::NAME.into(), pe: here, why: error.to_string() };
+        calls::fail_call(rt, to, error);
     }
 }
 

@@ -13,7 +13,7 @@ use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
 use super::collection::{CollectionId, Members, Place};
 use super::exit::{Failure, Panicked};
-use super::{Rt, class_of, here};
+use super::{Rt, class_of, here, shared};
 use crate::call::Options;
 use crate::cx::Element;
 use crate::envelope::{FutureId, HEADER, Header, MOVED, tag};
@@ -77,24 +77,24 @@ pub(super) fn send_wire<B: serde::Serialize>(
     offer: bool,
 ) -> Result<(), wire::WireError> {
     rt.with_scratch(|bytes| {
-        let aside = wire::pack(&body, bytes)?;
-        // Now the payloads' memory belongs to the message alone, unless the sender keeps a share: it need not be copied.
-        drop(body);
+        let payloads = pack(rt, body, bytes)?;
         let len = HEADER + bytes.len();
         let fill = |room: &mut [std::mem::MaybeUninit<u8>]| header.fill(bytes, room);
-        if aside.is_empty() {
+        if payloads.is_empty() {
             rt.sched.send(to, tag, len, fill);
         } else {
-            let payloads = aside.into_iter().map(owned).collect();
             rt.sched.send_payloads(to, tag, len, fill, payloads, offer);
         }
         Ok(())
     })
 }
 
-/// The memory of a payload that leaves: the sender's own if nobody else holds it, a copy otherwise.
-pub(super) fn owned(buf: Arc<RegBuf>) -> RegBuf {
-    Arc::try_unwrap(buf).unwrap_or_else(|shared| RegBuf::copy_of(&shared))
+/// Serializes a value, and ends it: then its payloads' memory belongs to the message alone, and need not be copied, unless
+/// somebody keeps a share.
+fn pack<B: serde::Serialize>(rt: Rt, body: B, bytes: &mut Vec<u8>) -> Result<Vec<RegBuf>, wire::WireError> {
+    let aside = wire::pack(&body, bytes)?;
+    drop(body);
+    Ok(aside.into_iter().map(|memory| shared::leaving(rt, memory)).collect())
 }
 
 pub(super) fn owners(payloads: Payloads) -> Vec<Arc<RegBuf>> {

@@ -104,7 +104,7 @@ impl<T: Chare> Description<T> {
 }
 
 /// Makes a collection; returns its name at once.
-pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: &T::Init) -> CollectionId {
+pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: T::Init) -> CollectionId {
     let here = rt.sched.pe();
     let serial = rt.serials.get();
     rt.serials.set(serial.checked_add(1).expect("a PE makes fewer than 4 billion collections"));
@@ -123,11 +123,9 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
     let mut header = Header::new(id.0, here).with_reply(created.id());
     header.method = T::info().id();
     rt.created.borrow_mut().insert(id, created);
-    rt.with_scratch(|bytes| {
-        let beside = wire::pack(&(Description::<T> { kind, map, root }, init), bytes)
-            .unwrap_or_else(|error| panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME));
-        shared::send(rt, here, tag::CREATE, &header, bytes, beside);
-    });
+    if let Err(error) = shared::post(rt, here, tag::CREATE, &header, (Description::<T> { kind, map, root }, init)) {
+        panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME);
+    }
     id
 }
 

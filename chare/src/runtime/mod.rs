@@ -79,6 +79,8 @@ pub struct Runtime {
     waves: RefCell<HashMap<crate::envelope::FutureId, Rc<broadcast::Wave>>>,
     /// Reused to serialize into.
     scratch: Cell<Vec<u8>>,
+    /// Payloads that were copied because more than one holds them.
+    copies: Cell<u64>,
 }
 
 thread_local! {
@@ -120,6 +122,7 @@ impl Runtime {
             next_home,
             waves: RefCell::default(),
             scratch: Cell::default(),
+            copies: Cell::new(0),
         }))
     }
 
@@ -209,6 +212,19 @@ impl Runtime {
     fn release(&'static self, id: CollectionId) {
         let kept = self.early.borrow_mut().remove(&id).unwrap_or_default();
         kept.into_iter().for_each(|msg| Driver(self).deliver(msg));
+    }
+
+    /// A copy of a payload that more than one holds, in memory from which a send needs no other.
+    fn copy(&self, payload: &[u8]) -> RegBuf {
+        self.copies.set(self.copies.get() + 1);
+        let mut buf = self.sched.alloc(payload.len());
+        buf.copy_from_slice(payload);
+        buf
+    }
+
+    /// How many payloads this PE has copied, here and in its port.
+    pub(crate) fn copies(&self) -> u64 {
+        self.copies.get() + self.sched.with_port(|port| port.counters().copies).unwrap_or_default()
     }
 
     /// Serializes into the scratch buffer for the time of `f`.

@@ -577,7 +577,7 @@ fn hand_on(rt: Rt, reductions: &Reductions, to: Pe, down: Down, memory: &Arc<Reg
 /// Sends a copy to another process, in pieces.
 fn send_away(rt: Rt, reductions: &Reductions, to: Pe, mut down: Down, memory: &[u8]) {
     for piece in memory.chunks(PIECE) {
-        send(rt, reductions, to, tag::RESULT_PIECE, &down, vec![Arc::new(shared::copy(rt, piece))]);
+        send(rt, reductions, to, tag::RESULT_PIECE, &down, vec![Arc::new(rt.copy(piece))]);
         down.at += piece.len() as u64;
     }
 }

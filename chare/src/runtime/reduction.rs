@@ -27,7 +27,7 @@ use charm4rs_scheduler::Class;
 use charm4rs_transport::port::{Incoming, Tag};
 use charm4rs_transport::{Msg, Pe};
 
-use super::calls::{self, reply_serialized};
+use super::calls::reply_serialized;
 use super::collection::{AnyCollection, CollectionId};
 use super::exit::Failure;
 use super::pieces::{self, Large, Pieces, Waiting};
@@ -521,7 +521,7 @@ fn call_sink<O: Arguments>(
         shared::send(rt, here, tag::BROADCAST, header, &bytes, beside);
     } else {
         let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
-        let payloads = beside.into_iter().map(calls::owned).collect();
+        let payloads = beside.into_iter().map(|memory| shared::leaving(rt, memory)).collect();
         rt.sched.enqueue(Incoming { from: here, tag: tag::CALL, msg, payloads }, Class::Default);
     }
     Ok(())

@@ -49,6 +49,17 @@ pub(super) fn send(rt: Rt, to: Pe, tag: Tag, header: &Header, bytes: &[u8], besi
     rt.sched.send_payloads(to, tag, HEADER + bytes.len(), |room| header.fill(bytes, room), payloads, false);
 }
 
+/// Serializes a value, ends it, and sends it: then its payloads' memory belongs to the message alone, unless somebody keeps a
+/// share.
+pub(super) fn post<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, header: &Header, value: B) -> Result<(), WireError> {
+    rt.with_scratch(|bytes| {
+        let beside = wire::pack(&value, bytes)?;
+        drop(value);
+        send(rt, to, tag, header, bytes, beside);
+        Ok(())
+    })
+}
+
 /// To this PE itself a message goes straight into the queue.
 fn deliver(rt: Rt, to: Pe, tag: Tag, header: &Header, len: usize, fill: impl FnOnce(&mut [std::mem::MaybeUninit<u8>])) {
     if to == rt.sched.pe() {
@@ -61,15 +72,8 @@ fn deliver(rt: Rt, to: Pe, tag: Tag, header: &Header, len: usize, fill: impl FnO
 
 /// The memory of a payload that leaves the process: the sender's own if nobody else holds it, else a copy from which a
 /// send needs none.
-fn leaving(rt: Rt, memory: Arc<RegBuf>) -> RegBuf {
-    Arc::try_unwrap(memory).unwrap_or_else(|shared| copy(rt, &shared))
-}
-
-/// A copy from which a send needs none.
-pub(super) fn copy(rt: Rt, bytes: &[u8]) -> RegBuf {
-    let mut buf = rt.sched.alloc(bytes.len());
-    buf.copy_from_slice(bytes);
-    buf
+pub(super) fn leaving(rt: Rt, memory: Arc<RegBuf>) -> RegBuf {
+    Arc::try_unwrap(memory).unwrap_or_else(|shared| rt.copy(&shared))
 }
 
 /// A message taken apart. By value, so that what was moved into it is read once.

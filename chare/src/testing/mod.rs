@@ -1,5 +1,6 @@
-//! Jobs inside a test: with the PEs as threads ([`threads`]); simulated, all on one thread and replayable from a seed
-//! ([`simulate`]); or all on one thread over the transports of real jobs, for those who measure ([`Together`]).
+//! Jobs inside a test: with the PEs as threads ([`threads`]), as processes would ([`processes`]); simulated, all on one thread
+//! and replayable from a seed ([`simulate`]); or all on one thread over the transports of real jobs, for those who measure
+//! ([`Together`]).
 //!
 //! A job of a test does not end its process: a panic, an error or an exit is a value.
 //!
@@ -40,6 +41,7 @@ use std::thread;
 use std::time::Duration;
 
 use charm4rs_scheduler::{Clock, Config, Remote};
+use charm4rs_transport::bootstrap::Threads;
 use charm4rs_transport::port::PortBuilder;
 use charm4rs_transport::wireup::{self, TransportOptions};
 use charm4rs_transport::{Layout, Pe};
@@ -72,11 +74,48 @@ pub fn threads<F>(pes: u32, main: impl FnOnce(Job) -> F) -> Result<i32, Failure>
 where
     F: Future<Output: MainResult> + 'static,
 {
-    runtime::install_panic_hook();
     let builders = wireup::local(Layout::one_host(pes, pes), &TransportOptions::default());
-    let mut builders = builders.map_err(|error| Failure::from(&error))?.into_iter();
+    run_team(builders.map_err(|error| Failure::from(&error))?, main)
+}
+
+/// As [`threads`], but each PE is a process of its own to the runtime, though all are threads of this one. They meet as processes
+/// do, by `transport` (`shm` or `tcp`): what crosses is serialized.
+///
+/// # Errors
+/// As [`threads`], and if there is no such transport.
+///
+/// # Panics
+/// If the system has no threads for it, or the PEs cannot meet.
+pub fn processes<F>(pes: u32, transport: &str, main: impl FnOnce(Job) -> F) -> Result<i32, Failure>
+where
+    F: Future<Output: MainResult> + 'static,
+{
+    let force = transport.parse().map_err(|error| Failure::from(&error))?;
+    let options = TransportOptions { force: Some(force), ..TransportOptions::default() };
+    let builders = Threads::open_all(&Layout::one_host(pes, 1), |process| wireup::open(process, &options));
+    run_team(builders.into_iter().flatten().collect(), main)
+}
+
+/// How many payloads this PE has copied on their way, because more than one held them or because their memory cannot
+/// be handed to the receiver.
+///
+/// # Panics
+/// Outside a job.
+#[must_use]
+pub fn copies() -> u64 {
+    runtime::current().copies()
+}
+
+/// Runs each PE on a thread, the first one on this.
+fn run_team<F>(builders: Vec<PortBuilder>, main: impl FnOnce(Job) -> F) -> Result<i32, Failure>
+where
+    F: Future<Output: MainResult> + 'static,
+{
+    runtime::install_panic_hook();
+    let running = AtomicU32::new(u32::try_from(builders.len()).expect("PEs are counted in 32 bits"));
+    let mut builders = builders.into_iter();
     let own = builders.next().expect("a job has a PE");
-    let team = Arc::new(Team { running: AtomicU32::new(pes), clock: Clock::real(), ..Team::default() });
+    let team = Arc::new(Team { running, clock: Clock::real(), ..Team::default() });
     let others: Vec<_> = builders
         .map(|builder| {
             let team = team.clone();

@@ -4,6 +4,7 @@
 
 mod calls;
 mod collections;
+mod copies;
 mod drops;
 mod failures;
 mod futures;

@@ -1,0 +1,161 @@
+//! Payloads keep their memory, or arrive in the memory that their receiver names: nothing is copied that need not be.
+
+use charm4rs::prelude::*;
+use charm4rs::{Landing, testing};
+
+/// Items of a payload that is far larger than what rides in a message.
+const LEN: usize = 100_000;
+const TIMES: u64 = 5;
+
+#[derive(Default)]
+struct Keeper {
+    spare: Option<Payload<u64>>,
+    place: usize,
+}
+
+fn place(row: &Payload<u64>) -> usize {
+    row.as_ptr().addr()
+}
+
+#[chare(index = Pe)]
+impl Keeper {
+    #[init]
+    fn new() -> Self {
+        Self::default()
+    }
+    #[entry]
+    fn take(&mut self, row: Payload<u64>) -> (usize, u64) {
+        (place(&row), row.iter().sum())
+    }
+    #[entry(post = landing)]
+    fn land(&mut self, row: Payload<u64>) -> (bool, u64) {
+        let result = (place(&row) == self.place, row.iter().sum());
+        self.spare = Some(row);
+        result
+    }
+    fn landing(&mut self, _which: usize, bytes: usize) -> Option<Landing> {
+        let landing = self.spare.take().unwrap_or_else(|| Payload::zeroed(bytes / 8));
+        self.place = place(&landing);
+        Some(landing.into())
+    }
+    #[entry]
+    fn copies(&self) -> u64 {
+        testing::copies()
+    }
+}
+
+/// In memory of the PE's pool.
+fn pooled(item: u64) -> Payload<u64> {
+    let mut row = Payload::zeroed(LEN);
+    row.fill(item);
+    row
+}
+
+/// In memory of the program's own.
+fn own(item: u64) -> Payload<u64> {
+    vec![item; LEN].into()
+}
+
+/// The copies that PE 0 and PE 1 have made so far.
+async fn copies(keeper: Proxy<Keeper>) -> [u64; 2] {
+    [testing::copies(), keeper.copies().call().await]
+}
+
+#[test]
+fn a_payload_keeps_its_memory_between_threads_and_one_that_is_broadcast_is_copied_for_each_pe() {
+    let end = testing::threads(2, |job| async move {
+        let keepers = job.group::<Keeper>(());
+        let keeper = keepers.on(Pe(1));
+        assert_eq!(copies(keeper).await, [0, 0]);
+        for i in 0..TIMES {
+            for row in [pooled(i), own(i)] {
+                let before = place(&row);
+                assert_eq!(keeper.take(row).call().await, (before, i * LEN as u64));
+            }
+        }
+        assert_eq!(copies(keeper).await, [0, 0]);
+        // The control: what two PEs get is copied for one of them.
+        for i in 0..TIMES {
+            let got = keepers.all().take(pooled(i)).call().await;
+            assert!(got[0].0 != got[1].0 && got.iter().all(|got| got.1 == i * LEN as u64));
+        }
+        assert_eq!(copies(keeper).await, [TIMES, 0]);
+    });
+    assert_eq!(end.unwrap(), 0);
+}
+
+#[test]
+fn a_payload_of_the_pool_is_handed_to_another_process_and_one_that_its_sender_keeps_is_copied_once() {
+    for transport in ["shm", "tcp"] {
+        let end = testing::processes(2, transport, |job| async move {
+            let keeper = job.group::<Keeper>(()).on(Pe(1));
+            assert_eq!(copies(keeper).await, [0, 0]);
+            for i in 0..TIMES {
+                assert_eq!(keeper.take(pooled(i)).call().await.1, i * LEN as u64);
+            }
+            assert_eq!(copies(keeper).await, [0, 0]);
+            // The control: the sender keeps a share.
+            for i in 0..TIMES {
+                let row = pooled(i);
+                assert_eq!(keeper.take(row.clone()).call().await.1, i * LEN as u64);
+                assert_eq!(row[LEN - 1], i);
+            }
+            assert_eq!(copies(keeper).await, [TIMES, 0]);
+        });
+        assert_eq!(end.unwrap(), 0, "{transport}");
+    }
+}
+
+#[test]
+fn a_payload_arrives_in_the_memory_that_a_post_method_names_without_a_copy_from_whatever_memory_it_comes() {
+    for transport in ["shm", "tcp"] {
+        let end = testing::processes(2, transport, move |job| async move {
+            let keeper = job.group::<Keeper>(()).on(Pe(1));
+            // Also so that it has been made: who is not there cannot be asked.
+            assert_eq!(copies(keeper).await, [0, 0]);
+            for i in 0..TIMES {
+                for row in [pooled(i), own(i)] {
+                    assert_eq!(keeper.land(row).call().await, (true, i * LEN as u64));
+                }
+            }
+            assert_eq!(copies(keeper).await, [0, 0]);
+            // The control: without a landing, shared memory cannot hand over what is not in its pool. A socket takes all.
+            for i in 0..TIMES {
+                assert_eq!(keeper.take(own(i)).call().await.1, i * LEN as u64);
+            }
+            let copied = if transport == "shm" { TIMES } else { 0 };
+            assert_eq!(copies(keeper).await, [copied, 0]);
+        });
+        assert_eq!(end.unwrap(), 0, "{transport}");
+    }
+}
+
+struct Born(usize);
+
+#[chare(index = usize)]
+impl Born {
+    #[init]
+    fn new(row: Payload<u64>) -> Self {
+        Self(place(&row))
+    }
+    #[entry]
+    fn place(&self) -> usize {
+        self.0
+    }
+}
+
+#[test]
+fn a_payload_among_a_constructors_arguments_keeps_its_memory() {
+    let end = testing::threads(1, |job| async move {
+        for row in [pooled(1), own(1)] {
+            let before = place(&row);
+            assert_eq!(job.array::<Born>(3, row).all().place().call().await, [before; 3]);
+        }
+        assert_eq!(testing::copies(), 0);
+        // The control: the creator keeps a share.
+        let kept = pooled(2);
+        assert_ne!(job.array::<Born>(1, kept.clone()).at(0).place().call().await, place(&kept));
+        assert_eq!(testing::copies(), 1);
+    });
+    assert_eq!(end.unwrap(), 0);
+}
