@@ -326,7 +326,7 @@ impl FromStr for Size {
 
 #[cfg(feature = "hwloc")]
 mod hwloc {
-    use hwloc2::{ObjectType, TopologyObject};
+    use hwloc2::{ObjectType, TopologyFlag, TopologyObject};
 
     use super::{Cache, Cpu, CpuSet, Topology, TopologyError};
 
@@ -336,7 +336,9 @@ mod hwloc {
         /// # Errors
         /// If the library finds nothing.
         pub fn from_hwloc() -> Result<Self, TopologyError> {
-            let machine = hwloc2::Topology::new().ok_or(TopologyError::Hwloc)?;
+            // With what a cpuset keeps from this process, as sysfs shows it.
+            let machine = hwloc2::Topology::with_flags(vec![TopologyFlag::IncludeDisallowed]);
+            let machine = machine.ok_or(TopologyError::Hwloc)?;
             let units = machine.objects_with_type(&ObjectType::PU).map_err(|_| TopologyError::Hwloc)?;
             let (mut cpus, mut caches) = (Vec::new(), Vec::new());
             for unit in units {
@@ -506,5 +508,6 @@ pub(crate) mod tests {
     fn hwloc_and_sysfs_agree() {
         let (ours, theirs) = (Topology::detect().unwrap(), Topology::from_hwloc().unwrap());
         assert_eq!(ours.cpus(), theirs.cpus());
+        assert_eq!(ours.caches, theirs.caches);
     }
 }
