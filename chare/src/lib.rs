@@ -16,6 +16,8 @@ mod chare;
 mod cx;
 mod envelope;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[doc(hidden)]
 pub mod index;
 mod job;

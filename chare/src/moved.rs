@@ -121,6 +121,11 @@ impl Stash {
         Some(unsafe { if Self::in_place::<T>() { room.cast::<T>().read() } else { *room.cast::<Box<T>>().read() } })
     }
 
+    /// Whether there is no value.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kind.is_none()
+    }
+
     /// Drops the value.
     pub(crate) fn clear(&mut self) {
         self.kind = None;

@@ -39,12 +39,21 @@ pub(crate) fn drain(rt: Rt) {
     }
 }
 
-/// Ends it.
+/// Ends it, when what it has sent is with its receivers.
 pub(crate) fn close(rt: Rt) -> Result<(), TransportError> {
+    clear(rt, || guarded(rt, || rt.sched.close()).unwrap_or(Ok(())))
+}
+
+/// Ends it, whatever it has sent: nobody receives that any more.
+pub(crate) fn abandon(rt: Rt) {
+    let _ = clear(rt, || guarded(rt, || rt.sched.abandon()));
+}
+
+fn clear<R>(rt: Rt, close: impl FnOnce() -> R) -> R {
     rt.sched.stop(i32::from(u8::MAX)); // if the loop did not end, but a simulation
     guarded(rt, || rt.clear());
     drain(rt);
-    let closed = guarded(rt, || rt.sched.close()).unwrap_or(Ok(()));
+    let closed = close();
     guarded(rt, || rt.futures.clear());
     closed
 }

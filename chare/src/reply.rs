@@ -201,7 +201,12 @@ impl Futures {
                 Poll::Pending
             }
             State::Failed(error) => Poll::Ready(Err(error.clone())),
-            State::Ready => Poll::Ready(Ok(slot.stash.take().expect("a reply is not polled after its end"))),
+            State::Ready => {
+                assert!(!slot.stash.is_empty(), "a reply is not polled after its end");
+                let why = "an answer of another type".to_string();
+                let unlike = || CallError::Wire { entry: "the sender".into(), pe: id.pe, why };
+                Poll::Ready(slot.stash.take().ok_or_else(unlike))
+            }
             State::Free | State::Abandoned => unreachable!("a reply owns its slot"),
         }
     }

@@ -73,12 +73,18 @@ pub(crate) fn call_all<E: Entry>(
 /// A broadcast has arrived: passes it on, then calls the elements that live here.
 pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
     let (id, root) = (CollectionId(header.collection), Pe(header.source));
-    let Some(members) = rt.collection::<E::Chare>(id).filter(|members| members.complete.get()) else {
-        return rt.keep(id, msg);
+    let members = match rt.collection::<E::Chare>(id) {
+        Some(members) if members.complete.get() => members,
+        Some(_) => return rt.hold(id, msg),
+        None => return rt.keep(id, msg),
     };
     let mut msg = Opened::new(header, msg);
     let mut payloads = std::mem::take(&mut msg.beside);
-    let Some((&kind, args)) = msg.bytes().split_first().filter(|_| root.0 < rt.sched.pes()) else {
+    let body = msg.bytes().split_first().filter(|_| root.0 < rt.sched.pes());
+    // What comes back ends at the root, where the future is.
+    let Some((&kind, args)) =
+        body.filter(|(kind, _)| **kind <= VALUES && (**kind == SILENT || header.reply().pe == root))
+    else {
         return rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
     };
     let children: Vec<Pe> = tree(rt, root).children(rt.sched.pe()).collect();
@@ -145,8 +151,11 @@ impl Wave {
     }
 
     fn one_less(&self, rt: Rt, root: Pe) {
-        self.missing.set(self.missing.get() - 1);
-        if self.missing.get() > 0 {
+        let Some(missing) = self.missing.get().checked_sub(1) else {
+            return rt.violation(root, "an answer too many", u64::from(self.id.slot));
+        };
+        self.missing.set(missing);
+        if missing > 0 {
             return;
         }
         rt.waves.borrow_mut().remove(&self.id);

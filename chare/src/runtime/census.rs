@@ -104,7 +104,7 @@ pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg:
             answer(rt, members, creator, (own.begun.get(), own.made.get(), first));
         }
         Step::Answer { begun, made, first } => answer(rt, members, creator, (begun, made, first)),
-        Step::Close { root } if root.0 < rt.sched.pes() => {
+        Step::Close { root } if root.0 < rt.sched.pes() && !members.complete.get() => {
             tree.children(here).for_each(|child| send(rt, child, header, &Step::Close { root }));
             members.reductions.move_root(root);
             members.complete.set(true);
@@ -112,7 +112,9 @@ pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg:
             rt.release(members.id());
             members.wake_all(rt);
         }
-        Step::Close { root } => rt.violation(msg.from, "a root that does not exist", u64::from(root.0)),
+        Step::Close { root } => {
+            rt.violation(msg.from, "a root that does not exist, or a second one", u64::from(root.0))
+        }
         Step::Tell => reduction::tell_when_counted(rt, &members.reductions, header.reply()),
     }
 }
@@ -133,8 +135,11 @@ fn begin<T: Chare>(rt: Rt, members: &Members<T>, header: &Header) {
 
 fn answer<T: Chare>(rt: Rt, members: &Members<T>, creator: Pe, (begun, made, first): (u64, u64, Option<Pe>)) {
     let mut round = members.inserted.round.borrow_mut();
-    round.begun += begun;
-    round.made += made;
+    let sums = round.begun.checked_add(begun).zip(round.made.checked_add(made));
+    let Some(sums) = sums.filter(|_| first.is_none_or(|pe| pe.0 < rt.sched.pes())) else {
+        return rt.violation(creator, "a count that cannot be", members.id().0);
+    };
+    (round.begun, round.made) = sums;
     round.first = round.first.into_iter().chain(first).min();
     let Some(missing) = round.missing.checked_sub(1) else {
         return rt.violation(creator, "an answer to no census", members.id().0);

@@ -143,11 +143,18 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     let Ok((description, init)) = wire::unpack_first::<Description<T>>(msg.bytes(), Vec::new()) else {
         return rt.violation(msg.from, "a collection's description that cannot be read", header.collection);
     };
+    if description.root.0 >= rt.sched.pes() {
+        return rt.violation(msg.from, "a root that does not exist", u64::from(description.root.0));
+    }
     let members = match rt.collection::<T>(id) {
-        Some(members) => members,
+        // Its creator knows it beforehand.
+        Some(members) if creator == rt.sched.pe() && !members.complete.get() => members,
+        Some(_) => return rt.violation(msg.from, "a collection that is there already", id.0),
         None => {
-            let Some(shape) = description.shape() else {
-                return rt.violation(msg.from, "a shape that its index cannot have", header.collection);
+            let shape =
+                description.shape().filter(|_| id.creator() == Some(creator) && rt.any_collection(id).is_none());
+            let Some(shape) = shape else {
+                return rt.violation(msg.from, "a collection that cannot be", header.collection);
             };
             let members = Members::<T>::new(id, shape, description.map, description.root);
             rt.register(members);
@@ -260,6 +267,15 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
     let Some(members) = rt.collection::<T>(id) else {
         return rt.keep(id, msg);
     };
+    let fits = match members.shape {
+        Shape::Solo => msg.tag == tag::SOLO,
+        Shape::Sparse => msg.tag == tag::INSERT,
+        Shape::Group | Shape::Bounded(_) => false,
+    };
+    if !fits {
+        discard_new::<T>(header, msg);
+        return rt.violation(Pe(header.source), "a chare for a collection that takes none", id.0);
+    }
     let (index, init) = if header.is_moved() {
         // SAFETY: `send_new` wrote this type (the header names T) in this process; the message is dropped unread.
         unsafe { moved::read::<(T::Index, T::Init)>(msg.msg.as_ptr().wrapping_add(HEADER)) }

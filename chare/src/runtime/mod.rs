@@ -201,9 +201,15 @@ impl Runtime {
 
     /// Keeps a message until its collection is known here.
     fn keep(&self, id: CollectionId, msg: Incoming) {
-        if id.creator().is_some_and(|pe| pe.0 >= self.sched.pes()) {
+        // The one of a type's single chares always exists, and one that does is of another type than the message says.
+        if id.creator().is_none_or(|pe| pe.0 >= self.sched.pes()) || self.any_collection(id).is_some() {
             return self.violation(msg.from, "a collection that cannot exist", id.0);
         }
+        self.hold(id, msg);
+    }
+
+    /// Keeps a message until [`Runtime::release`].
+    fn hold(&self, id: CollectionId, msg: Incoming) {
         self.early.borrow_mut().entry(id).or_default().push(msg);
     }
 
@@ -313,6 +319,9 @@ impl Driver {
         };
         if header.is_moved() && !rt.same_process(msg.from) {
             return rt.violation(msg.from, "a moved value from another process", u64::from(header.flags));
+        }
+        if header.reply().pe.0 >= rt.sched.pes() {
+            return rt.violation(msg.from, "a future of a PE that does not exist", u64::from(header.reply_pe));
         }
         match msg.tag {
             tag::CALL | tag::BROADCAST => match rt.registry.methods.get(usize::from(header.method)) {

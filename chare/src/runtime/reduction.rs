@@ -191,7 +191,8 @@ impl Reductions {
     /// How many contributions of the subtree reduction `number` needs.
     pub(super) fn expected(&self, number: u64) -> Option<u64> {
         let departed = self.departed.borrow().iter().filter(|&&from| from <= number).count();
-        Some(self.subtree.get()? - departed as u64)
+        // Only a peer that lies tells of more departures than there are elements.
+        Some(self.subtree.get()?.saturating_sub(departed as u64))
     }
 }
 
@@ -222,7 +223,11 @@ fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
     let total = {
         let mut counting = reductions.counting.borrow_mut();
         counting.heard += 1;
-        counting.total += elements;
+        let total = counting.total.checked_add(elements).filter(|_| reductions.subtree.get().is_none());
+        let Some(total) = total else {
+            return rt.violation(reductions.root.get(), "elements that were counted already", elements);
+        };
+        counting.total = total;
         if !reductions.settled.get() {
             return;
         }
@@ -471,6 +476,15 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
     if partial.count == 0 {
         return departed(rt, reductions, partial.number);
     }
+    let exists = |pe: Pe| pe.0 < rt.sched.pes();
+    let reaches = match &partial.route {
+        Some(Route::Future(to)) => exists(to.pe),
+        Some(_) => true,
+        None => false,
+    };
+    if !reaches || !partial.merger.is_some_and(|merger| exists(merger.pe)) {
+        return rt.violation(reductions.root.get(), "a part of a reduction that leads nowhere", partial.number);
+    }
     if partial.last {
         return end_for_root(rt, reductions, partial);
     }
@@ -480,7 +494,7 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
     {
         let mut pending = reductions.pending.borrow_mut();
         let pending = pending.entry(partial.number).or_default();
-        pending.count += partial.count;
+        pending.count = pending.count.saturating_add(partial.count);
         pending.below.extend(partial.parts);
         pending.route = pending.route.take().or(partial.route);
         pending.merger = partial.merger.or(pending.merger);

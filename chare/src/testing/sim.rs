@@ -1,5 +1,6 @@
 //! A whole job on one thread: the PEs are stepped in an order that a seed decides, under a clock that moves when all of them wait.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -155,7 +156,7 @@ pub(crate) fn run(options: &SimOptions, first: impl FnOnce(Rt)) -> Outcome {
         }
         Err(error) => End::Failed(Pe(0), Failure::from(&error)),
     };
-    sim.close();
+    sim.close(&end);
     let end = match (sim.first.take(), end) {
         // Only of a job that ended well: otherwise the closing failed because the job did.
         (Some((pe, failure)), End::Exit(_)) => End::Failed(pe, failure),
@@ -191,8 +192,14 @@ impl Sim {
 
     fn open(&mut self) -> Result<(), TransportError> {
         let config = Config { clock: self.clock.clock(), burst_max: 1, ..Config::default() };
-        // One for all: nobody sleeps in a simulation.
-        let doorbell = Doorbell::new()?;
+        // One for all, and for all simulations of a thread: nobody sleeps in them, and what a runtime holds is never freed.
+        thread_local! {
+            static DOORBELL: OnceCell<Rc<Doorbell>> = const { OnceCell::new() };
+        }
+        let doorbell = DOORBELL.with(|one| match one.get() {
+            Some(doorbell) => Ok(doorbell.clone()),
+            None => Doorbell::new().map(|new| one.get_or_init(|| Rc::new(new)).clone()),
+        })?;
         let layout = self.network.layout();
         for pe in (0..layout.pes()).map(Pe) {
             let port = Port::over(self.network.endpoint(pe), layout.clone(), TransportOptions::default(), &doorbell);
@@ -233,9 +240,10 @@ impl Sim {
         End::Deadlock(self.pes.iter().map(|rt| waits(rt)).filter(Waits::any).collect())
     }
 
-    fn close(&mut self) {
-        // What is on its way arrives and is dropped, large payloads included, which both ends have to take part in.
-        while let Some(pe) = self.driver.next() {
+    fn close(&mut self, end: &End) {
+        // What is on its way arrives and is dropped, large payloads included, which both ends have to take part in. Who has
+        // failed, or stopped in the midst of its work, takes nothing any more.
+        while let (End::Exit(_), Some(pe)) = (end, self.driver.next()) {
             let Some(rt) = self.pes.get(pe.index()) else { continue };
             rt.enter(|| pe::drain(rt));
             self.driver.stepped(pe, Stepped::default());
@@ -244,7 +252,9 @@ impl Sim {
             rt.enter(|| pe::drain(rt));
         }
         for rt in &self.pes {
-            if let Err(error) = rt.enter(|| pe::close(rt)) {
+            if !matches!(end, End::Exit(_)) {
+                rt.enter(|| pe::abandon(rt));
+            } else if let Err(error) = rt.enter(|| pe::close(rt)) {
                 self.first.set(rt.sched.pe(), Failure::from(&error));
             }
         }

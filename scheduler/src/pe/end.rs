@@ -34,6 +34,15 @@ impl Scheduler {
     /// # Errors
     /// If something that was sent could not be delivered.
     pub fn close(&self) -> Result<(), TransportError> {
+        self.shut().map_or(Ok(()), Port::close)
+    }
+
+    /// Ends the PE whatever it has sent: for a simulation that has stopped, in which nobody receives any more.
+    pub fn abandon(&self) {
+        drop(self.shut());
+    }
+
+    fn shut(&self) -> Option<Port> {
         self.tasks.shut();
         loop {
             let timers = self.timers.borrow_mut().take_all();
@@ -48,7 +57,6 @@ impl Scheduler {
         let queue = std::mem::replace(&mut *self.queue.borrow_mut(), Queue::new());
         drop(queue);
         drop(self.arrived.take());
-        let port = self.port.borrow_mut().take();
-        port.map_or(Ok(()), Port::close)
+        self.port.borrow_mut().take()
     }
 }

@@ -33,6 +33,8 @@ mod builder;
 mod counters;
 mod faults;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod inner;
 mod rendezvous;
 mod send;

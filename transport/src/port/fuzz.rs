@@ -1,0 +1,128 @@
+//! What a fuzzer calls: frames as they might come from a peer that has proven itself and then goes mad.
+//!
+//! Whatever the bytes, a port takes them for messages, or refuses them as a violation of the protocol; it never panics. The same
+//! function runs over the committed corpus as a unit test.
+
+use std::collections::VecDeque;
+
+use super::frame::{self, Request};
+use super::{Port, PortEvent, Tag};
+use crate::memory::write_bytes;
+use crate::sim::{Config, Network};
+use crate::wireup::TransportOptions;
+use crate::{Doorbell, Imm, Layout, Pe, RegBuf, TransportError};
+
+/// A request for more than this is legal, and takes more memory than a fuzzer has.
+const PAYLOADS_MAX: u64 = 1 << 20;
+
+/// Frames of PE 0 for a port that has sent it a message with payloads, and offers what comes to a user who takes one of two.
+/// Each: four bytes, the immediate; the length of its body; the body.
+///
+/// # Panics
+/// If the port does.
+pub fn frames(mut input: &[u8]) {
+    thread_local! {
+        static DOORBELL: Doorbell = Doorbell::new().expect("a descriptor");
+    }
+    let network = Network::new(Config::reliable(Layout::one_host(2, 1), 1));
+    let mut peer = network.endpoint(Pe(0));
+    let end = network.endpoint(Pe(1));
+    let mut port = DOORBELL.with(|bell| Port::over(end, network.layout().clone(), TransportOptions::default(), bell));
+    let payloads = vec![RegBuf::heap(2_000), RegBuf::heap(10)];
+    port.send_payloads(Pe(0), Tag(1), 3, |to| write_bytes(to, b"abc"), payloads, true);
+    let (mut events, mut theirs) = (VecDeque::new(), Vec::new());
+    while let Some((&[a, b, c, d, len], rest)) = input.split_first_chunk() {
+        let (body, rest) = rest.split_at(rest.len().min(usize::from(len)));
+        input = rest;
+        let imm = Imm(u32::from_le_bytes([a, b, c, d]));
+        let asks = |request: Request<'_>| request.sizes.iter().sum::<u64>() > PAYLOADS_MAX;
+        if frame::tag(imm) == frame::REQUEST && Request::decode(body).is_some_and(asks) {
+            continue;
+        }
+        if peer.inject(Pe(1), imm, body.len(), &mut |to| write_bytes(to, body)).is_err() {
+            return;
+        }
+        while let Some(at_ns) = network.next_ns() {
+            network.advance_to(at_ns);
+        }
+        match port.poll(&mut events, 64) {
+            Ok(_) => {}
+            Err(TransportError::Protocol { from: Pe(0), .. }) => return,
+            Err(other) => panic!("{other}"),
+        }
+        for (at, event) in events.drain(..).enumerate() {
+            if let PortEvent::Offer(offer) = event {
+                let len = offer.sizes.first().copied().unwrap_or_default();
+                let landing = (at % 2 == 0).then(|| RegBuf::heap(usize::try_from(len).expect("it is bounded above")));
+                port.accept(offer.id, vec![landing]);
+            }
+        }
+        let _ = peer.progress(&mut theirs, 64);
+        theirs.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::frame::{Accept, Landing};
+    use super::*;
+    use crate::RemoteKey;
+    use crate::seed::{self, Rng};
+
+    #[test]
+    fn the_corpus_of_the_frames_is_survived() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/frames");
+        let mut replayed = 0;
+        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            frames(&std::fs::read(entry.unwrap().path()).unwrap());
+            replayed += 1;
+        }
+        assert!(replayed > 0, "{} is empty", folder.display());
+    }
+
+    fn body(tag: u8, rng: &mut Rng) -> Vec<u8> {
+        let bytes: Vec<u8> = (0..rng.below(40)).map(|_| u8::try_from(rng.below(4)).unwrap()).collect();
+        let size = |rng: &mut Rng| if rng.below(9) == 0 { u64::MAX } else { rng.range(0..3_000) };
+        match tag {
+            _ if rng.below(5) == 0 => bytes,
+            frame::REQUEST => {
+                let sizes = (0..rng.below(4)).map(|_| size(rng)).collect();
+                let (offer, head_follows) = (rng.below(2) == 0, rng.below(3) == 0);
+                let tag = u8::try_from(rng.below(9)).unwrap();
+                Request { id: rng.range(0..3), tag, offer, head_follows, sizes, head: &bytes }.encode()
+            }
+            frame::ACCEPT => {
+                let landing = |rng: &mut Rng| match rng.below(3) {
+                    0 => Landing::Hand,
+                    1 => Landing::Put(RemoteKey { len: [2_000, 10][rng.below(2)], bytes: bytes.clone().into() }),
+                    _ => Landing::Put(RemoteKey { len: size(rng), bytes: bytes.clone().into() }),
+                };
+                let landings = (0..1 + rng.below(3)).map(|_| landing(rng)).collect();
+                Accept { id: rng.range(0..2), slot: rng.next_u32() >> (8 + rng.below(24)), landings }.encode()
+            }
+            frame::CREDIT | frame::REFUSE => size(rng).to_le_bytes().to_vec(),
+            _ => bytes,
+        }
+    }
+
+    #[test]
+    fn frames_of_every_kind_with_any_contents_are_survived() {
+        let seeds = seed::from_environment().map_or(0..3_000, |seed| seed..seed + 1);
+        for seed in seeds {
+            let mut rng = Rng::stream(seed, 0);
+            let mut input = Vec::new();
+            for _ in 0..1 + rng.below(8) {
+                let tag = if rng.below(3) == 0 { rng.below(5) } else { 0xF0 + rng.below(8) };
+                let tag = u8::try_from(tag).unwrap();
+                let body = body(tag, &mut rng);
+                input.extend(frame::imm(tag, [0, 0, 1, 2, frame::ARG_MAX][rng.below(5)]).0.to_le_bytes());
+                input.push(u8::try_from(body.len().min(255)).unwrap());
+                input.extend(&body[..body.len().min(255)]);
+            }
+            println!("CHARM4RS_SEED={seed}");
+            frames(&input);
+        }
+    }
+}
