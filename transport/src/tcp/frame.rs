@@ -24,7 +24,8 @@ pub(crate) const LENGTH_MAX: u64 = (1 << 48) - 1;
 pub(crate) enum Kind {
     /// Nothing but the header's acknowledgement.
     Ack = 1,
-    /// The first frame on every connection, both ways. Words: how many numbered frames arrived so far; settings.
+    /// The first frame on every connection, both ways. Words: how many numbered frames arrived so far; settings; how much of
+    /// the next one did (0: nothing that is kept; else its head, and one less bytes of its body).
     Resume = 2,
     /// The PE that was dialed has ended.
     Gone = 3,
@@ -64,8 +65,8 @@ impl Kind {
     const fn words(self) -> usize {
         match self {
             Self::Data | Self::Ack | Self::Bye | Self::Gone => 0,
-            Self::Resume | Self::PutDone | Self::Refused => 2,
-            Self::Put | Self::GetReply => 3,
+            Self::PutDone | Self::Refused => 2,
+            Self::Resume | Self::Put | Self::GetReply => 3,
             Self::Get => 4,
         }
     }

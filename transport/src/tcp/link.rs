@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::net::{SendFlags, send};
@@ -27,6 +27,8 @@ const ACK_EVERY: usize = 256 << 10;
 const ACK_IDLE: usize = 64 << 10;
 /// Frames, likewise: far below the 2^31 that the low 32 bits can tell apart.
 const ACK_FRAMES: u64 = 4096;
+/// A connection that stood so long has done nothing wrong when it breaks.
+const STEADY: Duration = Duration::from_secs(1);
 /// Answers to gets are made while the outbox holds less than this, in pieces of at most `GET_PIECE`.
 const GET_AHEAD: usize = 4 << 20;
 const GET_PIECE: usize = 1 << 20;
@@ -99,7 +101,14 @@ pub(super) struct Link {
     dialing: Option<u64>,
     /// Highest generation that was ever tried here.
     generation: u32,
+    /// Since when nothing has got through.
     broken_since: Option<Instant>,
+    /// When the current or last connection was made.
+    connected: Option<Instant>,
+    /// Bytes of a frame that the peer had in part when it last resumed.
+    peer_part: u64,
+    /// How far things were when a connection was last asked for; see [`Link::progress`].
+    progress: [u64; 4],
     /// The socket took no more; whether epoll tells when it does.
     pub(super) blocked: bool,
     pub(super) watches_out: bool,
@@ -115,6 +124,8 @@ pub(super) struct Link {
     /// A frame that has not arrived whole, if it is small; and the large one that is arriving.
     pub(super) stash: Vec<u8>,
     pub(super) body: Option<Body>,
+    /// The large one that was arriving when the last connection broke.
+    halted: Option<Body>,
     /// The last frame was large: the next one probably is, so little is read ahead.
     pub(super) after_large: bool,
     pub(super) serving: VecDeque<Serving>,
@@ -141,6 +152,9 @@ impl Link {
             dialing: None,
             generation: 0,
             broken_since: None,
+            connected: None,
+            peer_part: 0,
+            progress: [0; 4],
             blocked: false,
             watches_out: false,
             touched: false,
@@ -151,6 +165,7 @@ impl Link {
             ack_wanted: false,
             stash: Vec::new(),
             body: None,
+            halted: None,
             after_large: false,
             serving: VecDeque::new(),
             bye_said: false,
@@ -276,9 +291,14 @@ impl Link {
             return;
         }
         let now = Instant::now();
+        let progress = self.progress();
+        let steady = self.connected.is_some_and(|at| now - at >= STEADY);
+        if steady || progress != std::mem::replace(&mut self.progress, progress) {
+            self.broken_since = None;
+        }
         let deadline = *self.broken_since.get_or_insert(now) + core.shared.config.reconnect;
         if now >= deadline {
-            self.lose(core, "the connection broke and could not be made again");
+            self.lose(core, "every connection to it breaks before anything gets through");
             return;
         }
         self.generation += 1;
@@ -287,6 +307,12 @@ impl Link {
         let not_before = if self.generation > 1 { now + super::shared::REDIAL } else { now };
         let (from, to, generation) = (core.me, self.peer, self.generation);
         core.shared.command(Command::Dial { from, to, generation, not_before, deadline });
+    }
+
+    /// What grows whenever something gets through.
+    fn progress(&self) -> [u64; 4] {
+        let part = self.halted.as_ref().map_or(0, Body::arrived);
+        [self.received, part, self.outbox.acknowledged(), self.peer_part]
     }
 
     /// The helper could not make the connection that was asked for.
@@ -316,6 +342,7 @@ impl Link {
         }
         tracing::debug!(peer = self.peer.0, generation, dialed, "connected");
         self.rank = rank;
+        self.connected = Some(Instant::now());
         self.dialing = None;
         self.generation = self.generation.max(generation);
         self.drop_connection();
@@ -323,7 +350,8 @@ impl Link {
         epoll::add(&core.epoll, &socket, data, epoll::EventFlags::IN)
             .map_err(|e| TransportError::system("epoll_ctl", e))?;
         let mut head = Head::new(Kind::Resume, 0);
-        head.words = [self.received, u64::from(core.format.checksum), 0, 0];
+        let part = self.halted.as_ref().map_or(0, |body| 1 + body.arrived());
+        head.words = [self.received, u64::from(core.format.checksum), part, 0];
         let mut bytes = [0; HEAD_MAX];
         // Without checks, whatever was agreed on: it is this frame that says so.
         let len = Format { checksum: false, ..core.format }.encode(&head, 0, &mut bytes);
@@ -340,7 +368,8 @@ impl Link {
     }
 
     /// The peer said what it has: frames flow from the next one on.
-    pub(super) fn resume(&mut self, core: &mut Core, received: u64, checksum: u64) -> Result<(), TransportError> {
+    pub(super) fn resume(&mut self, core: &mut Core, words: [u64; 4]) -> Result<(), TransportError> {
+        let [received, checksum, part, _] = words;
         if checksum != u64::from(core.format.checksum) {
             let name = |on: bool| (if on { "on" } else { "off" }).to_owned();
             return Err(TransportError::Version {
@@ -350,19 +379,25 @@ impl Link {
             });
         }
         let (operations, ready) = (&mut core.operations, &mut core.ready);
-        if !self.outbox.resume(received, |then, buf| Core::release(operations, ready, then, buf)) {
+        let part = part.checked_sub(1);
+        if !self.outbox.resume(received, part, |then, buf| Core::release(operations, ready, then, buf)) {
             return Err(self.violation("resumption at a frame that was never sent, or was acknowledged", received));
         }
         if self.generation > 1 {
             core.shared.counters.resumed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         self.state = State::Open;
-        self.broken_since = None;
+        self.body = self.halted.take();
+        self.peer_part = part.unwrap_or(0);
+        if self.body.is_none() && self.outbox.is_acknowledged() {
+            // Nobody waits for anything, so nothing can fail to get through.
+            self.broken_since = None;
+        }
         self.touch(core);
         Ok(())
     }
 
-    /// Lets go of the socket. A frame that was arriving will be sent again as a whole.
+    /// Lets go of the socket. Of a large frame that was arriving the rest will come, a small one again as a whole.
     fn drop_connection(&mut self) {
         // Closing takes it out of epoll.
         self.socket = None;
@@ -370,7 +405,7 @@ impl Link {
         self.blocked = false;
         self.watches_out = false;
         self.stash.clear();
-        self.body = None;
+        self.halted = self.body.take().or(self.halted.take());
     }
 
     /// The connection broke: tries for another one, unless the peer said goodbye.
@@ -407,6 +442,7 @@ impl Link {
         let error = || Box::new(TransportError::PeerDown { pe: self.peer, why });
         let (operations, ready) = (&mut core.operations, &mut core.ready);
         self.serving.clear();
+        self.halted = None;
         self.outbox.abandon(|then, buf| match then {
             Then::Sent(op) => ready.push_back(Event::Failed { op, buf: Some(buf), error: error() }),
             then => Core::release(operations, ready, then, buf),

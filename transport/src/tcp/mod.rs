@@ -18,13 +18,16 @@
 //! Frames that matter are numbered per pair and direction, by counting: the number is not sent. Each end keeps what it sent until
 //! the other acknowledged it; every header carries an acknowledgement, and one is sent for its own sake after 256 KiB, after
 //! 64 KiB when there is nothing else to do, or when the sender asks.
-//! The first frame on every connection, both ways, is `Resume` with the number of frames that arrived so far. Only after the peer's
-//! `Resume` does an end send anything else, starting with the first frame that did not arrive. A frame that had arrived in part counts for
-//! nothing and is sent again as a whole. From then on what is still in the old connection is never read. So each frame is taken
-//! exactly once whatever breaks, as long as both processes live.
+//! The first frame on every connection, both ways, is `Resume` with the number of frames that arrived so far, and how much of the next one did if
+//! that is a large one: its head, and so many bytes of its body, which stay in their place meanwhile. Only after the peer's `Resume`
+//! does an end send anything else, starting with the first byte that did not arrive. (A small frame that had arrived in part
+//! counts for nothing and is sent again as a whole.) From then on what is still in the old connection is never read. So each frame is taken
+//! exactly once whatever breaks, as long as both processes live; and the largest one arrives though no connection lives long
+//! enough for the whole of it.
 //!
 //! A connection that broke is made again within five seconds, or the peer is lost: [`Event::PeerLost`](crate::Event::PeerLost), and all that waits for
-//! it fails. A process that refuses connections five times in a row where it had accepted them before is gone sooner.
+//! it fails. The same holds if connections are made and break, each within a second, while something waits and nothing of it gets
+//! through: neither a frame nor a byte of a large one's body, in either direction, for five seconds. A process that refuses connections five times in a row where it had accepted them before is gone sooner.
 //!
 //! # Puts and gets
 //! A put names a window by number; its body is read into the window's memory, within its bounds, and `PutDone` answers it. Where the

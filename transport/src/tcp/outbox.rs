@@ -114,6 +114,11 @@ impl Outbox {
         self.unwritten
     }
 
+    /// How many numbered frames were acknowledged.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// Whether every numbered frame was acknowledged.
     pub(super) fn is_acknowledged(&self) -> bool {
         self.acknowledged == self.sequence
@@ -304,8 +309,9 @@ impl Outbox {
         })
     }
 
-    /// On a new connection: the peer has `received` frames; go on with the next. False: that cannot be.
-    pub(super) fn resume(&mut self, received: u64, release: impl FnMut(Then, RegBuf)) -> bool {
+    /// On a new connection: the peer has `received` frames, and of the next, a large one, its head and `part` bytes if that is
+    /// given; go on behind that. False: that cannot be.
+    pub(super) fn resume(&mut self, received: u64, part: Option<u64>, release: impl FnMut(Then, RegBuf)) -> bool {
         if received < self.acknowledged || received > self.sequence {
             return false;
         }
@@ -319,9 +325,12 @@ impl Outbox {
         }
         self.release(release);
         self.at = (0, 0);
-        if let Some(Segment::Chunk { bytes, before, .. }) = self.segments.front() {
-            self.at.1 = skip_frames(self.format, bytes, *before, received);
-        }
+        self.at.1 = match (self.segments.front(), part.map(usize::try_from)) {
+            (Some(Segment::Chunk { bytes, before, .. }), None) => skip_frames(self.format, bytes, *before, received),
+            (_, None) => 0,
+            (Some(Segment::Large(large)), Some(Ok(part))) if part < large.buf.len() => large.head_len + part,
+            _ => return false,
+        };
         self.unwritten = self.held - self.at.1;
         true
     }
@@ -391,7 +400,7 @@ mod tests {
         ) {
             let mut outbox = Outbox::new(FORMAT);
             let (mut received, mut sent, mut released) = (0, 0, 0);
-            let mut large = 0;
+            let mut large = Vec::new();
             let mut stream: Vec<u8> = Vec::new();
             for (kind, len, arrive, cut) in posts {
                 let number = sent + 1;
@@ -409,7 +418,7 @@ mod tests {
                         let mut buf = RegBuf::heap(len);
                         buf.fill(value);
                         outbox.push_large(head, buf, Then::Drop);
-                        large += 1;
+                        large.push(number);
                     }
                 }
                 sent += u64::from(kind > 0);
@@ -426,8 +435,14 @@ mod tests {
                 if cut {
                     stream.truncate(arrive);
                     received = receive(&mut stream, received);
-                    stream.clear();
-                    prop_assert!(outbox.resume(received, |_, _| released += 1));
+                    // Of a large frame what arrived is kept, from its head on.
+                    let head = FORMAT.decode(&stream, received).unwrap();
+                    let part = head.filter(|(head, _)| head.len > 0 && large.contains(&u64::from(head.imm)));
+                    let part = part.map(|(_, head_len)| (stream.len() - head_len) as u64);
+                    if part.is_none() {
+                        stream.clear();
+                    }
+                    prop_assert!(outbox.resume(received, part, |_, _| released += 1));
                 } else {
                     // Everything that was read is acknowledged, with an old number now and then.
                     let old = received;
@@ -438,7 +453,7 @@ mod tests {
             }
             // The last connection carries all the rest.
             received = receive(&mut stream, received);
-            prop_assert!(outbox.resume(received, |_, _| released += 1));
+            prop_assert!(outbox.resume(received, None, |_, _| released += 1));
             let (ours, theirs) =
                 socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
             let mut buf = vec![0; 1 << 20];
@@ -450,11 +465,11 @@ mod tests {
                 }
                 received = receive(&mut stream, received);
                 if written == Written::All || received == sent { break }
-                prop_assert!(outbox.resume(received, |_, _| released += 1));
+                prop_assert!(outbox.resume(received, None, |_, _| released += 1));
             }
             prop_assert_eq!(received, sent);
             prop_assert!(outbox.acknowledge(u32::try_from(sent).unwrap(), |_, _| released += 1));
-            prop_assert_eq!((outbox.held(), outbox.unwritten(), released), (0, 0, large));
+            prop_assert_eq!((outbox.held(), outbox.unwritten(), released), (0, 0, large.len()));
             prop_assert!(outbox.is_acknowledged() && !outbox.acknowledge(u32::try_from(sent + 1).unwrap(), |_, _| ()));
         }
     }
@@ -463,9 +478,14 @@ mod tests {
     fn an_acknowledgement_of_what_was_never_sent_is_refused() {
         let mut outbox = Outbox::new(FORMAT);
         assert!(outbox.acknowledge(0, |_, _| ()) && !outbox.acknowledge(1, |_, _| ()));
-        assert!(!outbox.resume(1, |_, _| ()));
+        assert!(!outbox.resume(1, None, |_, _| ()) && !outbox.resume(0, Some(0), |_, _| ()));
         outbox.push_head(Head::new(Kind::Bye, 0));
-        assert!(!outbox.is_acknowledged() && outbox.resume(1, |_, _| ()) && outbox.is_acknowledged());
-        assert!(!outbox.resume(0, |_, _| ()), "what was acknowledged cannot be asked for again");
+        assert!(!outbox.is_acknowledged() && outbox.resume(1, None, |_, _| ()) && outbox.is_acknowledged());
+        assert!(!outbox.resume(0, None, |_, _| ()), "what was acknowledged cannot be asked for again");
+        for (part, possible) in [(0, true), (99, true), (100, false), (u64::MAX, false)] {
+            let mut outbox = Outbox::new(FORMAT);
+            outbox.push_large(Head::new(Kind::Data, 100), RegBuf::heap(100), Then::Drop);
+            assert_eq!(outbox.resume(0, Some(part), |_, _| ()), possible, "{part} bytes of 100 arrived");
+        }
     }
 }

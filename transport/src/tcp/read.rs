@@ -55,6 +55,11 @@ enum Place {
 }
 
 impl Body {
+    /// Bytes that have arrived.
+    pub(super) fn arrived(&self) -> u64 {
+        self.filled as u64
+    }
+
     /// The memory for what is still to come; `None`: it goes nowhere.
     fn rest<'a>(&'a mut self, core: &'a mut Core) -> Option<&'a mut [u8]> {
         let (filled, left) = (self.filled as u64, (self.len - self.filled) as u64);
@@ -234,7 +239,7 @@ impl Link {
     fn frame(&mut self, core: &mut Core, head: Head, len: usize) -> Result<(), TransportError> {
         let to = match head.kind {
             Kind::Ack => return Ok(()),
-            Kind::Resume => return self.resume(core, head.words[0], head.words[1]),
+            Kind::Resume => return self.resume(core, head.words),
             Kind::Gone => {
                 self.lose(core, "it has ended");
                 return Ok(());

@@ -182,3 +182,56 @@ fn a_sender_holds_no_more_than_its_credit_and_one_message() {
     End::both(&mut a, &mut b, |_, b| b.events.len() == taken as usize);
     a.send(Pe(1), taken, b"there is room again").unwrap();
 }
+
+#[test]
+fn the_largest_message_arrives_though_no_connection_lives_for_the_whole_of_it() {
+    const LEN: usize = 6_000_000;
+    let _watchdog = Watchdog::start("a message longer than any connection");
+    for checksum in [false, true] {
+        let (fabrics, proxies) = apart(|_, config| config.checksum = checksum);
+        let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+        greet(&mut a, &mut b);
+        proxies.iter().for_each(|proxy| proxy.mode.cut_within.store(600_000, Ordering::Release));
+        proxies.iter().for_each(Proxy::cut);
+        let window = b.end.expose(RegBuf::heap(LEN)).unwrap();
+        let [message, put] = [1, 2].map(|number| contents(Pe(0), number, LEN));
+        a.send(Pe(1), 1, &message).unwrap();
+        assert!(a.end.put(Pe(1), RegBuf::copy_of(&put), &window.key, 0, Some(Imm(2)), OpId(2)).is_ok());
+        let source = a.end.expose(RegBuf::copy_of(&message)).unwrap();
+        assert!(b.end.get(Pe(0), &source.key, 0, RegBuf::heap(LEN), OpId(3)).is_ok());
+        End::both(&mut a, &mut b, |_, b| b.events.len() == 3);
+        b.events.sort_by_key(|event| match event {
+            Event::Recv { .. } => 0,
+            Event::PutArrived { .. } => 1,
+            _ => 2,
+        });
+        let [Event::Recv { msg, .. }, Event::PutArrived { imm: Imm(2), .. }, Event::Got { buf, .. }] = &b.events[..]
+        else {
+            panic!("{:?}", b.events)
+        };
+        assert!(**msg == *message && **buf == *message);
+        assert!(*b.end.unexpose(window) == *put);
+        drop(a.end.unexpose(source));
+        let cuts: u64 = proxies.iter().map(|proxy| proxy.mode.cuts.load(Ordering::Acquire)).sum();
+        assert!(cuts > 10, "{cuts} cuts");
+    }
+}
+
+#[test]
+fn a_peer_to_which_every_connection_breaks_before_anything_gets_through_is_lost_in_time() {
+    let _watchdog = Watchdog::start("nothing gets through");
+    let (fabrics, proxies) = apart(|_, _| ());
+    let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+    greet(&mut a, &mut b);
+    // Enough for a handshake and a resumption.
+    proxies.iter().for_each(|proxy| proxy.mode.cut_within.store(1, Ordering::Release));
+    proxies.iter().for_each(Proxy::cut);
+    let begun = Instant::now();
+    a.send(Pe(1), 1, &contents(Pe(0), 1, 5_000)).unwrap();
+    End::both(&mut a, &mut b, |a, b| {
+        assert!(b.events.is_empty(), "{:?}", b.events);
+        !a.events.is_empty()
+    });
+    assert!(begun.elapsed() < Duration::from_secs(6), "faults.md, row 16: within 5 s, {:?}", begun.elapsed());
+    assert!(matches!(&a.events[..], [Event::PeerLost { pe: Pe(1), why }] if why.contains("breaks")), "{:?}", a.events);
+}

@@ -65,6 +65,7 @@ fn every_violation_names_its_sender_and_is_a_protocol_error() {
         ("no such kind", vec![RESUME], vec![0xee; 64]),
         ("an acknowledgement of what was never sent", vec![RESUME, (Kind::Ack, 0, 1, [0; 4])], vec![]),
         ("a resumption from the future", vec![(Kind::Resume, 0, 0, [5, 0, 0, 0])], vec![]),
+        ("a resumption within a frame that was never sent", vec![(Kind::Resume, 0, 0, [0, 0, 1, 0])], vec![]),
         ("an answer to a put that never was", vec![RESUME, (Kind::PutDone, 0, 0, [1, 0, 0, 0])], vec![]),
         ("an answer to a get that never was", vec![RESUME, (Kind::GetReply, 10, 0, [1, 0, 0, 0])], vec![]),
         ("a put longer than allowed", vec![RESUME, (Kind::Put, 1 << 30, 0, [0; 4])], vec![]),
@@ -107,7 +108,7 @@ fn a_put_or_get_outside_a_window_is_refused_by_the_target_itself() {
     assert!(matches!(end.event().unwrap(), Event::Recv { from: Pe(1), msg, .. } if *msg == *b"ok"));
     end.poll().unwrap();
     stream.set_nonblocking(false).unwrap();
-    let mut answers = vec![0; 32 + 4 * 32 + 2 * 40];
+    let mut answers = vec![0; 40 + 4 * 32 + 2 * 40];
     stream.read_exact(&mut answers).unwrap();
     let mut at = FORMAT.head_len(Kind::Resume);
     let mut answered = Vec::new();
