@@ -265,7 +265,10 @@ fn loom_nobody_writes_into_a_window_that_was_taken_back() {
                 }
             })
         };
-        window::close(&*state, thread::yield_now);
+        window::close(&*state, || {
+            thread::yield_now();
+            true
+        });
         // SAFETY: nobody is inside, and nobody gets in.
         let once = memory.with(|memory| unsafe { *memory });
         assert_ne!(window::open(&*state), generation);

@@ -76,6 +76,11 @@ pub(crate) unsafe trait Way: Debug {
     /// Copies between a buffer here and memory of another process; true on success.
     fn copy(&self, here: &mut [u8], process: rustix::process::Pid, addr: u64, put: bool) -> bool;
 
+    /// Whether a peer's process has ended.
+    fn has_ended(&self, _peer: usize) -> bool {
+        false
+    }
+
     /// What to sleep on, besides the doorbell.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
@@ -490,7 +495,17 @@ impl<W: Way> Endpoint for Near<W> {
     }
 
     fn unexpose(&mut self, window: Window) -> RegBuf {
-        self.windows.close(u32::try_from(window.id.0 >> 32).expect("half of 64 bits"));
+        let index = u32::try_from(window.id.0 >> 32).expect("half of 64 bits");
+        let (outboxes, way) = (&self.outboxes, &self.way);
+        let gone = || (0..outboxes.len()).find(|peer| outboxes[*peer].closed() == LOST || way.has_ended(*peer));
+        if !self.windows.close(index, || gone().is_some()) {
+            let pe = (self.first..).nth(gone().unwrap_or(0)).map_or(self.pe, Pe);
+            self.fatal.get_or_insert(TransportError::PeerDown { pe, why: "it ended while memory was exposed to it" });
+            let stand_in = RegBuf::heap(window.len());
+            #[expect(clippy::mem_forget, reason = "somebody may still write there")]
+            std::mem::forget(window.buf);
+            return stand_in;
+        }
         window.buf
     }
 

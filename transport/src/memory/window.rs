@@ -6,13 +6,19 @@
 //! generation is the key's; it copies, and leaves by subtracting itself (release). The owner closes by clearing the open bit
 //! (then nobody enters any more), waits until nobody is inside (acquire), and moves on to the next generation, so that an
 //! old key never fits again. A put with a stale key therefore fails where it starts, and touches nothing.
+//!
+//! A peer that dies inside never leaves. So an owner that waits for long asks whether a peer is gone, and then gives up: nobody
+//! knows that it was this one, so the memory is never used again, nor the window, and the job ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::segment::{Segment, WINDOWS, WindowSlot};
 use crate::sync::Word;
 
+/// How long peers may be inside a window that is being closed before it is asked whether they live. The largest copy takes less.
+const PATIENCE: Duration = Duration::from_secs(1);
 const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
 
@@ -45,16 +51,20 @@ pub(crate) fn open<W: Word>(state: &W) -> u32 {
     u32::try_from(generation).expect("32 bits")
 }
 
-/// Closes an open window; returns once nobody is inside. `relax` is called while it waits.
-pub(crate) fn close<W: Word>(state: &W, mut relax: impl FnMut()) {
+/// Closes an open window; returns once nobody is inside. `relax` is called while it waits, and may give up: then somebody may
+/// be inside, the window is of no use any more, and the answer is false.
+pub(crate) fn close<W: Word>(state: &W, mut relax: impl FnMut() -> bool) -> bool {
     let mut now = state.load(Ordering::Relaxed);
     while let Err(other) = state.replace(now, now & !OPEN, Ordering::Relaxed) {
         now = other;
     }
     while state.load(Ordering::Acquire) & INSIDE != 0 {
-        relax();
+        if !relax() {
+            return false;
+        }
     }
     state.store((((now >> 32) + 1) & 0xffff_ffff) << 32, Ordering::Relaxed);
+    true
 }
 
 /// What a window is, as its peers read it.
@@ -120,10 +130,22 @@ impl Windows {
         Some((index, open(&slot.state)))
     }
 
-    /// Closes it.
-    pub(crate) fn close(&mut self, index: u32) {
-        close(&self.segment.header().windows[index as usize].state, std::thread::yield_now);
-        self.free.push(index);
+    /// Closes it. Whether nobody is inside any more: where that takes long, it is given up once `a_peer_is_gone`.
+    pub(crate) fn close(&mut self, index: u32, mut a_peer_is_gone: impl FnMut() -> bool) -> bool {
+        let mut ask_at = None;
+        let closed = close(&self.segment.header().windows[index as usize].state, || {
+            std::thread::yield_now();
+            let now = Instant::now();
+            if now < *ask_at.get_or_insert(now + PATIENCE) {
+                return true;
+            }
+            ask_at = Some(now + PATIENCE);
+            !a_peer_is_gone()
+        });
+        if closed {
+            self.free.push(index);
+        }
+        closed
     }
 }
 

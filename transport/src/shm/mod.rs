@@ -15,6 +15,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
 
 use crate::bootstrap::Bootstrap;
@@ -262,6 +263,10 @@ unsafe impl Way for Shm {
         vm::copy(here, process, addr, put)
     }
 
+    fn has_ended(&self, peer: usize) -> bool {
+        self.host.processes[peer].is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))
+    }
+
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.host.bells[self.index].as_fd())
     }
@@ -287,4 +292,21 @@ mod tests {
     }
 
     crate::conformance!(shm, OneProcess);
+
+    #[test]
+    fn a_window_in_which_a_peer_died_is_given_up_and_named() {
+        let fabric = ShmFabric::alone(2, 1 << 16).unwrap();
+        let [mut zero, one] = [0, 1].map(|pe| fabric.endpoint(Pe(pe)));
+        let buf = zero.alloc(5_000).unwrap();
+        let window = zero.expose(buf).unwrap();
+        let key = u64::from_le_bytes((*window.key.bytes).try_into().unwrap());
+        let [slot, generation] = [key >> 32, key & 0xffff_ffff].map(|half| u32::try_from(half).unwrap());
+        let inside = crate::memory::window::Inside::enter(&fabric.host.segments[0], slot, generation);
+        #[expect(clippy::mem_forget, reason = "that is what dying is")]
+        std::mem::forget(inside.unwrap());
+        drop(one);
+        assert_eq!(zero.unexpose(window).len(), 5_000);
+        let error = zero.progress(&mut Vec::new(), 1).unwrap_err();
+        assert!(matches!(error, TransportError::PeerDown { pe: Pe(1), .. }), "{error}");
+    }
 }
