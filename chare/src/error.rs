@@ -43,6 +43,18 @@ pub enum CallError {
         /// What the serializer said.
         why: String,
     },
+    /// There is no memory for the call or its result.
+    #[error("there is no memory for the {bytes} bytes of {what} between PE {from} and PE {to}")]
+    TooLarge {
+        /// A call of an entry method, or a result.
+        what: String,
+        /// Who sent it.
+        from: Pe,
+        /// Who should have received it.
+        to: Pe,
+        /// Its size with all payloads.
+        bytes: u64,
+    },
     /// The entry method's future was dropped before it had a result.
     #[error("{entry} ended without a result on PE {pe}")]
     Dropped {

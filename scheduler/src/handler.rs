@@ -19,9 +19,10 @@ pub trait Handler {
     /// Where an offer's payloads shall land, in order; `None`: in pooled memory.
     fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>>;
 
-    /// A message of this PE could not be delivered: its receiver has no memory for it. Says what the message was.
-    fn refused(&self, to: Pe, tag: Tag, bytes: u64) -> Kind {
-        let _ = (to, tag, bytes);
+    /// A message of this PE could not be delivered: there is no memory for its `bytes`. `head`: its first ones, at most 256; none, if
+    /// even they are lost. Says what the message was.
+    fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) -> Kind {
+        let _ = (to, tag, head, bytes);
         Kind::Call
     }
 

@@ -461,8 +461,8 @@ impl<W: Way> Endpoint for Near<W> {
                     copy = Some(room);
                 }
                 Err(error) => {
-                    self.fatal = Some(error);
-                    return Ok(Posted::Done);
+                    tracing::debug!(%error, len = buf.len(), "no room for a copy");
+                    return Err(PostError::NoMemory(buf));
                 }
             }
         }

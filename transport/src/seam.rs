@@ -62,6 +62,8 @@ pub enum PostError<B> {
     },
     /// A put or get outside the exposed memory, or with a key that is not (or no longer) valid.
     BadKey(B),
+    /// The buffer would have to be copied, and there is no memory for that.
+    NoMemory(B),
 }
 
 /// Names a window within its endpoint.
@@ -110,6 +112,15 @@ pub enum Event {
         imm: Imm,
         /// Its bytes, 16-byte aligned.
         msg: Msg,
+    },
+    /// In place of a message for which there is no memory here. Its sender is told, and gets its buffer back.
+    Missed {
+        /// Who sent it.
+        from: Pe,
+        /// The sender's 32 bits.
+        imm: Imm,
+        /// Its length, in bytes.
+        len: u64,
     },
     /// A pending send or put no longer needs its buffer.
     Sent {

@@ -346,6 +346,21 @@ fn wire_error<E: Entry>(rt: Rt, error: &wire::WireError) -> CallError {
     CallError::Wire { entry: E::NAME.into(), pe: rt.sched.pe(), why: error.to_string() }
 }
 
+/// A message of this PE's could not be delivered: there is no memory for it. Who waits for what it was about learns so.
+pub(super) fn refused(rt: Rt, to: Pe, tag: Tag, header: Option<Header>, bytes: u64) {
+    let entry = header.and_then(|header| rt.registry.methods.get(usize::from(header.method)));
+    let what = match (tag, entry) {
+        (tag::CALL, Some(entry)) => format!("a call of {}", entry.name),
+        (tag::REPLY, _) => "a result".to_owned(),
+        _ => "a message".to_owned(),
+    };
+    let error = CallError::TooLarge { what, from: rt.sched.pe(), to, bytes };
+    match header.filter(|_| matches!(tag, tag::CALL | tag::REPLY)).and_then(|header| header.reply().wanted()) {
+        Some(reply) => send_failure(rt, reply, error),
+        None => rt.fail(Failure { code: 71, what: error.to_string() }),
+    }
+}
+
 /// A call has failed: who waits for it learns why; if nobody does, the job ends.
 pub(super) fn fail_call(rt: Rt, reply: FutureId, error: CallError) {
     match reply.wanted() {

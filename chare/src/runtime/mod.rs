@@ -27,8 +27,8 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-use charm4rs_scheduler::{Class, Handler, Order, Scheduler, Tree};
-use charm4rs_transport::port::{Incoming, Offer};
+use charm4rs_scheduler::{Class, Handler, Kind, Order, Scheduler, Tree};
+use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
@@ -285,6 +285,12 @@ impl Handler for Driver {
     #[inline]
     fn deliver(&self, msg: Incoming) {
         if msg.tag == tag::HERE { self.deliver_here(msg) } else { self.deliver_any(msg) }
+    }
+
+    fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) -> Kind {
+        let header = head.get(..HEADER).map(bytemuck::pod_read_unaligned);
+        calls::refused(self.0, to, tag, header, bytes);
+        if tag == tag::EXIT { Kind::System } else { Kind::Call }
     }
 
     fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>> {

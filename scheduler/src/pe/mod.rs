@@ -418,8 +418,8 @@ impl Scheduler {
                         port.accept(offer.id, landings);
                     }
                 }
-                PortEvent::Refused { to, tag, bytes } => {
-                    if handler.refused(to, tag, bytes) == Kind::Call {
+                PortEvent::Refused { to, tag, head, bytes } => {
+                    if handler.refused(to, tag, &head, bytes) == Kind::Call {
                         bump(&self.processed);
                     }
                 }

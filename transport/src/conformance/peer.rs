@@ -173,6 +173,7 @@ impl Peer {
                 assert_eq!(msg.as_ptr() as usize % 16, 0, "a message is 16-byte aligned");
                 self.inbox.borrow_mut().push_back((from, imm, msg));
             }
+            Event::Missed { from, len, .. } => panic!("PE {}: no memory for {len} bytes of PE {from}", self.pe),
             Event::PutArrived { from, imm } => self.announced.borrow_mut().push_back((from, imm)),
             Event::Sent { op, buf } => {
                 let kind = self.retire(op);

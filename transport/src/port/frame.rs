@@ -20,6 +20,11 @@ pub(super) const LANDED: u8 = 0xF5;
 /// A request is refused: its id.
 pub(super) const REFUSE: u8 = 0xF6;
 
+/// In place of a message that its sender had no memory to send: [`Missed`].
+pub(super) const MISSED: u8 = 0xF7;
+/// A message came to an end without payloads of its own, for which there was no memory: [`Bounced`].
+pub(super) const BOUNCED: u8 = 0xF8;
+
 /// The largest argument of an immediate.
 pub(super) const ARG_MAX: usize = (1 << 24) - 1;
 
@@ -69,6 +74,23 @@ pub(super) struct Accept {
     /// The receiver's name for it.
     pub(super) slot: u32,
     pub(super) landings: Vec<Landing>,
+}
+
+/// What a message would have been for which there was no memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Missed {
+    pub(super) imm: Imm,
+    pub(super) len: u64,
+}
+
+/// What comes back of a message that cannot be delivered.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Bounced<'a> {
+    pub(super) tag: u8,
+    /// Its size with all payloads.
+    pub(super) len: u64,
+    /// Its first bytes, at most [`Bounced::HEAD_MAX`].
+    pub(super) head: &'a [u8],
 }
 
 /// Takes values off the front of bytes.
@@ -168,6 +190,36 @@ impl Accept {
     }
 }
 
+impl Missed {
+    pub(super) fn encode(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..4].copy_from_slice(&self.imm.0.to_le_bytes());
+        bytes[4..].copy_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let (imm, len) = (reader.u32()?, reader.u64()?);
+        reader.0.is_empty().then_some(Self { imm: Imm(imm), len })
+    }
+}
+
+impl<'a> Bounced<'a> {
+    pub(super) const HEAD_MAX: usize = 256;
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let head = &self.head[..self.head.len().min(Self::HEAD_MAX)];
+        [&self.len.to_le_bytes()[..], &[self.tag], head].concat()
+    }
+
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let (len, tag) = (reader.u64()?, reader.u8()?);
+        (tag < FIRST && reader.0.len() <= Self::HEAD_MAX).then_some(Self { tag, len, head: reader.0 })
+    }
+}
+
 /// A frame of one word.
 pub(super) fn decode_word(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
@@ -208,6 +260,19 @@ mod tests {
             }
             let _ = Accept::decode(&bytes, |_| Some(3));
             let _ = decode_word(&bytes);
+            let _ = Missed::decode(&bytes);
+            let _ = Bounced::decode(&bytes);
+        }
+
+        #[test]
+        fn what_was_missed_and_what_bounced_survive_encoding(
+            imm: u32, len: u64, tag in 0..FIRST, head in prop::collection::vec(any::<u8>(), 0..=Bounced::HEAD_MAX),
+        ) {
+            let missed = Missed { imm: Imm(imm), len };
+            prop_assert_eq!(Missed::decode(&missed.encode()), Some(missed));
+            let bounced = Bounced { tag, len, head: &head };
+            let bytes = bounced.encode();
+            prop_assert_eq!(Bounced::decode(&bytes), Some(bounced));
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) fn charged(len: usize) -> bool {
 pub(super) struct Peer {
     /// Payloads that came ahead of their message.
     pub(super) payloads: Vec<RegBuf>,
+    /// Bytes of such payloads for which there was no memory; in their place stand empty ones.
+    pub(super) missed: u64,
     /// Charged bytes sent and not yet credited.
     pub(super) debt: u64,
     /// Charged bytes received and not yet credited.
@@ -36,6 +38,8 @@ pub(super) struct Arriving {
     pub(super) head: Option<Msg>,
     pub(super) parts: Vec<Part>,
     pub(super) missing: usize,
+    /// Bytes for which there was no memory.
+    pub(super) missed: u64,
 }
 
 /// A payload on its way.
@@ -81,6 +85,8 @@ pub(super) enum Todo {
     Finish(usize),
     /// The peer refused a message of ours.
     Refused(u64),
+    /// Give up a message of the peer's some of whose payloads found no memory; its size.
+    Bounce(Pe, Tag, Option<Msg>, u64),
 }
 
 #[derive(Debug)]
@@ -172,6 +178,12 @@ impl Inner {
                 let n = frame::arg(imm);
                 let payloads = match self.peers.get_mut(&from) {
                     _ if n == 0 => Vec::new(),
+                    Some(peer) if peer.payloads.len() == n && peer.missed > 0 => {
+                        let here = std::mem::take(&mut peer.payloads).iter().map(|p| p.len() as u64).sum::<u64>();
+                        let bytes = std::mem::take(&mut peer.missed).saturating_add(here + msg.len() as u64);
+                        self.todo.push_back(Todo::Bounce(from, Tag(tag), Some(msg), bytes));
+                        return Ok(());
+                    }
                     Some(peer) if peer.payloads.len() == n => std::mem::take(&mut peer.payloads),
                     _ => return bad("a message without its payloads", n),
                 };
@@ -179,6 +191,19 @@ impl Inner {
             }
             frame::PAYLOAD => self.peers.entry(from).or_default().payloads.push(msg.into_buf()),
             frame::HANDED => return self.landed(from, frame::arg(imm), Some(msg.into_buf())),
+            frame::MISSED => match frame::Missed::decode(&msg) {
+                Some(missed) => return self.missed(from, missed.imm, missed.len),
+                None => return bad("a malformed notice", msg.len()),
+            },
+            frame::BOUNCED => match frame::Bounced::decode(&msg) {
+                Some(bounced) => out.push_back(PortEvent::Refused {
+                    to: from,
+                    tag: Tag(bounced.tag),
+                    head: bounced.head.into(),
+                    bytes: bounced.len,
+                }),
+                None => return bad("a malformed notice", msg.len()),
+            },
             frame::CREDIT => match (frame::decode_word(&msg), self.peers.get_mut(&from)) {
                 (Some(bytes), Some(peer)) if bytes <= peer.debt => peer.debt -= bytes,
                 _ => return bad("credit for nothing", msg.len()),
@@ -198,6 +223,66 @@ impl Inner {
             tag => return bad("an unknown frame", tag.into()),
         }
         Ok(())
+    }
+
+    /// A message or payload of a peer found no memory, here or there.
+    pub(super) fn missed(&mut self, from: Pe, imm: Imm, len: u64) -> Result<(), TransportError> {
+        let peer = self.peers.entry(from).or_default();
+        match frame::tag(imm) {
+            // Its sender knows, and has what it needs to say so. What came ahead of it belongs to nothing.
+            tag if tag < frame::FIRST => {
+                peer.payloads.clear();
+                peer.missed = 0;
+            }
+            frame::PAYLOAD => {
+                peer.payloads.push(RegBuf::heap(0));
+                peer.missed = peer.missed.saturating_add(len.max(1));
+            }
+            frame::HANDED => {
+                let slot = frame::arg(imm);
+                match self.arriving.get_mut(slot) {
+                    Some(Some(arriving)) if arriving.from == from => arriving.missed += len.max(1),
+                    _ => {
+                        return Err(TransportError::Protocol {
+                            from,
+                            what: "a payload for nobody",
+                            detail: slot as u64,
+                        });
+                    }
+                }
+                return self.landed(from, slot, Some(RegBuf::heap(0)));
+            }
+            _ => return Err(TransportError::MessageRefused { pe: self.pe, size: len }),
+        }
+        Ok(())
+    }
+
+    /// As [`Inner::missed`], of what the sender did send.
+    pub(super) fn missed_here(&mut self, from: Pe, imm: Imm, len: u64) -> Result<(), TransportError> {
+        if usize::try_from(len).is_ok_and(charged) {
+            self.owe(from, len);
+        }
+        self.missed(from, imm, len)
+    }
+
+    /// A message of this PE's came back, for it found no memory there, or here. A payload's message will be told of by the
+    /// receiver.
+    pub(super) fn came_back(
+        &mut self,
+        to: Pe,
+        imm: Imm,
+        message: &[u8],
+        out: &mut VecDeque<PortEvent>,
+    ) -> Result<(), TransportError> {
+        match frame::tag(imm) {
+            tag if tag < frame::FIRST => {
+                let head = message[..message.len().min(frame::Bounced::HEAD_MAX)].into();
+                out.push_back(PortEvent::Refused { to, tag: Tag(tag), head, bytes: message.len() as u64 });
+                Ok(())
+            }
+            frame::PAYLOAD | frame::HANDED => Ok(()),
+            _ => Err(TransportError::MessageRefused { pe: to, size: message.len() as u64 }),
+        }
     }
 
     fn owe(&mut self, to: Pe, bytes: u64) {

@@ -17,6 +17,10 @@
 //! exposes landings and answers with keys (or "hand it over"); the sender puts, the last put of each payload with an
 //! immediate that names the landing; when all are there the receiver takes the memory back and delivers the message.
 //!
+//! *Without memory.* Who has no memory to send a buffer sends a notice in its place; a backend whose receiver has none reports the same
+//! there. The message that the payload belongs to is given up at its receiver, and its first bytes go back, so that its
+//! sender can say whose it was. So a message that is too large harms nobody else, and the order of the others stays.
+//!
 //! # Flow control
 //! Small messages are bounded by the inbox. Larger ones count against a *credit* for each peer (64 MiB), given back in
 //! quarters when the receiver's port has taken them: it may keep nearly a quarter for ever, so a sender that owes less than that
@@ -36,6 +40,8 @@ mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod inner;
+#[cfg(test)]
+mod memory_tests;
 mod rendezvous;
 mod send;
 #[cfg(test)]
@@ -109,12 +115,14 @@ pub enum PortEvent {
     Message(Incoming),
     /// A message arrived whose payloads want a landing.
     Offer(Offer),
-    /// A message could not be delivered: its receiver has no memory for it.
+    /// A message could not be delivered: there is no memory for it, there or here. Both ends live on.
     Refused {
         /// The receiver.
         to: Pe,
         /// The message's kind.
         tag: Tag,
+        /// The message's first bytes, at most 256; none, if even they are lost.
+        head: Box<[u8]>,
         /// Its size with all payloads, in bytes.
         bytes: u64,
     },

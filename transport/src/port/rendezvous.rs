@@ -8,10 +8,22 @@ use super::{OfferId, Port, PortEvent, Tag, Way};
 use crate::near::Arrival;
 use crate::{Event, Imm, OpId, Pe, PostError, Reach, RegBuf, RemoteKey, TransportError};
 
-/// The operation of every plain send.
-pub(super) const SEND: u64 = 0;
 /// The operation of every put.
-const PUT: u64 = 1;
+const PUT: u64 = 0;
+/// Operations from here on are sends: this and the message's immediate.
+const SEND: u64 = 1 << 32;
+
+/// The operation of a plain send.
+pub(super) fn sending(imm: Imm) -> OpId {
+    OpId(SEND | u64::from(imm.0))
+}
+
+/// The immediate of what an operation sends.
+fn message_of(op: OpId) -> Option<Imm> {
+    let imm = u32::try_from(op.0 & u64::from(u32::MAX)).ok()?;
+    (op.0 & SEND != 0).then_some(Imm(imm))
+}
+
 /// Payloads go over the network in puts of at most this length, so that others get a turn.
 const CHUNK: usize = 4 << 20;
 
@@ -21,6 +33,8 @@ pub(super) struct Outgoing {
     pub(super) to: Pe,
     tag: Tag,
     payloads: Vec<RegBuf>,
+    /// The message's first bytes.
+    head: Box<[u8]>,
     head_len: usize,
 }
 
@@ -40,6 +54,7 @@ impl Port {
         let room = self.ends.to(self.pe, to).caps().send_max.saturating_sub(32 + 8 * payloads.len());
         let head_follows = head.len() > room;
         let head_len = head.len();
+        let first = head[..head_len.min(frame::Bounced::HEAD_MAX)].into();
         let mut inline: &[u8] = &head;
         let kept;
         if head_follows {
@@ -52,7 +67,7 @@ impl Port {
         let sizes: Vec<u64> = payloads.iter().map(|p| p.len() as u64).collect();
         let frame = Request { id, tag: tag.0, offer, head_follows, sizes, head: inline }.encode();
         self.inner.asked.insert(id, payloads.len());
-        self.outgoing.insert(id, Outgoing { to, tag, payloads, head_len });
+        self.outgoing.insert(id, Outgoing { to, tag, payloads, head: first, head_len });
         self.send_frame(
             to,
             frame::imm(frame::REQUEST, 0),
@@ -102,7 +117,7 @@ impl Port {
         }
         let head = (!offered.head_follows).then_some(offered.head);
         let missing = parts.len();
-        let slot = self.inner.slot(Arriving { from, tag: offered.tag, head, parts, missing });
+        let slot = self.inner.slot(Arriving { from, tag: offered.tag, head, parts, missing, missed: 0 });
         let Some(slot) = u32::try_from(slot).ok().filter(|&s| s as usize <= frame::ARG_MAX) else {
             self.fatal = Some(TransportError::Resource {
                 what: "landings",
@@ -169,17 +184,30 @@ impl Port {
                             Part::Hand(_) => unreachable!("all parts are here"),
                         }
                     }
-                    self.inner.finish(&self.layout, arrived, bufs, &mut self.early);
+                    if arrived.missed > 0 {
+                        let here = bufs.iter().map(|buf| buf.len() as u64).sum::<u64>();
+                        let head = arrived.head.as_deref().or(bufs.first().map(|buf| &**buf));
+                        self.bounce(from, arrived.tag, head, arrived.missed.saturating_add(here));
+                    } else {
+                        self.inner.finish(&self.layout, arrived, bufs, &mut self.early);
+                    }
                 }
                 Todo::Refused(id) => {
                     let Some(out) = self.outgoing.remove(&id) else { continue };
                     let bytes = out.head_len as u64 + out.payloads.iter().map(|p| p.len() as u64).sum::<u64>();
-                    self.early.push_back(PortEvent::Refused { to: out.to, tag: out.tag, bytes });
+                    self.early.push_back(PortEvent::Refused { to: out.to, tag: out.tag, head: out.head, bytes });
                 }
+                Todo::Bounce(to, tag, head, len) => self.bounce(to, tag, head.as_deref(), len),
             }
         }
         self.give_credit();
         Ok(())
+    }
+
+    /// Tells the sender of a message that it cannot be delivered.
+    fn bounce(&mut self, to: Pe, tag: Tag, head: Option<&[u8]>, len: u64) {
+        let bounced = frame::Bounced { tag: tag.0, len, head: head.unwrap_or_default() }.encode();
+        self.control(to, frame::imm(frame::BOUNCED, 0), &bounced);
     }
 
     /// Gives credit back, past the backlog.
@@ -252,6 +280,7 @@ impl Port {
                     });
                 }
                 Err(PostError::TooLarge { max, .. }) => unreachable!("puts are cut to {max} bytes"),
+                Err(PostError::NoMemory(_)) => unreachable!("a put is not copied"),
             }
         }
         Ok(())
@@ -263,6 +292,11 @@ impl Port {
             Event::Recv { from, imm, msg } => self.inner.arrive(Reach::Network, Arrival::Message(from, imm, msg), out),
             Event::PutArrived { from, imm } => self.inner.arrive(Reach::Network, Arrival::Put(from, imm), out),
             Event::Sent { .. } | Event::Got { .. } => Ok(()),
+            Event::Missed { from, imm, len } => self.inner.missed_here(from, imm, len),
+            Event::Failed { op, buf: Some(buf), error } => match (*error, message_of(op)) {
+                (TransportError::MessageRefused { pe, .. }, Some(imm)) => self.inner.came_back(pe, imm, &buf, out),
+                (error, _) => Err(error),
+            },
             Event::Failed { error, .. } => Err(*error),
             Event::PeerLost { pe, why } => Err(TransportError::PeerDown { pe, why }),
         }

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::frame;
 use super::inner::{Offered, Source, charged};
+use super::rendezvous::sending;
 use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
 use crate::memory::write_bytes;
 use crate::near::Near;
 use crate::ring::BODY_MAX;
-use crate::{Imm, Msg, OpId, Pe, PostError, RegBuf, TransportError};
+use crate::{Imm, Msg, Pe, PostError, RegBuf, TransportError};
 
 /// A message that found no room.
 #[derive(Debug)]
@@ -218,7 +219,7 @@ impl Port {
     }
 
     /// Sends a buffer.
-    pub(super) fn send_buf(&mut self, to: Pe, imm: Imm, mut buf: RegBuf, may_wait: bool) {
+    pub(super) fn send_buf(&mut self, to: Pe, mut imm: Imm, mut buf: RegBuf, may_wait: bool) {
         if buf.len() > self.ends.to(self.pe, to).caps().send_max {
             // Only messages without payloads: others were asked for landings at once.
             return self.request_whole(to, Tag(frame::tag(imm)), buf);
@@ -226,7 +227,7 @@ impl Port {
         let mut wait = Wait::default();
         loop {
             if self.clear_for(to) && self.has_credit(to, buf.len()) {
-                match self.post(to, imm, buf) {
+                match self.post(to, &mut imm, buf) {
                     Ok(()) => return,
                     Err(back) => buf = back,
                 }
@@ -237,10 +238,23 @@ impl Port {
         }
     }
 
-    /// Posts a buffer, and charges it. Gives it back where there is no room.
-    fn post(&mut self, to: Pe, imm: Imm, buf: RegBuf) -> Result<(), RegBuf> {
-        let len = buf.len();
-        match self.ends.to(self.pe, to).send(to, imm, buf, OpId(super::rendezvous::SEND)) {
+    /// Posts a buffer, and charges it. Gives back where there is no room: the buffer, or, if there is no memory to send it, the
+    /// notice that goes in its place.
+    fn post(&mut self, to: Pe, imm: &mut Imm, mut buf: RegBuf) -> Result<(), RegBuf> {
+        let mut len = buf.len();
+        let mut posted = self.ends.to(self.pe, to).send(to, *imm, buf, sending(*imm));
+        if let Err(PostError::NoMemory(whole)) = posted {
+            if let Err(error) = self.inner.came_back(to, *imm, &whole, &mut self.early) {
+                self.fatal.get_or_insert(error);
+                return Ok(());
+            }
+            buf = RegBuf::copy_of(&frame::Missed { imm: *imm, len: len as u64 }.encode());
+            *imm = frame::imm(frame::MISSED, 0);
+            len = buf.len();
+            drop(whole);
+            posted = self.ends.to(self.pe, to).send(to, *imm, buf, sending(*imm));
+        }
+        match posted {
             Ok(_) => {
                 self.charge(to, len);
                 Ok(())
@@ -252,6 +266,7 @@ impl Port {
             }
             Err(PostError::TooLarge { max, .. }) => unreachable!("{len} bytes were compared to the limit of {max}"),
             Err(PostError::BadKey(_)) => unreachable!("a message has no key"),
+            Err(PostError::NoMemory(_)) => unreachable!("a notice is small"),
         }
     }
 
@@ -295,7 +310,7 @@ impl Port {
             if queued.delay > 0 {
                 queued.delay -= u32::from(polled);
             } else if self.has_credit(to, queued.buf.len()) {
-                match self.post(to, queued.imm, queued.buf) {
+                match self.post(to, &mut queued.imm, queued.buf) {
                     Ok(()) => continue,
                     Err(back) => queued.buf = back,
                 }

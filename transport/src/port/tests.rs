@@ -28,7 +28,7 @@ fn two(what: &str, options: &TransportOptions, one: impl FnOnce(Port) + Send, ze
     });
 }
 
-fn next(port: &mut Port, events: &mut VecDeque<PortEvent>) -> PortEvent {
+pub(super) fn next(port: &mut Port, events: &mut VecDeque<PortEvent>) -> PortEvent {
     loop {
         if let Some(event) = events.pop_front() {
             return event;
@@ -39,14 +39,14 @@ fn next(port: &mut Port, events: &mut VecDeque<PortEvent>) -> PortEvent {
     }
 }
 
-fn message(port: &mut Port, events: &mut VecDeque<PortEvent>) -> Incoming {
+pub(super) fn message(port: &mut Port, events: &mut VecDeque<PortEvent>) -> Incoming {
     match next(port, events) {
         PortEvent::Message(m) => m,
         other => panic!("a message, not {other:?}"),
     }
 }
 
-fn bytes(len: usize, seed: usize) -> Vec<u8> {
+pub(super) fn bytes(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((i * 31 + seed * 17) % 251).unwrap()).collect()
 }
 

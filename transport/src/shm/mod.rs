@@ -130,7 +130,11 @@ impl ShmFabric {
     /// # Errors
     /// If the system is out of something.
     pub fn alone(pes: u32, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
-        let arena = arena_bytes(pes);
+        Self::alone_with(pes, ring_bytes, arena_bytes(pes))
+    }
+
+    /// As [`ShmFabric::alone`], with pools of at most `arena` bytes.
+    pub(crate) fn alone_with(pes: u32, ring_bytes: usize, arena: usize) -> Result<Arc<Self>, TransportError> {
         let mut segments = Vec::new();
         let mut bells = Vec::new();
         for _ in 0..pes {

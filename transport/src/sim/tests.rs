@@ -314,6 +314,7 @@ impl Model {
             Event::Got { op, .. } => assert_eq!(self.pending.remove(&(pe, op.0)), Some("get")),
             Event::Failed { op, .. } => assert_ne!(self.pending.remove(&(pe, op.0)), None),
             Event::PutArrived { .. } | Event::PeerLost { .. } => {}
+            Event::Missed { .. } => panic!("{event:?}"),
         }
     }
 }

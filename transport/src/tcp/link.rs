@@ -54,10 +54,14 @@ pub(super) struct Core {
 
 impl Core {
     /// What becomes of a buffer that was acknowledged.
-    fn release(operations: &mut Operations, ready: &mut VecDeque<Event>, then: Then, buf: RegBuf) {
+    fn release(peer: Pe, operations: &mut Operations, ready: &mut VecDeque<Event>, then: Then, buf: RegBuf) {
         match then {
             Then::Drop => drop(buf),
             Then::Sent(op) => ready.push_back(Event::Sent { op, buf: Some(buf) }),
+            Then::Refused(op) => {
+                let error = Box::new(TransportError::MessageRefused { pe: peer, size: buf.len() as u64 });
+                ready.push_back(Event::Failed { op, buf: Some(buf), error });
+            }
             Then::Keep(key) => {
                 if let Some(pending) = operations.get_mut(key) {
                     pending.buf = Some(buf);
@@ -229,8 +233,8 @@ impl Link {
 
     /// What the peer has, in a head of its own.
     pub(super) fn acknowledged(&mut self, core: &mut Core, low: u32) -> Result<(), TransportError> {
-        let (operations, ready) = (&mut core.operations, &mut core.ready);
-        if self.outbox.acknowledge(low, |then, buf| Core::release(operations, ready, then, buf)) {
+        let (peer, operations, ready) = (self.peer, &mut core.operations, &mut core.ready);
+        if self.outbox.acknowledge(low, |then, buf| Core::release(peer, operations, ready, then, buf)) {
             return Ok(());
         }
         Err(self.violation("an acknowledgement of what was never sent", u64::from(low)))
@@ -378,9 +382,9 @@ impl Link {
                 theirs: name(checksum != 0),
             });
         }
-        let (operations, ready) = (&mut core.operations, &mut core.ready);
+        let (peer, operations, ready) = (self.peer, &mut core.operations, &mut core.ready);
         let part = part.checked_sub(1);
-        if !self.outbox.resume(received, part, |then, buf| Core::release(operations, ready, then, buf)) {
+        if !self.outbox.resume(received, part, |then, buf| Core::release(peer, operations, ready, then, buf)) {
             return Err(self.violation("resumption at a frame that was never sent, or was acknowledged", received));
         }
         if self.generation > 1 {
@@ -440,12 +444,12 @@ impl Link {
     /// Ends everything that waits for the peer.
     fn give_up(&mut self, core: &mut Core, why: &'static str) {
         let error = || Box::new(TransportError::PeerDown { pe: self.peer, why });
-        let (operations, ready) = (&mut core.operations, &mut core.ready);
+        let (peer, operations, ready) = (self.peer, &mut core.operations, &mut core.ready);
         self.serving.clear();
         self.halted = None;
         self.outbox.abandon(|then, buf| match then {
             Then::Sent(op) => ready.push_back(Event::Failed { op, buf: Some(buf), error: error() }),
-            then => Core::release(operations, ready, then, buf),
+            then => Core::release(peer, operations, ready, then, buf),
         });
         for pending in operations.remove_all_of(self.peer) {
             ready.push_back(Event::Failed { op: pending.op, buf: pending.buf, error: error() });

@@ -32,6 +32,8 @@ pub(super) enum Then {
     Sent(OpId),
     /// It goes back to the pending operation of this key.
     Keep(u64),
+    /// The peer had no memory for it.
+    Refused(OpId),
 }
 
 #[derive(Debug)]
@@ -296,16 +298,17 @@ impl Outbox {
         }
     }
 
-    /// The peer refused the large frame of this number. Gives its operation, if one waits for it; no other event follows.
-    pub(super) fn disown(&mut self, sequence: u64) -> Option<OpId> {
-        self.segments.iter_mut().find_map(|segment| match segment {
-            Segment::Large(large) if large.sequence == sequence => {
-                match std::mem::replace(&mut large.then, Then::Drop) {
-                    Then::Sent(op) => Some(op),
-                    _ => None,
+    /// The peer refuses the large frame of this number. False: no operation waits for it.
+    pub(super) fn refuse(&mut self, sequence: u64) -> bool {
+        self.segments.iter_mut().any(|segment| match segment {
+            Segment::Large(large) if large.sequence == sequence => match large.then {
+                Then::Sent(op) => {
+                    large.then = Then::Refused(op);
+                    true
                 }
-            }
-            _ => None,
+                _ => false,
+            },
+            _ => false,
         })
     }
 

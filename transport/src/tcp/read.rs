@@ -281,7 +281,7 @@ impl Link {
             }
             Kind::Refused => {
                 self.note_received(core, 0, head.flags);
-                return self.refused(core, head.words[0], head.words[1]);
+                return self.refused(head.words[0], head.words[1]);
             }
         };
         self.body = Some(Body { to, filled: 0, len, head });
@@ -328,15 +328,13 @@ impl Link {
         Ok(())
     }
 
-    fn refused(&mut self, core: &mut Core, sequence: u64, size: u64) -> Result<(), TransportError> {
-        let error = TransportError::MessageRefused { pe: self.peer, size };
-        match self.outbox.disown(sequence) {
-            Some(op) => {
-                core.ready.push_back(Event::Failed { op, buf: None, error: Box::new(error) });
-                Ok(())
-            }
-            None => Err(error),
+    fn refused(&mut self, sequence: u64, size: u64) -> Result<(), TransportError> {
+        // Its buffer comes back once the whole frame was read and thrown away. Where nobody waits for it, it was so small that
+        // the peer must be out of memory altogether.
+        if self.outbox.refuse(sequence) {
+            return Ok(());
         }
+        Err(TransportError::MessageRefused { pe: self.peer, size })
     }
 
     /// The whole body of the current frame is here.
@@ -373,7 +371,12 @@ impl Link {
                     }
                 }
             }
-            Place::Window(_) | Place::Nowhere => self.touch(core),
+            Place::Window(_) | Place::Nowhere => {
+                self.touch(core);
+                if head.kind == Kind::Data {
+                    core.ready.push_back(Event::Missed { from: self.peer, imm: Imm(head.imm), len: head.len });
+                }
+            }
         }
         Ok(())
     }
