@@ -15,7 +15,7 @@ use charm4rs_scheduler::{Clock, Config};
 use charm4rs_transport::bootstrap::options::{Action, Options};
 use charm4rs_transport::bootstrap::{self, Control, Found, Report};
 use charm4rs_transport::port::{Port, PortBuilder};
-use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
+use charm4rs_transport::wireup::{self, Notices, TransportKind, TransportOptions};
 use charm4rs_transport::{Layout, Pe, TransportError};
 
 use crate::registry::registry;
@@ -204,11 +204,13 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
 }
 
 fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options, control: &Control) -> Vec<PortBuilder> {
+    let reports = control.clone();
     let mut transport = TransportOptions {
         force: options.transport,
         checksum: options.checksum,
         liveness: options.liveness,
         digest: registry().digest,
+        notices: Notices::new(move |text| reports.report(Report::Warning(text))),
         ..TransportOptions::default()
     };
     if let Some(credit) = options.credit {

@@ -55,6 +55,34 @@ impl std::str::FromStr for TransportKind {
     }
 }
 
+/// Tells the user something, from any thread. By default only who listens to `tracing` hears it.
+#[derive(Clone)]
+pub struct Notices(Arc<dyn Fn(String) + Send + Sync>);
+
+impl Notices {
+    /// Whoever calls [`Notices::tell`] calls `tell`.
+    pub fn new(tell: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    /// Tells it.
+    pub fn tell(&self, text: String) {
+        (self.0)(text);
+    }
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self::new(|text| tracing::warn!("{text}"))
+    }
+}
+
+impl std::fmt::Debug for Notices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Notices")
+    }
+}
+
 /// What the user may choose.
 #[derive(Clone, Debug)]
 pub struct TransportOptions {
@@ -74,6 +102,8 @@ pub struct TransportOptions {
     pub liveness: bool,
     /// The port to listen on, where a backend listens; ephemeral if not given.
     pub port: Option<u16>,
+    /// Where the user is told what does not end the job.
+    pub notices: Notices,
     /// Faults on demand, for tests.
     pub faults: Option<Arc<dyn Faults>>,
 }
@@ -89,6 +119,7 @@ impl Default for TransportOptions {
             checksum: false,
             liveness: true,
             port: None,
+            notices: Notices::default(),
             faults: None,
         }
     }
@@ -180,6 +211,7 @@ pub fn over(
 fn tcp_config(boot: &dyn Bootstrap, layout: &Arc<Layout>, options: &TransportOptions) -> TcpConfig {
     let mut config = TcpConfig::new(layout.clone(), boot.rank(), boot.job_id(), boot.secret().clone(), options.digest);
     config.checksum = options.checksum;
+    config.credit = usize::try_from(options.credit).unwrap_or(usize::MAX);
     config.port = options.port;
     if !options.liveness {
         config.liveness = None;

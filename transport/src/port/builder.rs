@@ -1,6 +1,6 @@
 //! From a description that can be sent to a port that cannot.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::inner::Inner;
@@ -118,6 +118,8 @@ impl Port {
             outgoing: BTreeMap::new(),
             next_request: 0,
             puts: VecDeque::new(),
+            stalled: BTreeSet::new(),
+            flushes: 0,
             credits: Vec::new(),
             events: Vec::new(),
             fatal: None,

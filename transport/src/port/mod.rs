@@ -26,6 +26,8 @@
 //! quarters when the receiver's port has taken them: it may keep nearly a quarter for ever, so a sender that owes less than that
 //! may send any length. Credit never waits behind messages, which may wait for the credit of the other side.
 //!
+//! A message that has waited for ten seconds is reported, once for each peer.
+//!
 //! # Why a send always ends
 //! A sender without room receives meanwhile: it moves arrivals out of its own inbox into its memory and gives
 //! credit back, so two that send to each other free each other. It delivers nothing, for that could send again. One case
@@ -47,7 +49,7 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,6 +195,10 @@ pub struct Port {
     next_request: u64,
     /// Puts that found no room yet.
     puts: VecDeque<Put>,
+    /// Peers of which it was said that they take no messages.
+    stalled: BTreeSet<Pe>,
+    /// How often the backlog was looked at.
+    flushes: u32,
     /// Credit that found no room on its way back yet.
     credits: Vec<(Pe, u64)>,
     /// Buffer for the events of endpoints.

@@ -19,6 +19,7 @@ pub(super) struct Queued {
     buf: RegBuf,
     /// Polls (or rounds of a send that waits) to wait.
     delay: u32,
+    since: Instant,
 }
 
 /// After how long a send that waits is reported.
@@ -28,12 +29,14 @@ const SPINS: u32 = 64;
 /// How many messages a send that waits receives before it goes to the backlog instead.
 const EARLY_MAX: usize = 1 << 16;
 
+/// After how many looks at the backlog its age is looked at.
+const FLUSHES: u32 = 1024;
+
 /// A send that waits.
 #[derive(Debug, Default)]
 struct Wait {
     rounds: u32,
     since: Option<Instant>,
-    reported: bool,
 }
 
 impl Port {
@@ -287,7 +290,7 @@ impl Port {
     fn queue(&mut self, to: Pe, imm: Imm, buf: RegBuf, delay: u32) {
         self.inner.counters.backlogged += 1;
         self.plain = false;
-        self.backlog.entry(to).or_default().push_back(Queued { imm, buf, delay });
+        self.backlog.entry(to).or_default().push_back(Queued { imm, buf, delay, since: Instant::now() });
     }
 
     /// Whether nothing for `to` is in the backlog, which it tries to empty.
@@ -300,6 +303,21 @@ impl Port {
         let peers: Vec<Pe> = self.backlog.keys().copied().collect();
         for to in peers {
             self.flush_to(to, polled);
+        }
+        self.flushes = self.flushes.wrapping_add(1);
+        if self.flushes.is_multiple_of(FLUSHES) {
+            let oldest: Vec<_> =
+                self.backlog.iter().filter_map(|(to, queue)| Some((*to, queue.front()?.since))).collect();
+            oldest.into_iter().for_each(|(to, since)| self.report_stall(to, since));
+        }
+    }
+
+    /// Says that a peer takes no messages, if one has waited for it for long.
+    fn report_stall(&mut self, to: Pe, since: Instant) {
+        if since.elapsed() > STALL && self.stalled.insert(to) {
+            let seconds = STALL.as_secs();
+            let text = format!("PE {} has waited for {seconds} s to send to PE {to}, which takes no messages", self.pe);
+            self.options.notices.tell(text);
         }
     }
 
@@ -356,14 +374,7 @@ impl Port {
             self.inner.counters.waits += 1;
             Instant::now()
         });
-        if !wait.reported && since.elapsed() > STALL {
-            wait.reported = true;
-            tracing::warn!(
-                pe = self.pe.0,
-                to = to.0,
-                "a send has waited for {STALL:?}: the receiver takes no messages"
-            );
-        }
+        self.report_stall(to, since);
         true
     }
 
