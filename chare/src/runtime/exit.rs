@@ -141,6 +141,11 @@ fn text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("a value that is not text")
 }
 
+/// What the language says of panics that end the process: in a destructor while another panic unwinds, and where nothing unwinds.
+const FATAL: [&str; 2] = ["panic in a destructor during cleanup", "panic in a function that cannot unwind"];
+/// 128 and SIGABRT.
+const ABORTED: u8 = 134;
+
 /// Keeps the place and the stack of a panic on a PE's thread for its report, instead of printing it there.
 /// Other threads keep the hook that was there.
 pub(crate) fn install_panic_hook() {
@@ -148,8 +153,12 @@ pub(crate) fn install_panic_hook() {
     ONCE.call_once(|| {
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-            if super::try_current().is_none() {
-                return others(info);
+            let Some(rt) = super::try_current() else { return others(info) };
+            if FATAL.contains(&text(info.payload())) {
+                // The process is about to abort: nobody will ever catch it.
+                let place = PLACE.take().unwrap_or_default();
+                let what = format!("a panic that cannot be caught, such as one during another one{place}{}", stack());
+                return rt.fail(Failure { code: ABORTED, what });
             }
             PLACE.set(info.location().map(|at| format!(" at {at}")));
             STACK.set(Some(Backtrace::force_capture()));
