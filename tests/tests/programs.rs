@@ -1,27 +1,15 @@
 //! Every program of the pages prints what its page says: on one PE, on threads, and on processes that meet in shared memory
 //! or over TCP. Knows nothing of what the programs do. `build.rs` writes the tests.
 
-use std::path::{Path, PathBuf};
+mod common;
+
 use std::process::{Command, Stdio};
+
+use common::charmrun;
 
 include!(concat!(env!("OUT_DIR"), "/program_tests.rs"));
 
 const BOOK: &str = env!("CARGO_BIN_EXE_book");
-
-/// The launcher of the same build. Another package's program: cargo does not build it for a test of this one alone.
-fn charmrun() -> PathBuf {
-    let folder = Path::new(BOOK).parent().expect("a program lies in a folder");
-    let path = folder.join("charmrun");
-    if !path.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "charm4rs-launcher", "--bin", "charmrun"]);
-        if folder.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo can be started").success(), "charmrun can be built");
-    }
-    path
-}
 
 fn check(name: &str, output: &str) {
     run(Command::new(BOOK).arg("+p1"), name, output);
@@ -29,7 +17,7 @@ fn check(name: &str, output: &str) {
     for options in
         [&["+p2"][..], &["+p3", "++ppn", "2"], &["+p3", "++transport", "shm"], &["+p2", "++transport", "tcp"]]
     {
-        run(Command::new(charmrun()).args(options).arg(BOOK), name, output);
+        run(Command::new(charmrun(BOOK)).args(options).arg(BOOK), name, output);
     }
 }
 

@@ -1,56 +1,21 @@
-//! Runs `charmrun` on the test program, with a watchdog, and looks in `/proc` for what a job has left behind.
+//! Runs `charmrun` on the test program.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
-use std::io::{BufRead as _, BufReader, Read};
+mod job;
+
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
-
-/// Every test ends by then, or fails.
-const WATCHDOG: Duration = Duration::from_secs(60);
-/// The contract: what a job leaves behind is gone so soon after its launcher.
-pub(crate) const GONE: Duration = Duration::from_secs(1);
-/// In the environment of everything that a job starts.
-const MARK: &str = "CHARMRUN_TEST_JOB";
+pub(crate) use job::{Ended, GONE, Job, assert_gone, processes};
 
 pub(crate) const CHARMRUN: &str = env!("CARGO_BIN_EXE_charmrun");
 pub(crate) const PROCESS: &str = env!("CARGO_BIN_EXE_charmrun-test-process");
 
-/// A job that runs.
-pub(crate) struct Job {
-    child: Child,
-    mark: String,
-    stdout: Option<BufReader<ChildStdout>>,
-    stderr: JoinHandle<String>,
-    began: Instant,
-}
-
-/// A job that has ended.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-    pub(crate) took: Duration,
-    pub(crate) mark: String,
-}
-
 /// `charmrun` with these arguments, in which `PROCESS` stands for the test program.
 pub(crate) fn command(line: &str) -> (Command, String) {
-    static JOBS: AtomicU32 = AtomicU32::new(0);
-    let mark = format!("{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
-    let mut command = Command::new(CHARMRUN);
-    command
-        .args(line.split_whitespace().map(|word| if word == "PROCESS" { PROCESS } else { word }))
-        .env(MARK, &mark)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    let (mut command, mark) = job::marked(CHARMRUN);
+    command.args(line.split_whitespace().map(|word| if word == "PROCESS" { PROCESS } else { word }));
     (command, mark)
 }
 
@@ -63,158 +28,6 @@ pub(crate) fn start(line: &str) -> Job {
 /// Runs a job to its end, and checks that nothing of it is left.
 pub(crate) fn run(line: &str) -> Ended {
     start(line).end()
-}
-
-impl Job {
-    pub(crate) fn spawn(mut command: Command, mark: String) -> Self {
-        let began = Instant::now();
-        let mut child = command.spawn().expect("charmrun starts");
-        let mut stderr = child.stderr.take().expect("piped");
-        let stderr = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            stderr.read_to_end(&mut text).expect("a pipe");
-            String::from_utf8_lossy(&text).into_owned()
-        });
-        let stdout = child.stdout.take().map(BufReader::new);
-        Self { child, mark, stdout, stderr, began }
-    }
-
-    /// The launcher's number.
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).expect("charmrun runs");
-    }
-
-    pub(crate) fn input(&mut self) -> std::process::ChildStdin {
-        self.child.stdin.take().expect("piped")
-    }
-
-    pub(crate) fn output(&mut self) -> BufReader<ChildStdout> {
-        self.stdout.take().expect("taken once")
-    }
-
-    /// The next line that the job prints.
-    pub(crate) fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.as_mut().expect("not taken").read_line(&mut line).expect("a pipe");
-        line
-    }
-
-    /// Waits until `n` processes have said `ready`, and gives the numbers that they said with it.
-    pub(crate) fn ready(&mut self, n: usize) -> Vec<Pid> {
-        (0..n)
-            .filter_map(|_| {
-                let line = self.line();
-                let (word, pid) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "0"));
-                assert_eq!(word, "ready");
-                Pid::from_raw(pid.parse().expect("a number"))
-            })
-            .collect()
-    }
-
-    pub(crate) fn end(mut self) -> Ended {
-        let stdout = self.stdout.take();
-        let read = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            stdout.map(|mut stdout| stdout.read_to_end(&mut text).expect("a pipe"));
-            String::from_utf8_lossy(&text).into_owned()
-        });
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("our child") {
-                break status;
-            }
-            if self.began.elapsed() > WATCHDOG {
-                self.child.kill().expect("our child");
-                let left = processes(&self.mark);
-                panic!("the job hangs; its processes: {left:?}; it said {:?}", self.stderr.join());
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        let took = self.began.elapsed();
-        assert_gone(&self.mark);
-        let code = std::os::unix::process::ExitStatusExt::signal(&status)
-            .map_or_else(|| status.code().expect("an exit status or a signal"), |signal| -signal);
-        Ended {
-            code,
-            stdout: read.join().expect("it reads"),
-            stderr: self.stderr.join().expect("it reads"),
-            took,
-            mark: self.mark,
-        }
-    }
-}
-
-impl Ended {
-    /// The contract of a failure: its code, and the first line on standard error; that there is no second such line.
-    #[track_caller]
-    pub(crate) fn failed(&self, code: i32, what: &str) -> &Self {
-        assert_eq!(self.code, code, "{self:?}");
-        let first = self.stderr.lines().next().unwrap_or_default();
-        let start = format!("charmrun: error[{code}]: ");
-        assert!(first.starts_with(&start) && first.contains(what), "{what:?} is not what it says: {self:?}");
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let end = first.rsplit(", ").next().unwrap_or_default();
-        let fields: Vec<_> = end.split(' ').map(|f| f.split_once('=').unwrap_or((f, ""))).collect();
-        assert!(
-            matches!(&fields[..], [("pe", pe), ("host", h), ("pid", pid)]
-                if (*pe == "-" || pe.parse::<u32>().is_ok()) && *h == host && pid.parse::<u32>().is_ok()),
-            "{end:?} does not say who and where"
-        );
-        assert_eq!(self.stderr.matches("error[").count(), 1, "the first cause is reported once: {self:?}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn succeeded(&self) -> &Self {
-        assert_eq!((self.code, &*self.stderr), (0, ""), "{self:?}");
-        self
-    }
-
-    /// Which PE the first line names.
-    pub(crate) fn pe(&self) -> Option<u32> {
-        let first = self.stderr.lines().next().unwrap_or_default();
-        first.rsplit_once("pe=")?.1.split(' ').next()?.parse().ok()
-    }
-
-    /// The lines of standard output, sorted.
-    pub(crate) fn sorted(&self) -> Vec<&str> {
-        let mut lines: Vec<_> = self.stdout.lines().collect();
-        lines.sort_unstable();
-        lines
-    }
-}
-
-/// Living processes that have inherited the job's mark, with their command lines.
-pub(crate) fn processes(mark: &str) -> Vec<(i32, String)> {
-    let wanted = format!("{MARK}={mark}");
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // What cannot be read has just ended. A zombie has neither environment nor command line.
-        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.split(|b| *b == 0).any(|variable| variable == wanted.as_bytes()) {
-            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
-        }
-    }
-    found
-}
-
-/// Within the contract's time after now nothing of the job is left.
-#[track_caller]
-pub(crate) fn assert_gone(mark: &str) {
-    let since = Instant::now();
-    loop {
-        let left = processes(mark);
-        if left.is_empty() {
-            return;
-        }
-        assert!(since.elapsed() < GONE, "the job has left behind {left:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// A file that is gone at the end of the test.

@@ -181,3 +181,59 @@ fn a_job_listens_on_loopback_only_and_ipv6_will_do() {
     let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
     greet(&mut a, &mut b);
 }
+
+mod alone {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_strangers_delay_the_start_of_a_job_by_at_most_a_second_and_are_counted() {
+        const STRANGERS: u64 = 10_000;
+        let _watchdog = Watchdog::start("ten thousand strangers");
+        let fabrics = two(|_, _| ());
+        let doors = [0, 1].map(|at| door(&fabrics[at]));
+        let done = std::sync::atomic::AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut silent = Vec::new();
+                for number in 0..STRANGERS {
+                    let mut stream = TcpStream::connect(doors[usize::try_from(number % 2).unwrap()]).unwrap();
+                    // Whoever is evicted meanwhile may not be able to write any more.
+                    match number / 2 % 5 {
+                        0 => drop(stream),
+                        1 => drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")),
+                        2 => drop(stream.write_all(&[0x16; HELLO])),
+                        3 => {
+                            let _ = stream.write_all(&dialer(9, 1).hello()[..90]);
+                            silent.push(stream);
+                        }
+                        _ => silent.push(stream),
+                    }
+                    // The first of the silent ones stay for the whole of it.
+                    silent.truncate(300);
+                    done.fetch_add(1, Ordering::Release);
+                }
+            });
+            // In the middle of it the job starts.
+            while done.load(Ordering::Acquire) < STRANGERS / 10 {
+                std::thread::yield_now();
+            }
+            let begun = Instant::now();
+            wire_up(&fabrics);
+            let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+            greet(&mut a, &mut b);
+            assert!(begun.elapsed() < Duration::from_secs(1), "faults.md, row 10: {:?}", begun.elapsed());
+            while done.load(Ordering::Acquire) < STRANGERS {
+                greet(&mut a, &mut b);
+            }
+        });
+        let accepted = || fabrics.iter().map(|f| f.counters().accepted.load(Ordering::Relaxed)).sum::<u64>();
+        while accepted() < STRANGERS {
+            std::thread::yield_now();
+        }
+        let turned_away = |f: &TcpFabric| {
+            let counters = f.counters();
+            [&counters.strangers, &counters.evicted].map(|c| c.load(Ordering::Relaxed)).iter().sum::<u64>()
+        };
+        assert!(fabrics.iter().map(turned_away).sum::<u64>() > STRANGERS / 5, "{:?}", fabrics[0].counters());
+    }
+}

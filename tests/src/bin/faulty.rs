@@ -1,0 +1,197 @@
+//! The program that the tests of faults start in jobs of all kinds: it does what its first argument says, and something goes wrong.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "it is a program, and what it prints is what the tests read")]
+
+use std::time::{Duration, Instant};
+
+use charm4rs::prelude::*;
+use charm4rs::reduce::Reducer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serializer;
+
+/// What the payloads are that are too large.
+const HUGE: usize = 512 << 20;
+
+/// A number of the process's status, in KiB.
+fn status(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a line");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// A value that fails when it is serialized, and, if armed, when it is dropped.
+#[derive(Deserialize)]
+struct Hostile {
+    armed: bool,
+}
+
+impl Serialize for Hostile {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("on purpose")
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        assert!(!self.armed, "on purpose");
+    }
+}
+
+/// A reduction that fails where parts meet.
+struct Breaks;
+
+impl Reducer<u32> for Breaks {
+    type Partial = u32;
+    type Output = u32;
+    fn start(&self, value: u32) -> u32 {
+        value
+    }
+    fn merge(&self, _: u32, _: u32) -> u32 {
+        panic!("on purpose")
+    }
+    fn finish(&self, partial: u32, _: u64) -> u32 {
+        partial
+    }
+}
+
+struct Node;
+
+#[chare(index = u32)]
+impl Node {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+    #[entry]
+    fn ready(&self) {
+        println!("ready {}", std::process::id());
+    }
+    #[entry]
+    fn fine(&self) -> u32 {
+        1
+    }
+    #[entry]
+    fn compute(&self, ms: u64) {
+        let until = Instant::now() + Duration::from_millis(ms);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+    }
+    /// From now on this process gets no more than `mib` of memory besides what it has.
+    #[entry]
+    fn starve(&self, mib: u64) {
+        let Rlimit { maximum, .. } = getrlimit(Resource::As);
+        let limit = Rlimit { current: Some((status("VmSize") << 10) + (mib << 20)), maximum };
+        setrlimit(Resource::As, limit).expect("a lower limit");
+    }
+    #[entry]
+    fn panics(&self) {
+        panic!("on purpose")
+    }
+    #[entry]
+    fn exits(&self, cx: &mut Cx<Self>, code: i32) {
+        cx.job().exit(code);
+    }
+    #[entry]
+    fn gives_hostile(&self) -> Hostile {
+        Hostile { armed: false }
+    }
+    #[entry]
+    fn drops_hostile(&self, panics: bool) {
+        let _hostile = Hostile { armed: true };
+        assert!(!panics, "on purpose");
+    }
+    #[entry]
+    fn reduces(&self, cx: &mut Cx<Self>) {
+        drop(cx.allreduce(cx.index(), Breaks));
+    }
+    #[entry]
+    fn length(&self, bytes: Payload<u8>) -> usize {
+        bytes.len()
+    }
+    #[entry]
+    fn give(&self, len: usize) -> Payload<u8> {
+        vec![0; len].into()
+    }
+}
+
+#[charm4rs::main]
+async fn main(job: Job, args: Args) {
+    let nodes = job.group::<Node>(());
+    let last = nodes.on(Pe(job.pes() - 1));
+    nodes.created().await;
+    match &*args.get(1, String::new()) {
+        "ready" => {
+            nodes.all().ready().done().await;
+            job.promise::<()>().1.await;
+        }
+        "ready-and-compute" => {
+            nodes.all().ready().done().await;
+            nodes.all().compute(1_000_000);
+            job.promise::<()>().1.await;
+        }
+        "ready-and-leave" => {
+            nodes.all().ready().done().await;
+            job.sleep(Duration::from_millis(args.get(2, 0))).await;
+            nodes.all().fine().call().await;
+            println!("left");
+        }
+        // On the last PE something fails while another one computes.
+        what @ ("panic"
+        | "panic-in-reduction"
+        | "panic-in-serialization"
+        | "panic-in-destructor"
+        | "double-panic"
+        | "exit") => {
+            println!("now");
+            match what {
+                "panic" => drop(last.panics()),
+                "panic-in-reduction" => drop(nodes.all().reduces()),
+                "panic-in-serialization" => {
+                    job.spawn(async move { drop(last.gives_hostile().call().await) });
+                }
+                "panic-in-destructor" => drop(last.drops_hostile(false)),
+                "double-panic" => drop(last.drops_hostile(true)),
+                _ => drop(last.exits(42)),
+            }
+            // Whoever computes takes no part in the end of a job that is meant, nor in a reduction.
+            if !matches!(what, "exit" | "panic-in-reduction") {
+                nodes.on(Pe(1)).compute(1_000_000);
+            }
+            job.promise::<()>().1.await;
+        }
+        "compute" => {
+            last.compute(args.get(2, 0)).done().await;
+            println!("computed");
+        }
+        // Far more than may be on its way, to a PE that takes nothing for a while.
+        "flood" => {
+            drop(last.compute(args.get(2, 0)));
+            for _ in 0..3_000 {
+                drop(last.length(vec![0; 100_000].into()));
+            }
+            let most = status("VmHWM");
+            job.quiescence().await;
+            println!("{most}");
+        }
+        "too-large-to-take" => {
+            last.starve(64).done().await;
+            let error = last.length(vec![0; HUGE].into()).call().checked().await.expect_err("there is no memory");
+            println!("{error}");
+            println!("{}", last.length(vec![0; 100_000].into()).call().await);
+        }
+        "too-large-for-the-caller" => {
+            nodes.on(Pe(0)).starve(64).done().await;
+            let error = last.give(HUGE).call().checked().await.expect_err("there is no memory");
+            println!("{error}");
+            println!("{}", last.give(100_000).call().await.len());
+        }
+        "too-large-for-nobody" => {
+            last.starve(64).done().await;
+            drop(last.length(vec![0; HUGE].into()));
+            job.quiescence().await;
+        }
+        what => panic!("{what:?} is not among what can go wrong"),
+    }
+}

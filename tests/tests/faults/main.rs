@@ -1,0 +1,27 @@
+//! Faults of whole jobs: processes, over shared memory and TCP, each with its code, its words, and nothing left behind. Knows
+//! nothing of how they are noticed.
+
+#[path = "../../../launcher/tests/common/job.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod job;
+
+mod alone;
+#[path = "../common/mod.rs"]
+mod common;
+mod memory;
+
+use job::{Ended, Job};
+
+const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
+
+/// Starts `charmrun OPTIONS faulty ARGS`, of a line in which `-` stands between them.
+fn start(line: &str) -> Job {
+    let (mut command, mark) = job::marked(common::charmrun(FAULTY).to_str().expect("a path of text"));
+    command.args(line.split_whitespace().map(|word| if word == "-" { FAULTY } else { word }));
+    command.env("RUST_BACKTRACE", "0");
+    Job::spawn(command, mark)
+}
+
+fn run(line: &str) -> Ended {
+    start(line).end()
+}
