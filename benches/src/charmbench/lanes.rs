@@ -66,6 +66,9 @@ impl<'a> Raw<'a> {
                 }
                 Event::Sent { .. } => self.pending -= 1,
                 Event::Failed { error, .. } => return Err(*error),
+                Event::Missed { from, .. } => {
+                    return Err(TransportError::PeerDown { pe: from, why: "this PE has no memory for its message" });
+                }
                 Event::PeerLost { pe, why } => return Err(TransportError::PeerDown { pe, why }),
                 Event::Got { .. } | Event::PutArrived { .. } => {}
             }
