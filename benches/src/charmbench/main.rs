@@ -2,7 +2,7 @@
 //!
 //! `cargo charmrun +p2 charmbench latency`, under any transport. PE 0 measures, and the last PE answers. The layers below the
 //! object model come first ([`below`]), on the same pinned threads and over the same ports that the object model has afterwards
-//! ([`entry`]). Wherever a limit applies ([`limits`]) it is measured in turn with what it limits, since machines drift.
+//! ([`mod@entry`]). Wherever a limit applies ([`limits`]) it is measured in turn with what it limits, since machines drift.
 
 mod below;
 mod entry;
