@@ -1,0 +1,48 @@
+"""charm4py's programming model on the engine of charm4rs.
+
+A program is many objects, *chares*, that live on processing elements (PEs), call each other's methods asynchronously through
+proxies, wait for futures, and contribute to reductions::
+
+    from charm4py import charm, Chare, Group
+
+    class Hello(Chare):
+        def greet(self, whom):
+            print("hello", whom, "from PE", charm.myPe())
+
+    def main(args):
+        hello = Group(Hello)
+        hello.greet("world", awaitable=True).get()
+        exit()
+
+    charm.start(main)
+
+Run it with ``charmrun +p4 hello.py``.
+"""
+
+from .chare import Array, ArrayMap, Chare, Group, register
+from .channel import Channel
+from .charm import Options, charm, charm4py_version, readonlies
+from .entry_method import coro, coro_ext, when
+from .reduction import Reducer
+from .threads import Future
+
+threaded = coro
+
+__all__ = [
+    "Array",
+    "ArrayMap",
+    "Channel",
+    "Chare",
+    "Future",
+    "Group",
+    "Options",
+    "Reducer",
+    "charm",
+    "charm4py_version",
+    "coro",
+    "coro_ext",
+    "readonlies",
+    "register",
+    "threaded",
+    "when",
+]

@@ -1,0 +1,100 @@
+"""Channels: messages between two chares, in the order in which they were sent."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent
+
+from . import threads
+
+if TYPE_CHECKING:
+    from .chare import Chare
+
+
+class Channel:
+    """One end of a channel between ``chare`` and the one that ``remote`` names, which makes the other end.
+
+    The first channel that a chare makes to another is one with the first that the other makes to it, and so on.
+    """
+
+    def __init__(self, chare: Chare, remote: Any, local: Any = None) -> None:
+        self.remote = remote
+        own = local if local is not None else own_proxy(chare)
+        made: dict[Any, int] = chare.__dict__.setdefault("_channels_made", {})
+        self.number = made.get(remote, 0)
+        made[remote] = self.number + 1
+        self.own = own
+        self.sent = 0
+        self.received = 0
+        self.coroutine: threads.Coroutine | None = None
+        self.arrived = chare.__dict__.setdefault("_channel_ends", {}).setdefault((remote, self.number), Arrived())
+        self.arrived.channel = self
+
+    def send(self, *args: Any) -> None:
+        """Sends; what it is given comes out of the other end's ``recv``."""
+        self.remote._channel(self.own, self.number, self.sent, *args)
+        self.sent += 1
+
+    def recv(self) -> Any:
+        """Waits for the next message: its value, or a tuple of them if there are several."""
+        if not self.ready():
+            coroutine = getcurrent()
+            if not isinstance(coroutine, threads.Coroutine):
+                raise threads.NotThreadedError(
+                    "Channel.recv() waits, which only coroutines can: decorate the method with @coro"
+                )
+            self.coroutine = coroutine
+            threads.Scheduler.greenlet.switch()
+        args = self.arrived.take()
+        return args[0] if len(args) == 1 else args
+
+    def ready(self) -> bool:
+        """Whether a message is there."""
+        return bool(self.arrived.ready)
+
+    def _when_ready(self, waiter: Any) -> None:
+        self.arrived.waiter = waiter
+
+
+class Arrived:
+    """What has arrived at one end, also before the chare has made it."""
+
+    def __init__(self) -> None:
+        self.channel: Channel | None = None
+        self.waiter: Any = None
+        self.ready: deque[tuple[Any, ...]] = deque()
+        self.early: dict[int, tuple[Any, ...]] = {}
+        self.turn = 0
+
+    def take(self) -> tuple[Any, ...]:
+        return self.ready.popleft()
+
+    def put(self, turn: int, args: tuple[Any, ...]) -> None:
+        """Calls are in no order: a message that comes too early waits for those before it."""
+        self.early[turn] = args
+        while self.turn in self.early:
+            self.ready.append(self.early.pop(self.turn))
+            self.turn += 1
+        channel = self.channel
+        if not self.ready or channel is None:
+            return
+        if channel.coroutine is not None:
+            coroutine, channel.coroutine = channel.coroutine, None
+            coroutine.resume()
+        elif self.waiter is not None:
+            waiter, self.waiter = self.waiter, None
+            waiter(channel)
+
+
+def own_proxy(chare: Chare) -> Any:
+    """The proxy of this chare alone."""
+    proxy = chare.thisProxy
+    return proxy if proxy._index is not None else proxy[chare.thisIndex]
+
+
+def arrived(chare: Chare, sender: Any, number: int, turn: int, args: tuple[Any, ...]) -> None:
+    """A message has come for one of the chare's channels."""
+    ends = chare.__dict__.setdefault("_channel_ends", {})
+    ends.setdefault((sender, number), Arrived()).put(turn, args)

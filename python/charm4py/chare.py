@@ -1,0 +1,177 @@
+"""Chares, and how they are made: single ones, groups, arrays."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Iterable, Sequence
+
+from . import _engine
+from .entry_method import row
+from .reduction import NOTHING, number_of
+from .threads import Future
+from .wait import wait
+
+#: The number of each class in the engine's table.
+numbers: dict[type, int] = {}
+#: Classes that have not been registered yet, in the order of their definition.
+defined: list[type] = []
+
+
+class ChareType(type):
+    """The class of chare classes: notes each of them, and makes single chares of a call of ``Chare`` itself."""
+
+    #: Whether classes are registered as they are defined: the program has started.
+    started = False
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
+        super().__init__(name, bases, namespace, **options)
+        if name != "Chare" or cls.__module__ != __name__:
+            defined.append(cls)
+            if ChareType.started:
+                register_defined()
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls is Chare:
+            return single(*args, **kwargs)
+        raise TypeError(f"chares are made by Chare(), Group() and Array(), not by calling {cls.__name__}")
+
+
+def register(cls: type) -> type:
+    """Registers a class of chares. All are, wherever they are defined: this is for programs that say so."""
+    return cls
+
+
+def register_defined() -> None:
+    """Registers what has been defined since the last time."""
+    new = sorted(defined, key=lambda cls: (cls.__module__, cls.__qualname__))
+    defined.clear()
+    for cls in new:
+        numbers[cls] = _engine.register(cls, cls.__name__, rows(cls))
+
+
+def rows(cls: type) -> list[tuple[str, Any, bool, int, int]]:
+    """The entry methods of a class, inherited ones too."""
+    found = []
+    for name in sorted(dir(cls)):
+        if name in OWN or name.startswith("__"):
+            continue
+        entry = row(name, inspect.getattr_static(cls, name))
+        if entry is not None:
+            found.append(entry)
+    return found
+
+
+def number(cls: type) -> int:
+    """The engine's number of a class of chares."""
+    if cls not in numbers:
+        if not (isinstance(cls, type) and issubclass(cls, Chare)):
+            raise TypeError(f"{cls!r} is not a class of chares: derive it from Chare")
+        raise RuntimeError("chares are made after charm.start()")
+    return numbers[cls]
+
+
+class Chare(_engine.ChareBase, metaclass=ChareType):
+    """An object that lives on a PE and is called through proxies. Derive from it.
+
+    Every method is an entry method, but those whose names begin with two underscores and the ones defined here.
+    ``Chare(cls, args=[], onPE=-1)`` makes a single chare and gives its proxy.
+    """
+
+    def reduce(self, callback: Any = None, data: Any = None, reducer: Any = None, section: Any = None) -> None:
+        """Adds ``data`` to the collection's next reduction, whose result ``callback`` gets."""
+        contribute(self, data, reducer, callback, section)
+
+    def contribute(self, data: Any, reducer: Any, callback: Any, section: Any = None) -> None:
+        """Adds ``data`` to the collection's next reduction, whose result ``callback`` gets."""
+        contribute(self, data, reducer, callback, section)
+
+    def allreduce(self, data: Any = None, reducer: Any = None, section: Any = None) -> Future[Any]:
+        """Adds ``data`` to the collection's next reduction; every contributor's future gets the result."""
+        future: Future[Any] = Future()
+        waiting = self.__dict__.setdefault("_allreduces", [])
+        waiting.append(future)
+        contribute(self, data, reducer, self.thisProxy._allreduced, section)
+        return future
+
+    def _allreduced(self, value: Any = None) -> None:
+        self.__dict__["_allreduces"].pop(0).send(value)
+
+    def wait(self, condition: str) -> None:
+        """Waits until an expression over ``self`` and the caller's globals and locals holds."""
+        frame = inspect.currentframe()
+        assert frame is not None and frame.f_back is not None
+        wait(self, condition, frame.f_back)
+
+    def _channel(self, key: Any, number: int, turn: int, *args: Any) -> None:
+        from .channel import arrived
+
+        arrived(self, key, number, turn, args)
+
+    def AtSync(self) -> None:
+        """Says that the chare can be migrated now. Nothing migrates yet: it goes on at once."""
+        resume = getattr(self, "resumeFromSync", None)
+        if resume is not None:
+            _engine.call_soon(resume)
+
+    def setMigratable(self, migratable: bool) -> None:
+        """Says whether the chare may be migrated."""
+        self.__dict__["migratable"] = bool(migratable)
+
+    def migrated(self) -> None:
+        """Called after a migration, for chares to override."""
+
+
+#: The runtime's own names: no entry methods, except those that it calls itself.
+OWN = frozenset(name for name in dir(Chare) if name not in {"_allreduced", "_channel"})
+
+
+def contribute(chare: Chare, data: Any, reducer: Any, callback: Any, section: Any) -> None:
+    if section is not None:
+        raise NotImplementedError("reductions over sections are not there yet")
+    if reducer is None:
+        if data is not None:
+            raise TypeError("data without a reducer: which one?")
+        chare._contribute(None, NOTHING, callback)
+    else:
+        kind = number_of(reducer)
+        chare._contribute(kind.prepared(data, chare), kind.number, callback)
+
+
+def arguments(args: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(args)
+
+
+def single(cls: type, args: Sequence[Any] = (), onPE: int = -1) -> _engine.Proxy:
+    """A single chare; on the PE whose turn it is, unless ``onPE`` says which."""
+    return _engine.single(number(cls), arguments(args), onPE)
+
+
+def Group(cls: type, args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> Any:
+    """One chare on every PE; on those of ``onPEs``, if given. Gives the proxy of all."""
+    return _engine.group(number(cls), arguments(args), None if onPEs is None else list(onPEs))
+
+
+def Array(
+    cls: type,
+    dims: int | Sequence[int] | None = None,
+    ndims: int = -1,
+    args: Sequence[Any] = (),
+    map: Any = None,
+    useAtSync: bool = False,
+) -> Any:
+    """Chares with indices below ``dims``; none, to be inserted, if only their number of dimensions is given.
+
+    Gives the proxy of all. ``map`` is a group of :class:`ArrayMap`.
+    """
+    if dims is None and ndims < 1:
+        raise TypeError("an array needs dims, or ndims if its elements are to be inserted")
+    return _engine.array(number(cls), dims if dims is None or isinstance(dims, int) else tuple(dims),
+                         arguments(args), map)
+
+
+class ArrayMap(Chare):
+    """Says where the elements of an array are made: derive from it, and make a group of it."""
+
+    def procNum(self, index: Any) -> int:
+        """The PE for an index, which is a tuple."""
+        raise NotImplementedError

@@ -1,0 +1,282 @@
+"""``charm``: the job, as a program sees it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import sys
+from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence
+
+from greenlet import getcurrent
+
+from . import _engine, threads
+from .chare import Chare, ChareType, Group, register_defined
+from .errors import Charm4PyError
+from .hooks import Hooks, NobodysAnswer, fatal
+from .reduction import Reducer
+from .threads import Future
+
+charm4py_version = "1.1"
+
+
+class Options:
+    """What the runtime does; see the attributes."""
+
+    class Interactive:
+        """Of the interactive mode."""
+
+        verbose: int = 1
+        broadcast_imports: bool = True
+
+    def __init__(self) -> None:
+        self.profiling = False
+        self.pickle_protocol = 5
+        self.local_msg_optim = False
+        self.local_msg_buf_size = 50
+        self.auto_flush_wait_queues = True
+        self.quiet = False
+        self.remote_exec = False
+        self.interactive = Options.Interactive()
+
+
+class Readonlies:
+    """Values that PE 0's entry point sets before anything else, and every PE reads."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if charm.started and charm.myPe() == 0:
+            charm.thisProxy._set_readonly(name, value)
+
+
+readonlies = Readonlies()
+
+
+class Runtime(Chare):
+    """The runtime's own chare on every PE: what ``charm.thisProxy`` names."""
+
+    def _meet(self, proxy: Any) -> None:
+        charm.thisProxy = proxy
+
+    def _set_readonly(self, name: str, value: Any) -> None:
+        object.__setattr__(readonlies, name, value)
+
+    def updateGlobals(self, globals_dict: dict[str, Any], module_name: str = "__main__") -> None:
+        """Sets global names of a module."""
+        sys.modules[module_name].__dict__.update(globals_dict)
+
+    def exec(self, code: str, module_name: str = "__main__") -> None:
+        """Runs code in a module; only with ``charm.options.remote_exec``."""
+        allow_remote_execution()
+        exec(code, sys.modules[module_name].__dict__)
+
+    def eval(self, expression: str, module_name: str = "__main__") -> Any:
+        """The value of an expression in a module; only with ``charm.options.remote_exec``."""
+        allow_remote_execution()
+        return eval(expression, sys.modules[module_name].__dict__)
+
+    def exit(self, code: Any = 0) -> None:
+        """Ends the job."""
+        charm.exit(code if isinstance(code, int) else 0)
+
+    def myPe(self) -> int:
+        """This PE."""
+        return charm.myPe()
+
+
+def allow_remote_execution() -> None:
+    if not charm.options.remote_exec:
+        raise Charm4PyError("remote execution is off: set charm.options.remote_exec on every PE before charm.start()")
+
+
+class Charm:
+    """The job; there is one, ``charm``."""
+
+    Charm4PyError = Charm4PyError
+
+    def __init__(self) -> None:
+        self.options = Options()
+        self.started = False
+        self.reducers = Reducer
+        self._pe = 0
+        self._pes = 1
+        self._host = 0
+        self._hosts: list[list[int]] = [[0]]
+        self.thisProxy: Any = None
+
+    # Start and end
+
+    def start(
+        self,
+        entry: Any = None,
+        classes: Iterable[type] = (),
+        modules: Iterable[str] = (),
+        interactive: bool = False,
+    ) -> NoReturn:
+        """Runs the program; does not return. ``entry``, a function or a class of chares, gets the program's arguments on PE 0."""
+        if entry is None and not interactive:
+            raise Charm4PyError("charm.start() needs an entry point: a function, or a class of chares, that takes args")
+        if interactive:
+            raise Charm4PyError("the interactive mode is not there yet")
+        self._line_by_line()
+        _engine.set_hooks(Hooks)
+        args = _engine.join(sys.argv)
+        pes, processes = _engine.shape()
+        if processes < pes:
+            self._launch(pes)
+        threads.begin()
+        ChareType.started = True
+        register_defined()
+        code = _engine.run(lambda: self._begin(entry, [os.fsdecode(arg) for arg in args]))
+        self._finish(code)
+
+    def _begin(self, entry: Any, args: list[str]) -> None:
+        """PE 0, when all are there."""
+        self.thisProxy = Group(Runtime)
+        self.thisProxy._meet(self.thisProxy)
+        if isinstance(entry, type):
+            Chare(entry, [args], onPE=0)
+        else:
+            threads.start(None, entry, (args,), {}, NobodysAnswer(getattr(entry, "__qualname__", "the entry point")))
+
+    def _enter(self) -> None:
+        """This PE knows the job: called before any chare of the program's is made on it."""
+        self._pe, self._pes, self._host, self._hosts = _engine.place()
+        self.started = True
+
+    def _launch(self, pes: int) -> NoReturn:
+        """Several PEs without a launcher: be the launcher."""
+        arguments = [f"+p{pes}", *sys.argv]
+        sys.exit(_engine.charmrun(arguments, sys.executable))
+
+    def _finish(self, code: int) -> NoReturn:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        os._exit(code)
+
+    @staticmethod
+    def _line_by_line() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            reconfigure = getattr(stream, "reconfigure", None)
+            if reconfigure is not None:
+                reconfigure(line_buffering=True)
+
+    def exit(self, code: int = 0) -> None:
+        """Ends the job with a status."""
+        _engine.exit(int(code))
+
+    def abort(self, message: str) -> None:
+        """Ends the job with status 1, a message, and the stack."""
+        fatal(Charm4PyError(message), "charm.abort()")
+
+    # Where am I
+
+    def myPe(self) -> int:
+        """The PE on which this code runs."""
+        return self._pe
+
+    def numPes(self) -> int:
+        """How many PEs the job has."""
+        return self._pes
+
+    def myHost(self) -> int:
+        """The number of this PE's host."""
+        return self._host
+
+    def numHosts(self) -> int:
+        """How many hosts the job has."""
+        return len(self._hosts)
+
+    def getHostPes(self, host: int) -> list[int]:
+        """The PEs of a host."""
+        return list(self._hosts[host])
+
+    def getHostFirstPe(self, host: int) -> int:
+        """The first PE of a host."""
+        return self._hosts[host][0]
+
+    def getHostNumPes(self, host: int) -> int:
+        """How many PEs a host has."""
+        return len(self._hosts[host])
+
+    def getPeHost(self, pe: int) -> int:
+        """The host of a PE."""
+        return next(host for host, pes in enumerate(self._hosts) if pe in pes)
+
+    def getPeHostRank(self, pe: int) -> int:
+        """A PE's place among those of its host."""
+        return self._hosts[self.getPeHost(pe)].index(pe)
+
+    def print_dbg(self, *args: Any, **kwargs: Any) -> None:
+        """Prints, with the PE and the host before it."""
+        print(f"PE {self._pe} of {self._pes}, {socket.gethostname()}:", *args, **kwargs)
+
+    # Waiting
+
+    def awaitCreation(self, *proxies: Any) -> None:
+        """Waits until all chares of these collections, which this PE has made, are there."""
+        for proxy in proxies:
+            future: Future[None] = Future()
+            _engine.created(proxy, future.send)
+            future.get()
+
+    def wait(self, objs: Iterable[Any]) -> None:
+        """Waits until all futures and channels are ready."""
+        for _ in self.iwait(objs):
+            pass
+
+    def iwait(self, objs: Iterable[Any]) -> Iterator[Any]:
+        """Gives futures and channels in the order in which they become ready."""
+        pending: list[Any] = []
+        for thing in objs:
+            if thing.ready():
+                yield thing
+            else:
+                pending.append(thing)
+        ready: list[Any] = []
+        waiting: threads.Coroutine | None = None
+
+        def woken(thing: Any) -> None:
+            nonlocal waiting
+            ready.append(thing)
+            if waiting is not None:
+                coroutine, waiting = waiting, None
+                coroutine.resume()
+
+        for thing in pending:
+            thing._when_ready(woken)
+        for _ in range(len(pending)):
+            if not ready:
+                coroutine = getcurrent()
+                if not isinstance(coroutine, threads.Coroutine):
+                    raise threads.NotThreadedError("charm.wait() waits, which only coroutines can")
+                waiting = coroutine
+                threads.Scheduler.greenlet.switch()
+            yield ready.pop(0)
+
+    def sleep(self, seconds: float) -> None:
+        """Waits; the PE goes on meanwhile."""
+        future: Future[None] = Future()
+        _engine.after(seconds, future.send)
+        future.get()
+
+    def scheduleCallableAfter(self, callable_obj: Callable[..., Any], seconds: float, args: Sequence[Any] = ()) -> None:
+        """Calls ``callable_obj(*args)`` on this PE in so many seconds."""
+        _engine.after(seconds, lambda: callable_obj(*args))
+
+    def startQD(self, callback: Any) -> None:
+        """Calls back when the job has nothing to do: nothing runs, is queued, or on its way."""
+        _engine.quiescence(callback)
+
+    def waitQD(self) -> None:
+        """Waits until the job has nothing to do."""
+        future: Future[None] = Future()
+        self.startQD(future.send)
+        future.get()
+
+
+charm = Charm()

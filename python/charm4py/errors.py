@@ -1,0 +1,55 @@
+"""Errors of the runtime, and how exceptions travel."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from typing import Any
+
+
+class Charm4PyError(Exception):
+    """Something that the runtime cannot do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RemoteError(Exception):
+    """An exception of another PE whose class is not there, or that cannot be pickled: its type and text."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.text = text
+
+
+def pack(error: BaseException) -> tuple[bytes | None, str, str, str]:
+    """An exception as it travels: pickled if that can be, its type, its text, and its tracebacks so far."""
+    try:
+        pickled = pickle.dumps(error)
+    except Exception:
+        pickled = None
+    return pickled, type(error).__qualname__, str(error), story(error)
+
+
+def story(error: BaseException) -> str:
+    """The traceback, and those of the PEs from which the exception came."""
+    earlier = getattr(error, "remote_stacktrace", "")
+    own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    return f"{earlier}\n{own}" if earlier else own
+
+
+def unpack(parts: tuple[bytes | None, str, str, str]) -> BaseException:
+    """The exception again; with the tracebacks of where it has been as ``remote_stacktrace``."""
+    pickled, kind, text, tracebacks = parts
+    error: Any = None
+    if pickled is not None:
+        try:
+            error = pickle.loads(pickled)
+        except Exception:
+            pass
+    if not isinstance(error, BaseException):
+        error = RemoteError(kind, text)
+    error.remote_stacktrace = tracebacks  # type: ignore[attr-defined]
+    return error

@@ -1,0 +1,72 @@
+"""What the engine calls: the package's part of a call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from . import _engine, entry_method, errors, reduction, threads, wait
+
+
+class Hooks:
+    """The engine finds these by their names."""
+
+    Charm4PyError = errors.Charm4PyError
+    Future = threads.Future
+    bind = staticmethod(entry_method.bind)
+    finish = staticmethod(reduction.finish)
+    merge = staticmethod(reduction.merge)
+    pack_error = staticmethod(errors.pack)
+    recheck = staticmethod(wait.recheck)
+    remote_future = staticmethod(threads.remote_future)
+    run_special = staticmethod(wait.run)
+    unpack_error = staticmethod(errors.unpack)
+
+    @staticmethod
+    def enter() -> None:
+        """The engine runs on this PE."""
+        from .charm import charm
+
+        charm._enter()
+
+    @staticmethod
+    def ending(error: BaseException, place: str) -> tuple[int, str | None]:
+        """How the job ends because of an exception: its status, and the message, if it is a failure."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+        if isinstance(error, SystemExit):
+            code = error.code
+            if code is None or isinstance(code, int):
+                return (code or 0) & 0xFF, None
+            print(code, file=sys.stderr)
+            return 1, None
+        if isinstance(error, KeyboardInterrupt):
+            return 130, f"KeyboardInterrupt in {place}\n{errors.story(error).rstrip()}"
+        return 1, f"{type(error).__name__}: {error} in {place}\n{errors.story(error).rstrip()}"
+
+
+def fatal(error: BaseException, place: str) -> None:
+    """Ends the job because of an exception."""
+    code, text = Hooks.ending(error, place)
+    if text is None:
+        _engine.exit(code)
+    else:
+        _engine.abort(code, text)
+        os._exit(code)
+
+
+class NobodysAnswer:
+    """Of what nobody waits for: an exception ends the job."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def value(self, value: Any) -> None:
+        pass
+
+    def error(self, error: BaseException) -> None:
+        fatal(error, self.place)

@@ -1,0 +1,131 @@
+"""Reducers: how the parts that chares contribute become one result."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy
+
+#: A reduction without data.
+NOTHING = 0
+
+
+class Kind:
+    """A reducer, as the engine knows it: by its number."""
+
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        merge: Callable[[Any, Any], Any],
+        pre: Callable[[Any, Any], Any] | None = None,
+        post: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.number = number
+        self.name = name
+        self.merge = merge
+        self.pre = pre
+        self.post = post
+
+    def prepared(self, data: Any, chare: Any) -> Any:
+        """What a chare contributes."""
+        return data if self.pre is None else self.pre(data, chare)
+
+    def __repr__(self) -> str:
+        return f"Reducer.{self.name}"
+
+
+def elementwise(ufunc: Any, scalar: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Numbers, arrays of any shape, and lists, element by element."""
+
+    def merge(a: Any, b: Any) -> Any:
+        if isinstance(a, numpy.ndarray) or isinstance(b, numpy.ndarray):
+            if numpy.shape(a) != numpy.shape(b):
+                raise ValueError(f"contributions have different shapes: {numpy.shape(a)} and {numpy.shape(b)}")
+            # Into the memory of the first, which is this reduction's alone, if the result fits there.
+            if isinstance(a, numpy.ndarray) and a.flags.writeable and a.dtype == numpy.result_type(a, b):
+                return ufunc(a, b, out=a) if ufunc(a[:0].ravel(), b[:0].ravel()).dtype == a.dtype else ufunc(a, b)
+            return ufunc(a, b)
+        if isinstance(a, (list, tuple)):
+            if len(a) != len(b):
+                raise ValueError(f"contributions have different lengths: {len(a)} and {len(b)}")
+            return type(a)(merge(x, y) for x, y in zip(a, b))
+        return scalar(a, b)
+
+    return merge
+
+
+def gathered(data: Any, chare: Any) -> list[tuple[Any, Any]]:
+    return [(chare.thisIndex, data)]
+
+
+def sorted_values(pairs: list[tuple[Any, Any]]) -> list[Any]:
+    return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
+
+
+class Reducers:
+    """The reducers of a program, by name: ``Reducer.sum``, and those that it adds itself."""
+
+    nop: Kind
+
+    def __init__(self) -> None:
+        self.kinds: list[Kind] = []
+        self._add("nop", lambda a, b: a)
+        self._add("sum", elementwise(numpy.add, lambda a, b: a + b))
+        self._add("product", elementwise(numpy.multiply, lambda a, b: a * b))
+        self._add("min", elementwise(numpy.minimum, min))
+        self._add("max", elementwise(numpy.maximum, max))
+        self._add("logical_and", elementwise(numpy.logical_and, lambda a, b: bool(a) and bool(b)))
+        self._add("logical_or", elementwise(numpy.logical_or, lambda a, b: bool(a) or bool(b)))
+        self._add("logical_xor", elementwise(numpy.logical_xor, lambda a, b: bool(a) != bool(b)))
+        self._add("gather", lambda a, b: a + b, gathered, sorted_values)
+
+    def _add(
+        self,
+        name: str,
+        merge: Callable[[Any, Any], Any],
+        pre: Callable[[Any, Any], Any] | None = None,
+        post: Callable[[Any], Any] | None = None,
+    ) -> Kind:
+        kind = Kind(len(self.kinds), name, merge, pre, post)
+        self.kinds.append(kind)
+        setattr(self, name, kind)
+        return kind
+
+    def addReducer(
+        self,
+        func: Callable[[list[Any]], Any],
+        pre: Callable[[Any, Any], Any] | None = None,
+        post: Callable[[Any], Any] | None = None,
+    ) -> Kind:
+        """Adds a reducer, named like ``func``, which makes one value of a list of them; on all PEs, before ``charm.start``.
+
+        ``pre(data, chare)`` makes a contribution of what a chare gives, ``post(value)`` the result of the last value.
+        """
+        return self._add(func.__name__, lambda a, b: func([a, b]), pre, post)
+
+    def __getattr__(self, name: str) -> Kind:
+        raise AttributeError(f"there is no reducer {name!r}; Reducer.addReducer adds one")
+
+
+Reducer = Reducers()
+
+
+def number_of(reducer: Any) -> Kind:
+    """A reducer, however it was given."""
+    if isinstance(reducer, Kind):
+        return reducer
+    if callable(reducer):
+        kind = Reducer.__dict__.get(getattr(reducer, "__name__", ""))
+        if isinstance(kind, Kind):
+            return kind
+    raise TypeError(f"{reducer!r} is no reducer: Reducer.addReducer makes one")
+
+
+def merge(number: int, a: Any, b: Any) -> Any:
+    return Reducer.kinds[number].merge(a, b)
+
+
+def finish(number: int, value: Any) -> Any:
+    post = Reducer.kinds[number].post
+    return value if post is None else post(value)

@@ -1,0 +1,185 @@
+"""Coroutines and futures: how a method waits while its PE goes on.
+
+A coroutine is a greenlet. One greenlet, the *scheduler's*, runs the engine's loop and everything that does not wait; a coroutine
+is switched to from there, and back to it when it waits. What it waits for calls it again, from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Generator, Generic, TypeVar
+
+from greenlet import getcurrent, greenlet
+
+from . import _engine
+
+if TYPE_CHECKING:
+    from .chare import Chare
+
+T = TypeVar("T")
+
+#: Idle greenlets that are kept for the next coroutine.
+KEPT_MAX = 256
+
+
+class NotThreadedError(Exception):
+    """Something waits outside of a coroutine."""
+
+
+class Scheduler:
+    """The greenlet in which the engine's loop runs."""
+
+    greenlet: greenlet
+    idle: list["Coroutine"] = []
+
+
+def begin() -> None:
+    """Says that this greenlet is the scheduler's."""
+    Scheduler.greenlet = getcurrent()
+
+
+def can_wait() -> bool:
+    """Whether this code runs in a coroutine."""
+    return isinstance(getcurrent(), Coroutine)
+
+
+class Coroutine(greenlet):
+    """Runs one method after another, each to its end."""
+
+    #: Whose method it runs.
+    chare: Chare | None = None
+
+    def run(self, function: Callable[..., Any], args: Any, kwargs: Any, answer: Any) -> None:
+        while True:
+            try:
+                value = function(*args, **kwargs)
+            except Exception as error:
+                answer.error(error)
+            except (SystemExit, KeyboardInterrupt) as error:
+                answer.error(error)
+            else:
+                answer.value(value)
+            function = args = kwargs = answer = value = None  # type: ignore[assignment]
+            self.chare = None
+            if len(Scheduler.idle) >= KEPT_MAX:
+                return
+            Scheduler.idle.append(self)
+            function, args, kwargs, answer = Scheduler.greenlet.switch()
+
+    def resume(self, value: Any = None) -> None:
+        """Goes on with it, from the scheduler's greenlet."""
+        chare = self.chare
+        self.switch(value)
+        if chare is not None and chare._watched:
+            from .wait import recheck
+
+            recheck(chare)
+
+
+def start(chare: Chare | None, function: Callable[..., Any], args: Any, kwargs: Any, answer: Any) -> None:
+    """Runs a function as a coroutine until it ends or waits."""
+    coroutine = Scheduler.idle.pop() if Scheduler.idle else Coroutine(parent=Scheduler.greenlet)
+    coroutine.chare = chare
+    coroutine.switch(function, args, kwargs, answer)
+
+
+def pause(what: str) -> Any:
+    """Lets the PE go on until somebody calls the present coroutine's ``resume``; gives what that is given."""
+    if not can_wait():
+        raise NotThreadedError(f"{what} waits, which only coroutines can: decorate the method with @coro")
+    return Scheduler.greenlet.switch()
+
+
+class Future(_engine.FutureBase, Generic[T]):
+    """A value that arrives later, or several of them.
+
+    Whoever holds it, anywhere in the job, may ``send`` the value; only where it was made it can be waited for.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, num_vals: int = 1) -> "Future[T]":
+        self = super().__new__(cls, num_vals)
+        self._open()
+        return self
+
+    def get(self, timeout: float | None = None) -> T:
+        """Waits for the value; for the list of values, in the order of their arrival, if there are several.
+
+        Raises an exception that was sent instead, and ``TimeoutError`` if ``timeout`` seconds pass.
+        """
+        if not self.ready():
+            self._wait(timeout)
+        return self._result()  # type: ignore[no-any-return]
+
+    def _wait(self, timeout: float | None) -> None:
+        if self._is_remote:
+            raise RuntimeError("a future can be waited for only on the PE where it was made")
+        coroutine = getcurrent()
+        if not isinstance(coroutine, Coroutine):
+            raise NotThreadedError("Future.get() waits, which only coroutines can: decorate the method with @coro")
+        if timeout is None:
+            self._when_ready(coroutine.resume)
+            Scheduler.greenlet.switch()
+            return
+        waiting = True
+
+        def woken(_: Any = None) -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                coroutine.resume()
+
+        self._when_ready(woken)
+        _engine.after(timeout, woken)
+        Scheduler.greenlet.switch()
+        if not self.ready():
+            self._when_ready(None)
+            raise TimeoutError(f"no value in {timeout} seconds")
+
+    def __await__(self) -> Generator["Future[T]", None, T]:
+        if not self.ready():
+            yield self
+        return self._result()  # type: ignore[no-any-return]
+
+
+class RemoteFuture(_engine.FutureBase):
+    """A future of another PE: it can only be given values."""
+
+    __slots__ = ()
+
+    def get(self, timeout: float | None = None) -> Any:
+        raise RuntimeError("a future can be waited for only on the PE where it was made")
+
+
+def remote_future(pe: int, number: int) -> RemoteFuture:
+    return RemoteFuture.__new__(RemoteFuture, 1, (pe, number))
+
+
+def run_async(chare: Chare | None, awaitable: Any, answer: Any) -> None:
+    """Runs an ``async def`` method: until it awaits a future, which goes on with it."""
+
+    def step(_: Any = None) -> None:
+        try:
+            awaited = awaitable.send(None)
+        except StopIteration as end:
+            answer.value(end.value)
+        except BaseException as error:
+            answer.error(error)
+        else:
+            if not isinstance(awaited, _engine.FutureBase):
+                awaitable.close()
+                answer.error(TypeError(f"an entry method can await futures, not {awaited!r}"))
+            else:
+                awaited._when_ready(later)
+
+    def later(_: Any) -> None:
+        step()
+        if chare is not None and chare._watched:
+            from .wait import recheck
+
+            recheck(chare)
+
+    step()
+
+
+__all__ = ["Awaitable", "Future", "NotThreadedError"]

@@ -1,0 +1,94 @@
+"""Conditions: calls that wait for one (``@when``), and coroutines that do (``self.wait``).
+
+What waits stands in a list of its chare, in the order of arrival. The list is looked through after every method of the chare
+that has run, or gone on; the engine does so for a chare that is ``_watched``.
+"""
+
+from __future__ import annotations
+
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, Callable
+
+from greenlet import getcurrent
+
+from . import threads
+
+if TYPE_CHECKING:
+    from .chare import Chare
+    from .entry_method import Entry
+
+codes: dict[str, CodeType] = {}
+
+
+def hold(chare: Chare, holds: Callable[[], bool], go: Callable[[], None]) -> None:
+    """Calls ``go`` once ``holds`` gives true, after a method of the chare has run."""
+    chare.__dict__.setdefault("_held", []).append((holds, go))
+    chare._watched = True
+
+
+def recheck(chare: Chare) -> None:
+    """Lets go on what waits on the chare and need wait no longer, in the order of arrival."""
+    held = chare.__dict__["_held"]
+    if chare.__dict__.get("_rechecking"):
+        return  # whoever does so will look again
+    chare.__dict__["_rechecking"] = True
+    try:
+        at = 0
+        while at < len(held):
+            holds, go = held[at]
+            if holds():
+                del held[at]
+                go()
+                at = 0  # it may have changed what the earlier ones wait for
+            else:
+                at += 1
+    finally:
+        chare.__dict__["_rechecking"] = False
+    chare._watched = bool(held)
+
+
+def wait(chare: Chare, condition: str, frame: FrameType) -> None:
+    """Waits in a coroutine for an expression over the caller's names."""
+    code = codes.get(condition)
+    if code is None:
+        code = codes[condition] = compile(condition, "<self.wait>", "eval")
+    names, values = frame.f_globals, frame.f_locals
+
+    def holds() -> bool:
+        return bool(eval(code, names, values))
+
+    if holds():
+        return
+    coroutine = getcurrent()
+    if not isinstance(coroutine, threads.Coroutine):
+        raise threads.NotThreadedError("self.wait() waits, which only coroutines can: decorate the method with @coro")
+    hold(chare, holds, coroutine.resume)
+    threads.Scheduler.greenlet.switch()
+
+
+def run(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any] | None, answer: Any) -> None:
+    """Runs a method that is not just called; by the engine. ``args`` begin with the chare."""
+    chare, keywords = args[0], kwargs or {}
+    condition = entry.condition
+    if condition is None:
+        begin(entry, args, keywords, answer)
+    elif not chare.__dict__.get("_held") and condition(*args, **keywords):
+        begin(entry, args, keywords, answer)
+    else:
+        hold(chare, lambda: bool(condition(*args, **keywords)), lambda: begin(entry, args, keywords, answer))
+        # The condition may hold although others wait.
+        recheck(chare)
+
+
+def begin(entry: Entry, args: tuple[Any, ...], keywords: dict[str, Any], answer: Any) -> None:
+    if entry.is_coro:
+        threads.start(args[0], entry.function, args, keywords, answer)
+    elif entry.is_async:
+        threads.run_async(args[0], entry.function(*args, **keywords), answer)
+    else:
+        try:
+            value = entry.function(*args, **keywords)
+        except BaseException as error:
+            answer.error(error)
+        else:
+            answer.value(value)

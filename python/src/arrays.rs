@@ -1,0 +1,179 @@
+//! NumPy arrays of plain numbers: their bytes as they are sent, and arrays made of memory that arrived.
+
+use std::sync::Mutex;
+
+use charm4rs::Payload;
+use numpy::npyffi::{NPY_ARRAY_CARRAY, NPY_ARRAY_FARRAY, NPY_TYPES, NpyTypes, PY_ARRAY_API, get_type_object, npy_intp};
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::codec::{Reader, write_number};
+
+/// The numbers of NumPy's types of plain numbers, by their sizes: the last of those without a pointer inside is a complex
+/// one; half precision stands apart.
+const LAST_NUMBER: i32 = NPY_TYPES::NPY_CLONGDOUBLE as i32;
+const HALF: i32 = NPY_TYPES::NPY_HALF as i32;
+/// NumPy's own limit is 64.
+const DIMS_MAX: usize = 64;
+
+/// An array whose bytes can be sent as they lie in memory.
+pub(crate) struct Plain<'py> {
+    array: Bound<'py, PyUntypedArray>,
+    form: Form,
+}
+
+/// All that makes an array of a run of bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Form {
+    number: u8,
+    item: u8,
+    fortran: bool,
+    shape: Vec<u64>,
+}
+
+/// `value` as an array of plain numbers; a copy in one piece if it is strided. `None`: it is no such array.
+pub(crate) fn plain<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Plain<'py>>> {
+    if !is_array(value) {
+        return Ok(None);
+    }
+    let array = value.cast::<PyUntypedArray>()?;
+    let dtype = array.dtype();
+    let number = dtype.num();
+    let native = matches!(dtype.byteorder(), b'=' | b'|');
+    if !native || !(0..=LAST_NUMBER).contains(&number) && number != HALF {
+        return Ok(None);
+    }
+    let array = if array.is_contiguous() {
+        array.clone()
+    } else {
+        value.call_method1("copy", ("C",))?.cast_into::<PyUntypedArray>()?
+    };
+    let form = Form {
+        number: u8::try_from(number).expect("checked above"),
+        item: u8::try_from(dtype.itemsize()).expect("a number has few bytes"),
+        fortran: !array.is_c_contiguous(),
+        shape: array.shape().iter().map(|&side| side as u64).collect(),
+    };
+    Ok(Some(Plain { array, form }))
+}
+
+/// Whether this is an array itself, not of a class derived from it.
+fn is_array(value: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: the type object lives as long as NumPy's module, and is only compared.
+    let array = unsafe { get_type_object(value.py(), NpyTypes::PyArray_Type) };
+    value.get_type_ptr() == array
+}
+
+impl Plain<'_> {
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let len = self.array.len() * usize::from(self.form.item);
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: the array is in one piece of `len` bytes, which stay while `self` holds it. Whoever changes them from another
+        // thread meanwhile races with himself: we hold the interpreter's lock.
+        unsafe { std::slice::from_raw_parts((*self.array.as_array_ptr()).fields.data.cast(), len) }
+    }
+
+    /// Appends what the receiver needs beside the bytes.
+    pub(crate) fn write_form(&self, bytes: &mut Vec<u8>) {
+        let Form { number, item, fortran, shape } = &self.form;
+        bytes.extend([*number, *item, u8::from(*fortran)]);
+        write_number(bytes, shape.len() as u64);
+        shape.iter().for_each(|&side| write_number(bytes, side));
+    }
+}
+
+fn damaged() -> PyErr {
+    PyValueError::new_err("an array that cannot be read: its form is damaged")
+}
+
+impl Form {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> PyResult<Self> {
+        let (number, item, fortran) = (reader.byte()?, reader.byte()?, reader.byte()? != 0);
+        let dims = usize::try_from(reader.number()?).ok().filter(|&dims| dims <= DIMS_MAX).ok_or_else(damaged)?;
+        let shape = (0..dims).map(|_| reader.number()).collect::<PyResult<_>>()?;
+        Ok(Self { number, item, fortran, shape })
+    }
+
+    /// How many bytes the array has.
+    pub(crate) fn len(&self) -> PyResult<usize> {
+        let len = self.shape.iter().try_fold(u64::from(self.item), |len, &side| len.checked_mul(side));
+        len.and_then(|len| usize::try_from(len).ok()).filter(|&len| isize::try_from(len).is_ok()).ok_or_else(damaged)
+    }
+
+    /// The array that these bytes are, in their place.
+    pub(crate) fn array<'py>(&self, py: Python<'py>, memory: Payload<u8>) -> PyResult<Bound<'py, PyAny>> {
+        let number = i32::from(self.number);
+        if memory.len() != self.len()? || number > LAST_NUMBER && number != HALF {
+            return Err(damaged());
+        }
+        let dtype = dtype(py, number)?;
+        if dtype.itemsize() != usize::from(self.item) {
+            return Err(damaged());
+        }
+        over(py, &dtype, &self.shape, self.fortran, memory)
+    }
+}
+
+/// The description of a type of numbers.
+fn dtype(py: Python<'_>, number: i32) -> PyResult<Bound<'_, PyArrayDescr>> {
+    // SAFETY: the number was checked to be a type's; a new reference, or null with an error set, comes back.
+    unsafe {
+        let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number);
+        Ok(Bound::from_owned_ptr_or_err(py, descr.cast())?.cast_into_unchecked())
+    }
+}
+
+/// Memory of the engine's that arrays lie in; it is freed when the last of them is.
+#[pyclass(frozen, module = "charm4py._engine")]
+pub(crate) struct Memory {
+    _payload: Mutex<Payload<u8>>,
+}
+
+/// An array of single bytes over memory of the engine's.
+pub(crate) fn bytes_over(py: Python<'_>, memory: Payload<u8>) -> PyResult<Bound<'_, PyAny>> {
+    static BYTE: PyOnceLock<Py<PyArrayDescr>> = PyOnceLock::new();
+    let byte = BYTE.get_or_try_init(py, || dtype(py, NPY_TYPES::NPY_UBYTE as i32).map(Bound::unbind))?;
+    let shape = [memory.len() as u64];
+    over(py, byte.bind(py), &shape, false, memory)
+}
+
+/// An array over memory of the engine's, which is its alone: shared memory is copied first.
+fn over<'py>(
+    py: Python<'py>,
+    dtype: &Bound<'py, PyArrayDescr>,
+    shape: &[u64],
+    fortran: bool,
+    mut memory: Payload<u8>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let data = memory.as_mut_ptr(); // makes it unique
+    let mut dims =
+        shape.iter().map(|&side| npy_intp::try_from(side).map_err(|_| damaged())).collect::<PyResult<Vec<_>>>()?;
+    let owner = Bound::new(py, Memory { _payload: Mutex::new(memory) })?;
+    let flags = if fortran { NPY_ARRAY_FARRAY } else { NPY_ARRAY_CARRAY };
+    let count = i32::try_from(dims.len()).map_err(|_| damaged())?;
+    // SAFETY: `data` is valid for all bytes that the dimensions name (the caller compared the lengths), aligned to 64, and
+    // belongs to `owner`, which the array keeps alive; nobody else reads or writes it. Both calls take over a reference.
+    unsafe {
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(
+            py,
+            get_type_object(py, NpyTypes::PyArray_Type),
+            dtype.clone().into_ptr().cast(),
+            count,
+            dims.as_mut_ptr(),
+            std::ptr::null_mut(),
+            data.cast(),
+            flags,
+            std::ptr::null_mut(),
+        );
+        let array = Bound::from_owned_ptr_or_err(py, array)?;
+        if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), owner.into_ptr()) < 0 {
+            return Err(PyErr::fetch(py));
+        }
+        Ok(array)
+    }
+}

@@ -1,0 +1,248 @@
+//! A Python object as a chare of the engine: how it is made, called, and answers.
+
+use charm4rs::prelude::*;
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::chare;
+use crate::classes::{Class, EntryMethod, Kind};
+use crate::codec;
+use crate::engine::{self, engine};
+use crate::future::{self, FutureName};
+use crate::index::{Index, Shape};
+use crate::packed::Packed;
+use crate::place::Map;
+
+/// What a new element is made of.
+#[derive(Clone, Serialize, Deserialize, Default)]
+pub(crate) struct Init {
+    pub(crate) class: u16,
+    pub(crate) shape: Shape,
+    pub(crate) args: Packed,
+}
+
+/// The arguments of a call.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct CallArgs {
+    pub(crate) args: Packed,
+    pub(crate) keywords: Option<Packed>,
+}
+
+/// Who waits for what comes of a call.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum ReplyTo {
+    Nobody,
+    Future { name: FutureName, value: bool },
+    Promise { promise: Promise<Outcome>, value: bool },
+}
+
+/// What came of a call.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    Value(Packed),
+    Error(Packed),
+}
+
+impl Outcome {
+    pub(crate) fn of(value: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        match value {
+            None => Ok(Self::nothing()),
+            Some(value) if value.is_instance_of::<pyo3::exceptions::PyBaseException>() => {
+                Ok(Self::error(value.py(), &PyErr::from_value(value.clone())))
+            }
+            Some(value) => codec::encode(value).map(Self::Value),
+        }
+    }
+
+    fn nothing() -> Self {
+        Self::Value(Packed { bytes: vec![0], buffers: Vec::new() })
+    }
+
+    /// An exception, as the package packs it: so that it can be raised again anywhere.
+    fn error(py: Python<'_>, error: &PyErr) -> Self {
+        let packed = engine().and_then(|engine| {
+            let parts = engine.hooks(py)?.getattr(py, "pack_error")?.bind(py).call1((error.value(py),))?;
+            codec::encode(&parts)
+        });
+        Self::Error(packed.unwrap_or_default())
+    }
+}
+
+impl ReplyTo {
+    fn is_nobody(self) -> bool {
+        matches!(self, Self::Nobody)
+    }
+
+    fn send(self, outcome: Outcome) {
+        match (self, engine()) {
+            (Self::Future { name, .. }, Ok(engine)) => future::fulfil(engine, name, outcome),
+            (Self::Promise { promise, .. }, _) => promise.send(outcome),
+            _ => {}
+        }
+    }
+
+    /// Answers with a value, if one is wanted.
+    fn value(self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let wanted = match self {
+            Self::Nobody => return Ok(()),
+            Self::Future { value, .. } | Self::Promise { value, .. } => value,
+        };
+        let outcome = if wanted { codec::encode(value).map(Outcome::Value)? } else { Outcome::nothing() };
+        self.send(outcome);
+        Ok(())
+    }
+}
+
+/// What the package answers a call with that it runs itself.
+#[pyclass(frozen, module = "charm4py._engine")]
+pub(crate) struct Answer {
+    reply: ReplyTo,
+    place: Place,
+}
+
+/// Where a method runs, for the report of an error that nobody waits for.
+#[derive(Clone, Copy)]
+struct Place {
+    class: &'static Class,
+    method: &'static EntryMethod,
+    index: Index,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}, index {:?}", self.class.name, self.method.name, self.index.as_slice())
+    }
+}
+
+#[pymethods]
+impl Answer {
+    /// The method has returned.
+    fn value(&self, value: &Bound<'_, PyAny>) {
+        if let Err(error) = self.reply.value(value) {
+            self.fail(value.py(), &error);
+        }
+    }
+
+    /// The method has raised.
+    fn error(&self, error: &Bound<'_, PyAny>) {
+        self.fail(error.py(), &PyErr::from_value(error.clone()));
+    }
+}
+
+impl Answer {
+    fn fail(&self, py: Python<'_>, error: &PyErr) {
+        if self.reply.is_nobody() || engine::is_exit(py, error) {
+            engine::fatal(py, error, &self.place.to_string());
+        } else {
+            self.reply.send(Outcome::error(py, error));
+        }
+    }
+}
+
+/// A Python object that is a chare.
+pub(crate) struct Element {
+    object: Py<PyAny>,
+    class: &'static Class,
+}
+
+#[chare(index = Index, map = Map)]
+impl Element {
+    #[init]
+    fn new(cx: &mut Cx<Self>, init: Init) -> Self {
+        let this = cx.this();
+        Python::attach(|py| {
+            let class = engine().ok().and_then(|engine| engine.class(init.class));
+            let Some(class) = class else { panic!("a chare of class {}, which is not registered here", init.class) };
+            match chare::construct(py, class, this, init) {
+                Ok(object) => Self { object: object.unbind(), class },
+                Err(error) => {
+                    let place = format!("{}.__init__, index {:?}", class.name, cx.index().as_slice());
+                    engine::fatal(py, &error, &place);
+                    Self { object: py.None(), class }
+                }
+            }
+        })
+    }
+
+    /// Calls a method; it answers by itself, when it has run to its end.
+    #[entry]
+    fn call(&mut self, cx: &mut Cx<Self>, method: u16, args: CallArgs, reply: ReplyTo) {
+        Python::attach(|py| self.run(py, cx.index(), method, args, reply));
+    }
+
+    /// Calls a method, as one of many whose answers are gathered.
+    #[entry]
+    async fn ask(this: This<Self>, method: u16, args: CallArgs, value: bool) -> Outcome {
+        let (promise, outcome) = this.job().promise();
+        let index = this.index();
+        this.with(|element| {
+            Python::attach(|py| element.run(py, index, method, args, ReplyTo::Promise { promise, value }));
+        });
+        outcome.await
+    }
+}
+
+impl Element {
+    fn run(&self, py: Python<'_>, index: Index, method: u16, args: CallArgs, reply: ReplyTo) {
+        let Some(method) = self.class.methods.get(usize::from(method)) else {
+            panic!("{} has no entry method number {method}: its processes run different programs", self.class.name);
+        };
+        let done = match method.kind {
+            Kind::Plain => self.call_plain(py, method, args).and_then(|value| reply.value(&value)),
+            Kind::Special => self.call_special(py, index, method, args, reply),
+        };
+        let done = done.and_then(|()| self.recheck(py));
+        if let Err(error) = done {
+            Answer { reply, place: Place { class: self.class, method, index } }.fail(py, &error);
+        }
+    }
+
+    fn call_plain<'py>(&self, py: Python<'py>, method: &EntryMethod, args: CallArgs) -> PyResult<Bound<'py, PyAny>> {
+        let (args, keywords) = self.arguments(py, args)?;
+        method.function.bind(py).call(args, keywords.as_ref())
+    }
+
+    /// Has the package run it: a coroutine, or a method with a condition.
+    fn call_special(
+        &self,
+        py: Python<'_>,
+        index: Index,
+        method: &'static EntryMethod,
+        args: CallArgs,
+        reply: ReplyTo,
+    ) -> PyResult<()> {
+        let (args, keywords) = self.arguments(py, args)?;
+        let answer = Answer { reply, place: Place { class: self.class, method, index } };
+        let run = engine()?.hooks(py)?.getattr(py, intern!(py, "run_special"))?;
+        run.call1(py, (&method.function, args, keywords, answer)).map(drop)
+    }
+
+    /// Lets go on what waits for a condition that may hold now.
+    fn recheck(&self, py: Python<'_>) -> PyResult<()> {
+        let object = self.object.bind(py);
+        if chare::watched(object) {
+            engine()?.hooks(py)?.getattr(py, intern!(py, "recheck"))?.call1(py, (object,))?;
+        }
+        Ok(())
+    }
+
+    fn arguments<'py>(
+        &self,
+        py: Python<'py>,
+        args: CallArgs,
+    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+        let keywords = match args.keywords {
+            Some(keywords) => {
+                let keywords = codec::decode(py, keywords)?.cast_into::<PyDict>();
+                Some(keywords.map_err(|_| PyTypeError::new_err("keywords that are no dict"))?)
+            }
+            None => None,
+        };
+        Ok((codec::decode_args(self.object.bind(py), args.args)?, keywords))
+    }
+}
+
+/// What `ChareBase` keeps of its element.
+pub(crate) type Handle = This<Element>;

@@ -1,0 +1,384 @@
+//! This process's PE: what the package asks of it, and what all parts of this crate find it by.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::ffi::OsString;
+use std::time::Duration;
+
+use charm4rs::{Collection, Job, Joining, Pe};
+use hashbrown::HashMap;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple, PyType};
+
+use crate::agent::Agent;
+use crate::classes::Class;
+use crate::codec;
+use crate::element::{Element, Init};
+use crate::future::Futures;
+use crate::index::{Index, Shape};
+use crate::place::Map;
+use crate::proxy::{Proxy, Target, checked_pe};
+
+/// A PE of Python chares.
+pub(crate) struct Engine {
+    pub(crate) job: Job,
+    pub(crate) futures: Futures,
+    agents: OnceCell<Collection<Agent>>,
+    /// Objects of groups on this PE.
+    branches: RefCell<HashMap<Collection<Element>, Py<PyAny>>>,
+    /// Where single chares and arrays that are filled by hand are made.
+    singles: OnceCell<Collection<Element>>,
+    singles_made: Cell<i32>,
+    next_home: Cell<u32>,
+}
+
+thread_local! {
+    static ENGINE: Cell<Option<&'static Engine>> = const { Cell::new(None) };
+    static JOINING: RefCell<Option<Joining>> = const { RefCell::new(None) };
+    /// Classes are registered before the PE runs, and never forgotten.
+    static CLASSES: RefCell<Vec<&'static Class>> = const { RefCell::new(Vec::new()) };
+    static HOOKS: RefCell<Option<&'static Py<PyAny>>> = const { RefCell::new(None) };
+}
+
+/// This thread's PE.
+pub(crate) fn engine() -> PyResult<&'static Engine> {
+    ENGINE.get().ok_or_else(|| PyRuntimeError::new_err("only on a PE's thread, after charm.start() was called"))
+}
+
+impl Engine {
+    pub(crate) fn agents(&self) -> Collection<Agent> {
+        *self.agents.get().expect("agents are made before all else")
+    }
+
+    pub(crate) fn meet(&self, agents: Collection<Agent>) {
+        let _ = self.agents.set(agents);
+    }
+
+    #[inline]
+    pub(crate) fn class(&self, id: u16) -> Option<&'static Class> {
+        CLASSES.with_borrow(|classes| classes.get(usize::from(id)).copied())
+    }
+
+    /// The object that has the package's part of it all.
+    pub(crate) fn hooks(&self, _: Python<'_>) -> PyResult<&'static Py<PyAny>> {
+        HOOKS.with_borrow(|hooks| *hooks).ok_or_else(|| PyRuntimeError::new_err("the package has not set its hooks"))
+    }
+
+    pub(crate) fn note_branch(&self, group: Collection<Element>, object: &Bound<'_, PyAny>) {
+        self.branches.borrow_mut().insert(group, object.clone().unbind());
+    }
+
+    /// The object of a group on this PE.
+    pub(crate) fn branch<'py>(&self, py: Python<'py>, group: Collection<Element>) -> PyResult<Bound<'py, PyAny>> {
+        let branches = self.branches.borrow();
+        let object = branches.get(&group).map(|object| object.bind(py).clone());
+        object.ok_or_else(|| PyValueError::new_err("the group has no element on this PE, or not yet"))
+    }
+}
+
+/// A `Charm4PyError`.
+pub(crate) fn charm4py_error(py: Python<'_>, text: &str) -> PyResult<PyErr> {
+    let error = engine()?.hooks(py)?.getattr(py, "Charm4PyError")?.call1(py, (text,))?;
+    Ok(PyErr::from_value(error.into_bound(py)))
+}
+
+/// Whether an exception asks for the end of the job.
+pub(crate) fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py)
+}
+
+/// Ends the job because of an exception that nobody waits for.
+pub(crate) fn fatal(py: Python<'_>, error: &PyErr, place: &str) {
+    let Ok(engine) = engine() else { return };
+    let ending = engine.hooks(py).and_then(|hooks| {
+        hooks.call_method1(py, "ending", (error.value(py), place))?.extract::<(u8, Option<String>)>(py)
+    });
+    match ending {
+        Ok((code, Some(text))) => engine.job.abort_with(code, &text),
+        Ok((code, None)) => engine.job.exit(i32::from(code)),
+        Err(worse) => engine.job.abort_with(1, &format!("{error} in {place}, and while it was reported: {worse}")),
+    }
+}
+
+/// Gives the package's part of it all.
+#[pyfunction]
+pub(crate) fn set_hooks(hooks: Py<PyAny>) {
+    HOOKS.set(Some(Box::leak(Box::new(hooks))));
+}
+
+/// Registers a class of chares; gives its number. All processes register the same classes in the same order.
+#[pyfunction]
+pub(crate) fn register(
+    class: &Bound<'_, PyType>,
+    name: String,
+    rows: Vec<(Bound<'_, PyString>, Bound<'_, PyAny>, bool, usize, usize)>,
+) -> PyResult<u16> {
+    let id = CLASSES.with_borrow(Vec::len);
+    let id = u16::try_from(id).map_err(|_| PyRuntimeError::new_err("more than 65,535 classes of chares"))?;
+    let class = Class::new(name, class, rows)?;
+    CLASSES.with_borrow_mut(|classes| classes.push(Box::leak(Box::new(class))));
+    Ok(id)
+}
+
+/// Finds the job; gives the program's own arguments.
+#[pyfunction]
+pub(crate) fn join(args: Vec<OsString>) -> PyResult<Vec<OsString>> {
+    if JOINING.with_borrow(Option::is_some) || ENGINE.get().is_some() {
+        return Err(PyRuntimeError::new_err("charm.start() is called once"));
+    }
+    let joining = Joining::find(args).map_err(PySystemExit::new_err)?;
+    let own = joining.args().clone().into_iter().collect();
+    JOINING.set(Some(joining));
+    Ok(own)
+}
+
+/// The job that was found: PEs, and the PEs of each process that is to run them.
+#[pyfunction]
+pub(crate) fn shape() -> PyResult<(u32, u32)> {
+    JOINING.with_borrow(|joining| {
+        let layout = joining.as_ref().ok_or_else(|| PyRuntimeError::new_err("no job was joined"))?.layout();
+        Ok((layout.pes(), layout.processes()))
+    })
+}
+
+/// Runs this process's PE until the job ends; gives the job's exit status. `begin` is called on PE 0 when all PEs are there.
+#[pyfunction]
+pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
+    let joining = JOINING.take().ok_or_else(|| PyRuntimeError::new_err("no job was joined"))?;
+    Ok(joining.run(asleep, move |job| {
+        let engine: &'static Engine = Box::leak(Box::new(Engine {
+            job,
+            futures: Futures::default(),
+            agents: OnceCell::new(),
+            branches: RefCell::default(),
+            singles: OnceCell::new(),
+            singles_made: Cell::new(0),
+            next_home: Cell::new(job.pe().0),
+        }));
+        ENGINE.set(Some(engine));
+        Python::attach(|py| {
+            if let Err(error) = engine.hooks(py).and_then(|hooks| hooks.call_method0(py, "enter")) {
+                fatal(py, &error, "the start of a PE");
+            }
+        });
+        if job.pe() == Pe(0) {
+            let agents = job.group::<Agent>(());
+            engine.meet(agents);
+            job.spawn(async move {
+                agents.created().await;
+                Python::attach(|py| {
+                    if let Err(error) = begin.call0(py) {
+                        fatal(py, &error, "the start of the program");
+                    }
+                });
+            });
+        }
+    }))
+}
+
+/// Sleeps without the interpreter's lock; then sees to signals that came meanwhile.
+fn asleep(sleep: &mut dyn FnMut()) {
+    Python::attach(|py| {
+        struct Locked(*mut pyo3::ffi::PyThreadState);
+        impl Drop for Locked {
+            fn drop(&mut self) {
+                // SAFETY: the state was saved by this thread, just below.
+                unsafe { pyo3::ffi::PyEval_RestoreThread(self.0) }
+            }
+        }
+        // SAFETY: this thread holds the lock, and touches nothing of Python's until it has it back. (`Python::detach` says
+        // the same, but asks for a closure that may move to another thread, which this one never does.)
+        let locked = Locked(unsafe { pyo3::ffi::PyEval_SaveThread() });
+        sleep();
+        drop(locked);
+        if let Err(error) = py.check_signals() {
+            fatal(py, &error, "the runtime, while it waited");
+        }
+    });
+}
+
+/// Ends the job.
+#[pyfunction]
+pub(crate) fn exit(code: i32) -> PyResult<()> {
+    engine()?.job.exit(code);
+    Ok(())
+}
+
+/// Ends the job with a message.
+#[pyfunction]
+pub(crate) fn abort(code: u8, text: &str) -> PyResult<()> {
+    engine()?.job.abort_with(code, text);
+    Ok(())
+}
+
+/// Where this PE is: its number, how many there are, its host, and the PEs of every host.
+#[pyfunction]
+pub(crate) fn place() -> PyResult<(u32, u32, u32, Vec<Vec<u32>>)> {
+    let job = engine()?.job;
+    let layout = job.layout();
+    let hosts = (0..layout.hosts()).map(|host| layout.pes_of_host(host).collect()).collect();
+    Ok((job.pe().0, job.pes(), layout.host_of(layout.process_of(job.pe())), hosts))
+}
+
+/// Seconds since the job started.
+#[pyfunction]
+pub(crate) fn now() -> PyResult<f64> {
+    Ok(engine()?.job.now().as_secs_f64())
+}
+
+/// A group; `pes`: on these only.
+#[pyfunction]
+#[pyo3(signature = (class, args, pes = None))]
+pub(crate) fn group(class: u16, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>) -> PyResult<Proxy> {
+    let engine = engine()?;
+    let args = codec::encode(args)?;
+    let Some(pes) = pes else {
+        let collection = engine.job.group::<Element>(Init { class, shape: Shape::Group, args });
+        return Ok(Proxy::of(class, Target::All(collection, Shape::Group)));
+    };
+    let pes = pes.into_iter().map(|pe| checked_pe(engine, pe)).collect::<PyResult<Vec<_>>>()?;
+    let shape = Shape::PartialGroup;
+    let collection = engine.job.sparse::<Element>();
+    for pe in pes {
+        let index = shape.index(Index::one(i32::try_from(pe.0).expect("few PEs")));
+        collection.insert_on(pe, index, Init { class, shape, args: args.clone() });
+    }
+    engine.job.spawn(async move { collection.done_inserting().await });
+    Ok(Proxy::of(class, Target::All(collection, shape)))
+}
+
+/// An array; `extent` of `None`: empty, to be filled.
+#[pyfunction]
+#[pyo3(signature = (class, extent, args, map = None))]
+pub(crate) fn array(
+    class: u16,
+    extent: Option<&Bound<'_, PyAny>>,
+    args: &Bound<'_, PyAny>,
+    map: Option<&Bound<'_, Proxy>>,
+) -> PyResult<Proxy> {
+    let engine = engine()?;
+    let init = Init { class, shape: Shape::Array, args: codec::encode(args)? };
+    let map = map.map_or(Map::Default, |map| Map::Python(map.get().collection_of()));
+    let collection = match extent {
+        Some(extent) => {
+            let extent = Index::from_python(extent)?;
+            if charm4rs::GridIndex::volume(&extent).is_none() {
+                return Err(PyValueError::new_err(format!(
+                    "an array cannot have the dimensions {:?}",
+                    extent.as_slice()
+                )));
+            }
+            engine.job.array_by::<Element>(map, extent, init)
+        }
+        None => engine.job.sparse_by::<Element>(map),
+    };
+    Ok(Proxy::of(class, Target::All(collection, Shape::Array)))
+}
+
+/// Makes an element of an array that is filled by hand.
+pub(crate) fn insert(
+    proxy: &Bound<'_, Proxy>,
+    index: &Bound<'_, PyAny>,
+    args: Option<&Bound<'_, PyAny>>,
+    pe: i64,
+) -> PyResult<()> {
+    let engine = engine()?;
+    let name = proxy.get().name();
+    let Target::All(collection, Shape::Array) = name.target else {
+        return Err(PyValueError::new_err("only arrays without bounds are filled by ckInsert"));
+    };
+    let args = match args {
+        Some(args) => args.try_iter()?.collect::<PyResult<Vec<_>>>()?,
+        None => Vec::new(),
+    };
+    let args = codec::encode(PyTuple::new(proxy.py(), args)?.as_any())?;
+    let init = Init { class: name.class, shape: Shape::Array, args };
+    let index = Index::from_python(index)?;
+    if pe < 0 {
+        collection.insert(index, init);
+    } else {
+        collection.insert_on(checked_pe(engine, pe)?, index, init);
+    }
+    Ok(())
+}
+
+/// Closes such an array.
+pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
+    let closed = proxy.get().collection_of().done_inserting();
+    engine()?.job.spawn(async move { closed.await });
+    Ok(())
+}
+
+/// Calls `done` when all elements of a collection that this PE has made are there.
+#[pyfunction]
+pub(crate) fn created(proxy: &Bound<'_, Proxy>, done: Py<PyAny>) -> PyResult<()> {
+    let created = proxy.get().collection_of().created();
+    engine()?.job.spawn(async move {
+        created.await;
+        called_back(&done, "awaitCreation");
+    });
+    Ok(())
+}
+
+/// A single chare; with a negative PE on the one whose turn it is.
+#[pyfunction]
+#[pyo3(signature = (class, args, pe = -1))]
+pub(crate) fn single(class: u16, args: &Bound<'_, PyAny>, pe: i64) -> PyResult<Proxy> {
+    let engine = engine()?;
+    let pe = if pe < 0 {
+        let next = engine.next_home.get();
+        engine.next_home.set((next + 1) % engine.job.pes());
+        Pe(next)
+    } else {
+        checked_pe(engine, pe)?
+    };
+    let singles = *engine.singles.get_or_init(|| engine.job.sparse::<Element>());
+    let number = engine.singles_made.get();
+    engine.singles_made.set(number.checked_add(1).expect("a PE makes fewer than 2^31 single chares"));
+    let index = Index::single(pe, engine.job.pe(), number);
+    singles.insert_on(pe, index, Init { class, shape: Shape::Single, args: codec::encode(args)? });
+    Ok(Proxy::of(class, Target::One(singles.at(index), Shape::Single)))
+}
+
+/// Calls what a task was to call, on the PE's thread.
+fn called_back(callable: &Py<PyAny>, what: &str) {
+    Python::attach(|py| {
+        if let Err(error) = callable.call0(py) {
+            fatal(py, &error, what);
+        }
+    });
+}
+
+/// Calls `callable` when the present method has ended.
+#[pyfunction]
+pub(crate) fn call_soon(callable: Py<PyAny>) -> PyResult<()> {
+    engine()?.job.spawn(async move { called_back(&callable, "a coroutine") });
+    Ok(())
+}
+
+/// Calls `callable` in so many seconds.
+#[pyfunction]
+pub(crate) fn after(seconds: f64, callable: Py<PyAny>) -> PyResult<()> {
+    let delay = Duration::try_from_secs_f64(seconds.max(0.0))
+        .map_err(|_| PyValueError::new_err(format!("a time of {seconds} seconds")))?;
+    engine()?.job.after(delay, move || called_back(&callable, "a timer"));
+    Ok(())
+}
+
+/// Calls `callable` when the whole job has nothing to do.
+#[pyfunction]
+pub(crate) fn quiescence(callable: Py<PyAny>) -> PyResult<()> {
+    let engine = engine()?;
+    let quiet = engine.job.quiescence();
+    engine.job.spawn(async move {
+        quiet.await;
+        called_back(&callable, "a callback of quiescence");
+    });
+    Ok(())
+}
+
+/// Packs a value, for tests of the codec.
+#[pyfunction]
+pub(crate) fn round_trip<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    codec::decode(value.py(), codec::encode(value)?)
+}

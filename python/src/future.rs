@@ -1,0 +1,211 @@
+//! Futures: values that arrive later, at the PE that made the future; whoever holds its name may give them.
+
+use std::cell::{Cell, RefCell};
+
+use charm4rs::Pe;
+use hashbrown::HashMap;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, Reader, write_number};
+use crate::element::Outcome;
+use crate::engine::{Engine, engine};
+
+/// A future's name in the whole job.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(crate) struct FutureName {
+    pub(crate) pe: u32,
+    pub(crate) number: u64,
+}
+
+impl FutureName {
+    pub(crate) fn write(self, bytes: &mut Vec<u8>) {
+        write_number(bytes, u64::from(self.pe));
+        write_number(bytes, self.number);
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> PyResult<Self> {
+        let pe = u32::try_from(reader.number()?).map_err(|_| PyRuntimeError::new_err("a future of no PE"))?;
+        Ok(Self { pe, number: reader.number()? })
+    }
+
+    /// The future itself on its PE, elsewhere one that only sends.
+    pub(crate) fn to_python(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        let engine = engine()?;
+        if let Some(own) = engine.futures.find(py, self) {
+            return Ok(own.into_bound(py).into_any());
+        }
+        engine.hooks(py)?.getattr(py, "remote_future")?.bind(py).call1((self.pe, self.number))
+    }
+}
+
+/// The name of a future; `None`: the value is no future.
+pub(crate) fn future_name(value: &Bound<'_, PyAny>) -> PyResult<Option<FutureName>> {
+    Ok(value.cast::<FutureBase>().ok().map(|future| future.borrow().name))
+}
+
+/// The futures of a PE that wait for values.
+#[derive(Default)]
+pub(crate) struct Futures {
+    last: Cell<u64>,
+    open: RefCell<HashMap<u64, Py<FutureBase>>>,
+}
+
+impl Futures {
+    fn next(&self) -> u64 {
+        self.last.set(self.last.get() + 1);
+        self.last.get()
+    }
+
+    fn find(&self, py: Python<'_>, name: FutureName) -> Option<Py<FutureBase>> {
+        let open = self.open.borrow();
+        open.get(&name.number).map(|future| future.clone_ref(py)).filter(|future| future.borrow(py).name == name)
+    }
+
+    /// A value has arrived for a future of this PE. One that has all its values is known no longer.
+    pub(crate) fn settle(&self, py: Python<'_>, number: u64, value: Arrived) -> PyResult<()> {
+        let Some(future) = self.open.borrow().get(&number).map(|future| future.clone_ref(py)) else { return Ok(()) };
+        let waiter = future.bind(py).borrow_mut().arrive(value);
+        if future.borrow(py).complete() {
+            let done = self.open.borrow_mut().remove(&number);
+            drop(done);
+        }
+        match waiter {
+            Some(waiter) => waiter.call1(py, (future,)).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A value, or an exception in its place.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    Value(Py<PyAny>),
+    Error(Py<PyAny>),
+}
+
+/// What the class `Future` of the package is made of.
+#[pyclass(subclass, unsendable, module = "charm4py._engine")]
+pub(crate) struct FutureBase {
+    name: FutureName,
+    /// How many values make it complete.
+    expects: usize,
+    values: Vec<Arrived>,
+    /// Called, once, when the next value arrives.
+    waiter: Option<Py<PyAny>>,
+}
+
+impl FutureBase {
+    fn complete(&self) -> bool {
+        self.values.len() >= self.expects
+    }
+
+    fn arrive(&mut self, value: Arrived) -> Option<Py<PyAny>> {
+        self.values.push(value);
+        if self.complete() { self.waiter.take() } else { None }
+    }
+}
+
+#[pymethods]
+impl FutureBase {
+    #[new]
+    #[pyo3(signature = (num_vals = 1, name = None))]
+    fn new(num_vals: usize, name: Option<(u32, u64)>) -> PyResult<Self> {
+        let engine = engine()?;
+        let name = match name {
+            Some((pe, number)) => FutureName { pe, number },
+            None => FutureName { pe: engine.job.pe().0, number: engine.futures.next() },
+        };
+        Ok(Self { name, expects: num_vals.max(1), values: Vec::new(), waiter: None })
+    }
+
+    /// Makes it known on this PE, so that values find it.
+    fn _open(slf: Bound<'_, Self>) -> PyResult<()> {
+        let number = slf.borrow().name.number;
+        engine()?.futures.open.borrow_mut().insert(number, slf.unbind());
+        Ok(())
+    }
+
+    /// Gives it a value.
+    #[pyo3(signature = (value = None))]
+    fn send(&self, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        let outcome = Outcome::of(value.as_ref())?;
+        fulfil(engine()?, self.name, outcome);
+        Ok(())
+    }
+
+    #[pyo3(signature = (value = None))]
+    fn __call__(&self, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        self.send(value)
+    }
+
+    /// Whether all its values are there.
+    fn ready(&self) -> bool {
+        self.complete()
+    }
+
+    /// Whether it was made on another PE, or has been read from a message.
+    #[getter]
+    fn _is_remote(&self) -> PyResult<bool> {
+        Ok(self.name.pe != engine()?.job.pe().0)
+    }
+
+    #[getter]
+    pub(crate) fn _name(&self) -> (u32, u64) {
+        (self.name.pe, self.name.number)
+    }
+
+    /// Calls `waiter(future)` when all values are there.
+    fn _when_ready(&mut self, waiter: Option<Py<PyAny>>) {
+        self.waiter = waiter;
+    }
+
+    /// The value, or the list of them; raises the first exception that arrived.
+    fn _result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let mut values = Vec::with_capacity(self.values.len());
+        for value in &self.values {
+            match value {
+                Arrived::Value(value) => values.push(value.bind(py)),
+                Arrived::Error(error) => return Err(PyErr::from_value(error.bind(py).clone())),
+            }
+        }
+        match (self.expects, values.first()) {
+            (1, Some(value)) => Ok((*value).clone()),
+            (1, None) => Err(PyRuntimeError::new_err("the future has no value yet")),
+            _ => Ok(PyList::new(py, values)?.into_any()),
+        }
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Ok(future_name(other)?.is_some_and(|other| other == self.name))
+    }
+
+    fn __hash__(&self) -> u64 {
+        self.name.number << 20 ^ u64::from(self.name.pe)
+    }
+}
+
+/// Sends a value, or an exception, to a future anywhere.
+pub(crate) fn fulfil(engine: &Engine, name: FutureName, outcome: Outcome) {
+    drop(engine.agents().on(Pe(name.pe)).fulfil(name.number, outcome));
+}
+
+/// What arrived, as a Python object.
+pub(crate) fn arrived(py: Python<'_>, outcome: Outcome) -> Arrived {
+    match outcome {
+        Outcome::Value(packed) => match codec::decode(py, packed) {
+            Ok(value) => Arrived::Value(value.unbind()),
+            Err(error) => Arrived::Error(error.into_value(py).into_any()),
+        },
+        Outcome::Error(packed) => {
+            let error = codec::decode(py, packed)
+                .and_then(|parts| engine()?.hooks(py)?.getattr(py, "unpack_error")?.bind(py).call1((parts,)));
+            Arrived::Error(match error {
+                Ok(error) => error.unbind(),
+                Err(error) => error.into_value(py).into_any(),
+            })
+        }
+    }
+}

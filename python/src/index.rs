@@ -1,0 +1,146 @@
+//! What names an element of a Python collection: up to six integers.
+
+use charm4rs::{GridIndex, GroupIndex, Pe};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyTuple};
+use serde::{Deserialize, Serialize};
+
+/// Dimensions of an array.
+pub(crate) const DIMS_MAX: usize = 6;
+
+/// Marks the index of a single chare: the PE where it is made, the PE that made it, and a number of that one's.
+const SINGLE: u8 = 7;
+/// Marks the index of an element of a group on some PEs only.
+const ON_PE: u8 = 8;
+
+/// What kind of collection a proxy names, or names an element of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub(crate) enum Shape {
+    /// One element on every PE.
+    Group,
+    /// One element on each of some PEs.
+    PartialGroup,
+    #[default]
+    Array,
+    /// A single chare: all of them are elements of one collection.
+    Single,
+}
+
+impl Shape {
+    pub(crate) fn is_group(self) -> bool {
+        matches!(self, Self::Group | Self::PartialGroup)
+    }
+
+    /// The index that a program's index means.
+    pub(crate) fn index(self, index: Index) -> Index {
+        match self {
+            Self::PartialGroup if index.dims == 1 => Index { dims: ON_PE, ..index },
+            _ => index,
+        }
+    }
+}
+
+/// The index of an element; a group's has one dimension.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub(crate) struct Index {
+    dims: u8,
+    at: [i32; DIMS_MAX],
+}
+
+impl Index {
+    pub(crate) fn of(at: &[i32]) -> Option<Self> {
+        let mut index = Self { dims: u8::try_from(at.len()).ok()?, at: [0; DIMS_MAX] };
+        index.at.get_mut(..at.len())?.copy_from_slice(at);
+        Some(index)
+    }
+
+    pub(crate) fn one(at: i32) -> Self {
+        Self { dims: 1, at: [at, 0, 0, 0, 0, 0] }
+    }
+
+    pub(crate) fn single(home: Pe, maker: Pe, number: i32) -> Self {
+        let pe = |pe: Pe| i32::try_from(pe.0).expect("a job has fewer than 2^31 PEs");
+        Self { dims: SINGLE, at: [pe(home), pe(maker), number, 0, 0, 0] }
+    }
+
+    pub(crate) fn as_slice(&self) -> &[i32] {
+        match self.dims {
+            SINGLE => &self.at[..3],
+            ON_PE => &self.at[..1],
+            dims => &self.at[..usize::from(dims).min(DIMS_MAX)],
+        }
+    }
+
+    /// The PE that the index itself names, whatever the map says.
+    pub(crate) fn fixed(&self) -> Option<Pe> {
+        let pe = u32::try_from(self.at[0]).ok().map(Pe);
+        pe.filter(|_| self.dims == SINGLE || self.dims == ON_PE)
+    }
+
+    /// From an integer, or a sequence of one to six.
+    pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(number) = value.cast_exact::<PyInt>() {
+            return Ok(Self::one(number.extract()?));
+        }
+        if let Ok(number) = value.extract::<i32>() {
+            return Ok(Self::one(number));
+        }
+        let at: Vec<i32> = value
+            .extract()
+            .map_err(|_| PyTypeError::new_err(format!("an index is an int or a tuple of ints, not {value}")))?;
+        Self::of(&at)
+            .filter(|index| index.dims > 0)
+            .ok_or_else(|| PyValueError::new_err(format!("an index has 1 to {DIMS_MAX} dimensions, not {}", at.len())))
+    }
+
+    /// As chares see it: an integer in groups, a tuple otherwise.
+    pub(crate) fn to_python<'py>(self, py: Python<'py>, shape: Shape) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match shape {
+            Shape::Group | Shape::PartialGroup => self.at[0].into_pyobject(py)?.into_any(),
+            Shape::Single => PyTuple::new(py, [0])?.into_any(),
+            Shape::Array => PyTuple::new(py, self.as_slice())?.into_any(),
+        })
+    }
+}
+
+impl GridIndex for Index {
+    fn volume(extent: &Self) -> Option<u64> {
+        let side = |&side: &i32| u64::try_from(side).ok();
+        extent.as_slice().iter().try_fold(1u64, |volume, i| volume.checked_mul(side(i)?))
+    }
+
+    fn position(&self, extent: &Self) -> Option<u64> {
+        if self.dims != extent.dims {
+            return None;
+        }
+        let pairs = self.as_slice().iter().zip(extent.as_slice());
+        let mut position = 0u64;
+        for (&at, &side) in pairs {
+            let at = u64::try_from(at).ok().filter(|_| at < side)?;
+            position = position * u64::try_from(side).ok()? + at;
+        }
+        Some(position)
+    }
+
+    fn at(position: u64, extent: &Self) -> Self {
+        let mut index = *extent;
+        let mut rest = position;
+        for (at, &side) in index.at[..extent.as_slice().len()].iter_mut().zip(extent.as_slice()).rev() {
+            let side = u64::try_from(side).unwrap_or(1).max(1);
+            *at = i32::try_from(rest % side).expect("less than a side");
+            rest /= side;
+        }
+        index
+    }
+}
+
+impl GroupIndex for Index {
+    fn of(pe: Pe) -> Self {
+        Self::one(i32::try_from(pe.0).expect("a job has fewer than 2^31 PEs"))
+    }
+
+    fn pe(&self) -> Option<u32> {
+        if self.dims == 1 { u32::try_from(self.at[0]).ok() } else { None }
+    }
+}

@@ -1,0 +1,11 @@
+//! The launcher, as a function: the wheel brings no program of its own.
+
+use std::ffi::OsString;
+
+use pyo3::prelude::*;
+
+/// Runs `charmrun` with these arguments, and gives its exit status. A script is run by `interpreter`, one PE a process.
+#[pyfunction]
+pub(crate) fn charmrun(py: Python<'_>, args: Vec<OsString>, interpreter: OsString) -> u8 {
+    py.detach(|| charm4rs_launcher::launch_script(args, &interpreter))
+}

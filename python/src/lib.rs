@@ -1,0 +1,53 @@
+//! The native part of the Python package `charm4py`: Python chares as a dynamic chare type of the engine.
+//!
+//! ```text
+//!   charm4py (Python)   classes, coroutines, conditions, sections: what has to be Python
+//!   _engine  (here)     proxies, calls, futures, reductions: packed, routed and unpacked without Python code
+//!   charm4rs            the object model
+//! ```
+//!
+//! The way of a call: `proxy.method(args)` makes a [`proxy::Method`] and calls it; [`codec`] packs the arguments; the engine takes
+//! the call to the PE of its element; [`element`] unpacks them and calls the Python function; what comes of it goes back as an
+//! [`element::Outcome`], through [`agent`], to the caller's [`future`].
+//!
+//! One PE a process, on the thread that called `charm.start`, which holds the interpreter's lock while it runs and lets go of it
+//! while it sleeps. Everything here lives on that thread. Knows nothing of backends, nor of the scheduler's inside.
+
+mod agent;
+mod arrays;
+mod chare;
+mod classes;
+mod codec;
+mod element;
+mod engine;
+mod future;
+mod index;
+mod launch;
+mod packed;
+mod pickle;
+mod place;
+mod proxy;
+mod reduce;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _engine {
+    #[pymodule_export]
+    use crate::arrays::Memory;
+    #[pymodule_export]
+    use crate::chare::ChareBase;
+    #[pymodule_export]
+    use crate::element::Answer;
+    #[pymodule_export]
+    use crate::engine::{
+        abort, after, array, call_soon, created, exit, group, join, now, place, quiescence, register, round_trip, run,
+        set_hooks, shape, single,
+    };
+    #[pymodule_export]
+    use crate::future::FutureBase;
+    #[pymodule_export]
+    use crate::launch::charmrun;
+    #[pymodule_export]
+    use crate::proxy::{Method, Proxy, method_from_bytes, proxy_from_bytes};
+}

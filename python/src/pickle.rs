@@ -1,0 +1,54 @@
+//! Pickle, protocol 5, with buffers out of band.
+
+use charm4rs::Payload;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
+
+use crate::arrays;
+
+const PROTOCOL: u32 = 5;
+
+fn function<'py>(py: Python<'py>, cell: &PyOnceLock<Py<PyAny>>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    let function = cell.get_or_try_init(py, || PyResult::Ok(py.import("pickle")?.getattr(name)?.unbind()))?;
+    Ok(function.bind(py).clone())
+}
+
+/// A value's pickle, and its buffers, copied into memory from which they can be sent.
+pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Vec<Payload<u8>>)> {
+    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let buffers = PyList::empty(py);
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "protocol"), PROTOCOL)?;
+    // It gives None, which says: not among the bytes.
+    options.set_item(intern!(py, "buffer_callback"), buffers.getattr(intern!(py, "append"))?)?;
+    let bytes = function(py, &DUMPS, "dumps")?.call((value,), Some(&options))?.cast_into::<PyBytes>()?;
+    let buffers = buffers.iter().map(|buffer| copied(&buffer)).collect::<PyResult<_>>()?;
+    Ok((bytes, buffers))
+}
+
+/// What a `PickleBuffer` holds.
+fn copied(buffer: &Bound<'_, PyAny>) -> PyResult<Payload<u8>> {
+    let py = buffer.py();
+    let raw = buffer.call_method0(intern!(py, "raw"))?;
+    if raw.getattr(intern!(py, "nbytes"))?.extract::<usize>()? == 0 {
+        return Ok(Payload::default());
+    }
+    let array = py.import(intern!(py, "numpy"))?.call_method1(intern!(py, "frombuffer"), (raw, intern!(py, "u1")))?;
+    let array = arrays::plain(&array)?.expect("an array of bytes is plain");
+    Ok(Payload::copy_of(array.bytes()))
+}
+
+/// The value that was pickled; its buffers lie where they landed.
+pub(crate) fn loads<'py>(py: Python<'py>, bytes: &[u8], buffers: Vec<Payload<u8>>) -> PyResult<Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let loads = function(py, &LOADS, "loads")?;
+    let bytes = PyBytes::new(py, bytes);
+    if buffers.is_empty() {
+        return loads.call1((bytes,));
+    }
+    let buffers = buffers.into_iter().map(|memory| arrays::bytes_over(py, memory)).collect::<PyResult<Vec<_>>>()?;
+    loads.call((bytes,), Some(&[("buffers", buffers)].into_py_dict(py)?))
+}

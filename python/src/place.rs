@@ -1,0 +1,62 @@
+//! Where elements are made: by blocks, by their hash, by their index itself, or as an `ArrayMap` of the program's says.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use charm4rs::{Collection, DefaultMap, IndexMap, Pe, Places};
+use hashbrown::HashMap;
+use pyo3::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::element::Element;
+use crate::engine::{self, engine};
+use crate::index::{Index, Shape};
+
+/// The map of every collection of Python chares.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(crate) enum Map {
+    #[default]
+    Default,
+    /// A group of `ArrayMap`s, each of which answers for its PE.
+    Python(Collection<Element>),
+}
+
+thread_local! {
+    /// What maps have answered on this PE: a map is asked once for each index.
+    static KNOWN: RefCell<HashMap<(Collection<Element>, Index), Pe>> = RefCell::default();
+}
+
+impl IndexMap<Index> for Map {
+    fn pe(&self, index: &Index, places: &Places) -> Pe {
+        match (index.fixed(), self) {
+            (Some(pe), _) => pe,
+            (None, Self::Default) => DefaultMap.pe(index, places),
+            (None, Self::Python(map)) => {
+                let known = KNOWN.with_borrow(|known| known.get(&(*map, *index)).copied());
+                known.unwrap_or_else(|| {
+                    let pe = Python::attach(|py| {
+                        ask(py, *map, *index, places).unwrap_or_else(|error| {
+                            engine::fatal(py, &error, "procNum of an ArrayMap");
+                            Pe(0)
+                        })
+                    });
+                    KNOWN.with_borrow_mut(|known| known.insert((*map, *index), pe));
+                    pe
+                })
+            }
+        }
+    }
+
+    fn block(&self, pe: Pe, pes: u32, count: u64) -> Option<Range<u64>> {
+        match self {
+            Self::Default => IndexMap::<Index>::block(&DefaultMap, pe, pes, count),
+            Self::Python(_) => None,
+        }
+    }
+}
+
+fn ask(py: Python<'_>, map: Collection<Element>, index: Index, places: &Places) -> PyResult<Pe> {
+    let map = engine()?.branch(py, map)?;
+    let pe: i64 = map.call_method1("procNum", (index.to_python(py, Shape::Array)?,))?.extract()?;
+    Ok(Pe(u32::try_from(pe.rem_euclid(i64::from(places.pes))).expect("below the number of PEs")))
+}

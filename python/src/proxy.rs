@@ -1,0 +1,426 @@
+//! Proxies, and their methods: the way of a call out.
+
+use std::hash::{Hash, Hasher};
+
+use charm4rs::{Collection, Pe};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, Reader, write_number};
+use crate::element::{CallArgs, Element, Outcome, ReplyTo};
+use crate::engine::{Engine, engine};
+use crate::future::{Arrived, FutureBase, arrived};
+use crate::index::{Index, Shape};
+use crate::packed::Packed;
+
+/// Who is called.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(crate) enum Target {
+    /// All elements of a collection.
+    All(Collection<Element>, Shape),
+    /// One element.
+    One(charm4rs::Proxy<Element>, Shape),
+}
+
+/// A proxy's name, as it travels.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(crate) struct ProxyName {
+    pub(crate) class: u16,
+    pub(crate) target: Target,
+}
+
+/// A method's name, as it travels.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub(crate) struct MethodName {
+    pub(crate) proxy: ProxyName,
+    pub(crate) method: u16,
+}
+
+/// Writes a name with its length before it.
+fn write_name(name: &impl Serialize, bytes: &mut Vec<u8>) {
+    let name = postcard::to_allocvec(name).expect("names are numbers");
+    write_number(bytes, name.len() as u64);
+    bytes.extend(name);
+}
+
+fn read_name<T: serde::de::DeserializeOwned>(reader: &mut Reader<'_>) -> PyResult<T> {
+    let len = usize::try_from(reader.number()?).map_err(|_| no_name())?;
+    postcard::from_bytes(reader.take(len)?).map_err(|_| no_name())
+}
+
+fn no_name() -> PyErr {
+    PyValueError::new_err("a proxy that cannot be read")
+}
+
+impl ProxyName {
+    pub(crate) fn write(&self, bytes: &mut Vec<u8>) {
+        write_name(self, bytes);
+    }
+
+    fn shape(&self) -> Shape {
+        let (Target::All(_, shape) | Target::One(_, shape)) = self.target;
+        shape
+    }
+
+    fn collection(&self) -> Collection<Element> {
+        match self.target {
+            Target::All(collection, _) => collection,
+            Target::One(element, _) => element.collection(),
+        }
+    }
+
+    /// Sends a call that nobody waits for, or whose element answers by itself.
+    fn send(&self, method: u16, args: CallArgs, reply: ReplyTo) {
+        match self.target {
+            Target::All(collection, _) => drop(collection.all().call(method, args, reply)),
+            Target::One(element, _) => drop(element.call(method, args, reply)),
+        }
+    }
+}
+
+impl MethodName {
+    pub(crate) fn write(&self, bytes: &mut Vec<u8>) {
+        write_name(self, bytes);
+    }
+
+    /// Calls it with one argument, or none, that is packed already.
+    pub(crate) fn call_back(&self, args: Packed) {
+        self.proxy.send(self.method, CallArgs { args, keywords: None }, ReplyTo::Nobody);
+    }
+}
+
+/// A name by which chares are called; its methods are theirs.
+#[pyclass(frozen, module = "charm4py._engine")]
+pub(crate) struct Proxy {
+    name: ProxyName,
+}
+
+impl Proxy {
+    pub(crate) fn of(class: u16, target: Target) -> Self {
+        Self { name: ProxyName { class, target } }
+    }
+
+    pub(crate) fn name(&self) -> &ProxyName {
+        &self.name
+    }
+
+    pub(crate) fn collection_of(&self) -> Collection<Element> {
+        self.name.collection()
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> PyResult<Self> {
+        Ok(Self { name: read_name(reader)? })
+    }
+}
+
+#[pymethods]
+impl Proxy {
+    fn __getattribute__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        let this = slf.get();
+        if let Ok(engine) = engine()
+            && let Some(class) = engine.class(this.name.class)
+            && let Some(method) = class.find(name)
+        {
+            let method = Method { name: MethodName { proxy: this.name, method } };
+            return Ok(Bound::new(slf.py(), method)?.into_any());
+        }
+        // SAFETY: both are objects; a new reference, or null with an error set, comes back.
+        unsafe {
+            let found = pyo3::ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr());
+            Bound::from_owned_ptr_or_opt(slf.py(), found)
+        }
+        .ok_or_else(|| {
+            let error = PyErr::fetch(slf.py());
+            match engine().ok().and_then(|engine| engine.class(this.name.class)) {
+                Some(class) if error.is_instance_of::<PyAttributeError>(slf.py()) => {
+                    PyAttributeError::new_err(format!("{} has no entry method {name}", class.name))
+                }
+                _ => error,
+            }
+        })
+    }
+
+    /// The element of this index, or, of a slice, a section.
+    fn __getitem__<'py>(slf: &Bound<'py, Self>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let this = slf.get();
+        let Target::All(collection, shape) = this.name.target else {
+            return Err(PyTypeError::new_err("the proxy names one chare already"));
+        };
+        let wanted = shape.index(Index::from_python(index)?);
+        let Some(element) = collection.try_at(wanted) else {
+            return Err(PyIndexError::new_err(format!("there is no element {index}")));
+        };
+        let proxy = Self::of(this.name.class, Target::One(element, shape));
+        Ok(Bound::new(slf.py(), proxy)?.into_any())
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast_exact::<Self>().is_ok_and(|other| other.get().name == self.name)
+    }
+
+    fn __hash__(&self) -> u64 {
+        hash(&self.name)
+    }
+
+    fn __repr__(&self) -> String {
+        let class = engine().ok().and_then(|engine| engine.class(self.name.class));
+        let class = class.map_or("?", |class| &class.name);
+        match self.name.target {
+            Target::All(_, shape) => format!("<{} of {class}>", if shape.is_group() { "group" } else { "array" }),
+            Target::One(_, Shape::Single) => format!("<{class}>"),
+            Target::One(element, _) => format!("<{class}{:?}>", element.index().as_slice()),
+        }
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        let bytes = postcard::to_allocvec(&slf.get().name).expect("names are numbers");
+        let read = slf.py().import(intern!(slf.py(), "charm4py._engine"))?.getattr("proxy_from_bytes")?;
+        Ok((read, (PyBytes::new(slf.py(), &bytes),)))
+    }
+
+    /// The index of the element; `None` for a collection.
+    #[getter]
+    fn _index<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.name.target {
+            Target::All(..) => Ok(None),
+            Target::One(element, shape) => element.index().to_python(py, shape).map(Some),
+        }
+    }
+
+    #[getter]
+    fn _is_group(&self) -> bool {
+        self.name.shape().is_group()
+    }
+
+    /// Makes an element of an array without bounds, on `onPE` unless it is negative.
+    #[pyo3(name = "ckInsert", signature = (index, args = None, onPE = -1))]
+    #[allow(non_snake_case, reason = "the name that programs use")]
+    fn insert(
+        slf: &Bound<'_, Self>,
+        index: &Bound<'_, PyAny>,
+        args: Option<&Bound<'_, PyAny>>,
+        onPE: i64,
+    ) -> PyResult<()> {
+        crate::engine::insert(slf, index, args, onPE)
+    }
+
+    /// Says that no more elements are to be made.
+    #[pyo3(name = "ckDoneInserting")]
+    fn done_inserting(slf: &Bound<'_, Self>) -> PyResult<()> {
+        crate::engine::done_inserting(slf)
+    }
+
+    /// A group's object on this PE.
+    #[pyo3(name = "ckLocalBranch")]
+    fn local_branch<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        engine()?.branch(slf.py(), slf.get().collection_of())
+    }
+
+    /// The number of the chares' class.
+    #[getter]
+    fn _class(&self) -> u16 {
+        self.name.class
+    }
+
+    /// All of the collection that this element is of.
+    #[getter]
+    fn _collection(&self) -> Self {
+        Self::of(self.name.class, Target::All(self.name.collection(), self.name.shape()))
+    }
+}
+
+/// Reads a pickled proxy.
+#[pyfunction]
+pub(crate) fn proxy_from_bytes(bytes: &[u8]) -> PyResult<Proxy> {
+    Ok(Proxy { name: postcard::from_bytes(bytes).map_err(|_| no_name())? })
+}
+
+/// Reads a pickled method.
+#[pyfunction]
+pub(crate) fn method_from_bytes(bytes: &[u8]) -> PyResult<Method> {
+    Ok(Method { name: postcard::from_bytes(bytes).map_err(|_| no_name())? })
+}
+
+fn hash(name: &impl Hash) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// An entry method of whom a proxy names: call it, or give it as a callback.
+#[pyclass(frozen, module = "charm4py._engine")]
+pub(crate) struct Method {
+    name: MethodName,
+}
+
+impl Method {
+    pub(crate) fn name(&self) -> &MethodName {
+        &self.name
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> PyResult<Self> {
+        Ok(Self { name: read_name(reader)? })
+    }
+}
+
+/// What the caller wants to know of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Nothing,
+    Completion,
+    Value,
+}
+
+#[pymethods]
+impl Method {
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = args.py();
+        let engine = engine()?;
+        let class = engine.class(self.name.proxy.class).ok_or_else(no_name)?;
+        let method = class.methods.get(usize::from(self.name.method)).ok_or_else(no_name)?;
+        let (wants, keywords) = match kwargs {
+            Some(kwargs) => {
+                let wants = wants(kwargs)?;
+                (wants, if kwargs.is_empty() { None } else { Some(kwargs) })
+            }
+            None => (Wants::Nothing, None),
+        };
+        let call = if keywords.is_some() || args.len() < method.args.0 || args.len() > method.args.1 {
+            // The slow way: Python's own rules, and its own words if they are broken.
+            let bound = engine.hooks(py)?.getattr(py, "bind")?.call1(py, (&method.function, args, keywords))?;
+            let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = bound.extract(py)?;
+            let keywords = if keywords.is_empty() { None } else { Some(codec::encode(keywords.as_any())?) };
+            CallArgs { args: codec::encode(args.as_any())?, keywords }
+        } else {
+            CallArgs { args: codec::encode(args.as_any())?, keywords: None }
+        };
+        match (wants, self.name.proxy.target) {
+            (Wants::Nothing, _) => {
+                self.name.proxy.send(self.name.method, call, ReplyTo::Nobody);
+                Ok(None)
+            }
+            (_, Target::One(..)) => {
+                let (future, name) = engine.new_future(py)?;
+                let reply = ReplyTo::Future { name, value: wants == Wants::Value };
+                self.name.proxy.send(self.name.method, call, reply);
+                Ok(Some(future))
+            }
+            (_, Target::All(collection, _)) => self.ask_all(py, engine, collection, call, wants).map(Some),
+        }
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast_exact::<Self>().is_ok_and(|other| other.get().name == self.name)
+    }
+
+    fn __hash__(&self) -> u64 {
+        hash(&self.name)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        let bytes = postcard::to_allocvec(&slf.get().name).expect("names are numbers");
+        let read = slf.py().import(intern!(slf.py(), "charm4py._engine"))?.getattr("method_from_bytes")?;
+        Ok((read, (PyBytes::new(slf.py(), &bytes),)))
+    }
+
+    #[getter]
+    fn __name__(&self) -> PyResult<&'static str> {
+        let class = engine()?.class(self.name.proxy.class).ok_or_else(no_name)?;
+        let method = class.methods.get(usize::from(self.name.method)).ok_or_else(no_name)?;
+        Ok(&method.name)
+    }
+}
+
+/// Takes `ret` and `awaitable` out of a call's keywords.
+fn wants(kwargs: &Bound<'_, PyDict>) -> PyResult<Wants> {
+    let py = kwargs.py();
+    let take = |name: &Bound<'_, PyString>| -> PyResult<bool> {
+        match kwargs.get_item(name)? {
+            Some(value) => {
+                kwargs.del_item(name)?;
+                value.is_truthy()
+            }
+            None => Ok(false),
+        }
+    };
+    let value = take(intern!(py, "ret"))?;
+    let completion = take(intern!(py, "awaitable"))?;
+    Ok(match (value, completion) {
+        (true, _) => Wants::Value,
+        (_, true) => Wants::Completion,
+        _ => Wants::Nothing,
+    })
+}
+
+impl Method {
+    /// Asks all elements; the future gets the list of their answers, in the order of their indices.
+    fn ask_all<'py>(
+        &self,
+        py: Python<'py>,
+        engine: &'static Engine,
+        collection: Collection<Element>,
+        call: CallArgs,
+        wants: Wants,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (future, name) = engine.new_future(py)?;
+        let value = wants == Wants::Value;
+        let answers = collection.all().ask(self.name.method, call, value).call().checked();
+        engine.job.spawn(async move {
+            let answers = answers.await;
+            Python::attach(|py| {
+                let settled =
+                    gathered(py, answers, value).and_then(|value| engine.futures.settle(py, name.number, value));
+                if let Err(error) = settled {
+                    crate::engine::fatal(py, &error, "a coroutine");
+                }
+            });
+        });
+        Ok(future)
+    }
+}
+
+/// What all elements answered: a list in which errors are values; or, where only completion counts, the first error.
+fn gathered(py: Python<'_>, answers: Result<Vec<Outcome>, charm4rs::CallError>, value: bool) -> PyResult<Arrived> {
+    let answers = match answers {
+        Ok(answers) => answers,
+        Err(error) => {
+            let error = crate::engine::charm4py_error(py, &error.to_string())?;
+            return Ok(Arrived::Error(error.into_value(py).into_any()));
+        }
+    };
+    let mut values = Vec::with_capacity(answers.len());
+    for answer in answers {
+        match arrived(py, answer) {
+            Arrived::Error(error) if !value => return Ok(Arrived::Error(error)),
+            Arrived::Value(item) | Arrived::Error(item) => values.push(item),
+        }
+    }
+    let all = if value { pyo3::types::PyList::new(py, values)?.into_any().unbind() } else { py.None() };
+    Ok(Arrived::Value(all))
+}
+
+impl Engine {
+    /// A future of this PE that is open for a value.
+    pub(crate) fn new_future<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, crate::future::FutureName)> {
+        let future = self.hooks(py)?.getattr(py, intern!(py, "Future"))?.call0(py)?.into_bound(py);
+        let name = future.cast::<FutureBase>()?.borrow()._name();
+        Ok((future, crate::future::FutureName { pe: name.0, number: name.1 }))
+    }
+}
+
+/// The PE of this number, checked.
+pub(crate) fn checked_pe(engine: &Engine, pe: i64) -> PyResult<Pe> {
+    u32::try_from(pe)
+        .ok()
+        .filter(|&pe| pe < engine.job.pes())
+        .map(Pe)
+        .ok_or_else(|| PyValueError::new_err(format!("there is no PE {pe}: the job has {}", engine.job.pes())))
+}

@@ -1,0 +1,174 @@
+//! Reductions of Python values: the engine's tree, the package's reducers.
+
+use charm4rs::reduce::{Reducer, Sink};
+use charm4rs::{Pe, This};
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::codec;
+use crate::element::{Element, Outcome};
+use crate::engine::{self, engine};
+use crate::future::{self, FutureName, future_name};
+use crate::index::Shape;
+use crate::packed::Packed;
+use crate::proxy::{Method, MethodName};
+
+/// Whoever gets a result.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
+pub(crate) enum Callback {
+    Nobody,
+    Future(FutureName),
+    Method(MethodName),
+}
+
+impl Callback {
+    pub(crate) fn of(value: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if value.is_none() {
+            Ok(Self::Nobody)
+        } else if let Some(name) = future_name(value)? {
+            Ok(Self::Future(name))
+        } else if let Ok(method) = value.cast_exact::<Method>() {
+            Ok(Self::Method(*method.get().name()))
+        } else {
+            Err(PyTypeError::new_err(format!("a callback is a future or a method of a proxy, not {value}")))
+        }
+    }
+
+    /// The PE at which the result is given.
+    fn pe(&self) -> Pe {
+        match self {
+            Self::Future(name) => Pe(name.pe),
+            _ => Pe(0),
+        }
+    }
+}
+
+/// A value on its way: an object on a PE, packed between PEs.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Object(Py<PyAny>),
+    Packed(Packed),
+}
+
+impl Part {
+    fn object<'py>(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Object(object) => Ok(object.into_bound(py)),
+            Self::Packed(packed) => codec::decode(py, packed),
+        }
+    }
+}
+
+impl Serialize for Part {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Packed(packed) => packed.serialize(serializer),
+            Self::Object(object) => Python::attach(|py| codec::encode(object.bind(py)))
+                .map_err(|error| serde::ser::Error::custom(error.to_string()))?
+                .serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Packed::deserialize(deserializer).map(Self::Packed).map_err(D::Error::custom)
+    }
+}
+
+/// What an element contributes, and what comes of contributions.
+#[derive(Serialize, Deserialize, Debug)]
+pub(crate) struct Reduced {
+    callback: Callback,
+    reducer: u32,
+    part: Part,
+}
+
+/// The package's reducer of this number.
+#[derive(Clone, Copy, Debug)]
+struct Numbered(u32);
+
+/// A barrier: there are no parts to merge.
+const NOTHING: u32 = 0;
+
+impl Reducer<Reduced> for Numbered {
+    type Partial = Reduced;
+    type Output = Reduced;
+
+    fn start(&self, value: Reduced) -> Reduced {
+        value
+    }
+
+    fn merge(&self, a: Reduced, b: Reduced) -> Reduced {
+        if self.0 == NOTHING {
+            return a;
+        }
+        let Reduced { callback, reducer, part } = a;
+        let part = Python::attach(|py| {
+            let merged = part.object(py).and_then(|a| {
+                let merge = engine()?.hooks(py)?.getattr(py, intern!(py, "merge"))?;
+                merge.call1(py, (reducer, a, b.part.object(py)?))
+            });
+            merged.unwrap_or_else(|error| {
+                engine::fatal(py, &error, "a reducer");
+                py.None()
+            })
+        });
+        Reduced { callback, reducer, part: Part::Object(part) }
+    }
+
+    fn finish(&self, partial: Reduced, _: u64) -> Reduced {
+        partial
+    }
+}
+
+/// Adds an element's part to its collection's next reduction.
+pub(crate) fn contribute(
+    py: Python<'_>,
+    this: &This<Element>,
+    shape: Shape,
+    data: &Bound<'_, PyAny>,
+    reducer: u32,
+    callback: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let _ = (py, shape);
+    let callback = Callback::of(callback)?;
+    // Packed at once: the caller may change what he gave.
+    let part = Part::Packed(codec::encode(data)?);
+    let sink: Sink<Reduced> = engine()?.agents().on(callback.pe()).reduced_sink();
+    this.contribute(Reduced { callback, reducer, part }, Numbered(reducer), sink);
+    Ok(())
+}
+
+impl Reduced {
+    /// Gives the result to whom it is for.
+    pub(crate) fn give(self, py: Python<'_>) -> PyResult<()> {
+        let Self { callback, reducer, part } = self;
+        let engine = engine()?;
+        let result = match reducer {
+            NOTHING => None,
+            _ => {
+                let finish = engine.hooks(py)?.getattr(py, intern!(py, "finish"))?;
+                Some(finish.call1(py, (reducer, part.object(py)?))?)
+            }
+        };
+        match callback {
+            Callback::Nobody => {}
+            Callback::Future(name) => {
+                let value = result.map(|result| result.into_bound(py));
+                future::fulfil(engine, name, Outcome::of(value.as_ref())?);
+            }
+            Callback::Method(method) => {
+                let args = match result {
+                    Some(result) => (result,).into_pyobject(py)?,
+                    None => pyo3::types::PyTuple::empty(py),
+                };
+                method.call_back(codec::encode(args.as_any())?);
+            }
+        }
+        Ok(())
+    }
+}

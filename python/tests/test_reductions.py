@@ -1,0 +1,149 @@
+"""Reductions, quiescence, timers."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Run, check
+
+
+@pytest.mark.parametrize("pes", [1, 3])
+def test_reducers_do_what_their_names_say(run: Run, pes: int) -> None:
+    program = """
+    def longest(parts): return max(parts, key=len)
+    Reducer.addReducer(longest, pre=lambda data, chare: data + "!", post=lambda value: value.upper())
+    class Cell(Chare):
+        def part(self, done, name, data):
+            self.reduce(done, data(self.thisIndex[0]) if callable(data) else data, getattr(Reducer, name))
+        def run(self, done, name):
+            i = self.thisIndex[0]
+            data = {"sum": i, "product": i + 1, "min": -i, "max": float(i), "logical_and": i < 5, "logical_or": i == 2,
+                    "logical_xor": i < 3, "gather": "abcd"[i], "longest": "x" * i}[name]
+            self.reduce(done, data, getattr(Reducer, name))
+        def mixed(self, done): self.reduce(done, 1 if self.thisIndex[0] else 0.5, Reducer.sum)
+        def arrays(self, done): self.reduce(done, np.full((3, 2), self.thisIndex[0]), Reducer.sum)
+        def lists(self, done): self.reduce(done, [self.thisIndex[0], 1], Reducer.max)
+        def barrier(self, done): self.reduce(done)
+    def main(args):
+        cells = Array(Cell, 4)
+        for name in ("sum", "product", "min", "max", "logical_and", "logical_or", "logical_xor", "gather", "longest"):
+            f = Future()
+            cells.run(f, name)
+            print(name, f.get())
+        for method in ("mixed", "arrays", "lists", "barrier"):
+            f = Future()
+            getattr(cells, method)(f)
+            value = f.get()
+            print(method, value.tolist() if isinstance(value, np.ndarray) else value)
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        sum 6
+        product 24
+        min -3
+        max 3.0
+        logical_and True
+        logical_or True
+        logical_xor True
+        gather ['a', 'b', 'c', 'd']
+        longest XXX!
+        mixed 3.5
+        arrays [[6, 6], [6, 6], [6, 6]]
+        lists [3, 1]
+        barrier None
+        """,
+    )
+
+
+def test_results_go_to_methods_of_elements_and_of_collections(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def go(self, one, done):
+            self.done = done
+            self.contribute(self.thisIndex[0], Reducer.sum, one)
+            self.contribute(1, Reducer.sum, self.thisProxy.all)
+        def one(self, total): self.done.send(("one", self.thisIndex, total))
+        def all(self, total): self.done.send(("all", self.thisIndex, total))
+    def main(args):
+        cells = Array(Cell, 3)
+        done = Future(4)
+        cells.go(cells[1].one, done)
+        print(sorted(done.get()))
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "[('all', (0,), 3), ('all', (1,), 3), ('all', (2,), 3), ('one', (1,), 3)]")
+
+
+def test_every_contributor_sees_the_results_in_one_order(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        @coro
+        def run(self, n):
+            futures = [self.allreduce(i, Reducer.sum) for i in range(n)]
+            got = [f.get() for f in futures]
+            self.allreduce().get()
+            return got == [i * 4 for i in range(n)]
+    def main(args):
+        print(Array(Cell, 4).run(50, ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 3), "[True, True, True, True]")
+
+
+def test_what_was_contributed_may_be_changed_at_once(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def run(self, done):
+            a = np.ones(5000)
+            self.reduce(done, a, Reducer.sum)
+            a[:] = 100
+    def main(args):
+        f = Future()
+        Array(Cell, 4).run(f)
+        print(f.get().sum())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "20000.0")
+
+
+def test_quiescence_comes_when_nothing_is_left_to_do(run: Run) -> None:
+    program = """
+    class Ball(Chare):
+        def __init__(self): self.count = 0
+        def bounce(self, n):
+            self.count += 1
+            if n: self.thisProxy[1 - charm.myPe()].bounce(n - 1)
+        def total(self): return self.count
+    def main(args):
+        balls = Group(Ball)
+        balls[0].bounce(1000)
+        charm.waitQD()
+        print(sum(balls.total(ret=True).get()))
+        balls[1].bounce(10)
+        f = Future()
+        charm.startQD(f)
+        f.get()
+        print(sum(balls.total(ret=True).get()))
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "1001\n1012")
+
+
+def test_timers_call_when_their_time_has_come(run: Run) -> None:
+    program = """
+    def main(args):
+        log, f = [], Future()
+        charm.scheduleCallableAfter(lambda x: (log.append(x), f.send()), 0.1, ["late"])
+        charm.scheduleCallableAfter(log.append, 0.01, ["early"])
+        f.get()
+        print(log)
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "['early', 'late']")

@@ -1,0 +1,130 @@
+"""What arrives is what was sent."""
+
+from __future__ import annotations
+
+from conftest import Run, check
+
+ECHO = """
+    class Echo(Chare):
+        def back(self, value): return value
+"""
+
+
+def test_values_of_all_kinds_arrive_as_they_were(run: Run) -> None:
+    program = ECHO + """
+    import array, datetime, decimal
+    from collections import namedtuple, OrderedDict
+    Point = namedtuple("Point", "x y")
+    class Odd:
+        def __init__(self, x): self.x = x
+        def __eq__(self, o): return self.x == o.x
+    VALUES = [None, True, False, 0, -1, 2**62, -2**63, 2**63, 10**40, 1.5, float("inf"), "", "text \\u00e4 \\U0001F600", "\\ud800",
+        b"", b"x" * 10, b"y" * 100_000, bytearray(b"z"), bytearray(b"w" * 5000), (), (1, (2, "x")), [], [1, [2.0, None]],
+        {}, {"a": 1, 2: [3], (4, 5): {}}, {1, 2}, 1 + 2j, Point(1, 2), OrderedDict(a=1), datetime.date(2026, 1, 2),
+        decimal.Decimal("1.10"), Odd([1]), array.array("d", [1.0, 2.0]), range(5), slice(1, 2), np.float64(2.5), np.int8(3)]
+    def main(args):
+        for pe in range(charm.numPes()):
+            echo = Chare(Echo, onPE=pe)
+            for value in VALUES:
+                back = echo.back(value, ret=True).get()
+                assert type(back) is type(value) and back == value, (value, back)
+        print(len(VALUES))
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "37")
+
+
+def test_arrays_of_every_layout_arrive_with_the_right_elements_and_shape(run: Run) -> None:
+    program = ECHO + """
+    base = np.arange(6000, dtype="f8").reshape(20, 30, 10)
+    readonly = base.copy(); readonly.flags.writeable = False
+    ARRAYS = [base, np.asfortranarray(base), base[::2, 1:7, ::-1], base.T, np.array(5), np.array([]), np.zeros((0, 3)),
+        np.arange(10), np.arange(10, dtype=">i4"), np.array(["a", None, 3], dtype=object), np.array([1, 2], dtype="i1"),
+        np.ones(1000, bool), np.ones(50, "c16"), np.ones(50, "f2"), np.array(["x", "yz"]), readonly,
+        np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]), np.array(["2026-01-01"], "M8[D]"), np.ma.masked_array([1, 2], [0, 1]),
+        np.arange(300_000, dtype="u2")]
+    def main(args):
+        for pe in range(charm.numPes()):
+            echo = Chare(Echo, onPE=pe)
+            for a in ARRAYS:
+                b = echo.back(a, ret=True).get()
+                assert type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b), (a, b)
+            b = echo.back(base, ret=True).get()
+            b[0] = -1  # what arrived is the receiver's alone
+            assert base[0, 0, 0] == 0
+        print(len(ARRAYS))
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "20")
+
+
+def test_what_occurs_twice_is_one_object_and_what_holds_itself_does(run: Run) -> None:
+    program = """
+    class Test(Chare):
+        def look(self, a, b, loop, arrays):
+            return a is b, loop[0] is loop, arrays[0] is arrays[1]
+    def main(args):
+        shared, loop, array = [1], [], np.arange(5)
+        loop.append(loop)
+        print(Chare(Test, onPE=1).look(shared, shared, loop, (array, array), ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "(True, True, True)")
+
+
+def test_arguments_are_copied_on_the_same_pe_too(run: Run) -> None:
+    program = """
+    class Test(Chare):
+        def change(self, a, l):
+            a[:] = 7
+            l.append(1)
+    def main(args):
+        a, l = np.zeros(1000), []
+        Group(Test).change(a, l, awaitable=True).get()
+        Array(Test, 10).change(a, l, awaitable=True).get()
+        print(a.sum(), l)
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "0.0 []")
+
+
+def test_a_broadcast_array_is_each_elements_own(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def take(self, a):
+            a += self.thisIndex[0]
+            self.a = a
+        def sums(self): return float(self.a.sum())
+    def main(args):
+        cells = Array(Cell, 6)
+        cells.take(np.zeros(10_000), awaitable=True).get()
+        print(cells.sums(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "[0.0, 10000.0, 20000.0, 30000.0, 40000.0, 50000.0]")
+
+
+def test_a_value_that_cannot_be_sent_is_an_error_of_the_call(run: Run) -> None:
+    program = ECHO + """
+    class Bad(Chare):
+        def result(self): return lambda: 1
+    def main(args):
+        echo = Chare(Echo, onPE=1)
+        try:
+            echo.back(lambda: 1)
+        except Exception as e:
+            print("call", type(e).__name__)
+        try:
+            Chare(Bad, onPE=1).result(ret=True).get()
+        except Exception as e:
+            print("result", type(e).__name__)
+        print(echo.back(1, ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "call PicklingError\nresult PicklingError\n1")
