@@ -197,13 +197,13 @@ impl Lead<'_> {
         let (latency, stream) = (name(Limit::latency_name), name(Limit::stream_name));
         if options.wants(What::Latency) {
             table::head_limited(&format!("{layer}: one way, PE 0 and PE {}", self.to), "ns", latency);
-            for len in [8, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
+            for &len in options.sizes(&[8, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
                 self.latency(raw, len)?;
             }
         }
         if options.wants(What::Rate) {
             table::head(&format!("{layer}: small messages, one after another"), "ns each");
-            for len in [8, 32, 100] {
+            for &len in options.sizes(&[8, 32, 100]) {
                 if let Some((figure, _)) = self.game(Game::Stream, raw, len, None)? {
                     table::row(&table::size(len), figure);
                 }
@@ -211,7 +211,7 @@ impl Lead<'_> {
         }
         if options.wants(What::Bandwidth) {
             table::head_limited(&format!("{layer}: one way, written and read"), "GB/s", stream);
-            for len in [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20] {
+            for &len in options.sizes(&[4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20]) {
                 self.bandwidth(raw, len)?;
             }
         }

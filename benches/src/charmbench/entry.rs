@@ -1,17 +1,19 @@
 //! The entry-method layer: what a program sees.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::time::Instant;
 
 use charm4rs::prelude::*;
 
+use crate::Options;
 use crate::limits::Limit;
 use crate::table::{self, Figure};
 
 /// One on each PE; PE 0's neighbour is the last PE.
 struct Player {
     left: u32,
-    waiting: Option<Promise<()>>,
+    waiting: Option<Promise<Option<Payload<u8>>>>,
     calls: u64,
 }
 
@@ -30,7 +32,7 @@ impl Player {
         peer: Proxy<Self>,
         rounds: u32,
         data: Option<Payload<u8>>,
-        done: Promise<()>,
+        done: Promise<Option<Payload<u8>>>,
     ) {
         self.left = rounds;
         self.waiting = Some(done);
@@ -45,7 +47,7 @@ impl Player {
         if self.waiting.is_some() {
             self.left -= 1;
             if self.left == 0 {
-                return self.finish();
+                return self.finish(None);
             }
         }
         from.small(cx.proxy(), left);
@@ -56,7 +58,7 @@ impl Player {
         if self.waiting.is_some() {
             self.left -= 1;
             if self.left == 0 {
-                return self.finish();
+                return self.finish(Some(data));
             }
         }
         from.large(cx.proxy(), data);
@@ -106,9 +108,9 @@ impl Player {
         cx.contribute(1u64, reduce::sum, to);
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, data: Option<Payload<u8>>) {
         if let Some(done) = self.waiting.take() {
-            done.send(());
+            done.send(data);
         }
     }
 }
@@ -126,16 +128,16 @@ impl Dust {
 
 pub(crate) struct Bench {
     job: Job,
-    runs: usize,
+    options: Options,
     players: Collection<Player>,
     peer: Pe,
 }
 
 impl Bench {
-    pub(crate) async fn new(job: Job, runs: usize) -> Self {
+    pub(crate) async fn new(job: Job, options: Options) -> Self {
         let players = job.group::<Player>(());
         players.created().await;
-        Self { job, runs, players, peer: Pe(job.pes() - 1) }
+        Self { job, options, players, peer: Pe(job.pes() - 1) }
     }
 
     /// Measures `runs` times; nanoseconds for each of `count` operations.
@@ -152,7 +154,7 @@ impl Bench {
     ) -> (Figure, Option<Figure>) {
         what().await;
         let (mut times, mut limits) = (Vec::new(), Vec::new());
-        for _ in 0..self.runs {
+        for _ in 0..self.options.runs() {
             limits.extend(limit.map(|limit| limit()));
             let start = Instant::now();
             what().await;
@@ -161,22 +163,23 @@ impl Bench {
         (Figure::of(times), (!limits.is_empty()).then(|| Figure::of(limits)))
     }
 
-    async fn rally(&self, rounds: u32, size: usize) {
+    /// A rally with `data`, which comes back: to make it anew would be measured too.
+    async fn rally(&self, rounds: u32, data: &Cell<Option<Payload<u8>>>) {
         let (done, reply) = self.job.promise();
-        let data = (size > 0).then(|| Payload::zeroed(size));
-        self.players.on(Pe(0)).serve(self.players.on(self.peer), rounds, data, done);
-        reply.await;
+        self.players.on(Pe(0)).serve(self.players.on(self.peer), rounds, data.take(), done);
+        data.set(reply.await);
     }
 
     pub(crate) async fn latency(&self) {
         let limit = Limit::of_this_job();
         let title = format!("entry method: one way, PE 0 and PE {}", self.peer);
         table::head_limited(&title, "ns", limit.map(Limit::latency_name));
-        for size in [0, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20] {
+        for &size in self.options.sizes(&[0, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
             let rounds = ((64 << 20) / size.max(1) as u32).clamp(64, 10_000);
             let limit = limit.map(|limit| move || limit.latency(size.max(8)));
             let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
-            let (figure, limit) = self.measure_in_turn(2 * rounds, limit, || self.rally(rounds, size)).await;
+            let data = Cell::new((size > 0).then(|| Payload::zeroed(size)));
+            let (figure, limit) = self.measure_in_turn(2 * rounds, limit, || self.rally(rounds, &data)).await;
             let name = if size == 0 { "no data".to_owned() } else { format!("payload of {}", table::size(size)) };
             table::row_limited(&name, figure, limit);
         }
@@ -204,7 +207,7 @@ impl Bench {
     pub(crate) async fn bandwidth(&self) {
         let limit = Limit::of_this_job();
         table::head_limited("entry method: payloads, written and read", "GB/s", limit.map(Limit::stream_name));
-        for size in [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20] {
+        for &size in self.options.sizes(&[4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20]) {
             let count = ((256 << 20) / size as u32).clamp(4, 20_000);
             let limit = limit.map(|limit| move || limit.stream(size));
             let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);

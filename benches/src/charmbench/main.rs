@@ -27,6 +27,9 @@ struct Options {
     /// The only layer to measure.
     #[arg(long, global = true)]
     layer: Option<Layer>,
+    /// The only sizes to measure, in bytes, or with K, M or G behind them: 64K,1M.
+    #[arg(long, global = true, value_delimiter = ',', value_parser = table::parse_size)]
+    size: Vec<usize>,
 }
 
 #[derive(Subcommand, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,11 @@ impl Options {
         self.layer.is_none_or(|only| only == layer)
     }
 
+    /// The sizes asked for, or else the usual ones.
+    fn sizes<'a>(&'a self, usual: &'a [usize]) -> &'a [usize] {
+        if self.size.is_empty() { usual } else { &self.size }
+    }
+
     fn runs(&self) -> usize {
         self.runs.max(1)
     }
@@ -79,7 +87,7 @@ async fn program(job: Job, options: Options) -> Result<(), &'static str> {
     if !options.wants_layer(Layer::Entry) {
         return Ok(());
     }
-    let bench = entry::Bench::new(job, options.runs()).await;
+    let bench = entry::Bench::new(job, options.clone()).await;
     if options.wants(What::Latency) {
         bench.latency().await;
     }

@@ -80,3 +80,32 @@ pub(crate) fn size(bytes: usize) -> String {
         b => format!("{b} B"),
     }
 }
+
+/// A number of bytes as it is written on the command line: 8, 64K, 1M, 2G.
+pub(crate) fn parse_size(text: &str) -> Result<usize, &'static str> {
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        _ => return Err("not a number of bytes: 8, 64K, 1M, 2G"),
+    };
+    let number: usize = digits.parse().map_err(|_| "not a number of bytes: 8, 64K, 1M, 2G")?;
+    number.checked_mul(1 << shift).filter(|&n| n > 0 && n <= 1 << 40).ok_or("not between 1 byte and 1024G")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_powers_of_1024() {
+        for (text, bytes) in [("8", Ok(8)), ("64K", Ok(64 << 10)), ("1m", Ok(1 << 20)), ("2G", Ok(2 << 30))] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+        for text in ["", "K", "1KK", "-1", "0", "1T", "1.5M", "99999999999G"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}
