@@ -1,7 +1,10 @@
 //! The port's own messages, as bytes. All of them come from outside: decoding never panics, and allocates nothing
 //! that was not received.
 
-use crate::{Imm, RemoteKey};
+use std::mem::MaybeUninit;
+
+use crate::memory::write_bytes;
+use crate::{Imm, RegBuf, RemoteKey};
 
 /// Tags from here on are the port's.
 pub(super) const FIRST: u8 = 0xF0;
@@ -24,6 +27,9 @@ pub(super) const REFUSE: u8 = 0xF6;
 pub(super) const MISSED: u8 = 0xF7;
 /// A message came to an end without payloads of its own, for which there was no memory: [`Bounced`].
 pub(super) const BOUNCED: u8 = 0xF8;
+
+/// A message with its payloads inside: [`Eager`].
+pub(super) const EAGER: u8 = 0xF9;
 
 /// The largest argument of an immediate.
 pub(super) const ARG_MAX: usize = (1 << 24) - 1;
@@ -74,6 +80,14 @@ pub(super) struct Accept {
     /// The receiver's name for it.
     pub(super) slot: u32,
     pub(super) landings: Vec<Landing>,
+}
+
+/// A message so short, payloads and all, that one frame carries it.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Eager<'a> {
+    pub(super) tag: u8,
+    pub(super) payloads: Vec<&'a [u8]>,
+    pub(super) head: &'a [u8],
 }
 
 /// What a message would have been for which there was no memory.
@@ -190,6 +204,43 @@ impl Accept {
     }
 }
 
+impl<'a> Eager<'a> {
+    /// Bytes of such a frame around a head of `len` bytes; `None`: there are too many payloads.
+    pub(super) fn len(len: usize, payloads: &[RegBuf]) -> Option<usize> {
+        u8::try_from(payloads.len()).ok()?;
+        payloads.iter().try_fold(2 + len, |sum, payload| sum.checked_add(4 + payload.len()))
+    }
+
+    /// Writes all of such a frame, the head's bytes by `fill`. `to` has the length that [`Eager::len`] gives, below 4 GiB.
+    pub(super) fn write(
+        to: &mut [MaybeUninit<u8>],
+        tag: u8,
+        payloads: &[RegBuf],
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]),
+    ) {
+        let mut rest = to;
+        let mut put = |bytes: &[u8]| {
+            let (room, left) = std::mem::take(&mut rest).split_at_mut(bytes.len());
+            write_bytes(room, bytes);
+            rest = left;
+        };
+        put(&[tag, u8::try_from(payloads.len()).expect("`len` has counted them")]);
+        for payload in payloads {
+            put(&u32::try_from(payload.len()).expect("the frame is below 4 GiB").to_le_bytes());
+        }
+        payloads.iter().for_each(|payload| put(payload));
+        fill(rest);
+    }
+
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let (tag, n) = (reader.u8()?, reader.u8()?);
+        let mut sizes = Reader(reader.bytes(4 * usize::from(n))?);
+        let payloads = (0..n).map(|_| reader.bytes(sizes.u32()? as usize)).collect::<Option<_>>()?;
+        (tag < FIRST && n > 0).then_some(Self { tag, payloads, head: reader.0 })
+    }
+}
+
 impl Missed {
     pub(super) fn encode(self) -> [u8; 12] {
         let mut bytes = [0; 12];
@@ -254,12 +305,26 @@ mod tests {
         }
 
         #[test]
+        fn a_message_with_its_payloads_inside_survives_encoding(
+            tag in 0..FIRST, payloads in prop::collection::vec(any::<Vec<u8>>(), 1..9), head: Vec<u8>,
+        ) {
+            let bufs: Vec<RegBuf> = payloads.iter().map(|p| RegBuf::copy_of(p)).collect();
+            let mut bytes = RegBuf::heap(Eager::len(head.len(), &bufs).unwrap());
+            bytes.fill_with(|to| Eager::write(to, tag, &bufs, |to| write_bytes(to, &head)));
+            let eager = Eager { tag, payloads: payloads.iter().map(|p| &p[..]).collect(), head: &head };
+            prop_assert_eq!(Eager::decode(&bytes), Some(eager));
+        }
+
+        #[test]
         fn garbage_is_refused_or_understood_but_never_panics(bytes: Vec<u8>) {
             if let Some(request) = Request::decode(&bytes) {
                 prop_assert!(request.sizes.len() * 8 <= bytes.len());
             }
             let _ = Accept::decode(&bytes, |_| Some(3));
             let _ = decode_word(&bytes);
+            if let Some(eager) = Eager::decode(&bytes) {
+                prop_assert!(eager.payloads.iter().map(|p| p.len()).sum::<usize>() + eager.head.len() < bytes.len());
+            }
             let _ = Missed::decode(&bytes);
             let _ = Bounced::decode(&bytes);
         }

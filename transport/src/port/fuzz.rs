@@ -102,6 +102,13 @@ mod tests {
                 let landings = (0..1 + rng.below(3)).map(|_| landing(rng)).collect();
                 Accept { id: rng.range(0..2), slot: rng.next_u32() >> (8 + rng.below(24)), landings }.encode()
             }
+            frame::EAGER => {
+                let payloads: Vec<_> = (0..1 + rng.below(3)).map(|_| RegBuf::heap(rng.below(9))).collect();
+                let mut whole = RegBuf::heap(frame::Eager::len(bytes.len(), &payloads).unwrap());
+                let tag = u8::try_from(rng.below(9)).unwrap();
+                whole.fill_with(|to| frame::Eager::write(to, tag, &payloads, |to| write_bytes(to, &bytes)));
+                whole.to_vec()
+            }
             frame::CREDIT | frame::REFUSE => size(rng).to_le_bytes().to_vec(),
             _ => bytes,
         }
@@ -114,7 +121,7 @@ mod tests {
             let mut rng = Rng::stream(seed, 0);
             let mut input = Vec::new();
             for _ in 0..1 + rng.below(8) {
-                let tag = if rng.below(3) == 0 { rng.below(5) } else { 0xF0 + rng.below(8) };
+                let tag = if rng.below(3) == 0 { rng.below(5) } else { 0xF0 + rng.below(11) };
                 let tag = u8::try_from(tag).unwrap();
                 let body = body(tag, &mut rng);
                 input.extend(frame::imm(tag, [0, 0, 1, 2, frame::ARG_MAX][rng.below(5)]).0.to_le_bytes());

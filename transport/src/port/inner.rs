@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::frame::{self, Accept, Request};
+use super::frame::{self, Accept, Eager, Request};
 use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
 use crate::memory::{Slab, write_bytes};
 use crate::near::Arrival;
@@ -189,6 +189,14 @@ impl Inner {
                 };
                 self.message(reach, from, Tag(tag), msg, payloads, out);
             }
+            frame::EAGER => match Eager::decode(&msg) {
+                Some(Eager { tag, payloads, head }) => {
+                    let payloads = payloads.into_iter().map(RegBuf::copy_of).collect();
+                    let head = Msg::fill(&self.slab, head.len(), |to| write_bytes(to, head));
+                    self.message(reach, from, Tag(tag), head, payloads, out);
+                }
+                None => return bad("a malformed message", msg.len()),
+            },
             frame::PAYLOAD => self.peers.entry(from).or_default().payloads.push(msg.into_buf()),
             frame::HANDED => return self.landed(from, frame::arg(imm), Some(msg.into_buf())),
             frame::MISSED => match frame::Missed::decode(&msg) {
@@ -234,6 +242,7 @@ impl Inner {
                 peer.payloads.clear();
                 peer.missed = 0;
             }
+            frame::EAGER => {}
             frame::PAYLOAD => {
                 peer.payloads.push(RegBuf::heap(0));
                 peer.missed = peer.missed.saturating_add(len.max(1));
@@ -278,6 +287,13 @@ impl Inner {
             tag if tag < frame::FIRST => {
                 let head = message[..message.len().min(frame::Bounced::HEAD_MAX)].into();
                 out.push_back(PortEvent::Refused { to, tag: Tag(tag), head, bytes: message.len() as u64 });
+                Ok(())
+            }
+            frame::EAGER => {
+                if let Some(Eager { tag, head, .. }) = Eager::decode(message) {
+                    let head = head[..head.len().min(frame::Bounced::HEAD_MAX)].into();
+                    out.push_back(PortEvent::Refused { to, tag: Tag(tag), head, bytes: message.len() as u64 });
+                }
                 Ok(())
             }
             frame::PAYLOAD | frame::HANDED => Ok(()),

@@ -10,6 +10,9 @@
 //!
 //! *Large* messages travel in a pooled buffer, which near backends hand over.
 //!
+//! *Eager.* Across a network, payloads that fit into the backend's small message ride inside it: one frame is cheaper than two, and
+//! to copy so little costs less than either.
+//!
 //! *Payloads ahead.* Where the backend hands buffers over, payloads are sent first, each a message of its own; the message
 //! that they belong to follows, and its immediate says how many they are. Near backends keep the order.
 //!

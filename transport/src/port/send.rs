@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
-use super::frame;
+use super::frame::{self, Eager};
 use super::inner::{Offered, Source, charged};
 use super::rendezvous::sending;
 use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
@@ -61,7 +61,7 @@ impl Port {
         }
     }
 
-    /// Sends a message with payloads out of band. With `offer` the receiver says where they shall land;
+    /// Sends a message with payloads out of band; across a network small ones ride inside of it. With `offer` the receiver says where they shall land;
     /// otherwise they arrive in pooled memory.
     pub fn send_payloads(
         &mut self,
@@ -97,7 +97,11 @@ impl Port {
             Fate::Drop | Fate::Kill => return,
             Fate::Pass | Fate::Delay(_) => {}
         }
-        if !offer && payloads.iter().all(|p| self.can_hand(to, p.len())) && self.can_hand(to, len) {
+        let whole = Eager::len(len, &payloads).filter(|_| way == Way::Net && !offer);
+        if let Some(whole) = whole.filter(|&whole| whole <= self.ends.to(self.pe, to).caps().inject_max) {
+            let imm = frame::imm(frame::EAGER, 0);
+            self.send_frame(to, imm, whole, |body| Eager::write(body, tag.0, &payloads, fill), true);
+        } else if !offer && payloads.iter().all(|p| self.can_hand(to, p.len())) && self.can_hand(to, len) {
             for payload in payloads {
                 self.send_buf(to, frame::imm(frame::PAYLOAD, 0), payload, true);
             }

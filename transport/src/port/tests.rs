@@ -9,6 +9,7 @@ use crate::Fabric;
 use crate::conformance::Watchdog;
 use crate::memory::write_bytes;
 use crate::shm::ShmFabric;
+use crate::sim::{Config, Network};
 use crate::wireup::{self, TransportKind};
 
 const KINDS: [TransportKind; 2] = [TransportKind::Local, TransportKind::Shm];
@@ -308,7 +309,10 @@ fn faults_happen_as_they_are_asked_for() {
 /// A peer that speaks the seam, but not the port's protocol.
 #[test]
 fn frames_that_no_port_sends_are_an_error_that_names_the_sender() {
-    let bad: [(u8, usize, &[u8]); 14] = [
+    let bad: [(u8, usize, &[u8]); 17] = [
+        (frame::EAGER, 0, &[1, 0]),
+        (frame::EAGER, 0, &[1, 1, 9, 0, 0, 0, b'8', b'b', b'y', b't', b'e', b's', b'.', b'.']),
+        (frame::EAGER, 0, &[frame::FIRST, 1, 0, 0, 0, 0]),
         (frame::CREDIT, 0, b"12345678"),
         (frame::CREDIT, 0, b"123"),
         (frame::REQUEST, 0, b""),
@@ -337,6 +341,30 @@ fn frames_that_no_port_sends_are_an_error_that_names_the_sender() {
         assert!(matches!(error, TransportError::Protocol { from: Pe(1), .. }), "{tag:#x}: {error}");
         assert!(error.code() == 76 && events.is_empty());
         peer.close().unwrap();
+    }
+}
+
+#[test]
+fn across_a_network_small_payloads_ride_in_their_message_and_large_ones_do_not() {
+    let network = Network::new(Config::reliable(Layout::one_host(2, 1), 1));
+    let bell = Doorbell::new().unwrap();
+    let mut ports =
+        [0, 1].map(|pe| Port::over(network.endpoint(Pe(pe)), network.layout().clone(), <_>::default(), &bell));
+    let small = ports[0].endpoint(Pe(1)).caps().inject_max;
+    for (sizes, inside) in [(vec![1, 100, 0], true), (vec![100, small], false)] {
+        let payloads = sizes.iter().map(|&len| RegBuf::copy_of(&vec![7; len])).collect();
+        let before = network.statistics().packets;
+        ports[0].send_payloads(Pe(1), Tag(5), 3, |to| write_bytes(to, b"abc"), payloads, false);
+        let mut events = VecDeque::new();
+        while events.is_empty() {
+            network.next_ns().into_iter().for_each(|at_ns| network.advance_to(at_ns));
+            ports.iter_mut().for_each(|port| _ = port.poll(&mut events, 9).unwrap());
+        }
+        let Some(PortEvent::Message(message)) = events.pop_front() else { panic!("{events:?}") };
+        assert_eq!((message.tag, &message.msg[..]), (Tag(5), &b"abc"[..]));
+        let arrived: Vec<_> = message.payloads.iter().map(|p| p.to_vec()).collect();
+        assert_eq!(arrived, sizes.iter().map(|&len| vec![7; len]).collect::<Vec<_>>());
+        assert_eq!(network.statistics().packets - before == 1, inside, "{sizes:?}");
     }
 }
 
