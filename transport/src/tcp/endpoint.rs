@@ -36,6 +36,9 @@ const HOT_MAX: usize = 2;
 const HOT_MISSES: u32 = 4096;
 /// While something is hot, the others are looked at every so many rounds.
 const EPOLL_EVERY: u32 = 8;
+/// No more than this, and one message, is queued behind a full socket: its sender shall feel that the socket is full, rather than write
+/// ahead into memory that is in no cache.
+const UNWRITTEN_MAX: usize = 256 << 10;
 /// Posts of one round that wait for each other, in bytes.
 const BATCH: usize = 32 << 10;
 /// A send from this size on is pending until acknowledged: its sender can learn that the receiver has no memory for it.
@@ -159,7 +162,7 @@ impl TcpEndpoint {
         if link.is_gone() {
             return Err(PostError::PeerDown(to, buf));
         }
-        if link.outbox.held() >= self.core.shared.config.credit {
+        if link.outbox.held() >= self.core.shared.config.credit || link.outbox.unwritten() >= UNWRITTEN_MAX {
             return Err(PostError::Busy(buf));
         }
         Ok((index, buf))

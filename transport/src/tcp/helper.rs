@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, sockopt};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, getpeername, recv, send, sockopt};
 
 use super::address::Listener;
 use super::dial::{Dial, Dialing};
@@ -341,7 +341,7 @@ impl Helper {
 
     /// Hands an authenticated connection to a PE of this process.
     pub(super) fn deliver(&mut self, socket: OwnedFd, to: Pe, peer: Pe, generation: u32, dialed: bool) {
-        if sockopt::set_tcp_nodelay(&socket, true).is_err() || epoll::delete(&self.epoll, &socket).is_err() {
+        if set_options(&socket).is_err() || epoll::delete(&self.epoll, &socket).is_err() {
             // The connection is gone already; the peer notices by itself.
             return;
         }
@@ -353,6 +353,21 @@ impl Helper {
             let len = format.encode(&Head::new(Kind::Gone, 0), 0, &mut gone);
             let _ = send_whole(&socket, &gone[..len]);
         }
+    }
+}
+
+/// What a socket inside of this host may hold that its peer has not read. A queue that stays in cache is faster than a
+/// longer one (twice as fast for messages of megabytes, where this was measured), and here no round trip has to be filled. To other
+/// hosts the kernel finds the length by itself.
+const NEAR_QUEUE: usize = 256 << 10;
+
+fn set_options(socket: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    let peer = SocketAddr::try_from(getpeername(socket)?.ok_or(Errno::NOTCONN)?)?;
+    if peer.ip().to_canonical().is_loopback() {
+        sockopt::set_socket_send_buffer_size(socket, NEAR_QUEUE)
+    } else {
+        Ok(())
     }
 }
 

@@ -74,17 +74,21 @@ impl End {
 
     /// Sends `bytes`, small or large, as soon as there is room.
     fn send(&mut self, to: Pe, imm: u32, bytes: &[u8]) -> Result<(), PostError<()>> {
-        let mut buf = RegBuf::copy_of(bytes);
         loop {
-            match self.end.send(to, Imm(imm), buf, OpId(u64::from(imm))) {
-                Ok(_) => return Ok(()),
-                Err(PostError::Busy(back)) => {
-                    buf = back;
-                    self.poll().unwrap();
-                }
-                Err(PostError::PeerDown(pe, _)) => return Err(PostError::PeerDown(pe, ())),
-                Err(e) => panic!("{e:?}"),
+            match self.try_send(to, imm, bytes) {
+                Err(PostError::Busy(())) => _ = self.poll().unwrap(),
+                outcome => return outcome,
             }
+        }
+    }
+
+    /// The same, or `Busy`: for one thread that plays both ends.
+    fn try_send(&mut self, to: Pe, imm: u32, bytes: &[u8]) -> Result<(), PostError<()>> {
+        match self.end.send(to, Imm(imm), RegBuf::copy_of(bytes), OpId(u64::from(imm))) {
+            Ok(_) => Ok(()),
+            Err(PostError::Busy(_)) => Err(PostError::Busy(())),
+            Err(PostError::PeerDown(pe, _)) => Err(PostError::PeerDown(pe, ())),
+            Err(e) => panic!("{e:?}"),
         }
     }
 
