@@ -7,16 +7,17 @@
 //! And a process that ends with 0 in the middle of a job may be the last or the only one: it becomes the cause if the
 //! others do not end as well.
 //!
-//! Once there is a cause every process group is killed. A signal from the user is a cause too, but the processes hear
+//! Once there is a cause every process group is killed. A job that hangs is asked first: the process that found out has said what its
+//! own PEs do, and waits; the others say it too, and what they have said after a moment is printed below the cause. A signal from the user is a cause too, but the processes hear
 //! of it first, and are killed if they do not end in time. When all processes are reaped, what they have left
 //! behind (the launcher is its reaper) is killed, the output drained, and the guardian dismissed.
 
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::Pe;
-use charm4rs_transport::bootstrap::error_line;
 use charm4rs_transport::bootstrap::options::Options;
 use charm4rs_transport::bootstrap::wire::ToProcess;
+use charm4rs_transport::bootstrap::{HANGS, error_line};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -39,6 +40,8 @@ const TERM: Duration = Duration::from_millis(1000);
 const KILL: Duration = Duration::from_millis(1800);
 /// How long the kernel may take to end what was killed.
 const GIVE_UP: Duration = Duration::from_secs(1);
+/// How long processes may take to say what they do, when the job hangs.
+const STACKS: Duration = Duration::from_secs(4);
 /// Between two lines about who is missing.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// Between two questions whether a process still answers.
@@ -79,6 +82,8 @@ pub(crate) struct End {
     ending: Option<Instant>,
     /// The user's signal.
     interrupted: Option<Interrupt>,
+    /// The job hangs: who has not said yet what its PEs do, and how long to wait.
+    stacks: Option<(Instant, Vec<u32>)>,
     killed: Option<Instant>,
     output_failed: Option<Errno>,
     output_reported: bool,
@@ -106,6 +111,7 @@ impl End {
             exit: None,
             ending: None,
             interrupted: None,
+            stacks: None,
             killed: None,
             output_failed: None,
             output_reported: false,
@@ -170,11 +176,44 @@ impl Job {
         self.processes[rank as usize].said_abort = true;
         let code = if code == 0 { 1 } else { code };
         let cause = Cause { pe: pe.or(Some(Pe(self.layout.pes_of(rank).start))), ..Cause::of(self, rank, code, what) };
-        if code != PEER {
+        if code == HANGS && !self.end.decided() {
+            self.hang(rank, cause);
+        } else if code != PEER {
             self.fail(cause);
         } else if self.end.exit.is_none() && self.end.suspicion.is_none() {
             // After the job's end a peer may go before another has noticed.
             self.end.suspicion = Some((Instant::now() + SUSPICION, cause));
+        }
+    }
+
+    /// A process has found that the job hangs: says so, and asks the others what they do before it kills.
+    fn hang(&mut self, rank: u32, cause: Cause) {
+        self.print_cause(&cause);
+        self.end.cause = Some(cause);
+        let asked: Vec<u32> = (0..)
+            .zip(&self.processes)
+            .filter(|(other, p)| *other != rank && p.pid.is_some() && p.channel.is_some())
+            .map(|(other, _)| other)
+            .collect();
+        for &to in &asked {
+            self.send(Answer { to, packet: ToProcess::Stacks.encode().into(), fds: Vec::new() });
+        }
+        self.end.stacks = Some((Instant::now() + STACKS, asked));
+        self.kill_if_all_is_said();
+    }
+
+    pub(crate) fn on_stacks_said(&mut self, rank: u32, text: &str) {
+        let Some((_, missing)) = &mut self.end.stacks else { return };
+        let Some(at) = missing.iter().position(|other| *other == rank) else { return };
+        missing.swap_remove(at);
+        self.sink().say(&format!("{}\n", text.trim_end()));
+        self.kill_if_all_is_said();
+    }
+
+    fn kill_if_all_is_said(&mut self) {
+        if self.end.stacks.as_ref().is_some_and(|(until, missing)| missing.is_empty() || *until <= Instant::now()) {
+            self.end.stacks = None;
+            self.kill();
         }
     }
 
@@ -200,7 +239,7 @@ impl Job {
     }
 
     fn on_interrupt(&mut self, number: i32) {
-        if self.end.interrupted.is_some() || self.end.killed.is_some() {
+        if self.end.interrupted.is_some() || self.end.stacks.is_some() || self.end.killed.is_some() {
             return self.kill();
         }
         let name = match number {
@@ -311,6 +350,9 @@ impl Job {
         if let Some(at) = end.killed {
             return Some(at + GIVE_UP);
         }
+        if let Some((until, _)) = &end.stacks {
+            return Some(*until);
+        }
         if end.cause.is_some() {
             return end.interrupted.as_ref().map(|i| i.at + if i.terminated { KILL } else { TERM });
         }
@@ -331,6 +373,7 @@ impl Job {
 
     pub(crate) fn on_time(&mut self) {
         let now = Instant::now();
+        self.kill_if_all_is_said();
         if let Some(interrupt) = &mut self.end.interrupted {
             if now >= interrupt.at + KILL {
                 self.kill();

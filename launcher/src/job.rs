@@ -350,6 +350,7 @@ impl Job {
                 process.fault = Some(fault);
                 return;
             }
+            ToLauncher::Stacks(text) => return self.on_stacks_said(rank, &text),
             ToLauncher::Pong(_) => {
                 process.unanswered = 0;
                 return;

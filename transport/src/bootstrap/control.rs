@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::channel::Channel;
 use super::sys;
@@ -30,6 +31,8 @@ pub enum Report {
     },
     /// Something that the user should know, though the job goes on.
     Warning(String),
+    /// What this process's PEs do, in answer to [`Order::Stacks`].
+    Stacks(String),
 }
 
 /// What a process hears.
@@ -42,7 +45,14 @@ pub enum Order {
     },
     /// The job is over: whatever still runs will be killed.
     Kill,
+    /// The job hangs and is about to be killed: say what your PEs do.
+    Stacks,
 }
+
+/// The exit status of a job that hangs.
+pub const HANGS: u8 = 124;
+/// How long a launcher may take to kill a job that hangs.
+const KILLED: Duration = Duration::from_secs(10);
 
 /// The line itself. Cheap to clone.
 #[derive(Clone)]
@@ -91,6 +101,7 @@ impl Control {
                 Report::Exit { code } => ToLauncher::Exit(code),
                 Report::Abort { code, pe, what } => ToLauncher::Abort { code, pe: pe.map(|pe| pe.0), what },
                 Report::Warning(text) => ToLauncher::Warning(text),
+                Report::Stacks(text) => ToLauncher::Stacks(text),
             };
             // If the launcher is gone this process ends anyway.
             let _ = channel.send(&packet.encode(), &[]);
@@ -102,7 +113,7 @@ impl Control {
                 to_stderr(&error_line(code, &what, pe, &host_name(), std::process::id()));
             }
             Report::Warning(text) if !self.0.quiet => to_stderr(&format!("charmrun: warning: {text}\n")),
-            Report::Warning(_) => {}
+            Report::Warning(_) | Report::Stacks(_) => {}
         }
     }
 
@@ -111,6 +122,16 @@ impl Control {
     pub fn abort(&self, code: u8, pe: Option<Pe>, what: &str) -> ! {
         self.report(Report::Abort { code, pe, what: what.to_owned() });
         sys::end_process(code.into())
+    }
+
+    /// As [`Control::abort`], because the job hangs: what other processes do is of interest too, so this one waits for the launcher,
+    /// which asks them and then kills all.
+    pub fn give_up(&self, pe: Option<Pe>, what: &str) -> ! {
+        self.report(Report::Abort { code: HANGS, pe, what: what.to_owned() });
+        if self.is_launched() {
+            std::thread::sleep(KILLED);
+        }
+        sys::end_process(HANGS.into())
     }
 
     /// Calls `act`, on a thread of the bootstrap's, for each order. One callback at a time: a later one replaces it.

@@ -134,6 +134,28 @@ unsafe fn stack_pointer(context: *mut libc::c_void) -> u64 {
     }
 }
 
+/// # Safety
+/// As for [`stack_pointer`].
+pub(super) unsafe fn program_counter(context: *mut libc::c_void) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: by the caller's promise it points to a `ucontext_t`.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        usize::try_from(context.uc_mcontext.gregs[libc::REG_RIP as usize].cast_unsigned()).unwrap_or(0)
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        // SAFETY: by the caller's promise it points to a `ucontext_t`.
+        let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+        usize::try_from(context.uc_mcontext.pc).unwrap_or(0)
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _ = context;
+        0
+    }
+}
+
 /// A text that needs no memory: what does not fit is left out.
 struct Fixed {
     bytes: [u8; 512],

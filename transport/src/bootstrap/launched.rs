@@ -242,6 +242,10 @@ fn listen(control: &Control, tell: &Sender<Answer>, group: u32, mut buf: Vec<u8>
                 control.order(Order::Kill);
                 continue;
             }
+            ToProcess::Stacks => {
+                control.order(Order::Stacks);
+                continue;
+            }
             ToProcess::Ping(n) => {
                 // If it cannot be sent the next receive says why.
                 let _ = channel.send(&ToLauncher::Pong(n).encode(), &[]);

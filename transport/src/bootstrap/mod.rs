@@ -16,6 +16,7 @@ mod alone;
 pub mod channel;
 mod control;
 pub mod crash;
+pub mod interrupt;
 mod launched;
 pub mod options;
 #[cfg(test)]
@@ -25,7 +26,7 @@ mod threads;
 pub mod wire;
 
 pub use alone::Alone;
-pub use control::{Control, Order, Report, error_line, host_name};
+pub use control::{Control, HANGS, Order, Report, error_line, host_name};
 pub use launched::{Launched, VARIABLE};
 use options::{Extent, OptionError, Options};
 pub use threads::Threads;

@@ -12,7 +12,7 @@ use crate::Layout;
 use crate::auth::{JobId, Secret};
 
 /// The version of this protocol. A launcher and its processes must have the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Longest packet, in bytes.
 pub const PACKET_MAX: usize = 64 << 10;
 /// Most descriptors that the kernel passes with one packet.
@@ -88,6 +88,8 @@ pub enum ToProcess {
     Kill,
     /// Are you there? To be answered with the same number.
     Ping(u32),
+    /// [`super::Order::Stacks`].
+    Stacks,
 }
 
 /// From a process to the launcher.
@@ -140,6 +142,8 @@ pub enum ToLauncher {
     Fault(Fault),
     /// I am.
     Pong(u32),
+    /// [`super::Report::Stacks`].
+    Stacks(String),
 }
 
 /// What a signal handler can tell: fixed size, so that it needs no memory.
@@ -171,6 +175,7 @@ impl ToProcess {
             Self::Stop(signal) => _ = w.kind(5).u8(*signal),
             Self::Kill => _ = w.kind(6),
             Self::Ping(n) => _ = w.kind(7).u32(*n),
+            Self::Stacks => _ = w.kind(8),
         }
         w.0
     }
@@ -189,6 +194,7 @@ impl ToProcess {
             5 => Self::Stop(r.u8()?),
             6 => Self::Kill,
             7 => Self::Ping(r.u32()?),
+            8 => Self::Stacks,
             kind => return Err(WireError::Kind(kind)),
         };
         r.close(message)
@@ -214,6 +220,7 @@ impl ToLauncher {
             Self::Warning(text) => w.kind(8).bytes(cut(text).as_bytes()),
             Self::Fault(fault) => return fault.encode().to_vec(),
             Self::Pong(n) => _ = w.kind(10).u32(*n),
+            Self::Stacks(text) => w.kind(11).bytes(cut(text).as_bytes()),
         }
         w.0
     }
@@ -240,6 +247,7 @@ impl ToLauncher {
                 stack: r.flag("stack")?,
             }),
             10 => Self::Pong(r.u32()?),
+            11 => Self::Stacks(r.text("text", TEXT_MAX)?),
             kind => return Err(WireError::Kind(kind)),
         };
         r.close(message)

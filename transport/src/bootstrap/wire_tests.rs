@@ -25,6 +25,7 @@ fn to_process() -> Vec<ToProcess> {
         ToProcess::Stop(2),
         ToProcess::Kill,
         ToProcess::Ping(9),
+        ToProcess::Stacks,
     ]
 }
 
@@ -40,6 +41,7 @@ fn to_launcher() -> Vec<ToLauncher> {
         ToLauncher::Warning("so what".into()),
         ToLauncher::Fault(Fault { signal: 11, pe: Some(3), address: 0xdead, stack: true }),
         ToLauncher::Pong(9),
+        ToLauncher::Stacks("PE 1: idle".into()),
     ]
 }
 

@@ -1,0 +1,304 @@
+//! Asks a thread of this process what it is doing, whatever that is: a loop without end, a lock that nobody lets go of.
+//!
+//! # How
+//! A thread that may be asked takes a [`Seat`]. Who asks sends a signal to that very thread and waits, for a bounded time; the
+//! thread's signal handler writes the answer into the seat, and returns to what the thread did. So the thread itself looks at what
+//! is its own, while that cannot change, and nothing on its normal way costs anything.
+//!
+//! The handler uses no memory and no lock, and returns; system calls of the thread go on afterwards, save those few that
+//! always end with `EINTR`. It calls only the owner's `look`, which has to be as careful. If asked for it, it also walks the stack, by the unwinder that
+//! panics use: it does not allocate, but where the C library is older than 2.35 it takes the dynamic
+//! linker's lock, which the thread may hold. That is why a stack is asked for only when the job ends anyway, and why who asks does not
+//! wait for ever. What the addresses mean is found out by who asked, on his own thread.
+//!
+//! # Who may touch the seat
+//! `state` goes from `FREE` to `ASKED` by who asks (one at a time: they hold `asking`), to `ANSWERED` by the handler, and back to
+//! `FREE` by who asked. The answer belongs to the handler while `ASKED`, and to who asked while `ANSWERED`; each passes it on by a
+//! release that the other acquires. A thread that has not answered in time may do so later: until then nobody asks it again.
+
+use std::cell::{Cell, UnsafeCell};
+use std::fmt::{self, Write as _};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Room for what the owner's `look` writes, in bytes.
+pub const NOTE: usize = 64;
+/// The innermost frames of a stack; more are left out.
+const FRAMES: usize = 128;
+/// Between two looks for an answer.
+const PAUSE: Duration = Duration::from_millis(1);
+
+const FREE: u8 = 0;
+const ASKED: u8 = 1;
+const ANSWERED: u8 = 2;
+
+/// What the owner's `look` writes: a word and bytes, which mean what it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Note {
+    /// 0 if there is nothing to say.
+    pub word: usize,
+    /// Bytes that belong to it.
+    pub bytes: [MaybeUninit<u8>; NOTE],
+}
+
+impl Note {
+    const EMPTY: Self = Self { word: 0, bytes: [MaybeUninit::uninit(); NOTE] };
+}
+
+struct Slot {
+    thread: libc::pid_t,
+    look: fn(&mut Note),
+    state: AtomicU8,
+    wants_stack: AtomicBool,
+    answer: UnsafeCell<Answer>,
+    asking: Mutex<()>,
+}
+
+// SAFETY: all but `answer` is `Sync`, and that has one owner at a time; see the module's text.
+unsafe impl Sync for Slot {}
+
+struct Answer {
+    note: Note,
+    frames: [usize; FRAMES],
+    count: usize,
+    /// Where the signal came.
+    at: usize,
+}
+
+thread_local! {
+    /// For the handler, which finds its thread's seat by it. No destructor: it can be read whenever a signal comes.
+    static SLOT: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+}
+
+/// A thread that can be asked, for all threads that may ask. Its memory is never freed: a thread that runs long is what it is for.
+#[derive(Clone, Copy)]
+pub struct Seat(&'static Slot);
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Seat").field(&self.0.thread).finish()
+    }
+}
+
+/// What a thread has answered.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What its `look` wrote.
+    pub note: Note,
+    /// Its stack, innermost first.
+    frames: Vec<usize>,
+}
+
+/// A seat for this thread.
+///
+/// # Safety
+/// `look` is called in a signal handler, between any two instructions of this thread: it must do nothing that is not safe there. In
+/// particular it neither allocates nor locks nor panics, and reads only what this thread may read at any time.
+pub unsafe fn sit(look: fn(&mut Note)) -> Seat {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(install);
+    let slot: &'static Slot = Box::leak(Box::new(Slot {
+        thread: rustix::thread::gettid().as_raw_nonzero().get(),
+        look,
+        state: AtomicU8::new(FREE),
+        wants_stack: AtomicBool::new(false),
+        answer: UnsafeCell::new(Answer { note: Note::EMPTY, frames: [0; FRAMES], count: 0, at: 0 }),
+        asking: Mutex::new(()),
+    }));
+    SLOT.set(Some(slot));
+    Seat(slot)
+}
+
+/// A signal that nobody else uses: not one of those that the C library keeps, nor the first ones, which programs take.
+fn signal() -> libc::c_int {
+    libc::SIGRTMAX() - 3
+}
+
+fn install() {
+    // SAFETY: all-zero is a valid `sigaction`: no flags, an empty mask, the default action.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_question;
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+    // SAFETY: `action` is initialized, and `on_question` has the signature that SA_SIGINFO asks for and calls only what is
+    // safe in a signal handler, `look` by its owner's promise.
+    unsafe { libc::sigaction(signal(), &raw const action, std::ptr::null_mut()) };
+}
+
+extern "C" fn on_question(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let Ok(Some(slot)) = SLOT.try_with(Cell::get) else { return };
+    if slot.state.load(Ordering::Acquire) != ASKED {
+        return;
+    }
+    // SAFETY: `errno` is this thread's own; the interrupted code must find it as it was.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: while ASKED the answer belongs to this handler, which the same signal does not interrupt.
+    let answer = unsafe { &mut *slot.answer.get() };
+    answer.note = Note::EMPTY;
+    (slot.look)(&mut answer.note);
+    answer.count = 0;
+    // SAFETY: the kernel passes the interrupted thread's context.
+    answer.at = unsafe { super::crash::program_counter(context) };
+    if slot.wants_stack.load(Ordering::Relaxed) {
+        // SAFETY: it is unsynchronized with other walks through the same library, of which no part that it uses here keeps a state.
+        unsafe {
+            backtrace::trace_unsynchronized(|frame| {
+                answer.frames[answer.count] = frame.ip().addr();
+                answer.count += 1;
+                answer.count < FRAMES
+            });
+        }
+    }
+    slot.state.store(ANSWERED, Ordering::Release);
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+impl Seat {
+    /// Asks, and waits for the answer, but no longer than `limit`. `None`: the thread has ended, lets no signal through, or has
+    /// not answered an earlier question.
+    #[must_use]
+    pub fn ask(&self, stack: bool, limit: Duration) -> Option<Told> {
+        let slot = self.0;
+        let _one = slot.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        match slot.state.load(Ordering::Acquire) {
+            ASKED => return None,
+            ANSWERED => slot.state.store(FREE, Ordering::Relaxed), // to a question that nobody waits for any more
+            _ => {}
+        }
+        slot.wants_stack.store(stack, Ordering::Relaxed);
+        slot.state.store(ASKED, Ordering::Release);
+        // SAFETY: `tgkill` takes three numbers; where there is no such thread it fails. (The number may be another thread's of
+        // this process by now: that one's seat is not asked, so it does nothing.)
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), slot.thread, signal()) };
+        if sent != 0 {
+            slot.state.store(FREE, Ordering::Relaxed);
+            return None;
+        }
+        let since = Instant::now();
+        while slot.state.load(Ordering::Acquire) != ANSWERED {
+            if since.elapsed() > limit {
+                return None;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        // SAFETY: while ANSWERED the answer belongs to who asked, and that is who holds `asking`.
+        let answer = unsafe { &*slot.answer.get() };
+        let mut frames = answer.frames[..answer.count].to_vec();
+        // Without those of the handler.
+        if let Some(first) = frames.iter().position(|frame| *frame == answer.at) {
+            frames.drain(..first);
+        }
+        let told = Told { note: answer.note, frames };
+        slot.state.store(FREE, Ordering::Relaxed);
+        Some(told)
+    }
+}
+
+impl Told {
+    /// The stack as text, innermost frame first, down to the first function whose name contains `end`.
+    #[must_use]
+    pub fn stack(&self, end: &str) -> String {
+        let mut text = String::new();
+        let mut ended = false;
+        for (at, &frame) in self.frames.iter().enumerate() {
+            // The innermost address is that of an instruction, all others return behind the call.
+            let address = std::ptr::without_provenance_mut(frame + usize::from(at == 0));
+            let mut known = false;
+            backtrace::resolve(address, |symbol| {
+                let name = symbol.name().map_or_else(|| "?".to_owned(), |name| format!("{name:#}"));
+                ended |= name.contains(end);
+                if ended {
+                    return;
+                }
+                known = true;
+                let _ = writeln!(text, "    {name}");
+                if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
+                    let _ = writeln!(text, "        at {}:{line}", file.display());
+                }
+            });
+            if ended {
+                break;
+            }
+            if !known {
+                let _ = writeln!(text, "    {frame:#x}");
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    thread_local! {
+        static WORD: Cell<usize> = const { Cell::new(0) };
+    }
+
+    fn look(note: &mut Note) {
+        note.word = WORD.get();
+        note.bytes[0].write(7);
+    }
+
+    #[inline(never)]
+    fn spins(until: &AtomicBool) {
+        while !until.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// A thread that runs `work` after it has said where it sits.
+    fn seated(work: impl FnOnce() + Send + 'static) -> (Seat, std::thread::JoinHandle<()>) {
+        let (say, said) = channel();
+        let thread = std::thread::spawn(move || {
+            WORD.set(42);
+            // SAFETY: `look` only reads a thread-local number.
+            say.send(unsafe { sit(look) }).unwrap();
+            work();
+        });
+        (said.recv().unwrap(), thread)
+    }
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_thread_that_spins_says_what_it_does_and_where_and_goes_on() {
+        let until = Arc::new(AtomicBool::new(false));
+        let (seat, thread) = seated({
+            let until = until.clone();
+            move || spins(&until)
+        });
+        let stack = loop {
+            let told = seat.ask(true, LIMIT).unwrap();
+            // SAFETY: `look` has written it.
+            assert_eq!((told.note.word, unsafe { told.note.bytes[0].assume_init() }), (42, 7));
+            // It may not have come there yet.
+            let stack = told.stack("nothing of this name");
+            if stack.contains("spins\n") {
+                break stack;
+            }
+        };
+        assert!(stack.contains("interrupt.rs:"), "{stack}");
+        assert_eq!(seat.ask(false, LIMIT).unwrap().stack(""), "", "without being asked for, there is no stack");
+        until.store(true, Ordering::Relaxed);
+        thread.join().unwrap();
+        assert!(seat.ask(true, LIMIT).is_none(), "it has ended");
+    }
+
+    #[test]
+    fn a_thread_that_sleeps_in_the_kernel_answers_and_sleeps_on() {
+        let (wake, woken) = channel::<()>();
+        let (seat, thread) = seated(move || woken.recv().unwrap());
+        for _ in 0..100 {
+            assert_eq!(seat.ask(true, LIMIT).unwrap().note.word, 42);
+        }
+        wake.send(()).unwrap();
+        thread.join().unwrap();
+    }
+}
