@@ -93,3 +93,20 @@ pub struct Stalled {
     /// Holds that other threads have, and closures that they queued: as with timers.
     pub holds: u64,
 }
+
+/// Where a PE stands, for a search for deadlocks: two such looks at all PEs, the second begun after the first has ended, that are
+/// alike, and in which all are settled and as much was sent as processed, show a job in which nothing will ever happen again unless
+/// another thread wakes a task. (Why: see the text of `quiescence`, whose waves these two looks are.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// For how long it has had nothing to do; `None` while it has work.
+    pub idle_for: Option<Duration>,
+    /// Nothing is queued, no task is ready, no timer will fire, no hold is held, and no request for quiescence is open.
+    pub settled: bool,
+    /// What it has ever sent, as quiescence counts it.
+    pub sent: u64,
+    /// What it has ever processed, as quiescence counts it.
+    pub processed: u64,
+    /// Things that it has ever done.
+    pub turns: u64,
+}

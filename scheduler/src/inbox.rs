@@ -16,7 +16,7 @@
 //!
 //! # What quiescence sees
 //! Everything that comes in is counted twice, in `opened` when it is pushed (or a hold is taken) and in `closed` when
-//! it is done. The PE reads `closed` first: as both only grow, equal readings mean that nothing was open when
+//! it is done. (Only a look is not counted: it is no work.) The PE reads `closed` first: as both only grow, equal readings mean that nothing was open when
 //! `closed` was read.
 
 use std::fmt;
@@ -34,6 +34,8 @@ pub(crate) enum Foreign {
     Wake(u64),
     /// A closure to run.
     Run(Job),
+    /// A closure that is no work: it is not counted, and a PE that is idle stays so.
+    Look(Job),
 }
 
 /// The PE's side and the others' at once; see the module's text.
@@ -60,7 +62,9 @@ impl Inbox {
 
     /// From any thread: gives the PE something to do.
     pub(crate) fn push(&self, item: Foreign) {
-        self.open();
+        if !matches!(item, Foreign::Look(_)) {
+            self.open();
+        }
         self.queue.push(item);
         self.notify();
         if self.gone.load(Ordering::SeqCst) {
@@ -147,6 +151,14 @@ impl Remote {
         }
         self.0.push(Foreign::Run(Box::new(f)));
         Ok(())
+    }
+
+    /// Runs a closure on the PE, between two calls, that looks and does no work: quiescence does not see it, and an idle PE
+    /// stays idle. What it sends has to be system messages.
+    pub fn look(&self, f: impl FnOnce(&Scheduler) + Send + 'static) {
+        if !self.0.is_shut() {
+            self.0.push(Foreign::Look(Box::new(f)));
+        }
     }
 
     /// Keeps the job from being quiescent until the hold is dropped.

@@ -50,6 +50,29 @@ impl TaskId {
     }
 }
 
+/// Which task a waker wakes, as far as one can tell: equal for a waker's clones.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct WakerKey(usize);
+
+impl WakerKey {
+    /// Of any waker.
+    #[must_use]
+    pub fn of(waker: &Waker) -> Self {
+        Self(waker.data().addr())
+    }
+}
+
+/// A task that waits to be woken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Suspended {
+    /// Which one.
+    pub id: TaskId,
+    /// What its wakers have in common.
+    pub key: WakerKey,
+    /// How many wakers of it there are.
+    pub wakers: usize,
+}
+
 /// The calling thread's identity: no two living threads have the same.
 fn here() -> usize {
     thread_local!(static HERE: u8 = const { 0 });
@@ -284,6 +307,18 @@ impl Tasks {
     /// How many tasks there are.
     pub(crate) fn len(&self) -> usize {
         self.table.borrow().live
+    }
+
+    /// Those that nobody has woken.
+    pub(crate) fn suspended(&self) -> Vec<Suspended> {
+        let table = self.table.borrow();
+        let of = |(index, slot): (u32, &Slot)| {
+            let waker = slot.waker.as_ref().filter(|_| slot.future.is_some())?;
+            let id = TaskId { index, generation: slot.generation };
+            // Two of them are the slot's.
+            Some(Suspended { id, key: WakerKey::of(waker), wakers: Arc::strong_count(&slot.shared).saturating_sub(2) })
+        };
+        (0..).zip(&table.slots).filter_map(of).collect()
     }
 
     /// Resumes the next ready task. `false` if there is none.

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -424,6 +425,26 @@ fn a_pe_that_waits_for_ever_tells_for_how_long_and_for_what() {
     letter(pe, Class::Default, b'a');
     let _ = pe.step(&pes[0].1);
     assert_eq!(pe.stalled(), None);
+}
+
+#[test]
+fn a_look_from_outside_is_no_work_and_finds_an_idle_pe_idle() {
+    let time = VirtualClock::new();
+    let (_, pes) = noting(1, &Config { clock: time.clock(), ..Config::default() });
+    let pe = &pes[0].0;
+    settle(&pes);
+    let (idle, standing) = (pe.pulse().look(), pe.standing());
+    assert!(idle.idle_since.is_some() && standing.settled, "{standing:?}");
+    let looked = Arc::new(AtomicBool::new(false));
+    let theirs = looked.clone();
+    pe.remote().look(move |pe| theirs.store(pe.pulse().look().idle_since.is_some(), Ordering::Relaxed));
+    settle(&pes);
+    assert!(looked.load(Ordering::Relaxed), "it was idle");
+    assert_eq!((pe.pulse().look(), pe.standing()), (idle, standing));
+    pe.remote().run(|_| {}).unwrap();
+    settle(&pes);
+    assert_ne!(pe.pulse().look().turns, idle.turns);
+    assert_eq!(pe.standing().sent, standing.sent + 1);
 }
 
 #[test]

@@ -31,6 +31,7 @@
 //! that fill a message write bytes, and must not call the scheduler.
 
 mod end;
+mod stand;
 mod waves;
 
 use std::any::Any;
@@ -47,9 +48,10 @@ use charm4rs_transport::memory::Slab;
 use charm4rs_transport::port::{Incoming, Port, PortEvent, Tag};
 use charm4rs_transport::{Layout, Msg, Payloads, Pe, RegBuf, TransportError};
 
-use crate::handler::{Config, Handler, Kind, Stalled, Step};
+use crate::handler::{Config, Handler, Kind, Step};
 use crate::idle::{Idle, Rest};
 use crate::inbox::{Foreign, Hold, Inbox, Remote};
+use crate::pulse::Pulse;
 use crate::queue::{Class, Queue};
 use crate::quiescence::{Action, Quiescence};
 use crate::sync;
@@ -89,7 +91,7 @@ pub struct Scheduler {
     timers: Rc<RefCell<Timers>>,
     inbox: Arc<Inbox>,
     sent: Cell<u64>,
-    processed: Cell<u64>,
+    pulse: Arc<Pulse>,
     quiescence: RefCell<Quiescence>,
     callbacks: RefCell<Vec<Callback>>,
     actions: RefCell<Vec<Action>>,
@@ -102,7 +104,6 @@ pub struct Scheduler {
     rounds: Cell<u32>,
     worked: Cell<bool>,
     rounds_idle: Cell<u32>,
-    idle_since: Cell<Option<Duration>>,
 }
 
 #[inline]
@@ -129,7 +130,7 @@ impl Scheduler {
             timers: Rc::default(),
             inbox,
             sent: Cell::new(0),
-            processed: Cell::new(0),
+            pulse: Arc::new(Pulse::new()),
             quiescence: RefCell::new(Quiescence::new(&layout, pe)),
             layout,
             callbacks: RefCell::default(),
@@ -141,7 +142,6 @@ impl Scheduler {
             rounds: Cell::new(0),
             worked: Cell::new(false),
             rounds_idle: Cell::new(0),
-            idle_since: Cell::new(None),
         })
     }
 
@@ -329,38 +329,6 @@ impl Scheduler {
         self.stop.get()
     }
 
-    /// What this PE is waiting for; `None` while it has work. For the report of a job that hangs.
-    #[must_use]
-    pub fn stalled(&self) -> Option<Stalled> {
-        let since = self.idle_since.get()?;
-        let (opened, closed) = self.inbox.counts();
-        Some(Stalled {
-            idle_for: self.now().saturating_sub(since),
-            tasks_suspended: self.tasks.len(),
-            timers: self.timers.borrow().len(),
-            holds: opened - closed,
-        })
-    }
-
-    /// Calls queued on this PE.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.queue.borrow().len() + self.arrived.borrow().len()
-    }
-
-    /// Whether a round would find something to do without anything arriving: for who drives many PEs on one thread, where
-    /// one PE's code may have woken another's task.
-    #[must_use]
-    pub fn has_work(&self) -> bool {
-        self.queued() > 0 || self.tasks.ready() > 0 || self.inbox.notified()
-    }
-
-    /// The deadline of the next timer, on the PE's clock.
-    #[must_use]
-    pub fn next_timer(&self) -> Option<Duration> {
-        self.timers.borrow_mut().next()
-    }
-
     /// Looks at the port: its counters, for example.
     pub fn with_port<R>(&self, look: impl FnOnce(&Port) -> R) -> Option<R> {
         self.port.borrow().as_ref().map(look)
@@ -389,15 +357,14 @@ impl Scheduler {
             port.poll(&mut self.arrived.borrow_mut(), BATCH)?;
         }
         let signals = self.sort(handler)?;
-        let foreign = self.take_foreign();
+        let (foreign, looked) = self.take_foreign();
         let fired = self.fire();
         if self.work(handler) | foreign | fired {
             self.worked.set(true);
             self.rounds_idle.set(0);
-            self.idle_since.set(None);
             return Ok(true);
         }
-        Ok(signals || self.rest(handler))
+        Ok(signals || looked || self.rest(handler))
     }
 
     /// Sorts what arrived. Says whether there was anything.
@@ -420,7 +387,7 @@ impl Scheduler {
                 }
                 PortEvent::Refused { to, tag, head, bytes } => {
                     if handler.refused(to, tag, &head, bytes) == Kind::Call {
-                        bump(&self.processed);
+                        self.pulse.one_processed();
                     }
                 }
                 other => tracing::debug!(?other, "the port reports what the scheduler does not know"),
@@ -432,22 +399,31 @@ impl Scheduler {
         Ok(count > 0)
     }
 
+    /// Whether there was work, and whether there was a look.
     #[inline]
-    fn take_foreign(&self) -> bool {
+    fn take_foreign(&self) -> (bool, bool) {
+        let (mut any, mut looked) = (false, false);
         if !self.inbox.notified() {
-            return false;
+            return (any, looked);
         }
-        let mut any = false;
         self.inbox.drain(FOREIGN, |item| {
-            any = true;
+            if !matches!(item, Foreign::Look(_)) {
+                self.pulse.works();
+            }
             match item {
                 Foreign::Wake(name) => self.tasks.admit(name),
-                Foreign::Run(_) if self.stopped() => {}
+                Foreign::Run(_) | Foreign::Look(_) if self.stopped() => {}
                 Foreign::Run(job) => job(self),
+                Foreign::Look(look) => {
+                    looked = true;
+                    return look(self);
+                }
             }
+            any = true;
+            self.pulse.one_other();
             self.inbox.close();
         });
-        any
+        (any, looked)
     }
 
     #[inline]
@@ -466,10 +442,16 @@ impl Scheduler {
         while !self.stopped() {
             let due = self.timers.borrow_mut().pop(now);
             match due {
-                Some(Due::Call(f)) => f(),
-                Some(Due::Wake(waker)) => waker.wake(),
+                Some(due) => {
+                    self.pulse.works();
+                    match due {
+                        Due::Call(f) => f(),
+                        Due::Wake(waker) => waker.wake(),
+                    }
+                }
                 None => break,
             }
+            self.pulse.one_other();
             any = true;
         }
         any
@@ -477,6 +459,11 @@ impl Scheduler {
 
     #[inline]
     fn work(&self, handler: &impl Handler) -> bool {
+        if !self.has_any() {
+            self.burst_ended.set(None);
+            return false;
+        }
+        self.pulse.works();
         let limit = self.burst.get();
         // Only a full burst is worth a look at the clock, and one that follows another begins when that ended.
         let began = self.burst_ended.take().or_else(|| (self.queue.borrow().len() >= limit).then(|| self.now()));
@@ -488,13 +475,14 @@ impl Scheduler {
                     return true;
                 }
                 any |= self.tasks.poll_one();
+                self.pulse.one_other();
             }
             if self.stopped() {
                 return true;
             }
             let Some(msg) = self.queue.borrow_mut().pop() else { break };
             handler.deliver(msg);
-            bump(&self.processed);
+            self.pulse.one_processed();
             any = true;
             run += 1;
             if ready > limit {
@@ -509,6 +497,12 @@ impl Scheduler {
             }
         }
         any
+    }
+
+    /// Whether a burst would run something.
+    #[inline]
+    fn has_any(&self) -> bool {
+        self.tasks.ready() > 0 || self.queue.borrow().len() > 0
     }
 
     /// Sets how many calls the next burst may have, from how long one of `limit` calls took.
@@ -532,10 +526,16 @@ impl Scheduler {
         }
         self.rounds_idle.set(self.rounds_idle.get().saturating_add(1));
         let long = !self.config.clock.is_real() || self.rounds_idle.get() == ROUNDS_UNTIL_IDLE;
-        if long && self.idle_since.get().is_none() {
-            self.idle_since.set(Some(self.now()));
+        if long {
+            self.note_idle();
         }
         self.answer_wave()
+    }
+
+    fn note_idle(&self) {
+        if self.pulse.idle_since().is_none() {
+            self.pulse.idle_from(self.now());
+        }
     }
 
     /// Rounds and sleep, until [`Scheduler::stop`]. Returns its code.
@@ -561,9 +561,7 @@ impl Scheduler {
     }
 
     fn park(&self, handler: &impl Handler, until: Option<Duration>, idle: &mut Idle) -> Result<(), TransportError> {
-        if self.idle_since.get().is_none() {
-            self.idle_since.set(Some(self.now()));
-        }
+        self.note_idle();
         // The next round shall look at the timers.
         self.rounds.set(ROUNDS_PER_LOOK - 1);
         let limit = until.map(|at| at.saturating_sub(self.now()));
@@ -588,7 +586,7 @@ impl fmt::Debug for Scheduler {
             .field("pe", &self.pe)
             .field("tasks", &self.tasks)
             .field("sent", &self.sent.get())
-            .field("processed", &self.processed.get())
+            .field("pulse", &self.pulse)
             .field("stop", &self.stop.get())
             .finish_non_exhaustive()
     }

@@ -4,7 +4,7 @@ use charm4rs_transport::TransportError;
 use charm4rs_transport::port::Incoming;
 
 use super::Scheduler;
-use crate::quiescence::{Action, Signal, Sums};
+use crate::quiescence::{Action, Signal};
 
 impl Scheduler {
     /// Runs `f` on this PE once the job is quiescent: everything that was going on anywhere when this was called, and
@@ -21,15 +21,9 @@ impl Scheduler {
         if !self.quiescence.borrow().waits_for_idle() || self.inbox.notified() {
             return false;
         }
-        let (opened, closed) = self.inbox.counts();
-        let (set, gone) = self.timers.borrow().counts();
-        if opened != closed || set != gone {
-            return false;
-        }
-        let sent = self.sent.get().wrapping_add(opened).wrapping_add(set);
-        let processed = self.processed.get().wrapping_add(closed).wrapping_add(gone);
+        let Some(sums) = self.sums() else { return false };
         let mut actions = self.actions.take();
-        self.quiescence.borrow_mut().idle(Sums { sent, processed }, &mut actions);
+        self.quiescence.borrow_mut().idle(sums, &mut actions);
         self.act(actions);
         true
     }

@@ -1,0 +1,76 @@
+//! Where a PE stands, and what of it waits: for reports of jobs that hang.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Scheduler;
+use crate::handler::{Stalled, Standing};
+use crate::pulse::Pulse;
+use crate::quiescence::Sums;
+use crate::tasks::Suspended;
+
+impl Scheduler {
+    /// What other threads may see of this PE.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
+    }
+
+    /// What this PE is waiting for; `None` while it has work. For the report of a job that hangs.
+    #[must_use]
+    pub fn stalled(&self) -> Option<Stalled> {
+        let since = self.pulse.idle_since()?;
+        let (opened, closed) = self.inbox.counts();
+        Some(Stalled {
+            idle_for: self.now().saturating_sub(since),
+            tasks_suspended: self.tasks.len(),
+            timers: self.timers.borrow().len(),
+            holds: opened - closed,
+        })
+    }
+
+    /// Calls queued on this PE.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.borrow().len() + self.arrived.borrow().len()
+    }
+
+    /// Whether a round would find something to do without anything arriving: for who drives many PEs on one thread, where
+    /// one PE's code may have woken another's task.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.queued() > 0 || self.tasks.ready() > 0 || self.inbox.notified()
+    }
+
+    /// The deadline of the next timer, on the PE's clock.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Duration> {
+        self.timers.borrow_mut().next()
+    }
+
+    /// The tasks that nobody has woken.
+    #[must_use]
+    pub fn suspended(&self) -> Vec<Suspended> {
+        self.tasks.suspended()
+    }
+
+    /// See [`Standing`].
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let sums = self.sums();
+        let settled = sums.is_some() && !self.has_work() && self.callbacks.borrow().is_empty();
+        let Sums { sent, processed } = sums.unwrap_or_default();
+        let seen = self.pulse.look();
+        let idle_for = seen.idle_since.map(|since| self.now().saturating_sub(since));
+        Standing { idle_for, settled, sent, processed, turns: seen.turns }
+    }
+
+    /// What was ever sent and processed; `None` while a timer or a hold keeps the PE from being quiescent.
+    pub(super) fn sums(&self) -> Option<Sums> {
+        let (opened, closed) = self.inbox.counts();
+        let (set, gone) = self.timers.borrow().counts();
+        let sent = self.sent.get().wrapping_add(opened).wrapping_add(set);
+        let processed = self.pulse.processed().wrapping_add(closed).wrapping_add(gone);
+        (opened == closed && set == gone).then_some(Sums { sent, processed })
+    }
+}
