@@ -19,8 +19,10 @@ use charm4rs_transport::wireup::{self, Notices, TransportKind, TransportOptions}
 use charm4rs_transport::{Layout, Pe, TransportError};
 
 use crate::registry::registry;
+use crate::runtime::deadlock::Deadlock;
 use crate::runtime::{self, Failure, Host, Rt};
 use crate::testing::{self, End, SimOptions};
+use crate::watch::Watch;
 use crate::{Job, pe};
 
 /// The stack of a PE's thread, as large as a process's first thread usually has.
@@ -125,6 +127,7 @@ impl<E: fmt::Display> MainResult for Result<(), E> {
 /// A process is the host of a PE: what fails ends it.
 struct Process {
     control: Control,
+    watch: Watch,
     around_sleep: Option<Box<AroundSleep>>,
 }
 
@@ -134,6 +137,10 @@ pub(crate) type AroundSleep = dyn Fn(&mut dyn FnMut());
 impl Host for Process {
     fn fail(&self, pe: Pe, failure: Failure) {
         self.control.abort(failure.code, Some(pe), &failure.what);
+    }
+
+    fn deadlock(&self, found: &Deadlock) {
+        self.watch.deadlock(found);
     }
 
     fn sleep(&self, sleep: &mut dyn FnMut()) {
@@ -277,6 +284,7 @@ struct Setup {
     machine: Machine,
     placement: placement::Options,
     control: Control,
+    watch: Watch,
     below: Below,
 }
 
@@ -291,7 +299,9 @@ impl Setup {
     fn find(options: &Options, control: &Control, below: Below) -> Self {
         let machine = Machine::detect().unwrap_or_else(|error| control.abort(71, None, &error.to_string()));
         let placement = pinning(options).unwrap_or_else(|error| control.abort(64, None, &error));
-        Self { clock: Clock::real(), machine, placement, control: control.clone(), below }
+        let clock = Clock::real();
+        let watch = Watch::start(options, control, clock.clone());
+        Self { clock, machine, placement, control: control.clone(), watch, below }
     }
 }
 
@@ -309,10 +319,13 @@ fn run_pe(builder: PortBuilder, setup: &Setup, around_sleep: Option<Box<AroundSl
     let mut port = builder.open().unwrap_or_else(|error| abort(&error));
     (setup.below.run)(&mut port, &setup.below.args).unwrap_or_else(|error| abort(&error));
     let config = Config { clock: setup.clock.clone(), oversubscribed: place.oversubscribed, ..Config::default() };
-    let rt = pe::open(port, config, Rc::new(Process { control: setup.control.clone(), around_sleep }));
+    let process = Process { control: setup.control.clone(), watch: setup.watch.clone(), around_sleep };
+    let rt = pe::open(port, config, Rc::new(process));
     rt.enter(|| {
+        let seated = setup.watch.seat(rt);
         first(rt);
         let code = pe::run(rt).unwrap_or_else(|error| abort(&error));
+        drop(seated);
         pe::close(rt).unwrap_or_else(|error| abort(&error));
         code
     })

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::envelope::{EXPEDITED, LIFO, PRIORITY};
+use crate::reply::Awaited;
 use crate::runtime;
 use crate::{Entry, Kind, Many, One, Reply, Target};
 
@@ -81,7 +82,7 @@ impl<E: Entry> Call<E, One> {
     #[must_use = "a reply that nobody waits for: leave `.call()` out"]
     pub fn call(self) -> Reply<E::Output> {
         let rt = runtime::current();
-        let reply = Reply::new(rt);
+        let reply = Reply::new(rt, Awaited::Call(E::info()));
         let (target, args, options) = self.take();
         runtime::call::<E>(rt, &target, args, options, reply.id());
         reply
@@ -91,7 +92,7 @@ impl<E: Entry> Call<E, One> {
     #[must_use = "a reply that nobody waits for: leave `.done()` out"]
     pub fn done(self) -> Reply<()> {
         let rt = runtime::current();
-        let reply = Reply::discarding::<E::Output>(rt);
+        let reply = Reply::discarding::<E::Output>(rt, Awaited::Call(E::info()));
         let (target, args, options) = self.take();
         runtime::call::<E>(rt, &target, args, options, reply.id());
         reply
@@ -103,7 +104,7 @@ impl<E: Entry> Call<E, Many> {
     #[must_use = "a reply that nobody waits for: leave `.call()` out"]
     pub fn call(self) -> Reply<Vec<E::Output>> {
         let rt = runtime::current();
-        let reply = Reply::new(rt);
+        let reply = Reply::new(rt, Awaited::Broadcast(E::info()));
         let (target, args, options) = self.take();
         runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Values(reply.id()));
         reply
@@ -113,7 +114,7 @@ impl<E: Entry> Call<E, Many> {
     #[must_use = "a reply that nobody waits for: leave `.done()` out"]
     pub fn done(self) -> Reply<()> {
         let rt = runtime::current();
-        let reply = Reply::new(rt);
+        let reply = Reply::new(rt, Awaited::Broadcast(E::info()));
         let (target, args, options) = self.take();
         runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Done(reply.id()));
         reply

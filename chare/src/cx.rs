@@ -12,6 +12,7 @@ use charm4rs_transport::Pe;
 
 use crate::receive::Mailboxes;
 use crate::reduce::{IntoSink, Reducer};
+use crate::registry::MethodInfo;
 use crate::runtime::{self, Members, Rt};
 use crate::{All, Arguments, Chare, Collection, Job, One, Proxy, Reply, Target};
 
@@ -51,7 +52,7 @@ impl<T: Chare> Element<T> {
 /// The suspended methods of a chare.
 #[derive(Default)]
 pub(crate) struct Suspended {
-    tasks: RefCell<Vec<Option<TaskId>>>,
+    tasks: RefCell<Vec<Option<(TaskId, &'static MethodInfo)>>>,
     free: RefCell<Vec<usize>>,
 }
 
@@ -66,8 +67,8 @@ impl Suspended {
         })
     }
 
-    pub(crate) fn set(&self, slot: usize, task: TaskId) {
-        self.tasks.borrow_mut()[slot] = Some(task);
+    pub(crate) fn set(&self, slot: usize, task: TaskId, method: &'static MethodInfo) {
+        self.tasks.borrow_mut()[slot] = Some((task, method));
     }
 
     pub(crate) fn free(&self, slot: usize) {
@@ -76,7 +77,7 @@ impl Suspended {
     }
 
     /// All of them.
-    pub(crate) fn tasks(&self) -> Vec<TaskId> {
+    pub(crate) fn tasks(&self) -> Vec<(TaskId, &'static MethodInfo)> {
         self.tasks.borrow().iter().flatten().copied().collect()
     }
 }

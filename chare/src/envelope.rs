@@ -45,6 +45,8 @@ pub(crate) mod tag {
     pub(crate) const PIECE: Tag = Tag(16);
     /// A piece of a large result for every contributor, or all of it, on its way down.
     pub(crate) const RESULT_PIECE: Tag = Tag(17);
+    /// Whether the job is in a deadlock: a question down a tree, answers up.
+    pub(crate) const DEADLOCK: Tag = Tag(18);
 }
 
 /// Where the answer to a call goes: a future's slot on a PE.

@@ -8,6 +8,7 @@ use charm4rs_transport::{Layout, Pe};
 
 use crate::index::Bounds;
 use crate::proxy::volume;
+use crate::reply::Awaited;
 use crate::runtime::{self, Rt, Shape};
 use crate::{Arguments, Chare, Collection, GridIndex, GroupIndex, Promise, Proxy, Reply, Solo};
 
@@ -110,13 +111,13 @@ impl Job {
 
     /// A value that somebody will give, somewhere: the promise travels, the reply is awaited here.
     pub fn promise<R: Arguments>(&self) -> (Promise<R>, Reply<R>) {
-        let reply = Reply::new(self.rt);
+        let reply = Reply::new(self.rt, Awaited::PROMISE);
         (Promise::of(&reply), reply)
     }
 
     /// Completes when nothing runs in the whole job, nothing is queued, and nothing is on its way.
     pub fn quiescence(&self) -> Reply<()> {
-        let reply = Reply::new(self.rt);
+        let reply = Reply::new(self.rt, Awaited::QUIESCENCE);
         let (rt, id) = (self.rt, reply.id());
         rt.sched.on_quiescence(move || rt.futures.fulfil(id, ()));
         reply

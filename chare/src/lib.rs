@@ -32,6 +32,7 @@ mod reply;
 #[doc(hidden)]
 pub mod runtime;
 pub mod testing;
+mod watch;
 mod wire;
 
 pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted};

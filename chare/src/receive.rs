@@ -12,12 +12,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use charm4rs_scheduler::WakerKey;
+
 use crate::{Chare, Entry, This};
 
 /// A chare's mailboxes, by entry method.
 #[derive(Default)]
 pub(crate) struct Mailboxes {
-    boxes: RefCell<Vec<(u16, Rc<dyn Any>)>>,
+    boxes: RefCell<Vec<(u16, Rc<dyn AnyMailbox>)>>,
 }
 
 struct Mailbox<A> {
@@ -40,12 +42,31 @@ impl Mailboxes {
         let found = match boxes.iter().position(|(method, _)| *method == id) {
             Some(at) => boxes[at].1.clone(),
             None => {
-                let new: Rc<dyn Any> = Rc::new(RefCell::new(Mailbox::<E::Args>::default()));
+                let new: Rc<dyn AnyMailbox> = Rc::new(RefCell::new(Mailbox::<E::Args>::default()));
                 boxes.push((id, new.clone()));
                 new
             }
         };
+        let found: Rc<dyn Any> = found;
         found.downcast().expect("a method's mailbox holds its arguments")
+    }
+
+    /// Who waits for calls of which entry method.
+    pub(crate) fn waiting(&self) -> Vec<(u16, WakerKey)> {
+        let boxes = self.boxes.borrow();
+        boxes.iter().flat_map(|(method, mailbox)| mailbox.keys().into_iter().map(|key| (*method, key))).collect()
+    }
+}
+
+/// A mailbox, whatever it holds.
+trait AnyMailbox: Any {
+    /// Whom it would wake.
+    fn keys(&self) -> Vec<WakerKey>;
+}
+
+impl<A: 'static> AnyMailbox for RefCell<Mailbox<A>> {
+    fn keys(&self) -> Vec<WakerKey> {
+        self.borrow().waiting.iter().map(|(_, waker)| WakerKey::of(waker)).collect()
     }
 }
 

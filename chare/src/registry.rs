@@ -12,7 +12,7 @@ use charm4rs_transport::port::{Incoming, Offer};
 use sha2::{Digest, Sha256};
 
 use crate::envelope::Header;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, IndexLook, Runtime};
 use crate::{Chare, Entry};
 
 type Landings = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
@@ -20,6 +20,7 @@ type Landings = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
 /// An entry method's row: what the dispatcher needs to know of it.
 #[derive(Debug)]
 pub struct MethodInfo {
+    pub(crate) chare: &'static str,
     pub(crate) name: &'static str,
     pub(crate) signature: &'static str,
     id: AtomicU16,
@@ -31,6 +32,8 @@ pub struct MethodInfo {
     pub(crate) offer: Option<Landings>,
     /// Drops a call that will not be delivered.
     pub(crate) discard: fn(&Header, Incoming),
+    /// The index of an element, for who reports what runs.
+    pub(crate) index: IndexLook,
 }
 
 /// A chare type's row.
@@ -58,6 +61,7 @@ impl MethodInfo {
     #[must_use]
     pub const fn of<E: Entry>() -> Self {
         Self {
+            chare: E::Chare::NAME,
             name: E::NAME,
             signature: E::SIGNATURE,
             id: AtomicU16::new(UNNUMBERED),
@@ -66,6 +70,7 @@ impl MethodInfo {
             broadcast: runtime::broadcast::<E>,
             offer: if E::POSTS { Some(runtime::offer::<E>) } else { None },
             discard: runtime::discard_call::<E>,
+            index: IndexLook::of::<E::Chare>(),
         }
     }
 

@@ -14,11 +14,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use charm4rs_scheduler::WakerKey;
 use charm4rs_transport::RegBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::FutureId;
 use crate::moved::{self, Stash};
+use crate::registry::MethodInfo;
 use crate::runtime::{self, Rt};
 use crate::wire::{self, WireError};
 use crate::{Arguments, CallError};
@@ -69,8 +71,37 @@ enum State {
     Failed(CallError),
 }
 
+/// What a future waits for: for who reports that it does not come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Awaited {
+    /// The end of a call.
+    Call(&'static MethodInfo),
+    /// The end of a call of all elements.
+    Broadcast(&'static MethodInfo),
+    /// Something else, in words.
+    Other(&'static &'static str),
+}
+
+impl Awaited {
+    pub(crate) const PROMISE: Self = Self::Other(&"a promise");
+    pub(crate) const QUIESCENCE: Self = Self::Other(&"quiescence");
+    pub(crate) const REDUCTION: Self = Self::Other(&"a reduction");
+    pub(crate) const CREATION: Self = Self::Other(&"a collection's creation");
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(method) => write!(f, "its call of {}::{}", method.chare, method.name),
+            Self::Broadcast(method) => write!(f, "its call of {}::{} to all", method.chare, method.name),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
 struct Slot {
     turn: u32,
+    awaits: Awaited,
     state: State,
     stash: Stash,
     reader: &'static Reader,
@@ -104,22 +135,32 @@ impl Table {
 }
 
 impl Futures {
-    fn open(&self, rt: Rt, reader: &'static Reader) -> FutureId {
+    fn open(&self, rt: Rt, reader: &'static Reader, awaits: Awaited) -> FutureId {
         let mut table = self.table.borrow_mut();
         let slot = table.free.pop().unwrap_or_else(|| {
-            table.slots.push(Slot { turn: 0, state: State::Free, stash: Stash::new(), reader });
+            table.slots.push(Slot { turn: 0, awaits, state: State::Free, stash: Stash::new(), reader });
             u32::try_from(table.slots.len() - 1).expect("fewer than 4 billion futures are open at once")
         });
         let entry = &mut table.slots[slot as usize];
         entry.turn = entry.turn.checked_add(1).unwrap_or(1);
         entry.state = State::Waiting(None);
         entry.reader = reader;
+        entry.awaits = awaits;
         FutureId { pe: rt.sched.pe(), slot, turn: entry.turn }
     }
 
     /// How many futures wait for a value.
     pub(crate) fn waiting(&self) -> usize {
         self.table.borrow().slots.iter().filter(|slot| matches!(slot.state, State::Waiting(_))).count()
+    }
+
+    /// Who waits for what.
+    pub(crate) fn awaited(&self) -> Vec<(WakerKey, Awaited)> {
+        let of = |slot: &Slot| match &slot.state {
+            State::Waiting(Some(waker)) => Some((WakerKey::of(waker), slot.awaits)),
+            _ => None,
+        };
+        self.table.borrow().slots.iter().filter_map(of).collect()
     }
 
     fn settle(&self, id: FutureId, settle: impl FnOnce(&mut Slot) -> State) {
@@ -244,15 +285,15 @@ pub struct Reply<R> {
 }
 
 impl<R: Arguments> Reply<R> {
-    pub(crate) fn new(rt: Rt) -> Self {
-        Self { id: rt.futures.open(rt, &R::KEEP), rt, item: PhantomData }
+    pub(crate) fn new(rt: Rt, awaits: Awaited) -> Self {
+        Self { id: rt.futures.open(rt, &R::KEEP, awaits), rt, item: PhantomData }
     }
 }
 
 impl Reply<()> {
     /// Completes when a value of type `R` arrives, and drops it.
-    pub(crate) fn discarding<R: Arguments>(rt: Rt) -> Self {
-        Self { id: rt.futures.open(rt, &R::DISCARD), rt, item: PhantomData }
+    pub(crate) fn discarding<R: Arguments>(rt: Rt, awaits: Awaited) -> Self {
+        Self { id: rt.futures.open(rt, &R::DISCARD, awaits), rt, item: PhantomData }
     }
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use charm4rs_scheduler::Class;
+use charm4rs_scheduler::{Class, TaskId};
 use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
@@ -248,7 +248,10 @@ pub(super) fn run_then<E: Entry>(
     then: impl FnOnce(Result<E::Output, CallError>) + 'static,
 ) {
     let this = This::new(element);
-    match guard(|| E::run(&this, args)) {
+    let began = rt.running.begin(E::info(), this.element());
+    let ran = guard(|| E::run(&this, args));
+    drop(began);
+    match ran {
         Ok(Started::Done(value)) => then(Ok(value)),
         Ok(Started::Suspended(rest)) => suspend::<E>(rt, this.element().clone(), rest, then),
         Err(panic) => then(Err(panicked::<E>(rt, this.element(), &panic))),
@@ -265,11 +268,16 @@ fn suspend<E: Entry>(
     let slot = element.suspended.reserve();
     let end = Ending::<E, _> { rt, element: element.clone(), slot, then: Some(then) };
     let task = rt.sched.spawn(async move {
-        let result = Guarded(rest).await;
-        let result = result.map_err(|panic| panicked::<E>(rt, &end.element, &panic));
+        let mut rest = Guarded(rest);
+        let result = std::future::poll_fn(|cx| {
+            let _running = rt.running.begin(E::info(), &end.element);
+            Pin::new(&mut rest).poll(cx)
+        });
+        let result = result.await.map_err(|panic| panicked::<E>(rt, &end.element, &panic));
+        drop(rest); // before whoever waits learns of the end
         end.end(result);
     });
-    element.suspended.set(slot, task);
+    element.suspended.set(slot, task, E::info());
 }
 
 /// What follows a suspended method, also if it is dropped because its chare was destroyed.
@@ -334,12 +342,12 @@ impl<O> Future for Guarded<O> {
 }
 
 /// Runs a future of the user's on this PE; a panic in it ends the job.
-pub(crate) fn spawn(rt: Rt, future: impl Future<Output = ()> + 'static) {
+pub(crate) fn spawn(rt: Rt, future: impl Future<Output = ()> + 'static) -> TaskId {
     rt.sched.spawn(async move {
         if let Err(panic) = Guarded(Box::pin(future)).await {
             rt.fail(Failure::panic("a task", &panic));
         }
-    });
+    })
 }
 
 fn wire_error<E: Entry>(rt: Rt, error: &wire::WireError) -> CallError {

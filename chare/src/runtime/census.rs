@@ -17,6 +17,7 @@ use super::collection::{CollectionId, Members};
 use super::create::Shape;
 use super::{Rt, reduction, tree};
 use crate::envelope::{FutureId, HEADER, Header, tag};
+use crate::reply::Awaited;
 use crate::{Chare, Reply, wire};
 
 /// A PE's count of a sparse array's insertions, and the census that it takes part in.
@@ -69,7 +70,7 @@ enum Step {
 
 /// Asks for a census.
 pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
-    let reply = Reply::new(rt);
+    let reply = Reply::new(rt, Awaited::CREATION);
     let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
     send(rt, id.creator().unwrap_or_else(|| rt.sched.pe()), &header, &Step::Begin);
     reply

@@ -20,6 +20,7 @@ use hashbrown::HashMap;
 use super::create::Shape;
 use super::elements::Elements;
 use super::reduction::Reductions;
+use super::waiting::Waiting;
 use super::{Rt, census, create, reduction};
 use crate::cx::Element;
 use crate::envelope::{Header, tag};
@@ -95,6 +96,8 @@ pub(super) trait AnyCollection {
     fn system(&'static self, rt: Rt, header: &Header, msg: Incoming);
     /// Drops all elements and what waits for them.
     fn clear(&self, rt: Rt);
+    /// Tells which methods of its elements here wait, and for calls of which entry methods.
+    fn waiting(&self, rt: Rt, found: &mut Waiting);
 }
 
 impl<T: Chare> Members<T> {
@@ -265,6 +268,18 @@ impl<T: Chare> AnyCollection for Members<T> {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_values().flatten().for_each(|msg| rt.discard(msg));
         self.reductions.clear();
+    }
+
+    fn waiting(&self, rt: Rt, found: &mut Waiting) {
+        for element in self.elements.all() {
+            for (task, method) in element.suspended.tasks() {
+                found.name(task, format!("{}[{:?}].{}", T::NAME, element.index, method.name));
+            }
+            for (method, key) in element.mailboxes.waiting() {
+                let name = rt.registry.methods.get(usize::from(method)).map_or("?", |method| method.name);
+                found.awaits(key, format!("a call of its {name}"));
+            }
+        }
     }
 }
 

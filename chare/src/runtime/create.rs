@@ -24,6 +24,7 @@ use super::{Rt, reduction, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
+use crate::reply::Awaited;
 use crate::{Chare, Cx, IndexMap, Places, Proxy, Reply, Solo, Target, moved, wire};
 
 /// What elements a collection can have.
@@ -119,7 +120,7 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
         Shape::Sparse | Shape::Solo => (Kind::Sparse, here),
     };
     rt.register(Members::<T>::new(id, shape, map.clone(), root));
-    let created = Reply::<()>::new(rt);
+    let created = Reply::<()>::new(rt, Awaited::CREATION);
     let mut header = Header::new(id.0, here).with_reply(created.id());
     header.method = T::info().id();
     rt.created.borrow_mut().insert(id, created);
@@ -338,7 +339,7 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
     }
     let gone = element.clone();
     rt.sched_later(move || {
-        for task in gone.suspended.tasks() {
+        for (task, _) in gone.suspended.tasks() {
             rt.sched.cancel(task);
         }
         drop(gone.state.take());

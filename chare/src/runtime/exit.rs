@@ -13,6 +13,7 @@ use std::sync::Once;
 
 use charm4rs_transport::{Pe, TransportError};
 
+use super::deadlock::Deadlock;
 use super::{Rt, tree};
 use crate::CallError;
 use crate::envelope::{Header, tag};
@@ -53,6 +54,11 @@ impl From<&TransportError> for Failure {
 pub trait Host {
     /// Reports a failure and ends the job.
     fn fail(&self, pe: Pe, failure: Failure);
+
+    /// The whole job is in a deadlock. Asked on PE 0.
+    fn deadlock(&self, found: &Deadlock) {
+        let _ = found;
+    }
 
     /// The PE's thread is about to sleep, and does when `sleep` is called.
     fn sleep(&self, sleep: &mut dyn FnMut()) {

@@ -13,13 +13,16 @@ mod calls;
 mod census;
 mod collection;
 mod create;
+pub(crate) mod deadlock;
 mod elements;
 mod exit;
 mod here;
 mod pieces;
 mod reduction;
+pub(crate) mod running;
 mod shared;
 mod solos;
+pub(crate) mod waiting;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -27,7 +30,7 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-use charm4rs_scheduler::{Class, Handler, Kind, Order, Scheduler, Tree};
+use charm4rs_scheduler::{Class, Handler, Kind, Order, Scheduler, TaskId, Tree};
 use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
@@ -43,6 +46,7 @@ pub(crate) use exit::{exit, install_panic_hook};
 pub(crate) use here::deliver as deliver_here;
 pub use reduction::sink;
 pub(crate) use reduction::{allreduce, contribute};
+pub(crate) use running::IndexLook;
 
 use self::collection::AnyCollection;
 use crate::Chare;
@@ -79,6 +83,10 @@ pub struct Runtime {
     waves: RefCell<HashMap<crate::envelope::FutureId, Rc<broadcast::Wave>>>,
     /// Reused to serialize into.
     scratch: Cell<Vec<u8>>,
+    /// The task that is the program's `main`.
+    pub(crate) main: Cell<Option<TaskId>>,
+    pub(crate) running: running::Running,
+    pub(crate) deadlock: deadlock::Search,
     /// Payloads that were copied because more than one holds them.
     copies: Cell<u64>,
 }
@@ -122,6 +130,9 @@ impl Runtime {
             next_home,
             waves: RefCell::default(),
             scratch: Cell::default(),
+            main: Cell::new(None),
+            running: running::Running::default(),
+            deadlock: deadlock::Search::default(),
             copies: Cell::new(0),
         }))
     }
@@ -274,7 +285,7 @@ impl Handler for Driver {
     #[inline]
     fn class(&self, msg: &Incoming) -> Class {
         match msg.tag {
-            tag::EXIT => Class::Now,
+            tag::EXIT | tag::DEADLOCK => Class::Now,
             tag::CALL | tag::BROADCAST => Header::of(msg).map_or(Class::Default, |header| class_of(&header)),
             // A chare is made before it is called, however urgent the call is.
             tag::REPLY | tag::FAILURE | tag::SOLO => Class::Expedited,
@@ -290,7 +301,7 @@ impl Handler for Driver {
     fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) -> Kind {
         let header = head.get(..HEADER).map(bytemuck::pod_read_unaligned);
         calls::refused(self.0, to, tag, header, bytes);
-        if tag == tag::EXIT { Kind::System } else { Kind::Call }
+        if matches!(tag, tag::EXIT | tag::DEADLOCK) { Kind::System } else { Kind::Call }
     }
 
     fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>> {
@@ -353,6 +364,7 @@ impl Driver {
                 None => rt.keep(CollectionId(header.collection), msg),
             },
             tag::EXIT => exit::arrived(rt, &header),
+            tag::DEADLOCK => deadlock::step(rt, &msg),
             other => rt.violation(msg.from, "a message of unknown kind", u64::from(other.0)),
         }
     }

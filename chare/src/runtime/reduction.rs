@@ -36,6 +36,7 @@ use super::{Rt, tree};
 use crate::cx::Element;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Reducer, Route, Sink};
+use crate::reply::Awaited;
 use crate::wire::{self, Packed, WireError};
 use crate::{Arguments, Chare, Reply};
 
@@ -271,7 +272,7 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
     reducer: R,
 ) -> Reply<R::Output> {
     let rt = element.rt;
-    let reply = Reply::new(rt);
+    let reply = Reply::new(rt, Awaited::REDUCTION);
     let mut everyone = element.members.reductions.everyone.borrow_mut();
     everyone.entry(element.contributed.get()).or_default().futures.push(reply.id());
     drop(everyone);

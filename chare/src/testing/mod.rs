@@ -41,7 +41,7 @@ use std::thread;
 use std::time::Duration;
 
 use charm4rs_scheduler::{Clock, Config, Remote};
-use charm4rs_transport::bootstrap::Threads;
+use charm4rs_transport::bootstrap::{HANGS, Threads};
 use charm4rs_transport::port::PortBuilder;
 use charm4rs_transport::wireup::{self, TransportOptions};
 use charm4rs_transport::{Layout, Pe};
@@ -59,8 +59,6 @@ use crate::{Job, MainResult, pe, wire};
 
 /// Whatever a job of threads takes longer than is a hang.
 const WATCHDOG: Duration = Duration::from_secs(60);
-/// The exit status of a job that hangs.
-const HANGS: u8 = 124;
 
 /// Runs a job whose PEs are threads; `main` runs on PE 0, which is this thread. Gives the job's exit status, or the first
 /// failure.
@@ -141,12 +139,13 @@ where
 
 /// Makes a job's `main` a task of this PE.
 pub(crate) fn start<F: Future<Output: MainResult> + 'static>(rt: Rt, main: F) {
-    runtime::spawn(rt, async move {
+    let main = runtime::spawn(rt, async move {
         match main.await.status() {
             Ok(code) => runtime::exit(rt, code),
             Err(what) => rt.fail(Failure { code: 1, what }),
         }
     });
+    rt.main.set(Some(main));
 }
 
 /// The first failure of a job, and where.

@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use charm4rs_scheduler::{Config, Stalled, Step, VirtualClock};
+use charm4rs_transport::bootstrap::HANGS;
 use charm4rs_transport::port::Port;
 use charm4rs_transport::sim::{self, Driver, Network, Stepped};
 use charm4rs_transport::wireup::TransportOptions;
 use charm4rs_transport::{Doorbell, Layout, Pe, TransportError};
 
-use super::{First, HANGS, Recorder, start};
+use super::{First, Recorder, start};
 use crate::runtime::{self, Failure, Rt};
 use crate::{Job, MainResult, pe};
 
@@ -57,7 +58,7 @@ pub enum End {
 }
 
 /// What a PE waits for in a deadlock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Waits {
     /// The PE.
     pub pe: Pe,
@@ -65,6 +66,8 @@ pub struct Waits {
     pub tasks: usize,
     /// Replies that nobody will give.
     pub replies: usize,
+    /// Each of the tasks, with what it waits for.
+    pub who: Vec<String>,
 }
 
 /// What came of a simulation.
@@ -129,7 +132,10 @@ impl fmt::Display for Outcome {
 
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PE {} has {} tasks and {} replies that wait", self.pe, self.tasks, self.replies)
+        match &self.who[..] {
+            [] => write!(f, "PE {}: {} replies that nobody awaits", self.pe, self.replies),
+            who => f.write_str(&who.join("; ")),
+        }
     }
 }
 
@@ -173,6 +179,9 @@ struct Sim {
     clock: VirtualClock,
     first: Rc<First>,
     steps: u64,
+    /// In one of so many steps a search for a deadlock is begun; 0: in none.
+    #[cfg(test)]
+    search_every: u64,
 }
 
 impl Sim {
@@ -187,6 +196,8 @@ impl Sim {
             clock: VirtualClock::new(),
             first: Rc::default(),
             steps: 0,
+            #[cfg(test)]
+            search_every: 0,
         }
     }
 
@@ -210,6 +221,10 @@ impl Sim {
 
     fn run(&mut self, steps_max: u64) -> End {
         while let Some(pe) = self.driver.next() {
+            #[cfg(test)]
+            if self.search_every > 0 && self.steps.is_multiple_of(self.search_every) {
+                self.search();
+            }
             let Some(rt) = self.pes.get(pe.index()).filter(|_| self.stopped[pe.index()].is_none()) else { continue };
             self.steps += 1;
             if self.steps > steps_max {
@@ -263,11 +278,153 @@ impl Sim {
 
 fn waits(rt: Rt) -> Waits {
     let tasks = rt.sched.stalled().map_or(0, |Stalled { tasks_suspended, .. }| tasks_suspended);
-    Waits { pe: rt.sched.pe(), tasks, replies: rt.futures.waiting() }
+    let who = runtime::waiting::all(rt).0.iter().map(ToString::to_string).collect();
+    Waits { pe: rt.sched.pe(), tasks, replies: rt.futures.waiting(), who }
 }
 
 impl Waits {
     fn any(&self) -> bool {
         self.tasks + self.replies > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::prelude::*;
+    use crate::runtime::deadlock::{self, Deadlock};
+
+    /// In how many steps a search is begun: it takes fewer, or else it would never end, nor would time go on.
+    const EVERY: std::ops::Range<u64> = 40..100;
+
+    struct Worker;
+
+    #[chare(index = u32)]
+    impl Worker {
+        #[init]
+        fn new() -> Self {
+            Self
+        }
+        /// Calls another worker until the number is used up; the last one waits for a call that may never come.
+        #[entry]
+        async fn work(this: This<Self>, left: u32, ends: bool) {
+            let next = this.collection().at((this.index() + 3) % 8);
+            match left {
+                0 if ends => {}
+                0 => this.next_go().await,
+                _ => {
+                    if left.is_multiple_of(4) {
+                        this.sleep(Duration::from_micros(left.into())).await;
+                    }
+                    next.work(left - 1, ends).done().await;
+                }
+            }
+        }
+        #[entry]
+        fn go(&self);
+    }
+
+    impl Sim {
+        /// As another thread of PE 0's process would.
+        pub(super) fn search(&mut self) {
+            let zero = self.pes[0];
+            zero.sched.remote().look(|_| deadlock::search(runtime::current()));
+            let stepped = Stepped { more: true, timer: zero.sched.next_timer() };
+            self.driver.stepped(Pe(0), stepped);
+        }
+
+        fn found(&self) -> Vec<Deadlock> {
+            self.pes[0].deadlock.found.take()
+        }
+    }
+
+    /// A simulation of `main` with searches in one of `every` steps.
+    fn searched<F>(pes: u32, every: u64, main: impl FnOnce(Job) -> F) -> (Sim, End)
+    where
+        F: Future<Output: MainResult> + 'static,
+    {
+        let options = SimOptions::new(pes, every).ppn(1 + u32::try_from(every % 3).expect("small"));
+        runtime::install_panic_hook();
+        let mut sim = Sim::new(&options);
+        sim.search_every = every;
+        sim.open().expect("a simulated network");
+        let zero = sim.pes[0];
+        zero.enter(|| start(zero, main(Job::of(zero))));
+        let end = sim.run(options.steps_max);
+        (sim, end)
+    }
+
+    #[test]
+    fn searches_find_no_deadlock_in_a_job_that_gets_on_however_often_they_are_made() {
+        for every in EVERY {
+            let (mut sim, end) = searched(6, every, |job| async move {
+                let workers = job.array::<Worker>(8, ());
+                for round in 0..5 {
+                    workers.all().work(9, true).done().await;
+                    workers.at(round).work(20, true);
+                    job.quiescence().await;
+                    job.sleep(Duration::from_millis(1)).await;
+                }
+            });
+            assert!(matches!(end, End::Exit(0)), "every {every}: {end:?}");
+            assert!(sim.found().is_empty(), "every {every}");
+            sim.close(&end);
+        }
+    }
+
+    #[test]
+    fn two_searches_find_a_deadlock_and_who_waits_for_what() {
+        for every in EVERY {
+            let (mut sim, end) = searched(6, every, |job| async move {
+                let workers = job.array::<Worker>(8, ());
+                workers.all().work(9, true).done().await;
+                workers.at(1).work(1, false).done().await;
+            });
+            assert!(matches!(end, End::Deadlock(_)), "every {every}: {end:?}");
+            sim.search_every = 0;
+            sim.found();
+            for _ in 0..3 {
+                sim.search();
+                assert!(matches!(sim.run(u64::MAX), End::Deadlock(_)));
+            }
+            let found = sim.found();
+            assert!(found.len() >= 2, "every {every}: {found:?}");
+            let text = found[0].to_string();
+            for wait in [
+                "PE 0: main waits for its call of charm4rs::testing::sim::tests::Worker::work",
+                "Worker[1].work waits for its call of charm4rs::testing::sim::tests::Worker::work",
+                "Worker[4].work waits for a call of its go",
+            ] {
+                assert_eq!(text.matches(wait).count(), 1, "{wait:?} in {text}");
+            }
+            assert!(text.contains("nothing is on its way, and 3 wait\n"), "{text}");
+            sim.close(&end);
+        }
+    }
+
+    #[test]
+    fn who_is_waited_for_outside_of_the_job_is_no_deadlock() {
+        let waker = Rc::new(RefCell::new(None));
+        let theirs = waker.clone();
+        let (mut sim, end) = searched(3, 1000, |_| {
+            std::future::poll_fn(move |cx| {
+                *theirs.borrow_mut() = Some(cx.waker().clone());
+                std::task::Poll::<()>::Pending
+            })
+        });
+        let searches = |sim: &mut Sim| {
+            for _ in 0..3 {
+                sim.search();
+                sim.run(u64::MAX);
+            }
+            sim.found().len()
+        };
+        assert_eq!(searches(&mut sim), 0);
+        // Nobody will wake it any more.
+        waker.take();
+        assert_eq!(searches(&mut sim), 2);
+        sim.close(&end);
     }
 }

@@ -238,7 +238,7 @@ fn a_job_that_waits_for_itself_is_a_deadlock_that_names_who_waits() {
         let failure = simulate(&options, |job| async move { job.promise::<()>().1.await }).unwrap_err();
         assert_eq!(failure.code, 124);
         assert!(
-            failure.what.contains("deadlock") && failure.what.contains("PE 0 has 1 tasks and 1 replies"),
+            failure.what.contains("deadlock") && failure.what.contains("(PE 0: main waits for a promise)"),
             "{failure}"
         );
     }

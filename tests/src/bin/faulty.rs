@@ -3,6 +3,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it is a program, and what it prints is what the tests read")]
 
+use std::future::{Future, poll_fn};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use charm4rs::prelude::*;
@@ -55,6 +59,26 @@ impl Reducer<u32> for Breaks {
     }
 }
 
+/// A thread that takes its time, and a future that it completes.
+fn outside(time: Duration) -> (JoinHandle<()>, impl Future<Output = ()>) {
+    let shared = Arc::new(Mutex::new((false, None::<Waker>)));
+    let theirs = shared.clone();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(time);
+        let mut shared = theirs.lock().expect("nobody panics");
+        shared.0 = true;
+        if let Some(waker) = shared.1.take() {
+            waker.wake();
+        }
+    });
+    let future = poll_fn(move |cx| {
+        let mut shared = shared.lock().expect("nobody panics");
+        shared.1 = Some(cx.waker().clone());
+        if shared.0 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    (thread, future)
+}
+
 struct Node;
 
 #[chare(index = u32)]
@@ -85,6 +109,20 @@ impl Node {
         let limit = Rlimit { current: Some((status("VmSize") << 10) + (mib << 20)), maximum };
         setrlimit(Resource::As, limit).expect("a lower limit");
     }
+    #[entry]
+    fn spins(&self) {
+        println!("spins");
+        loop {
+            std::hint::spin_loop();
+        }
+    }
+    /// Waits for a call that nobody makes.
+    #[entry]
+    async fn waits(this: This<Self>) {
+        this.next_go().await;
+    }
+    #[entry]
+    fn go(&self);
     #[entry]
     fn panics(&self) {
         panic!("on purpose")
@@ -136,6 +174,30 @@ async fn main(job: Job, args: Args) {
             job.sleep(Duration::from_millis(args.get(2, 0))).await;
             nodes.all().fine().call().await;
             println!("left");
+        }
+        "endless-loop" => last.spins().done().await,
+        "deadlock" => last.waits().done().await,
+        "ready-and-deadlock" => {
+            nodes.all().ready().done().await;
+            last.waits().done().await;
+        }
+        "sleep" => {
+            job.sleep(Duration::from_millis(args.get(2, 0))).await;
+            println!("slept");
+        }
+        // Something else in the process works, and wakes a task when it is done.
+        "thread" => {
+            let (done, wait) = outside(Duration::from_millis(args.get(2, 0)));
+            wait.await;
+            done.join().expect("it sleeps and wakes");
+            println!("woken");
+        }
+        "calls" => {
+            let until = job.now() + Duration::from_millis(args.get(2, 0));
+            while job.now() < until {
+                last.compute(1).done().await;
+            }
+            println!("called");
         }
         // On the last PE something fails while another one computes.
         what @ ("panic"

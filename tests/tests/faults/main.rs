@@ -8,17 +8,32 @@ mod job;
 mod alone;
 #[path = "../common/mod.rs"]
 mod common;
+mod hangs;
 mod memory;
+
+use std::process::Command;
 
 use job::{Ended, Job};
 
 const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
 
-/// Starts `charmrun OPTIONS faulty ARGS`, of a line in which `-` stands between them.
-fn start(line: &str) -> Job {
+/// `charmrun OPTIONS faulty ARGS`, of a line in which `-` stands between them.
+fn command(line: &str) -> (Command, String) {
     let (mut command, mark) = job::marked(common::charmrun(FAULTY).to_str().expect("a path of text"));
     command.args(line.split_whitespace().map(|word| if word == "-" { FAULTY } else { word }));
     command.env("RUST_BACKTRACE", "0");
+    (command, mark)
+}
+
+fn start(line: &str) -> Job {
+    let (command, mark) = command(line);
+    Job::spawn(command, mark)
+}
+
+/// With one more variable in the environment.
+fn start_with(line: &str, (name, value): (&str, &str)) -> Job {
+    let (mut command, mark) = command(line);
+    command.env(name, value);
     Job::spawn(command, mark)
 }
 

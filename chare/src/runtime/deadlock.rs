@@ -1,0 +1,214 @@
+//! Whether the job is in a deadlock: nothing runs, nothing is on its way, nothing will come by itself, and somebody waits.
+//!
+//! # Protocol
+//! PE 0 searches when somebody tells it to ([`search`]), which a process does once PE 0 has been idle for a while: so a job that is
+//! busy pays nothing. A question goes down a tree to all PEs, and each answers at once, busy or not, with where it
+//! stands ([`Standing`](charm4rs_scheduler::Standing)) and who waits; the answers are added up on their way back. A search that has not ended, since a PE computes and does
+//! not answer, is not begun again.
+//!
+//! Two searches in a row that find every PE settled, with equal sums in which as much was sent as processed, are two waves of
+//! quiescence: when the first ended, the job was quiescent. (The waves of `quiescence` itself would wait for PEs that are busy, and
+//! answer requests of the program's on their way; a search does neither.) Quiescence that the program has asked for is an
+//! event to come, so a PE that has asked is not settled. What is left are tasks, and who could wake them: other threads.
+//! If any task's waker is held by something unknown to this runtime, the search says nothing.
+//!
+//! The messages are system messages, so that they neither disturb quiescence nor end the idleness of a PE.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::time::Duration;
+
+use charm4rs_transport::Pe;
+use charm4rs_transport::port::Incoming;
+use serde::{Deserialize, Serialize};
+
+use super::waiting::{self, Wait};
+use super::{Rt, tree};
+use crate::envelope::{HEADER, Header, tag};
+use crate::wire;
+
+/// How many of those who wait are told.
+const TOLD: usize = 16;
+
+/// The root of the tree.
+const FIRST: Pe = Pe(0);
+
+/// What a subtree answers.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+struct Part {
+    /// All have been idle for so long, in nanoseconds; `None` if one is not, or has something to come.
+    idle_ns: Option<u64>,
+    /// Somebody waits for what is outside of the job.
+    outside: bool,
+    sent: u64,
+    processed: u64,
+    turns: u64,
+    waiting: u64,
+    told: Vec<Wait>,
+}
+
+impl Part {
+    fn of(rt: Rt) -> Self {
+        let standing = rt.sched.standing();
+        let idle = standing.idle_for.filter(|_| standing.settled);
+        // Who waits is of no interest while the PE is at work.
+        let (mut told, outside) = if idle.is_some() { waiting::all(rt) } else { (Vec::new(), false) };
+        let waiting = told.len() as u64;
+        told.truncate(TOLD);
+        Self {
+            idle_ns: idle.map(|idle| u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX)),
+            outside,
+            sent: standing.sent,
+            processed: standing.processed,
+            turns: standing.turns,
+            waiting,
+            told,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.idle_ns = self.idle_ns.zip(other.idle_ns).map(|(a, b)| a.min(b));
+        self.outside |= other.outside;
+        self.sent = self.sent.wrapping_add(other.sent);
+        self.processed = self.processed.wrapping_add(other.processed);
+        self.turns = self.turns.wrapping_add(other.turns);
+        self.waiting = self.waiting.saturating_add(other.waiting);
+        let room = TOLD.saturating_sub(self.told.len());
+        self.told.extend(other.told.into_iter().take(room));
+    }
+
+    fn may_be_stuck(&self) -> bool {
+        self.idle_ns.is_some() && !self.outside && self.sent == self.processed && self.waiting > 0
+    }
+
+    fn sums(&self) -> [u64; 3] {
+        [self.sent, self.processed, self.turns]
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Step {
+    Ask { search: u64 },
+    Answer { search: u64, part: Part },
+}
+
+/// A PE's share in the searches.
+#[derive(Default)]
+pub(crate) struct Search {
+    number: Cell<u64>,
+    /// The one under way: which children have not answered, and what the others and this PE have said.
+    open: RefCell<Option<(Vec<Pe>, Part)>>,
+    /// At PE 0: the sums of the search before, if it could be a deadlock.
+    before: Cell<Option<[u64; 3]>>,
+    /// At PE 0: all that were found.
+    #[cfg(test)]
+    pub(crate) found: RefCell<Vec<Deadlock>>,
+}
+
+/// A deadlock.
+#[derive(Clone, Debug)]
+pub struct Deadlock {
+    /// For how long all PEs have been idle.
+    pub idle_for: Duration,
+    /// Tells two deadlocks of a job apart.
+    pub(crate) sums: [u64; 3],
+    waiting: u64,
+    told: Vec<Wait>,
+}
+
+impl Deadlock {
+    /// Where the first one waits.
+    pub(crate) fn pe(&self) -> Option<Pe> {
+        self.told.first().map(Wait::pe)
+    }
+}
+
+impl fmt::Display for Deadlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.idle_for.as_secs_f64();
+        write!(
+            f,
+            "deadlock: all PEs have been idle for {seconds:.1} s, nothing is on its way, and {} wait",
+            self.waiting
+        )?;
+        self.told.iter().try_for_each(|wait| write!(f, "\n  {wait}"))?;
+        match self.waiting.saturating_sub(self.told.len() as u64) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+/// On PE 0: searches, unless it does already.
+pub(crate) fn search(rt: Rt) {
+    if rt.deadlock.open.borrow().is_none() && rt.sched.stopping().is_none() {
+        asked(rt, rt.deadlock.number.get() + 1);
+    }
+}
+
+fn send(rt: Rt, to: Pe, step: &Step) {
+    rt.with_scratch(|bytes| {
+        wire::pack(step, bytes).expect("numbers and texts can be packed");
+        let header = Header::new(0, rt.sched.pe());
+        rt.sched.send_system(to, tag::DEADLOCK, HEADER + bytes.len(), |room| header.fill(bytes, room));
+    });
+}
+
+/// A message of a search has arrived.
+pub(super) fn step(rt: Rt, msg: &Incoming) {
+    let parent = tree(rt, FIRST).parent(rt.sched.pe());
+    let search_here = &rt.deadlock;
+    let expected = match wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()) {
+        Ok(Step::Ask { search }) if parent == Some(msg.from) && search_here.open.borrow().is_none() => {
+            asked(rt, search);
+            true
+        }
+        Ok(Step::Answer { search, part }) => search == search_here.number.get() && answered(rt, msg.from, part),
+        _ => false,
+    };
+    if !expected {
+        rt.violation(msg.from, "a message of no search for a deadlock", msg.msg.len() as u64);
+    }
+}
+
+fn asked(rt: Rt, search: u64) {
+    rt.deadlock.number.set(search);
+    let children: Vec<Pe> = tree(rt, FIRST).children(rt.sched.pe()).collect();
+    children.iter().for_each(|&child| send(rt, child, &Step::Ask { search }));
+    *rt.deadlock.open.borrow_mut() = Some((children, Part::of(rt)));
+    pass_on_if_complete(rt);
+}
+
+/// Whether an answer was expected from there.
+fn answered(rt: Rt, from: Pe, part: Part) -> bool {
+    {
+        let mut open = rt.deadlock.open.borrow_mut();
+        let Some((missing, sum)) = &mut *open else { return false };
+        let Some(at) = missing.iter().position(|child| *child == from) else { return false };
+        missing.swap_remove(at);
+        sum.add(part);
+    }
+    pass_on_if_complete(rt);
+    true
+}
+
+fn pass_on_if_complete(rt: Rt) {
+    let Some((_, part)) = rt.deadlock.open.borrow_mut().take_if(|(missing, _)| missing.is_empty()) else { return };
+    match tree(rt, FIRST).parent(rt.sched.pe()) {
+        Some(parent) => send(rt, parent, &Step::Answer { search: rt.deadlock.number.get(), part }),
+        None => judge(rt, part),
+    }
+}
+
+/// At PE 0: all have answered.
+fn judge(rt: Rt, part: Part) {
+    let stuck = part.may_be_stuck().then(|| part.sums());
+    let before = rt.deadlock.before.replace(stuck);
+    let (Some(sums), Some(idle_ns)) = (stuck.filter(|_| before == stuck), part.idle_ns) else { return };
+    let Part { waiting, mut told, .. } = part;
+    told.sort_by_key(Wait::pe);
+    let found = Deadlock { idle_for: Duration::from_nanos(idle_ns), sums, waiting, told };
+    rt.host.deadlock(&found);
+    #[cfg(test)]
+    rt.deadlock.found.borrow_mut().push(found);
+}

@@ -1,0 +1,84 @@
+//! Who waits on a PE, and for what: for reports of deadlocks. All of it is found out when somebody asks; until then
+//! nothing is kept that the waiting itself does not need.
+//!
+//! A task is known by its name (an entry method of an element, `main`), and what it waits for by the waker that it has left there:
+//! in a future's slot, or in a mailbox. A waker that is in neither is held by something that this runtime does not know: another
+//! thread, which may wake the task whenever it likes, or a channel between tasks. Such a task waits for the *outside*.
+
+use std::fmt;
+
+use charm4rs_scheduler::{TaskId, WakerKey};
+use charm4rs_transport::Pe;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use super::Rt;
+
+/// Who waits for what.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Wait {
+    pe: Pe,
+    who: String,
+    what: String,
+}
+
+impl Wait {
+    pub(super) fn pe(&self) -> Pe {
+        self.pe
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PE {}: {} waits for {}", self.pe, self.who, self.what)
+    }
+}
+
+/// What a PE's parts know of tasks that wait.
+#[derive(Default)]
+pub(super) struct Waiting {
+    names: HashMap<TaskId, String, foldhash::fast::FixedState>,
+    /// With how often each waker was met.
+    awaited: HashMap<WakerKey, Vec<String>, foldhash::fast::FixedState>,
+}
+
+impl Waiting {
+    /// What a task is called.
+    pub(super) fn name(&mut self, task: TaskId, name: String) {
+        self.names.insert(task, name);
+    }
+
+    /// A task has left a waker where it waits for `what`.
+    pub(super) fn awaits(&mut self, key: WakerKey, what: String) {
+        self.awaited.entry(key).or_default().push(what);
+    }
+}
+
+/// All that wait on this PE, in no order, and whether one of them waits for the outside.
+pub(crate) fn all(rt: Rt) -> (Vec<Wait>, bool) {
+    let mut known = Waiting::default();
+    let collections: Vec<_> = rt.collections.borrow().values().copied().collect();
+    collections.into_iter().for_each(|members| members.waiting(rt, &mut known));
+    for (key, what) in rt.futures.awaited() {
+        known.awaits(key, what.to_string());
+    }
+    let mut outside = false;
+    let waits = rt.sched.suspended().into_iter().map(|task| {
+        let awaited = known.awaited.remove(&task.key).unwrap_or_default();
+        let foreign = task.wakers > awaited.len();
+        outside |= foreign;
+        let who = match known.names.remove(&task.id) {
+            Some(name) => name,
+            None if rt.main.get() == Some(task.id) => "main".to_owned(),
+            None => "a spawned future".to_owned(),
+        };
+        let what = match (awaited.split_first(), foreign) {
+            (None, false) => "what nothing will bring".to_owned(),
+            (None, true) => "what the runtime does not know".to_owned(),
+            (Some((first, [])), _) => first.clone(),
+            (Some((first, more)), _) => format!("{first} and {} more", more.len()),
+        };
+        Wait { pe: rt.sched.pe(), who, what }
+    });
+    (waits.collect(), outside)
+}
