@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 use crate::error::LaunchError;
-use crate::{asked_for, job};
+use crate::{STRANGER, asked_for, job};
 
 /// A build that takes longer is worth a word.
 const LONG: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
@@ -62,7 +62,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Launch
         Some(name) if !name.contains('/') => build(&find(&targets(&line.cargo)?, name, &line.cargo)?, &line.cargo)?,
         _ => PathBuf::from(name),
     };
-    job::run(line.options, path.as_os_str(), args)
+    job::run(line.options, path.as_os_str(), args, STRANGER)
 }
 
 fn read(args: impl IntoIterator<Item = OsString>) -> Result<Line, LaunchError> {

@@ -87,6 +87,8 @@ pub(crate) struct End {
     killed: Option<Instant>,
     output_failed: Option<Errno>,
     output_reported: bool,
+    /// What to ask when a process has ended well without joining.
+    stranger: &'static str,
 
     started: Instant,
     joined: u32,
@@ -102,7 +104,7 @@ struct Interrupt {
 }
 
 impl End {
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options, stranger: &'static str) -> Self {
         let now = Instant::now();
         Self {
             cause: None,
@@ -115,6 +117,7 @@ impl End {
             killed: None,
             output_failed: None,
             output_reported: false,
+            stranger,
             started: now,
             joined: 0,
             progress_at: (!options.quiet).then(|| now + PROGRESS),
@@ -312,7 +315,7 @@ impl Job {
                 self.end.ending.get_or_insert_with(Instant::now);
             }
             Ending::Code(0) if !process.joined => {
-                let what = format!("process {rank} ended with 0{before}: is it a program of charm4rs?");
+                let what = format!("process {rank} ended with 0{before}: {}", self.end.stranger);
                 self.fail(Cause::of(self, rank, PEER, what));
             }
             Ending::Code(0) => {

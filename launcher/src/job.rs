@@ -36,8 +36,13 @@ const READ: usize = 64 << 10;
 /// In a job of one process, a line that has no end is shown after this time: it may be a prompt.
 const PROMPT: Duration = Duration::from_millis(50);
 
-/// Starts a job and serves it to its end. Gives its exit status.
-pub(crate) fn run(options: Options, name: &OsStr, args: &[OsString]) -> Result<u8, LaunchError> {
+/// Starts a job and serves it to its end. Gives its exit status. `stranger` is what to ask of a program that has not joined.
+pub(crate) fn run(
+    options: Options,
+    name: &OsStr,
+    args: &[OsString],
+    stranger: &'static str,
+) -> Result<u8, LaunchError> {
     let program = Program::find(name, args)?;
     let pes = options.pes.unwrap_or(1);
     let apart = matches!(options.transport, Some(TransportKind::Shm | TransportKind::Tcp));
@@ -45,7 +50,7 @@ pub(crate) fn run(options: Options, name: &OsStr, args: &[OsString]) -> Result<u
     let layout = Layout::one_host(pes, ppn);
     make_room(u64::from(layout.processes()) * FDS_EACH + 32)?;
     let guardian = Guardian::start().map_err(LaunchError::system("fork"))?;
-    let mut job = Job::new(options, layout, guardian)?;
+    let mut job = Job::new(options, layout, guardian, stranger)?;
     match job.start(program) {
         Ok(()) => {
             job.serve();
@@ -143,7 +148,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    fn new(options: Options, layout: Layout, guardian: Guardian) -> Result<Self, LaunchError> {
+    fn new(options: Options, layout: Layout, guardian: Guardian, stranger: &'static str) -> Result<Self, LaunchError> {
         let system = |call| move |e: Errno| LaunchError::system(call)(e.into());
         // Whatever the job's processes leave behind becomes our child, so that we can end it.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(system("prctl"))?;
@@ -164,7 +169,7 @@ impl Job {
         let sinks = sinks.into_iter().map(|sink| if waits(&sink) { sink } else { sink.never_waits() }).collect();
         Ok(Self {
             board: Board::new(layout.processes()),
-            end: End::new(&options),
+            end: End::new(&options, stranger),
             options,
             layout,
             host: host_name(),

@@ -31,11 +31,15 @@ pub fn charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// What `charmrun` does, for an interpreter's package: a program whose name ends in `.py`, or that begins with a dash (`-m`,
-/// `-c`), is run by `interpreter`, and its processes have one PE each. Gives the exit status.
+/// `-c`), is run by `interpreter`, and its processes have one PE each. `stranger` says of a script that ends well without having
+/// joined the job what it has left out. Gives the exit status.
 #[must_use]
-pub fn launch_script(args: impl IntoIterator<Item = OsString>, interpreter: &OsStr) -> u8 {
-    finish(run_by(args, Some(interpreter)))
+pub fn launch_script(args: impl IntoIterator<Item = OsString>, interpreter: &OsStr, stranger: &'static str) -> u8 {
+    finish(run_by(args, Some((interpreter, stranger))))
 }
+
+/// What to ask of a program that has ended well without having joined the job.
+const STRANGER: &str = "is it a program of charm4rs?";
 
 /// The program `cargo-charmrun`: its arguments without its name.
 #[must_use]
@@ -43,20 +47,25 @@ pub fn cargo_charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(finish(cargo::run(args)))
 }
 
-fn run_by(args: impl IntoIterator<Item = OsString>, interpreter: Option<&OsStr>) -> Result<u8, LaunchError> {
+fn run_by(
+    args: impl IntoIterator<Item = OsString>,
+    interpreter: Option<(&OsStr, &'static str)>,
+) -> Result<u8, LaunchError> {
     let mut parsed = options::parse(args, Extent::ToProgram)?;
     if let Some(text) = asked_for(parsed.options.action, "charmrun") {
         print(&text);
         return Ok(0);
     }
-    if let Some(interpreter) = interpreter
+    let mut stranger = STRANGER;
+    if let Some((interpreter, missing)) = interpreter
         && parsed.rest.first().is_some_and(|name| is_script(name))
     {
         parsed.rest.insert(0, interpreter.to_owned());
         parsed.options.ppn.get_or_insert(1);
+        stranger = missing;
     }
     let (name, args) = parsed.rest.split_first().ok_or(LaunchError::NoProgram)?;
-    job::run(parsed.options, name, args)
+    job::run(parsed.options, name, args, stranger)
 }
 
 fn is_script(name: &OsStr) -> bool {
