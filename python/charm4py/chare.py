@@ -7,12 +7,15 @@ from typing import Any, Iterable, Sequence
 
 from . import _engine
 from .entry_method import row
+from .errors import Charm4PyError
 from .reduction import NOTHING, number_of
 from .threads import Future
 from .wait import wait
 
 #: The number of each class in the engine's table.
 numbers: dict[type, int] = {}
+#: The collections that this PE has made, and what becomes ready when all of their chares are there, if that was asked.
+made: dict[Any, Future[None] | None] = {}
 #: Classes that have not been registered yet, in the order of their definition.
 defined: list[type] = []
 
@@ -47,6 +50,11 @@ def register_defined() -> None:
     defined.clear()
     for cls in new:
         numbers[cls] = _engine.register(cls, cls.__name__, rows(cls))
+
+
+def defined_by(module: str) -> bool:
+    """Whether a module has defined classes of chares that are not registered yet."""
+    return any(cls.__module__ == module for cls in defined)
 
 
 def rows(cls: type) -> list[tuple[str, Any, bool, int, int]]:
@@ -102,6 +110,9 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
         assert frame is not None and frame.f_back is not None
         wait(self, condition, frame.f_back)
 
+    def _present(self) -> None:
+        """Called to learn that the chare is there."""
+
     def _channel(self, key: Any, number: int, turn: int, *args: Any) -> None:
         from .channel import arrived
 
@@ -122,7 +133,7 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
 
 
 #: The runtime's own names: no entry methods, except those that it calls itself.
-OWN = frozenset(name for name in dir(Chare) if name not in {"_allreduced", "_channel"})
+OWN = frozenset(name for name in dir(Chare) if name not in {"_allreduced", "_channel", "_present"})
 
 
 def contribute(chare: Chare, data: Any, reducer: Any, callback: Any, section: Any) -> None:
@@ -148,7 +159,8 @@ def single(cls: type, args: Sequence[Any] = (), onPE: int = -1) -> _engine.Proxy
 
 def Group(cls: type, args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> Any:
     """One chare on every PE; on those of ``onPEs``, if given. Gives the proxy of all."""
-    return _engine.group(number(cls), arguments(args), None if onPEs is None else list(onPEs))
+    pes = None if onPEs is None else list(onPEs)
+    return noted(_engine.group(number(cls), arguments(args), pes, issubclass(cls, ArrayMap)))
 
 
 def Array(
@@ -165,8 +177,27 @@ def Array(
     """
     if dims is None and ndims < 1:
         raise TypeError("an array needs dims, or ndims if its elements are to be inserted")
-    return _engine.array(number(cls), dims if dims is None or isinstance(dims, int) else tuple(dims),
-                         arguments(args), map)
+    extent = dims if dims is None or isinstance(dims, int) else tuple(dims)
+    return noted(_engine.array(number(cls), extent, arguments(args), map))
+
+
+def noted(collection: _engine.Proxy) -> _engine.Proxy:
+    made[collection] = None
+    return collection
+
+
+def creation(proxy: Any) -> Future[None]:
+    """What becomes ready when a chare is there; of a collection that this PE has made, when all of its chares are."""
+    if proxy._index is not None:
+        present: Future[None] = proxy._present(awaitable=True)
+        return present
+    if proxy not in made:
+        raise Charm4PyError("charm.awaitCreation() waits for collections that this PE has made")
+    future = made[proxy]
+    if future is None:
+        future = made[proxy] = Future()
+        _engine.created(proxy, future.send)
+    return future
 
 
 class ArrayMap(Chare):

@@ -6,14 +6,15 @@ import atexit
 import os
 import socket
 import sys
+import traceback
 from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence
 
 from greenlet import getcurrent
 
 from . import _engine, threads
-from .chare import Chare, ChareType, Group, register_defined
+from .chare import Chare, ChareType, Group, creation, defined_by, register_defined
 from .errors import Charm4PyError
-from .hooks import Hooks, NobodysAnswer, fatal
+from .hooks import Hooks, NobodysAnswer, abort, flush
 from .reduction import Reducer
 from .threads import Future
 
@@ -97,6 +98,7 @@ class Charm:
     def __init__(self) -> None:
         self.options = Options()
         self.started = False
+        self._called = False
         self.reducers = Reducer
         self._pe = 0
         self._pes = 1
@@ -114,6 +116,7 @@ class Charm:
         interactive: bool = False,
     ) -> NoReturn:
         """Runs the program; does not return. ``entry``, a function or a class of chares, gets the program's arguments on PE 0."""
+        self._called = True
         if entry is None and not interactive:
             raise Charm4PyError("charm.start() needs an entry point: a function, or a class of chares, that takes args")
         if interactive:
@@ -151,11 +154,7 @@ class Charm:
 
     def _finish(self, code: int) -> NoReturn:
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
+        flush()
         os._exit(code)
 
     @staticmethod
@@ -171,7 +170,8 @@ class Charm:
 
     def abort(self, message: str) -> None:
         """Ends the job with status 1, a message, and the stack."""
-        fatal(Charm4PyError(message), "charm.abort()")
+        stack = "".join(traceback.format_stack()[:-1]).rstrip()
+        abort(1, f"{message}\nTraceback (most recent call last):\n{stack}")
 
     # Where am I
 
@@ -220,9 +220,7 @@ class Charm:
     def awaitCreation(self, *proxies: Any) -> None:
         """Waits until all chares of these collections, which this PE has made, are there."""
         for proxy in proxies:
-            future: Future[None] = Future()
-            _engine.created(proxy, future.send)
-            future.get()
+            creation(proxy).get()
 
     def wait(self, objs: Iterable[Any]) -> None:
         """Waits until all futures and channels are ready."""
@@ -280,3 +278,13 @@ class Charm:
 
 
 charm = Charm()
+
+
+def never_started() -> None:
+    """The interpreter ends: says so if the program was to be one of chares. (Of a job's processes the launcher says it.)"""
+    failed = getattr(sys, "last_value", None) is not None
+    if not (charm._called or failed or "CHARM4RS_BOOT" in os.environ) and defined_by("__main__"):
+        print(f"{sys.argv[0]}: error: the script ended without calling charm.start()", file=sys.stderr)
+
+
+atexit.register(never_started)

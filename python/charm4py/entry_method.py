@@ -55,7 +55,8 @@ class Entry:
 def compiled(expression: str, function: Callable[..., Any]) -> Callable[..., bool]:
     """A condition as a function of what the method takes."""
     parameters = ", ".join(str(p.replace(annotation=p.empty)) for p in without_defaults(function))
-    code = compile(f"lambda {parameters}: ({expression})", f"<@when of {function.__qualname__}>", "eval")
+    where = f"<@when of {function.__qualname__} in {function.__code__.co_filename}>"
+    code = compile(f"lambda {parameters}: ({expression})", where, "eval")
     return eval(code, function.__globals__)  # type: ignore[no-any-return]
 
 
@@ -119,6 +120,15 @@ def arity(name: str, function: Callable[..., Any]) -> tuple[int, int]:
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             return 1, 0
     return least, most
+
+
+def parameter(function: Any, position: int) -> str:
+    """The name of the parameter that takes the positional argument at this position, ``self`` not counted."""
+    function = getattr(function, "function", function)
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    if position < len(parameters) and parameters[position].kind is not inspect.Parameter.VAR_POSITIONAL:
+        return parameters[position].name
+    return f"number {position + 1}"
 
 
 def bind(

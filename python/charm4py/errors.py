@@ -43,13 +43,14 @@ def story(error: BaseException) -> str:
 def unpack(parts: tuple[bytes | None, str, str, str]) -> BaseException:
     """The exception again; with the tracebacks of where it has been as ``remote_stacktrace``."""
     pickled, kind, text, tracebacks = parts
-    error: Any = None
+    error: BaseException | None = None
     if pickled is not None:
         try:
-            error = pickle.loads(pickled)
+            loaded = pickle.loads(pickled)
+            error = loaded if isinstance(loaded, BaseException) else None
         except Exception:
             pass
-    if not isinstance(error, BaseException):
+    if error is None:
         error = RemoteError(kind, text)
     error.remote_stacktrace = tracebacks  # type: ignore[attr-defined]
     return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from . import _engine, entry_method, errors, reduction, threads, wait
 
@@ -17,6 +17,7 @@ class Hooks:
     bind = staticmethod(entry_method.bind)
     finish = staticmethod(reduction.finish)
     merge = staticmethod(reduction.merge)
+    parameter = staticmethod(entry_method.parameter)
     pack_error = staticmethod(errors.pack)
     recheck = staticmethod(wait.recheck)
     remote_future = staticmethod(threads.remote_future)
@@ -33,11 +34,7 @@ class Hooks:
     @staticmethod
     def ending(error: BaseException, place: str) -> tuple[int, str | None]:
         """How the job ends because of an exception: its status, and the message, if it is a failure."""
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                pass
+        flush()
         if isinstance(error, SystemExit):
             code = error.code
             if code is None or isinstance(code, int):
@@ -55,8 +52,23 @@ def fatal(error: BaseException, place: str) -> None:
     if text is None:
         _engine.exit(code)
     else:
-        _engine.abort(code, text)
-        os._exit(code)
+        abort(code, text)
+
+
+def abort(code: int, text: str) -> NoReturn:
+    """Ends the job because of a failure, and this process at once."""
+    flush()
+    _engine.abort(code, text)
+    os._exit(code)
+
+
+def flush() -> None:
+    """Writes what has been printed."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
 
 
 class NobodysAnswer:

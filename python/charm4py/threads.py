@@ -98,7 +98,7 @@ class Future(_engine.FutureBase, Generic[T]):
     __slots__ = ()
 
     def __new__(cls, num_vals: int = 1) -> "Future[T]":
-        self = super().__new__(cls, num_vals)
+        self: Future[T] = super().__new__(cls, num_vals)
         self._open()
         return self
 
@@ -152,7 +152,8 @@ class RemoteFuture(_engine.FutureBase):
 
 
 def remote_future(pe: int, number: int) -> RemoteFuture:
-    return RemoteFuture.__new__(RemoteFuture, 1, (pe, number))
+    future: RemoteFuture = RemoteFuture.__new__(RemoteFuture, 1, (pe, number))
+    return future
 
 
 def run_async(chare: Chare | None, awaitable: Any, answer: Any) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Sequence
 
-from charm4py import _engine
+from charm4py._engine import charmrun
 
 
 def start(argv: Sequence[str]) -> int:
     """Runs a job, and waits for its end. ``argv`` is what stands behind ``charmrun``; gives the job's status."""
-    return _engine.charmrun(list(argv), sys.executable)
+    return charmrun(list(argv), sys.executable)
 
 
 def main() -> None:

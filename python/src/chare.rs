@@ -1,9 +1,9 @@
 //! What the package's class `Chare` derives from: an object that knows its element.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
-use charm4rs::Collection;
-use pyo3::exceptions::PyTypeError;
+use charm4rs::{Collection, GroupIndex};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -12,18 +12,21 @@ use crate::classes::Class;
 use crate::codec;
 use crate::element::{Element, Handle, Init};
 use crate::engine::engine;
-use crate::index::Shape;
+use crate::index::{Index, Shape};
+use crate::packed::Packed;
 use crate::proxy::{Proxy, Target};
 use crate::reduce;
 
 thread_local! {
     /// The element whose object is being made on this PE.
-    static BEGUN: RefCell<Option<Begun>> = const { RefCell::new(None) };
+    static BEGUN: RefCell<Option<(Begun, Option<Handle>)>> = const { RefCell::new(None) };
 }
 
 /// What an object's making leaves to its `__new__`.
+#[derive(Clone, Copy)]
 struct Begun {
-    handle: Handle,
+    collection: Collection<Element>,
+    index: Index,
     class: u16,
     shape: Shape,
 }
@@ -31,9 +34,9 @@ struct Begun {
 /// See the module's text.
 #[pyclass(subclass, unsendable, module = "charm4py._engine")]
 pub(crate) struct ChareBase {
-    handle: Handle,
-    class: u16,
-    shape: Shape,
+    is: Begun,
+    /// Its element, which a map that was asked early does not have yet.
+    handle: OnceCell<Handle>,
     /// Something waits for a condition on this object.
     #[pyo3(get, set, name = "_watched")]
     watched: bool,
@@ -46,16 +49,46 @@ pub(crate) fn construct<'py>(
     handle: Handle,
     init: Init,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let args = codec::decode(py, init.args)?.cast_into::<PyTuple>()?;
-    let group = handle.collection();
-    let outer = BEGUN.replace(Some(Begun { handle, class: init.class, shape: init.shape }));
-    let object = make(py, class, &args);
-    BEGUN.set(outer);
-    let object = object?;
+    let engine = engine()?;
+    if let Some(early) = engine.take_early(handle.collection()) {
+        let early = early.into_bound(py);
+        let _ = early.cast::<ChareBase>()?.borrow().handle.set(handle);
+        return Ok(early);
+    }
+    let is = Begun { collection: handle.collection(), index: handle.index(), class: init.class, shape: init.shape };
+    let object = begin(py, class, is, Some(handle), init.args)?;
     if init.shape.is_group() {
-        engine()?.note_branch(group, &object);
+        engine.note_branch(is.collection, &object);
     }
     Ok(object)
+}
+
+/// Makes the object of a group's element before the group has reached this PE; the element will find it.
+pub(crate) fn construct_early<'py>(
+    py: Python<'py>,
+    collection: Collection<Element>,
+    init: Init,
+) -> PyResult<Bound<'py, PyAny>> {
+    let engine = engine()?;
+    let class = engine.class(init.class).ok_or_else(|| PyRuntimeError::new_err("a map whose class is not here"))?;
+    let is = Begun { collection, index: GroupIndex::of(engine.job.pe()), class: init.class, shape: init.shape };
+    let object = begin(py, class, is, None, init.args)?;
+    engine.note_early(collection, &object);
+    Ok(object)
+}
+
+fn begin<'py>(
+    py: Python<'py>,
+    class: &'static Class,
+    is: Begun,
+    handle: Option<Handle>,
+    args: Packed,
+) -> PyResult<Bound<'py, PyAny>> {
+    let args = codec::decode(py, args)?.cast_into::<PyTuple>()?;
+    let outer = BEGUN.replace(Some((is, handle)));
+    let object = make(py, class, &args);
+    BEGUN.set(outer);
+    object
 }
 
 /// Calls the class as any class is called: the package's own metaclass makes something else of a call.
@@ -74,8 +107,8 @@ pub(crate) fn watched(object: &Bound<'_, PyAny>) -> bool {
 }
 
 impl ChareBase {
-    fn collection(&self) -> Collection<Element> {
-        self.handle.collection()
+    fn handle(&self) -> PyResult<&Handle> {
+        self.handle.get().ok_or_else(|| PyRuntimeError::new_err("the map is asked before it is a part of its group"))
     }
 }
 
@@ -85,7 +118,10 @@ impl ChareBase {
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         match BEGUN.take() {
-            Some(Begun { handle, class, shape }) => Ok(Self { handle, class, shape, watched: false }),
+            Some((is, handle)) => {
+                let handle = handle.map_or_else(OnceCell::new, OnceCell::from);
+                Ok(Self { is, handle, watched: false })
+            }
             None => {
                 Err(PyTypeError::new_err("chares are made by Chare(), Group() and Array(), not by calling their class"))
             }
@@ -96,34 +132,30 @@ impl ChareBase {
     #[getter]
     #[pyo3(name = "thisIndex")]
     fn this_index<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.handle.index().to_python(py, self.shape)
+        self.is.index.to_python(py, self.is.shape)
     }
 
     /// The proxy of its collection; of itself, if it is a single chare.
     #[getter]
     #[pyo3(name = "thisProxy")]
     fn this_proxy(&self) -> Proxy {
-        let target = match self.shape {
-            Shape::Single => Target::One(self.handle.proxy(), self.shape),
-            shape => Target::All(self.collection(), shape),
+        let Begun { collection, index, class, shape } = self.is;
+        let target = match shape {
+            Shape::Single => Target::One(collection.at(index), shape),
+            shape => Target::All(collection, shape),
         };
-        Proxy::of(self.class, target)
+        Proxy::of(class, target)
     }
 
     /// Adds a part to the collection's next reduction. `reducer` is its number, `callback` whoever gets the result.
-    fn _contribute(
-        &self,
-        py: Python<'_>,
-        data: &Bound<'_, PyAny>,
-        reducer: u32,
-        callback: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        reduce::contribute(py, &self.handle, self.shape, data, reducer, callback)
+    fn _contribute(&self, data: &Bound<'_, PyAny>, reducer: u32, callback: &Bound<'_, PyAny>) -> PyResult<()> {
+        reduce::contribute(self.handle()?, data, reducer, callback)
     }
 
     /// Destroys it, when its present method has ended.
     #[pyo3(name = "_destroy")]
-    fn destroy(&self) {
-        self.handle.destroy();
+    fn destroy(&self) -> PyResult<()> {
+        self.handle()?.destroy();
+        Ok(())
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Class {
 
 /// A row of a class's table, as the package gives it: name, function, whether it is called as it stands, and how many
 /// arguments it takes.
-type Row<'py> = (Bound<'py, PyString>, Bound<'py, PyAny>, bool, usize, usize);
+pub(crate) type Row<'py> = (Bound<'py, PyString>, Bound<'py, PyAny>, bool, usize, usize);
 
 impl Class {
     pub(crate) fn new(name: String, object: &Bound<'_, PyType>, rows: Vec<Row<'_>>) -> PyResult<Self> {

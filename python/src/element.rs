@@ -52,7 +52,10 @@ impl Outcome {
             Some(value) if value.is_instance_of::<pyo3::exceptions::PyBaseException>() => {
                 Ok(Self::error(value.py(), &PyErr::from_value(value.clone())))
             }
-            Some(value) => codec::encode(value).map(Self::Value),
+            Some(value) => {
+                let packed = codec::encode(value).map_err(|error| engine::refused(value.py(), "the value", error))?;
+                Ok(Self::Value(packed))
+            }
         }
     }
 
@@ -63,7 +66,8 @@ impl Outcome {
     /// An exception, as the package packs it: so that it can be raised again anywhere.
     fn error(py: Python<'_>, error: &PyErr) -> Self {
         let packed = engine().and_then(|engine| {
-            let parts = engine.hooks(py)?.getattr(py, "pack_error")?.bind(py).call1((error.value(py),))?;
+            let parts =
+                engine.hooks(py)?.getattr(py, "pack_error")?.bind(py).call1((error.clone_ref(py).into_value(py),))?;
             codec::encode(&parts)
         });
         Self::Error(packed.unwrap_or_default())
@@ -89,7 +93,14 @@ impl ReplyTo {
             Self::Nobody => return Ok(()),
             Self::Future { value, .. } | Self::Promise { value, .. } => value,
         };
-        let outcome = if wanted { codec::encode(value).map(Outcome::Value)? } else { Outcome::nothing() };
+        let outcome = if wanted {
+            {
+                let packed = codec::encode(value).map_err(|error| engine::refused(value.py(), "the result", error))?;
+                Outcome::Value(packed)
+            }
+        } else {
+            Outcome::nothing()
+        };
         self.send(outcome);
         Ok(())
     }

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use charm4rs::{Collection, Job, Joining, Pe};
 use hashbrown::HashMap;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit, PyValueError};
+use pyo3::exceptions::{
+    PyException, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
+};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyTuple, PyType};
 
 use crate::agent::Agent;
-use crate::classes::Class;
+use crate::classes::{Class, Row};
 use crate::codec;
 use crate::element::{Element, Init};
 use crate::future::Futures;
 use crate::index::{Index, Shape};
+use crate::packed::Packed;
 use crate::place::Map;
 use crate::proxy::{Proxy, Target, checked_pe};
 
@@ -24,6 +27,10 @@ pub(crate) struct Engine {
     pub(crate) job: Job,
     pub(crate) futures: Futures,
     agents: OnceCell<Collection<Agent>>,
+    /// What maps of arrays are made of that this PE has made: an array takes it along, since it may be there before its map.
+    maps: RefCell<HashMap<Collection<Element>, Init>>,
+    /// Objects of maps that were asked before their group had reached this PE.
+    early: RefCell<HashMap<Collection<Element>, Py<PyAny>>>,
     /// Objects of groups on this PE.
     branches: RefCell<HashMap<Collection<Element>, Py<PyAny>>>,
     /// Where single chares and arrays that are filled by hand are made.
@@ -68,6 +75,15 @@ impl Engine {
         self.branches.borrow_mut().insert(group, object.clone().unbind());
     }
 
+    pub(crate) fn note_early(&self, map: Collection<Element>, object: &Bound<'_, PyAny>) {
+        self.early.borrow_mut().insert(map, object.clone().unbind());
+        self.note_branch(map, object);
+    }
+
+    pub(crate) fn take_early(&self, group: Collection<Element>) -> Option<Py<PyAny>> {
+        self.early.borrow_mut().remove(&group)
+    }
+
     /// The object of a group on this PE.
     pub(crate) fn branch<'py>(&self, py: Python<'py>, group: Collection<Element>) -> PyResult<Bound<'py, PyAny>> {
         let branches = self.branches.borrow();
@@ -91,7 +107,9 @@ pub(crate) fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
 pub(crate) fn fatal(py: Python<'_>, error: &PyErr, place: &str) {
     let Ok(engine) = engine() else { return };
     let ending = engine.hooks(py).and_then(|hooks| {
-        hooks.call_method1(py, "ending", (error.value(py), place))?.extract::<(u8, Option<String>)>(py)
+        hooks
+            .call_method1(py, "ending", (error.clone_ref(py).into_value(py), place))?
+            .extract::<(u8, Option<String>)>(py)
     });
     match ending {
         Ok((code, Some(text))) => engine.job.abort_with(code, &text),
@@ -108,11 +126,7 @@ pub(crate) fn set_hooks(hooks: Py<PyAny>) {
 
 /// Registers a class of chares; gives its number. All processes register the same classes in the same order.
 #[pyfunction]
-pub(crate) fn register(
-    class: &Bound<'_, PyType>,
-    name: String,
-    rows: Vec<(Bound<'_, PyString>, Bound<'_, PyAny>, bool, usize, usize)>,
-) -> PyResult<u16> {
+pub(crate) fn register(class: &Bound<'_, PyType>, name: String, rows: Vec<Row<'_>>) -> PyResult<u16> {
     let id = CLASSES.with_borrow(Vec::len);
     let id = u16::try_from(id).map_err(|_| PyRuntimeError::new_err("more than 65,535 classes of chares"))?;
     let class = Class::new(name, class, rows)?;
@@ -150,6 +164,8 @@ pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
             job,
             futures: Futures::default(),
             agents: OnceCell::new(),
+            maps: RefCell::default(),
+            early: RefCell::default(),
             branches: RefCell::default(),
             singles: OnceCell::new(),
             singles_made: Cell::new(0),
@@ -226,14 +242,17 @@ pub(crate) fn now() -> PyResult<f64> {
     Ok(engine()?.job.now().as_secs_f64())
 }
 
-/// A group; `pes`: on these only.
+/// A group; `pes`: on these only. `is_map`: arrays will ask it where their elements are made.
 #[pyfunction]
-#[pyo3(signature = (class, args, pes = None))]
-pub(crate) fn group(class: u16, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>) -> PyResult<Proxy> {
+#[pyo3(signature = (class, args, pes = None, is_map = false))]
+pub(crate) fn group(class: u16, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>, is_map: bool) -> PyResult<Proxy> {
     let engine = engine()?;
-    let args = codec::encode(args)?;
+    let args = init_args(engine, class, args)?;
     let Some(pes) = pes else {
-        let collection = engine.job.group::<Element>(Init { class, shape: Shape::Group, args });
+        let init = Init { class, shape: Shape::Group, args };
+        let own = is_map.then(|| init.clone());
+        let collection = engine.job.group::<Element>(init);
+        engine.maps.borrow_mut().extend(own.map(|own| (collection, own)));
         return Ok(Proxy::of(class, Target::All(collection, Shape::Group)));
     };
     let pes = pes.into_iter().map(|pe| checked_pe(engine, pe)).collect::<PyResult<Vec<_>>>()?;
@@ -257,8 +276,11 @@ pub(crate) fn array(
     map: Option<&Bound<'_, Proxy>>,
 ) -> PyResult<Proxy> {
     let engine = engine()?;
-    let init = Init { class, shape: Shape::Array, args: codec::encode(args)? };
-    let map = map.map_or(Map::Default, |map| Map::Python(map.get().collection_of()));
+    let init = Init { class, shape: Shape::Array, args: init_args(engine, class, args)? };
+    let map = map.map_or(Map::Default, |map| {
+        let group = map.get().collection_of();
+        Map::Python { group, init: engine.maps.borrow().get(&group).cloned() }
+    });
     let collection = match extent {
         Some(extent) => {
             let extent = Index::from_python(extent)?;
@@ -291,7 +313,7 @@ pub(crate) fn insert(
         Some(args) => args.try_iter()?.collect::<PyResult<Vec<_>>>()?,
         None => Vec::new(),
     };
-    let args = codec::encode(PyTuple::new(proxy.py(), args)?.as_any())?;
+    let args = init_args(engine, name.class, PyTuple::new(proxy.py(), args)?.as_any())?;
     let init = Init { class: name.class, shape: Shape::Array, args };
     let index = Index::from_python(index)?;
     if pe < 0 {
@@ -305,7 +327,7 @@ pub(crate) fn insert(
 /// Closes such an array.
 pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
     let closed = proxy.get().collection_of().done_inserting();
-    engine()?.job.spawn(async move { closed.await });
+    engine()?.job.spawn(closed);
     Ok(())
 }
 
@@ -332,11 +354,12 @@ pub(crate) fn single(class: u16, args: &Bound<'_, PyAny>, pe: i64) -> PyResult<P
     } else {
         checked_pe(engine, pe)?
     };
+    let args = init_args(engine, class, args)?;
     let singles = *engine.singles.get_or_init(|| engine.job.sparse::<Element>());
     let number = engine.singles_made.get();
     engine.singles_made.set(number.checked_add(1).expect("a PE makes fewer than 2^31 single chares"));
     let index = Index::single(pe, engine.job.pe(), number);
-    singles.insert_on(pe, index, Init { class, shape: Shape::Single, args: codec::encode(args)? });
+    singles.insert_on(pe, index, Init { class, shape: Shape::Single, args });
     Ok(Proxy::of(class, Target::One(singles.at(index), Shape::Single)))
 }
 
@@ -377,8 +400,45 @@ pub(crate) fn quiescence(callable: Py<PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// Packs a value, for tests of the codec.
-#[pyfunction]
-pub(crate) fn round_trip<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    codec::decode(value.py(), codec::encode(value)?)
+/// Packs the arguments of a new chare, a tuple.
+fn init_args(engine: &Engine, class: u16, args: &Bound<'_, PyAny>) -> PyResult<Packed> {
+    codec::encode(args).map_err(|error| {
+        let py = args.py();
+        let Some(class) = engine.class(class) else { return error };
+        let init = class.object.bind(py).getattr("__init__");
+        match (init, args.cast::<PyTuple>()) {
+            (Ok(init), Ok(args)) => refused_argument(py, &format!("{}.__init__", class.name), &init, args, error),
+            _ => error,
+        }
+    })
+}
+
+/// The error of a value that cannot be sent, from what went wrong.
+pub(crate) fn refused(py: Python<'_>, what: &str, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
+        return error;
+    }
+    let refusal = PyTypeError::new_err(format!("{what} cannot be sent: {error}"));
+    refusal.set_cause(py, Some(error));
+    refusal
+}
+
+/// The error of arguments that cannot be sent: it names the one that cannot.
+pub(crate) fn refused_argument(
+    py: Python<'_>,
+    callee: &str,
+    function: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+    error: PyErr,
+) -> PyErr {
+    let Some((position, error)) = args.iter().enumerate().find_map(|(i, arg)| Some((i, codec::encode(&arg).err()?)))
+    else {
+        return refused(py, &format!("a keyword argument of {callee}"), error);
+    };
+    let name = engine().and_then(|engine| {
+        let name = engine.hooks(py)?.getattr(py, "parameter")?.call1(py, (function, position))?;
+        name.extract::<String>(py)
+    });
+    let name = name.unwrap_or_else(|_| position.to_string());
+    refused(py, &format!("the argument {name} of {callee}"), error)
 }

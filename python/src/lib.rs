@@ -41,8 +41,8 @@ mod _engine {
     use crate::element::Answer;
     #[pymodule_export]
     use crate::engine::{
-        abort, after, array, call_soon, created, exit, group, join, now, place, quiescence, register, round_trip, run,
-        set_hooks, shape, single,
+        abort, after, array, call_soon, created, exit, group, join, now, place, quiescence, register, run, set_hooks,
+        shape, single,
     };
     #[pymodule_export]
     use crate::future::FutureBase;

@@ -8,7 +8,8 @@ use hashbrown::HashMap;
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::element::Element;
+use crate::chare;
+use crate::element::{Element, Init};
 use crate::engine::{self, engine};
 use crate::index::{Index, Shape};
 
@@ -17,8 +18,8 @@ use crate::index::{Index, Shape};
 pub(crate) enum Map {
     #[default]
     Default,
-    /// A group of `ArrayMap`s, each of which answers for its PE.
-    Python(Collection<Element>),
+    /// A group of `ArrayMap`s, each of which answers for its PE; what it is made of, if the array's maker knows.
+    Python { group: Collection<Element>, init: Option<Init> },
 }
 
 thread_local! {
@@ -31,16 +32,16 @@ impl IndexMap<Index> for Map {
         match (index.fixed(), self) {
             (Some(pe), _) => pe,
             (None, Self::Default) => DefaultMap.pe(index, places),
-            (None, Self::Python(map)) => {
-                let known = KNOWN.with_borrow(|known| known.get(&(*map, *index)).copied());
+            (None, Self::Python { group, init }) => {
+                let known = KNOWN.with_borrow(|known| known.get(&(*group, *index)).copied());
                 known.unwrap_or_else(|| {
                     let pe = Python::attach(|py| {
-                        ask(py, *map, *index, places).unwrap_or_else(|error| {
+                        ask(py, *group, init.as_ref(), *index, places).unwrap_or_else(|error| {
                             engine::fatal(py, &error, "procNum of an ArrayMap");
                             Pe(0)
                         })
                     });
-                    KNOWN.with_borrow_mut(|known| known.insert((*map, *index), pe));
+                    KNOWN.with_borrow_mut(|known| known.insert((*group, *index), pe));
                     pe
                 })
             }
@@ -50,13 +51,16 @@ impl IndexMap<Index> for Map {
     fn block(&self, pe: Pe, pes: u32, count: u64) -> Option<Range<u64>> {
         match self {
             Self::Default => IndexMap::<Index>::block(&DefaultMap, pe, pes, count),
-            Self::Python(_) => None,
+            Self::Python { .. } => None,
         }
     }
 }
 
-fn ask(py: Python<'_>, map: Collection<Element>, index: Index, places: &Places) -> PyResult<Pe> {
-    let map = engine()?.branch(py, map)?;
+fn ask(py: Python<'_>, group: Collection<Element>, init: Option<&Init>, index: Index, places: &Places) -> PyResult<Pe> {
+    let map = match (engine()?.branch(py, group), init) {
+        (Err(_), Some(init)) => chare::construct_early(py, group, init.clone())?,
+        (map, _) => map?,
+    };
     let pe: i64 = map.call_method1("procNum", (index.to_python(py, Shape::Array)?,))?.extract()?;
     Ok(Pe(u32::try_from(pe.rem_euclid(i64::from(places.pes))).expect("below the number of PEs")))
 }

@@ -9,9 +9,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use serde::{Deserialize, Serialize};
 
+use crate::classes::{Class, EntryMethod};
 use crate::codec::{self, Reader, write_number};
 use crate::element::{CallArgs, Element, Outcome, ReplyTo};
-use crate::engine::{Engine, engine};
+use crate::engine::{Engine, engine, refused_argument};
 use crate::future::{Arrived, FutureBase, arrived};
 use crate::index::{Index, Shape};
 use crate::packed::Packed;
@@ -132,15 +133,14 @@ impl Proxy {
             let found = pyo3::ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr());
             Bound::from_owned_ptr_or_opt(slf.py(), found)
         }
-        .ok_or_else(|| {
-            let error = PyErr::fetch(slf.py());
-            match engine().ok().and_then(|engine| engine.class(this.name.class)) {
-                Some(class) if error.is_instance_of::<PyAttributeError>(slf.py()) => {
-                    PyAttributeError::new_err(format!("{} has no entry method {name}", class.name))
-                }
-                _ => error,
-            }
-        })
+        .ok_or_else(|| PyErr::fetch(slf.py()))
+    }
+
+    /// Called where `__getattribute__` has found nothing.
+    fn __getattr__<'py>(&self, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        let class = engine().ok().and_then(|engine| engine.class(self.name.class));
+        let class = class.map_or("the class of the proxy", |class| &class.name);
+        Err(PyAttributeError::new_err(format!("{class} has no entry method {name}")))
     }
 
     /// The element of this index, or, of a slice, a section.
@@ -297,10 +297,9 @@ impl Method {
             // The slow way: Python's own rules, and its own words if they are broken.
             let bound = engine.hooks(py)?.getattr(py, "bind")?.call1(py, (&method.function, args, keywords))?;
             let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = bound.extract(py)?;
-            let keywords = if keywords.is_empty() { None } else { Some(codec::encode(keywords.as_any())?) };
-            CallArgs { args: codec::encode(args.as_any())?, keywords }
+            pack(class, method, &args, Some(&keywords).filter(|keywords| !keywords.is_empty()))?
         } else {
-            CallArgs { args: codec::encode(args.as_any())?, keywords: None }
+            pack(class, method, args, None)?
         };
         match (wants, self.name.proxy.target) {
             (Wants::Nothing, _) => {
@@ -337,6 +336,22 @@ impl Method {
         let method = class.methods.get(usize::from(self.name.method)).ok_or_else(no_name)?;
         Ok(&method.name)
     }
+}
+
+/// Packs the arguments of a call.
+fn pack(
+    class: &Class,
+    method: &EntryMethod,
+    args: &Bound<'_, PyTuple>,
+    keywords: Option<&Bound<'_, PyDict>>,
+) -> PyResult<CallArgs> {
+    let packed = codec::encode(args.as_any()).and_then(|packed| {
+        Ok(CallArgs { args: packed, keywords: keywords.map(|keywords| codec::encode(keywords.as_any())).transpose()? })
+    });
+    packed.map_err(|error| {
+        let callee = format!("{}.{}", class.name, method.name);
+        refused_argument(args.py(), &callee, method.function.bind(args.py()), args, error)
+    })
 }
 
 /// Takes `ret` and `awaitable` out of a call's keywords.

@@ -12,7 +12,6 @@ use crate::codec;
 use crate::element::{Element, Outcome};
 use crate::engine::{self, engine};
 use crate::future::{self, FutureName, future_name};
-use crate::index::Shape;
 use crate::packed::Packed;
 use crate::proxy::{Method, MethodName};
 
@@ -127,17 +126,14 @@ impl Reducer<Reduced> for Numbered {
 
 /// Adds an element's part to its collection's next reduction.
 pub(crate) fn contribute(
-    py: Python<'_>,
     this: &This<Element>,
-    shape: Shape,
     data: &Bound<'_, PyAny>,
     reducer: u32,
     callback: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let _ = (py, shape);
     let callback = Callback::of(callback)?;
     // Packed at once: the caller may change what he gave.
-    let part = Part::Packed(codec::encode(data)?);
+    let part = Part::Packed(codec::encode(data).map_err(|error| engine::refused(data.py(), "the data", error))?);
     let sink: Sink<Reduced> = engine()?.agents().on(callback.pe()).reduced_sink();
     this.contribute(Reduced { callback, reducer, part }, Numbered(reducer), sink);
     Ok(())

@@ -38,13 +38,18 @@ class Ended:
 Run = Callable[..., Ended]
 
 
+def program_text(program: str) -> str:
+    """A program, with what all of them import."""
+    return HEAD + textwrap.dedent(program)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Starts a program on so many PEs, and waits for its end."""
 
     def run(program: str, pes: int = 2, *args: str, launcher: bool = True, options: tuple[str, ...] = ()) -> Ended:
         script = tmp_path / "prog.py"
-        script.write_text(HEAD + textwrap.dedent(program))
+        script.write_text(program_text(program))
         command = [sys.executable]
         if launcher:
             command += ["-m", "charmrun.start", f"+p{pes}", *options]

@@ -26,7 +26,14 @@ def test_a_job_ends_with_the_status_that_it_asks_for(run: Run, how: str, code: i
     charm.start(main)
     """
     ended = run(program)
-    assert ended.code == code and err in ended.err and "Traceback" not in ended.err.replace("charm.abort", "") or code == 1
+    assert ended.code == code
+    # Who asks for an end gets what he asked for and no more; an abort says where.
+    lines = ended.err.splitlines()
+    if "abort" in how:
+        assert lines[0].startswith(f"charmrun: error[1]: {err}, pe={pe} "), ended.err
+        assert "Traceback" in ended.err and "in end" in ended.err, ended.err
+    else:
+        assert lines == ([err] if err else []), ended.err
 
 
 def test_the_end_may_be_a_callback(run: Run) -> None:
@@ -116,13 +123,24 @@ def test_an_exception_that_cannot_travel_arrives_as_its_type_and_text(run: Run) 
     ("program", "err"),
     [
         ("raise RuntimeError('before the start')", "before the start"),
-        ("print('no start')", "without"),
+        ("print('no start')", "the script ended without calling charm.start()"),
         ("charm.start()", "needs an entry point"),
+        ("sys.exit(3)", "ended with exit code 3 before it joined the job"),
     ],
 )
 def test_a_script_that_does_not_start_ends_the_job_at_once(run: Run, program: str, err: str) -> None:
-    ended = run(program)
-    assert ended.code != 0 and err in ended.err
+    for pes in (1, 2):
+        ended = run(program, pes)
+        assert ended.code == {"print": 69, "raise": 1, "charm": 1, "sys.e": 3}[program[:5]], ended.err
+        assert err in ended.err and "charmrun: error[" in ended.err
+
+
+def test_a_script_that_does_not_start_says_so_without_a_launcher(run: Run) -> None:
+    ended = run("class Cell(Chare): pass", launcher=False)
+    assert ended.err.splitlines()[-1].endswith("prog.py: error: the script ended without calling charm.start()")
+    # A module that only uses the package's names is no program of chares; and one error is enough.
+    assert run("print(1)", launcher=False).err == ""
+    assert "charm.start" not in run("class Cell(Chare): pass\nraise KeyError('broken')", launcher=False).err
 
 
 def test_a_script_that_does_not_exist_is_reported(run: Run) -> None:

@@ -112,19 +112,29 @@ def test_a_broadcast_array_is_each_elements_own(run: Run) -> None:
 def test_a_value_that_cannot_be_sent_is_an_error_of_the_call(run: Run) -> None:
     program = ECHO + """
     class Bad(Chare):
+        def __init__(self, a=0, b=0): pass
         def result(self): return lambda: 1
     def main(args):
         echo = Chare(Echo, onPE=1)
         try:
             echo.back(lambda: 1)
-        except Exception as e:
-            print("call", type(e).__name__)
+        except TypeError as e:
+            print("call", str(e).split(": ")[0])
+        try:
+            Group(Bad, [1, sys.modules])
+        except TypeError as e:
+            print("constructor", str(e).split(": ")[0])
         try:
             Chare(Bad, onPE=1).result(ret=True).get()
-        except Exception as e:
-            print("result", type(e).__name__)
+        except TypeError as e:
+            print("result", str(e).split(": ")[0])
         print(echo.back(1, ret=True).get())
         exit()
     charm.start(main)
     """
-    check(run(program), "call PicklingError\nresult PicklingError\n1")
+    check(run(program), """
+        call the argument value of Echo.back cannot be sent
+        constructor the argument b of Bad.__init__ cannot be sent
+        result the result cannot be sent
+        1
+        """)

@@ -38,17 +38,18 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("charm4rs-macros", &[]),
     ("charm4rs", &["charm4rs-transport", "charm4rs-scheduler", "charm4rs-macros"]),
     ("charm4rs-launcher", &["charm4rs-transport"]),
+    ("charm4rs-python", &["charm4rs", "charm4rs-launcher"]),
     ("charm4rs-examples", &["*"]),
     ("charm4rs-bench", &["*"]),
     ("charm4rs-tests", &["*"]),
 ];
 
-/// Dependencies that a layer must not have, with the reason. `*`: every crate.
+/// Dependencies that a layer must not have, with the reason. `*`: every crate; `!name`: every crate but that one.
 pub(crate) const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("charm4rs-scheduler", &["serde", "postcard", "serde_json", "bincode"], "a message is bytes to it"),
     ("charm4rs-scheduler", &["inventory", "syn"], "it knows nothing of chares"),
     ("charm4rs-launcher", &["inventory", "syn"], "it knows nothing of chares"),
-    ("*", &["pyo3"], "only the Python crate owns the interpreter"),
+    ("!charm4rs-python", &["pyo3", "numpy"], "only the Python crate owns the interpreter"),
     ("*", &["anyhow", "eyre"], "errors are typed"),
 ];
 
@@ -89,9 +90,11 @@ pub(crate) fn violations(packages: &[Package], allowed: &[(&str, &[&str])]) -> V
 
 /// Dependencies of other people's crates that `forbidden` names.
 pub(crate) fn forbidden_dependencies(packages: &[Package], forbidden: &[(&str, &[&str], &str)]) -> Vec<String> {
+    let meant =
+        |who: &str, name: &str| who == "*" || who == name || who.strip_prefix('!').is_some_and(|not| not != name);
     let mut found = Vec::new();
     for package in packages {
-        for (_, names, why) in forbidden.iter().filter(|(who, ..)| *who == "*" || *who == package.name) {
+        for (_, names, why) in forbidden.iter().filter(|(who, ..)| meant(who, &package.name)) {
             for name in package.dependencies.iter().filter(|d| names.contains(&d.as_str())) {
                 found.push(format!("{} must not depend on {name}: {why}", package.name));
             }
@@ -134,12 +137,17 @@ mod tests {
     }
 
     #[test]
-    fn forbidden_dependencies_are_found_for_one_crate_and_for_all() {
-        let forbidden: &[(&str, &[&str], &str)] = &[("a", &["serde"], "bytes"), ("*", &["anyhow"], "typed")];
-        let packages = [package("a", &["serde", "libc"]), package("b", &["serde", "anyhow"])];
+    fn forbidden_dependencies_are_found_for_one_crate_for_all_and_for_all_but_one() {
+        let forbidden: &[(&str, &[&str], &str)] =
+            &[("a", &["serde"], "bytes"), ("*", &["anyhow"], "typed"), ("!b", &["libc"], "only b")];
+        let packages = [package("a", &["serde", "libc"]), package("b", &["serde", "anyhow", "libc"])];
         assert_eq!(
             forbidden_dependencies(&packages, forbidden),
-            ["a must not depend on serde: bytes", "b must not depend on anyhow: typed"]
+            [
+                "a must not depend on serde: bytes",
+                "a must not depend on libc: only b",
+                "b must not depend on anyhow: typed"
+            ]
         );
     }
 
