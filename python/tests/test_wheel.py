@@ -1,0 +1,31 @@
+"""The wheel alone is enough: in an empty environment, with what it says it depends on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import program_text
+from test_calls import HELLO
+
+WHEEL = os.environ.get("CHARM4RS_WHEEL")
+
+
+@pytest.mark.skipif(WHEEL is None, reason="CHARM4RS_WHEEL names no wheel: `ci/test python` makes one")
+def test_a_wheel_installs_into_an_empty_environment_and_runs_jobs_there(tmp_path: Path) -> None:
+    def done(*command: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    binaries = tmp_path / "venv" / "bin"
+    done(sys.executable, "-m", "venv", "venv")
+    done(str(binaries / "pip"), "install", "--quiet", "--disable-pip-version-check", str(WHEEL))
+    (tmp_path / "prog.py").write_text(program_text(HELLO))
+    expected = sorted(f"element {i} [1, 2] 4950 text" for i in [0, 1, *((i,) for i in range(5))])
+    for launcher in ([str(binaries / "charmrun")], [str(binaries / "python"), "-m", "charmrun.start"]):
+        assert sorted(done(*launcher, "+p2", "prog.py").splitlines()) == expected
