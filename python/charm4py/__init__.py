@@ -21,9 +21,11 @@ Run it with ``charmrun +p4 hello.py``.
 
 from .chare import Array, ArrayMap, Chare, Group, register
 from .channel import Channel
-from .charm import Options, charm, charm4py_version, readonlies
+from .charm import charm, charm4py_version
 from .entry_method import coro, coro_ext, when
+from .options import Options
 from .reduction import Reducer
+from .runtime import readonlies
 from .threads import Future
 
 threaded = coro

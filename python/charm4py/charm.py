@@ -16,78 +16,11 @@ from .chare import Chare, ChareType, Group, creation, defined_by, register_defin
 from .errors import Charm4PyError
 from .hooks import Hooks, NobodysAnswer, abort, flush
 from .reduction import Reducer
+from .runtime import Runtime
+from . import stats, trees
 from .threads import Future
 
 charm4py_version = "1.1"
-
-
-class Options:
-    """What the runtime does; see the attributes."""
-
-    class Interactive:
-        """Of the interactive mode."""
-
-        verbose: int = 1
-        broadcast_imports: bool = True
-
-    def __init__(self) -> None:
-        self.profiling = False
-        self.pickle_protocol = 5
-        self.local_msg_optim = False
-        self.local_msg_buf_size = 50
-        self.auto_flush_wait_queues = True
-        self.quiet = False
-        self.remote_exec = False
-        self.interactive = Options.Interactive()
-
-
-class Readonlies:
-    """Values that PE 0's entry point sets before anything else, and every PE reads."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-        if charm.started and charm.myPe() == 0:
-            charm.thisProxy._set_readonly(name, value)
-
-
-readonlies = Readonlies()
-
-
-class Runtime(Chare):
-    """The runtime's own chare on every PE: what ``charm.thisProxy`` names."""
-
-    def _meet(self, proxy: Any) -> None:
-        charm.thisProxy = proxy
-
-    def _set_readonly(self, name: str, value: Any) -> None:
-        object.__setattr__(readonlies, name, value)
-
-    def updateGlobals(self, globals_dict: dict[str, Any], module_name: str = "__main__") -> None:
-        """Sets global names of a module."""
-        sys.modules[module_name].__dict__.update(globals_dict)
-
-    def exec(self, code: str, module_name: str = "__main__") -> None:
-        """Runs code in a module; only with ``charm.options.remote_exec``."""
-        allow_remote_execution()
-        exec(code, sys.modules[module_name].__dict__)
-
-    def eval(self, expression: str, module_name: str = "__main__") -> Any:
-        """The value of an expression in a module; only with ``charm.options.remote_exec``."""
-        allow_remote_execution()
-        return eval(expression, sys.modules[module_name].__dict__)
-
-    def exit(self, code: Any = 0) -> None:
-        """Ends the job."""
-        charm.exit(code if isinstance(code, int) else 0)
-
-    def myPe(self) -> int:
-        """This PE."""
-        return charm.myPe()
-
-
-def allow_remote_execution() -> None:
-    if not charm.options.remote_exec:
-        raise Charm4PyError("remote execution is off: set charm.options.remote_exec on every PE before charm.start()")
 
 
 class Charm:
@@ -96,7 +29,7 @@ class Charm:
     Charm4PyError = Charm4PyError
 
     def __init__(self) -> None:
-        self.options = Options()
+        self.options = threads.options
         self.started = False
         self._called = False
         self.reducers = Reducer
@@ -210,6 +143,37 @@ class Charm:
     def getPeHostRank(self, pe: int) -> int:
         """A PE's place among those of its host."""
         return self._hosts[self.getPeHost(pe)].index(pe)
+
+    def getTopoTreeEdges(
+        self, pe: int, root_pe: int, pes: Sequence[int] | None = None, bfactor: int = 4
+    ) -> tuple[int | None, list[int]]:
+        """The parent (``None`` for the root) and the children of a PE in a tree over ``pes``, or all PEs, that enters each host once."""
+        over = self._tree(root_pe, range(self._pes) if pes is None else pes, bfactor)
+        if pe not in over:
+            raise ValueError(f"PE {pe} is not in the tree")
+        return trees.edges(pe, root_pe, over, bfactor, self.getPeHost)
+
+    def getTopoSubtrees(self, root_pe: int, pes: Sequence[int], bfactor: int = 4) -> list[list[int]]:
+        """The subtrees below the root of a tree over ``pes``, at most ``bfactor``: each a list that begins with its own root."""
+        return trees.subtrees(root_pe, self._tree(root_pe, pes, bfactor), bfactor, self.getPeHost)
+
+    def _tree(self, root: int, pes: Sequence[int], branches: int) -> list[int]:
+        """The PEs of a tree, checked."""
+        over = list(pes)
+        wrong = [pe for pe in over if not 0 <= pe < self._pes]
+        if wrong:
+            raise ValueError(f"there is no PE {wrong[0]}: the job has {self._pes}")
+        if root not in over:
+            raise ValueError(f"the root, PE {root}, is not among the tree's PEs")
+        if branches < 1:
+            raise ValueError(f"a tree with {branches} branches")
+        return over
+
+    def printStats(self) -> None:
+        """Prints calls, seconds, messages and bytes, by method, of this PE. Needs ``charm.options.profiling``."""
+        if not self.options.profiling:
+            raise Charm4PyError("nothing was counted: set charm.options.profiling on every PE before charm.start()")
+        print(stats.table(self._pe, self._pes), flush=True)
 
     def print_dbg(self, *args: Any, **kwargs: Any) -> None:
         """Prints, with the PE and the host before it."""

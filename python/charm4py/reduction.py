@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, Callable
 
 import numpy
@@ -69,7 +70,7 @@ class Reducers:
     nop: Kind
 
     def __init__(self) -> None:
-        self.kinds: list[Kind] = []
+        self.kinds: dict[int, Kind] = {}
         self._add("nop", lambda a, b: a)
         self._add("sum", elementwise(numpy.add, lambda a, b: a + b))
         self._add("product", elementwise(numpy.multiply, lambda a, b: a * b))
@@ -86,9 +87,10 @@ class Reducers:
         merge: Callable[[Any, Any], Any],
         pre: Callable[[Any, Any], Any] | None = None,
         post: Callable[[Any], Any] | None = None,
+        number: int | None = None,
     ) -> Kind:
-        kind = Kind(len(self.kinds), name, merge, pre, post)
-        self.kinds.append(kind)
+        kind = Kind(len(self.kinds) if number is None else number, name, merge, pre, post)
+        self.kinds[kind.number] = kind
         setattr(self, name, kind)
         return kind
 
@@ -102,7 +104,12 @@ class Reducers:
 
         ``pre(data, chare)`` makes a contribution of what a chare gives, ``post(value)`` the result of the last value.
         """
-        return self._add(func.__name__, lambda a, b: func([a, b]), pre, post)
+        # Numbered by its name: PEs may add theirs in whatever order.
+        name = func.__name__
+        number = 1 << 31 | zlib.crc32(name.encode())
+        if number in self.kinds and self.kinds[number].name != name:
+            raise ValueError(f"reducers cannot be called both {name} and {self.kinds[number].name}: rename one")
+        return self._add(name, lambda a, b: func([a, b]), pre, post, number)
 
     def __getattr__(self, name: str) -> Kind:
         raise AttributeError(f"there is no reducer {name!r}; Reducer.addReducer adds one")

@@ -6,17 +6,21 @@ is switched to from there, and back to it when it waits. What it waits for calls
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Generator, Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
 
 from . import _engine
+from .options import Options
 
 if TYPE_CHECKING:
     from .chare import Chare
 
 T = TypeVar("T")
 
+#: ``charm.options``.
+options = Options()
 #: Idle greenlets that are kept for the next coroutine.
 KEPT_MAX = 256
 
@@ -47,6 +51,8 @@ class Coroutine(greenlet):
 
     #: Whose method it runs.
     chare: Chare | None = None
+    #: Who gets what comes of it.
+    answer: Any = None
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, answer: Any) -> None:
         while True:
@@ -59,7 +65,7 @@ class Coroutine(greenlet):
             else:
                 answer.value(value)
             function = args = kwargs = answer = value = None  # type: ignore[assignment]
-            self.chare = None
+            self.chare = self.answer = None
             if len(Scheduler.idle) >= KEPT_MAX:
                 return
             Scheduler.idle.append(self)
@@ -67,8 +73,13 @@ class Coroutine(greenlet):
 
     def resume(self, value: Any = None) -> None:
         """Goes on with it, from the scheduler's greenlet."""
-        chare = self.chare
-        self.switch(value)
+        chare, answer = self.chare, self.answer
+        if options.profiling and hasattr(answer, "ran"):
+            begun = perf_counter()
+            self.switch(value)
+            answer.ran(perf_counter() - begun)
+        else:
+            self.switch(value)
         if chare is not None and chare._watched:
             from .wait import recheck
 
@@ -78,7 +89,7 @@ class Coroutine(greenlet):
 def start(chare: Chare | None, function: Callable[..., Any], args: Any, kwargs: Any, answer: Any) -> None:
     """Runs a function as a coroutine until it ends or waits."""
     coroutine = Scheduler.idle.pop() if Scheduler.idle else Coroutine(parent=Scheduler.greenlet)
-    coroutine.chare = chare
+    coroutine.chare, coroutine.answer = chare, answer
     coroutine.switch(function, args, kwargs, answer)
 
 

@@ -14,6 +14,7 @@ use crate::element::{Element, Handle, Init};
 use crate::engine::engine;
 use crate::index::{Index, Shape};
 use crate::packed::Packed;
+use crate::place;
 use crate::proxy::{Proxy, Target};
 use crate::reduce;
 
@@ -155,6 +156,7 @@ impl ChareBase {
     /// Destroys it, when its present method has ended.
     #[pyo3(name = "_destroy")]
     fn destroy(&self) -> PyResult<()> {
+        place::left(self.is.collection, self.is.index);
         self.handle()?.destroy();
         Ok(())
     }

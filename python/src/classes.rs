@@ -5,6 +5,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 
+use crate::stats::Stats;
+
 /// How a method is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -22,6 +24,7 @@ pub(crate) struct EntryMethod {
     pub(crate) kind: Kind,
     /// How many positional arguments it needs, and takes.
     pub(crate) args: (usize, usize),
+    pub(crate) stats: Stats,
 }
 
 /// A class of chares.
@@ -60,7 +63,13 @@ impl Class {
             class.by_name.insert(text.clone(), number);
             let kind = if plain { Kind::Plain } else { Kind::Special };
             let args = (args_min, args_max);
-            class.methods.push(EntryMethod { name: text, function: function.unbind(), kind, args });
+            class.methods.push(EntryMethod {
+                name: text,
+                function: function.unbind(),
+                kind,
+                args,
+                stats: Stats::default(),
+            });
         }
         Ok(class)
     }

@@ -3,8 +3,8 @@
 //! `None`, `bool`, `int`, `float`, `str`, `bytes`, and tuples, lists and dicts of them have a compact form of ours, written and
 //! read without a line of Python. NumPy arrays of plain numbers, `bytes` and `bytearray` of some size travel as buffers
 //! beside the bytes; an array that arrives borrows the memory in which it landed. Proxies and futures are their names. Everything
-//! else is pickled (protocol 5), value by value, its buffers out of band too. A value in which a list, dict or array occurs
-//! twice is pickled as a whole, so that it is the same object twice at its receiver too.
+//! else is pickled (protocol 5), its buffers out of band too. A value in which an object that can change may occur twice is pickled as
+//! a whole, so that it is the same object twice at its receiver too.
 //!
 //! # Form
 //! A tag byte, then what the tag says: numbers as little-endian base 128 (signed ones zigzag), `f64` as 8 bytes, lengths before
@@ -13,8 +13,10 @@
 
 use charm4rs::Payload;
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
 
 use crate::arrays;
 use crate::future::{FutureName, future_name};
@@ -49,6 +51,8 @@ mod tag {
     pub(super) const BYTES_ASIDE: u8 = 16;
     pub(super) const BYTEARRAY_ASIDE: u8 = 17;
     pub(super) const ARRAY_ASIDE: u8 = 18;
+    /// Of the module `array`.
+    pub(super) const ROW_ASIDE: u8 = 19;
 }
 
 /// Why a value is not written in our own form.
@@ -62,8 +66,8 @@ enum Plain {
 pub(crate) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Packed> {
     let mut writer = Writer::default();
     match writer.value(value, 0)? {
-        Plain::Done => Ok(writer.packed),
-        Plain::Whole => {
+        Plain::Done if !writer.pickles || writer.seen.len() == 1 => Ok(writer.packed),
+        _ => {
             let mut whole = Writer::default();
             whole.pickled(value)?;
             Ok(whole.packed)
@@ -99,6 +103,26 @@ pub(crate) fn decode_args<'py>(first: &Bound<'py, PyAny>, packed: Packed) -> PyR
     if reader.bytes.is_empty() { PyTuple::new(py, items) } else { Err(damaged()) }
 }
 
+/// The class of the standard library's arrays.
+fn row_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    CLASS.import(py, "array", "array")
+}
+
+/// The type code of an array of the standard library that travels beside the bytes: of some size, and of numbers.
+fn row_kind(value: &Bound<'_, PyAny>) -> PyResult<Option<u8>> {
+    let py = value.py();
+    if !value.get_type().is(row_class(py)?) {
+        return Ok(None);
+    }
+    let item: usize = value.getattr(intern!(py, "itemsize"))?.extract()?;
+    if value.len()? * item < ASIDE_MIN {
+        return Ok(None);
+    }
+    let code: String = value.getattr(intern!(py, "typecode"))?.extract()?;
+    Ok(code.bytes().next().filter(|code| !b"uw".contains(code)))
+}
+
 fn damaged() -> PyErr {
     PyValueError::new_err("a message that cannot be read: its sender runs another version, or its bytes are damaged")
 }
@@ -107,6 +131,8 @@ fn damaged() -> PyErr {
 struct Writer {
     packed: Packed,
     seen: Vec<*mut pyo3::ffi::PyObject>,
+    /// An object was pickled, in which any of the others may occur too.
+    pickles: bool,
 }
 
 impl Writer {
@@ -178,7 +204,18 @@ impl Writer {
                 return Ok(Plain::Whole);
             }
             self.buffer([tag::BYTEARRAY, tag::BYTEARRAY_ASIDE], &bytes.to_vec());
+        } else if let Some(kind) = row_kind(value)? {
+            if !self.first_time(value) {
+                return Ok(Plain::Whole);
+            }
+            self.byte(tag::ROW_ASIDE);
+            self.byte(kind);
+            self.packed.buffers.push(pickle::copy_of(value)?);
         } else {
+            if !self.first_time(value) {
+                return Ok(Plain::Whole);
+            }
+            self.pickles = true;
             self.pickled(value)?;
         }
         Ok(Plain::Done)
@@ -335,6 +372,11 @@ impl<'a> Reader<'a> {
             tag::ARRAY_ASIDE => {
                 let form = arrays::Form::read(self)?;
                 form.array(py, self.aside()?)?
+            }
+            tag::ROW_ASIDE => {
+                let row = row_class(py)?.call1((char::from(self.byte()?).to_string(),))?;
+                row.call_method1(intern!(py, "frombytes"), (arrays::bytes_over(py, self.aside()?)?,))?;
+                row
             }
             tag::PROXY => Proxy::read(self)?.into_pyobject(py)?.into_any(),
             tag::METHOD => Method::read(self)?.into_pyobject(py)?.into_any(),

@@ -12,8 +12,9 @@ use crate::codec;
 use crate::engine::{self, engine};
 use crate::future::{self, FutureName};
 use crate::index::{Index, Shape};
-use crate::packed::Packed;
-use crate::place::Map;
+use crate::packed::{Packed, Part};
+use crate::place::{self, Map};
+use crate::stats;
 
 /// What a new element is made of.
 #[derive(Clone, Serialize, Deserialize, Default)]
@@ -26,8 +27,16 @@ pub(crate) struct Init {
 /// The arguments of a call.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct CallArgs {
-    pub(crate) args: Packed,
-    pub(crate) keywords: Option<Packed>,
+    pub(crate) args: Part,
+    pub(crate) keywords: Option<Part>,
+}
+
+impl CallArgs {
+    /// How many bytes of arguments travel; none of those that are passed by reference.
+    pub(crate) fn len(&self) -> usize {
+        let len = |part: &Part| if let Part::Packed(packed) = part { packed.len() } else { 0 };
+        len(&self.args) + self.keywords.as_ref().map_or(0, len)
+    }
 }
 
 /// Who waits for what comes of a call.
@@ -136,6 +145,11 @@ impl Answer {
         }
     }
 
+    /// The method, which waits now, has run for so long.
+    fn ran(&self, seconds: f64) {
+        self.place.method.stats.ran(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    }
+
     /// The method has raised.
     fn error(&self, error: &Bound<'_, PyAny>) {
         self.fail(error.py(), &PyErr::from_value(error.clone()));
@@ -162,12 +176,15 @@ pub(crate) struct Element {
 impl Element {
     #[init]
     fn new(cx: &mut Cx<Self>, init: Init) -> Self {
-        let this = cx.this();
+        let (this, collection, index) = (cx.this(), cx.collection(), cx.index());
         Python::attach(|py| {
             let class = engine().ok().and_then(|engine| engine.class(init.class));
             let Some(class) = class else { panic!("a chare of class {}, which is not registered here", init.class) };
             match chare::construct(py, class, this, init) {
-                Ok(object) => Self { object: object.unbind(), class },
+                Ok(object) => {
+                    place::arrived(collection, index);
+                    Self { object: object.unbind(), class }
+                }
                 Err(error) => {
                     let place = format!("{}.__init__, index {:?}", class.name, cx.index().as_slice());
                     engine::fatal(py, &error, &place);
@@ -200,10 +217,13 @@ impl Element {
         let Some(method) = self.class.methods.get(usize::from(method)) else {
             panic!("{} has no entry method number {method}: its processes run different programs", self.class.name);
         };
-        let done = match method.kind {
+        if stats::profiling() {
+            method.stats.received(args.len());
+        }
+        let done = method.stats.timed(|| match method.kind {
             Kind::Plain => self.call_plain(py, method, args).and_then(|value| reply.value(&value)),
             Kind::Special => self.call_special(py, index, method, args, reply),
-        };
+        });
         let done = done.and_then(|()| self.recheck(py));
         if let Err(error) = done {
             Answer { reply, place: Place { class: self.class, method, index } }.fail(py, &error);
@@ -246,12 +266,20 @@ impl Element {
     ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
         let keywords = match args.keywords {
             Some(keywords) => {
-                let keywords = codec::decode(py, keywords)?.cast_into::<PyDict>();
+                let keywords = keywords.object(py)?.cast_into::<PyDict>();
                 Some(keywords.map_err(|_| PyTypeError::new_err("keywords that are no dict"))?)
             }
             None => None,
         };
-        Ok((codec::decode_args(self.object.bind(py), args.args)?, keywords))
+        let object = self.object.bind(py);
+        let args = match args.args {
+            Part::Packed(packed) => codec::decode_args(object, packed)?,
+            Part::Object(args) => {
+                let args = args.into_bound(py).cast_into::<PyTuple>()?;
+                PyTuple::new(py, [object.clone()])?.as_sequence().concat(args.as_sequence())?.to_tuple()?
+            }
+        };
+        Ok((args, keywords))
     }
 }
 

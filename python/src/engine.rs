@@ -134,6 +134,11 @@ pub(crate) fn register(class: &Bound<'_, PyType>, name: String, rows: Vec<Row<'_
     Ok(id)
 }
 
+/// Calls `f` with each class that is registered.
+pub(crate) fn each_class(f: impl FnMut(&'static Class)) {
+    CLASSES.with_borrow(|classes| classes.iter().copied().for_each(f));
+}
+
 /// Finds the job; gives the program's own arguments.
 #[pyfunction]
 pub(crate) fn join(args: Vec<OsString>) -> PyResult<Vec<OsString>> {

@@ -182,9 +182,19 @@ impl FutureBase {
         Ok(future_name(other)?.is_some_and(|other| other == self.name))
     }
 
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (u32, u64))> {
+        Ok((py.import("charm4py._engine")?.getattr("future_named")?, self._name()))
+    }
+
     fn __hash__(&self) -> u64 {
         self.name.number << 20 ^ u64::from(self.name.pe)
     }
+}
+
+/// The future of this name; what a pickled one becomes.
+#[pyfunction]
+pub(crate) fn future_named(py: Python<'_>, pe: u32, number: u64) -> PyResult<Bound<'_, PyAny>> {
+    FutureName { pe, number }.to_python(py)
 }
 
 /// Sends a value, or an exception, to a future anywhere.

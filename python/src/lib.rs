@@ -28,6 +28,7 @@ mod pickle;
 mod place;
 mod proxy;
 mod reduce;
+mod stats;
 
 use pyo3::prelude::*;
 
@@ -45,9 +46,11 @@ mod _engine {
         shape, single,
     };
     #[pymodule_export]
-    use crate::future::FutureBase;
+    use crate::future::{FutureBase, future_named};
     #[pymodule_export]
     use crate::launch::charmrun;
     #[pymodule_export]
     use crate::proxy::{Method, Proxy, method_from_bytes, proxy_from_bytes};
+    #[pymodule_export]
+    use crate::stats::{set_options, statistics};
 }

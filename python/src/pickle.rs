@@ -7,8 +7,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
 
 use crate::arrays;
-
-const PROTOCOL: u32 = 5;
+use crate::stats;
 
 fn function<'py>(py: Python<'py>, cell: &PyOnceLock<Py<PyAny>>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     let function = cell.get_or_try_init(py, || PyResult::Ok(py.import("pickle")?.getattr(name)?.unbind()))?;
@@ -21,9 +20,12 @@ pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBy
     let py = value.py();
     let buffers = PyList::empty(py);
     let options = PyDict::new(py);
-    options.set_item(intern!(py, "protocol"), PROTOCOL)?;
-    // It gives None, which says: not among the bytes.
-    options.set_item(intern!(py, "buffer_callback"), buffers.getattr(intern!(py, "append"))?)?;
+    let protocol = stats::pickle_protocol();
+    options.set_item(intern!(py, "protocol"), protocol)?;
+    if protocol >= 5 {
+        // It gives None, which says: not among the bytes.
+        options.set_item(intern!(py, "buffer_callback"), buffers.getattr(intern!(py, "append"))?)?;
+    }
     let bytes = function(py, &DUMPS, "dumps")?.call((value,), Some(&options))?.cast_into::<PyBytes>()?;
     let buffers = buffers.iter().map(|buffer| copied(&buffer)).collect::<PyResult<_>>()?;
     Ok((bytes, buffers))
@@ -36,7 +38,14 @@ fn copied(buffer: &Bound<'_, PyAny>) -> PyResult<Payload<u8>> {
     if raw.getattr(intern!(py, "nbytes"))?.extract::<usize>()? == 0 {
         return Ok(Payload::default());
     }
-    let array = py.import(intern!(py, "numpy"))?.call_method1(intern!(py, "frombuffer"), (raw, intern!(py, "u1")))?;
+    copy_of(&raw)
+}
+
+/// A copy of what an object with a buffer in one piece, which is not empty, holds.
+pub(crate) fn copy_of(object: &Bound<'_, PyAny>) -> PyResult<Payload<u8>> {
+    let py = object.py();
+    let array =
+        py.import(intern!(py, "numpy"))?.call_method1(intern!(py, "frombuffer"), (object, intern!(py, "u1")))?;
     let array = arrays::plain(&array)?.expect("an array of bytes is plain");
     Ok(Payload::copy_of(array.bytes()))
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use charm4rs::{Collection, DefaultMap, IndexMap, Pe, Places};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,26 @@ pub(crate) enum Map {
 thread_local! {
     /// What maps have answered on this PE: a map is asked once for each index.
     static KNOWN: RefCell<HashMap<(Collection<Element>, Index), Pe>> = RefCell::default();
+}
+
+thread_local! {
+    /// The elements on this PE. One that has gone may still be here: what is said of it is a hint.
+    static HERE: RefCell<HashSet<(Collection<Element>, Index)>> = RefCell::default();
+}
+
+/// An element has been made on this PE.
+pub(crate) fn arrived(collection: Collection<Element>, index: Index) {
+    HERE.with_borrow_mut(|here| here.insert((collection, index)));
+}
+
+/// An element is on this PE no longer.
+pub(crate) fn left(collection: Collection<Element>, index: Index) {
+    HERE.with_borrow_mut(|here| here.remove(&(collection, index)));
+}
+
+/// Whether an element is on this PE, as far as is known.
+pub(crate) fn is_here(collection: Collection<Element>, index: Index) -> bool {
+    HERE.with_borrow(|here| here.contains(&(collection, index)))
 }
 
 impl IndexMap<Index> for Map {

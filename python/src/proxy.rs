@@ -15,7 +15,9 @@ use crate::element::{CallArgs, Element, Outcome, ReplyTo};
 use crate::engine::{Engine, engine, refused_argument};
 use crate::future::{Arrived, FutureBase, arrived};
 use crate::index::{Index, Shape};
-use crate::packed::Packed;
+use crate::packed::{Packed, Part};
+use crate::place;
+use crate::stats;
 
 /// Who is called.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -89,7 +91,7 @@ impl MethodName {
 
     /// Calls it with one argument, or none, that is packed already.
     pub(crate) fn call_back(&self, args: Packed) {
-        self.proxy.send(self.method, CallArgs { args, keywords: None }, ReplyTo::Nobody);
+        self.proxy.send(self.method, CallArgs { args: Part::Packed(args), keywords: None }, ReplyTo::Nobody);
     }
 }
 
@@ -297,10 +299,13 @@ impl Method {
             // The slow way: Python's own rules, and its own words if they are broken.
             let bound = engine.hooks(py)?.getattr(py, "bind")?.call1(py, (&method.function, args, keywords))?;
             let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = bound.extract(py)?;
-            pack(class, method, &args, Some(&keywords).filter(|keywords| !keywords.is_empty()))?
+            self.arguments(class, method, &args, Some(&keywords).filter(|keywords| !keywords.is_empty()))?
         } else {
-            pack(class, method, args, None)?
+            self.arguments(class, method, args, None)?
         };
+        if stats::profiling() {
+            method.stats.sent(call.len());
+        }
         match (wants, self.name.proxy.target) {
             (Wants::Nothing, _) => {
                 self.name.proxy.send(self.name.method, call, ReplyTo::Nobody);
@@ -338,6 +343,26 @@ impl Method {
     }
 }
 
+impl Method {
+    /// The arguments of a call: packed, or as they are if the program asks for that and they stay on this PE.
+    fn arguments(
+        &self,
+        class: &Class,
+        method: &EntryMethod,
+        args: &Bound<'_, PyTuple>,
+        keywords: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<CallArgs> {
+        if stats::by_reference()
+            && let Target::One(element, _) = self.name.proxy.target
+            && place::is_here(element.collection(), element.index())
+        {
+            let object = |value: &Bound<'_, PyAny>| Part::Object(value.clone().unbind());
+            return Ok(CallArgs { args: object(args), keywords: keywords.map(|keywords| object(keywords)) });
+        }
+        pack(class, method, args, keywords)
+    }
+}
+
 /// Packs the arguments of a call.
 fn pack(
     class: &Class,
@@ -345,10 +370,10 @@ fn pack(
     args: &Bound<'_, PyTuple>,
     keywords: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<CallArgs> {
-    let packed = codec::encode(args.as_any()).and_then(|packed| {
-        Ok(CallArgs { args: packed, keywords: keywords.map(|keywords| codec::encode(keywords.as_any())).transpose()? })
-    });
-    packed.map_err(|error| {
+    let packed = |value: &Bound<'_, PyAny>| codec::encode(value).map(Part::Packed);
+    let call = packed(args)
+        .and_then(|args| Ok(CallArgs { args, keywords: keywords.map(|keywords| packed(keywords)).transpose()? }));
+    call.map_err(|error| {
         let callee = format!("{}.{}", class.name, method.name);
         refused_argument(args.py(), &callee, method.function.bind(args.py()), args, error)
     })

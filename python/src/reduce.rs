@@ -5,14 +5,13 @@ use charm4rs::{Pe, This};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::element::{Element, Outcome};
 use crate::engine::{self, engine};
 use crate::future::{self, FutureName, future_name};
-use crate::packed::Packed;
+use crate::packed::Part;
 use crate::proxy::{Method, MethodName};
 
 /// Whoever gets a result.
@@ -42,39 +41,6 @@ impl Callback {
             Self::Future(name) => Pe(name.pe),
             _ => Pe(0),
         }
-    }
-}
-
-/// A value on its way: an object on a PE, packed between PEs.
-#[derive(Debug)]
-pub(crate) enum Part {
-    Object(Py<PyAny>),
-    Packed(Packed),
-}
-
-impl Part {
-    fn object<'py>(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Self::Object(object) => Ok(object.into_bound(py)),
-            Self::Packed(packed) => codec::decode(py, packed),
-        }
-    }
-}
-
-impl Serialize for Part {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Packed(packed) => packed.serialize(serializer),
-            Self::Object(object) => Python::attach(|py| codec::encode(object.bind(py)))
-                .map_err(|error| serde::ser::Error::custom(error.to_string()))?
-                .serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Part {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Packed::deserialize(deserializer).map(Self::Packed).map_err(D::Error::custom)
     }
 }
 

@@ -149,23 +149,3 @@ def test_a_script_that_does_not_exist_is_reported(run: Run) -> None:
 
     job = subprocess.run([sys.executable, "-m", "charmrun.start", "+p2", "nowhere.py"], capture_output=True, text=True, timeout=30)
     assert job.returncode != 0 and "nowhere.py" in job.stderr
-
-
-def test_globals_and_readonlies_reach_every_pe(run: Run) -> None:
-    program = """
-    X = 0
-    class Reader(Chare):
-        def read(self): return X, readonlies.size
-    def main(args):
-        readonlies.size = [1, 2]
-        charm.thisProxy.updateGlobals({"X": 5}, awaitable=True).get()
-        print(Group(Reader).read(ret=True).get())
-        try:
-            charm.thisProxy.eval("X + 1", "__main__", ret=True).get()
-        except charm.Charm4PyError as e:
-            print(e.message.split(":")[0])
-        exit()
-    charm.start(main)
-    """
-    ended = run(program)
-    assert ended.code == 0 and ended.out[0] == "[(5, [1, 2]), (5, [1, 2])]", ended.err

@@ -60,19 +60,63 @@ def test_arrays_of_every_layout_arrive_with_the_right_elements_and_shape(run: Ru
     check(run(program), "20")
 
 
-def test_what_occurs_twice_is_one_object_and_what_holds_itself_does(run: Run) -> None:
+def test_buffers_travel_without_being_pickled(run: Run) -> None:
     program = """
-    class Test(Chare):
-        def look(self, a, b, loop, arrays):
-            return a is b, loop[0] is loop, arrays[0] is arrays[1]
+    import array, pickle
+    pickled, dumps = [], pickle.dumps
+    def noting(value, **how):
+        pickled.append(type(value).__name__)
+        return dumps(value, **how)
+    pickle.dumps = noting
+    class Echo(Chare):
+        def back(self, value): return value
+        def pickled(self): return pickled
+    class Framed:
+        def __init__(self, data): self.data = data
+        def __reduce_ex__(self, protocol): return Framed, (pickle.PickleBuffer(self.data),)
     def main(args):
-        shared, loop, array = [1], [], np.arange(5)
-        loop.append(loop)
-        print(Chare(Test, onPE=1).look(shared, shared, loop, (array, array), ret=True).get())
+        echo = Chare(Echo, onPE=charm.numPes() - 1)
+        values = [array.array(kind, list(range(100)) * 3) for kind in "bBhHiIlLqQfd"] + [array.array("d"), array.array("i", [1]), b"x" * 5000,
+            bytearray(b"y" * 5000), np.ones(500), np.asfortranarray(np.ones((20, 30))), np.arange(2000)[::3]]
+        for value in values:
+            back = echo.back(value, ret=True).get()
+            assert type(back) is type(value) and np.array_equal(back, value), value
+            if isinstance(value, array.array): assert back.typecode == value.typecode
+        text = echo.back(array.array("u", "text" * 100), ret=True).get()
+        assert text.tounicode() == "text" * 100
+        pair = [values[0], values[0]]
+        back = echo.back(pair, ret=True).get()
+        assert back[0] is back[1]
+        framed = echo.back(Framed(np.ones(1000, "u1")), ret=True).get()
+        assert bytes(framed.data) == b"\\1" * 1000
+        seen = pickled + ([] if charm.numPes() == 1 else echo.pickled(ret=True).get())
+        print(sorted(set(seen)), len(seen))
         exit()
     charm.start(main)
     """
-    check(run(program), "(True, True, True)")
+    # The small and the empty array, the one of characters, the pair that is one, and the frame of a buffer: there and back.
+    for pes in (1, 2):
+        check(run(program, pes), "['Framed', 'array', 'list', 'tuple'] 10")
+
+
+def test_what_occurs_twice_is_one_object_and_what_holds_itself_does(run: Run) -> None:
+    program = """
+    class Odd:
+        def __init__(self, x): self.x = x
+    class Test(Chare):
+        def look(self, a, b, loop, arrays, odd, inside, future):
+            future.send("through pickle")
+            return a is b, loop[0] is loop, arrays[0] is arrays[1], odd[0] is odd[1], odd[0].x is inside
+    def main(args):
+        shared, loop, array = [1], [], np.arange(5)
+        loop.append(loop)
+        odd, future = Odd(array), Future()
+        print(Chare(Test, onPE=1).look(shared, shared, loop, (array, array), [odd, odd], array, future, ret=True).get())
+        print(future.get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "(True, True, True, True, True)\nthrough pickle")
 
 
 def test_arguments_are_copied_on_the_same_pe_too(run: Run) -> None:

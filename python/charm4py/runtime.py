@@ -1,0 +1,108 @@
+"""What ``charm.thisProxy`` names: the runtime's own chare on every PE; and ``readonlies``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable, Sequence
+
+from .chare import Array, Chare, ChareType
+from .errors import Charm4PyError
+from .reduction import Reducer
+
+
+def charm() -> Any:
+    from .charm import charm
+
+    return charm
+
+
+class Readonlies:
+    """Values that PE 0's entry point sets before anything else, and every PE reads."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if charm().started and charm().myPe() == 0:
+            charm().thisProxy._set_readonly(name, value)
+
+
+readonlies = Readonlies()
+
+
+class Runtime(Chare):
+    """See the module's text."""
+
+    def _meet(self, proxy: Any) -> None:
+        charm().thisProxy = proxy
+
+    def _set_readonly(self, name: str, value: Any) -> None:
+        object.__setattr__(readonlies, name, value)
+
+    def updateGlobals(self, global_dict: dict[str, Any], module_name: str = "__main__") -> None:
+        """Sets global names of a module."""
+        sys.modules[module_name].__dict__.update(global_dict)
+
+    def createArray(
+        self,
+        cls: type,
+        dims: Any = None,
+        ndims: int = -1,
+        args: Sequence[Any] = (),
+        map: Any = None,
+        useAtSync: bool = False,
+        cb: Any = None,
+    ) -> Any:
+        """Makes an array, as :func:`charm4py.Array` does; ``cb``, if given, gets its proxy."""
+        proxy = Array(cls, dims, ndims, args, map, useAtSync)
+        if cb is not None:
+            cb(proxy)
+        return proxy
+
+    def exec(self, code: str, module_name: str = "__main__") -> None:
+        """Runs code in a module; only with ``charm.options.remote_exec``."""
+        allow_remote_execution()
+        exec(code, sys.modules[module_name].__dict__)
+
+    def eval(self, expression: str, module_name: str = "__main__") -> Any:
+        """The value of an expression in a module; only with ``charm.options.remote_exec``."""
+        allow_remote_execution()
+        return eval(expression, sys.modules[module_name].__dict__)
+
+    def registerNewChareType(self, name: str, source: str) -> None:
+        """Defines a class of chares in ``__main__`` from its source; only with ``charm.options.remote_exec``."""
+        allow_remote_execution()
+        exec(source, sys.modules["__main__"].__dict__)
+        if not isinstance(sys.modules["__main__"].__dict__.get(name), ChareType):
+            raise Charm4PyError(f"the source defines no class of chares called {name}")
+
+    def addReducer(
+        self,
+        func: Callable[[list[Any]], Any],
+        pre: Callable[[Any, Any], Any] | None = None,
+        post: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Adds a reducer, as ``Reducer.addReducer`` does."""
+        Reducer.addReducer(func, pre, post)
+
+    def exit(self, code: Any = 0) -> None:
+        """Ends the job."""
+        charm().exit(code if isinstance(code, int) else 0)
+
+    def myPe(self) -> int:
+        """This PE."""
+        pe: int = charm().myPe()
+        return pe
+
+    def printStats(self) -> None:
+        """Prints what each method has cost the PE."""
+        charm().printStats()
+
+    def LBTurnInstrumentOn(self) -> None:
+        """Accepted: what balancing needs is always measured."""
+
+    def LBTurnInstrumentOff(self) -> None:
+        """Accepted: what balancing needs is always measured."""
+
+
+def allow_remote_execution() -> None:
+    if not charm().options.remote_exec:
+        raise Charm4PyError("remote execution is off: set charm.options.remote_exec on every PE before charm.start()")

@@ -1,0 +1,102 @@
+//! What a PE has done, by method, for `charm.printStats()`; and the options that the native part heeds. Counts only while profiling is on.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use crate::classes::EntryMethod;
+use crate::engine;
+
+static PROFILING: AtomicBool = AtomicBool::new(false);
+static BY_REFERENCE: AtomicBool = AtomicBool::new(false);
+static PICKLE_PROTOCOL: AtomicU32 = AtomicU32::new(5);
+
+/// Whether calls are counted and timed.
+pub(crate) fn profiling() -> bool {
+    PROFILING.load(Ordering::Relaxed)
+}
+
+/// Whether arguments of calls that stay on their PE are passed by reference.
+pub(crate) fn by_reference() -> bool {
+    BY_REFERENCE.load(Ordering::Relaxed)
+}
+
+/// The protocol with which values are pickled.
+pub(crate) fn pickle_protocol() -> u32 {
+    PICKLE_PROTOCOL.load(Ordering::Relaxed)
+}
+
+/// Says what the options of the program are.
+#[pyfunction]
+pub(crate) fn set_options(profiling: bool, by_reference: bool, pickle_protocol: u32) {
+    PROFILING.store(profiling, Ordering::Relaxed);
+    BY_REFERENCE.store(by_reference, Ordering::Relaxed);
+    PICKLE_PROTOCOL.store(pickle_protocol, Ordering::Relaxed);
+}
+
+/// What one method has cost this PE.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    calls: AtomicU64,
+    nanoseconds: AtomicU64,
+    sent: AtomicU64,
+    bytes_sent: AtomicU64,
+    received: AtomicU64,
+    bytes_received: AtomicU64,
+}
+
+fn add(to: &AtomicU64, more: u64) {
+    to.fetch_add(more, Ordering::Relaxed);
+}
+
+impl Stats {
+    /// A call has been sent to an element, or to all elements of a collection.
+    pub(crate) fn sent(&self, bytes: usize) {
+        add(&self.sent, 1);
+        add(&self.bytes_sent, bytes as u64);
+    }
+
+    /// A call has come.
+    pub(crate) fn received(&self, bytes: usize) {
+        add(&self.received, 1);
+        add(&self.bytes_received, bytes as u64);
+    }
+
+    /// The method has run; a coroutine, until it waited, or since.
+    pub(crate) fn ran(&self, time: Duration) {
+        add(&self.nanoseconds, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Runs a call.
+    pub(crate) fn timed<T>(&self, call: impl FnOnce() -> T) -> T {
+        if !profiling() {
+            return call();
+        }
+        add(&self.calls, 1);
+        let from = Instant::now();
+        let result = call();
+        self.ran(from.elapsed());
+        result
+    }
+}
+
+/// A line of the statistics: class, method, calls, seconds, messages and bytes sent, messages and bytes received.
+type Line = (String, String, u64, f64, u64, u64, u64, u64);
+
+/// What this PE has done, method by method, those left out that were neither called nor run.
+#[pyfunction]
+pub(crate) fn statistics() -> Vec<Line> {
+    let mut lines = Vec::new();
+    engine::each_class(|class| lines.extend(class.methods.iter().filter_map(|method| line(&class.name, method))));
+    lines
+}
+
+fn line(class: &str, method: &EntryMethod) -> Option<Line> {
+    let Stats { calls, nanoseconds, sent, bytes_sent, received, bytes_received } = &method.stats;
+    let [calls, nanoseconds, sent, bytes_sent, received, bytes_received] =
+        [calls, nanoseconds, sent, bytes_sent, received, bytes_received].map(|count| count.load(Ordering::Relaxed));
+    let seconds = Duration::from_nanos(nanoseconds).as_secs_f64();
+    (calls + sent + received > 0)
+        .then(|| (class.to_owned(), method.name.clone(), calls, seconds, sent, bytes_sent, received, bytes_received))
+}
