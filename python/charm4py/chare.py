@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import zlib
 from typing import Any, Iterable, Sequence
 
 from . import _engine
@@ -49,7 +50,10 @@ def register_defined() -> None:
     new = sorted(defined, key=lambda cls: (cls.__module__, cls.__qualname__))
     defined.clear()
     for cls in new:
-        numbers[cls] = _engine.register(cls, cls.__name__, rows(cls))
+        # Those that are defined while the program runs may be in another order on other PEs: their names number them.
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        late = zlib.crc32(name.encode()) & 0x7FFFFFFF if ChareType.started else None
+        numbers[cls] = _engine.register(cls, cls.__name__, rows(cls), late)
 
 
 def defined_by(module: str) -> bool:
@@ -177,7 +181,7 @@ def Array(
     """
     if dims is None and ndims < 1:
         raise TypeError("an array needs dims, or ndims if its elements are to be inserted")
-    extent = dims if dims is None or isinstance(dims, int) else tuple(dims)
+    extent = dims if dims is None or hasattr(dims, "__index__") else tuple(dims)
     return noted(_engine.array(number(cls), extent, arguments(args), map))
 
 

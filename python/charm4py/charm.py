@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import socket
 import sys
@@ -61,8 +62,10 @@ class Charm:
         if processes < pes:
             self._launch(pes)
         threads.begin()
-        ChareType.started = True
+        for module in modules:
+            importlib.import_module(module)
         register_defined()
+        ChareType.started = True
         code = _engine.run(lambda: self._begin(entry, [os.fsdecode(arg) for arg in args]))
         self._finish(code)
 

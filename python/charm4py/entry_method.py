@@ -88,14 +88,12 @@ def row(name: str, attribute: Any) -> tuple[str, Any, bool, int, int] | None:
 def dropping_self(function: Callable[..., Any]) -> Callable[..., Any]:
     """A static method as one that has a chare."""
 
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(_chare: Any, /, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
     signature = inspect.signature(function)
-    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    others = [p.replace(kind=p.POSITIONAL_ONLY) if p.kind is p.POSITIONAL_OR_KEYWORD else p
-              for p in signature.parameters.values()]
-    method.__signature__ = signature.replace(parameters=[first, *others])  # type: ignore[attr-defined]
+    first = inspect.Parameter("_chare", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = signature.replace(parameters=[first, *signature.parameters.values()])  # type: ignore[attr-defined]
     method.__qualname__ = function.__qualname__
     return method
 

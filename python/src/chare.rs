@@ -28,7 +28,7 @@ thread_local! {
 struct Begun {
     collection: Collection<Element>,
     index: Index,
-    class: u16,
+    class: u32,
     shape: Shape,
 }
 

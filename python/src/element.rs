@@ -19,7 +19,7 @@ use crate::stats;
 /// What a new element is made of.
 #[derive(Clone, Serialize, Deserialize, Default)]
 pub(crate) struct Init {
-    pub(crate) class: u16,
+    pub(crate) class: u32,
     pub(crate) shape: Shape,
     pub(crate) args: Packed,
 }
@@ -166,6 +166,10 @@ impl Answer {
     }
 }
 
+/// What is said of a chare whose class only its maker has.
+const NO_CLASS: &str =
+    "the chare's class is not defined on this PE: define it at its module's level, where every PE does so";
+
 /// A Python object that is a chare.
 pub(crate) struct Element {
     object: Py<PyAny>,
@@ -179,7 +183,7 @@ impl Element {
         let (this, collection, index) = (cx.this(), cx.collection(), cx.index());
         Python::attach(|py| {
             let class = engine().ok().and_then(|engine| engine.class(init.class));
-            let Some(class) = class else { panic!("a chare of class {}, which is not registered here", init.class) };
+            let class = class.unwrap_or_else(|| panic!("{NO_CLASS}"));
             match chare::construct(py, class, this, init) {
                 Ok(object) => {
                     place::arrived(collection, index);

@@ -44,8 +44,13 @@ thread_local! {
     static JOINING: RefCell<Option<Joining>> = const { RefCell::new(None) };
     /// Classes are registered before the PE runs, and never forgotten.
     static CLASSES: RefCell<Vec<&'static Class>> = const { RefCell::new(Vec::new()) };
+    /// Classes that were defined while the PE runs, by their numbers.
+    static LATE: RefCell<HashMap<u32, &'static Class>> = RefCell::default();
     static HOOKS: RefCell<Option<&'static Py<PyAny>>> = const { RefCell::new(None) };
 }
+
+/// Marks the numbers of classes that were defined while the PE runs.
+const LATE_BIT: u32 = 1 << 31;
 
 /// This thread's PE.
 pub(crate) fn engine() -> PyResult<&'static Engine> {
@@ -62,8 +67,11 @@ impl Engine {
     }
 
     #[inline]
-    pub(crate) fn class(&self, id: u16) -> Option<&'static Class> {
-        CLASSES.with_borrow(|classes| classes.get(usize::from(id)).copied())
+    pub(crate) fn class(&self, id: u32) -> Option<&'static Class> {
+        if id & LATE_BIT != 0 {
+            return LATE.with_borrow(|late| late.get(&id).copied());
+        }
+        CLASSES.with_borrow(|classes| classes.get(usize::try_from(id).ok()?).copied())
     }
 
     /// The object that has the package's part of it all.
@@ -124,19 +132,31 @@ pub(crate) fn set_hooks(hooks: Py<PyAny>) {
     HOOKS.set(Some(Box::leak(Box::new(hooks))));
 }
 
-/// Registers a class of chares; gives its number. All processes register the same classes in the same order.
+/// Registers a class of chares; gives its number. All processes register the same classes in the same order; those
+/// that come later, in whatever order, have a number (`late`) of their own.
 #[pyfunction]
-pub(crate) fn register(class: &Bound<'_, PyType>, name: String, rows: Vec<Row<'_>>) -> PyResult<u16> {
-    let id = CLASSES.with_borrow(Vec::len);
-    let id = u16::try_from(id).map_err(|_| PyRuntimeError::new_err("more than 65,535 classes of chares"))?;
-    let class = Class::new(name, class, rows)?;
-    CLASSES.with_borrow_mut(|classes| classes.push(Box::leak(Box::new(class))));
-    Ok(id)
+#[pyo3(signature = (class, name, rows, late = None))]
+pub(crate) fn register(
+    class: &Bound<'_, PyType>,
+    name: String,
+    rows: Vec<Row<'_>>,
+    late: Option<u32>,
+) -> PyResult<u32> {
+    let class: &'static Class = Box::leak(Box::new(Class::new(name, class, rows)?));
+    if let Some(number) = late {
+        LATE.with_borrow_mut(|late| late.insert(number | LATE_BIT, class));
+        return Ok(number | LATE_BIT);
+    }
+    CLASSES.with_borrow_mut(|classes| {
+        classes.push(class);
+        u32::try_from(classes.len() - 1).map_err(|_| PyRuntimeError::new_err("too many classes of chares"))
+    })
 }
 
 /// Calls `f` with each class that is registered.
 pub(crate) fn each_class(f: impl FnMut(&'static Class)) {
-    CLASSES.with_borrow(|classes| classes.iter().copied().for_each(f));
+    let all = CLASSES.with_borrow(|classes| classes.clone());
+    all.into_iter().chain(LATE.with_borrow(|late| late.values().copied().collect::<Vec<_>>())).for_each(f);
 }
 
 /// Finds the job; gives the program's own arguments.
@@ -250,7 +270,7 @@ pub(crate) fn now() -> PyResult<f64> {
 /// A group; `pes`: on these only. `is_map`: arrays will ask it where their elements are made.
 #[pyfunction]
 #[pyo3(signature = (class, args, pes = None, is_map = false))]
-pub(crate) fn group(class: u16, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>, is_map: bool) -> PyResult<Proxy> {
+pub(crate) fn group(class: u32, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>, is_map: bool) -> PyResult<Proxy> {
     let engine = engine()?;
     let args = init_args(engine, class, args)?;
     let Some(pes) = pes else {
@@ -275,7 +295,7 @@ pub(crate) fn group(class: u16, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>, 
 #[pyfunction]
 #[pyo3(signature = (class, extent, args, map = None))]
 pub(crate) fn array(
-    class: u16,
+    class: u32,
     extent: Option<&Bound<'_, PyAny>>,
     args: &Bound<'_, PyAny>,
     map: Option<&Bound<'_, Proxy>>,
@@ -350,7 +370,7 @@ pub(crate) fn created(proxy: &Bound<'_, Proxy>, done: Py<PyAny>) -> PyResult<()>
 /// A single chare; with a negative PE on the one whose turn it is.
 #[pyfunction]
 #[pyo3(signature = (class, args, pe = -1))]
-pub(crate) fn single(class: u16, args: &Bound<'_, PyAny>, pe: i64) -> PyResult<Proxy> {
+pub(crate) fn single(class: u32, args: &Bound<'_, PyAny>, pe: i64) -> PyResult<Proxy> {
     let engine = engine()?;
     let pe = if pe < 0 {
         let next = engine.next_home.get();
@@ -406,7 +426,7 @@ pub(crate) fn quiescence(callable: Py<PyAny>) -> PyResult<()> {
 }
 
 /// Packs the arguments of a new chare, a tuple.
-fn init_args(engine: &Engine, class: u16, args: &Bound<'_, PyAny>) -> PyResult<Packed> {
+fn init_args(engine: &Engine, class: u32, args: &Bound<'_, PyAny>) -> PyResult<Packed> {
     codec::encode(args).map_err(|error| {
         let py = args.py();
         let Some(class) = engine.class(class) else { return error };

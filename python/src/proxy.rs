@@ -31,7 +31,7 @@ pub(crate) enum Target {
 /// A proxy's name, as it travels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(crate) struct ProxyName {
-    pub(crate) class: u16,
+    pub(crate) class: u32,
     pub(crate) target: Target,
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    pub(crate) fn of(class: u16, target: Target) -> Self {
+    pub(crate) fn of(class: u32, target: Target) -> Self {
         Self { name: ProxyName { class, target } }
     }
 
@@ -223,7 +223,7 @@ impl Proxy {
 
     /// The number of the chares' class.
     #[getter]
-    fn _class(&self) -> u16 {
+    fn _class(&self) -> u32 {
         self.name.class
     }
 

@@ -1,0 +1,209 @@
+"""What chares have, and where they may be made."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Run, check
+
+
+@pytest.mark.parametrize("pes", [1, 2])
+def test_every_method_but_the_runtimes_own_is_an_entry_method(run: Run, pes: int) -> None:
+    program = """
+    import functools
+    class Base:
+        def inherited(self): return "inherited"
+    class Mixed(Base):
+        def replaced(self): return "base"
+    class Cell(Chare, Mixed):
+        partial = functools.partial(int, "7")
+        class Callable:
+            def __call__(self): return "object"
+        thing = Callable()
+        constant = 5
+        def __init__(self): self.calls = []
+        def __call__(self): return "dunder"
+        @staticmethod
+        def static(x, y=2): return x + y
+        @property
+        def prop(self): return 1
+        def _private(self): return "private"
+        def replaced(self): return super().replaced() + " and own"
+        def idx(self, index): return index * 2
+        def name(self, proxy, args, kwargs, target): return [proxy, args, kwargs, target]
+        def own(self): return self.partial(), self.thing(), self.prop, self(), self.static(5), self._private()
+        def many(self, *args, **kwargs): return args, sorted(kwargs.items())
+    def main(args):
+        cell = Chare(Cell, onPE=charm.numPes() - 1)
+        for name in ("inherited", "replaced", "_private", "own", "many"):
+            print(name, getattr(cell, name)(ret=True).get())
+        print(cell.static(1, ret=True).get(), cell.static(1, y=5, ret=True).get(), cell.idx(index=4, ret=True).get())
+        print(cell.name(1, 2, kwargs=3, target=4, ret=True).get(), cell.many(1, 2, self_=3, ret=True).get())
+        print([name for name in ("partial", "thing", "constant", "prop", "__call__", "reduce", "nothing") if hasattr(cell, name)])
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        inherited inherited
+        replaced base and own
+        _private private
+        own (7, 'object', 1, 'dunder', 7, 'private')
+        many ((), [])
+        3 6 8
+        [1, 2, 3, 4] ((1, 2), [('self_', 3)])
+        []
+        """,
+    )
+
+
+@pytest.mark.parametrize("pes", [1, 2, 4])
+def test_chares_of_all_kinds_are_made_on_any_pe_and_in_constructors_too(run: Run, pes: int) -> None:
+    program = """
+    class Leaf(Chare):
+        def __init__(self, x=0): self.x = x
+        def get(self): return self.thisIndex, self.x
+    class Maker(Chare):
+        def __init__(self):
+            self.early = Array(Leaf, 2, args=[charm.myPe()]), Group(Leaf, [5]), Chare(Leaf, [6])
+        @coro
+        def make(self):
+            array, group, single = Array(Leaf, (2, 1), args=[1]), Group(Leaf, args=[2]), Chare(Leaf, args=[3])
+            charm.awaitCreation(array, group, single)
+            charm.awaitCreation(group)
+            got = [p.get(ret=True).get() for p in (array, group[charm.numPes() - 1], single)]
+            assert [p.get(ret=True).get() for p in self.early][2] == ((0,), 6)
+            assert len(self.early[1].get(ret=True).get()) == charm.numPes()
+            assert group.ckLocalBranch().x == 2
+            return got
+    def main(args):
+        makers = Group(Maker)
+        answers = makers.make(ret=True).get()
+        print(len(answers), answers[-1] == [[((0, 0), 1), ((1, 0), 1)], (charm.numPes() - 1, 2), ((0,), 3)])
+        exit()
+    charm.start(main)
+    """
+    check(run(program, pes), f"{pes} True")
+
+
+@pytest.mark.parametrize("pes", [1, 2])
+def test_arrays_have_one_to_six_dimensions_and_their_elements_tuples(run: Run, pes: int) -> None:
+    program = """
+    class Cell(Chare):
+        def index(self): return self.thisIndex
+    def main(args):
+        for dims in (3, (3,), [3], np.int64(3), (2, 2), (2, 1, 2), (1, 2, 1, 2), (2, 1, 1, 1, 2), (2, 1, 1, 1, 1, 2)):
+            cells = Array(Cell, dims)
+            found = cells.index(ret=True).get()
+            assert found == sorted(found) and all(type(i) is tuple for i in found), found
+            last = found[-1]
+            assert cells[last].index(ret=True).get() == last
+            print(len(last), len(found))
+        print(cells[np.array([1, 0, 0, 0, 0, 0])].index(ret=True).get(), Array(Cell, 4)[np.int32(2)].index(ret=True).get())
+        for wrong in (0, (2, 0)):
+            print(Array(Cell, wrong).index(ret=True).get())
+        for wrong in ((1,) * 7, -1, "x", ()):
+            try:
+                Array(Cell, wrong)
+            except (TypeError, ValueError) as e:
+                print(type(e).__name__)
+        exit()
+    charm.start(main)
+    """
+    dims = "1 3\n" * 4 + "2 4\n3 4\n4 4\n5 4\n6 4\n"
+    errors = "ValueError\nValueError\nTypeError\nValueError"
+    check(run(program, pes), f"{dims}(1, 0, 0, 0, 0, 0) (2,)\n[]\n[]\n{errors}")
+
+
+def test_thisproxy_is_the_collections_and_a_single_chares_own(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def __init__(self): self.at_birth = self.thisProxy, self.thisIndex
+        def proxy(self): return self.thisProxy, self.at_birth[0], self.at_birth[1] == self.thisIndex
+        def members(self): return self.thisIndex
+    def main(args):
+        group, array, single, some = Group(Cell), Array(Cell, 3), Chare(Cell, onPE=1), Group(Cell, onPEs=[1])
+        for proxy in (group, array, single, some):
+            one = proxy if proxy is single else proxy[1]
+            print(one.proxy(ret=True).get() == (proxy, proxy, True))
+        print(some.members(ret=True).get(), single.members(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "True\nTrue\nTrue\nTrue\n[1] (0,)")
+
+
+@pytest.mark.parametrize("pes", [1, 2, 3])
+def test_a_map_is_asked_on_every_pe_and_is_a_group_like_any_other(run: Run, pes: int) -> None:
+    program = """
+    class Turned(ArrayMap):
+        def __init__(self, by):
+            self.by, self.made, self.asked = by, getattr(self, "made", 0) + 1, set()
+        def procNum(self, index):
+            self.asked.add(index)
+            return (index[0] + self.by) % charm.numPes()
+        def report(self): return self.made, self.thisIndex == charm.myPe(), len(self.asked) > 0
+    class Cell(Chare):
+        def where(self): return charm.myPe()
+    class Maker(Chare):
+        def make(self, map): return Array(Cell, 6, map=map)
+    def main(args):
+        map = Group(Turned, [1])
+        cells, sparse = Array(Cell, 6, map=map), Array(Cell, ndims=1, map=map)
+        early = cells[5].where(ret=True)
+        for i in range(4): sparse.ckInsert(i)
+        sparse.ckDoneInserting()
+        n = charm.numPes()
+        assert cells.where(ret=True).get() == [(i + 1) % n for i in range(6)] and early.get() == 6 % n
+        assert sparse.where(ret=True).get() == [(i + 1) % n for i in range(4)]
+        other = Chare(Maker, onPE=n - 1).make(map, ret=True).get()
+        assert other.where(ret=True).get() == [(i + 1) % n for i in range(6)]
+        print(set(map.report(ret=True).get()))
+        exit()
+    charm.start(main)
+    """
+    check(run(program, pes), "{(1, True, True)}")
+
+
+def test_a_call_never_runs_before_its_caller_goes_on(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def __init__(self, log=None): self.log = []
+        def poke(self, x): self.log.append(x)
+        def go(self):
+            here = self.thisProxy[self.thisIndex]
+            for i in range(3):
+                here.poke(i)
+            self.log.append("gone on")
+        def get(self): return self.log
+    def main(args):
+        for cells in (Group(Cell), Array(Cell, 2)):
+            cells[0].go(awaitable=True).get()
+            charm.waitQD()
+            log = cells[0].get(ret=True).get()
+            print(log[0], sorted(log[1:]))
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "gone on [0, 1, 2]\ngone on [0, 1, 2]")
+
+
+def test_a_chare_says_that_it_may_be_moved_and_goes_on_after_a_sync(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def __init__(self): self.setMigratable(False)
+        def go(self, done):
+            assert self.migratable is False
+            self.setMigratable(True)
+            assert self.migratable is True
+            self.done = done
+            self.AtSync()
+        def resumeFromSync(self): self.reduce(self.done)
+    def main(args):
+        done = Future()
+        Array(Cell, 4, useAtSync=True).go(done)
+        print(done.get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "None")
