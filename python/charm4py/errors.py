@@ -23,6 +23,9 @@ class RemoteError(Exception):
         self.kind = kind
         self.text = text
 
+    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, str]]:
+        return RemoteError, (self.kind, self.text)
+
 
 def pack(error: BaseException) -> tuple[bytes | None, str, str, str]:
     """An exception as it travels: pickled if that can be, its type, its text, and its tracebacks so far."""
