@@ -212,3 +212,78 @@ def test_proxies_and_their_methods_travel_compare_and_hash(run: Run) -> None:
         charm.start(main)
     """
     check(run(program), "0 True\n1 True\n2 True\n3 True")
+
+
+@pytest.mark.parametrize("pes", [1, 2])
+def test_an_answer_is_wanted_by_keyword_and_is_given_for_every_kind_of_call(run: Run, pes: int) -> None:
+    program = """
+    class Cell(Chare):
+        def plain(self, x): return x
+        @coro
+        def slow(self, x):
+            charm.sleep(0.001)
+            return x
+        async def later(self, x): return x
+        @when("x > 0")
+        def held(self, x): return x
+    def main(args):
+        for proxy in (Group(Cell), Array(Cell, 3), Chare(Cell), Group(Cell, onPEs=[charm.numPes() - 1])):
+            for name in ("plain", "slow", "later", "held"):
+                call = getattr(proxy, name)
+                assert call(1) is None and call(1, ret=False) is None and call(1, awaitable=False) is None
+                assert call(1, awaitable=True).get() is None
+                value = call(7, ret=True, awaitable=True).get()
+                assert value == 7 or value == [7] * len(value), value
+        print("done")
+        exit()
+    charm.start(main)
+    """
+    check(run(program, pes), "done")
+
+
+def test_a_call_back_may_be_any_method_of_any_proxy(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def hear(self, value=None): self.thisProxy[0].note(self.thisIndex, value)
+        def note(self, index, value):
+            log.append((index, value))
+            if len(log) == 9: done.send(sorted(log, key=str))
+        def tell(self, callback): callback("told")
+    def main(args):
+        global log, done
+        log, done = [], Future()
+        cells = Array(Cell, 4)
+        charm.awaitCreation(cells)
+        cells[3].tell(cells[2].hear)
+        cells[0].tell(cells.hear)
+        charm.startQD(cells.hear)
+        print([value for _, value in done.get()].count("told"))
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "5")
+
+
+@pytest.mark.parametrize("pes", [1, 2])
+def test_exceptions_of_a_broadcast_are_values_in_the_list_and_the_first_is_raised(run: Run, pes: int) -> None:
+    program = """
+    class Cell(Chare):
+        @coro
+        def odd(self):
+            charm.sleep(0.001)
+            if self.thisIndex[0] % 2: raise ValueError(self.thisIndex[0])
+            return self.thisIndex[0]
+        def exit_code(self): sys.exit("an end")
+    def main(args):
+        cells = Array(Cell, 4)
+        got = cells.odd(ret=True).get()
+        print([type(x).__name__ if isinstance(x, Exception) else x for x in got], "in odd" in got[1].remote_stacktrace)
+        try:
+            cells.odd(awaitable=True).get()
+        except ValueError as e:
+            print("raised", e)
+        cells[0].exit_code(ret=True).get()
+    charm.start(main)
+    """
+    ended = run(program, pes)
+    assert ended.out == ["[0, 'ValueError', 2, 'ValueError'] True", "raised 1"] and (ended.code, ended.err) == (1, "an end\n")

@@ -147,3 +147,113 @@ def test_timers_call_when_their_time_has_come(run: Run) -> None:
     charm.start(main)
     """
     check(run(program), "['early', 'late']")
+
+
+@pytest.mark.parametrize("pes", [1, 2, 4])
+def test_contributions_of_all_kinds_are_merged_and_keep_their_shape(run: Run, pes: int) -> None:
+    program = """
+    class Vector:
+        def __init__(self, x): self.x = x
+        def __add__(self, other): return Vector(self.x + other.x)
+    class Cell(Chare):
+        def give(self, f, which):
+            i = self.thisIndex[0]
+            data = {"shape": np.full((2, 3, 2), i), "mixed": np.full(3, i) if i else np.full(3, 0.5), "fortran": np.asfortranarray(np.full((2, 3), i)),
+                "bools": i > 0, "big": 10 ** 30, "complex": 1 + 1j, "object": Vector(i), "float": 0.5 if i else 1, "nothing": None}[which]
+            if which == "nothing": self.reduce(f)
+            elif which == "bools": self.contribute(data, Reducer.logical_and, f)
+            else: self.contribute(data, Reducer.sum, f)
+    def main(args):
+        cells = Array(Cell, 5)
+        for which in ("shape", "mixed", "fortran", "bools", "big", "complex", "object", "float", "nothing"):
+            f = Future()
+            cells.give(f, which)
+            got = f.get()
+            if isinstance(got, np.ndarray): got = got.shape, got.dtype.kind, got.ravel()[0].item()
+            print(which, getattr(got, "x", got))
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        shape ((2, 3, 2), 'i', 10)
+        mixed ((3,), 'f', 10.5)
+        fortran ((2, 3), 'i', 10)
+        bools False
+        big 5000000000000000000000000000000
+        complex (5+5j)
+        object 10
+        float 3.0
+        nothing None
+        """,
+    )
+
+
+def test_any_number_of_reductions_is_in_flight_and_each_goes_where_it_was_sent(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def burst(self, n, futures):
+            for i in range(n):
+                self.reduce(futures[i], (self.thisIndex[0] if i % 2 else 1), Reducer.max if i % 3 == 0 else Reducer.sum)
+    def main(args):
+        cells, n = Array(Cell, 6), 200
+        futures = [Future() for _ in range(n)]
+        cells.burst(n, futures)
+        expected = [[6, 15], [1, 5]]
+        print(all(f.get() == expected[i % 3 == 0][i % 2] for i, f in enumerate(futures)))
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 3), "True")
+
+
+def test_a_result_may_go_to_another_collection_and_to_one_of_its_members(run: Run) -> None:
+    program = """
+    class Watcher(Chare):
+        def __init__(self, done): self.done = done
+        def see(self, result): self.done.send((self.thisIndex, result.tolist()))
+        def barrier(self): self.done.send((self.thisIndex, "barrier"))
+    class Cell(Chare):
+        def go(self, all, one):
+            self.reduce(all.see, np.array([1, self.thisIndex[0]]), Reducer.sum)
+            self.reduce(one.see, np.array([self.thisIndex[0]]), Reducer.max)
+            self.reduce(one.barrier)
+    def main(args):
+        done = Future(4)
+        watchers = Group(Watcher, [done])
+        Array(Cell, 3).go(watchers, watchers[1])
+        print(sorted(done.get(), key=str))
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "[(0, [3, 3]), (1, 'barrier'), (1, [2]), (1, [3, 3])]")
+
+
+def test_wrong_contributions_are_refused_where_they_are_made(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def go(self):
+            found = []
+            for wrong in (lambda: self.reduce(print), lambda: self.reduce(Future(), 1), lambda: self.reduce(Future(), 1, "sum"),
+                          lambda: self.reduce(Future(), lambda: 1, Reducer.gather), lambda: Reducer.nothing):
+                try:
+                    wrong()
+                except (TypeError, AttributeError) as e:
+                    found.append(str(e).split(",")[0].split(":")[0])
+            return found
+    def main(args):
+        for line in Chare(Cell).go(ret=True).get(): print(line)
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, 1),
+        """
+        a callback is a future or a method of a proxy
+        data without a reducer
+        'sum' is no reducer
+        the data cannot be sent
+        there is no reducer 'nothing'; Reducer.addReducer adds one
+        """,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import Run, check
 
 
@@ -205,3 +206,179 @@ def test_many_futures_and_coroutines_are_no_limit(run: Run) -> None:
     charm.start(main)
     """
     check(run(program), "500 70000")
+
+
+@pytest.mark.parametrize("pes", [1, 2])
+def test_a_future_is_a_callback_for_whatever_calls_back(run: Run, pes: int) -> None:
+    program = """
+    class Cell(Chare):
+        def sum(self, f): self.reduce(f, 1, Reducer.sum)
+        def quiet(self, f): charm.startQD(f)
+        def later(self, f): charm.scheduleCallableAfter(f, 0.005, ["timer"])
+        def hold(self, fs): fs["it"][0].send({"copied": fs["it"][0]})
+    def main(args):
+        cells, last = Group(Cell), charm.numPes() - 1
+        f, g, h, i = Future(), Future(), Future(), Future()
+        cells.sum(f)
+        cells[last].quiet(g)
+        cells[last].later(h)
+        cells[last].hold({"it": (i,)})
+        print(f.get() == charm.numPes(), g.get(), h.get(), i.get()["copied"] == i)
+        print(len({f, g, f}), i.ready(), Future().ready())
+        try:
+            late = Future(2)
+            late.send(1)
+            late.get(timeout=0.02)
+        except TimeoutError:
+            late.send(2)
+            print("then", late.get(timeout=10))
+        exit()
+    charm.start(main)
+    """
+    check(run(program, pes), "True None timer True\n2 True False\nthen [1, 2]")
+
+
+def test_values_of_a_future_come_in_the_order_of_their_arrival_and_the_first_error_is_raised(run: Run) -> None:
+    program = """
+    class Giver(Chare):
+        @coro
+        def give(self, f, pause, x):
+            charm.sleep(pause)
+            f.send(x)
+    def main(args):
+        givers = Array(Giver, 3)
+        f, g = Future(3), Future(2)
+        for i, pause in enumerate((0.1, 0.02, 0.06)):
+            givers[i].give(f, pause, i)
+        print(f.get())
+        givers[0].give(g, 0, ValueError("bad"))
+        givers[1].give(g, 0, 1)
+        try:
+            g.get()
+        except ValueError as e:
+            print("raised", e)
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "[1, 2, 0]\nraised bad")
+
+
+def test_nothing_waits_outside_of_a_coroutine(run: Run) -> None:
+    program = """
+    from charm4py.threads import NotThreadedError
+    class Plain(Chare):
+        def __init__(self): self.ok = False
+        def tries(self):
+            found = []
+            for what in (lambda: charm.sleep(1), lambda: charm.waitQD(), lambda: charm.wait([Future()]), lambda: self.wait("self.ok"),
+                         lambda: Channel(self, remote=self.thisProxy).recv(), lambda: Future().get(timeout=1)):
+                try:
+                    what()
+                except NotThreadedError as e:
+                    found.append(str(e).split(" waits")[0])
+            return found
+    def main(args):
+        print(Chare(Plain).tries(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    words = "['Future.get()', 'Future.get()', 'charm.wait()', 'self.wait()', 'Channel.recv()', 'Future.get()']"
+    check(run(program), words)
+
+
+@pytest.mark.parametrize("pes", [1, 3])
+def test_channels_join_chares_of_any_collections_and_a_chare_to_itself(run: Run, pes: int) -> None:
+    program = """
+    class End(Chare):
+        @coro
+        def play(self, other, n, done):
+            channel = Channel(self, remote=other)
+            for i in range(n):
+                channel.send(i, self.thisIndex)
+            got = [channel.recv()[0] for _ in range(n)]
+            assert got == list(range(n)) and channel.remote == other and not channel.ready()
+            channel.send()
+            assert channel.recv() == ()
+            done.send()
+        @coro
+        def alone(self):
+            itself = Channel(self, remote=self.thisProxy[self.thisIndex])
+            for i in range(3): itself.send(i)
+            return [itself.recv() for _ in range(3)]
+    class Odd(End): pass
+    def main(args):
+        group, array, single, last = Group(End), Array(Odd, 3), Chare(Odd), charm.numPes() - 1
+        for a, b in ((group[last], array[1]), (array[2], single), (single, group[0])):
+            done = Future(2)
+            a.play(b, 20, done)
+            b.play(a, 20, done)
+            print(done.get())
+        print(array[0].alone(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program, pes), "[None, None]\n[None, None]\n[None, None]\n[0, 1, 2]")
+
+
+def test_what_becomes_ready_is_given_at_once_be_it_a_future_or_a_channel(run: Run) -> None:
+    program = """
+    class End(Chare):
+        @coro
+        def say(self, other, pause):
+            channel = Channel(self, remote=other)
+            charm.sleep(pause)
+            channel.send(pause)
+        @coro
+        def after(self, pause):
+            charm.sleep(pause)
+            return pause
+        @coro
+        def listen(self, other):
+            channel, future, ready = Channel(self, remote=other), other.after(0.02, ret=True), Future()
+            ready.send("there")
+            got = []
+            for thing in charm.iwait([channel, future, ready]):
+                got.append(thing.recv() if thing is channel else thing.get())
+            return got
+    def main(args):
+        ends = Group(End)
+        ends[1].say(ends[0], 0.15)
+        print(ends[0].listen(ends[1], ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "['there', 0.02, 0.15]")
+
+
+def test_methods_of_all_kinds_wait_for_conditions(run: Run) -> None:
+    program = """
+    GO = 1
+    class Cell(Chare):
+        def __init__(self): self.n, self.log = 0, []
+        def up(self): self.n += GO
+        @when("self.n >= least and len(names) == 2")
+        async def first(self, least, *names, **more):
+            await self.thisProxy.up(awaitable=True)
+            return least, names, more, self.n
+        @when("other.x < self.n")
+        def second(self, other): return other.x
+        @coro
+        def third(self, goal):
+            limit = goal
+            self.wait("self.n >= limit and GO")
+            return limit
+        @when("len(self.log) == turn")
+        def in_turn(self, turn): self.log.append(turn)
+        def get(self): return self.log
+    class Box:
+        def __init__(self, x): self.x = x
+    def main(args):
+        cell = Chare(Cell, onPE=1)
+        waiting = [cell.first(2, "a", "b", key=1, ret=True), cell.second(Box(1), ret=True), cell.third(3, ret=True)]
+        for turn in range(99, -1, -1): cell.in_turn(turn)
+        for _ in range(2): cell.up(awaitable=True).get()
+        print([f.get() for f in waiting], cell.get(ret=True).get() == list(range(100)))
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "[(2, ('a', 'b'), {'key': 1}, 3), 1, 3] True")
