@@ -132,6 +132,8 @@ def test_an_interrupt_ends_the_job_with_one_word_of_it(tmp_path: Path, busy: str
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Who started the tests in the background has it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     watchdog = threading.Timer(30, job.kill)
     watchdog.start()

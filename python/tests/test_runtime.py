@@ -158,15 +158,12 @@ def test_the_statistics_count_calls_messages_and_bytes_by_method(run: Run) -> No
         cell = Chare(Cell, onPE=1)
         for _ in range(5): cell.take(np.zeros(1000), awaitable=True).get()
         cell.slow(1, awaitable=True).get()
-        charm.thisProxy[1].printStats(awaitable=True).get()
-        charm.thisProxy[0].printStats(awaitable=True).get()
+        charm.thisProxy[int(args[1])].printStats(awaitable=True).get()
         exit()
     charm.start(main)
     """
-    ended = run(program)
-    assert ended.code == 0, ended.err
-    second, first = [part.splitlines() for part in "\n".join(ended.out).split("Statistics of PE ")[1:]]
-    assert (second[0], first[0]) == ("1 of 2", "0 of 2")
+    first, second = (run(program, 2, pe).out for pe in ("0", "1"))
+    assert (first[0], second[0]) == ("Statistics of PE 0 of 2", "Statistics of PE 1 of 2")
 
     def row(lines: list[str], name: str) -> list[float]:
         (line,) = [line for line in lines if line.startswith(name + " ")]
