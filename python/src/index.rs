@@ -1,9 +1,9 @@
 //! What names an element of a Python collection: up to six integers.
 
 use charm4rs::{GridIndex, GroupIndex, Pe};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyTuple};
+use pyo3::types::PyTuple;
 use serde::{Deserialize, Serialize};
 
 /// Dimensions of an array.
@@ -80,15 +80,19 @@ impl Index {
 
     /// From an integer, or a sequence of one to six.
     pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if let Ok(number) = value.cast_exact::<PyInt>() {
-            return Ok(Self::one(number.extract()?));
+        let wrong = |error: PyErr| {
+            if error.is_instance_of::<PyOverflowError>(value.py()) {
+                PyIndexError::new_err(format!("an index is between -2^31 and 2^31, not {value}"))
+            } else {
+                PyTypeError::new_err(format!("an index is an int or a tuple of ints, not {value}"))
+            }
+        };
+        match value.extract() {
+            Ok(number) => return Ok(Self::one(number)),
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => return Err(wrong(error)),
+            Err(_) => {}
         }
-        if let Ok(number) = value.extract::<i32>() {
-            return Ok(Self::one(number));
-        }
-        let at: Vec<i32> = value
-            .extract()
-            .map_err(|_| PyTypeError::new_err(format!("an index is an int or a tuple of ints, not {value}")))?;
+        let at: Vec<i32> = value.extract().map_err(wrong)?;
         Self::of(&at)
             .filter(|index| index.dims > 0)
             .ok_or_else(|| PyValueError::new_err(format!("an index has 1 to {DIMS_MAX} dimensions, not {}", at.len())))

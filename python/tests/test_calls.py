@@ -170,7 +170,8 @@ def test_what_does_not_exist_is_refused_at_the_callers_line(run: Run) -> None:
         def main(args):
             cells, group = Array(Cell, (2, 3)), Group(Cell)
             for bad in (lambda: cells[2, 0], lambda: cells[1], lambda: group[2], lambda: Chare(Cell, onPE=9),
-                        lambda: Group(Cell, onPEs=[5]), lambda: cells["x"], lambda: Array(Cell, (2, -1)), lambda: Cell()):
+                        lambda: Group(Cell, onPEs=[5]), lambda: cells["x"], lambda: cells[1, 2**40], lambda: group[-1],
+                        lambda: Array(Cell, (2, -1)), lambda: Cell()):
                 try:
                     bad()
                 except Exception as e:
@@ -187,6 +188,8 @@ def test_what_does_not_exist_is_refused_at_the_callers_line(run: Run) -> None:
         ValueError there is no PE 9: the job has 2
         ValueError there is no PE 5: the job has 2
         TypeError an index is an int or a tuple of ints, not x
+        IndexError an index is between -2^31 and 2^31, not (1, 1099511627776)
+        IndexError there is no element -1
         ValueError an array cannot have the dimensions [2, -1]
         TypeError chares are made by Chare(), Group() and Array(), not by calling Cell
         """,
