@@ -71,8 +71,11 @@ class Charm:
 
     def _begin(self, entry: Any, args: list[str]) -> None:
         """PE 0, when all are there."""
-        self.thisProxy = Group(Runtime)
-        self.thisProxy._meet(self.thisProxy)
+        # Chares of the program may ask for the runtime's on whichever PE they are.
+        _engine.created(Group(Runtime), lambda: self._enter_program(entry, args))
+
+    @staticmethod
+    def _enter_program(entry: Any, args: list[str]) -> None:
         if isinstance(entry, type):
             Chare(entry, [args], onPE=0)
         else:

@@ -31,8 +31,8 @@ readonlies = Readonlies()
 class Runtime(Chare):
     """See the module's text."""
 
-    def _meet(self, proxy: Any) -> None:
-        charm().thisProxy = proxy
+    def __init__(self) -> None:
+        charm().thisProxy = self.thisProxy
 
     def _set_readonly(self, name: str, value: Any) -> None:
         object.__setattr__(readonlies, name, value)

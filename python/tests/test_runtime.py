@@ -236,3 +236,15 @@ def test_jobs_are_started_from_python_one_after_another(tmp_path: Path) -> None:
     job = subprocess.run([sys.executable, "starter.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert job.returncode == 0, job.stderr
     assert sorted(job.stdout.splitlines()) == ["ended [3, 0]", "job 0 2", "job 3 2"]
+
+
+def test_the_runtimes_own_chares_are_known_on_every_pe_before_the_program_begins(run: Run) -> None:
+    program = """
+    charm.options.remote_exec = True
+    def main(args):
+        # This call takes no way by which other PEs may learn of them first.
+        print(charm.thisProxy[3].eval("charm.thisProxy is not None", ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 4), "True")
