@@ -16,6 +16,7 @@ from . import _engine, threads
 from .chare import Chare, ChareType, Group, creation, defined_by, register_defined
 from .errors import Charm4PyError
 from .hooks import Hooks, NobodysAnswer, abort, flush
+from .pool import Pool
 from .reduction import Reducer
 from .runtime import Runtime
 from . import stats, trees
@@ -34,6 +35,7 @@ class Charm:
         self.started = False
         self._called = False
         self.reducers = Reducer
+        self.pool = Pool()
         self._pe = 0
         self._pes = 1
         self._host = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, Sequence
 
+from . import pool
 from .chare import Array, Chare, ChareType
 from .errors import Charm4PyError
 from .reduction import Reducer
@@ -36,6 +37,15 @@ class Runtime(Chare):
 
     def _set_readonly(self, name: str, value: Any) -> None:
         object.__setattr__(readonlies, name, value)
+
+    def _pool_work(self, *portion: Any) -> None:
+        pool.work(*portion)
+
+    def _pool_go_on(self) -> None:
+        pool.go_on()
+
+    def _pool_done(self, *result: Any) -> None:
+        pool.done(*result)
 
     def updateGlobals(self, global_dict: dict[str, Any], module_name: str = "__main__") -> None:
         """Sets global names of a module."""

@@ -1,0 +1,376 @@
+"""``charm.pool``: runs functions on whichever PEs have time for them.
+
+Whoever maps a function is the *master* of that job, and every PE is a *worker*, the master's own too. The master cuts the tasks into
+*portions* and gives each worker one, and a second one to begin when it has done the first, as long as there are enough for
+all. A worker does what it is given in the order in which it comes, sends the results of a portion in one message, and gets
+the next. How many tasks a portion has follows from how long tasks have taken so far: so short ones cost few messages,
+and long ones are spread well. Between portions, and in long ones every millisecond, a PE does what else it has to do.
+
+A task that is a coroutine does not keep its worker from the next one while it waits: tasks may wait for tasks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import pickle
+from collections import deque
+from time import perf_counter
+from typing import Any, Callable, Iterable, Iterator, Sequence
+
+from . import _engine, errors, functions, threads
+from .threads import Future
+
+#: So long a portion is to take, and a worker works before it lets its PE do something else.
+PORTION_S = 1e-3
+
+#: A task: which of the job's functions, and its arguments.
+Item = tuple[int, tuple[Any, ...]]
+
+
+class Pool:
+    """The pool, as a program sees it. Whatever waits has to be called in a coroutine; on any PE."""
+
+    def map(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1, ncores: int = -1) -> list[Any]:
+        """The list of ``func(x)`` for each ``x``; of ``func(*x)`` if it is a tuple. Waits for it.
+
+        ``chunksize`` tasks at least travel together; ``ncores`` PEs work, or all. Raises the exception of a task that has one.
+        """
+        values: list[Any] = self.map_async(func, iterable, chunksize, ncores).get()
+        return values
+
+    def map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        ncores: int = -1,
+        multi_future: bool = False,
+    ) -> Any:
+        """As :meth:`map`, but gives a future of the list; with ``multi_future``, a list of a future for each task."""
+        return begin([func], [(0, arguments(item)) for item in iterable], chunksize, ncores, multi_future)
+
+    def submit(self, iterable: Iterable[tuple[Callable[..., Any], Any]], chunksize: int = 1, ncores: int = -1) -> list[Any]:
+        """As :meth:`map`, but of pairs of a function and its argument, or a tuple of its arguments."""
+        values: list[Any] = self.submit_async(iterable, chunksize, ncores).get()
+        return values
+
+    def submit_async(
+        self,
+        iterable: Iterable[tuple[Callable[..., Any], Any]],
+        chunksize: int = 1,
+        ncores: int = -1,
+        multi_future: bool = False,
+    ) -> Any:
+        """As :meth:`submit`, but gives a future of the list; with ``multi_future``, a list of a future for each task."""
+        numbers: dict[Callable[..., Any], int] = {}
+        items = [(numbers.setdefault(function, len(numbers)), arguments(args)) for function, args in iterable]
+        return begin(list(numbers), items, chunksize, ncores, multi_future)
+
+    def Task(self, func: Callable[..., Any], args: Sequence[Any], ret: bool = False, awaitable: bool = False) -> Any:
+        """Runs ``func(*args)`` on some PE; gives a future of its value if ``ret`` or ``awaitable``, and nothing otherwise.
+
+        An exception that nobody waits for ends the program.
+        """
+        (future,) = begin([func], [(0, tuple(args))], 1, -1, True)
+        if ret or awaitable:
+            return future
+        future._when_ready(lambda _: end_if_failed(func, future))
+        return None
+
+
+def end_if_failed(func: Callable[..., Any], future: Future[Any]) -> None:
+    try:
+        future._result()
+    except Exception as error:
+        nobodys_answer(func).error(error)
+
+
+def nobodys_answer(func: Callable[..., Any]) -> Any:
+    from .hooks import NobodysAnswer
+
+    return NobodysAnswer(f"charm.pool.Task({getattr(func, '__qualname__', func)})")
+
+
+def arguments(item: Any) -> tuple[Any, ...]:
+    return item if isinstance(item, tuple) else (item,)
+
+
+# The master
+
+
+class Job:
+    """What one call has asked for, on the PE of the caller."""
+
+    def __init__(self, number: int, funcs: list[bytes], items: list[Item], chunksize: int, pes: list[int]) -> None:
+        self.number = number
+        self.functions = funcs
+        self.items = items
+        self.chunksize = chunksize
+        self.pes = pes
+        self.given = 0
+        self.back = 0
+        self.seconds = 0.0
+        #: What gets the values, or errors, from a position on.
+        self.take: Callable[[int, list[Any]], bool]
+
+    def portion(self) -> int:
+        """How many tasks the next portion has."""
+        left = len(self.items) - self.given
+        share = left // (2 * len(self.pes))
+        wanted = 1 if self.back == 0 else int(PORTION_S * self.back / max(self.seconds, 1e-9))
+        return min(left, max(self.chunksize, min(wanted, share)))
+
+    def give(self, pe: int) -> None:
+        """Gives a worker its next portion."""
+        count = self.portion()
+        if count > 0:
+            first, self.given = self.given, self.given + count
+            self.send(pe, first, count)
+
+    def send(self, pe: int, first: int, count: int) -> None:
+        which, args = zip(*self.items[first : first + count])
+        used = {number: self.functions[number] for number in set(which)}
+        try:
+            runtime()[pe]._pool_work(this_pe(), self.number, first, used, which if len(used) > 1 else which[0], list(args))
+        except Exception as error:
+            # Some argument cannot be sent: that is an error of its task, and only of that.
+            if count > 1:
+                for at in range(first, first + count):
+                    self.send(pe, at, 1)
+            else:
+                failed = {0: errors.pack(error)}
+                _engine.call_soon(lambda: done(pe, self.number, first, [None], failed, 0.0))
+
+    def begin(self) -> None:
+        for pe in self.pes:
+            self.give(pe)
+        self.give_in_advance(self.pes)
+
+    def give_in_advance(self, pes: Sequence[int]) -> None:
+        """A worker need not wait for its next portion; but the last ones go to whoever is first to have time."""
+        for pe in pes:
+            if len(self.items) - self.given > len(self.pes):
+                self.give(pe)
+
+    def done(self, pe: int, first: int, values: list[Any], seconds: float) -> None:
+        """A worker has done a portion."""
+        self.back += len(values)
+        self.seconds += seconds
+        if not self.take(first, values) or self.back == len(self.items):
+            del jobs[self.number]
+        else:
+            self.give(pe)
+
+
+#: The jobs of which this PE is the master.
+jobs: dict[int, Job] = {}
+numbers: Iterator[int] = itertools.count()
+#: With which PE the next job begins, counted from this one: jobs of few tasks take turns.
+turn = 0
+
+
+def begin(funcs: list[Callable[..., Any]], items: list[Item], chunksize: int, ncores: int, multi_future: bool) -> Any:
+    """Starts a job, and gives its future or futures."""
+    if chunksize < 1:
+        raise ValueError(f"portions of {chunksize} tasks")
+    pes = workers(ncores, len(items))
+    job = Job(next(numbers), [functions.dumps(function) for function in funcs], items, chunksize, pes)
+    futures: list[Future[Any]] = [Future() for _ in (items if multi_future else [None])]
+    job.take = each_its_own(futures) if multi_future else all_in_one(futures[0], len(items))
+    if items:
+        jobs[job.number] = job
+        job.begin()
+    elif not multi_future:
+        futures[0].send([])
+    return futures if multi_future else futures[0]
+
+
+def workers(ncores: int, tasks: int) -> list[int]:
+    """The PEs that work for a job; this one is the last in turn, since it has something to do."""
+    global turn
+    pes = runtime_pes()
+    if ncores == 0 or ncores < -1 or ncores > pes:
+        raise ValueError(f"ncores is {ncores}: the job has {pes} PEs")
+    count = pes if ncores == -1 else ncores
+    first, turn = turn, (turn + min(count, tasks)) % pes
+    return [(this_pe() + 1 + first + i) % pes for i in range(count)]
+
+
+def all_in_one(future: Future[Any], count: int) -> Callable[[int, list[Any]], bool]:
+    """Collects values into a list, the future's value; the first error ends the job."""
+    result: list[Any] = [None] * count
+    missing = count
+
+    def take(first: int, values: list[Any]) -> bool:
+        nonlocal missing
+        for value in values:
+            if isinstance(value, Failure):
+                future.send(value.error())
+                return False
+        result[first : first + len(values)] = values
+        missing -= len(values)
+        if missing == 0:
+            future.send(result)
+        return True
+
+    return take
+
+
+def each_its_own(futures: list[Future[Any]]) -> Callable[[int, list[Any]], bool]:
+    def take(first: int, values: list[Any]) -> bool:
+        for at, value in enumerate(values, first):
+            futures[at].send(value.error() if isinstance(value, Failure) else value)
+        return True
+
+    return take
+
+
+class Failure:
+    """An exception in the place of a value."""
+
+    def __init__(self, packed: tuple[bytes | None, str, str, str]) -> None:
+        self.packed = packed
+
+    def error(self) -> BaseException:
+        return errors.unpack(self.packed)
+
+
+def done(pe: int, number: int, first: int, values: list[Any], failed: dict[int, Any], seconds: float) -> None:
+    """A worker has done a portion; called on the master's PE."""
+    job = jobs.get(number)
+    if job is not None:  # otherwise it has failed before
+        for at, packed in failed.items():
+            values[at] = Failure(packed)
+        job.done(pe, first, values, seconds)
+
+
+# The worker
+
+
+class Portion:
+    """Some tasks of a job, on the worker's PE."""
+
+    def __init__(self, master: int, number: int, first: int, tasks: list[tuple[Any, tuple[Any, ...]]]) -> None:
+        self.master = master
+        self.number = number
+        self.first = first
+        self.tasks = tasks
+        self.begun = 0
+        self.missing = len(tasks)
+        self.values: list[Any] = [None] * len(tasks)
+        self.failed: dict[int, Any] = {}
+        self.seconds = 0.0
+
+    def run_one(self) -> None:
+        """Begins the next task; ends it, unless it waits."""
+        function, args = self.tasks[self.begun]
+        outcome = Outcome(self, self.begun)
+        self.begun += 1
+        if hasattr(function, "_charm_coro"):
+            threads.start(None, function, args, {}, outcome)
+            return
+        try:
+            value = function(*args)
+        except Exception as error:
+            outcome.error(error)
+        else:
+            if inspect.iscoroutine(value):
+                threads.run_async(None, value, outcome)
+            else:
+                outcome.value(value)
+
+    def send(self) -> None:
+        """Sends the results to the master."""
+        master, result = runtime()[self.master], (self.number, self.first)
+        try:
+            master._pool_done(this_pe(), *result, self.values, self.failed, self.seconds)
+        except Exception:
+            # Something among the values cannot be sent: it is an error of its task, and only of that.
+            for at, value in enumerate(self.values):
+                try:
+                    pickle.dumps(value)
+                except Exception as error:
+                    self.values[at] = None
+                    self.failed[at] = errors.pack(TypeError(f"a task's value cannot be sent: {error}"))
+            master._pool_done(this_pe(), *result, self.values, self.failed, self.seconds)
+
+
+class Outcome:
+    """Takes what comes of a task."""
+
+    __slots__ = ("at", "begun", "portion")
+
+    def __init__(self, portion: Portion, at: int) -> None:
+        self.portion = portion
+        self.at = at
+        self.begun = perf_counter()
+
+    def value(self, value: Any) -> None:
+        portion = self.portion
+        portion.values[self.at] = value
+        portion.missing -= 1
+        portion.seconds += perf_counter() - self.begun
+        if portion.missing == 0:
+            portion.send()
+
+    def error(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            nobodys_answer(self.portion.tasks[self.at][0]).error(error)
+            return
+        self.portion.failed[self.at] = errors.pack(error)
+        self.value(None)
+
+
+#: What this PE is to do.
+portions: deque[Portion] = deque()
+
+
+def work(master: int, number: int, first: int, funcs: dict[int, bytes], which: Any, args: list[tuple[Any, ...]]) -> None:
+    """A portion for this PE's worker. ``which`` function is for each, or for all of them."""
+    try:
+        loaded = {n: functions.loads(function) for n, function in funcs.items()}
+    except Exception as error:
+        failure = errors.pack(error)
+        failed = {at: failure for at in range(len(args))}
+        runtime()[master]._pool_done(this_pe(), number, first, [None] * len(args), failed, 0.0)
+        return
+    each = itertools.repeat(which) if isinstance(which, int) else which
+    portions.append(Portion(master, number, first, [(loaded[n], a) for n, a in zip(each, args)]))
+    if len(portions) == 1:
+        go_on()
+
+
+def go_on() -> None:
+    """Works for a while. What is left comes after whatever else has arrived for the PE meanwhile."""
+    end = perf_counter() + PORTION_S
+    while portions:
+        portion = portions[0]
+        if portion.begun == len(portion.tasks):
+            portions.popleft()
+        elif perf_counter() < end:
+            portion.run_one()
+        else:
+            runtime()[this_pe()]._pool_go_on()
+            return
+
+
+# The job's chares
+
+
+def runtime() -> Any:
+    from .charm import charm
+
+    return charm.thisProxy
+
+
+def this_pe() -> int:
+    from .charm import charm
+
+    return charm.myPe()
+
+
+def runtime_pes() -> int:
+    from .charm import charm
+
+    return charm.numPes()

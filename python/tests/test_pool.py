@@ -1,0 +1,162 @@
+"""``charm.pool``: functions that run wherever there is time."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Run, check
+
+PES = pytest.mark.parametrize("pes", [1, 2, 4])
+
+
+@PES
+def test_a_map_gives_the_values_in_order_however_it_is_cut(run: Run, pes: int) -> None:
+    program = """
+    def twice(x, y=0): return 2 * x + y
+    def main(args):
+        pool = charm.pool
+        print(pool.map(twice, range(5)), pool.map(twice, []), pool.map(twice, (x for x in [3])), pool.map(abs, [-1]))
+        print(pool.map(twice, [(1, 2), 3]), pool.map(twice, range(7), chunksize=3, ncores=1))
+        print(pool.map_async(twice, [1, 2]).get(), [f.get() for f in pool.map_async(twice, [1, 2], multi_future=True)])
+        print(pool.submit([(twice, 1), (str, 2), (twice, (3, 4))]))
+        print(pool.submit_async([(str, 2)]).get(), [f.get() for f in pool.submit_async([(str, 2)], multi_future=True)])
+        print(pool.Task(twice, (1, 2), ret=True).get(), pool.Task(twice, [1], awaitable=True).get(), pool.Task(twice, (1,)))
+        assert pool.map(twice, range(10_000)) == [2 * x for x in range(10_000)]
+        assert pool.map(np.sum, [np.full((2, 3), i) for i in range(50)]) == [6 * i for i in range(50)]
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        [0, 2, 4, 6, 8] [] [6] [1]
+        [4, 6] [0, 2, 4, 6, 8, 10, 12]
+        [2, 4] [2, 4]
+        [2, '2', 10]
+        ['2'] ['2']
+        4 2 None
+        """,
+    )
+
+
+@PES
+def test_tasks_that_wait_for_tasks_find_workers(run: Run, pes: int) -> None:
+    program = """
+    @coro
+    def fib(n): return n if n < 2 else sum(charm.pool.map(fib, [n - 1, n - 2]))
+    @coro
+    def slow(x):
+        charm.sleep(0.001)
+        return x
+    async def awaits(x): return await charm.pool.Task(fib, (x,), ret=True)
+    def main(args):
+        print(charm.pool.map(fib, [11]), charm.pool.map(awaits, [3, 4]))
+        assert charm.pool.map(slow, range(200)) == list(range(200))
+        exit()
+    charm.start(main)
+    """
+    check(run(program, pes), "[89] [2, 3]")
+
+
+def test_whatever_a_function_holds_travels_with_it(run: Run) -> None:
+    program = """
+    count = 10
+    def main(args):
+        global count
+        power = 3
+        def even(n): return n == 0 or odd(n - 1)
+        def odd(n): return n != 0 and even(n - 1)
+        def keywords(x, y=power, *, z=4): return [x + y + z + count for _ in range(2)]
+        keywords.tag = "tagged"
+        print(charm.pool.map(lambda x: x ** power, [1, 2, 3]), charm.pool.map(even, [4, 7]), charm.pool.map(keywords, [0]))
+        print(charm.pool.map(coro(lambda x: charm.pool.Task(lambda: x + power, (), ret=True).get()), [1]))
+        import functools
+        print(charm.pool.map(functools.partial(lambda a, b: a - b, 10), [1]), charm.pool.map("{}".format, [1]))
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 2), "[1, 8, 27] [True, False] [[17, 17]]\n[4]\n[9] ['1']")
+
+
+@PES
+def test_an_exception_of_a_task_is_the_callers_and_the_worker_goes_on(run: Run, pes: int) -> None:
+    program = """
+    def inverse(x): return 1 // x
+    @coro
+    def late(x):
+        charm.sleep(0.001)
+        raise KeyError(x)
+    def tried(what, *args, **more):
+        try:
+            return what(*args, **more)
+        except Exception as e:
+            return f"{type(e).__name__}: {e}"
+    def main(args):
+        try:
+            charm.pool.map(inverse, [1, 0, 1])
+        except ZeroDivisionError as e:
+            print("raised", "in inverse" in e.remote_stacktrace)
+        print(tried(charm.pool.map, late, [7]), tried(charm.pool.Task(inverse, (0,), ret=True).get))
+        print([tried(f.get) for f in charm.pool.map_async(inverse, [0, 1, -1], multi_future=True)])
+        # What cannot be sent is an error of its own task.
+        print([tried(f.get)[:9] for f in charm.pool.map_async(str, [1, lambda: 0, 2] * 2, 3, multi_future=True)])
+        print([tried(f.get)[:9] for f in charm.pool.map_async(lambda x: x or (lambda: 0), ["a", 0], 2, multi_future=True)])
+        print(tried(charm.pool.map, inverse, [1], ncores=9), tried(charm.pool.map, inverse, [1], 0))
+        # A variable without a value, as a closure may have: nothing to send.
+        print(tried(charm.pool.map, lambda: unset, [()]).endswith("its variable unset has no value yet"))
+        print(charm.pool.map(inverse, [1] * 5))
+        exit()
+        unset = 0
+    charm.start(main)
+    """
+    ended = run(program, pes)
+    check(
+        ended,
+        f"""
+        raised True
+        KeyError: 7 ZeroDivisionError: integer division or modulo by zero
+        ['ZeroDivisionError: integer division or modulo by zero', 1, -1]
+        ['1', 'TypeError', '2', '1', 'TypeError', '2']
+        ['a', 'TypeError']
+        ValueError: ncores is 9: the job has {pes} PEs ValueError: portions of 0 tasks
+        True
+        [1, 1, 1, 1, 1]
+        """,
+    )
+
+
+def test_a_task_that_nobody_waits_for_ends_the_job_if_it_fails_or_asks_for_it(run: Run) -> None:
+    program = """
+    def fail(): raise ValueError("broken")
+    def leave(): sys.exit(5)
+    @coro
+    def leave_later():
+        charm.sleep(0.001)
+        sys.exit(5)
+    def main(args):
+        charm.pool.Task({}, ())
+    charm.start(main)
+    """
+    ended = run(program.format("fail"))
+    assert ended.code == 1 and "ValueError: broken in charm.pool.Task(fail)" in ended.err, ended.err
+    for name in ("leave", "leave_later"):
+        ended = run(program.format(name))
+        assert (ended.code, ended.err) == (5, "")
+
+
+def test_every_pe_works_and_may_ask_others_to(run: Run) -> None:
+    program = """
+    def where():
+        # Long enough for all others to get their share.
+        end = time.perf_counter() + 0.005
+        while time.perf_counter() < end: pass
+        return charm.myPe()
+    class Asker(Chare):
+        @coro
+        def ask(self): return sorted(set(charm.pool.map(where, [()] * 40)))
+    def main(args):
+        print(charm.pool.map(where, [()] * 40, ncores=1) == [1] * 40)
+        print(Group(Asker).ask(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 3), "True\n[[0, 1, 2], [0, 1, 2], [0, 1, 2]]")
