@@ -75,7 +75,8 @@ fn a_packet_that_is_cut_or_goes_on_is_refused() {
 fn another_version_is_recognized_whatever_follows() {
     assert_eq!(ToProcess::decode(b"c4\x09\x00\xff\xff\xff"), Err(WireError::Version(9)));
     assert_eq!(ToLauncher::decode(b"HTTP/1.1"), Err(WireError::Magic));
-    assert_eq!(ToLauncher::decode(b"c4\x01\x00\xee"), Err(WireError::Kind(0xee)));
+    let [low, high] = VERSION.to_le_bytes();
+    assert_eq!(ToLauncher::decode(&[b'c', b'4', low, high, 0xee]), Err(WireError::Kind(0xee)));
 }
 
 /// A welcome whose two lists of sizes are `pes` and `hosts`, as (times, size).
