@@ -13,7 +13,7 @@ use charm4rs_transport::Pe;
 use crate::receive::Mailboxes;
 use crate::reduce::{IntoSink, Reducer};
 use crate::registry::MethodInfo;
-use crate::runtime::{self, Members, Rt};
+use crate::runtime::{self, Members, Membership, Rt};
 use crate::{All, Arguments, Chare, Collection, Job, One, Proxy, Reply, Target};
 
 /// An element as its PE keeps it.
@@ -27,6 +27,8 @@ pub(crate) struct Element<T: Chare> {
     pub(crate) suspended: Suspended,
     /// The number of reductions it has contributed to.
     pub(crate) contributed: std::cell::Cell<u64>,
+    /// The sections that it is in.
+    pub(crate) sections: RefCell<Vec<Membership<T>>>,
 }
 
 impl<T: Chare> Element<T> {
@@ -39,6 +41,7 @@ impl<T: Chare> Element<T> {
             mailboxes: Mailboxes::default(),
             suspended: Suspended::default(),
             contributed: std::cell::Cell::new(0),
+            sections: RefCell::default(),
         })
     }
 
@@ -124,12 +127,44 @@ macro_rules! surroundings {
         ///
         /// Every element contributes once to each reduction, to all in the same order, with the same reducer and sink.
         pub fn contribute<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R, sink: impl IntoSink<R::Output>) {
-            runtime::contribute($element, value, reducer, sink.into_sink());
+            runtime::contribute($element, $element.members.id(), value, reducer, sink.into_sink());
+        }
+
+        /// Adds this element's part to the next reduction of a section that it is in, whose result goes to `sink`.
+        ///
+        /// Each section has reductions of its own, which do not wait for one another: every element of the section contributes
+        /// once to each, in the same order.
+        ///
+        /// # Panics
+        /// If this element is not in the section.
+        #[track_caller]
+        pub fn contribute_in<V: Arguments, R: Reducer<V>>(
+            &$self,
+            section: &Collection<T>,
+            value: V,
+            reducer: R,
+            sink: impl IntoSink<R::Output>,
+        ) {
+            runtime::contribute($element, section.id, value, reducer, sink.into_sink());
         }
 
         /// Adds this element's part to the collection's next reduction; every contributor gets the result.
         pub fn allreduce<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R) -> Reply<R::Output> {
-            runtime::allreduce($element, value, reducer)
+            runtime::allreduce($element, $element.members.id(), value, reducer)
+        }
+
+        /// Adds this element's part to the next reduction of a section that it is in; every contributor gets the result.
+        ///
+        /// # Panics
+        /// If this element is not in the section.
+        #[track_caller]
+        pub fn allreduce_in<V: Arguments, R: Reducer<V>>(
+            &$self,
+            section: &Collection<T>,
+            value: V,
+            reducer: R,
+        ) -> Reply<R::Output> {
+            runtime::allreduce($element, section.id, value, reducer)
         }
 
         /// Destroys this chare when the present entry method has ended, or awaits something. Calls that arrive later fail,

@@ -47,6 +47,8 @@ pub(crate) mod tag {
     pub(crate) const RESULT_PIECE: Tag = Tag(17);
     /// Whether the job is in a deadlock: a question down a tree, answers up.
     pub(crate) const DEADLOCK: Tag = Tag(18);
+    /// A step of a section's creation.
+    pub(crate) const SECTION: Tag = Tag(19);
 }
 
 /// Where the answer to a call goes: a future's slot on a PE.

@@ -185,7 +185,8 @@ mod tests {
             n => u32::try_from(n % 3).unwrap(),
         };
         let creator = if rng.below(20) == 0 { u32::MAX } else { small(rng) };
-        let collection = u64::from(creator) << 32 | u64::from(small(rng));
+        let section = u64::from(rng.below(4) == 0) << 31;
+        let collection = u64::from(creator) << 32 | section | u64::from(small(rng));
         let mut header = Header::new(collection, Pe(small(rng)));
         if rng.below(3) > 0 {
             header = header.with_reply(FutureId { pe: Pe(small(rng)), slot: small(rng), turn: small(rng) });
@@ -202,7 +203,7 @@ mod tests {
                 _ => bytes.push(u8::try_from(rng.below(6)).unwrap()),
             }
         }
-        let kind = if rng.below(40) == 0 { rng.below(32) } else { 1 + rng.below(usize::from(tag::CENSUS.0)) };
+        let kind = if rng.below(40) == 0 { rng.below(32) } else { 1 + rng.below(usize::from(tag::SECTION.0)) };
         let how = rng.below(8) | if rng.below(4) == 0 { rng.below(4) << 6 } else { 0 };
         let mut message: Vec<u8> = [kind, how, bytes.len()].map(|n| u8::try_from(n).unwrap()).to_vec();
         message.append(&mut bytes);

@@ -157,18 +157,69 @@ impl<T: Chare> Proxy<T> {
     }
 }
 
-/// A group or an array: many elements under one name.
+/// A group, an array, or a section of one: many elements under one name.
 ///
-/// Made by [`Job::array`](crate::Job::array), [`Job::group`](crate::Job::group) and [`Job::sparse`](crate::Job::sparse); copied and sent
-/// freely.
+/// Made by [`Job::array`](crate::Job::array), [`Job::group`](crate::Job::group), [`Job::sparse`](crate::Job::sparse) and
+/// [`Collection::section`]; copied and sent freely.
 pub struct Collection<T: Chare> {
     pub(crate) id: CollectionId,
+    /// What it is a section of, or itself.
+    whole: CollectionId,
     item: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: Chare> Collection<T> {
     pub(crate) fn named(id: CollectionId) -> Self {
-        Self { id, item: std::marker::PhantomData }
+        Self { id, whole: id, item: std::marker::PhantomData }
+    }
+
+    /// A section: some of the elements, under a name of their own, that can be called ([`Collection::all`]), contribute to
+    /// reductions ([`Cx::contribute_in`](crate::Cx::contribute_in)), and be cut again. Sections may overlap. An index that comes
+    /// twice counts once; an element that has been destroyed is left out.
+    ///
+    /// It can be used at once, here and wherever its name is sent. A section of a sparse array comes to be when the array is
+    /// closed by [`Collection::done_inserting`], and its calls wait for that. Like a collection, a section lasts until the job
+    /// ends: make one and keep it, rather than one for each call.
+    ///
+    /// ```
+    /// # use charm4rs::prelude::*;
+    /// # struct Block;
+    /// # #[chare(index = usize)]
+    /// # impl Block {
+    /// #     #[init]
+    /// #     fn new() -> Self { Self }
+    /// #     #[entry]
+    /// #     fn index(&mut self, cx: &mut Cx<Self>) -> usize { cx.index() }
+    /// # }
+    /// # charm4rs::testing::threads(2, |job| async move {
+    /// let blocks = job.array::<Block>(10, ());
+    /// let odd = blocks.section((0..10).filter(|i| i % 2 == 1));
+    /// assert_eq!(odd.all().index().call().await, [1, 3, 5, 7, 9]);
+    /// let ends = odd.section([1, 9]);
+    /// assert_eq!(ends.all().index().call().await, [1, 9]);
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Panics
+    /// If a bounded array or a group cannot have one of the elements. If a sparse array lacks one when it is closed, the job
+    /// ends with an error.
+    #[track_caller]
+    #[must_use]
+    pub fn section(&self, indices: impl IntoIterator<Item = T::Index>) -> Self {
+        let id = runtime::section::<T>(runtime::current(), self.whole, indices.into_iter().collect());
+        Self { id, ..*self }
+    }
+
+    /// Whether it is a section.
+    #[must_use]
+    pub fn is_section(&self) -> bool {
+        self.id != self.whole
+    }
+
+    /// The group or array that it is a section of, or itself.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        Self::named(self.whole)
     }
 
     /// All elements.
@@ -177,25 +228,25 @@ impl<T: Chare> Collection<T> {
         All::to(Target { collection: self.id, which: () })
     }
 
-    /// The element at `index`.
+    /// The element at `index`, be it in this section or not.
     ///
     /// # Panics
     /// If a bounded array or a group cannot have such an element.
     #[track_caller]
     #[must_use]
     pub fn at(&self, index: T::Index) -> Proxy<T> {
-        if let Some(collection) = runtime::try_current().and_then(|rt| rt.collection::<T>(self.id)) {
+        if let Some(collection) = runtime::try_current().and_then(|rt| rt.collection::<T>(self.whole)) {
             assert!(collection.may_exist(&index), "{} has no element {index:?}: {}", T::NAME, collection.extent_text());
         }
-        Proxy::to(Target { collection: self.id, which: index })
+        Proxy::to(Target { collection: self.whole, which: index })
     }
 
     /// The element at `index`; `None` if a bounded array or a group cannot have it.
     #[must_use]
     pub fn try_at(&self, index: T::Index) -> Option<Proxy<T>> {
-        let known = runtime::try_current().and_then(|rt| rt.collection::<T>(self.id));
+        let known = runtime::try_current().and_then(|rt| rt.collection::<T>(self.whole));
         let exists = known.is_none_or(|collection| collection.may_exist(&index));
-        exists.then(|| Proxy::to(Target { collection: self.id, which: index }))
+        exists.then(|| Proxy::to(Target { collection: self.whole, which: index }))
     }
 
     /// Completes when all elements have been made on all PEs. Only its creator may ask, once.
@@ -206,18 +257,20 @@ impl<T: Chare> Collection<T> {
     /// Makes an element of a sparse array where the array's map says.
     ///
     /// # Panics
-    /// If the array is bounded, or has been closed.
+    /// If the array is bounded, or has been closed, or this is a section.
     #[track_caller]
     pub fn insert(&self, index: T::Index, init: T::Init) {
+        self.assert_whole();
         runtime::insert::<T>(runtime::current(), self.id, index, init, None);
     }
 
     /// Makes an element of a sparse array on `pe`.
     ///
     /// # Panics
-    /// If the array is bounded, or the job has no such PE.
+    /// If the array is bounded, or the job has no such PE, or this is a section.
     #[track_caller]
     pub fn insert_on(&self, pe: Pe, index: T::Index, init: T::Init) {
+        self.assert_whole();
         let rt = runtime::current();
         assert!(pe.0 < rt.sched.pes(), "the job has no PE {pe}: it has {}", rt.sched.pes());
         runtime::insert::<T>(rt, self.id, index, init, Some(pe));
@@ -225,8 +278,18 @@ impl<T: Chare> Collection<T> {
 
     /// Closes a sparse array: completes when every insertion that was begun has been made. From then on a call to
     /// an element that does not exist is an error, and reductions know how many contribute.
+    ///
+    /// # Panics
+    /// If this is a section.
+    #[track_caller]
     pub fn done_inserting(&self) -> Reply<()> {
+        self.assert_whole();
         runtime::census(runtime::current(), self.id)
+    }
+
+    #[track_caller]
+    fn assert_whole(&self) {
+        assert!(!self.is_section(), "{} is filled as a whole, not by a section", T::NAME);
     }
 }
 
@@ -241,7 +304,7 @@ impl<T: Chare<Index: GroupIndex>> Collection<T> {
     /// The element of a group on this PE, for the time of `f`; `None` if it is in use or does not exist.
     pub fn with_local<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let rt = runtime::current();
-        let element = rt.collection::<T>(self.id)?.find(&T::Index::of(rt.sched.pe()))?;
+        let element = rt.collection::<T>(self.whole)?.find(&T::Index::of(rt.sched.pe()))?;
         let mut state = element.state.try_borrow_mut().ok()?;
         state.as_mut().map(f)
     }
@@ -271,12 +334,13 @@ impl<T: Chare> fmt::Debug for Collection<T> {
 }
 impl<T: Chare> Serialize for Collection<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.id.serialize(serializer)
+        (self.id, self.whole).serialize(serializer)
     }
 }
 impl<'de, T: Chare> Deserialize<'de> for Collection<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Deserialize::deserialize(deserializer).map(Self::named)
+        let (id, whole) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { id, whole, item: std::marker::PhantomData })
     }
 }
 

@@ -43,6 +43,7 @@ pub struct ChareInfo {
     id: AtomicU16,
     pub(crate) create: fn(&'static Runtime, &Header, Incoming),
     pub(crate) solo: fn(&'static Runtime, &Header, Incoming),
+    pub(crate) section: fn(&'static Runtime, &Header, Incoming),
     /// Drops a new element that will not be made.
     pub(crate) discard: fn(&Header, Incoming),
     pub(crate) methods: &'static [&'static MethodInfo],
@@ -89,6 +90,7 @@ impl ChareInfo {
             id: AtomicU16::new(UNNUMBERED),
             create: runtime::create::<T>,
             solo: runtime::create_solo::<T>,
+            section: runtime::section_step::<T>,
             discard: runtime::discard_new::<T>,
             methods,
         }

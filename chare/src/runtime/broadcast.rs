@@ -1,8 +1,8 @@
 //! Calls of all elements of a collection, and their answers.
 //!
-//! A broadcast goes down a tree of PEs whose root is the caller; every PE passes it on first and then calls its own
+//! A broadcast goes down a tree of PEs whose root is the caller, or, for a section, its creator; every PE passes it on first and then calls its own
 //! elements. If an answer is wanted, each PE waits for its elements and its children, and sends what came up
-//! the same tree in one message (a *wave*). The caller's PE ends with all results, sorted by index.
+//! the same tree in one message (a *wave*). The root ends with all results, sorted by index, and gives them to the caller.
 //!
 //! Payloads, of arguments and of results, travel beside the messages: those of the arguments enter each process once,
 //! where all its elements share them ([`shared`]).
@@ -13,11 +13,11 @@ use std::rc::Rc;
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 
+use super::Rt;
 use super::calls::{self, send_failure};
 use super::collection::CollectionId;
 use super::exit::Failure;
 use super::shared::{self, Opened};
-use super::{Rt, tree};
 use crate::call::Options;
 use crate::envelope::{FutureId, Header, tag};
 use crate::wire::{self, Packed};
@@ -39,6 +39,8 @@ const VALUES: u8 = 2;
 /// The part of an answer that this PE collects.
 pub(crate) struct Wave {
     id: FutureId,
+    /// `None` at the root.
+    parent: Option<Pe>,
     /// Own elements and children that have not answered, plus one while the elements are being called.
     missing: Cell<usize>,
     /// Pairs of index and result.
@@ -64,15 +66,22 @@ pub(crate) fn call_all<E: Entry>(
     let here = rt.sched.pe();
     let mut header = Header::new(target.collection.0, here).with_reply(to);
     (header.method, header.flags, header.priority) = (E::info().id(), options.flags, options.priority);
-    if let Err(error) = shared::post(rt, here, tag::BROADCAST, &header, (kind, args)) {
+    if let Err(error) = shared::post(rt, entrance(rt, target.collection), tag::BROADCAST, &header, (kind, args)) {
         let error = CallError::Wire { entry: E::NAME.into(), pe: here, why: error.to_string() };
         calls::fail_call(rt, to, error);
     }
 }
 
+/// Where a broadcast begins.
+pub(super) fn entrance(rt: Rt, collection: CollectionId) -> Pe {
+    let here = rt.sched.pe();
+    let creator = collection.creator().filter(|pe| collection.is_section() && pe.0 < rt.sched.pes());
+    creator.unwrap_or(here)
+}
+
 /// A broadcast has arrived: passes it on, then calls the elements that live here.
 pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
-    let (id, root) = (CollectionId(header.collection), Pe(header.source));
+    let (id, here) = (CollectionId(header.collection), rt.sched.pe());
     let members = match rt.collection::<E::Chare>(id) {
         Some(members) if members.complete.get() => members,
         Some(_) => return rt.hold(id, msg),
@@ -80,14 +89,13 @@ pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
     };
     let mut msg = Opened::new(header, msg);
     let mut payloads = std::mem::take(&mut msg.beside);
+    let root = id.creator().filter(|_| id.is_section()).unwrap_or(Pe(header.source));
     let body = msg.bytes().split_first().filter(|_| root.0 < rt.sched.pes());
-    // What comes back ends at the root, where the future is.
-    let Some((&kind, args)) =
-        body.filter(|(kind, _)| **kind <= VALUES && (**kind == SILENT || header.reply().pe == root))
-    else {
+    let Some((&kind, args)) = body.filter(|(kind, _)| **kind <= VALUES) else {
         return rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
     };
-    let children: Vec<Pe> = tree(rt, root).children(rt.sched.pe()).collect();
+    let tree = members.reductions.span.tree(rt.sched.layout(), root);
+    let children: Vec<Pe> = tree.children(here).collect();
     for &child in &children {
         shared::send(rt, child, tag::BROADCAST, header, msg.bytes(), payloads.clone());
     }
@@ -95,6 +103,7 @@ pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
         let finish = if kind == VALUES { finish_values::<E> } else { finish_done };
         let wave = Rc::new(Wave {
             id: header.reply(),
+            parent: tree.parent(here),
             missing: Cell::new(children.len() + 1),
             results: RefCell::default(),
             error: RefCell::default(),
@@ -131,11 +140,11 @@ pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
                 Ok(_) => {}
                 Err(error) => *wave.error.borrow_mut() = Some(error),
             }
-            wave.one_less(rt, root);
+            wave.one_less(rt, here);
         });
     }
     if let Some(wave) = wave {
-        wave.one_less(rt, root);
+        wave.one_less(rt, here);
     }
 }
 
@@ -150,9 +159,9 @@ impl Wave {
         }
     }
 
-    fn one_less(&self, rt: Rt, root: Pe) {
+    fn one_less(&self, rt: Rt, from: Pe) {
         let Some(missing) = self.missing.get().checked_sub(1) else {
-            return rt.violation(root, "an answer too many", u64::from(self.id.slot));
+            return rt.violation(from, "an answer too many", u64::from(self.id.slot));
         };
         self.missing.set(missing);
         if missing > 0 {
@@ -161,9 +170,9 @@ impl Wave {
         rt.waves.borrow_mut().remove(&self.id);
         let results = self.results.take();
         let error = self.error.take();
-        match tree(rt, root).parent(rt.sched.pe()) {
+        match self.parent {
             Some(parent) => {
-                let header = Header::new(0, root).with_reply(self.id);
+                let header = Header::new(0, rt.sched.pe()).with_reply(self.id);
                 rt.with_scratch(|bytes| {
                     let part = (results, error);
                     let beside = wire::pack(&part, bytes).expect("bytes and an error can be packed");
@@ -185,19 +194,19 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
     let mut msg = Opened::new(header, msg);
     let part = msg.read::<(Vec<Packed>, Option<CallError>)>();
     match (wave, part) {
-        (Some(wave), Ok((results, error))) if header.source < rt.sched.pes() => {
+        (Some(wave), Ok((results, error))) => {
             wave.results.borrow_mut().extend(results);
             if error.is_some() {
                 *wave.error.borrow_mut() = error;
             }
-            wave.one_less(rt, Pe(header.source));
+            wave.one_less(rt, msg.from);
         }
         _ => rt.violation(msg.from, "an answer to no broadcast", u64::from(header.reply_slot)),
     }
 }
 
 fn finish_done(rt: Rt, to: FutureId, _: Vec<Packed>) {
-    rt.futures.fulfil(to, ());
+    calls::reply(rt, to, ());
 }
 
 fn finish_values<E: Entry>(rt: Rt, to: FutureId, results: Vec<Packed>) {
@@ -205,11 +214,11 @@ fn finish_values<E: Entry>(rt: Rt, to: FutureId, results: Vec<Packed>) {
     match results.into_iter().map(read).collect::<Result<Vec<_>, _>>() {
         Ok(mut pairs) => {
             pairs.sort_by_key(|(index, _)| *index);
-            rt.futures.fulfil(to, pairs.into_iter().map(|(_, value)| value).collect::<Vec<_>>());
+            calls::reply(rt, to, pairs.into_iter().map(|(_, value)| value).collect::<Vec<_>>());
         }
         Err(error) => {
             let pe = rt.sched.pe();
-            rt.futures.fail(to, CallError::Wire { entry: E::NAME.into(), pe, why: error.to_string() });
+            send_failure(rt, to, CallError::Wire { entry: E::NAME.into(), pe, why: error.to_string() });
         }
     }
 }

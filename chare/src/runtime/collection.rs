@@ -20,6 +20,7 @@ use hashbrown::HashMap;
 use super::create::Shape;
 use super::elements::Elements;
 use super::reduction::Reductions;
+use super::span::Span;
 use super::waiting::Waiting;
 use super::{Rt, census, create, reduction};
 use crate::cx::Element;
@@ -32,6 +33,8 @@ use crate::{Chare, IndexMap, Places};
 pub struct CollectionId(pub(crate) u64);
 
 const SOLO: u64 = 0xFFFF_FFFF;
+/// In the serial number: of a section.
+const SECTION: u64 = 1 << 31;
 
 impl CollectionId {
     pub(super) fn new(creator: Pe, serial: u32) -> Self {
@@ -47,6 +50,15 @@ impl CollectionId {
     #[allow(clippy::cast_possible_truncation, reason = "only the low bits matter")]
     pub(super) fn low_bits(self) -> usize {
         self.0 as usize
+    }
+
+    /// The same name, for a section.
+    pub(super) fn section(self) -> Self {
+        Self(self.0 | SECTION)
+    }
+
+    pub(crate) fn is_section(self) -> bool {
+        self.0 & SECTION != 0 && self.creator().is_some()
     }
 
     /// Who made it; `None` for single chares.
@@ -102,6 +114,15 @@ pub(super) trait AnyCollection {
 
 impl<T: Chare> Members<T> {
     pub(super) fn new(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe) -> &'static Self {
+        Self::over(id, shape, map, root, Span::Job)
+    }
+
+    /// Of a section.
+    pub(super) fn section(id: CollectionId, whole: &'static Self, root: Pe, span: Span) -> &'static Self {
+        Self::over(id, Shape::Section(whole), whole.map.clone(), root, span)
+    }
+
+    fn over(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe, span: Span) -> &'static Self {
         Box::leak(Box::new(Self {
             id,
             shape,
@@ -110,7 +131,7 @@ impl<T: Chare> Members<T> {
             places: RefCell::default(),
             waiting: RefCell::default(),
             complete: Cell::new(false),
-            reductions: Reductions::new(id, root),
+            reductions: Reductions::new(id, root, span),
             inserted: census::Insertions::default(),
         }))
     }
@@ -157,7 +178,7 @@ impl<T: Chare> Members<T> {
         match &self.shape {
             Shape::Bounded(bounds) => self.elements.slot(bounds.position(index)?),
             Shape::Group => self.elements.slot(u64::from(self.shape.fixed(index)?.0)),
-            Shape::Sparse | Shape::Solo => None,
+            Shape::Sparse | Shape::Solo | Shape::Section(_) => None,
         }
     }
 
@@ -194,6 +215,7 @@ impl<T: Chare> Members<T> {
                 Some(self.map.pe(index, &Places { pes, position }))
             }
             Shape::Sparse => Some(self.map.pe(index, &Places { pes, position: None })),
+            Shape::Section(whole) => return whole.home(rt, index),
         };
         Pe(pe.map_or(0, |pe| pe.0) % pes)
     }
@@ -271,6 +293,9 @@ impl<T: Chare> AnyCollection for Members<T> {
     }
 
     fn waiting(&self, rt: Rt, found: &mut Waiting) {
+        if matches!(self.shape, Shape::Section(_)) {
+            return; // each element tells once, in the whole
+        }
         for element in self.elements.all() {
             for (task, method) in element.suspended.tasks() {
                 found.name(task, format!("{}[{:?}].{}", T::NAME, element.index, method.name));

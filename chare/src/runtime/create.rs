@@ -20,7 +20,7 @@ use super::calls::{self, guard, send_moved, send_wire};
 use super::collection::{CollectionId, Members, Place};
 use super::exit::Failure;
 use super::shared::{self, Opened};
-use super::{Rt, reduction, tree};
+use super::{Rt, reduction, section, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
@@ -36,6 +36,8 @@ pub(crate) enum Shape<T: Chare> {
     Bounded(Bounds<T::Index>),
     /// Those that are inserted.
     Sparse,
+    /// Some of another collection's.
+    Section(&'static Members<T>),
 }
 
 impl<T: Chare> Shape<T> {
@@ -47,6 +49,7 @@ impl<T: Chare> Shape<T> {
                 self.fixed(index).is_some_and(|pe| pe.0 < pes)
             }
             Self::Solo | Self::Sparse => true,
+            Self::Section(whole) => whole.may_exist(index),
         }
     }
 
@@ -68,6 +71,7 @@ impl<T: Chare> fmt::Display for Shape<T> {
             Self::Group => f.write_str("it is a group, with one element for each PE"),
             Self::Bounded(bounds) => write!(f, "its extent is {:?}", bounds.extent),
             Self::Sparse => f.write_str("it is a sparse array"),
+            Self::Section(_) => f.write_str("it is a section"),
         }
     }
 }
@@ -107,9 +111,7 @@ impl<T: Chare> Description<T> {
 /// Makes a collection; returns its name at once.
 pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: T::Init) -> CollectionId {
     let here = rt.sched.pe();
-    let serial = rt.serials.get();
-    rt.serials.set(serial.checked_add(1).expect("a PE makes fewer than 4 billion collections"));
-    let id = CollectionId::new(here, serial);
+    let id = rt.new_id();
     let (kind, root) = match &shape {
         Shape::Group => (Kind::Group, Pe(0)),
         Shape::Bounded(bounds) => {
@@ -117,17 +119,23 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
             let first = (bounds.volume > 0).then(|| map.pe(&(bounds.grid.at)(0, &bounds.extent), &places));
             (Kind::Bounded(bounds.extent), first.map_or(here, |pe| Pe(pe.0 % places.pes)))
         }
-        Shape::Sparse | Shape::Solo => (Kind::Sparse, here),
+        Shape::Sparse | Shape::Solo | Shape::Section(_) => (Kind::Sparse, here),
     };
     rt.register(Members::<T>::new(id, shape, map.clone(), root));
-    let created = Reply::<()>::new(rt, Awaited::CREATION);
-    let mut header = Header::new(id.0, here).with_reply(created.id());
-    header.method = T::info().id();
-    rt.created.borrow_mut().insert(id, created);
+    let header = opening::<T>(rt, id);
     if let Err(error) = shared::post(rt, here, tag::CREATE, &header, (Description::<T> { kind, map, root }, init)) {
         panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME);
     }
     id
+}
+
+/// The header of a new collection's description, with whom to tell when all of it has been made.
+pub(super) fn opening<T: Chare>(rt: Rt, id: CollectionId) -> Header {
+    let created = Reply::<()>::new(rt, Awaited::CREATION);
+    let mut header = Header::new(id.0, rt.sched.pe()).with_reply(created.id());
+    header.method = T::info().id();
+    rt.created.borrow_mut().insert(id, created);
+    header
 }
 
 /// A collection's description has arrived: passes it on, and makes the elements that belong here.
@@ -191,7 +199,7 @@ fn own_block<T: Chare>(rt: Rt, members: &Members<T>) -> Option<Range<u64>> {
     match &members.shape {
         Shape::Bounded(bounds) => members.map.block(here, rt.sched.pes(), bounds.volume),
         Shape::Group => Some(u64::from(here.0)..u64::from(here.0) + 1),
-        Shape::Sparse | Shape::Solo => None,
+        Shape::Sparse | Shape::Solo | Shape::Section(_) => None,
     }
 }
 
@@ -199,7 +207,7 @@ fn own_block<T: Chare>(rt: Rt, members: &Members<T>) -> Option<Range<u64>> {
 fn own_indices<T: Chare>(rt: Rt, members: &Members<T>) -> Vec<T::Index> {
     let here = rt.sched.pe();
     match &members.shape {
-        Shape::Sparse | Shape::Solo => Vec::new(),
+        Shape::Sparse | Shape::Solo | Shape::Section(_) => Vec::new(),
         Shape::Group => T::naming().group.map(|group| (group.of)(here)).into_iter().collect(),
         Shape::Bounded(bounds) => {
             let at = |position| (bounds.grid.at)(position, &bounds.extent);
@@ -271,7 +279,7 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
     let fits = match members.shape {
         Shape::Solo => msg.tag == tag::SOLO,
         Shape::Sparse => msg.tag == tag::INSERT,
-        Shape::Group | Shape::Bounded(_) => false,
+        Shape::Group | Shape::Bounded(_) | Shape::Section(_) => false,
     };
     if !fits {
         discard_new::<T>(header, msg);
@@ -354,10 +362,19 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
         announce(rt, members, home, element.index, Place::Gone);
     }
     reduction::depart(rt, members, element.contributed.get());
+    section::leave(element);
 }
 
 /// The reply that a collection's creator can wait for.
 impl super::Runtime {
+    /// The name of a new collection.
+    pub(super) fn new_id(&self) -> CollectionId {
+        let serial = self.serials.get();
+        assert!(serial >> 31 == 0, "a PE makes fewer than 2 billion collections");
+        self.serials.set(serial + 1);
+        CollectionId::new(self.sched.pe(), serial)
+    }
+
     pub(crate) fn created(&self, id: CollectionId) -> Reply<()> {
         let reply = self.created.borrow_mut().remove(&id);
         reply.expect("`created` is asked once, by the PE that made the collection")

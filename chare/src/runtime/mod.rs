@@ -20,8 +20,10 @@ mod here;
 mod pieces;
 mod reduction;
 pub(crate) mod running;
+mod section;
 mod shared;
 mod solos;
+mod span;
 pub(crate) mod waiting;
 
 use std::any::Any;
@@ -45,8 +47,8 @@ pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook};
 pub(crate) use here::deliver as deliver_here;
 pub use reduction::sink;
-pub(crate) use reduction::{allreduce, contribute};
 pub(crate) use running::IndexLook;
+pub(crate) use section::{Membership, allreduce, contribute, section, step as section_step};
 
 use self::collection::AnyCollection;
 use crate::Chare;
@@ -55,6 +57,7 @@ use crate::registry::{Registry, registry};
 use crate::reply::Futures;
 
 type Recent = (CollectionId, &'static dyn Any);
+type Later = Box<dyn FnOnce()>;
 
 /// How many collections are found without a look into the table.
 const RECENT: usize = 8;
@@ -75,6 +78,8 @@ pub struct Runtime {
     recent: [Cell<Option<Recent>>; RECENT],
     /// Messages for collections whose creation has not arrived yet.
     early: RefCell<HashMap<CollectionId, Vec<Incoming>>>,
+    /// Contributions to sections that this PE has not heard of.
+    awaiting: RefCell<HashMap<CollectionId, Vec<Later>>>,
     /// The replies that creators can wait for.
     created: RefCell<HashMap<CollectionId, crate::Reply<()>>>,
     serials: Cell<u32>,
@@ -124,6 +129,7 @@ impl Runtime {
             collections: RefCell::default(),
             recent: [const { Cell::new(None) }; RECENT],
             early: RefCell::default(),
+            awaiting: RefCell::default(),
             created: RefCell::default(),
             serials: Cell::new(0),
             solos: solos::Solos::default(),
@@ -158,9 +164,7 @@ impl Runtime {
         }
         let collections: Vec<_> = self.collections.borrow().values().copied().collect();
         collections.into_iter().for_each(|members| members.clear(self));
-        let created = std::mem::take(&mut *self.created.borrow_mut());
-        let waves = std::mem::take(&mut *self.waves.borrow_mut());
-        drop((created, waves));
+        drop((self.awaiting.take(), self.created.take(), self.waves.take()));
     }
 
     /// Drops a message that will not be delivered, and the value that was moved into it.
@@ -347,11 +351,14 @@ impl Driver {
                 None => rt.violation(msg.from, "an entry method that does not exist", u64::from(header.method)),
             },
             tag::REPLY | tag::FAILURE => calls::settle(rt, &header, msg),
-            tag::CREATE | tag::SOLO | tag::INSERT => match rt.registry.chares.get(usize::from(header.method)) {
-                Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, &header, msg),
-                Some(chare) => (chare.solo)(rt, &header, msg),
-                None => rt.violation(msg.from, "a chare type that does not exist", u64::from(header.method)),
-            },
+            tag::CREATE | tag::SOLO | tag::INSERT | tag::SECTION => {
+                match rt.registry.chares.get(usize::from(header.method)) {
+                    Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, &header, msg),
+                    Some(chare) if msg.tag == tag::SECTION => (chare.section)(rt, &header, msg),
+                    Some(chare) => (chare.solo)(rt, &header, msg),
+                    None => rt.violation(msg.from, "a chare type that does not exist", u64::from(header.method)),
+                }
+            }
             tag::WAVE => broadcast::answer(rt, &header, msg),
             tag::LOCATION
             | tag::COUNTED

@@ -29,9 +29,9 @@ use charm4rs_transport::port::Tag;
 use charm4rs_transport::{Pe, RegBuf};
 use serde::{Deserialize, Serialize};
 
+use super::Rt;
 use super::reduction::{Merger, Reductions, UNLIKE, deliver, end_in_order, unlike};
 use super::shared::{self, Opened};
-use super::{Rt, tree};
 use crate::Arguments;
 use crate::envelope::{FutureId, tag};
 use crate::reduce::{ByElement, Reducer, Route};
@@ -430,7 +430,7 @@ pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
 
 /// Sends a piece up, or keeps it at the root, if the subtree has given it.
 fn advance(rt: Rt, reductions: &Reductions, number: u64, at: u64) {
-    let parent = tree(rt, reductions.root()).parent(rt.sched.pe());
+    let parent = reductions.tree(rt).parent(rt.sched.pe());
     let (piece, label) = {
         let mut all = reductions.pieces.open.borrow_mut();
         let Some(open) = all.get_mut(&number) else { return };

@@ -21,7 +21,6 @@
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
 
 use charm4rs_scheduler::Class;
 use charm4rs_transport::port::{Incoming, Tag};
@@ -32,17 +31,17 @@ use super::collection::{AnyCollection, CollectionId};
 use super::exit::Failure;
 use super::pieces::{self, Large, Pieces, Waiting};
 use super::shared::{self, Opened};
-use super::{Rt, tree};
-use crate::cx::Element;
+use super::span::{Branches, Span};
+use super::{Rt, broadcast};
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Reducer, Route, Sink};
-use crate::reply::Awaited;
 use crate::wire::{self, Packed, WireError};
-use crate::{Arguments, Chare, Reply};
+use crate::{Arguments, Chare};
 
 /// A PE's part of a collection's reductions.
 pub(crate) struct Reductions {
     collection: CollectionId,
+    pub(super) span: Span,
     root: Cell<Pe>,
     /// Who waits for the collection to be complete; it is the root that tells them.
     waiting: RefCell<Vec<FutureId>>,
@@ -146,9 +145,10 @@ impl<V, R: Reducer<V>> Typed<V, R> {
 }
 
 impl Reductions {
-    pub(super) fn new(collection: CollectionId, root: Pe) -> Self {
+    pub(super) fn new(collection: CollectionId, root: Pe, span: Span) -> Self {
         Self {
             collection,
+            span,
             root: Cell::new(root),
             waiting: RefCell::default(),
             settled: Cell::new(false),
@@ -166,6 +166,11 @@ impl Reductions {
 
     pub(super) fn root(&self) -> Pe {
         self.root.get()
+    }
+
+    /// The tree that reductions go up.
+    pub(super) fn tree(&self, rt: Rt) -> Branches<'_> {
+        self.span.tree(rt.sched.layout(), self.root.get())
     }
 
     /// The root is known only now.
@@ -212,7 +217,7 @@ pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, to: FutureId) {
 pub(super) fn count(rt: Rt, members: &dyn AnyCollection, own: u64) {
     let reductions = members.reductions();
     reductions.settled.set(true);
-    if let Some(parent) = tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
+    if let Some(parent) = reductions.tree(rt).parent(rt.sched.pe()) {
         let departed = reductions.departed.borrow().clone();
         departed.into_iter().for_each(|from| send_departure(rt, parent, reductions, from));
     }
@@ -233,13 +238,13 @@ fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
             return;
         }
         // Its own elements, and every child's.
-        if counting.heard <= tree(rt, reductions.root.get()).children(rt.sched.pe()).count() {
+        if counting.heard <= reductions.tree(rt).children(rt.sched.pe()).count() {
             return;
         }
         counting.total
     };
     reductions.subtree.set(Some(total));
-    match tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
+    match reductions.tree(rt).parent(rt.sched.pe()) {
         Some(parent) => send(rt, parent, tag::COUNTED, reductions, total),
         None => reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, ())),
     }
@@ -255,36 +260,15 @@ fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, reductions: &Reductions, 
     });
 }
 
-/// An element of this PE gives its part.
-pub(crate) fn contribute<T: Chare, V: Arguments, R: Reducer<V>>(
-    element: &Rc<Element<T>>,
+/// An element of this PE gives its part of reduction `number`.
+pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
+    rt: Rt,
+    reductions: &Reductions,
+    number: u64,
     value: V,
     reducer: R,
-    sink: Sink<R::Output>,
+    route: Route,
 ) {
-    give(element, value, reducer, sink.route);
-}
-
-/// Like [`contribute`], for a result that comes back to every contributor.
-pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
-    element: &Rc<Element<T>>,
-    value: V,
-    reducer: R,
-) -> Reply<R::Output> {
-    let rt = element.rt;
-    let reply = Reply::new(rt, Awaited::REDUCTION);
-    let mut everyone = element.members.reductions.everyone.borrow_mut();
-    everyone.entry(element.contributed.get()).or_default().futures.push(reply.id());
-    drop(everyone);
-    give(element, value, reducer, Route::Everyone);
-    reply
-}
-
-fn give<T: Chare, V: Arguments, R: Reducer<V>>(element: &Rc<Element<T>>, value: V, reducer: R, route: Route) {
-    let rt = element.rt;
-    let reductions = &element.members.reductions;
-    let number = element.contributed.get();
-    element.contributed.set(number + 1);
     let part = reducer.start(value);
     let large = Large::<V, R>::of(part);
     let other_way = if large.is_ok() { reductions.has_whole(number) } else { reductions.pieces.has(number) };
@@ -339,7 +323,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     {
         return rt.fail(unlike());
     }
-    let parent = tree(rt, reductions.root.get()).parent(here);
+    let parent = reductions.tree(rt).parent(here);
     let Pending { count, here: own, below: mut parts, route, mut merger } = pending;
     match (parent, own, &route) {
         (None, Some(mut own), Some(_)) => {
@@ -446,7 +430,7 @@ fn departed(rt: Rt, reductions: &Reductions, from: u64) {
     if !reductions.settled.get() {
         return; // `count` tells it
     }
-    if let Some(parent) = tree(rt, reductions.root.get()).parent(rt.sched.pe()) {
+    if let Some(parent) = reductions.tree(rt).parent(rt.sched.pe()) {
         send_departure(rt, parent, reductions, from);
     }
     advance_from(rt, reductions, from);
@@ -526,14 +510,15 @@ fn call_sink<O: Arguments>(
     rt: Rt,
     header: &Header,
     mut bytes: Vec<u8>,
-    broadcast: bool,
+    to_all: bool,
     value: O,
 ) -> Result<(), WireError> {
     let here = rt.sched.pe();
     let beside = wire::pack(&value, &mut bytes)?;
     drop(value);
-    if broadcast {
-        shared::send(rt, here, tag::BROADCAST, header, &bytes, beside);
+    if to_all {
+        let to = broadcast::entrance(rt, CollectionId(header.collection));
+        shared::send(rt, to, tag::BROADCAST, header, &bytes, beside);
     } else {
         let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
         let payloads = beside.into_iter().map(|memory| shared::leaving(rt, memory)).collect();
@@ -555,7 +540,7 @@ fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
 /// The result for every contributor: passes it on down the tree, and gives it to those that wait here.
 fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     let body = (number, value);
-    for child in tree(rt, reductions.root.get()).children(rt.sched.pe()) {
+    for child in reductions.tree(rt).children(rt.sched.pe()) {
         send(rt, child, tag::RESULT, reductions, &body);
     }
     let waiting = reductions.everyone.borrow_mut().remove(&number).unwrap_or_default();
@@ -569,7 +554,7 @@ fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
 pub fn sink<E: crate::Entry<Args = (V,)>, K: crate::Kind, V>(target: &crate::Target<E::Chare, K>) -> Sink<V> {
     let mut before = Vec::new();
     if K::BROADCAST {
-        before.push(super::broadcast::SILENT);
+        before.push(broadcast::SILENT);
     } else {
         wire::pack(&target.which, &mut before).expect("an index can be packed");
     }

@@ -13,6 +13,7 @@ mod large;
 mod payloads;
 mod receives;
 mod reductions;
+mod sections;
 
 use std::future::Future;
 

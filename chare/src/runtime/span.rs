@@ -1,0 +1,144 @@
+//! Which PEs have a part in a collection, and trees over them. Knows nothing of what goes over the trees.
+//!
+//! A section's tree is that of a job which has the section's PEs alone: so it too enters each host and each process once.
+
+use charm4rs_scheduler::Tree;
+use charm4rs_transport::{Layout, Pe};
+
+use super::FANOUT;
+
+/// The PEs of a collection.
+#[derive(Debug)]
+pub(super) enum Span {
+    /// All of the job.
+    Job,
+    Some(Chosen),
+}
+
+/// Some of a job's PEs.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// Sorted.
+    pes: Box<[Pe]>,
+    /// Of a job in which `pes[rank]` is PE number `rank`.
+    layout: Layout,
+}
+
+impl Span {
+    /// Some PEs of a job; `None` if they are not sorted, one is there twice, one does not exist, or there is none.
+    pub(super) fn of(job: &Layout, pes: Vec<Pe>) -> Option<Self> {
+        let last = pes.last()?;
+        if last.0 >= job.pes() || !pes.is_sorted_by(|a, b| a < b) {
+            return None;
+        }
+        let (mut processes, mut hosts) = (Vec::new(), Vec::new());
+        for process in pes.chunk_by(|a, b| job.process_of(*a) == job.process_of(*b)) {
+            processes.push(u32::try_from(process.len()).ok()?);
+            hosts.push(job.host_of(job.process_of(process[0])));
+        }
+        let hosts: Option<Vec<u32>> = hosts.chunk_by(|a, b| a == b).map(|host| host.len().try_into().ok()).collect();
+        let layout = Layout::new(&processes, &hosts?);
+        Some(Self::Some(Chosen { pes: pes.into_boxed_slice(), layout }))
+    }
+
+    pub(super) fn contains(&self, pe: Pe) -> bool {
+        match self {
+            Self::Job => true,
+            Self::Some(chosen) => chosen.rank(pe).is_some(),
+        }
+    }
+
+    /// The tree over them that is rooted at one of them.
+    pub(super) fn tree<'a>(&'a self, job: &'a Layout, root: Pe) -> Branches<'a> {
+        match self {
+            Self::Job => Branches { tree: Tree::new(job, root, FANOUT), chosen: None },
+            Self::Some(chosen) => {
+                let rank = chosen.rank(root).expect("a tree's root is one of its PEs");
+                Branches { tree: Tree::new(&chosen.layout, rank, FANOUT), chosen: Some(chosen) }
+            }
+        }
+    }
+}
+
+impl Chosen {
+    fn rank(&self, pe: Pe) -> Option<Pe> {
+        self.pes.binary_search(&pe).ok().and_then(|rank| rank.try_into().ok()).map(Pe)
+    }
+}
+
+/// A tree over a collection's PEs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Branches<'a> {
+    tree: Tree<'a>,
+    chosen: Option<&'a Chosen>,
+}
+
+impl<'a> Branches<'a> {
+    fn rank(self, pe: Pe) -> Option<Pe> {
+        self.chosen.map_or(Some(pe), |chosen| chosen.rank(pe))
+    }
+
+    fn at(self, rank: Pe) -> Pe {
+        self.chosen.map_or(rank, |chosen| chosen.pes[rank.index()])
+    }
+
+    /// Who is above `pe`; nobody is above the root, nor above who has no part in it.
+    pub(super) fn parent(self, pe: Pe) -> Option<Pe> {
+        self.tree.parent(self.rank(pe)?).map(|rank| self.at(rank))
+    }
+
+    /// Who is right below `pe`.
+    pub(super) fn children(self, pe: Pe) -> impl Iterator<Item = Pe> + use<'a> {
+        let ranks = self.rank(pe).map(|rank| self.tree.children(rank));
+        ranks.into_iter().flatten().map(move |rank| self.at(rank))
+    }
+
+    /// Which child of `above` leads to `pe`.
+    pub(super) fn toward(self, above: Pe, pe: Pe) -> Option<Pe> {
+        std::iter::successors(Some(pe), |&pe| self.parent(pe)).find(|&pe| self.parent(pe) == Some(above))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pes(numbers: &[u32]) -> Vec<Pe> {
+        numbers.iter().copied().map(Pe).collect()
+    }
+
+    #[test]
+    fn a_tree_over_some_pes_reaches_them_and_no_others_by_way_of_their_processes() {
+        // Hosts: PEs 0-3 (processes 0-1, 2-3), 4-7, 8-11.
+        let job = Layout::new(&[2; 6], &[2; 3]);
+        let chosen = pes(&[1, 2, 3, 8, 9, 11]);
+        let span = Span::of(&job, chosen.clone()).unwrap();
+        for &root in &chosen {
+            let tree = span.tree(&job, root);
+            let mut reached = vec![root];
+            let mut at = 0;
+            while let Some(&pe) = reached.get(at) {
+                at += 1;
+                for child in tree.children(pe) {
+                    assert_eq!(tree.parent(child), Some(pe));
+                    assert_eq!(tree.toward(pe, child), Some(child));
+                    reached.push(child);
+                }
+            }
+            reached.sort();
+            assert_eq!(reached, chosen);
+            let hosts = chosen.iter().filter(|&&pe| tree.parent(pe).is_some_and(|above| (above.0 < 4) != (pe.0 < 4)));
+            assert_eq!(hosts.count(), 1);
+        }
+        assert_eq!(span.tree(&job, Pe(1)).parent(Pe(0)), None);
+        assert!(span.contains(Pe(9)) && !span.contains(Pe(10)));
+    }
+
+    #[test]
+    fn pes_that_a_job_does_not_have_or_that_come_in_disorder_are_no_span() {
+        let job = Layout::one_host(4, 2);
+        for wrong in [&[][..], &[2, 1], &[1, 1], &[0, 4]] {
+            assert!(Span::of(&job, pes(wrong)).is_none(), "{wrong:?}");
+        }
+    }
+}
