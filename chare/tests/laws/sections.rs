@@ -1,8 +1,11 @@
 //! Sections: some elements of a collection under a name of their own.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use charm4rs::prelude::*;
 use charm4rs::reduce::Sink;
-use charm4rs::testing::{SimOptions, simulate};
+use charm4rs::testing::{SimOptions, Together, simulate};
 
 use crate::{law, shapes, simulated};
 
@@ -86,6 +89,33 @@ impl Member {
         (values, piece.at(this.index()).call().call().await)
     }
     #[entry]
+    fn double(&self, row: Payload<i64>) -> Payload<i64> {
+        row.iter().map(|x| 2 * x).collect()
+    }
+    #[entry]
+    async fn relay_payload(_: This<Self>, piece: Piece) -> bool {
+        let row: Payload<i64> = (0..5_000).collect();
+        let rows = piece.all().double(row).call().await;
+        rows.len() == 3 && rows.iter().all(|row| row[4_999] == 9_998)
+    }
+    #[entry]
+    fn fail_at(&self, cx: &mut Cx<Self>, index: i64) {
+        assert!(cx.index() != index, "number {index} fails");
+    }
+    #[entry]
+    async fn relay_failure(_: This<Self>, piece: Piece) -> String {
+        let done = piece.all().fail_at(7).done().checked().await.unwrap_err();
+        let called = piece.all().fail_at(7).call().checked().await.unwrap_err();
+        assert_eq!(done.to_string(), called.to_string());
+        called.to_string()
+    }
+    #[entry]
+    async fn wait_for_ever(this: This<Self>) {
+        this.next_never().await;
+    }
+    #[entry]
+    fn never(&self);
+    #[entry]
     fn number(&self, to: Piece, first: i64) {
         (first..first + 5).for_each(|n| _ = to.all().hear(n));
     }
@@ -123,6 +153,44 @@ fn a_section_can_be_called_and_cut_by_those_who_have_not_heard_of_it() {
         let calls = all.all().calls().call().await;
         assert_eq!((calls[1], calls[5], calls[10], calls[0]), (24, 25, 1, 0));
     });
+}
+
+#[test]
+fn payloads_and_failures_of_a_section_come_back_to_a_caller_on_any_pe() {
+    law(|job| async move {
+        let all = members(&job, 10);
+        let piece = all.section([2, 7, 9]);
+        assert_eq!(all.all().relay_payload(piece).call().await, [true; 10]);
+        for text in all.all().relay_failure(piece).call().await {
+            assert!(text.contains("number 7 fails") && text.contains("fail_at"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn a_section_is_made_on_any_pe_outside_of_a_task_too() {
+    for job in [Together::threads(4), Together::processes(4)] {
+        let job = job.unwrap();
+        let all = job.on(Pe(0), |job| members(&job, 8));
+        // PE 2 may not have heard of the array.
+        let piece = job.on(Pe(2), |_| all.section([1, 6, 7]));
+        for pe in 0..4 {
+            job.on(Pe(pe), |_| _ = piece.all().call());
+        }
+        job.settle().unwrap();
+        let calls = job.on(Pe(3), |_| all.all().calls().call());
+        job.settle().unwrap();
+        let done = Rc::new(Cell::new(false));
+        let seen = done.clone();
+        job.on(Pe(3), |job| {
+            job.spawn(async move {
+                assert_eq!(calls.await, [0, 4, 0, 0, 0, 0, 4, 4]);
+                seen.set(true);
+            });
+        });
+        job.settle().unwrap();
+        assert!(done.get());
+    }
 }
 
 #[test]
@@ -350,19 +418,37 @@ fn who_contributes_to_a_section_that_it_is_not_in_ends_the_job() {
 }
 
 #[test]
+fn a_deadlock_names_each_element_once_however_many_sections_it_is_in() {
+    let outcome = simulate(&SimOptions::new(3, 1), |job| async move {
+        let all = members(&job, 3);
+        let piece = all.section([1, 2]).section([2]);
+        piece.all().wait_for_ever().done().await;
+    });
+    let text = outcome.unwrap_err().what;
+    assert!(text.contains("Member[2].wait_for_ever waits for a call of its never"), "{text}");
+    assert!(text.matches("Member[2]").count() == 1 && !text.contains("more"), "{text}");
+}
+
+#[test]
 fn a_call_of_a_section_visits_only_the_pes_that_have_elements_of_it() {
-    let steps = |calls: usize| {
+    let steps = |in_section: bool, calls: usize| {
         let outcome = simulate(&SimOptions::new(64, 7), move |job| async move {
-            let piece = members(&job, 64).section([3, 30, 63]);
+            let all = members(&job, 64);
+            let piece = all.section([3, 30, 63]);
             for _ in 0..calls {
-                assert_eq!(piece.all().call().call().await, [3, 30, 63]);
+                if in_section {
+                    assert_eq!(piece.all().call().call().await, [3, 30, 63]);
+                } else {
+                    all.all().call().done().await;
+                }
             }
         });
         outcome.unwrap();
         outcome.steps
     };
-    let (few, many) = (steps(100), steps(1_100));
-    let each = (many - few) as f64 / 1_000.0;
-    println!("{each} steps a call");
-    assert!(each < 20.0, "{each} steps of PEs for each call");
+    let a_call = |in_section| (steps(in_section, 300) - steps(in_section, 100)) / 200;
+    let (section, whole) = (a_call(true), a_call(false));
+    println!("steps of PEs for each call: {section} of a section, {whole} of the whole");
+    // The creator and three others, out and back.
+    assert!(section < 40 && whole > 2 * 63, "{section} and {whole}");
 }
