@@ -129,9 +129,16 @@ impl Watch {
         });
         let watching = watch.clone();
         let thread = std::thread::Builder::new().name("charm4rs-watch".to_owned());
-        if let Err(error) = thread.spawn(move || watching.run()) {
+        // What a thread needs at its start must not be what a program has not left: that would end the process without a word.
+        let (started, has_started) = std::sync::mpsc::sync_channel(0);
+        let run = move || {
+            let _ = started.send(());
+            watching.run();
+        };
+        if let Err(error) = thread.spawn(run) {
             control.abort(71, None, &format!("no thread that watches over the PEs: {error}; see ulimit -u"));
         }
+        let _ = has_started.recv();
         watch
     }
 
