@@ -210,6 +210,41 @@ impl<T: Chare> Collection<T> {
         Self { id, ..*self }
     }
 
+    /// The same, of elements that are not known yet: calls of the section wait until `indices` tells them.
+    ///
+    /// ```
+    /// # use charm4rs::prelude::*;
+    /// # struct Block;
+    /// # #[chare(index = usize)]
+    /// # impl Block {
+    /// #     #[init]
+    /// #     fn new() -> Self { Self }
+    /// #     #[entry]
+    /// #     fn chosen(&mut self, cx: &mut Cx<Self>) -> usize { cx.index() * 3 % 10 }
+    /// # }
+    /// # charm4rs::testing::threads(2, |job| async move {
+    /// let blocks = job.array::<Block>(10, ());
+    /// let chosen = blocks.at(7).chosen().call();
+    /// let one = blocks.section_of(async { [chosen.await] });
+    /// assert_eq!(one.all().chosen().call().await, [3]);
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn section_of<I>(&self, indices: impl Future<Output = I> + 'static) -> Self
+    where
+        I: IntoIterator<Item = T::Index>,
+    {
+        let id =
+            runtime::section_of::<T>(runtime::current(), self.whole, async { indices.await.into_iter().collect() });
+        Self { id, ..*self }
+    }
+
+    /// What all indices are below, of a bounded array that this PE knows.
+    #[must_use]
+    pub fn extent(&self) -> Option<T::Index> {
+        runtime::try_current()?.collection::<T>(self.whole)?.extent()
+    }
+
     /// Whether it is a section.
     #[must_use]
     pub fn is_section(&self) -> bool {

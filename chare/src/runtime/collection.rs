@@ -162,6 +162,14 @@ impl<T: Chare> Members<T> {
         }
     }
 
+    /// What the indices are below, if all below it exist.
+    pub(crate) fn extent(&self) -> Option<T::Index> {
+        match &self.shape {
+            Shape::Bounded(bounds) => Some(bounds.extent),
+            _ => None,
+        }
+    }
+
     pub(crate) fn extent_text(&self) -> String {
         self.shape.to_string()
     }

@@ -48,7 +48,7 @@ pub(crate) use exit::{exit, install_panic_hook};
 pub(crate) use here::deliver as deliver_here;
 pub use reduction::sink;
 pub(crate) use running::IndexLook;
-pub(crate) use section::{Membership, allreduce, contribute, section, step as section_step};
+pub(crate) use section::{Membership, allreduce, contribute, section, section_of, step as section_step};
 
 use self::collection::AnyCollection;
 use crate::Chare;

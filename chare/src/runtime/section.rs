@@ -83,6 +83,20 @@ pub(crate) fn section<T: Chare>(rt: Rt, whole: CollectionId, indices: BTreeSet<T
     id
 }
 
+/// The same, of indices that are not known yet.
+pub(crate) fn section_of<T: Chare>(
+    rt: Rt,
+    whole: CollectionId,
+    indices: impl Future<Output = BTreeSet<T::Index>> + 'static,
+) -> CollectionId {
+    let id = rt.new_id().section();
+    spawn(rt, async move {
+        let indices = indices.await;
+        send(rt, rt.sched.pe(), &opening::<T>(rt, id), &Step::Begin { whole, indices });
+    });
+    id
+}
+
 /// A step of a section's creation has arrived.
 pub(crate) fn step<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     let id = CollectionId(header.collection);
