@@ -6,7 +6,7 @@ import inspect
 import zlib
 from typing import Any, Iterable, Sequence
 
-from . import _engine
+from . import _engine, functions, sections
 from .entry_method import row
 from .errors import Charm4PyError
 from .reduction import NOTHING, number_of
@@ -100,13 +100,9 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
     def allreduce(self, data: Any = None, reducer: Any = None, section: Any = None) -> Future[Any]:
         """Adds ``data`` to the collection's next reduction; every contributor's future gets the result."""
         future: Future[Any] = Future()
-        waiting = self.__dict__.setdefault("_allreduces", [])
-        waiting.append(future)
-        contribute(self, data, reducer, self.thisProxy._allreduced, section)
+        kind, part = parts(self, data, reducer)
+        self._allreduce(part, kind, future, section)
         return future
-
-    def _allreduced(self, value: Any = None) -> None:
-        self.__dict__["_allreduces"].pop(0).send(value)
 
     def wait(self, condition: str) -> None:
         """Waits until an expression over ``self`` and the caller's globals and locals holds."""
@@ -114,8 +110,13 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
         assert frame is not None and frame.f_back is not None
         wait(self, condition, frame.f_back)
 
-    def _present(self) -> None:
-        """Called to learn that the chare is there."""
+    def _present(self) -> Any:
+        """Called to learn that the chare is there, and who it is."""
+        return self.thisIndex
+
+    def _sections_by(self, section_func: bytes) -> tuple[Any, list[int]]:
+        """Called to learn in which sections the chare is to be."""
+        return self.thisIndex, sections.numbers(functions.loads(section_func)(self))
 
     def _channel(self, key: Any, number: int, turn: int, *args: Any) -> None:
         from .channel import arrived
@@ -137,19 +138,22 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
 
 
 #: The runtime's own names: no entry methods, except those that it calls itself.
-OWN = frozenset(name for name in dir(Chare) if name not in {"_allreduced", "_channel", "_present"})
+OWN = frozenset(name for name in dir(Chare) if name not in {"_channel", "_present", "_sections_by"})
 
 
 def contribute(chare: Chare, data: Any, reducer: Any, callback: Any, section: Any) -> None:
-    if section is not None:
-        raise NotImplementedError("reductions over sections are not there yet")
-    if reducer is None:
-        if data is not None:
-            raise TypeError("data without a reducer: which one?")
-        chare._contribute(None, NOTHING, callback)
-    else:
+    kind, part = parts(chare, data, reducer)
+    chare._contribute(part, kind, callback, section)
+
+
+def parts(chare: Chare, data: Any, reducer: Any) -> tuple[int, Any]:
+    """A reducer's number, and a chare's part as that reducer wants it."""
+    if reducer is not None:
         kind = number_of(reducer)
-        chare._contribute(kind.prepared(data, chare), kind.number, callback)
+        return kind.number, kind.prepared(data, chare)
+    if data is not None:
+        raise TypeError("data without a reducer: which one?")
+    return NOTHING, None
 
 
 def arguments(args: Sequence[Any]) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from .hooks import Hooks, NobodysAnswer, abort, flush
 from .pool import Pool
 from .reduction import Reducer
 from .runtime import Runtime
-from . import stats, trees
+from . import sections, stats, trees
 from .threads import Future
 
 charm4py_version = "1.1"
@@ -186,6 +186,22 @@ class Charm:
     def print_dbg(self, *args: Any, **kwargs: Any) -> None:
         """Prints, with the PE and the host before it."""
         print(f"PE {self._pe} of {self._pes}, {socket.gethostname()}:", *args, **kwargs)
+
+    # Sections
+
+    def split(
+        self,
+        proxy: Any,
+        numsections: int,
+        section_func: Callable[[Any], Any] | None = None,
+        elems: Sequence[Iterable[Any]] | None = None,
+    ) -> list[Any]:
+        """Cuts a group, an array or a section into sections: see :func:`charm4py.sections.split`."""
+        return sections.split(proxy, numsections, section_func, elems)
+
+    def combine(self, *proxies: Any) -> Any:
+        """A section of all elements of the parts of one collection."""
+        return sections.combine(*proxies)
 
     # Waiting
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from . import _engine, entry_method, errors, reduction, threads, wait
+from . import _engine, entry_method, errors, reduction, sections, threads, wait
 
 
 class Hooks:
@@ -15,6 +15,7 @@ class Hooks:
     Charm4PyError = errors.Charm4PyError
     Future = threads.Future
     bind = staticmethod(entry_method.bind)
+    cut = staticmethod(sections.cut)
     finish = staticmethod(reduction.finish)
     merge = staticmethod(reduction.merge)
     parameter = staticmethod(entry_method.parameter)

@@ -3,7 +3,7 @@
 use std::cell::{OnceCell, RefCell};
 
 use charm4rs::{Collection, GroupIndex};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -108,6 +108,17 @@ pub(crate) fn watched(object: &Bound<'_, PyAny>) -> bool {
 }
 
 impl ChareBase {
+    /// The collection over which a reduction goes.
+    fn part_of(&self, section: Option<&Bound<'_, Proxy>>) -> PyResult<Collection<Element>> {
+        let Some(section) = section else { return Ok(self.is.collection) };
+        let collection = section.get().collection_of();
+        if collection.whole() == self.is.collection {
+            Ok(collection)
+        } else {
+            Err(PyValueError::new_err("the section is not one of this chare's collection"))
+        }
+    }
+
     fn handle(&self) -> PyResult<&Handle> {
         self.handle.get().ok_or_else(|| PyRuntimeError::new_err("the map is asked before it is a part of its group"))
     }
@@ -148,9 +159,29 @@ impl ChareBase {
         Proxy::of(class, target)
     }
 
-    /// Adds a part to the collection's next reduction. `reducer` is its number, `callback` whoever gets the result.
-    fn _contribute(&self, data: &Bound<'_, PyAny>, reducer: u32, callback: &Bound<'_, PyAny>) -> PyResult<()> {
-        reduce::contribute(self.handle()?, data, reducer, callback)
+    /// Adds a part to the next reduction of the collection, or of a section. `reducer` is its number, `callback` whoever gets the
+    /// result.
+    #[pyo3(signature = (data, reducer, callback, section = None))]
+    fn _contribute(
+        &self,
+        data: &Bound<'_, PyAny>,
+        reducer: u32,
+        callback: &Bound<'_, PyAny>,
+        section: Option<&Bound<'_, Proxy>>,
+    ) -> PyResult<()> {
+        reduce::contribute(self.handle()?, self.part_of(section)?, data, reducer, callback)
+    }
+
+    /// The same, but every contributor's future gets the result.
+    #[pyo3(signature = (data, reducer, future, section = None))]
+    fn _allreduce(
+        &self,
+        data: &Bound<'_, PyAny>,
+        reducer: u32,
+        future: &Bound<'_, PyAny>,
+        section: Option<&Bound<'_, Proxy>>,
+    ) -> PyResult<()> {
+        reduce::allreduce(self.handle()?, self.part_of(section)?, data, reducer, future)
     }
 
     /// Destroys it, when its present method has ended.

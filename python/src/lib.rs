@@ -28,6 +28,7 @@ mod pickle;
 mod place;
 mod proxy;
 mod reduce;
+mod sections;
 mod stats;
 
 use pyo3::prelude::*;
@@ -51,6 +52,8 @@ mod _engine {
     use crate::launch::charmrun;
     #[pymodule_export]
     use crate::proxy::{Method, Proxy, method_from_bytes, proxy_from_bytes};
+    #[pymodule_export]
+    use crate::sections::{Fill, extent, section, section_later};
     #[pymodule_export]
     use crate::stats::{set_options, statistics};
 }

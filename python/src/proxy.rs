@@ -6,7 +6,7 @@ use charm4rs::{Collection, Pe};
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PySlice, PyString, PyTuple};
 use serde::{Deserialize, Serialize};
 
 use crate::classes::{Class, EntryMethod};
@@ -151,6 +151,10 @@ impl Proxy {
         let Target::All(collection, shape) = this.name.target else {
             return Err(PyTypeError::new_err("the proxy names one chare already"));
         };
+        let cuts = |index: &Bound<'_, PyAny>| index.is_instance_of::<PySlice>();
+        if cuts(index) || index.cast::<PyTuple>().is_ok_and(|parts| parts.iter().any(|part| cuts(&part))) {
+            return engine()?.hooks(slf.py())?.bind(slf.py()).call_method1("cut", (slf, index));
+        }
         let wanted = shape.index(Index::from_python(index)?);
         let Some(element) = collection.try_at(wanted) else {
             return Err(PyIndexError::new_err(format!("there is no element {index}")));
@@ -225,6 +229,17 @@ impl Proxy {
     #[getter]
     fn _class(&self) -> u32 {
         self.name.class
+    }
+
+    #[getter]
+    fn _is_section(&self) -> bool {
+        self.name.collection().is_section()
+    }
+
+    /// The group or array that this is a section of, or an element, or itself.
+    #[getter]
+    fn _whole(&self) -> Self {
+        Self::of(self.name.class, Target::All(self.name.collection().whole(), self.name.shape()))
     }
 
     /// All of the collection that this element is of.

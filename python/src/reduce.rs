@@ -1,7 +1,7 @@
 //! Reductions of Python values: the engine's tree, the package's reducers.
 
 use charm4rs::reduce::{Reducer, Sink};
-use charm4rs::{Pe, This};
+use charm4rs::{Collection, Pe, This};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -90,18 +90,45 @@ impl Reducer<Reduced> for Numbered {
     }
 }
 
-/// Adds an element's part to its collection's next reduction.
+/// Packs a part at once: the caller may change what he gave.
+fn packed(data: &Bound<'_, PyAny>) -> PyResult<Part> {
+    codec::encode(data).map(Part::Packed).map_err(|error| engine::refused(data.py(), "the data", error))
+}
+
+/// Adds an element's part to the next reduction of its collection, or of a section.
 pub(crate) fn contribute(
     this: &This<Element>,
+    over: Collection<Element>,
     data: &Bound<'_, PyAny>,
     reducer: u32,
     callback: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let callback = Callback::of(callback)?;
-    // Packed at once: the caller may change what he gave.
-    let part = Part::Packed(codec::encode(data).map_err(|error| engine::refused(data.py(), "the data", error))?);
     let sink: Sink<Reduced> = engine()?.agents().on(callback.pe()).reduced_sink();
-    this.contribute(Reduced { callback, reducer, part }, Numbered(reducer), sink);
+    let part = packed(data)?;
+    this.contribute_in(&over, Reduced { callback, reducer, part }, Numbered(reducer), sink);
+    Ok(())
+}
+
+/// The same, where every contributor's own future gets the result.
+pub(crate) fn allreduce(
+    this: &This<Element>,
+    over: Collection<Element>,
+    data: &Bound<'_, PyAny>,
+    reducer: u32,
+    future: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (engine, to) = (engine()?, Callback::of(future)?);
+    let part = packed(data)?;
+    let result = this.allreduce_in(&over, Reduced { callback: Callback::Nobody, reducer, part }, Numbered(reducer));
+    engine.job.spawn(async move {
+        let result = Reduced { callback: to, ..result.await };
+        Python::attach(|py| {
+            if let Err(error) = result.give(py) {
+                engine::fatal(py, &error, "allreduce");
+            }
+        });
+    });
     Ok(())
 }
 

@@ -1,0 +1,77 @@
+//! Sections, as the package makes them: of indices that it knows, or will know.
+
+use std::cell::Cell;
+
+use charm4rs::{Collection, Promise};
+use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::element::Element;
+use crate::engine::engine;
+use crate::index::{Index, Shape};
+use crate::proxy::{Proxy, Target};
+
+fn of<'a>(proxy: &'a Bound<'_, Proxy>) -> PyResult<(&'a Proxy, Collection<Element>, Shape)> {
+    match proxy.get().name().target {
+        Target::All(_, Shape::Single) | Target::One(..) => Err(PyValueError::new_err("one chare has no sections")),
+        Target::All(collection, shape) => Ok((proxy.get(), collection, shape)),
+    }
+}
+
+/// The indices of elements that may be.
+fn indices(collection: Collection<Element>, shape: Shape, indices: &[Bound<'_, PyAny>]) -> PyResult<Vec<Index>> {
+    let one = |index: &Bound<'_, PyAny>| {
+        let wanted = shape.index(Index::from_python(index)?);
+        let exists = collection.try_at(wanted).is_some();
+        exists.then_some(wanted).ok_or_else(|| PyIndexError::new_err(format!("there is no element {index}")))
+    };
+    indices.iter().map(one).collect()
+}
+
+/// The number of elements in each dimension, if all below it exist, and this PE knows; of a group, the number of PEs.
+#[pyfunction]
+pub(crate) fn extent<'py>(proxy: &Bound<'py, Proxy>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let (_, collection, shape) = of(proxy)?;
+    let extent = match shape {
+        Shape::Group => Some(Index::one(i32::try_from(engine()?.job.pes()).expect("a job has fewer than 2^31 PEs"))),
+        _ => collection.extent(),
+    };
+    extent.map(|extent| PyTuple::new(proxy.py(), extent.as_slice())).transpose()
+}
+
+/// A section of these elements.
+#[pyfunction]
+pub(crate) fn section(proxy: &Bound<'_, Proxy>, elements: Vec<Bound<'_, PyAny>>) -> PyResult<Proxy> {
+    let (whole, collection, shape) = of(proxy)?;
+    let section = collection.section(indices(collection, shape, &elements)?);
+    Ok(Proxy::of(whole.name().class, Target::All(section, shape)))
+}
+
+/// A section whose elements are not known yet, and what has to be called with their indices.
+#[pyfunction]
+pub(crate) fn section_later(proxy: &Bound<'_, Proxy>) -> PyResult<(Proxy, Fill)> {
+    let (whole, collection, shape) = of(proxy)?;
+    let (promise, elements) = engine()?.job.promise::<Vec<Index>>();
+    let section = collection.section_of(elements);
+    let fill = Fill { collection, shape, promise: Cell::new(Some(promise)) };
+    Ok((Proxy::of(whole.name().class, Target::All(section, shape)), fill))
+}
+
+/// Tells a section its elements, once.
+#[pyclass(unsendable, module = "charm4py._engine")]
+pub(crate) struct Fill {
+    collection: Collection<Element>,
+    shape: Shape,
+    promise: Cell<Option<Promise<Vec<Index>>>>,
+}
+
+#[pymethods]
+impl Fill {
+    fn __call__(&self, elements: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        let indices = indices(self.collection, self.shape, &elements)?;
+        let promise = self.promise.take().ok_or_else(|| PyRuntimeError::new_err("the section has its elements"))?;
+        promise.send(indices);
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+"""Sections: what is cut, how it is called, and its reductions."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Run, check
+
+CELL = """
+    class Cell(Chare):
+        def who(self): return self.thisIndex
+        def hit(self, done): done.send(self.thisIndex)
+        def total(self, done, section): self.reduce(done, sum(self.thisIndex), Reducer.sum, section)
+"""
+
+
+@pytest.mark.parametrize("pes", [1, 4])
+def test_slices_of_arrays_and_groups_are_called_and_reduced(run: Run, pes: int) -> None:
+    program = CELL + """
+    def main(args):
+        grid = Array(Cell, (4, 6))
+        print("grid", grid[0:4:3, 1:6:2].who(ret=True).get())
+        print("row", grid[2, ::3].who(ret=True).get())
+        print("back", Array(Cell, 5)[-2:].who(ret=True).get())
+        section = grid[1:3, :2]
+        done = Future()
+        section.total(done, section)
+        print("sum", done.get())
+        group = Group(Cell)
+        print("group", group[::2].who(ret=True).get() == list(range(0, charm.numPes(), 2)))
+        hits = Future(4)
+        section.hit(hits)
+        print("hits", sorted(hits.get()))
+        section.hit(Future(4), awaitable=True).get()
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        grid [(0, 1), (0, 3), (0, 5), (3, 1), (3, 3), (3, 5)]
+        row [(2, 0), (2, 3)]
+        back [(3,), (4,)]
+        sum 8
+        group True
+        hits [(1, 0), (1, 1), (2, 0), (2, 1)]
+        """,
+    )
+
+
+@pytest.mark.parametrize("pes", [1, 3])
+def test_split_by_number_by_function_and_by_lists(run: Run, pes: int) -> None:
+    program = CELL + """
+    def main(args):
+        cells = Array(Cell, 7)
+        who = lambda sections: [[i for i, in s.who(ret=True).get()] for s in sections]
+        print("shares", who(charm.split(cells, 3)))
+        print("function", who(charm.split(cells, 2, lambda cell: cell.thisIndex[0] % 3 - 1)))
+        print("several", who(charm.split(cells, 2, section_func=lambda cell: [0, 1] if cell.thisIndex == (3,) else 0)))
+        print("lists", who(charm.split(cells, 2, elems=[[0, (6,), 0], [(6,)]])))
+        halves = charm.split(cells, 2)
+        print("again", who(charm.split(halves[1], 2)), who([halves[0][1:3]]))
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        shares [[0, 1, 2], [3, 4], [5, 6]]
+        function [[1, 4], [2, 5]]
+        several [[0, 1, 2, 3, 4, 5, 6], [3]]
+        lists [[0, 6], [6]]
+        again [[4, 5], [6]] [[1, 2]]
+        """,
+    )
+
+
+def test_parts_of_one_collection_can_be_combined(run: Run) -> None:
+    program = CELL + """
+    def main(args):
+        cells = Array(Cell, 8)
+        a, b = cells[0:3], charm.split(cells, 4)[3]
+        both = charm.combine(a, b, cells[4])
+        print("both", [i for i, in both.who(ret=True).get()])
+        print("overlap", [i for i, in charm.combine(a, cells[2:4]).who(ret=True).get()])
+        try:
+            charm.combine(a, Array(Cell, 2))
+        except charm.Charm4PyError as error:
+            print("refused", error)
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, 3),
+        """
+        both [0, 1, 2, 4, 6, 7]
+        overlap [0, 1, 2, 3]
+        refused only parts of one collection can be combined
+        """,
+    )
+
+
+def test_reductions_over_overlapping_sections_and_the_whole_do_not_mix(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def __init__(self): self.seen = []
+        @coro
+        def go(self, sections, done):
+            i = self.thisIndex[0]
+            futures = []
+            for round in range(5):
+                for low, high, section in sections:
+                    if low <= i < high:
+                        futures.append(self.allreduce(i + round, Reducer.sum, section))
+                futures.append(self.allreduce(1, Reducer.sum))
+            self.reduce(done, [f.get() for f in futures], Reducer.gather)
+    def main(args):
+        cells = Array(Cell, 6)
+        sections = [(0, 4, cells[0:4]), (2, 6, cells[2:6])]
+        done = Future()
+        cells.go(sections, done)
+        results = done.get()
+        expected = lambda low, high, round: sum(range(low, high)) + round * (high - low)
+        for i in range(6):
+            want = []
+            for round in range(5):
+                want += [expected(low, high, round) for low, high, _ in sections if low <= i < high] + [6]
+            assert results[i] == want, (i, results[i], want)
+        print("right")
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 3), "right")
+
+
+def test_sections_are_callbacks_travel_and_are_equal_everywhere(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def idle(self): self.done.send("idle")
+        def part(self, section, done):
+            self.done = done
+            self.reduce(section.result, 1, Reducer.sum)
+        def result(self, total): self.done.send((self.thisIndex[0], total))
+        def set(self, done): self.done = done
+    class Other(Chare):
+        def compare(self, a, b): return a == b and hash(a) == hash(b) and {a: 1}[b]
+    def main(args):
+        cells = Array(Cell, 6)
+        section = cells[1:6:2]
+        done = Future(3)
+        cells.part(section, done)
+        print(sorted(done.get()))
+        print(Chare(Other, onPE=charm.numPes() - 1).compare(section, section, ret=True).get())
+        done = Future(3)
+        section.set(done, awaitable=True).get()
+        charm.startQD(section.idle)
+        print(done.get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 3), "[(1, 6), (3, 6), (5, 6)]\n1\n['idle', 'idle', 'idle']")
+
+
+def test_sections_of_arrays_that_are_filled_by_hand_wait_for_them(run: Run) -> None:
+    program = CELL + """
+    def main(args):
+        cells = Array(Cell, ndims=2)
+        section = cells[0:10:2, :]
+        answers = section.who(ret=True)
+        for i in range(6):
+            cells.ckInsert((i, i * i))
+        cells.ckDoneInserting()
+        print(answers.get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 3), "[(0, 0), (2, 4), (4, 16)]")
+
+
+def test_an_element_or_a_section_that_cannot_be_is_refused(run: Run) -> None:
+    program = CELL + """
+    def main(args):
+        cells = Array(Cell, (3, 3))
+        for name, wrong in [("dimensions", lambda: cells[0:2]), ("element", lambda: cells[0:2, 7]),
+                            ("list", lambda: charm.split(cells, 1, elems=[[(5, 5)]])), ("none", lambda: charm.split(cells, 0)),
+                            ("one", lambda: charm.combine())]:
+            try:
+                wrong()
+            except (IndexError, ValueError, TypeError) as error:
+                print(name, type(error).__name__)
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program),
+        """
+        dimensions IndexError
+        element IndexError
+        list IndexError
+        none ValueError
+        one TypeError
+        """,
+    )
