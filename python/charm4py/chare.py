@@ -15,6 +15,8 @@ from .wait import wait
 
 #: The number of each class in the engine's table.
 numbers: dict[type, int] = {}
+#: How many classes there have been of each name.
+names: dict[str, int] = {}
 #: The collections that this PE has made, and what becomes ready when all of their chares are there, if that was asked.
 made: dict[Any, Future[None] | None] = {}
 #: Classes that have not been registered yet, in the order of their definition.
@@ -50,8 +52,11 @@ def register_defined() -> None:
     new = sorted(defined, key=lambda cls: (cls.__module__, cls.__qualname__))
     defined.clear()
     for cls in new:
-        # Those that are defined while the program runs may be in another order on other PEs: their names number them.
+        # Those that are defined while the program runs may be in another order on other PEs: their names number them, and
+        # how often there were such names.
         name = f"{cls.__module__}.{cls.__qualname__}"
+        names[name] = names.get(name, 0) + 1
+        name += f" {names[name]}"
         late = zlib.crc32(name.encode()) & 0x7FFFFFFF if ChareType.started else None
         numbers[cls] = _engine.register(cls, cls.__name__, rows(cls), late)
 

@@ -51,12 +51,17 @@ class Charm:
         modules: Iterable[str] = (),
         interactive: bool = False,
     ) -> NoReturn:
-        """Runs the program; does not return. ``entry``, a function or a class of chares, gets the program's arguments on PE 0."""
+        """Runs the program; does not return. ``entry``, a function or a class of chares, gets the program's arguments on PE 0.
+
+        With ``interactive`` the program is what is typed at a prompt instead.
+        """
         self._called = True
         if entry is None and not interactive:
             raise Charm4PyError("charm.start() needs an entry point: a function, or a class of chares, that takes args")
         if interactive:
-            raise Charm4PyError("the interactive mode is not there yet")
+            from .interactive import prompt
+
+            entry = prompt
         self._line_by_line()
         _engine.set_hooks(Hooks)
         args = _engine.join(sys.argv)
@@ -90,7 +95,9 @@ class Charm:
 
     def _launch(self, pes: int) -> NoReturn:
         """Several PEs without a launcher: be the launcher."""
-        arguments = [f"+p{pes}", *sys.argv]
+        spec = sys.modules["__main__"].__spec__
+        program = sys.argv if spec is None else ["-m", spec.name, *sys.argv[1:]]
+        arguments = [f"+p{pes}", *program]
         sys.exit(_engine.charmrun(arguments, sys.executable))
 
     def _finish(self, code: int) -> NoReturn:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import marshal
 import pickle
 import sys
-from types import CellType, CodeType, FunctionType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Callable
 
 #: Modules whose contents other PEs have not got: what functions use of them travels too.
@@ -30,6 +31,8 @@ class Pickler(pickle.Pickler):
     """Pickles functions that have no name elsewhere by value: lambdas, closures, and those that another function defines."""
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, ModuleType):
+            return importlib.import_module, (obj.__name__,)
         if not isinstance(obj, FunctionType) or is_found_by_name(obj):
             return NotImplemented
         made = (marshal.dumps(obj.__code__), obj.__module__, obj.__name__, len(obj.__closure__ or ()))
@@ -48,13 +51,14 @@ def is_found_by_name(function: FunctionType) -> bool:
 def contents(function: FunctionType) -> dict[str, Any]:
     """What is in a function beside its code."""
     used = names(function.__code__) if function.__module__ in local_modules else set()
+    package = sys.modules[__package__].__dict__
     return {
         "defaults": function.__defaults__,
         "kwdefaults": function.__kwdefaults__,
         "attributes": function.__dict__,
         "qualname": function.__qualname__,
         "cells": [cell.cell_contents for cell in filled(function)],
-        "globals": {name: value for name, value in function.__globals__.items() if name in used},
+        "globals": {name: value for name, value in function.__globals__.items() if name in used and package.get(name) is not value},
     }
 
 
@@ -89,4 +93,5 @@ def fill(function: FunctionType, state: dict[str, Any]) -> None:
     function.__qualname__ = state["qualname"]
     for cell, value in zip(function.__closure__ or (), state["cells"]):
         cell.cell_contents = value
-    function.__globals__.update(state["globals"])
+    if function.__module__ not in local_modules:
+        function.__globals__.update(state["globals"])

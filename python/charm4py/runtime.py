@@ -47,6 +47,12 @@ class Runtime(Chare):
     def _pool_done(self, *result: Any) -> None:
         pool.done(*result)
 
+    def _define(self, source: str) -> None:
+        if charm().myPe() != 0:  # which has run it already
+            from .interactive import define
+
+            define(source)
+
     def updateGlobals(self, global_dict: dict[str, Any], module_name: str = "__main__") -> None:
         """Sets global names of a module."""
         sys.modules[module_name].__dict__.update(global_dict)

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import sys
-from typing import Sequence
+from contextlib import contextmanager
+from typing import Iterator, Sequence
 
 from charm4py._engine import charmrun
 
 
 def start(argv: Sequence[str]) -> int:
-    """Runs a job, and waits for its end. ``argv`` is what stands behind ``charmrun``; gives the job's status."""
-    return charmrun(list(argv), sys.executable)
+    """Runs a job, and waits for its end. ``argv`` is what stands behind ``charmrun``; gives the job's status.
+
+    With ``++interactive`` instead of a program, it has a prompt.
+    """
+    if "++interactive" not in argv:
+        return charmrun(list(argv), sys.executable)
+    options = [argument for argument in argv if argument != "++interactive"]
+    with terminal_restored():
+        return charmrun([*options, "-m", "charm4py.interactive"], sys.executable)
+
+
+@contextmanager
+def terminal_restored() -> Iterator[None]:
+    """Leaves a terminal as it was: a job that is interrupted while somebody types cannot."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    settings = termios.tcgetattr(0)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, settings)
 
 
 def main() -> None:

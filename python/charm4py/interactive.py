@@ -1,0 +1,187 @@
+"""The interactive mode: a prompt on PE 0, in which any line may wait.
+
+    charmrun +p4 ++interactive
+
+The prompt's lines run one after another in a coroutine; another thread reads them, so that the PE goes on meanwhile. Imports and the
+definitions of classes and functions reach every PE before the next line; variables are PE 0's. The end of the input ends the job.
+"""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import code
+import os
+import sys
+import threading
+from contextlib import suppress
+from types import CodeType, ModuleType
+from typing import Any, Callable
+
+from . import _engine, functions
+from .threads import Future
+
+#: So often, in seconds, PE 0 looks whether a line has come: at first, and after a while.
+LOOK_S = (0.001, 0.02)
+HISTORY = "~/.charm4py_history"
+DEFINITIONS = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class Console(code.InteractiveConsole):
+    """The prompt. Its methods run in a coroutine."""
+
+    def __init__(self) -> None:
+        # What is typed is the program: its names are found again on other PEs.
+        super().__init__(sys.modules["__main__"].__dict__)
+        self.is_terminal = sys.stdin.isatty()
+        self.source = ""
+
+    def run(self) -> None:
+        """Reads lines until there are no more."""
+        more = False
+        while True:
+            try:
+                line = self.raw_input("... " if more else ">>> ")
+            except EOFError:
+                if more:
+                    self.push("")  # what has been begun ends here
+                return
+            more = self.push(line)
+
+    def raw_input(self, prompt: str = "") -> str:
+        """The next line; what has been printed so far is seen before the prompt."""
+        answer: Future[Any] = Future()
+        read: list[Any] = []
+        thread = threading.Thread(target=read_line, args=(prompt if self.is_terminal else "", read), daemon=True)
+        thread.start()
+
+        # The engine knows only its own thread, so it looks.
+        def look(delay: float) -> None:
+            if read:
+                answer.send(read[0])
+            else:
+                _engine.after(delay, lambda: look(min(2 * delay, LOOK_S[1])))
+
+        look(LOOK_S[0])
+        line: str = answer.get()
+        return line
+
+    def runsource(self, source: str, filename: str = "<input>", symbol: str = "single") -> bool:
+        self.source = source
+        return super().runsource(source, filename, symbol)
+
+    def runcode(self, code: CodeType) -> None:
+        try:
+            exec(code, self.locals)
+            # Only what PE 0 has accepted.
+            self.tell_all(self.source)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            self.showtraceback()
+            story = getattr(error, "remote_stacktrace", None)
+            if story:
+                self.write(f"\nwhere it was raised:\n{story}")
+
+    def tell_all(self, source: str) -> None:
+        """Runs imports and definitions on the other PEs."""
+        from .charm import charm
+
+        settings = charm.options.interactive
+        wanted: list[ast.stmt] = [node for node in ast.parse(source).body if isinstance(node, DEFINITIONS)]
+        if not settings.broadcast_imports:
+            wanted = [node for node in wanted if not isinstance(node, (ast.Import, ast.ImportFrom))]
+        if not wanted or charm.numPes() == 1:
+            return
+        charm.thisProxy._define(ast.unparse(ast.Module(wanted, [])), awaitable=True).get()
+        if settings.verbose > 0:
+            print("charm4py: on every PE now:", "; ".join(ast.unparse(node).partition("\n")[0] for node in wanted))
+
+
+def read_line(prompt: str, read: list[Any]) -> None:
+    """In a thread: reads a line, or says why there is none."""
+    try:
+        read.append(input(prompt))
+    except BaseException as error:
+        read.append(error)
+
+
+def define(source: str) -> None:
+    """Runs definitions on another PE than PE 0."""
+    exec(compile(source, "<definitions>", "exec"), sys.modules["__main__"].__dict__)
+
+
+def prompt(args: list[str]) -> None:
+    """The interactive mode's entry point."""
+    from .charm import charm
+
+    functions.local_modules.add("__main__")
+    console = Console()
+    if console.is_terminal:
+        use_terminal()
+        begin_readline(console.locals)
+        if not charm.options.quiet:
+            print(f"Python {sys.version.split()[0]} on {charm.numPes()} PEs. Lines may wait; the end of input (Ctrl-D) ends the job.")
+    console.run()
+    charm.exit()
+
+
+def use_terminal() -> None:
+    """A launcher passes output on by lines: a prompt has to go to the terminal itself."""
+    if not sys.stdout.isatty():
+        terminal = os.open(os.ttyname(0), os.O_RDWR | os.O_NOCTTY)
+        for descriptor in (1, 2):
+            os.dup2(terminal, descriptor)
+        os.close(terminal)
+
+
+def begin_readline(names: Any) -> None:
+    """Completion, and a history that stays, if there is readline."""
+    try:
+        import readline
+        import rlcompleter
+    except ImportError:
+        return
+    completer = rlcompleter.Completer(names).complete
+    readline.set_completer(guarded(completer))
+    readline.parse_and_bind("tab: complete")
+    history = os.path.expanduser(HISTORY)
+    with suppress(OSError):
+        readline.read_history_file(history)
+    readline.set_history_length(1000)
+    atexit.register(write_history, readline, history)
+
+
+def write_history(readline: Any, path: str) -> None:
+    with suppress(OSError):
+        readline.write_history_file(path)
+
+
+def guarded(complete: Callable[[str, int], str | None]) -> Callable[[str, int], str | None]:
+    """Completion looks at objects, from the thread that reads: what belongs to the engine's thread may refuse."""
+
+    def completed(text: str, state: int) -> str | None:
+        try:
+            return complete(text, state)
+        except BaseException:
+            return None
+
+    return completed
+
+
+def main() -> None:
+    """``python -m charm4py.interactive``: begins with what the package exports, and nothing else."""
+    import charm4py
+
+    program = ModuleType("__main__")
+    program.__spec__ = sys.modules["__main__"].__spec__
+    program.__dict__.update({name: getattr(charm4py, name) for name in charm4py.__all__})
+    sys.modules["__main__"] = program
+    charm4py.charm.start(interactive=True)
+
+
+if __name__ == "__main__":
+    # As a module that has this name on every PE, not as a program's.
+    from charm4py.interactive import main as begin
+
+    begin()

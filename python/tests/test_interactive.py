@@ -1,0 +1,141 @@
+"""The interactive mode: through a pipe, and at a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import WATCHDOG_S, Ended
+
+CHARMRUN = ["-m", "charmrun.start", "++interactive"]
+MODULE = ["-m", "charm4py.interactive"]
+
+
+def typed(lines: str, pes: int = 2, command: list[str] = CHARMRUN) -> Ended:
+    job = subprocess.run(
+        [sys.executable, *command, f"+p{pes}"],
+        input=textwrap.dedent(lines).lstrip(),
+        capture_output=True,
+        text=True,
+        timeout=WATCHDOG_S,
+    )
+    return Ended(job.returncode, job.stdout.splitlines(), job.stderr)
+
+
+PROGRAM = """
+    charm.options.interactive.verbose = 0
+    factor = 3
+    import math as m
+    class Cell(Chare):
+        def floor(self): return m.floor(2.5) + charm.myPe() + helped()
+
+    def helped(): return 10
+
+    cells = Group(Cell)
+    cells.floor(ret=True).get()
+    charm.sleep(0.001)
+    charm.pool.map(lambda x: x * factor + m.floor(2.5), [1, 2])
+    class Cell(Chare):
+        def floor(self): return "another"
+
+    Group(Cell).floor(ret=True).get() == ["another"] * charm.numPes(), cells[0].floor(ret=True).get()
+    for i in range(2):
+        print(charm.numPes(), i)
+"""
+
+
+@pytest.mark.parametrize("command", [CHARMRUN, MODULE], ids=["charmrun", "module"])
+@pytest.mark.parametrize("pes", [1, 3])
+def test_lines_may_wait_and_definitions_reach_every_pe(command: list[str], pes: int) -> None:
+    # The last statement is incomplete when the input ends.
+    ended = typed(PROGRAM, pes, command)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == [
+        str([12 + pe for pe in range(pes)]),
+        "[5, 8]",
+        "(True, 12)",
+        f"{pes} 0",
+        f"{pes} 1",
+    ]
+
+
+def test_an_exception_is_shown_with_where_it_was_raised_and_the_prompt_goes_on() -> None:
+    ended = typed(
+        """
+        1/0
+        class Bad(Chare):
+            def fail(self): raise KeyError("broken")
+
+        Chare(Bad, onPE=1).fail(ret=True).get()
+        print(
+        )
+        def f(:
+        class Here(Chare):
+            only = here
+
+        here = 1
+        class Here(Chare):
+            only = here
+
+        print("goes on")
+        """
+    )
+    assert ended.code == 0 and ended.out == ["charm4py: on every PE now: class Bad(Chare):", "", "goes on"]
+    for text in ("ZeroDivisionError", "where it was raised:\nTraceback", "in fail", "SyntaxError"):
+        assert text in ended.err
+    # Variables are PE 0's: another PE cannot run what needs them, and says so.
+    assert ended.err.count("NameError: name 'here' is not defined") == 3
+
+
+@pytest.mark.parametrize(("line", "code"), [("exit(7)", 7), ("sys.exit(0)", 0), ("charm.exit(3)", 3), ("", 0)])
+def test_a_line_may_end_the_job_and_so_does_the_end_of_the_input(line: str, code: int) -> None:
+    ended = typed(f"import sys\n{line}\n")
+    assert (ended.code, ended.err) == (code, "")
+
+
+def test_a_script_may_begin_with_a_prompt(tmp_path: Path) -> None:
+    script = tmp_path / "prog.py"
+    script.write_text(
+        "from charm4py import *\nclass Cell(Chare):\n    def pe(self): return charm.myPe()\ncharm.start(interactive=True)\n"
+    )
+    ended = typed("Group(Cell).pe(ret=True).get()\n", 2, ["-m", "charmrun.start", "+p2", str(script)])
+    assert (ended.code, ended.out, ended.err) == (0, ["[0, 1]"], "")
+
+
+def test_a_terminal_has_a_prompt_with_completion_and_history(tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    master, slave = pty.openpty()
+    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "xterm"}
+    command = [sys.executable, *CHARMRUN, "+p2"]
+    job = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    watchdog = threading.Timer(WATCHDOG_S, job.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    seen = ""
+
+    def expect(pattern: str) -> str:
+        """Reads up to what matches, and gives what came before it."""
+        nonlocal seen
+        while (found := re.search(pattern, seen)) is None:
+            seen += os.read(master, 4096).decode()
+        before, seen = seen[: found.start()], seen[found.end() :]
+        return before
+
+    assert "on 2 PEs" in expect(">>> ")
+    os.write(master, b"[charm.options.pickle_p\t + 37]\n")
+    assert "[42]" in expect(">>> ")
+    os.write(master, b"charm.sleep(0.001)\n")
+    expect(">>> ")
+    os.write(master, b"\x04")
+    assert job.wait() == 0
+    watchdog.cancel()
+    os.close(master)
+    assert "[charm.options.pickle_protocol + 37]\ncharm.sleep(0.001)" in (tmp_path / ".charm4py_history").read_text()
