@@ -1,0 +1,61 @@
+"""Runs `charmbench.py` under two interpreters in turn, and prints how much faster the first one's package is.
+
+    python compare.py +p2 --rounds 3 PYTHON OTHER_PYTHON
+
+Each interpreter's environment has a package `charm4py` of its own. They take turns, so that what else the machine does meets both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = Path(__file__).with_name("charmbench.py")
+#: Figures of these units are the better the larger.
+RATES = {"1/s", "GB/s"}
+
+#: By name and unit, the figures of each round.
+Figures = dict[tuple[str, str], list[float]]
+
+
+def run(python: str, options: list[str], figures: Figures) -> None:
+    """Runs it once, and adds what it has measured."""
+    command = [python, "-m", "charmrun.start", *options]
+    # A launcher may look for the interpreter by its name.
+    environment = {**os.environ, "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+    job = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+    if job.returncode != 0:
+        sys.exit(f"{' '.join(command)} ended with status {job.returncode}:\n{job.stdout}{job.stderr}")
+    for line in job.stdout.splitlines():
+        if line.startswith("figure\t"):
+            _, name, unit, value = line.split("\t")
+            figures.setdefault((name, unit), []).append(float(value))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prefix_chars="-+", description=__doc__.partition("\n")[0])
+    parser.add_argument("+p", dest="pes", type=int, default=2, help="PEs of a job")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is run")
+    parser.add_argument("--quick", action="store_true", help="few repetitions: to see that it works")
+    parser.add_argument("pythons", nargs=2, metavar="PYTHON", help="an interpreter with a package charm4py")
+    asked = parser.parse_args()
+
+    options = [f"+p{asked.pes}", str(PROGRAM), "--plain", *(["--quick"] if asked.quick else [])]
+    ours, theirs = all_figures = Figures(), Figures()
+    for _ in range(asked.rounds):
+        for python, figures in zip(asked.pythons, all_figures):
+            run(python, options, figures)
+
+    print(f"{asked.pes} PEs, medians of {asked.rounds} rounds\n{'':<44} {'first':>14} {'second':>14} {'':<5} ratio")
+    for (name, unit), values in ours.items():
+        first = statistics.median(values)
+        second = statistics.median(theirs[name, unit])
+        ratio = first / second if unit in RATES else second / first
+        print(f"{name:<44} {first:>14,.2f} {second:>14,.2f} {unit:<5} {ratio:.2f}")
+
+
+main()
