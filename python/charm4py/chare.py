@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import zlib
-from typing import Any, Iterable, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
-from . import _engine, functions, sections
+from . import _engine, functions, sections, threads
 from .entry_method import row
 from .errors import Charm4PyError
+from .hooks import NobodysAnswer
 from .reduction import NOTHING, number_of
 from .threads import Future
 from .wait import wait
@@ -32,6 +34,8 @@ class ChareType(type):
     def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
         super().__init__(name, bases, namespace, **options)
         if name != "Chare" or cls.__module__ != __name__:
+            if hasattr(namespace.get("__init__"), "_charm_coro"):
+                let_constructor_wait(cls)
             defined.append(cls)
             if ChareType.started:
                 register_defined()
@@ -40,6 +44,22 @@ class ChareType(type):
         if cls is Chare:
             return single(*args, **kwargs)
         raise TypeError(f"chares are made by Chare(), Group() and Array(), not by calling {cls.__name__}")
+
+
+def let_constructor_wait(cls: type) -> None:
+    """Makes a coroutine of ``__init__``. The chare is there, and takes calls, when it waits for the first time."""
+    function: Callable[..., None] = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(function)
+    def __init__(self: Chare, *args: Any, **kwargs: Any) -> None:
+        if threads.can_wait():  # called by the constructor of a class derived from this one
+            function(self, *args, **kwargs)
+        else:
+            index = list(self.thisIndex) if isinstance(self.thisIndex, tuple) else [self.thisIndex]
+            place = f"{type(self).__name__}.__init__, index {index}"
+            threads.start(self, function, (self, *args), kwargs, NobodysAnswer(place))
+
+    cls.__init__ = __init__  # type: ignore[misc]
 
 
 def register(cls: type) -> type:

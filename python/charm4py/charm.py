@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence
 from greenlet import getcurrent
 
 from . import _engine, threads
-from .chare import Chare, ChareType, Group, creation, defined_by, register_defined
+from .chare import Chare, ChareType, Group, creation, defined_by, let_constructor_wait, register_defined
 from .errors import Charm4PyError
 from .hooks import Hooks, NobodysAnswer, abort, flush
 from .pool import Pool
@@ -84,6 +84,8 @@ class Charm:
     @staticmethod
     def _enter_program(entry: Any, args: list[str]) -> None:
         if isinstance(entry, type):
+            if not hasattr(entry.__init__, "_charm_coro"):  # type: ignore[misc]
+                let_constructor_wait(entry)
             Chare(entry, [args], onPE=0)
         else:
             threads.start(None, entry, (args,), {}, NobodysAnswer(getattr(entry, "__qualname__", "the entry point")))

@@ -42,6 +42,7 @@ def test_the_entry_point_may_be_a_class_of_chares(run: Run) -> None:
     program = """
     class Main(Chare):
         def __init__(self, args):
+            charm.sleep(0.001)
             print(args[1:], self.thisIndex, charm.myPe())
             Group(Other).done(self.thisProxy)
         @coro

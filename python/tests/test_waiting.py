@@ -382,3 +382,35 @@ def test_methods_of_all_kinds_wait_for_conditions(run: Run) -> None:
     charm.start(main)
     """
     check(run(program), "[(2, ('a', 'b'), {'key': 1}, 3), 1, 3] True")
+
+
+def test_a_constructor_may_be_a_coroutine_and_so_may_that_of_a_base_class(run: Run) -> None:
+    program = """
+    class Base(Chare):
+        @coro
+        def __init__(self, scale, *, more=1):
+            self.early = True
+            charm.sleep(0.001)
+            self.value = scale * (self.thisIndex[0] + 1) + more
+    class Derived(Base):
+        @coro
+        def __init__(self, done, scale):
+            super().__init__(scale, more=100)
+            done.send(self.value)
+    class Plain(Base):
+        def __init__(self): super().__init__(1)
+        @coro
+        def get(self):
+            # It is called while the constructor waits.
+            assert self.early
+            self.wait("hasattr(self, 'value')")
+            return self.value
+    def main(args):
+        done = Future(3)
+        Array(Derived, 3, args=[done, 10])
+        print(sorted(done.get()), Array(Plain, 2).get(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    for pes in (1, 2):
+        check(run(program, pes), "[110, 120, 130] [2, 3]")
