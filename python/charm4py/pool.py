@@ -3,7 +3,7 @@
 Whoever maps a function is the *master* of that job, and every PE is a *worker*, the master's own too. The master cuts the tasks into
 *portions* and gives each worker one, and a second one to begin when it has done the first, as long as there are enough for
 all. A worker does what it is given in the order in which it comes, sends the results of a portion in one message, and gets
-the next. How many tasks a portion has follows from how long tasks have taken so far: so short ones cost few messages,
+the next. How many tasks a portion has follows from how long the worker's tasks have taken so far: so short ones cost few messages,
 and long ones are spread well. Between portions, and in long ones every millisecond, a PE does what else it has to do.
 
 A task that is a coroutine does not keep its worker from the next one while it waits: tasks may wait for tasks.
@@ -23,6 +23,8 @@ from .threads import Future
 
 #: So long a portion is to take, and a worker works before it lets its PE do something else.
 PORTION_S = 1e-3
+#: So long it pauses then, for the PE to run out of things to do: then it sends what it has kept back to send it together.
+PAUSE_S = 2e-5
 
 #: A task: which of the job's functions, and its arguments.
 Item = tuple[int, tuple[Any, ...]]
@@ -110,20 +112,22 @@ class Job:
         self.pes = pes
         self.given = 0
         self.back = 0
-        self.seconds = 0.0
+        #: How many tasks each worker has done, and the seconds that they took: workers are not equally fast.
+        self.work_done = {pe: (0, 0.0) for pe in pes}
         #: What gets the values, or errors, from a position on.
         self.take: Callable[[int, list[Any]], bool]
 
-    def portion(self) -> int:
-        """How many tasks the next portion has."""
+    def portion(self, pe: int) -> int:
+        """How many tasks a worker's next portion has."""
         left = len(self.items) - self.given
         share = left // (2 * len(self.pes))
-        wanted = 1 if self.back == 0 else int(PORTION_S * self.back / max(self.seconds, 1e-9))
+        tasks, seconds = self.work_done[pe]
+        wanted = int(PORTION_S * tasks / max(seconds, 1e-9))
         return min(left, max(self.chunksize, min(wanted, share)))
 
     def give(self, pe: int) -> None:
         """Gives a worker its next portion."""
-        count = self.portion()
+        count = self.portion(pe)
         if count > 0:
             first, self.given = self.given, self.given + count
             self.send(pe, first, count)
@@ -156,7 +160,8 @@ class Job:
     def done(self, pe: int, first: int, values: list[Any], seconds: float) -> None:
         """A worker has done a portion."""
         self.back += len(values)
-        self.seconds += seconds
+        tasks, before = self.work_done[pe]
+        self.work_done[pe] = tasks + len(values), before + seconds
         if not self.take(first, values) or self.back == len(self.items):
             del jobs[self.number]
         else:
@@ -322,8 +327,49 @@ class Outcome:
         self.value(None)
 
 
-#: What this PE is to do.
-portions: deque[Portion] = deque()
+class Worker:
+    """What this PE is to do."""
+
+    def __init__(self) -> None:
+        self.portions: deque[Portion] = deque()
+        #: How long it has worked since the PE looked around, and whether it is about to.
+        self.worked_s = 0.0
+        self.looking = False
+
+    def add(self, portion: Portion) -> None:
+        self.portions.append(portion)
+        if not self.looking:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Works as long as it may."""
+        begun = perf_counter() - self.worked_s
+        while self.portions and self.worked_s < PORTION_S:
+            portion = self.portions[0]
+            portion.run_one()
+            if portion.begun == len(portion.tasks):
+                self.portions.popleft()
+            self.worked_s = perf_counter() - begun
+        if self.portions:
+            self.look_around()
+
+    def look_around(self) -> None:
+        """Goes on after whatever else has arrived for the PE by now.
+
+        The engine runs what a PE sends to itself before it looks at the network again, but timers only after that; and the
+        message that a timer sends stands behind what was found there. So a PE with long tasks hears of the others between any
+        two of them.
+        """
+        self.looking = True
+        _engine.after(PAUSE_S, lambda: runtime()[this_pe()]._pool_go_on())
+
+    def looked(self) -> None:
+        self.looking = False
+        self.worked_s = 0.0
+        self.go_on()
+
+
+worker = Worker()
 
 
 def work(master: int, number: int, first: int, funcs: dict[int, bytes], which: Any, args: list[tuple[Any, ...]]) -> None:
@@ -336,23 +382,7 @@ def work(master: int, number: int, first: int, funcs: dict[int, bytes], which: A
         runtime()[master]._pool_done(this_pe(), number, first, [None] * len(args), failed, 0.0)
         return
     each = itertools.repeat(which) if isinstance(which, int) else which
-    portions.append(Portion(master, number, first, [(loaded[n], a) for n, a in zip(each, args)]))
-    if len(portions) == 1:
-        go_on()
-
-
-def go_on() -> None:
-    """Works for a while. What is left comes after whatever else has arrived for the PE meanwhile."""
-    end = perf_counter() + PORTION_S
-    while portions:
-        portion = portions[0]
-        if portion.begun == len(portion.tasks):
-            portions.popleft()
-        elif perf_counter() < end:
-            portion.run_one()
-        else:
-            runtime()[this_pe()]._pool_go_on()
-            return
+    worker.add(Portion(master, number, first, [(loaded[n], a) for n, a in zip(each, args)]))
 
 
 # The job's chares

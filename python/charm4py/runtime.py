@@ -42,7 +42,7 @@ class Runtime(Chare):
         pool.work(*portion)
 
     def _pool_go_on(self) -> None:
-        pool.go_on()
+        pool.worker.looked()
 
     def _pool_done(self, *result: Any) -> None:
         pool.done(*result)
