@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -109,33 +112,65 @@ def test_a_script_may_begin_with_a_prompt(tmp_path: Path) -> None:
     assert (ended.code, ended.out, ended.err) == (0, ["[0, 1]"], "")
 
 
-def test_a_terminal_has_a_prompt_with_completion_and_history(tmp_path: Path) -> None:
-    pytest.importorskip("readline")
-    master, slave = pty.openpty()
-    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "xterm"}
-    command = [sys.executable, *CHARMRUN, "+p2"]
-    job = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
-    os.close(slave)
-    watchdog = threading.Timer(WATCHDOG_S, job.kill)
-    watchdog.daemon = True
-    watchdog.start()
-    seen = ""
+class Terminal:
+    """A job with a prompt, at a terminal of its own."""
 
-    def expect(pattern: str) -> str:
+    def __init__(self, home: Path) -> None:
+        self.child, self.master = pty.fork()
+        if self.child == 0:
+            # Who started the tests in the background has it ignored.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            environment = {**os.environ, "HOME": str(home), "TERM": "xterm"}
+            os.execve(sys.executable, [sys.executable, *CHARMRUN, "+p2"], environment)
+        self.watchdog = threading.Timer(WATCHDOG_S, os.kill, (self.child, signal.SIGKILL))
+        self.watchdog.daemon = True
+        self.watchdog.start()
+        self.seen = ""
+
+    def expect(self, pattern: str) -> str:
         """Reads up to what matches, and gives what came before it."""
-        nonlocal seen
-        while (found := re.search(pattern, seen)) is None:
-            seen += os.read(master, 4096).decode()
-        before, seen = seen[: found.start()], seen[found.end() :]
+        while (found := re.search(pattern, self.seen)) is None:
+            self.seen += os.read(self.master, 4096).decode()
+        before, self.seen = self.seen[: found.start()], self.seen[found.end() :]
         return before
 
-    assert "on 2 PEs" in expect(">>> ")
-    os.write(master, b"[charm.options.pickle_p\t + 37]\n")
-    assert "[42]" in expect(">>> ")
-    os.write(master, b"charm.sleep(0.001)\n")
-    expect(">>> ")
-    os.write(master, b"\x04")
-    assert job.wait() == 0
-    watchdog.cancel()
-    os.close(master)
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def end(self) -> tuple[int, list[object]]:
+        """Waits for the end, and gives the status and how the terminal is left."""
+        # What is still printed has to be read: the job waits for that. Nobody has the terminal any more when there is an error.
+        with suppress(OSError):
+            while os.read(self.master, 4096):
+                pass
+        status = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+        settings = termios.tcgetattr(self.master)
+        self.watchdog.cancel()
+        os.close(self.master)
+        return status, settings
+
+
+def test_a_terminal_has_a_prompt_with_completion_and_history(tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    terminal = Terminal(tmp_path)
+    assert "on 2 PEs" in terminal.expect(">>> ")
+    terminal.type("[charm.options.pickle_p\t + 37]\n")
+    assert "[42]" in terminal.expect(">>> ")
+    terminal.type("charm.sleep(0.001)\n")
+    terminal.expect(">>> ")
+    terminal.type("\x04")
+    assert terminal.end()[0] == 0
     assert "[charm.options.pickle_protocol + 37]\ncharm.sleep(0.001)" in (tmp_path / ".charm4py_history").read_text()
+
+
+def test_an_interrupt_at_the_prompt_ends_the_job_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    terminal = Terminal(tmp_path)
+    before = termios.tcgetattr(terminal.master)
+    terminal.expect(">>> ")
+    terminal.type("1 +")
+    terminal.expect(r"1 \+")
+    assert termios.tcgetattr(terminal.master) != before
+    terminal.type("\x03")
+    terminal.expect(r"error\[130\]")
+    assert terminal.end() == (130, before)
