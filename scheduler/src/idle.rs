@@ -28,8 +28,9 @@
 //!
 //! # How long to poll
 //! After a sleep that turned out shorter than the longest polling allowed, polling would have paid: the time
-//! doubles. After a longer one it halves. With more PEs than cores a PE polls a few times, yields a few times, so that
-//! a neighbour's message that is about to come may come, and parks.
+//! doubles. After a longer one it halves. With more PEs than cores a PE polls a few times, then yields between its polls, and the same rule
+//! tells for how long, with a lower limit ([`SHARED`]): where the others of its core sleep, that is polling, and answers within a
+//! microsecond or two; where they work, they do so at once.
 
 use std::time::Duration;
 
@@ -65,9 +66,12 @@ pub enum Rest {
 const POLLS_EAGER: u32 = 256;
 /// Rounds between two looks at the clock.
 const POLLS_PER_LOOK: u32 = 32;
-/// With more PEs than cores: rounds before the first yield, and yields before the sleep.
+/// With more PEs than cores: rounds before the first yield, and yields between two looks at the clock.
 const POLLS_SHARED: u32 = 4;
-const YIELDS_SHARED: u32 = 2;
+const YIELDS_PER_LOOK: u32 = 4;
+/// How long to yield with more PEs than cores: no longer than about two wake-ups by the kernel take, for a crowd that yields
+/// keeps those who work waiting.
+const SHARED: Spin = Spin { min: Duration::from_micros(2), max: Duration::from_micros(50) };
 
 /// How idle a PE is, and has been.
 #[derive(Debug)]
@@ -83,6 +87,7 @@ impl Idle {
     /// For a PE that shares its core with others, or not.
     #[must_use]
     pub fn new(spin: Spin, oversubscribed: bool) -> Self {
+        let spin = if oversubscribed { SHARED } else { spin };
         Self { spin, oversubscribed, spin_for: spin.max, rounds: 0, began: Duration::ZERO }
     }
 
@@ -97,23 +102,25 @@ impl Idle {
     pub fn rest(&mut self, now: impl FnOnce() -> Duration) -> Rest {
         self.rounds += 1;
         if self.oversubscribed {
-            return match self.rounds {
-                0..=POLLS_SHARED => Rest::Poll,
-                r if r <= POLLS_SHARED + YIELDS_SHARED => Rest::Yield,
-                _ => Rest::Park,
+            let Some(yields) = self.rounds.checked_sub(POLLS_SHARED + 1) else { return Rest::Poll };
+            return match yields % YIELDS_PER_LOOK {
+                0 => self.look(yields == 0, now(), Rest::Yield),
+                _ => Rest::Yield,
             };
         }
         if self.rounds <= POLLS_EAGER && !self.spin_for.is_zero() {
             return Rest::Poll;
         }
-        if self.rounds % POLLS_PER_LOOK == 1 { self.look(now()) } else { Rest::Pause }
+        let is_first = self.rounds <= POLLS_EAGER + POLLS_PER_LOOK;
+        if self.rounds % POLLS_PER_LOOK == 1 { self.look(is_first, now(), Rest::Pause) } else { Rest::Pause }
     }
 
-    fn look(&mut self, now: Duration) -> Rest {
-        if self.rounds <= POLLS_EAGER + POLLS_PER_LOOK {
+    /// Looks at the clock: whether to go on with `rest`.
+    fn look(&mut self, is_first: bool, now: Duration, rest: Rest) -> Rest {
+        if is_first {
             self.began = now;
         }
-        if now.saturating_sub(self.began) < self.spin_for { Rest::Pause } else { Rest::Park }
+        if now.saturating_sub(self.began) < self.spin_for { rest } else { Rest::Park }
     }
 
     /// The PE has slept for so long.
@@ -162,12 +169,21 @@ mod tests {
     }
 
     #[test]
-    fn a_pe_that_shares_its_core_yields_and_parks_at_once() {
+    fn a_pe_that_shares_its_core_yields_as_long_as_waits_are_short_and_hardly_when_they_are_long() {
         let mut idle = Idle::new(SPIN, true);
-        let rests: Vec<_> = (0..7).map(|_| idle.rest(|| panic!("needs no clock"))).collect();
-        assert_eq!(rests[..4], [Rest::Poll; 4]);
-        assert_eq!(rests[4..], [Rest::Yield, Rest::Yield, Rest::Park]);
-        idle.slept(US);
-        assert_eq!(idle.rest(|| US), Rest::Poll);
+        let rests: Vec<_> = (0..6).map(|_| idle.rest(|| US)).collect();
+        assert_eq!(rests, [Rest::Poll, Rest::Poll, Rest::Poll, Rest::Poll, Rest::Yield, Rest::Yield]);
+        idle.worked();
+        let long = rounds_until_park(&mut idle);
+        assert!((500..520).contains(&long), "{long}");
+        for _ in 0..10 {
+            idle.slept(SHARED.max * 10);
+        }
+        let short = rounds_until_park(&mut idle);
+        assert!((POLLS_SHARED..40).contains(&short), "{short}");
+        for _ in 0..10 {
+            idle.slept(SHARED.max / 2);
+        }
+        assert_eq!(rounds_until_park(&mut idle), long);
     }
 }
