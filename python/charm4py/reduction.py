@@ -71,6 +71,7 @@ class Reducers:
 
     def __init__(self) -> None:
         self.kinds: dict[int, Kind] = {}
+        # Up to logical_xor they are known to the engine's part by their numbers (src/reduce.rs), which merges plain numbers itself.
         self._add("nop", lambda a, b: a)
         self._add("sum", elementwise(numpy.add, lambda a, b: a + b))
         self._add("product", elementwise(numpy.multiply, lambda a, b: a * b))

@@ -5,6 +5,7 @@ use charm4rs::{Collection, Pe, This};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyFloat, PyInt};
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
@@ -58,6 +59,33 @@ struct Numbered(u32);
 
 /// A barrier: there are no parts to merge.
 const NOTHING: u32 = 0;
+// The first of the package's reducers, as `reduction.py` numbers them.
+const SUM: u32 = 1;
+const PRODUCT: u32 = 2;
+const MIN: u32 = 3;
+const MAX: u32 = 4;
+/// Reducers up to this one give their last value as it is.
+const LAST_PLAIN: u32 = 7;
+
+/// Merges two numbers as the package does, without it; `None`: they are no numbers, or it is another reducer.
+fn merge_numbers<'py>(
+    reducer: u32,
+    a: &Bound<'py, PyAny>,
+    b: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let is_number =
+        |value: &Bound<'py, PyAny>| value.is_exact_instance_of::<PyInt>() || value.is_exact_instance_of::<PyFloat>();
+    if !(is_number(a) && is_number(b)) {
+        return Ok(None);
+    }
+    Ok(Some(match reducer {
+        SUM => a.add(b)?,
+        PRODUCT => a.mul(b)?,
+        MIN => if b.lt(a)? { b } else { a }.clone(),
+        MAX => if b.gt(a)? { b } else { a }.clone(),
+        _ => return Ok(None),
+    }))
+}
 
 impl Reducer<Reduced> for Numbered {
     type Partial = Reduced;
@@ -74,8 +102,12 @@ impl Reducer<Reduced> for Numbered {
         let Reduced { callback, reducer, part } = a;
         let part = Python::attach(|py| {
             let merged = part.object(py).and_then(|a| {
+                let b = b.part.object(py)?;
+                if let Some(merged) = merge_numbers(reducer, &a, &b)? {
+                    return Ok(merged.unbind());
+                }
                 let merge = engine()?.hooks(py)?.getattr(py, intern!(py, "merge"))?;
-                merge.call1(py, (reducer, a, b.part.object(py)?))
+                merge.call1(py, (reducer, a, b))
             });
             merged.unwrap_or_else(|error| {
                 engine::fatal(py, &error, "a reducer");
@@ -139,6 +171,7 @@ impl Reduced {
         let engine = engine()?;
         let result = match reducer {
             NOTHING => None,
+            SUM..=LAST_PLAIN => Some(part.object(py)?.unbind()),
             _ => {
                 let finish = engine.hooks(py)?.getattr(py, intern!(py, "finish"))?;
                 Some(finish.call1(py, (reducer, part.object(py)?))?)
