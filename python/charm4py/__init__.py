@@ -19,6 +19,7 @@ proxies, wait for futures, and contribute to reductions::
 Run it with ``charmrun +p4 hello.py``.
 """
 
+from ._engine import Proxy
 from .chare import Array, ArrayMap, Chare, Group, register
 from .channel import Channel
 from .charm import charm, charm4py_version
@@ -38,6 +39,7 @@ __all__ = [
     "Future",
     "Group",
     "Options",
+    "Proxy",
     "Reducer",
     "charm",
     "charm4py_version",

@@ -114,6 +114,9 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
     ``Chare(cls, args=[], onPE=-1)`` makes a single chare and gives its proxy.
     """
 
+    #: Whether the chare may be migrated.
+    migratable = True
+
     def reduce(self, callback: Any = None, data: Any = None, reducer: Any = None, section: Any = None) -> None:
         """Adds ``data`` to the collection's next reduction, whose result ``callback`` gets."""
         contribute(self, data, reducer, callback, section)
@@ -156,7 +159,11 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
 
     def setMigratable(self, migratable: bool) -> None:
         """Says whether the chare may be migrated."""
-        self.__dict__["migratable"] = bool(migratable)
+        self.migratable = bool(migratable)
+
+    def migrate(self, toPe: int) -> None:
+        """Moves the chare to another PE. Not there yet."""
+        raise NotImplementedError("chares cannot migrate yet")
 
     def migrated(self) -> None:
         """Called after a migration, for chares to override."""
@@ -190,7 +197,7 @@ def single(cls: type, args: Sequence[Any] = (), onPE: int = -1) -> _engine.Proxy
     return _engine.single(number(cls), arguments(args), onPE)
 
 
-def Group(cls: type, args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> Any:
+def Group(cls: type, args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> _engine.Proxy:
     """One chare on every PE; on those of ``onPEs``, if given. Gives the proxy of all."""
     pes = None if onPEs is None else list(onPEs)
     return noted(_engine.group(number(cls), arguments(args), pes, issubclass(cls, ArrayMap)))
@@ -203,7 +210,7 @@ def Array(
     args: Sequence[Any] = (),
     map: Any = None,
     useAtSync: bool = False,
-) -> Any:
+) -> _engine.Proxy:
     """Chares with indices below ``dims``; none, to be inserted, if only their number of dimensions is given.
 
     Gives the proxy of all. ``map`` is a group of :class:`ArrayMap`.
