@@ -1,6 +1,6 @@
 //! What the package's class `Chare` derives from: an object that knows its element.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 
 use charm4rs::{Collection, GroupIndex};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -12,6 +12,7 @@ use crate::classes::Class;
 use crate::codec;
 use crate::element::{Element, Handle, Init};
 use crate::engine::engine;
+use crate::handles;
 use crate::index::{Index, Shape};
 use crate::packed::Packed;
 use crate::place;
@@ -33,11 +34,11 @@ struct Begun {
 }
 
 /// See the module's text.
-#[pyclass(subclass, unsendable, module = "charm4py._engine")]
+#[pyclass(subclass, module = "charm4py._engine")]
 pub(crate) struct ChareBase {
     is: Begun,
-    /// Its element, which a map that was asked early does not have yet.
-    handle: OnceCell<Handle>,
+    /// What the PE keeps its element by, which a map that was asked early does not have yet.
+    key: u64,
     /// Something waits for a condition on this object.
     #[pyo3(get, set, name = "_watched")]
     watched: bool,
@@ -53,7 +54,7 @@ pub(crate) fn construct<'py>(
     let engine = engine()?;
     if let Some(early) = engine.take_early(handle.collection()) {
         let early = early.into_bound(py);
-        let _ = early.cast::<ChareBase>()?.borrow().handle.set(handle);
+        handles::keep(early.cast::<ChareBase>()?.borrow().key, handle);
         return Ok(early);
     }
     let is = Begun { collection: handle.collection(), index: handle.index(), class: init.class, shape: init.shape };
@@ -119,8 +120,15 @@ impl ChareBase {
         }
     }
 
-    fn handle(&self) -> PyResult<&Handle> {
-        self.handle.get().ok_or_else(|| PyRuntimeError::new_err("the map is asked before it is a part of its group"))
+    fn handle(&self) -> PyResult<Handle> {
+        handles::get(self.key)
+            .ok_or_else(|| PyRuntimeError::new_err("the map is asked before it is a part of its group"))
+    }
+}
+
+impl Drop for ChareBase {
+    fn drop(&mut self) {
+        handles::forget(self.key);
     }
 }
 
@@ -131,8 +139,9 @@ impl ChareBase {
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         match BEGUN.take() {
             Some((is, handle)) => {
-                let handle = handle.map_or_else(OnceCell::new, OnceCell::from);
-                Ok(Self { is, handle, watched: false })
+                let key = handles::new();
+                handle.into_iter().for_each(|handle| handles::keep(key, handle));
+                Ok(Self { is, key, watched: false })
             }
             None => {
                 Err(PyTypeError::new_err("chares are made by Chare(), Group() and Array(), not by calling their class"))
@@ -169,7 +178,7 @@ impl ChareBase {
         callback: &Bound<'_, PyAny>,
         section: Option<&Bound<'_, Proxy>>,
     ) -> PyResult<()> {
-        reduce::contribute(self.handle()?, self.part_of(section)?, data, reducer, callback)
+        reduce::contribute(&self.handle()?, self.part_of(section)?, data, reducer, callback)
     }
 
     /// The same, but every contributor's future gets the result.
@@ -181,7 +190,7 @@ impl ChareBase {
         future: &Bound<'_, PyAny>,
         section: Option<&Bound<'_, Proxy>>,
     ) -> PyResult<()> {
-        reduce::allreduce(self.handle()?, self.part_of(section)?, data, reducer, future)
+        reduce::allreduce(&self.handle()?, self.part_of(section)?, data, reducer, future)
     }
 
     /// Destroys it, when its present method has ended.

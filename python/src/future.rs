@@ -86,8 +86,9 @@ pub(crate) enum Arrived {
     Error(Py<PyAny>),
 }
 
-/// What the class `Future` of the package is made of.
-#[pyclass(subclass, unsendable, module = "charm4py._engine")]
+/// What the class `Future` of the package is made of. The interpreter may drop it on any thread: that is where garbage in cycles
+/// is found.
+#[pyclass(subclass, module = "charm4py._engine")]
 pub(crate) struct FutureBase {
     name: FutureName,
     /// How many values make it complete.

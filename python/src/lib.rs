@@ -21,6 +21,7 @@ mod codec;
 mod element;
 mod engine;
 mod future;
+mod handles;
 mod index;
 mod launch;
 mod packed;

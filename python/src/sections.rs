@@ -1,6 +1,6 @@
 //! Sections, as the package makes them: of indices that it knows, or will know.
 
-use std::cell::Cell;
+use std::sync::{Mutex, PoisonError};
 
 use charm4rs::{Collection, Promise};
 use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyValueError};
@@ -54,23 +54,24 @@ pub(crate) fn section_later(proxy: &Bound<'_, Proxy>) -> PyResult<(Proxy, Fill)>
     let (whole, collection, shape) = of(proxy)?;
     let (promise, elements) = engine()?.job.promise::<Vec<Index>>();
     let section = collection.section_of(elements);
-    let fill = Fill { collection, shape, promise: Cell::new(Some(promise)) };
+    let fill = Fill { collection, shape, promise: Mutex::new(Some(promise)) };
     Ok((Proxy::of(whole.name().class, Target::All(section, shape)), fill))
 }
 
 /// Tells a section its elements, once.
-#[pyclass(unsendable, module = "charm4py._engine")]
+#[pyclass(frozen, module = "charm4py._engine")]
 pub(crate) struct Fill {
     collection: Collection<Element>,
     shape: Shape,
-    promise: Cell<Option<Promise<Vec<Index>>>>,
+    promise: Mutex<Option<Promise<Vec<Index>>>>,
 }
 
 #[pymethods]
 impl Fill {
     fn __call__(&self, elements: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
         let indices = indices(self.collection, self.shape, &elements)?;
-        let promise = self.promise.take().ok_or_else(|| PyRuntimeError::new_err("the section has its elements"))?;
+        let promise = self.promise.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let promise = promise.ok_or_else(|| PyRuntimeError::new_err("the section has its elements"))?;
         promise.send(indices);
         Ok(())
     }

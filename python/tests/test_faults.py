@@ -177,3 +177,31 @@ def test_what_runs_at_the_interpreters_end_runs_and_is_printed(run: Run) -> None
     ended = run(program)
     assert ended.code == 2 and sorted(line for line in ended.out if "at exit" in line) != [], ended.err
     assert "".join(ended.out).count("at exit") == 2 and "unfinished line" in "".join(ended.out)
+
+
+def test_garbage_may_be_collected_on_any_thread(run: Run) -> None:
+    program = """
+    import gc, threading
+    class Cell(Chare):
+        def __init__(self): self.me = [self]
+        def end(self): self._destroy()
+    def main(args):
+        gc.disable()
+        for i in range(50):
+            future = Future()
+            future.send(i)
+            future.get()
+            cycle = [future]
+            cycle.append(cycle)
+            Chare(Cell, onPE=0).end(awaitable=True).get()
+        future = cycle = None
+        thread = threading.Thread(target=gc.collect)
+        thread.start()
+        while thread.is_alive():
+            charm.sleep(0.01)
+        print(Chare(Cell, onPE=0).end(awaitable=True).get())
+        exit()
+    charm.start(main)
+    """
+    ended = run(program, 1)
+    assert (ended.code, ended.out, ended.err) == (0, ["None"], "")
