@@ -27,7 +27,8 @@ def cut(proxy: _engine.Proxy, key: Any) -> _engine.Proxy:
     extent = _engine.extent(proxy)
     if extent is not None and not proxy._is_section:
         return _engine.section(proxy, list(itertools.product(*ranges(keys, extent))))
-    return after_asking(proxy, lambda there: matching(there, keys, extent))
+    there = proxy._present(ret=True)
+    return after_asking(proxy, 1, there, lambda there: [matching([tupled(i) for i in there], keys, extent)])[0]
 
 
 def ranges(keys: Sequence[Any], extent: Sequence[int]) -> list[Iterable[int]]:
@@ -46,11 +47,18 @@ def matching(there: list[Index], keys: Sequence[Any], extent: Sequence[int] | No
     return [index for index in there if all(at in values for at, values in zip(index, wanted))]
 
 
-def after_asking(proxy: _engine.Proxy, choose: Callable[[list[Index]], list[Index]]) -> _engine.Proxy:
-    """A section of those elements that ``choose`` takes of the indices of all."""
-    section, fill = _engine.section_later(proxy)
-    when(proxy._present(ret=True), lambda there: fill(choose([tupled(index) for index in there])))
-    return section
+def after_asking(
+    proxy: _engine.Proxy, count: int, answers: threads.Future[Any], parts: Callable[[Any], list[list[Any]]]
+) -> list[_engine.Proxy]:
+    """As many sections, whose elements ``parts`` tells when all elements have answered."""
+    made = [_engine.section_later(proxy) for _ in range(count)]
+
+    def told(answer: Any) -> None:
+        for (_, fill), part in zip(made, parts(answer)):
+            fill(part)
+
+    when(answers, told)
+    return [section for section, _ in made]
 
 
 def when(future: threads.Future[Any], then: Callable[[Any], None]) -> None:
@@ -83,38 +91,29 @@ def split(
     if elems is not None:
         if len(elems) != numsections:
             raise ValueError(f"the elements of {len(elems)} sections for {numsections}")
-        return [_engine.section(proxy, [tupled(index) for index in part]) for part in elems]
+        return [_engine.section(proxy, list(part)) for part in elems]
     if section_func is None:
-        return shared_out(proxy, numsections)
-    made = [_engine.section_later(proxy) for _ in range(numsections)]
-
-    def distribute(answers: list[tuple[Any, list[int]]]) -> None:
-        parts: list[list[Index]] = [[] for _ in made]
-        for index, numbers in answers:
-            for number in numbers:
-                if number >= numsections:
-                    raise IndexError(f"section_func gave section {number} of {numsections} to element {index}")
-                parts[number].append(tupled(index))
-        for (_, fill), part in zip(made, parts):
-            fill(part)
-
-    when(proxy._sections_by(functions.dumps(section_func), ret=True), distribute)
-    return [section for section, _ in made]
+        return after_asking(proxy, numsections, proxy._present(ret=True), lambda there: shares(there, numsections))
+    answers = proxy._sections_by(functions.dumps(section_func), ret=True)
+    return after_asking(proxy, numsections, answers, lambda answers: chosen(answers, numsections))
 
 
-def shared_out(proxy: _engine.Proxy, numsections: int) -> list[_engine.Proxy]:
-    made = [_engine.section_later(proxy) for _ in range(numsections)]
+def shares(there: list[Any], numsections: int) -> list[list[Any]]:
+    """Parts of a list, in its order and as long as each other, or one longer."""
+    size, more = divmod(len(there), numsections)
+    starts = [number * size + min(number, more) for number in range(numsections + 1)]
+    return [there[start:end] for start, end in zip(starts, starts[1:])]
 
-    def distribute(there: list[Any]) -> None:
-        size, more = divmod(len(there), numsections)
-        start = 0
-        for number, (_, fill) in enumerate(made):
-            end = start + size + (number < more)
-            fill([tupled(index) for index in there[start:end]])
-            start = end
 
-    when(proxy._present(ret=True), distribute)
-    return [section for section, _ in made]
+def chosen(answers: list[tuple[Any, list[int]]], numsections: int) -> list[list[Any]]:
+    """The indices of each section, of those that its elements gave themselves."""
+    parts: list[list[Any]] = [[] for _ in range(numsections)]
+    for index, numbers in answers:
+        for number in numbers:
+            if number >= numsections:
+                raise IndexError(f"section_func gave section {number} of {numsections} to element {index}")
+            parts[number].append(index)
+    return parts
 
 
 def combine(*proxies: _engine.Proxy) -> _engine.Proxy:
@@ -125,13 +124,13 @@ def combine(*proxies: _engine.Proxy) -> _engine.Proxy:
     if any(proxy._whole != whole for proxy in proxies):
         raise Charm4PyError("only parts of one collection can be combined")
     section, fill = _engine.section_later(whole)
-    found = [tupled(proxy._index) for proxy in proxies if proxy._index is not None]
+    found = [proxy._index for proxy in proxies if proxy._index is not None]
     collections = [proxy for proxy in proxies if proxy._index is None]
     missing = len(collections)
 
     def answered(there: list[Any]) -> None:
         nonlocal missing
-        found.extend(map(tupled, there))
+        found.extend(there)
         missing -= 1
         if missing == 0:
             fill(found)

@@ -155,10 +155,7 @@ impl Proxy {
         if cuts(index) || index.cast::<PyTuple>().is_ok_and(|parts| parts.iter().any(|part| cuts(&part))) {
             return engine()?.hooks(slf.py())?.bind(slf.py()).call_method1("cut", (slf, index));
         }
-        let wanted = shape.index(Index::from_python(index)?);
-        let Some(element) = collection.try_at(wanted) else {
-            return Err(PyIndexError::new_err(format!("there is no element {index}")));
-        };
+        let element = element_at(collection, shape, index)?;
         let proxy = Self::of(this.name.class, Target::One(element, shape));
         Ok(Bound::new(slf.py(), proxy)?.into_any())
     }
@@ -241,12 +238,16 @@ impl Proxy {
     fn _whole(&self) -> Self {
         Self::of(self.name.class, Target::All(self.name.collection().whole(), self.name.shape()))
     }
+}
 
-    /// All of the collection that this element is of.
-    #[getter]
-    fn _collection(&self) -> Self {
-        Self::of(self.name.class, Target::All(self.name.collection(), self.name.shape()))
-    }
+/// The element that a program's index names, if it may exist.
+pub(crate) fn element_at(
+    collection: Collection<Element>,
+    shape: Shape,
+    index: &Bound<'_, PyAny>,
+) -> PyResult<charm4rs::Proxy<Element>> {
+    let element = collection.try_at(shape.index(Index::from_python(index)?));
+    element.ok_or_else(|| PyIndexError::new_err(format!("there is no element {index}")))
 }
 
 /// Reads a pickled proxy.

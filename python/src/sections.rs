@@ -3,14 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use charm4rs::{Collection, Promise};
-use pyo3::exceptions::{PyIndexError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::element::Element;
 use crate::engine::engine;
 use crate::index::{Index, Shape};
-use crate::proxy::{Proxy, Target};
+use crate::proxy::{Proxy, Target, element_at};
 
 fn of<'a>(proxy: &'a Bound<'_, Proxy>) -> PyResult<(&'a Proxy, Collection<Element>, Shape)> {
     match proxy.get().name().target {
@@ -21,12 +21,7 @@ fn of<'a>(proxy: &'a Bound<'_, Proxy>) -> PyResult<(&'a Proxy, Collection<Elemen
 
 /// The indices of elements that may be.
 fn indices(collection: Collection<Element>, shape: Shape, indices: &[Bound<'_, PyAny>]) -> PyResult<Vec<Index>> {
-    let one = |index: &Bound<'_, PyAny>| {
-        let wanted = shape.index(Index::from_python(index)?);
-        let exists = collection.try_at(wanted).is_some();
-        exists.then_some(wanted).ok_or_else(|| PyIndexError::new_err(format!("there is no element {index}")))
-    };
-    indices.iter().map(one).collect()
+    indices.iter().map(|index| Ok(element_at(collection, shape, index)?.index())).collect()
 }
 
 /// The number of elements in each dimension, if all below it exist, and this PE knows; of a group, the number of PEs.
