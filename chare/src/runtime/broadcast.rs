@@ -94,17 +94,16 @@ pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
     let Some((&kind, args)) = body.filter(|(kind, _)| **kind <= VALUES) else {
         return rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
     };
-    let tree = members.reductions.span.tree(rt.sched.layout(), root);
-    let children: Vec<Pe> = tree.children(here).collect();
-    for &child in &children {
+    let place = members.reductions.span.place(rt.sched.layout(), root, here);
+    for &child in &place.children {
         shared::send(rt, child, tag::BROADCAST, header, msg.bytes(), payloads.clone());
     }
     let wave = (kind != SILENT).then(|| {
         let finish = if kind == VALUES { finish_values::<E> } else { finish_done };
         let wave = Rc::new(Wave {
             id: header.reply(),
-            parent: tree.parent(here),
-            missing: Cell::new(children.len() + 1),
+            parent: place.parent,
+            missing: Cell::new(place.children.len() + 1),
             results: RefCell::default(),
             error: RefCell::default(),
             finish,

@@ -114,7 +114,7 @@ pub(super) trait AnyCollection {
 
 impl<T: Chare> Members<T> {
     pub(super) fn new(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe) -> &'static Self {
-        Self::over(id, shape, map, root, Span::Job)
+        Self::over(id, shape, map, root, Span::job())
     }
 
     /// Of a section.

@@ -9,6 +9,7 @@
 //! is held while user code runs, so an entry method may call anything, itself included.
 
 mod broadcast;
+mod by_number;
 mod calls;
 mod census;
 mod collection;

@@ -430,7 +430,7 @@ pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
 
 /// Sends a piece up, or keeps it at the root, if the subtree has given it.
 fn advance(rt: Rt, reductions: &Reductions, number: u64, at: u64) {
-    let parent = reductions.tree(rt).parent(rt.sched.pe());
+    let parent = reductions.place(rt).parent;
     let (piece, label) = {
         let mut all = reductions.pieces.open.borrow_mut();
         let Some(open) = all.get_mut(&number) else { return };

@@ -21,17 +21,19 @@
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use charm4rs_scheduler::Class;
 use charm4rs_transport::port::{Incoming, Tag};
 use charm4rs_transport::{Msg, Pe};
 
+use super::by_number::ByNumber;
 use super::calls::reply_serialized;
 use super::collection::{AnyCollection, CollectionId};
 use super::exit::Failure;
 use super::pieces::{self, Large, Pieces, Waiting};
 use super::shared::{self, Opened};
-use super::span::{Branches, Span};
+use super::span::{Place, Span};
 use super::{Rt, broadcast};
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Reducer, Route, Sink};
@@ -54,7 +56,7 @@ pub(crate) struct Reductions {
     subtree: Cell<Option<u64>>,
     /// For each destroyed element of the subtree, the first reduction that does not expect it.
     departed: RefCell<Vec<u64>>,
-    pending: RefCell<BTreeMap<u64, Pending>>,
+    pending: RefCell<ByNumber<Pending>>,
     /// One reducer of each type that was used here, for the parts of a root that has none.
     reducers: RefCell<Vec<Option<Box<dyn Part>>>>,
     pub(super) pieces: Pieces,
@@ -168,9 +170,9 @@ impl Reductions {
         self.root.get()
     }
 
-    /// The tree that reductions go up.
-    pub(super) fn tree(&self, rt: Rt) -> Branches<'_> {
-        self.span.tree(rt.sched.layout(), self.root.get())
+    /// This PE's place in the tree that reductions go up.
+    pub(super) fn place(&self, rt: Rt) -> Rc<Place> {
+        self.span.place(rt.sched.layout(), self.root.get(), rt.sched.pe())
     }
 
     /// The root is known only now.
@@ -180,7 +182,7 @@ impl Reductions {
 
     /// Whether parts of a reduction of this number are here that do not go in pieces.
     pub(super) fn has_whole(&self, number: u64) -> bool {
-        self.pending.borrow().contains_key(&number)
+        self.pending.borrow().contains(number)
     }
 
     /// Drops what was contributed and will not be reduced.
@@ -217,7 +219,7 @@ pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, to: FutureId) {
 pub(super) fn count(rt: Rt, members: &dyn AnyCollection, own: u64) {
     let reductions = members.reductions();
     reductions.settled.set(true);
-    if let Some(parent) = reductions.tree(rt).parent(rt.sched.pe()) {
+    if let Some(parent) = reductions.place(rt).parent {
         let departed = reductions.departed.borrow().clone();
         departed.into_iter().for_each(|from| send_departure(rt, parent, reductions, from));
     }
@@ -238,13 +240,13 @@ fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
             return;
         }
         // Its own elements, and every child's.
-        if counting.heard <= reductions.tree(rt).children(rt.sched.pe()).count() {
+        if counting.heard <= reductions.place(rt).children.len() {
             return;
         }
         counting.total
     };
     reductions.subtree.set(Some(total));
-    match reductions.tree(rt).parent(rt.sched.pe()) {
+    match reductions.place(rt).parent {
         Some(parent) => send(rt, parent, tag::COUNTED, reductions, total),
         None => reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, ())),
     }
@@ -282,7 +284,7 @@ pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
     };
     {
         let mut pending = reductions.pending.borrow_mut();
-        let pending = pending.entry(number).or_default();
+        let pending = pending.get_or_new(number);
         pending.count += 1;
         pending.route.get_or_insert(route);
         let here = pending.here.get_or_insert_with(|| Box::new(Typed::<V, R>(Merged { reducer, part: None })));
@@ -310,20 +312,20 @@ struct Partial {
 fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     let complete = {
         let pending = reductions.pending.borrow();
-        let Some(pending) = pending.get(&number) else { return };
+        let Some(pending) = pending.get(number) else { return };
         reductions.expected(number).is_some_and(|expected| pending.count >= expected)
     };
     if !complete {
         return;
     }
-    let Some(mut pending) = reductions.pending.borrow_mut().remove(&number) else { return };
+    let Some(mut pending) = reductions.pending.borrow_mut().remove(number) else { return };
     let here = rt.sched.pe();
     if let Some(own) = &mut pending.here
         && pending.below.drain(..).any(|part| own.merge(part).is_err())
     {
         return rt.fail(unlike());
     }
-    let parent = reductions.tree(rt).parent(here);
+    let parent = reductions.place(rt).parent;
     let Pending { count, here: own, below: mut parts, route, mut merger } = pending;
     match (parent, own, &route) {
         (None, Some(mut own), Some(_)) => {
@@ -353,7 +355,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
 
 /// Advances all that may be complete now.
 fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
-    let open: Vec<u64> = reductions.pending.borrow().range(from..).map(|(number, _)| *number).collect();
+    let open: Vec<u64> = reductions.pending.borrow().from(from).collect();
     open.into_iter().for_each(|number| advance(rt, reductions, number));
     pieces::advance_from(rt, reductions, from);
 }
@@ -361,7 +363,7 @@ fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
 /// At the root: ends a reduction, and those that waited for it, unless one of a smaller number is open.
 pub(super) fn end_in_order(rt: Rt, reductions: &Reductions, number: u64, end: impl FnOnce(Rt, &Reductions) + 'static) {
     let first_open = || {
-        let whole = reductions.pending.borrow().keys().next().copied();
+        let whole = reductions.pending.borrow().first();
         whole.into_iter().chain(reductions.pieces.first()).min().unwrap_or(u64::MAX)
     };
     if number < first_open() && reductions.ready.borrow().is_empty() {
@@ -430,7 +432,7 @@ fn departed(rt: Rt, reductions: &Reductions, from: u64) {
     if !reductions.settled.get() {
         return; // `count` tells it
     }
-    if let Some(parent) = reductions.tree(rt).parent(rt.sched.pe()) {
+    if let Some(parent) = reductions.place(rt).parent {
         send_departure(rt, parent, reductions, from);
     }
     advance_from(rt, reductions, from);
@@ -478,7 +480,7 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
     }
     {
         let mut pending = reductions.pending.borrow_mut();
-        let pending = pending.entry(partial.number).or_default();
+        let pending = pending.get_or_new(partial.number);
         pending.count = pending.count.saturating_add(partial.count);
         pending.below.extend(partial.parts);
         pending.route = pending.route.take().or(partial.route);
@@ -540,7 +542,7 @@ fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
 /// The result for every contributor: passes it on down the tree, and gives it to those that wait here.
 fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     let body = (number, value);
-    for child in reductions.tree(rt).children(rt.sched.pe()) {
+    for &child in &reductions.place(rt).children {
         send(rt, child, tag::RESULT, reductions, &body);
     }
     let waiting = reductions.everyone.borrow_mut().remove(&number).unwrap_or_default();

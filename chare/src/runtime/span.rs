@@ -1,6 +1,12 @@
 //! Which PEs have a part in a collection, and trees over them. Knows nothing of what goes over the trees.
 //!
 //! A section's tree is that of a job which has the section's PEs alone: so it too enters each host and each process once.
+//!
+//! A tree is arithmetic, but that costs as much as a message does. So a PE remembers its places in the last two trees: those of a
+//! program's broadcasts from one PE, and of the reductions that answer them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use charm4rs_scheduler::Tree;
 use charm4rs_transport::{Layout, Pe};
@@ -9,10 +15,22 @@ use super::FANOUT;
 
 /// The PEs of a collection.
 #[derive(Debug)]
-pub(super) enum Span {
-    /// All of the job.
-    Job,
-    Some(Chosen),
+pub(super) struct Span {
+    /// `None`: all of the job.
+    chosen: Option<Chosen>,
+    places: [RefCell<Option<Rc<Place>>>; 2],
+    /// Which of them is to be forgotten next.
+    oldest: Cell<usize>,
+}
+
+/// A PE's place in a tree.
+#[derive(Debug)]
+pub(super) struct Place {
+    root: Pe,
+    /// Who is above it; nobody is above the root, nor above who has no part in the tree.
+    pub(super) parent: Option<Pe>,
+    /// Who is right below it.
+    pub(super) children: Box<[Pe]>,
 }
 
 /// Some of a job's PEs.
@@ -25,6 +43,15 @@ pub(super) struct Chosen {
 }
 
 impl Span {
+    /// All PEs of a job.
+    pub(super) fn job() -> Self {
+        Self::over(None)
+    }
+
+    fn over(chosen: Option<Chosen>) -> Self {
+        Self { chosen, places: Default::default(), oldest: Cell::new(0) }
+    }
+
     /// Some PEs of a job; `None` if they are not sorted, one is there twice, one does not exist, or there is none.
     pub(super) fn of(job: &Layout, pes: Vec<Pe>) -> Option<Self> {
         let last = pes.last()?;
@@ -38,25 +65,36 @@ impl Span {
         }
         let hosts: Option<Vec<u32>> = hosts.chunk_by(|a, b| a == b).map(|host| host.len().try_into().ok()).collect();
         let layout = Layout::new(&processes, &hosts?);
-        Some(Self::Some(Chosen { pes: pes.into_boxed_slice(), layout }))
+        Some(Self::over(Some(Chosen { pes: pes.into_boxed_slice(), layout })))
     }
 
     pub(super) fn contains(&self, pe: Pe) -> bool {
-        match self {
-            Self::Job => true,
-            Self::Some(chosen) => chosen.rank(pe).is_some(),
-        }
+        self.chosen.as_ref().is_none_or(|chosen| chosen.rank(pe).is_some())
     }
 
     /// The tree over them that is rooted at one of them.
     pub(super) fn tree<'a>(&'a self, job: &'a Layout, root: Pe) -> Branches<'a> {
-        match self {
-            Self::Job => Branches { tree: Tree::new(job, root, FANOUT), chosen: None },
-            Self::Some(chosen) => {
+        match &self.chosen {
+            None => Branches { tree: Tree::new(job, root, FANOUT), chosen: None },
+            Some(chosen) => {
                 let rank = chosen.rank(root).expect("a tree's root is one of its PEs");
                 Branches { tree: Tree::new(&chosen.layout, rank, FANOUT), chosen: Some(chosen) }
             }
         }
+    }
+
+    /// The place of `here` in the tree that is rooted at `root`. Always asked for the same PE, the one whose memory this is.
+    pub(super) fn place(&self, job: &Layout, root: Pe, here: Pe) -> Rc<Place> {
+        for place in &self.places {
+            if let Some(place) = place.borrow().as_ref().filter(|place| place.root == root) {
+                return place.clone();
+            }
+        }
+        let tree = self.tree(job, root);
+        let place = Rc::new(Place { root, parent: tree.parent(here), children: tree.children(here).collect() });
+        let oldest = self.oldest.replace(1 - self.oldest.get());
+        self.places[oldest].replace(Some(place.clone()));
+        place
     }
 }
 
@@ -132,6 +170,19 @@ mod tests {
         }
         assert_eq!(span.tree(&job, Pe(1)).parent(Pe(0)), None);
         assert!(span.contains(Pe(9)) && !span.contains(Pe(10)));
+    }
+
+    #[test]
+    fn a_place_that_is_remembered_is_the_one_that_the_tree_gives() {
+        let job = Layout::new(&[2; 6], &[2; 3]);
+        for span in [Span::job(), Span::of(&job, pes(&[1, 2, 3, 8, 9, 11])).unwrap()] {
+            let here = Pe(2);
+            for root in [1, 2, 1, 1, 8, 2, 11, 1, 2, 8, 8].map(Pe) {
+                let (place, tree) = (span.place(&job, root, here), span.tree(&job, root));
+                assert_eq!(place.parent, tree.parent(here));
+                assert!(tree.children(here).eq(place.children.iter().copied()));
+            }
+        }
     }
 
     #[test]
