@@ -68,7 +68,7 @@ pub(crate) struct Packed {
 
 impl Packed {
     pub(crate) fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, WireError> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(64); // most need no more
         let aside = pack(value, &mut bytes)?;
         Ok(Self { bytes, aside })
     }

@@ -11,7 +11,6 @@ from . import _engine, functions, sections, threads
 from .entry_method import row
 from .errors import Charm4PyError
 from .hooks import NobodysAnswer
-from .reduction import NOTHING, number_of
 from .threads import Future
 from .wait import wait
 
@@ -117,21 +116,6 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
     #: Whether the chare may be migrated.
     migratable = True
 
-    def reduce(self, callback: Any = None, data: Any = None, reducer: Any = None, section: Any = None) -> None:
-        """Adds ``data`` to the collection's next reduction, whose result ``callback`` gets."""
-        contribute(self, data, reducer, callback, section)
-
-    def contribute(self, data: Any, reducer: Any, callback: Any, section: Any = None) -> None:
-        """Adds ``data`` to the collection's next reduction, whose result ``callback`` gets."""
-        contribute(self, data, reducer, callback, section)
-
-    def allreduce(self, data: Any = None, reducer: Any = None, section: Any = None) -> Future[Any]:
-        """Adds ``data`` to the collection's next reduction; every contributor's future gets the result."""
-        future: Future[Any] = Future()
-        kind, part = parts(self, data, reducer)
-        self._allreduce(part, kind, future, section)
-        return future
-
     def wait(self, condition: str) -> None:
         """Waits until an expression over ``self`` and the caller's globals and locals holds."""
         frame = inspect.currentframe()
@@ -171,21 +155,6 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
 
 #: The runtime's own names: no entry methods, except those that it calls itself.
 OWN = frozenset(name for name in dir(Chare) if name not in {"_channel", "_present", "_sections_by"})
-
-
-def contribute(chare: Chare, data: Any, reducer: Any, callback: Any, section: Any) -> None:
-    kind, part = parts(chare, data, reducer)
-    chare._contribute(part, kind, callback, section)
-
-
-def parts(chare: Chare, data: Any, reducer: Any) -> tuple[int, Any]:
-    """A reducer's number, and a chare's part as that reducer wants it."""
-    if reducer is not None:
-        kind = number_of(reducer)
-        return kind.number, kind.prepared(data, chare)
-    if data is not None:
-        raise TypeError("data without a reducer: which one?")
-    return NOTHING, None
 
 
 def arguments(args: Sequence[Any]) -> tuple[Any, ...]:

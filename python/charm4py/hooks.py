@@ -21,7 +21,7 @@ class Hooks:
     parameter = staticmethod(entry_method.parameter)
     pack_error = staticmethod(errors.pack)
     recheck = staticmethod(wait.recheck)
-    remote_future = staticmethod(threads.remote_future)
+    reducer = staticmethod(reduction.kind_of)
     run_special = staticmethod(wait.run)
     unpack_error = staticmethod(errors.unpack)
 

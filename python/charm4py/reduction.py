@@ -7,34 +7,7 @@ from typing import Any, Callable
 
 import numpy
 
-#: A reduction without data.
-NOTHING = 0
-
-
-class Kind:
-    """A reducer, as the engine knows it: by its number."""
-
-    def __init__(
-        self,
-        number: int,
-        name: str,
-        merge: Callable[[Any, Any], Any],
-        pre: Callable[[Any, Any], Any] | None = None,
-        post: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.number = number
-        self.name = name
-        self.merge = merge
-        self.pre = pre
-        self.post = post
-
-    def prepared(self, data: Any, chare: Any) -> Any:
-        """What a chare contributes."""
-        return data if self.pre is None else self.pre(data, chare)
-
-    def __repr__(self) -> str:
-        return f"Reducer.{self.name}"
-
+from ._engine import ReducerKind
 
 def elementwise(ufunc: Any, scalar: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Numbers, arrays of any shape, and lists, element by element."""
@@ -67,10 +40,10 @@ def sorted_values(pairs: list[tuple[Any, Any]]) -> list[Any]:
 class Reducers:
     """The reducers of a program, by name: ``Reducer.sum``, and those that it adds itself."""
 
-    nop: Kind
+    nop: ReducerKind
 
     def __init__(self) -> None:
-        self.kinds: dict[int, Kind] = {}
+        self.kinds: dict[int, ReducerKind] = {}
         # Up to logical_xor they are known to the engine's part by their numbers (src/reduce.rs), which merges plain numbers itself.
         self._add("nop", lambda a, b: a)
         self._add("sum", elementwise(numpy.add, lambda a, b: a + b))
@@ -89,8 +62,8 @@ class Reducers:
         pre: Callable[[Any, Any], Any] | None = None,
         post: Callable[[Any], Any] | None = None,
         number: int | None = None,
-    ) -> Kind:
-        kind = Kind(len(self.kinds) if number is None else number, name, merge, pre, post)
+    ) -> ReducerKind:
+        kind = ReducerKind(len(self.kinds) if number is None else number, name, merge, pre, post)
         self.kinds[kind.number] = kind
         setattr(self, name, kind)
         return kind
@@ -100,7 +73,7 @@ class Reducers:
         func: Callable[[list[Any]], Any],
         pre: Callable[[Any, Any], Any] | None = None,
         post: Callable[[Any], Any] | None = None,
-    ) -> Kind:
+    ) -> ReducerKind:
         """Adds a reducer, named like ``func``, which makes one value of a list of them; on all PEs, before ``charm.start``.
 
         ``pre(data, chare)`` makes a contribution of what a chare gives, ``post(value)`` the result of the last value.
@@ -112,22 +85,19 @@ class Reducers:
             raise ValueError(f"reducers cannot be called both {name} and {self.kinds[number].name}: rename one")
         return self._add(name, lambda a, b: func([a, b]), pre, post, number)
 
-    def __getattr__(self, name: str) -> Kind:
+    def __getattr__(self, name: str) -> ReducerKind:
         raise AttributeError(f"there is no reducer {name!r}; Reducer.addReducer adds one")
 
 
 Reducer = Reducers()
 
 
-def number_of(reducer: Any) -> Kind:
-    """A reducer, however it was given."""
-    if isinstance(reducer, Kind):
-        return reducer
-    if callable(reducer):
-        kind = Reducer.__dict__.get(getattr(reducer, "__name__", ""))
-        if isinstance(kind, Kind):
-            return kind
-    raise TypeError(f"{reducer!r} is no reducer: Reducer.addReducer makes one")
+def kind_of(reducer: Any) -> ReducerKind:
+    """A reducer that was given as the function that it is made of."""
+    kind = Reducer.__dict__.get(getattr(reducer, "__name__", ""))
+    if not isinstance(kind, ReducerKind):
+        raise TypeError(f"{reducer!r} is no reducer: Reducer.addReducer makes one")
+    return kind
 
 
 def merge(number: int, a: Any, b: Any) -> Any:

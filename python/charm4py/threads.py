@@ -108,30 +108,23 @@ class Future(_engine.FutureBase, Generic[T]):
 
     __slots__ = ()
 
-    def __new__(cls, num_vals: int = 1) -> "Future[T]":
-        self: Future[T] = super().__new__(cls, num_vals)
-        self._open()
-        return self
-
     def get(self, timeout: float | None = None) -> T:
         """Waits for the value; for the list of values, in the order of their arrival, if there are several.
 
         Raises an exception that was sent instead, and ``TimeoutError`` if ``timeout`` seconds pass.
         """
         if not self.ready():
-            self._wait(timeout)
+            coroutine = getcurrent()
+            if not isinstance(coroutine, Coroutine):
+                raise NotThreadedError("Future.get() waits, which only coroutines can: decorate the method with @coro")
+            if timeout is None:
+                self._when_ready(coroutine.resume)
+                Scheduler.greenlet.switch()
+            else:
+                self._wait(coroutine, timeout)
         return self._result()  # type: ignore[no-any-return]
 
-    def _wait(self, timeout: float | None) -> None:
-        if self._is_remote:
-            raise RuntimeError("a future can be waited for only on the PE where it was made")
-        coroutine = getcurrent()
-        if not isinstance(coroutine, Coroutine):
-            raise NotThreadedError("Future.get() waits, which only coroutines can: decorate the method with @coro")
-        if timeout is None:
-            self._when_ready(coroutine.resume)
-            Scheduler.greenlet.switch()
-            return
+    def _wait(self, coroutine: Coroutine, timeout: float) -> None:
         waiting = True
 
         def woken(_: Any = None) -> None:
@@ -151,20 +144,6 @@ class Future(_engine.FutureBase, Generic[T]):
         if not self.ready():
             yield self
         return self._result()  # type: ignore[no-any-return]
-
-
-class RemoteFuture(_engine.FutureBase):
-    """A future of another PE: it can only be given values."""
-
-    __slots__ = ()
-
-    def get(self, timeout: float | None = None) -> Any:
-        raise RuntimeError("a future can be waited for only on the PE where it was made")
-
-
-def remote_future(pe: int, number: int) -> RemoteFuture:
-    future: RemoteFuture = RemoteFuture.__new__(RemoteFuture, 1, (pe, number))
-    return future
 
 
 def run_async(chare: Chare | None, awaitable: Any, answer: Any) -> None:

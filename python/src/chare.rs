@@ -17,7 +17,7 @@ use crate::index::{Index, Shape};
 use crate::packed::Packed;
 use crate::place;
 use crate::proxy::{Proxy, Target};
-use crate::reduce;
+use crate::reduce::{self, Given};
 
 thread_local! {
     /// The element whose object is being made on this PE.
@@ -109,15 +109,13 @@ pub(crate) fn watched(object: &Bound<'_, PyAny>) -> bool {
 }
 
 impl ChareBase {
-    /// The collection over which a reduction goes.
-    fn part_of(&self, section: Option<&Bound<'_, Proxy>>) -> PyResult<Collection<Element>> {
-        let Some(section) = section else { return Ok(self.is.collection) };
-        let collection = section.get().collection_of();
-        if collection.whole() == self.is.collection {
-            Ok(collection)
-        } else {
-            Err(PyValueError::new_err("the section is not one of this chare's collection"))
+    /// Who contributes, and the collection over which the reduction goes.
+    fn contributor(&self, section: Option<&Bound<'_, Proxy>>) -> PyResult<(Handle, Collection<Element>)> {
+        let over = section.map_or(self.is.collection, |section| section.get().collection_of());
+        if over.whole() != self.is.collection {
+            return Err(PyValueError::new_err("the section is not one of this chare's collection"));
         }
+        Ok((self.handle()?, over))
     }
 
     fn handle(&self) -> PyResult<Handle> {
@@ -168,29 +166,44 @@ impl ChareBase {
         Proxy::of(class, target)
     }
 
-    /// Adds a part to the next reduction of the collection, or of a section. `reducer` is its number, `callback` whoever gets the
-    /// result.
-    #[pyo3(signature = (data, reducer, callback, section = None))]
-    fn _contribute(
-        &self,
-        data: &Bound<'_, PyAny>,
-        reducer: u32,
-        callback: &Bound<'_, PyAny>,
+    /// Adds `data` to the collection's next reduction, or to that of a section, whose result `callback` gets: a future, or a method
+    /// of a proxy.
+    #[pyo3(signature = (callback = None, data = None, reducer = None, section = None))]
+    fn reduce(
+        slf: &Bound<'_, Self>,
+        callback: Option<&Bound<'_, PyAny>>,
+        data: Option<&Bound<'_, PyAny>>,
+        reducer: Option<&Bound<'_, PyAny>>,
         section: Option<&Bound<'_, Proxy>>,
     ) -> PyResult<()> {
-        reduce::contribute(&self.handle()?, self.part_of(section)?, data, reducer, callback)
+        let given = Given::of(slf, data, reducer)?;
+        let (handle, over) = slf.borrow().contributor(section)?;
+        reduce::contribute(&handle, over, given, callback)
     }
 
-    /// The same, but every contributor's future gets the result.
-    #[pyo3(signature = (data, reducer, future, section = None))]
-    fn _allreduce(
-        &self,
-        data: &Bound<'_, PyAny>,
-        reducer: u32,
-        future: &Bound<'_, PyAny>,
+    /// The same, its arguments in another order.
+    #[pyo3(signature = (data, reducer, callback, section = None))]
+    fn contribute(
+        slf: &Bound<'_, Self>,
+        data: Option<&Bound<'_, PyAny>>,
+        reducer: Option<&Bound<'_, PyAny>>,
+        callback: Option<&Bound<'_, PyAny>>,
         section: Option<&Bound<'_, Proxy>>,
     ) -> PyResult<()> {
-        reduce::allreduce(&self.handle()?, self.part_of(section)?, data, reducer, future)
+        Self::reduce(slf, callback, data, reducer, section)
+    }
+
+    /// The same, but every contributor gets the result: gives a future of it.
+    #[pyo3(signature = (data = None, reducer = None, section = None))]
+    fn allreduce<'py>(
+        slf: &Bound<'py, Self>,
+        data: Option<&Bound<'py, PyAny>>,
+        reducer: Option<&Bound<'py, PyAny>>,
+        section: Option<&Bound<'py, Proxy>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let given = Given::of(slf, data, reducer)?;
+        let (handle, over) = slf.borrow().contributor(section)?;
+        reduce::allreduce(slf.py(), &handle, over, given)
     }
 
     /// Destroys it, when its present method has ended.

@@ -64,11 +64,11 @@ enum Plain {
 
 /// Encodes one value.
 pub(crate) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Packed> {
-    let mut writer = Writer::default();
+    let mut writer = Writer::new();
     match writer.value(value, 0)? {
         Plain::Done if !writer.pickles || writer.seen.len() == 1 => Ok(writer.packed),
         _ => {
-            let mut whole = Writer::default();
+            let mut whole = Writer::new();
             whole.pickled(value)?;
             Ok(whole.packed)
         }
@@ -127,7 +127,6 @@ fn damaged() -> PyErr {
     PyValueError::new_err("a message that cannot be read: its sender runs another version, or its bytes are damaged")
 }
 
-#[derive(Default)]
 struct Writer {
     packed: Packed,
     seen: Vec<*mut pyo3::ffi::PyObject>,
@@ -135,7 +134,15 @@ struct Writer {
     pickles: bool,
 }
 
+/// Most values need no more, and their buffer need not grow.
+const USUAL: usize = 64;
+
 impl Writer {
+    fn new() -> Self {
+        let packed = Packed { bytes: Vec::with_capacity(USUAL), buffers: Vec::new() };
+        Self { packed, seen: Vec::new(), pickles: false }
+    }
+
     fn value(&mut self, value: &Bound<'_, PyAny>, depth: u32) -> PyResult<Plain> {
         if value.is_none() {
             self.byte(tag::NONE);

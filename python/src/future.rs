@@ -37,13 +37,23 @@ impl FutureName {
         if let Some(own) = engine.futures.find(py, self) {
             return Ok(own.into_bound(py).into_any());
         }
-        engine.hooks(py)?.getattr(py, "remote_future")?.bind(py).call1((self.pe, self.number))
+        let base = FutureBase { name: self, known: true, expects: 1, values: Vec::new(), waiter: None };
+        Ok(Bound::new(py, PyClassInitializer::from(base).add_subclass(RemoteFuture))?.into_any())
     }
 }
 
-/// The name of a future; `None`: the value is no future.
+/// The name of a future, which values find from now on; `None`: the value is no future.
 pub(crate) fn future_name(value: &Bound<'_, PyAny>) -> PyResult<Option<FutureName>> {
-    Ok(value.cast::<FutureBase>().ok().map(|future| future.borrow().name))
+    value.cast::<FutureBase>().ok().map(name_of).transpose()
+}
+
+/// The name of a future. Who tells it to nobody need not be found: only here it becomes known on its PE.
+pub(crate) fn name_of(future: &Bound<'_, FutureBase>) -> PyResult<FutureName> {
+    let mut inside = future.borrow_mut();
+    if !std::mem::replace(&mut inside.known, true) {
+        engine()?.futures.open.borrow_mut().insert(inside.name.number, future.clone().unbind());
+    }
+    Ok(inside.name)
 }
 
 /// The futures of a PE that wait for values.
@@ -91,6 +101,8 @@ pub(crate) enum Arrived {
 #[pyclass(subclass, module = "charm4py._engine")]
 pub(crate) struct FutureBase {
     name: FutureName,
+    /// Whether values find it: it is in its PE's table, or has been there, or belongs to another PE.
+    known: bool,
     /// How many values make it complete.
     expects: usize,
     values: Vec<Arrived>,
@@ -112,50 +124,29 @@ impl FutureBase {
 #[pymethods]
 impl FutureBase {
     #[new]
-    #[pyo3(signature = (num_vals = 1, name = None))]
-    fn new(num_vals: usize, name: Option<(u32, u64)>) -> PyResult<Self> {
+    #[pyo3(signature = (num_vals = 1))]
+    fn new(num_vals: usize) -> PyResult<Self> {
         let engine = engine()?;
-        let name = match name {
-            Some((pe, number)) => FutureName { pe, number },
-            None => FutureName { pe: engine.job.pe().0, number: engine.futures.next() },
-        };
-        Ok(Self { name, expects: num_vals.max(1), values: Vec::new(), waiter: None })
-    }
-
-    /// Makes it known on this PE, so that values find it.
-    fn _open(slf: Bound<'_, Self>) -> PyResult<()> {
-        let number = slf.borrow().name.number;
-        engine()?.futures.open.borrow_mut().insert(number, slf.unbind());
-        Ok(())
+        let name = FutureName { pe: engine.job.pe().0, number: engine.futures.next() };
+        Ok(Self { name, known: false, expects: num_vals.max(1), values: Vec::new(), waiter: None })
     }
 
     /// Gives it a value.
     #[pyo3(signature = (value = None))]
-    fn send(&self, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+    fn send(slf: &Bound<'_, Self>, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         let outcome = Outcome::of(value.as_ref())?;
-        fulfil(engine()?, self.name, outcome);
+        fulfil(engine()?, name_of(slf)?, outcome);
         Ok(())
     }
 
     #[pyo3(signature = (value = None))]
-    fn __call__(&self, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
-        self.send(value)
+    fn __call__(slf: &Bound<'_, Self>, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        Self::send(slf, value)
     }
 
     /// Whether all its values are there.
     fn ready(&self) -> bool {
         self.complete()
-    }
-
-    /// Whether it was made on another PE, or has been read from a message.
-    #[getter]
-    fn _is_remote(&self) -> PyResult<bool> {
-        Ok(self.name.pe != engine()?.job.pe().0)
-    }
-
-    #[getter]
-    pub(crate) fn _name(&self) -> (u32, u64) {
-        (self.name.pe, self.name.number)
     }
 
     /// Calls `waiter(future)` when all values are there.
@@ -179,16 +170,30 @@ impl FutureBase {
         }
     }
 
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(future_name(other)?.is_some_and(|other| other == self.name))
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast::<Self>().is_ok_and(|other| other.borrow().name == self.name)
     }
 
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (u32, u64))> {
-        Ok((py.import("charm4py._engine")?.getattr("future_named")?, self._name()))
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (u32, u64))> {
+        let FutureName { pe, number } = name_of(slf)?;
+        Ok((slf.py().import("charm4py._engine")?.getattr("future_named")?, (pe, number)))
     }
 
     fn __hash__(&self) -> u64 {
         self.name.number << 20 ^ u64::from(self.name.pe)
+    }
+}
+
+/// A future of another PE, or one that has its values: it can only be given some.
+#[pyclass(extends = FutureBase, frozen, module = "charm4py._engine")]
+pub(crate) struct RemoteFuture;
+
+#[pymethods]
+impl RemoteFuture {
+    #[pyo3(signature = (timeout = None))]
+    fn get(&self, timeout: Option<f64>) -> PyResult<()> {
+        let _ = timeout;
+        Err(PyRuntimeError::new_err("a future can be waited for only on the PE where it was made"))
     }
 }
 

@@ -48,11 +48,13 @@ mod _engine {
         shape, single,
     };
     #[pymodule_export]
-    use crate::future::{FutureBase, future_named};
+    use crate::future::{FutureBase, RemoteFuture, future_named};
     #[pymodule_export]
     use crate::launch::charmrun;
     #[pymodule_export]
     use crate::proxy::{Method, Proxy, method_from_bytes, proxy_from_bytes};
+    #[pymodule_export]
+    use crate::reduce::Kind;
     #[pymodule_export]
     use crate::sections::{Fill, extent, section, section_later};
     #[pymodule_export]

@@ -13,7 +13,7 @@ use crate::classes::{Class, EntryMethod};
 use crate::codec::{self, Reader, write_number};
 use crate::element::{CallArgs, Element, Outcome, ReplyTo};
 use crate::engine::{Engine, engine, refused_argument};
-use crate::future::{Arrived, FutureBase, arrived};
+use crate::future::{Arrived, FutureBase, FutureName, arrived, name_of};
 use crate::index::{Index, Shape};
 use crate::packed::{Packed, Part};
 use crate::place;
@@ -465,10 +465,10 @@ fn gathered(py: Python<'_>, answers: Result<Vec<Outcome>, charm4rs::CallError>, 
 
 impl Engine {
     /// A future of this PE that is open for a value.
-    pub(crate) fn new_future<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, crate::future::FutureName)> {
+    pub(crate) fn new_future<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, FutureName)> {
         let future = self.hooks(py)?.getattr(py, intern!(py, "Future"))?.call0(py)?.into_bound(py);
-        let name = future.cast::<FutureBase>()?.borrow()._name();
-        Ok((future, crate::future::FutureName { pe: name.0, number: name.1 }))
+        let name = name_of(future.cast::<FutureBase>()?)?;
+        Ok((future, name))
     }
 }
 

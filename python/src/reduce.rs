@@ -2,16 +2,16 @@
 
 use charm4rs::reduce::{Reducer, Sink};
 use charm4rs::{Collection, Pe, This};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyBaseException, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyFloat, PyInt};
+use pyo3::types::{PyFloat, PyInt, PyString};
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::element::{Element, Outcome};
-use crate::engine::{self, engine};
-use crate::future::{self, FutureName, future_name};
+use crate::engine::{self, Engine, engine};
+use crate::future::{self, Arrived, FutureName, future_name};
 use crate::packed::Part;
 use crate::proxy::{Method, MethodName};
 
@@ -25,9 +25,7 @@ pub(crate) enum Callback {
 
 impl Callback {
     pub(crate) fn of(value: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if value.is_none() {
-            Ok(Self::Nobody)
-        } else if let Some(name) = future_name(value)? {
+        if let Some(name) = future_name(value)? {
             Ok(Self::Future(name))
         } else if let Ok(method) = value.cast_exact::<Method>() {
             Ok(Self::Method(*method.get().name()))
@@ -51,6 +49,34 @@ pub(crate) struct Reduced {
     callback: Callback,
     reducer: u32,
     part: Part,
+}
+
+/// A reducer of the package's.
+#[pyclass(frozen, get_all, name = "ReducerKind", module = "charm4py._engine")]
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// What the engine knows it by.
+    number: u32,
+    name: Py<PyString>,
+    /// Makes one value of two.
+    merge: Py<PyAny>,
+    /// Makes a contribution of what a chare gives.
+    pre: Option<Py<PyAny>>,
+    /// Makes the result of the last value.
+    post: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl Kind {
+    #[new]
+    #[pyo3(signature = (number, name, merge, pre = None, post = None))]
+    fn new(number: u32, name: Py<PyString>, merge: Py<PyAny>, pre: Option<Py<PyAny>>, post: Option<Py<PyAny>>) -> Self {
+        Self { number, name, merge, pre, post }
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        format!("Reducer.{}", self.name.bind(py))
+    }
 }
 
 /// The package's reducer of this number.
@@ -122,7 +148,48 @@ impl Reducer<Reduced> for Numbered {
     }
 }
 
-/// Packs a part at once: the caller may change what he gave.
+/// What a chare gives to a reduction: the reducer's number, and its part as that reducer wants it.
+pub(crate) struct Given {
+    reducer: u32,
+    part: Part,
+}
+
+impl Given {
+    /// Packed at once: the caller may change what he gave.
+    pub(crate) fn of(
+        chare: &Bound<'_, PyAny>,
+        data: Option<&Bound<'_, PyAny>>,
+        reducer: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let py = chare.py();
+        let none = py.None().into_bound(py);
+        let Some(reducer) = reducer else {
+            return match data {
+                Some(_) => Err(PyTypeError::new_err("data without a reducer: which one?")),
+                None => Ok(Self { reducer: NOTHING, part: packed(&none)? }),
+            };
+        };
+        let data = data.unwrap_or(&none);
+        let found;
+        let kind = match reducer.cast_exact::<Kind>() {
+            Ok(kind) => kind.get(),
+            Err(_) => {
+                found = engine()?
+                    .hooks(py)?
+                    .bind(py)
+                    .call_method1(intern!(py, "reducer"), (reducer,))?
+                    .cast_into::<Kind>()?;
+                found.get()
+            }
+        };
+        let part = match &kind.pre {
+            Some(pre) => packed(&pre.bind(py).call1((data, chare))?)?,
+            None => packed(data)?,
+        };
+        Ok(Self { reducer: kind.number, part })
+    }
+}
+
 fn packed(data: &Bound<'_, PyAny>) -> PyResult<Part> {
     codec::encode(data).map(Part::Packed).map_err(|error| engine::refused(data.py(), "the data", error))
 }
@@ -131,37 +198,48 @@ fn packed(data: &Bound<'_, PyAny>) -> PyResult<Part> {
 pub(crate) fn contribute(
     this: &This<Element>,
     over: Collection<Element>,
-    data: &Bound<'_, PyAny>,
-    reducer: u32,
-    callback: &Bound<'_, PyAny>,
+    Given { reducer, part }: Given,
+    callback: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let callback = Callback::of(callback)?;
+    let callback = callback.map_or(Ok(Callback::Nobody), Callback::of)?;
     let sink: Sink<Reduced> = engine()?.agents().on(callback.pe()).reduced_sink();
-    let part = packed(data)?;
     this.contribute_in(&over, Reduced { callback, reducer, part }, Numbered(reducer), sink);
     Ok(())
 }
 
-/// The same, where every contributor's own future gets the result.
-pub(crate) fn allreduce(
+/// The same, where every contributor has a future of its own that gets the result.
+pub(crate) fn allreduce<'py>(
+    py: Python<'py>,
     this: &This<Element>,
     over: Collection<Element>,
-    data: &Bound<'_, PyAny>,
-    reducer: u32,
-    future: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let (engine, to) = (engine()?, Callback::of(future)?);
-    let part = packed(data)?;
+    Given { reducer, part }: Given,
+) -> PyResult<Bound<'py, PyAny>> {
+    let engine = engine()?;
+    let (future, name) = engine.new_future(py)?;
     let result = this.allreduce_in(&over, Reduced { callback: Callback::Nobody, reducer, part }, Numbered(reducer));
     engine.job.spawn(async move {
-        let result = Reduced { callback: to, ..result.await };
+        let result = Reduced { callback: Callback::Future(name), ..result.await };
         Python::attach(|py| {
             if let Err(error) = result.give(py) {
                 engine::fatal(py, &error, "allreduce");
             }
         });
     });
-    Ok(())
+    Ok(future)
+}
+
+/// Gives a future its value: it need not be packed for one of this PE, which nobody else has.
+fn settle(py: Python<'_>, engine: &Engine, name: FutureName, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+    if Pe(name.pe) != engine.job.pe() {
+        future::fulfil(engine, name, Outcome::of(value.as_ref())?);
+        return Ok(());
+    }
+    let arrived = match value {
+        Some(error) if error.is_instance_of::<PyBaseException>() => Arrived::Error(error.unbind()),
+        Some(value) => Arrived::Value(value.unbind()),
+        None => Arrived::Value(py.None()),
+    };
+    engine.futures.settle(py, name.number, arrived)
 }
 
 impl Reduced {
@@ -180,8 +258,7 @@ impl Reduced {
         match callback {
             Callback::Nobody => {}
             Callback::Future(name) => {
-                let value = result.map(|result| result.into_bound(py));
-                future::fulfil(engine, name, Outcome::of(value.as_ref())?);
+                settle(py, engine, name, result.map(|result| result.into_bound(py)))?;
             }
             Callback::Method(method) => {
                 let args = match result {
