@@ -33,11 +33,23 @@ class Peer(Chare):
         else:
             self.other.ball(left - 1)
 
+    def own(self, bytes: int) -> None:
+        """Makes the array that it sends."""
+        self.array = numpy.ones(bytes // 8)
+
     def array_ball(self, array: numpy.ndarray, left: int) -> None:
+        """Answers with its own array."""
         if left == 0:
             self.done.send()
         else:
-            self.other.array_ball(array, left - 1)
+            self.other.array_ball(self.array, left - 1)
+
+    def array_handed_on(self, array: numpy.ndarray, left: int) -> None:
+        """Answers with the array that it got, which another core has written."""
+        if left == 0:
+            self.done.send()
+        else:
+            self.other.array_handed_on(array, left - 1)
 
     def expect(self, calls: int) -> None:
         self.missing = calls
@@ -136,16 +148,19 @@ class Bench:
         for size in (64 * KIB, MIB, 16 * MIB, 64 * MIB):
             rounds = self.times(max(4, min(400, 128 * MIB // size)))
             array = numpy.ones(size // 8)
-
-            def play(array=array, rounds=rounds) -> None:
-                done = self.pair(1)
-                self.peers[1].array_ball(array, 2 * rounds)
-                done.get()
-
+            self.peers.own(size, awaitable=True).get()
             name = f"array of {size // MIB} MiB" if size >= MIB else f"array of {size // KIB} KiB"
-            seconds = self.measure(play) / (2 * rounds + 1)
-            self.add(f"{name}, one way", "us", seconds * 1e6)
-            self.add(f"{name}, bandwidth", "GB/s", size / seconds / 1e9)
+            peer = self.peers[1]
+            for what, ball in [("one way", peer.array_ball), ("handed on", peer.array_handed_on)]:
+
+                def play(ball=ball, array=array, rounds=rounds) -> None:
+                    done = self.pair(1)
+                    ball(array, 2 * rounds)
+                    done.get()
+
+                seconds = self.measure(play) / (2 * rounds + 1)
+                self.add(f"{name}, {what}", "us", seconds * 1e6)
+                self.add(f"{name}, {what}", "GB/s", size / seconds / 1e9)
 
     def collectives(self) -> None:
         times = self.times(200)
