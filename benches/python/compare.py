@@ -1,4 +1,4 @@
-"""Runs `charmbench.py` under two interpreters in turn, and prints how much faster the first one's package is.
+"""Runs `charmbench.py` under one interpreter, or under two in turn, and prints how much faster the first one's package is.
 
     python compare.py +p2 --rounds 3 PYTHON OTHER_PYTHON
 
@@ -41,21 +41,28 @@ def main() -> None:
     parser.add_argument("+p", dest="pes", type=int, default=2, help="PEs of a job")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run")
     parser.add_argument("--quick", action="store_true", help="few repetitions: to see that it works")
-    parser.add_argument("pythons", nargs=2, metavar="PYTHON", help="an interpreter with a package charm4py")
+    parser.add_argument("python", help="an interpreter with a package charm4py")
+    parser.add_argument("other", nargs="?", help="another one")
     asked = parser.parse_args()
 
     options = [f"+p{asked.pes}", str(PROGRAM), "--plain", *(["--quick"] if asked.quick else [])]
-    ours, theirs = all_figures = Figures(), Figures()
+    pythons = [python for python in (asked.python, asked.other) if python is not None]
+    all_figures: list[Figures] = [{} for _ in pythons]
     for _ in range(asked.rounds):
-        for python, figures in zip(asked.pythons, all_figures):
+        for python, figures in zip(pythons, all_figures):
             run(python, options, figures)
 
-    print(f"{asked.pes} PEs, medians of {asked.rounds} rounds\n{'':<44} {'first':>14} {'second':>14} {'':<5} ratio")
-    for (name, unit), values in ours.items():
-        first = statistics.median(values)
-        second = statistics.median(theirs[name, unit])
-        ratio = first / second if unit in RATES else second / first
-        print(f"{name:<44} {first:>14,.2f} {second:>14,.2f} {unit:<5} {ratio:.2f}")
+    heads = f"{'first':>14} {'second':>14} {'':<5} ratio" if asked.other else ""
+    print(f"{asked.pes} PEs, medians of {asked.rounds} rounds\n{'':<44} {heads}")
+    for name, unit in all_figures[0]:
+        medians = [statistics.median(figures[name, unit]) for figures in all_figures]
+        columns = " ".join(f"{median:>14,.2f}" for median in medians)
+        if asked.other:
+            first, second = medians
+            columns += f" {unit:<5} {first / second if unit in RATES else second / first:.2f}"
+        else:
+            columns += f" {unit}"
+        print(f"{name:<44} {columns}")
 
 
 main()

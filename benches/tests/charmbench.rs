@@ -31,6 +31,7 @@ fn a_wrong_question_is_answered_with_the_reason() {
         (&["+p2", "--layer", "cake"][..], 64, "'cake'"),
         (&["rate", "--layer", "raw"], 1, "between two PEs"),
         (&["++help-me"], 64, "++help"),
+        (&["python", "no-such-python"], 1, "no-such-python cannot be run"),
     ] {
         let output = charmbench(args);
         let said = String::from_utf8(output.stderr).unwrap();

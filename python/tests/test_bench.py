@@ -18,7 +18,7 @@ def output(*command: str) -> list[str]:
     return job.stdout.splitlines()
 
 
-@pytest.mark.parametrize(("pes", "figures"), [(1, 7), (2, 19)])
+@pytest.mark.parametrize(("pes", "figures"), [(1, 7), (2, 27)])
 def test_charmbench_measures_every_operation_that_the_pes_allow(pes: int, figures: int) -> None:
     table = output("-m", "charmrun.start", f"+p{pes}", str(BENCHES / "charmbench.py"), "--quick")
     assert table[0].startswith(f"{pes} PEs") and len(table) == 1 + figures, table
@@ -29,3 +29,8 @@ def test_charmbench_measures_every_operation_that_the_pes_allow(pes: int, figure
 def test_compare_prints_the_ratio_of_two_interpreters() -> None:
     table = output(str(BENCHES / "compare.py"), "+p", "1", "--rounds", "1", "--quick", sys.executable, sys.executable)
     assert len(table) == 2 + 7 and all(float(line.split()[-1]) > 0 for line in table[2:]), table
+
+
+def test_compare_prints_the_figures_of_one_interpreter() -> None:
+    table = output(str(BENCHES / "compare.py"), "+p", "1", "--rounds", "1", "--quick", sys.executable)
+    assert len(table) == 2 + 7 and all(float(line.split()[-2].replace(",", "")) > 0 for line in table[2:]), table

@@ -10,6 +10,7 @@ mod lanes;
 mod limits;
 mod mapping;
 mod place;
+mod python;
 mod sockets;
 mod table;
 
@@ -32,7 +33,7 @@ struct Options {
     size: Vec<usize>,
 }
 
-#[derive(Subcommand, Clone, Copy, PartialEq, Eq)]
+#[derive(Subcommand, Clone, PartialEq, Eq)]
 enum What {
     /// One-way latency, by size.
     Latency,
@@ -46,6 +47,8 @@ enum What {
     Limits,
     /// All of these.
     All,
+    /// Operations of Python's chares, in jobs of their own, under one interpreter or two.
+    Python(python::Python),
 }
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,7 @@ enum Layer {
 
 impl Options {
     fn wants(&self, what: What) -> bool {
-        matches!(self.what, None | Some(What::All)) || self.what == Some(what)
+        matches!(self.what, None | Some(What::All)) || self.what.as_ref() == Some(&what)
     }
 
     fn wants_layer(&self, layer: Layer) -> bool {
@@ -77,9 +80,12 @@ impl Options {
     }
 }
 
-async fn program(job: Job, options: Options) -> Result<(), &'static str> {
+async fn program(job: Job, options: Options) -> Result<(), String> {
+    if let Some(What::Python(what)) = &options.what {
+        return python::run(&job, what).await;
+    }
     if job.pes() == 1 && matches!(options.layer, Some(Layer::Raw | Layer::Port)) {
-        return Err("the layers raw and port lie between two PEs: cargo charmrun +p2 charmbench");
+        return Err("the layers raw and port lie between two PEs: cargo charmrun +p2 charmbench".into());
     }
     if options.wants(What::Limits) {
         limits::report(options.runs());
