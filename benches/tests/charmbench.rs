@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn charmbench(args: &[&str]) -> Output {
@@ -26,6 +27,25 @@ fn each_layer_is_measured_in_one_launch_and_can_be_picked() {
 }
 
 #[test]
+fn operations_of_all_pes_are_measured_on_any_number_of_them() {
+    let rows = |pes: &str, what: &str, size: &str| {
+        let (code, said) = run(&[pes, what, "--runs", "1", "--size", size], &[]);
+        assert_eq!(code, Some(0), "{said}");
+        said.lines().filter(|line| line.starts_with("8 B ") || line.starts_with("2 KiB ")).count()
+    };
+    for what in ["broadcast", "allreduce", "alltoall"] {
+        assert_eq!([rows("+p1", what, "8,2K"), rows("+p3", what, "8,2K")], [2, 2], "{what}");
+    }
+    for what in ["bibw", "overlap"] {
+        assert_eq!([rows("+p1", what, "2K"), rows("+p3", what, "2K")], [0, 1], "{what} is between two");
+    }
+    for (what, row) in [("barrier", "one after another"), ("idle-wake", "after 5 ms")] {
+        let (code, said) = run(&["+p2", what, "--runs", "1"], &[]);
+        assert!(code == Some(0) && said.lines().any(|line| line.starts_with(row)), "{said}");
+    }
+}
+
+#[test]
 fn a_wrong_question_is_answered_with_the_reason() {
     for (args, code, what) in [
         (&["+p2", "--layer", "cake"][..], 64, "'cake'"),
@@ -37,5 +57,71 @@ fn a_wrong_question_is_answered_with_the_reason() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(code), "{said}");
         assert!(said.contains(what), "{said}");
+    }
+}
+
+/// A file of the test's own.
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+fn run(args: &[&str], files: &[&Path]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_charmbench")).args(args).args(files).output().unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_run_is_kept_compared_and_drawn() {
+    let [json, csv, page, svg] = ["run.json", "run.csv", "run.html", "run.svg"].map(file);
+    let args =
+        ["+p2", "latency", "--runs", "5", "--layer", "port", "--size", "8,64K", "--json", json.to_str().unwrap()];
+    let (code, said) = run(&[&args[..], &["--csv", csv.to_str().unwrap(), "--plot"]].concat(), &[&page]);
+    assert_eq!(code, Some(0), "{said}");
+
+    let rows = std::fs::read_to_string(csv).unwrap();
+    let rows: Vec<Vec<&str>> = rows.lines().map(|row| row.rsplitn(9, ',').collect()).collect();
+    assert_eq!(rows.iter().map(|row| row[7]).collect::<Vec<_>>(), ["bytes", "8", "65536"]);
+    for row in &rows[1..] {
+        let [p999, p99, max, median, min] = [1, 2, 3, 4, 5].map(|at| row[at].parse::<f64>().unwrap());
+        assert!(min > 0.0 && min <= median && median <= max && p99 <= p999, "{row:?}");
+    }
+
+    let (code, said) = run(&["plot", "--out"], &[&svg, &json, &json]);
+    assert_eq!(code, Some(0), "{said}");
+    for (picture, begins) in [(&page, "<!doctype html>"), (&svg, "<svg ")] {
+        let text = std::fs::read_to_string(picture).unwrap();
+        assert!(text.starts_with(begins) && text.contains("KiB") && text.contains("polyline"), "{text}");
+    }
+
+    let (code, said) = run(&["compare"], &[&json, &json]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 rows in both runs, 0 slower"), "{said}");
+
+    // A build that is much slower is caught, and named.
+    let slow = file("slow.json");
+    let mut text: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    for time in text["records"][1]["runs"].as_array_mut().unwrap() {
+        *time = (time.as_f64().unwrap() * 10.0).into();
+    }
+    std::fs::write(&slow, text.to_string()).unwrap();
+    let (code, said) = run(&["compare"], &[&json, &slow]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.lines().any(|line| line.contains("64 KiB") && line.ends_with("SLOWER")), "{said}");
+    assert!(said.contains("1 of 2 rows are slower than before"), "{said}");
+    let (code, said) = run(&["compare"], &[&slow, &json]);
+    assert_eq!(code, Some(0), "faster is no failure: {said}");
+}
+
+#[test]
+fn what_is_no_run_is_refused_with_the_reason() {
+    let [empty, other] = ["empty.json", "other.json"].map(file);
+    std::fs::write(&empty, "").unwrap();
+    std::fs::write(&other, r#"{"format": 1}"#).unwrap();
+    for (path, why) in
+        [(&empty, "is no run of charmbench"), (&other, "missing field"), (&file("none.json"), "No such file")]
+    {
+        let (code, said) = run(&["compare"], &[path, path]);
+        assert!(code == Some(1) && said.contains(why), "{said}");
     }
 }

@@ -16,7 +16,7 @@ use clap::Parser;
 use crate::lanes::{Lane, Ported, Raw, TAG};
 use crate::limits::Limit;
 use crate::place::Place;
-use crate::table;
+use crate::table::{self, Figure, Table, Tail};
 use crate::{Layer, Options, What};
 
 /// A run is as long as this, in nanoseconds, if there are not too many or too few messages in it.
@@ -61,17 +61,18 @@ impl Order {
         Self { game, raw: raw != 0, len: number(len), count: number(count) }
     }
 
-    /// Plays one side of it; nanoseconds for each message, which only PE 0's side knows.
-    fn play(self, port: &mut Port, to: Pe) -> Result<f64, TransportError> {
+    /// Plays one side of it; nanoseconds for each message, which only PE 0's side knows. There each rally is timed for as long as
+    /// `each` has room.
+    fn play(self, port: &mut Port, to: Pe, each: &mut Vec<f64>) -> Result<f64, TransportError> {
         let (leads, touch) = (port.pe() == Pe(0), self.game == Game::Stream);
         if self.raw {
-            self.play_on(&mut Raw::new(port.endpoint(to), to, touch), leads)
+            self.play_on(&mut Raw::new(port.endpoint(to), to, touch), leads, each)
         } else {
-            self.play_on(&mut Ported::new(port, to, touch), leads)
+            self.play_on(&mut Ported::new(port, to, touch), leads, each)
         }
     }
 
-    fn play_on(self, lane: &mut impl Lane, leads: bool) -> Result<f64, TransportError> {
+    fn play_on(self, lane: &mut impl Lane, leads: bool, each: &mut Vec<f64>) -> Result<f64, TransportError> {
         let Self { game, len, count, .. } = self;
         if leads {
             lane.send(1, 0)?;
@@ -83,9 +84,12 @@ impl Order {
         let start = Instant::now();
         let messages = match (game, leads) {
             (Game::Rally, true) => {
+                let timed = each.capacity() > 0;
                 for round in 0..count {
+                    let start = timed.then(Instant::now);
                     lane.send(len, round)?;
                     lane.take(1)?;
+                    each.extend(start.map(|start| start.elapsed().as_nanos() as f64 / 2.0));
                 }
                 2 * count
             }
@@ -163,7 +167,7 @@ fn follow(port: &mut Port) -> Result<(), TransportError> {
         if order.game == Game::End {
             return Ok(());
         }
-        order.play(port, Pe(0))?;
+        order.play(port, Pe(0), &mut Vec::new())?;
     }
 }
 
@@ -196,40 +200,40 @@ impl Lead<'_> {
         let name = |limit: fn(Limit) -> &'static str| self.limit.map(limit);
         let (latency, stream) = (name(Limit::latency_name), name(Limit::stream_name));
         if options.wants(What::Latency) {
-            table::head_limited(&format!("{layer}: one way, PE 0 and PE {}", self.to), "ns", latency);
+            let table = Table::with_tails(format!("{layer}: one way, PE 0 and PE {}", self.to), "ns", latency);
             for &len in options.sizes(&[8, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
-                self.latency(raw, len)?;
+                self.latency(&table, raw, len)?;
             }
         }
         if options.wants(What::Rate) {
-            table::head(&format!("{layer}: small messages, one after another"), "ns each");
+            let table = Table::new(format!("{layer}: small messages, one after another"), "ns each");
             for &len in options.sizes(&[8, 32, 100]) {
                 if let Some((figure, _)) = self.game(Game::Stream, raw, len, None)? {
-                    table::row(&table::size(len), figure);
+                    table.sized(len, &figure, None);
                 }
             }
         }
         if options.wants(What::Bandwidth) {
-            table::head_limited(&format!("{layer}: one way, written and read"), "GB/s", stream);
+            let table = Table::beside(format!("{layer}: one way, written and read"), "GB/s", stream);
             for &len in options.sizes(&[4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20]) {
-                self.bandwidth(raw, len)?;
+                self.bandwidth(&table, raw, len)?;
             }
         }
         Ok(())
     }
 
-    fn latency(&mut self, raw: bool, len: usize) -> Result<(), TransportError> {
+    fn latency(&mut self, table: &Table, raw: bool, len: usize) -> Result<(), TransportError> {
         let limit = self.limit.map(|limit| move || limit.latency(len));
         if let Some((figure, limit)) = self.game(Game::Rally, raw, len, limit.as_ref().map(|f| f as _))? {
-            table::row_limited(&table::size(len), figure, limit);
+            table.sized(len, &figure, limit.as_ref());
         }
         Ok(())
     }
 
-    fn bandwidth(&mut self, raw: bool, len: usize) -> Result<(), TransportError> {
+    fn bandwidth(&mut self, table: &Table, raw: bool, len: usize) -> Result<(), TransportError> {
         let limit = self.limit.map(|limit| move || limit.stream(len));
         if let Some((figure, limit)) = self.game(Game::Stream, raw, len, limit.as_ref().map(|f| f as _))? {
-            table::row_limited(&table::size(len), figure.speed(len), limit.map(|limit| limit.speed(len)));
+            table.sized(len, &figure.speed(len), limit.map(|limit| limit.speed(len)).as_ref());
         }
         Ok(())
     }
@@ -241,18 +245,24 @@ impl Lead<'_> {
         raw: bool,
         len: usize,
         limit: Option<&dyn Fn() -> f64>,
-    ) -> Result<Option<(table::Figure, Option<table::Figure>)>, TransportError> {
+    ) -> Result<Option<(Figure, Option<Figure>)>, TransportError> {
         if raw && !Raw::new(self.port.endpoint(self.to), self.to, false).carries(len) {
             return Ok(None);
         }
-        let mut play = |count| {
+        let mut play = |count, each: &mut Vec<f64>| {
             let order = Order { game, raw, len, count };
             tell(self.port, self.to, order.words());
-            order.play(self.port, self.to)
+            order.play(self.port, self.to, each)
         };
         // The first time pays for memory, the second tells how many are a run.
-        play(4)?;
-        let count = (RUN_NS / play(16)?).clamp(COUNT_MIN, COUNT_MAX) as usize;
-        table::in_turn(self.runs, limit, || play(count)).map(Some)
+        play(4, &mut Vec::new())?;
+        let count = (RUN_NS / play(16, &mut Vec::new())?).clamp(COUNT_MIN, COUNT_MAX) as usize;
+        let (figure, limit) = table::in_turn(self.runs, limit, || play(count, &mut Vec::new()))?;
+        // To look at the clock in each round takes time: so that is a run of its own.
+        let mut each = Vec::with_capacity(if game == Game::Rally { count } else { 0 });
+        if game == Game::Rally {
+            play(count, &mut each)?;
+        }
+        Ok(Some((figure.with_tail(Tail::of(each)), limit)))
     }
 }

@@ -8,7 +8,7 @@ use charm4rs::prelude::*;
 
 use crate::Options;
 use crate::limits::Limit;
-use crate::table::{self, Figure};
+use crate::table::{Figure, Table};
 
 /// One on each PE; PE 0's neighbour is the last PE.
 struct Player {
@@ -173,20 +173,19 @@ impl Bench {
     pub(crate) async fn latency(&self) {
         let limit = Limit::of_this_job();
         let title = format!("entry method: one way, PE 0 and PE {}", self.peer);
-        table::head_limited(&title, "ns", limit.map(Limit::latency_name));
+        let table = Table::beside(title, "ns", limit.map(Limit::latency_name));
         for &size in self.options.sizes(&[0, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
             let rounds = ((64 << 20) / size.max(1) as u32).clamp(64, 10_000);
             let limit = limit.map(|limit| move || limit.latency(size.max(8)));
             let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
             let data = Cell::new((size > 0).then(|| Payload::zeroed(size)));
             let (figure, limit) = self.measure_in_turn(2 * rounds, limit, || self.rally(rounds, &data)).await;
-            let name = if size == 0 { "no data".to_owned() } else { format!("payload of {}", table::size(size)) };
-            table::row_limited(&name, figure, limit);
+            table.sized(size, &figure, limit.as_ref());
         }
     }
 
     pub(crate) async fn rate(&self) {
-        table::head("entry method: small calls", "ns each");
+        let table = Table::new("entry method: small calls", "ns each");
         // To itself a PE can only queue them: few at a time, or the figure is that of its memory.
         for (name, to, rounds, count) in
             [("to another PE", self.peer, 1, 200_000), ("to the same PE, 1,000 at a time", Pe(0), 200, 1000)]
@@ -200,13 +199,13 @@ impl Bench {
                     }
                 })
                 .await;
-            table::row(name, figure);
+            table.row(name, &figure);
         }
     }
 
     pub(crate) async fn bandwidth(&self) {
         let limit = Limit::of_this_job();
-        table::head_limited("entry method: payloads, written and read", "GB/s", limit.map(Limit::stream_name));
+        let table = Table::beside("entry method: payloads, written and read", "GB/s", limit.map(Limit::stream_name));
         for &size in self.options.sizes(&[4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20]) {
             let count = ((256 << 20) / size as u32).clamp(4, 20_000);
             let limit = limit.map(|limit| move || limit.stream(size));
@@ -218,12 +217,12 @@ impl Bench {
                     reply.await;
                 })
                 .await;
-            table::row_limited(&table::size(size), figure.speed(size), limit.map(|limit| limit.speed(size)));
+            table.sized(size, &figure.speed(size), limit.map(|limit| limit.speed(size)).as_ref());
         }
     }
 
     pub(crate) async fn operations(&self) {
-        table::head("entry method: operations", "ns each");
+        let table = Table::new("entry method: operations", "ns each");
         let rounds = 100_000;
         let figure = self
             .measure(rounds, || async {
@@ -233,7 +232,7 @@ impl Bench {
                 reply.await;
             })
             .await;
-        table::row("call to itself, one after another", figure);
+        table.row("call to itself, one after another", &figure);
         for (name, to) in [("call and reply, other PE", self.peer), ("call and reply, same PE", Pe(0))] {
             let count = 20_000;
             let figure = self
@@ -244,7 +243,7 @@ impl Bench {
                     }
                 })
                 .await;
-            table::row(name, figure);
+            table.row(name, &figure);
         }
         let count = 5_000;
         let figure = self
@@ -256,7 +255,7 @@ impl Bench {
                 }
             })
             .await;
-        table::row(&format!("broadcast and reduction, {} PEs", self.job.pes()), figure);
+        table.row(&format!("broadcast and reduction, {} PEs", self.job.pes()), &figure);
         let figure = self
             .measure(1000, || async {
                 for _ in 0..1000 {
@@ -264,10 +263,10 @@ impl Bench {
                 }
             })
             .await;
-        table::row("quiescence", figure);
+        table.row("quiescence", &figure);
         let count = 200_000;
         let figure =
             self.measure(count, || async { self.job.array::<Dust>(u64::from(count), ()).created().await }).await;
-        table::row(&format!("array elements made, {} PEs", self.job.pes()), figure);
+        table.row(&format!("array elements made, {} PEs", self.job.pes()), &figure);
     }
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use crate::mapping::Mapping;
 use crate::place::{Place, on_two};
 use crate::sockets::{self, Kind};
-use crate::table::{self, Figure};
+use crate::table::{Figure, Table};
 
 #[repr(align(128))]
 #[derive(Default)]
@@ -29,26 +29,26 @@ struct Pair {
 
 pub(crate) fn report(runs: usize) {
     let figure = |measure: &dyn Fn() -> f64| Figure::of((0..runs).map(|_| measure()).collect());
-    table::head("limits of this machine, one way", "ns");
+    let table = Table::new("limits of this machine, one way", "ns");
     for lines in [1, 2] {
-        table::row(&format!("cache line ping-pong, {lines} line(s)"), figure(&|| ping_pong(lines)));
+        table.row(&format!("cache line ping-pong, {lines} line(s)"), &figure(&|| ping_pong(lines)));
     }
     for (name, kind) in [("TCP", Kind::Tcp), ("UNIX", Kind::Unix)] {
-        table::row(&format!("raw {name} socket, 8 B"), figure(&|| or_none(sockets::latency(kind, 8))));
+        table.row(&format!("raw {name} socket, 8 B"), &figure(&|| or_none(sockets::latency(kind, 8))));
     }
-    table::head("limits of this machine, written and read", "GB/s");
+    let table = Table::new("reader of shared memory, written and read", "GB/s");
     for size in [64 << 10, 1 << 20, 16 << 20, 64 << 20] {
-        table::row(&format!("reader of shared memory, {}", table::size(size)), figure(&|| shared(size)).speed(size));
+        table.sized(size, &figure(&|| shared(size)).speed(size), None);
     }
     for (name, kind) in [("TCP", Kind::Tcp), ("UNIX", Kind::Unix)] {
+        let table = Table::new(format!("raw {name} socket, written and read"), "GB/s");
         for size in [64 << 10, 1 << 20, 16 << 20] {
-            let figure = figure(&|| or_none(sockets::stream(kind, size))).speed(size);
-            table::row(&format!("raw {name} socket, {}", table::size(size)), figure);
+            table.sized(size, &figure(&|| or_none(sockets::stream(kind, size))).speed(size), None);
         }
     }
-    table::head("memcpy, one core", "GB/s");
+    let table = Table::new("memcpy, one core", "GB/s");
     for size in [4 << 10, 64 << 10, 1 << 20, 16 << 20] {
-        table::row(&table::size(size), figure(&|| copy(size)).speed(size));
+        table.sized(size, &figure(&|| copy(size)).speed(size), None);
     }
 }
 

@@ -1,18 +1,25 @@
-//! charmbench: latency, bandwidth and rate between PEs, layer by layer, beside the limits of the machine, measured in the same run.
+//! charmbench: latency, bandwidth and rate between PEs, layer by layer, and of operations in which all take part, beside
+//! the limits of the machine, measured in the same run.
 //!
 //! `cargo charmrun +p2 charmbench latency`, under any transport. PE 0 measures, and the last PE answers. The layers below the
 //! object model come first ([`below`]), on the same pinned threads and over the same ports that the object model has afterwards
 //! ([`mod@entry`]). Wherever a limit applies ([`limits`]) it is measured in turn with what it limits, since machines drift.
 
 mod below;
+mod collectives;
+mod compare;
 mod entry;
 mod lanes;
 mod limits;
 mod mapping;
 mod place;
+mod plot;
 mod python;
+mod run;
 mod sockets;
 mod table;
+
+use std::path::PathBuf;
 
 use charm4rs::prelude::*;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -31,9 +38,18 @@ struct Options {
     /// The only sizes to measure, in bytes, or with K, M or G behind them: 64K,1M.
     #[arg(long, global = true, value_delimiter = ',', value_parser = table::parse_size)]
     size: Vec<usize>,
+    /// Write all figures to this file too, as JSON: for `compare` and `plot`.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write all figures to this file too, as comma-separated values.
+    #[arg(long, global = true, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Draw the figures that depend on a size, and their limits: an HTML page, or, by its ending, an SVG.
+    #[arg(long, global = true, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
-#[derive(Subcommand, Clone, PartialEq, Eq)]
+#[derive(Subcommand, Clone, PartialEq)]
 enum What {
     /// One-way latency, by size.
     Latency,
@@ -43,10 +59,28 @@ enum What {
     Rate,
     /// Single operations of the object layer: calls, replies, creation, broadcast and reduction.
     Operations,
+    /// Members of all PEs wait for one another.
+    Barrier,
+    /// A payload to all PEs, by size.
+    Broadcast,
+    /// Sums over all PEs that all of them get, by size.
+    Allreduce,
+    /// All PEs send to all others, by size.
+    Alltoall,
+    /// Bandwidth of two PEs that send to each other at once, by size.
+    Bibw,
+    /// How much of an exchange hides behind work, by size.
+    Overlap,
+    /// A call to a PE that sleeps.
+    IdleWake,
     /// What this machine can do at all.
     Limits,
     /// All of these.
     All,
+    /// Say whether a second run is slower than a first, noise apart. Fails if it is.
+    Compare(compare::Compare),
+    /// Draw one run or several.
+    Plot(plot::Plot),
     /// Operations of Python's chares, in jobs of their own, under one interpreter or two.
     Python(python::Python),
 }
@@ -81,8 +115,11 @@ impl Options {
 }
 
 async fn program(job: Job, options: Options) -> Result<(), String> {
-    if let Some(What::Python(what)) = &options.what {
-        return python::run(&job, what).await;
+    match &options.what {
+        Some(What::Python(what)) => return python::run(&job, what).await,
+        Some(What::Compare(what)) => return compare::run(what),
+        Some(What::Plot(what)) => return plot::run(what),
+        _ => {}
     }
     if job.pes() == 1 && matches!(options.layer, Some(Layer::Raw | Layer::Port)) {
         return Err("the layers raw and port lie between two PEs: cargo charmrun +p2 charmbench".into());
@@ -90,10 +127,19 @@ async fn program(job: Job, options: Options) -> Result<(), String> {
     if options.wants(What::Limits) {
         limits::report(options.runs());
     }
-    if !options.wants_layer(Layer::Entry) {
-        return Ok(());
+    if options.wants_layer(Layer::Entry) {
+        entry_layer(&job, &options).await;
     }
-    let bench = entry::Bench::new(job, options.clone()).await;
+    let layout = job.layout();
+    let transport = place::Place::get().map(|place| place.transport);
+    let run = run::Run::of(job.pes(), layout.processes(), layout.hosts(), transport);
+    options.csv.iter().try_for_each(|path| run.write_csv(path))?;
+    options.json.iter().try_for_each(|path| run.write_json(path))?;
+    options.plot.iter().try_for_each(|path| plot::write(path, &[("this run".to_owned(), &run)]))
+}
+
+async fn entry_layer(job: &Job, options: &Options) {
+    let bench = entry::Bench::new(*job, options.clone()).await;
     if options.wants(What::Latency) {
         bench.latency().await;
     }
@@ -106,7 +152,7 @@ async fn program(job: Job, options: Options) -> Result<(), String> {
     if options.wants(What::Bandwidth) {
         bench.bandwidth().await;
     }
-    Ok(())
+    collectives::Collectives::new(*job, options.clone()).await.all().await;
 }
 
 fn main() {

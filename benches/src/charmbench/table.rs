@@ -1,23 +1,65 @@
-//! Figures and how they are printed.
+//! Figures, and the tables in which they are printed; every row is a record of the run too ([`crate::run`]).
 
-/// The middle, least and greatest of several measurements.
-#[derive(Clone, Copy)]
+use crate::run::{self, Record};
+
+/// Several measurements of one thing.
+#[derive(Clone)]
 pub(crate) struct Figure {
-    pub(crate) min: f64,
-    pub(crate) median: f64,
-    pub(crate) max: f64,
+    /// In order, the least first.
+    runs: Vec<f64>,
+    tail: Option<Tail>,
+}
+
+/// How far single operations are from the middle: that which 99 of 100 do not exceed, and 999 of 1,000.
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Tail {
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+}
+
+impl Tail {
+    /// From the times of single operations.
+    pub(crate) fn of(mut times: Vec<f64>) -> Option<Self> {
+        times.sort_by(f64::total_cmp);
+        let at =
+            |part: f64| times.get(((times.len() as f64 * part) as usize).min(times.len().checked_sub(1)?)).copied();
+        Some(Self { p99: at(0.99)?, p999: at(0.999)? })
+    }
 }
 
 impl Figure {
-    pub(crate) fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        Self { min: values[0], median: values[values.len() / 2], max: values[values.len() - 1] }
+    pub(crate) fn of(mut runs: Vec<f64>) -> Self {
+        runs.sort_by(f64::total_cmp);
+        Self { runs, tail: None }
+    }
+
+    pub(crate) fn with_tail(self, tail: Option<Tail>) -> Self {
+        Self { tail, ..self }
+    }
+
+    pub(crate) fn min(&self) -> f64 {
+        self.runs.first().copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.runs.get(self.runs.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.runs.last().copied().unwrap_or(f64::NAN)
     }
 
     /// From the nanoseconds that `bytes` take: GB/s.
     pub(crate) fn speed(self, bytes: usize) -> Self {
-        let speed = |ns: f64| bytes as f64 / ns;
-        Self { min: speed(self.max), median: speed(self.median), max: speed(self.min) }
+        Self::of(self.runs.into_iter().map(|ns| bytes as f64 / ns).collect())
+    }
+
+    pub(crate) fn runs(&self) -> &[f64] {
+        &self.runs
+    }
+
+    pub(crate) fn tail(&self) -> Option<Tail> {
+        self.tail
     }
 }
 
@@ -35,38 +77,82 @@ pub(crate) fn in_turn<E>(
     Ok((Figure::of(all), (!limits.is_empty()).then(|| Figure::of(limits))))
 }
 
-pub(crate) fn head(title: &str, unit: &str) {
-    println!("\n{title:<44} {:>12} {:>12} {:>12}", format!("min {unit}"), "median", "max");
+/// A table that is being printed.
+pub(crate) struct Table {
+    title: String,
+    unit: &'static str,
+    limit: Option<&'static str>,
+    tails: bool,
 }
 
-/// A head with room for a limit.
-pub(crate) fn head_limited(title: &str, unit: &str, limit: Option<&str>) {
-    let Some(limit) = limit else { return head(title, unit) };
-    println!(
-        "\n{title:<44} {:>12} {:>12} {:>12} {:>12} {:>9}  limit: {limit}",
-        format!("min {unit}"),
-        "median",
-        "max",
-        "limit",
-        "of limit"
-    );
-}
-
-pub(crate) fn row(name: &str, figure: Figure) {
-    row_limited(name, figure, None);
-}
-
-/// The ratio is that of the medians.
-pub(crate) fn row_limited(name: &str, figure: Figure, limit: Option<Figure>) {
-    print!("{name:<44} {:>12} {:>12} {:>12}", text(figure.min), text(figure.median), text(figure.max));
-    if let Some(limit) = limit {
-        print!(" {:>12} {:>9.2}", text(limit.median), figure.median / limit.median);
+impl Table {
+    /// Prints its head.
+    pub(crate) fn new(title: impl Into<String>, unit: &'static str) -> Self {
+        Self::beside(title, unit, None)
     }
-    println!();
+
+    /// With a column for a limit, if there is one.
+    pub(crate) fn beside(title: impl Into<String>, unit: &'static str, limit: Option<&'static str>) -> Self {
+        let table = Self { title: title.into(), unit, limit, tails: false };
+        table.head();
+        table
+    }
+
+    /// With columns for the tail of single operations, and for a limit, if there is one.
+    pub(crate) fn with_tails(title: impl Into<String>, unit: &'static str, limit: Option<&'static str>) -> Self {
+        let table = Self { title: title.into(), unit, limit, tails: true };
+        table.head();
+        table
+    }
+
+    fn head(&self) {
+        print!("\n{:<44} {:>12} {:>12} {:>12}", self.title, format!("min {}", self.unit), "median", "max");
+        if self.tails {
+            print!(" {:>12} {:>12}", "p99", "p99.9");
+        }
+        match self.limit {
+            Some(limit) => println!(" {:>12} {:>9}  limit: {limit}", "limit", "of limit"),
+            None => println!(),
+        }
+    }
+
+    pub(crate) fn row(&self, name: &str, figure: &Figure) {
+        self.print(name, None, figure, None);
+    }
+
+    /// What depends on a number of bytes.
+    pub(crate) fn sized(&self, bytes: usize, figure: &Figure, limit: Option<&Figure>) {
+        let name = if bytes == 0 { "no data".to_owned() } else { size(bytes) };
+        self.print(&name, Some(bytes), figure, limit);
+    }
+
+    /// The ratio is that of the medians.
+    fn print(&self, name: &str, bytes: Option<usize>, figure: &Figure, limit: Option<&Figure>) {
+        print!("{name:<44} {:>12} {:>12} {:>12}", text(figure.min()), text(figure.median()), text(figure.max()));
+        if self.tails {
+            let [p99, p999] = figure.tail.map_or([f64::NAN; 2], |tail| [tail.p99, tail.p999]);
+            print!(" {:>12} {:>12}", text(p99), text(p999));
+        }
+        match limit {
+            Some(limit) => println!(" {:>12} {:>9.2}", text(limit.median()), figure.median() / limit.median()),
+            None => println!(),
+        }
+        run::note(Record {
+            table: self.title.clone(),
+            name: name.to_owned(),
+            bytes: bytes.map(|bytes| bytes as u64),
+            unit: self.unit.to_owned(),
+            runs: figure.runs().to_vec(),
+            tail: figure.tail(),
+            limit: limit.map(Figure::median),
+            limit_name: self.limit.filter(|_| limit.is_some()).map(str::to_owned),
+        });
+    }
 }
 
-fn text(value: f64) -> String {
+pub(crate) fn text(value: f64) -> String {
     match value {
+        v if v.is_nan() => "-".to_owned(),
         v if v >= 1000.0 => format!("{v:.0}"),
         v if v >= 10.0 => format!("{v:.1}"),
         v => format!("{v:.3}"),
@@ -75,13 +161,14 @@ fn text(value: f64) -> String {
 
 pub(crate) fn size(bytes: usize) -> String {
     match bytes {
-        b if b >= 1 << 20 => format!("{} MiB", b >> 20),
-        b if b >= 1 << 10 => format!("{} KiB", b >> 10),
+        b if b >= 1 << 30 && b.is_multiple_of(1 << 30) => format!("{} GiB", b >> 30),
+        b if b >= 1 << 20 && b.is_multiple_of(1 << 20) => format!("{} MiB", b >> 20),
+        b if b >= 1 << 10 && b.is_multiple_of(1 << 10) => format!("{} KiB", b >> 10),
         b => format!("{b} B"),
     }
 }
 
-/// A number of bytes as it is written on the command line: 8, 64K, 1M, 2G.
+/// A number of bytes as it is written on the command line: 0, 8, 64K, 1M, 2G.
 pub(crate) fn parse_size(text: &str) -> Result<usize, &'static str> {
     let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
     let shift = match &text[digits.len()..] {
@@ -107,5 +194,15 @@ mod tests {
         for text in ["", "K", "1KK", "-1", "0", "1T", "1.5M", "99999999999G"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+        for (bytes, text) in [(100, "100 B"), (1500, "1500 B"), (64 << 10, "64 KiB"), (1 << 30, "1 GiB")] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn the_tail_is_what_few_exceed() {
+        let tail = Tail::of((0..10_000).rev().map(f64::from).collect()).unwrap();
+        assert_eq!((tail.p99, tail.p999), (9900.0, 9990.0));
+        assert!(Tail::of(Vec::new()).is_none());
     }
 }
