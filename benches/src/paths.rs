@@ -1,0 +1,132 @@
+//! The paths of small messages, for counting instructions: `paths PATH` takes one of them ten thousand times in [`measured`], which
+//! `ci/instructions` has a simulated processor watch. Counts do not depend on what else a machine does.
+//!
+//! All PEs are on this thread and take turns, so a count has both ends of a message in it. Operations go in bursts, so that there
+//! is little in it of PEs that look for more.
+
+use std::hint::black_box;
+
+use charm4rs::prelude::*;
+use charm4rs::testing::{Together, over_the_wire};
+
+/// Operations of a burst, all under way at once.
+const BURST: u64 = 100;
+/// Bursts of one measurement.
+const BURSTS: u64 = 100;
+/// Bursts before, so that memory is there.
+const BEFORE: u64 = 4;
+
+/// One on each PE.
+struct Member(u64);
+
+#[chare(index = u32)]
+impl Member {
+    #[init]
+    fn new() -> Self {
+        Self(0)
+    }
+
+    #[entry]
+    fn add(&mut self, by: u64) {
+        self.0 = self.0.wrapping_add(by);
+    }
+
+    #[entry]
+    fn get(&mut self) -> u64 {
+        self.0
+    }
+
+    #[entry]
+    fn reduce(&mut self, cx: &mut Cx<Self>, to: Promise<u64>) {
+        cx.contribute(1u64, reduce::sum, to);
+    }
+}
+
+/// An element that does nothing.
+struct Dust;
+
+#[chare(index = u64)]
+impl Dust {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+}
+
+type Setup = fn() -> Together;
+
+fn one() -> Together {
+    Together::threads(1).expect("memory")
+}
+
+fn threads() -> Together {
+    Together::threads(2).expect("memory")
+}
+
+/// A path: its name, the job, and a burst of it.
+type Path = (&'static str, Setup, fn(&Together, &Collection<Member>));
+
+const PATHS: [Path; 6] = [
+    ("call-itself", one, |job, members| call(job, members.on(Pe(0)))),
+    ("call-thread", threads, |job, members| call(job, members.on(Pe(1)))),
+    ("reply-thread", threads, reply),
+    ("reduction-threads", threads, reduction),
+    ("element-made", one, |job, _| {
+        let _ = black_box(job.on(Pe(0), |job| job.array::<Dust>(BURST, ())));
+        settle(job);
+    }),
+    ("packed-and-unpacked", one, |_, _| {
+        (0..BURST).for_each(|at| drop(over_the_wire(black_box(&(7u32, at, "a name".to_owned())))));
+    }),
+];
+
+fn call(job: &Together, member: Proxy<Member>) {
+    job.on(Pe(0), |_| (0..BURST).for_each(|by| drop(member.add(by))));
+    settle(job);
+}
+
+fn reply(job: &Together, members: &Collection<Member>) {
+    let replies: Vec<_> = job.on(Pe(0), |_| (0..BURST).map(|_| members.on(Pe(1)).get().call()).collect());
+    settle(job);
+    job.on(Pe(0), |_| drop(replies));
+}
+
+fn reduction(job: &Together, members: &Collection<Member>) {
+    let sums: Vec<_> = job.on(Pe(0), |job| {
+        let one = |_| {
+            let (to, sum) = job.promise::<u64>();
+            drop(members.all().reduce(to));
+            sum
+        };
+        (0..BURST).map(one).collect()
+    });
+    settle(job);
+    job.on(Pe(0), |_| drop(sums));
+}
+
+fn settle(job: &Together) {
+    job.settle().expect("nothing fails");
+}
+
+/// What is counted.
+#[inline(never)]
+fn measured(job: &Together, members: &Collection<Member>, path: fn(&Together, &Collection<Member>)) {
+    (0..BURSTS).for_each(|_| path(job, members));
+}
+
+fn main() {
+    let name = std::env::args().nth(1).unwrap_or_default();
+    if name == "--list" {
+        PATHS.iter().for_each(|(name, ..)| println!("{name}"));
+        return;
+    }
+    let Some((_, setup, path)) = PATHS.iter().find(|(known, ..)| *known == name) else {
+        eprintln!("paths: there is no path {name:?}; paths --list names them");
+        std::process::exit(64);
+    };
+    let job = setup();
+    let members = job.on(Pe(0), |job| job.group::<Member>(()));
+    settle(&job);
+    (0..BEFORE).for_each(|_| path(&job, &members));
+    measured(&job, &members, *path);
+}
