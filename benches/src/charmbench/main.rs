@@ -6,12 +6,14 @@
 //! ([`mod@entry`]). Wherever a limit applies ([`limits`]) it is measured in turn with what it limits, since machines drift.
 
 mod below;
+mod child;
 mod collectives;
 mod compare;
 mod entry;
 mod lanes;
 mod limits;
 mod mapping;
+mod peers;
 mod place;
 mod plot;
 mod python;
@@ -77,6 +79,8 @@ enum What {
     Limits,
     /// All of these.
     All,
+    /// Other systems on this machine, in the same run: Open MPI, mpi4py, UCX, libfabric, where they are installed.
+    Peers(peers::Peers),
     /// Say whether a second run is slower than a first, noise apart. Fails if it is.
     Compare(compare::Compare),
     /// Draw one run or several.
@@ -117,6 +121,7 @@ impl Options {
 async fn program(job: Job, options: Options) -> Result<(), String> {
     match &options.what {
         Some(What::Python(what)) => return python::run(&job, what).await,
+        Some(What::Peers(what)) => return peers::run(&job, what).await,
         Some(What::Compare(what)) => return compare::run(what),
         Some(What::Plot(what)) => return plot::run(what),
         _ => {}

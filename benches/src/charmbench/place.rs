@@ -46,3 +46,10 @@ fn pin(cpu: usize) {
     // Unpinned, the figure is only noisier.
     let _ = rustix::thread::sched_setaffinity(None, &cpus);
 }
+
+/// Lets this thread run on all cores that the system gives this process.
+pub(crate) fn unpin() {
+    let mut cpus = rustix::thread::CpuSet::new();
+    (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| cpus.set(cpu));
+    let _ = rustix::thread::sched_setaffinity(None, &cpus);
+}

@@ -1,14 +1,11 @@
 //! The operations of Python's chares: the programs of `benches/python`, which are a part of this one, run by interpreters.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
 
 use charm4rs::Job;
 use clap::Args;
 
-/// What the job that this program is part of tells its processes: not for those of other jobs.
-const OURS: &str = "CHARM4RS_";
+use crate::child::{Folder, Running, command};
 
 const PROGRAMS: [(&str, &str); 2] = [
     ("charmbench.py", include_str!("../../python/charmbench.py")),
@@ -33,48 +30,19 @@ pub(crate) struct Python {
     other: Option<PathBuf>,
 }
 
-/// A folder that is gone with it.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Runs them; this PE sleeps meanwhile.
 ///
 /// # Errors
 /// In words, if that cannot be done, or an interpreter fails, which has said why.
 pub(crate) async fn run(job: &Job, what: &Python) -> Result<(), String> {
-    let folder = Folder(std::env::temp_dir().join(format!("charmbench-{}", std::process::id())));
-    let write = || {
-        std::fs::create_dir(&folder.0)?;
-        PROGRAMS.iter().try_for_each(|(name, text)| std::fs::write(folder.0.join(name), text))
-    };
-    write().map_err(|error| format!("{} cannot be written: {error}", folder.0.display()))?;
-    let mut command = Command::new(&what.python);
-    std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(OURS)).for_each(|(name, _)| {
-        command.env_remove(name);
-    });
-    command.arg(folder.0.join("compare.py")).args([format!("+p{}", what.pes), format!("--rounds={}", what.rounds)]);
-    command.args(what.quick.then_some("--quick")).arg(&what.python).args(&what.other);
-    let ended = match command.spawn() {
-        Ok(child) => end_of(job, child).await,
-        Err(error) => Err(error),
-    };
-    match ended {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{} ended with {status}", what.python.display())),
-        Err(error) => Err(format!("{} cannot be run: {error}", what.python.display())),
-    }
-}
-
-async fn end_of(job: &Job, mut child: Child) -> std::io::Result<ExitStatus> {
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        job.sleep(Duration::from_millis(50)).await;
+    let folder = Folder::new()?;
+    PROGRAMS.iter().try_for_each(|(name, text)| folder.write(name, text).map(drop))?;
+    let mut compare = command(&what.python);
+    compare.arg(folder.path().join("compare.py"));
+    compare.args([format!("+p{}", what.pes), format!("--rounds={}", what.rounds)]);
+    compare.args(what.quick.then_some("--quick")).arg(&what.python).args(&what.other);
+    match Running::new(&mut compare)?.end(job).await? {
+        status if status.success() => Ok(()),
+        status => Err(format!("{} ended with {status}", what.python.display())),
     }
 }

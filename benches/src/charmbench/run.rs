@@ -71,14 +71,15 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    fn here() -> Self {
+    pub(crate) fn here() -> Self {
         let name = rustix::system::uname();
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
         Self {
             host: name.nodename().to_string_lossy().into_owned(),
             processor: model.map_or("unknown", |(_, model)| model.trim()).to_owned(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            // Not those on which this thread may run, which is pinned.
+            cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: name.release().to_string_lossy().into_owned(),
         }
     }

@@ -1,0 +1,84 @@
+//! Other programs, run while this PE sleeps.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use charm4rs::Job;
+
+use crate::place::unpin;
+
+/// What the job that this program is part of tells its processes: not for those of other jobs.
+const OURS: &str = "CHARM4RS_";
+
+/// A folder of this run's own, gone with it.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Result<Self, String> {
+        let path = std::env::temp_dir().join(format!("charmbench-{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file into it.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf, String> {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+        Ok(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program of another job, or of none.
+pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(OURS)).for_each(|(name, _)| {
+        command.env_remove(name);
+    });
+    command
+}
+
+/// Ends with its process.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn new(command: &mut Command) -> Result<Self, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        // A process may run where the thread may that starts it: not only on this PE's core.
+        let spawned = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                unpin();
+                command.spawn()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        spawned.map(Self).map_err(|error| format!("{name} cannot be run: {error}"))
+    }
+
+    pub(crate) async fn end(&mut self, job: &Job) -> Result<ExitStatus, String> {
+        loop {
+            match self.0.try_wait() {
+                Ok(Some(status)) => return Ok(status),
+                Ok(None) => job.sleep(Duration::from_millis(20)).await,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

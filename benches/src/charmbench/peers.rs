@@ -1,0 +1,317 @@
+//! Other systems on this machine, in the same run and at the same work: two ends that send to each other, each its own data.
+//!
+//! Each system is a program of its own, run in turn with the others: this one over threads, shared memory and TCP; Open MPI (in C, and
+//! pickled by mpi4py) over shared memory and TCP; the tests of UCX and libfabric. Who is not installed is left out, and named. What
+//! they are asked for is in `benches/peers`; `ci/peers` installs them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use charm4rs::Job;
+use clap::Args;
+
+use crate::child::{Folder, Running, command};
+use crate::run::{Machine, Run};
+use crate::table::text;
+
+#[derive(Args, Clone, PartialEq, Eq)]
+pub(crate) struct Peers {
+    /// Where ci/peers has put those that come from PyPI.
+    #[arg(long, default_value = "target/peers")]
+    folder: PathBuf,
+    /// How often each system has its turn.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Write the table to this file too, as Markdown.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
+/// What is measured, in the order of the table, and its unit.
+const FIGURES: [(&str, &str); 5] = [
+    ("one way, 8 B", "us"),
+    ("one way, 64 KiB", "us"),
+    ("one way, 1 MiB", "us"),
+    ("small messages", "1/s"),
+    ("allreduce, 8 B", "us"),
+];
+const SIZES: [(usize, &str); 3] = [(8, FIGURES[0].0), (64 << 10, FIGURES[1].0), (1 << 20, FIGURES[2].0)];
+
+/// By name; microseconds, or operations a second.
+type Figures = BTreeMap<String, f64>;
+
+#[derive(Clone, Copy)]
+enum System {
+    /// This one, over a transport; `None`: between threads.
+    Ours(Option<&'static str>),
+    /// Open MPI, over a layer for bytes of its own, in C or in Python.
+    Mpi { layer: &'static str, python: bool },
+    /// UCX's test, over its transports.
+    Ucx(&'static str),
+    /// libfabric's test, over a provider.
+    Ofi(&'static str),
+}
+
+const SYSTEMS: [(&str, System); 10] = [
+    ("charm4rs, threads", System::Ours(None)),
+    ("charm4rs, shm", System::Ours(Some("shm"))),
+    ("Open MPI, shm", System::Mpi { layer: "sm", python: false }),
+    ("mpi4py pickled, shm", System::Mpi { layer: "sm", python: true }),
+    ("UCX, shm", System::Ucx("posix,self,cma")),
+    ("libfabric, shm", System::Ofi("shm")),
+    ("charm4rs, tcp", System::Ours(Some("tcp"))),
+    ("Open MPI, tcp", System::Mpi { layer: "tcp", python: false }),
+    ("UCX, tcp", System::Ucx("tcp,self")),
+    ("libfabric, tcp", System::Ofi("tcp;ofi_rxm")),
+];
+
+/// Where servers of tests listen: each on a port of its own, for the kernel keeps those of ended ones for a while.
+const PORTS: Range<u16> = 47_000..49_000;
+
+/// Measures all that are here, and prints the table.
+///
+/// # Errors
+/// If not even this system can be measured, or the table cannot be written.
+pub(crate) async fn run(job: &Job, what: &Peers) -> Result<(), String> {
+    let mut measuring =
+        Measuring { job, folder: Folder::new()?, peers: what.folder.clone(), mpi_program: None, ports: PORTS };
+    let mut columns: Vec<(&str, Vec<Figures>)> = Vec::new();
+    let mut absent = Vec::new();
+    for (name, system) in SYSTEMS {
+        match measuring.figures(system).await {
+            Ok(first) => columns.push((name, vec![first])),
+            Err(why) if matches!(system, System::Ours(None)) => return Err(why),
+            Err(why) => absent.push(format!("{name}: {why}")),
+        }
+    }
+    for _ in 1..what.rounds {
+        for (name, rounds) in &mut columns {
+            let system = SYSTEMS.into_iter().find(|(known, _)| known == name).expect("it is one of them").1;
+            match measuring.figures(system).await {
+                Ok(figures) => rounds.push(figures),
+                Err(why) => absent.push(format!("{name}, in one of the rounds: {why}")),
+            }
+        }
+    }
+    let table = markdown(&columns, what.rounds, &absent);
+    print!("{table}");
+    match &what.markdown {
+        Some(path) => std::fs::write(path, table).map_err(|error| format!("{}: {error}", path.display())),
+        None => Ok(()),
+    }
+}
+
+/// A row for each system, a column for each figure: medians of the rounds.
+fn markdown(columns: &[(&str, Vec<Figures>)], rounds: u32, absent: &[String]) -> String {
+    let machine = Machine::here();
+    let mut table = format!(
+        "# Figures\n\nWritten by `charmbench peers --markdown`, not by hand.\n\nTwo ends on one machine, medians of {rounds} rounds in one run: {}, {} cores, Linux {}, {}.\n\n| |",
+        machine.processor,
+        machine.cores,
+        machine.kernel,
+        date(),
+    );
+    let written = |_| "a string takes what is written";
+    FIGURES.iter().for_each(|(name, unit)| write!(table, " {name} ({unit}) |").map_err(written).expect("memory"));
+    table += &format!("\n|---|{}\n", "---:|".repeat(FIGURES.len()));
+    for (name, rounds) in columns {
+        table += &format!("| {name} |");
+        for (figure, _) in FIGURES {
+            let mut values: Vec<f64> = rounds.iter().filter_map(|round| round.get(figure).copied()).collect();
+            values.sort_by(f64::total_cmp);
+            table += &match values.get(values.len() / 2) {
+                Some(&value) if value >= 1e6 => format!(" {:.1} M |", value / 1e6),
+                Some(&value) => format!(" {} |", text(value)),
+                None => " |".to_owned(),
+            };
+        }
+        table += "\n";
+    }
+    table += "\nNo end looks at the bytes. Inside a host charm4rs hands over the memory in which they are; all others copy them.\n";
+    if !absent.is_empty() {
+        table += &format!("\nNot measured: {}.\n", absent.join("; "));
+    }
+    table
+}
+
+/// Today, as the system's own program says it.
+fn date() -> String {
+    let said = Command::new("date").arg("+%Y-%m-%d").output();
+    said.map_or_else(|_| "date unknown".to_owned(), |said| String::from_utf8_lossy(&said.stdout).trim().to_owned())
+}
+
+struct Measuring<'a> {
+    job: &'a Job,
+    folder: Folder,
+    peers: PathBuf,
+    /// The C program, once it is compiled.
+    mpi_program: Option<PathBuf>,
+    ports: Range<u16>,
+}
+
+impl Measuring<'_> {
+    async fn figures(&mut self, system: System) -> Result<Figures, String> {
+        match system {
+            System::Ours(transport) => self.ours(transport).await,
+            System::Mpi { layer, python } => self.mpi(layer, python).await,
+            System::Ucx(transports) => self.ucx(transports).await,
+            System::Ofi(provider) => self.ofi(provider).await,
+        }
+    }
+
+    /// What a program prints; its reason, if it fails.
+    async fn said(&self, command: &mut Command) -> Result<String, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let [out, err] = ["out", "err"].map(|name| self.folder.path().join(name));
+        let open = |path: &Path| std::fs::File::create(path).map_err(|error| error.to_string());
+        command.stdin(Stdio::null()).stdout(open(&out)?).stderr(open(&err)?);
+        let status = Running::new(command)?.end(self.job).await?;
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        if status.success() {
+            return Ok(read(&out));
+        }
+        let why = read(&err);
+        Err(format!("{name} ended with {status}: {}", why.lines().next().unwrap_or_default()))
+    }
+
+    /// This very program, under the launcher that was built with it.
+    async fn ours(&self, transport: Option<&str>) -> Result<Figures, String> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let launcher = program.with_file_name("charmrun");
+        if !launcher.exists() {
+            return Err(format!("there is no {} (cargo build --release)", launcher.display()));
+        }
+        let json = self.folder.path().join("run.json");
+        let mut figures = Figures::new();
+        for what in ["latency", "rate", "allreduce"] {
+            let mut run = command(&launcher);
+            run.arg("+p2").args(transport.iter().flat_map(|transport| ["++transport", transport])).arg(&program);
+            run.args([what, "--layer", "entry", "--runs", "3"]).arg("--json").arg(&json);
+            if what != "rate" {
+                run.args(["--size", if what == "latency" { "8,64K,1M" } else { "8" }]);
+            }
+            self.said(&mut run).await?;
+            for record in Run::read(&json)?.records {
+                let ns = record.figure().median();
+                match (what, record.bytes) {
+                    ("latency", Some(bytes)) => {
+                        let known = SIZES.iter().find(|(size, _)| *size as u64 == bytes);
+                        figures.extend(known.map(|(_, name)| ((*name).to_owned(), ns / 1e3)));
+                    }
+                    ("rate", _) if record.name == "to another PE" => {
+                        figures.insert(FIGURES[3].0.to_owned(), 1e9 / ns);
+                    }
+                    ("allreduce", _) => {
+                        figures.insert(FIGURES[4].0.to_owned(), ns / 1e3);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(figures)
+    }
+
+    async fn mpi(&mut self, layer: &str, python: bool) -> Result<Figures, String> {
+        let bin = self.peers.join("bin");
+        let bin = bin.canonicalize().map_err(|_| "it is not installed (ci/peers)".to_owned())?;
+        let tool = |name: &str| {
+            let mut tool = command(bin.join(name));
+            tool.env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default()));
+            tool
+        };
+        let mut mpirun = tool("mpirun");
+        mpirun.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "core", "-n", "2"]);
+        mpirun.args(["--mca", "pml", "ob1", "--mca", "btl"]).arg(format!("self,{layer}"));
+        if python {
+            let program = self.folder.write("mpi.py", include_str!("../../peers/mpi.py"))?;
+            mpirun.arg(bin.join("python")).arg(program);
+        } else {
+            mpirun.arg(self.compiled(tool("mpicc")).await?);
+        }
+        let said = self.said(&mut mpirun).await?;
+        let mut figures = Figures::new();
+        for line in said.lines() {
+            if let ["figure", name, _, value] = line.split('\t').collect::<Vec<_>>()[..] {
+                figures.insert(name.to_owned(), value.parse().map_err(|_| format!("no figure: {line}"))?);
+            }
+        }
+        Ok(figures)
+    }
+
+    /// The C program.
+    async fn compiled(&mut self, mut compiler: Command) -> Result<PathBuf, String> {
+        if let Some(program) = &self.mpi_program {
+            return Ok(program.clone());
+        }
+        let source = self.folder.write("mpi.c", include_str!("../../peers/mpi.c"))?;
+        let program = self.folder.path().join("mpi");
+        self.said(compiler.arg("-O2").arg("-o").arg(&program).arg(source)).await?;
+        self.mpi_program = Some(program.clone());
+        Ok(program)
+    }
+
+    fn port(&mut self) -> Result<String, String> {
+        self.ports.next().map(|port| port.to_string()).ok_or_else(|| "there are no more ports".to_owned())
+    }
+
+    /// A test of two ends: a server, and a client that prints.
+    async fn test(&self, mut server: Command, mut client: Command) -> Result<String, String> {
+        server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut server = Running::new(&mut server)?;
+        self.job.sleep(Duration::from_millis(300)).await;
+        let said = self.said(&mut client).await?;
+        server.end(self.job).await?;
+        Ok(said)
+    }
+
+    async fn ucx(&mut self, transports: &str) -> Result<Figures, String> {
+        let mut figures = Figures::new();
+        let tests = SIZES.map(|(size, name)| (name, "tag_lat", size)).into_iter().chain([(FIGURES[3].0, "tag_bw", 8)]);
+        for (name, test, size) in tests {
+            let port = self.port()?;
+            let end = || {
+                let mut end = command("ucx_perftest");
+                end.env("UCX_TLS", transports).args(["-p", &port]);
+                end
+            };
+            let mut client = end();
+            let rounds = if size > 1 << 16 { "500" } else { "20000" };
+            client.args(["127.0.0.1", "-t", test, "-s", &size.to_string(), "-n", rounds, "-f", "-v"]);
+            let said = self.test(end(), client).await?;
+            // Iterations, then latencies (the third is that of the whole run), bandwidths, and rates.
+            let column = if test == "tag_lat" { 3 } else { 7 };
+            figures.insert(name.to_owned(), last_line(&said, ',', column)?);
+        }
+        Ok(figures)
+    }
+
+    async fn ofi(&mut self, provider: &str) -> Result<Figures, String> {
+        let mut figures = Figures::new();
+        for (size, name) in SIZES {
+            let end = || {
+                let mut end = command("fi_pingpong");
+                let rounds = if size > 1 << 16 { "300" } else { "10000" };
+                end.args(["-p", provider, "-e", "rdm", "-S", &size.to_string(), "-I", rounds]);
+                end
+            };
+            let (mut server, mut client) = (end(), end());
+            let port = self.port()?;
+            server.args(["-B", &port]);
+            client.args(["-P", &port, "127.0.0.1"]);
+            let said = self.test(server, client).await?;
+            figures.insert(name.to_owned(), last_line(&said, ' ', 6)?);
+        }
+        Ok(figures)
+    }
+}
+
+/// A number of the last line of a test.
+fn last_line(said: &str, between: char, column: usize) -> Result<f64, String> {
+    let line = said.trim_end().lines().next_back().unwrap_or_default();
+    let words = line.split(between).filter(|word| !word.is_empty());
+    words.map(str::trim).nth(column).and_then(|word| word.parse().ok()).ok_or_else(|| format!("no figure: {line}"))
+}
