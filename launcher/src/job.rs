@@ -45,7 +45,10 @@ pub(crate) fn run(
 ) -> Result<u8, LaunchError> {
     let program = Program::find(name, args)?;
     let pes = options.pes.unwrap_or(1);
-    let apart = matches!(options.transport, Some(TransportKind::Shm | TransportKind::Tcp));
+    let apart = matches!(
+        options.transport,
+        Some(TransportKind::Shm | TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx)
+    );
     let ppn = options.ppn.unwrap_or(if apart { 1 } else { pes });
     let layout = Layout::one_host(pes, ppn);
     make_room(u64::from(layout.processes()) * FDS_EACH + 32)?;

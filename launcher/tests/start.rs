@@ -48,7 +48,7 @@ fn a_wrong_command_line_is_refused_with_64_and_a_hint() {
 #[test]
 fn what_this_version_does_not_have_is_refused_with_78() {
     run("++nodelist hosts PROCESS where").failed(78, "++nodelist is not available in this version");
-    run("++transport ofi PROCESS where").failed(78, "++transport ofi");
+    run("++transport mpi PROCESS where").failed(78, "++transport mpi");
 }
 
 #[test]

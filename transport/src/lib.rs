@@ -15,6 +15,7 @@ pub mod conformance;
 pub mod doorbell;
 pub mod error;
 pub mod layout;
+pub mod liveness;
 pub mod local;
 #[cfg(all(test, loom))]
 mod loom_models;

@@ -19,7 +19,8 @@
 //!
 //! # Sleep
 //! [`Endpoint::arm`] announces that the PE is about to sleep. After `true`, anything that arrives makes either
-//! [`Endpoint::wait_fd`] readable or rings the PE's doorbell; after `false` something is there already.
+//! [`Endpoint::wait_fd`] readable or rings the PE's doorbell; after `false` something is there already. Where
+//! [`Caps::wakes`] does not hold, whoever sleeps naps, and looks.
 
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
@@ -181,6 +182,8 @@ pub struct Caps {
     pub handover: bool,
     /// One-sided puts arrive without the target's processor (else emulated by messages).
     pub one_sided: bool,
+    /// What arrives wakes a PE that sleeps, by [`Endpoint::wait_fd`] or the doorbell. Else it has to look now and then.
+    pub wakes: bool,
     /// Estimated one-way latency of a small message, in nanoseconds.
     pub latency_ns: u32,
     /// Estimated bandwidth, in bytes per microsecond (= MB/s).

@@ -22,6 +22,10 @@ pub enum TransportKind {
     Shm,
     /// TCP, everywhere.
     Tcp,
+    /// libfabric.
+    Ofi,
+    /// UCX.
+    Ucx,
     /// The simulated network.
     Sim,
 }
@@ -32,6 +36,8 @@ impl std::fmt::Display for TransportKind {
             Self::Local => "local",
             Self::Shm => "shm",
             Self::Tcp => "tcp",
+            Self::Ofi => "ofi",
+            Self::Ucx => "ucx",
             Self::Sim => "sim",
         })
     }
@@ -45,10 +51,12 @@ impl std::str::FromStr for TransportKind {
             "local" => Self::Local,
             "shm" => Self::Shm,
             "tcp" => Self::Tcp,
+            "ofi" => Self::Ofi,
+            "ucx" => Self::Ucx,
             "sim" => Self::Sim,
             _ => {
                 return Err(TransportError::Config(format!(
-                    "no transport is called {name:?}; there are local, shm and tcp"
+                    "no transport is called {name:?}; there are local, shm, tcp, ofi, ucx and sim"
                 )));
             }
         })
@@ -162,7 +170,9 @@ pub fn local(layout: Layout, options: &TransportOptions) -> Result<Vec<PortBuild
 pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<PortBuilder>, TransportError> {
     let layout = Arc::new(boot.layout().clone());
     let rank = boot.rank();
-    if layout.processes() == 1 && !matches!(options.force, Some(TransportKind::Tcp)) {
+    if layout.processes() == 1
+        && !matches!(options.force, Some(TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx))
+    {
         return local(boot.layout().clone(), options);
     }
     let several_here = layout.processes_of(layout.host_of(rank)).len() > 1;

@@ -140,7 +140,7 @@ pub enum OptionError {
         ppn: u32,
     },
     /// A backend that is not there.
-    #[error("++transport {0}: there is no such transport here; there are local, shm, tcp and sim")]
+    #[error("++transport {0}: there is no such transport; there are local, shm, tcp, ofi, ucx and sim")]
     Transport(String),
 }
 
@@ -200,10 +200,10 @@ const TABLE: &[Spec] = &[
     Spec::new("+p", "N", "PEs of the job (default 1); also +pN", |o, v| {
         count(v).map(|n| o.pes = Some(n)).ok_or("the number of PEs must be between 1 and 1048576")
     }),
-    Spec::new("++ppn", "K", "PEs to a process (default: all; with ++transport shm or tcp: 1)", |o, v| {
+    Spec::new("++ppn", "K", "PEs to a process (default: all; with ++transport shm, tcp, ofi or ucx: 1)", |o, v| {
         count(v).map(|n| o.ppn = Some(n)).ok_or("the PEs of a process must be between 1 and 1048576")
     }),
-    Spec::new("++transport", "T", "the only transport to use: local, shm, tcp or sim", |o, v| {
+    Spec::new("++transport", "T", "the only transport to use: local, shm, tcp, ofi, ucx or sim", |o, v| {
         v.parse().map(|kind| o.transport = Some(kind)).map_err(|_| NO_TRANSPORT)
     }),
     Spec::new("++timeout", "S", "seconds in which all processes must have joined (default 60)", |o, v| {
@@ -511,8 +511,8 @@ mod tests {
         check("++credit 12", "64: ++credit 12: must be a number of bytes, 64K or more");
         check("++nodelist f", "78: ++nodelist is not available in this version: all processes run on this host");
         check(
-            "++transport ofi",
-            "78: ++transport ofi: there is no such transport here; there are local, shm, tcp and sim",
+            "++transport mpi",
+            "78: ++transport mpi: there is no such transport; there are local, shm, tcp, ofi, ucx and sim",
         );
         assert_eq!(read("+zz prog", Extent::ToProgram).unwrap_err(), "64: unknown option +zz");
     }

@@ -73,8 +73,9 @@ pub fn what_is_pending_to_a_dead_peer_ends_exactly_once(bench: &Bench<'_>) {
             return peer.die();
         }
         let mut pending = 0;
+        let len = 100_000.min(peer.caps().send_max);
         for number in 0..200 {
-            match peer.send_once(Pe(1), Imm(number), peer.loaded(Pe(1), Imm(number), 100_000)) {
+            match peer.send_once(Pe(1), Imm(number), peer.loaded(Pe(1), Imm(number), len)) {
                 Ok(op) => pending += usize::from(op.is_some()),
                 Err(PostError::Busy(_)) => break,
                 Err(other) => panic!("send: {other:?}"),

@@ -235,7 +235,7 @@ pub fn every_pending_send_gets_one_event_and_a_done_one_none(bench: &Bench<'_>) 
         if peer.pe == Pe(0) {
             let mut pending = 0;
             for number in 0..COUNT {
-                let len = peer.rng(|rng| rng.below(20_000));
+                let len = peer.rng(|rng| rng.below(20_000)).min(peer.caps().send_max);
                 let op = peer.send(Pe(1), Imm(number), peer.loaded(Pe(1), Imm(number), len)).await;
                 pending += usize::from(op.is_some());
             }
@@ -306,7 +306,7 @@ pub fn no_pool_leaks(bench: &Bench<'_>) {
         let before = free_in_pool(peer, LEN, MOST);
         for round in 0..40 {
             for number in round * 50..(round + 1) * 50 {
-                let len = peer.rng(|rng| rng.below(2 * LEN));
+                let len = peer.rng(|rng| rng.below(2 * LEN)).min(peer.caps().send_max);
                 let mut buf = peer.pooled(len);
                 super::bytes::pour(peer.key(to, Imm(number)), &mut buf);
                 let _ = peer.send(to, Imm(number), buf).await;

@@ -26,6 +26,9 @@ pub(super) struct Shared {
     pub(super) counted: Counted,
 }
 
+/// For how long a PE sleeps that nothing wakes.
+const NAP: Duration = Duration::from_micros(200);
+
 /// How a pending operation ended.
 #[derive(Debug)]
 pub enum Outcome {
@@ -493,7 +496,7 @@ impl Peer {
 
     // ---- sleep and death -----------------------------------------------------------------------------------
 
-    /// Sleeps as an idle PE does, for at most `limit`. True: it was woken, or had no need to sleep.
+    /// Sleeps as an idle PE does, for at most `limit`. True: it was woken, or had no need to sleep. Where nothing wakes a PE it naps.
     ///
     /// # Panics
     /// If the world has no sleep, or the kernel refuses to poll.
@@ -509,7 +512,8 @@ impl Peer {
         let mut fds = vec![PollFd::new(&bell, PollFlags::IN)];
         let fd = end.wait_fd();
         fds.extend(fd.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let limit = Timespec::try_from(limit).expect("a limit of seconds");
+        let naps = !end.caps().wakes;
+        let limit = Timespec::try_from(if naps { NAP } else { limit }).expect("a limit of seconds");
         let woken = loop {
             match poll(&mut fds, Some(&limit)) {
                 Ok(ready) => break ready > 0,
@@ -518,7 +522,7 @@ impl Peer {
             }
         };
         doorbell.clear();
-        woken
+        woken || naps
     }
 
     /// From now on a peer may be lost.

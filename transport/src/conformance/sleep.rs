@@ -62,9 +62,10 @@ pub fn a_sleeping_receiver_is_woken_by_an_announced_put(bench: &Bench<'_>) {
 pub fn a_sleeping_sender_is_woken_when_a_full_way_clears(bench: &Bench<'_>) {
     const COUNT: u32 = 300;
     bench.run(2, async |peer: &Peer| {
+        let len = 60_000.min(peer.caps().send_max);
         if peer.pe == Pe(0) {
             for number in 0..COUNT {
-                let _ = peer.send(Pe(1), Imm(number), peer.loaded(Pe(1), Imm(number), 60_000)).await;
+                let _ = peer.send(Pe(1), Imm(number), peer.loaded(Pe(1), Imm(number), len)).await;
             }
             asleep_until(peer, || (peer.pending() == 0).then_some(()));
             peer.drain().await;

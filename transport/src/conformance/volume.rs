@@ -41,6 +41,7 @@ pub fn all_send_to_all(bench: &Bench<'_>) {
         for number in 0..COUNT {
             for to in peer.others() {
                 let len = peer.rng(|rng| if rng.chance(0.05) { rng.below(100_000) } else { rng.below(300) });
+                let len = len.min(peer.caps().send_max);
                 let _ = peer.send(to, Imm(number), peer.loaded(to, Imm(number), len)).await;
             }
             take(peer);

@@ -42,6 +42,7 @@ impl LocalFabric {
             ordered: true,
             handover: true,
             one_sided: true,
+            wakes: true,
             latency_ns: 150,
             bandwidth_mb_s: 10_000,
         };

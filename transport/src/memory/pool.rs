@@ -48,6 +48,12 @@ pub(crate) fn take_all<W: Word>(top: &W) -> u64 {
     top.swap(0, Ordering::Acquire)
 }
 
+/// 2^32 tags ([`Home::tag`]) that no other memory of this process has had, or will have: the first of them.
+pub(crate) fn fresh_tags() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed) << 32
+}
+
 /// The arena of a segment as a home of buffers: the owner's or a peer's.
 pub(crate) struct Arena {
     segment: Arc<Segment>,

@@ -395,8 +395,9 @@ impl Port {
             return Ok(());
         }
         self.inner.counters.sleeps += 1;
-        // What waits for room in an inbox is not told when there is some.
-        let limit = if waits { Some(limit.map_or(ROOM_CHECK, |limit| limit.min(ROOM_CHECK))) } else { limit };
+        // What waits for room in an inbox is not told when there is some; and some networks tell nothing at all.
+        let look = waits || net.as_ref().is_some_and(|net| !net.caps().wakes);
+        let limit = if look { Some(limit.map_or(ROOM_CHECK, |limit| limit.min(ROOM_CHECK))) } else { limit };
         let limit = limit.map(|d| Timespec {
             tv_sec: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: d.subsec_nanos().into(),
@@ -463,6 +464,6 @@ impl Port {
     }
 }
 
-/// How often a PE that sleeps looks whether there is room for what it could not send.
+/// How often a PE that sleeps looks for what nobody tells it: that there is room for what it could not send.
 const ROOM_CHECK: Duration = Duration::from_micros(200);
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);

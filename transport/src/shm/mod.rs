@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
@@ -96,8 +96,7 @@ impl ShmFabric {
     }
 
     fn over(pes: Range<u32>, segments: Vec<Arc<Segment>>, bells: Vec<OwnedFd>) -> Arc<Self> {
-        static TAGS: AtomicU64 = AtomicU64::new(1);
-        let tag = TAGS.fetch_add(1, Ordering::Relaxed) << 32;
+        let tag = crate::memory::pool::fresh_tags();
         let arenas = (tag..).zip(&segments).map(|(tag, s)| Arc::new(Arena::new(s.clone(), tag))).collect();
         let all = |f: fn(&Segment) -> bool| segments.iter().all(|s| f(s));
         let fences =
@@ -116,6 +115,7 @@ impl ShmFabric {
             ordered: true,
             handover: true,
             one_sided: true,
+            wakes: true,
             latency_ns: 200,
             bandwidth_mb_s: 10_000,
         };

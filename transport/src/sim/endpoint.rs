@@ -61,6 +61,7 @@ impl SimEndpoint {
             ordered: config.ordered(),
             handover: config.handover,
             one_sided: true,
+            wakes: true,
             latency_ns: u32::try_from(config.delay_ns.start).unwrap_or(u32::MAX),
             bandwidth_mb_s: u32::try_from(1_024_000 / config.kib_ns.max(1)).unwrap_or(u32::MAX),
         };

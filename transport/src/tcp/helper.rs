@@ -167,6 +167,12 @@ impl Helper {
                 }
                 Command::Watch => self.watch_neighbour(),
                 Command::Stop => self.stopping = true,
+                #[cfg(test)]
+                Command::Vanish => {
+                    self.stopping = true;
+                    self.conns.clear();
+                    self.listeners.clear();
+                }
             }
         }
     }

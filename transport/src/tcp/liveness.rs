@@ -8,16 +8,67 @@
 //! gets the full time again. A process that leaves in good order says goodbye and is not watched any more.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use super::TcpFabric;
 use super::config;
 use super::dial::Dial;
-use super::helper::{Conn, Helper, Role, send_whole};
-use super::shared::Mail;
-use crate::Pe;
+use super::helper::{Conn, Handle, Helper, Role, send_whole};
+use super::shared::{Mail, Mailbox};
+use crate::liveness::{Ear, Loss, Watch};
+use crate::{Doorbell, Pe, TransportError};
+
+/// Heartbeats for a backend that has none: this one's helper watches, its endpoints are never built.
+impl Watch for TcpFabric {
+    fn ear(&self, pe: Pe, doorbell: &Doorbell) -> Box<dyn Ear> {
+        let ear = Post { pe, handle: self.handle.clone() };
+        ear.mailbox().open(doorbell);
+        Box::new(ear)
+    }
+}
+
+/// The mailbox of a PE without an endpoint.
+#[derive(Debug)]
+struct Post {
+    pe: Pe,
+    /// Keeps the helper running.
+    handle: Arc<Handle>,
+}
+
+impl Post {
+    fn mailbox(&self) -> &Mailbox {
+        self.handle.shared.mailbox(self.pe).expect("a PE of this process")
+    }
+}
+
+impl Ear for Post {
+    fn has_news(&self) -> bool {
+        self.mailbox().has_mail()
+    }
+
+    fn take(&self) -> Result<Vec<Loss>, TransportError> {
+        let mut losses = Vec::new();
+        for mail in self.mailbox().take() {
+            match mail {
+                Mail::Lost { process, why } => losses.push(Loss { process, why }),
+                Mail::Fatal(error) => return Err(error),
+                // Nobody here dials, so nobody should; closed unread.
+                Mail::Connected { .. } | Mail::DialFailed { .. } => {}
+            }
+        }
+        Ok(losses)
+    }
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        self.mailbox().close();
+    }
+}
 
 const BEAT: u8 = b'.';
 const GOODBYE: u8 = b'!';

@@ -91,6 +91,7 @@ impl TcpFabric {
             ordered: true,
             handover: true,
             one_sided: false,
+            wakes: true,
             latency_ns: 5_000,
             bandwidth_mb_s: 2_500,
         };
@@ -111,6 +112,12 @@ impl TcpFabric {
         if self.handle.shared.addresses.set(addresses).is_ok() {
             self.handle.shared.command(Command::Watch);
         }
+    }
+
+    /// Ends the helper as if the process were killed: without goodbye.
+    #[cfg(test)]
+    pub(crate) fn vanish(&self) {
+        self.handle.shared.command(Command::Vanish);
     }
 
     /// What strangers and accidents left behind.

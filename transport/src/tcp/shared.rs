@@ -24,6 +24,9 @@ pub(super) enum Command {
     Watch,
     /// Say goodbye and end.
     Stop,
+    /// End as a process does that is killed.
+    #[cfg(test)]
+    Vanish,
 }
 
 /// What the helper tells an endpoint.

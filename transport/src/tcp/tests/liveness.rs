@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::proxy::Proxy;
-use super::{End, greet, two, wire_up};
+use super::{End, greet, open, two, wire_up};
 use crate::conformance::Watchdog;
-use crate::tcp::{Liveness, TcpConfig};
-use crate::{Event, Fabric as _};
+use crate::liveness::{Loss, Watch as _};
+use crate::tcp::{Liveness, TcpConfig, TcpFabric};
+use crate::{Doorbell, Event, Fabric as _, Layout, Pe};
 
 const QUICK: Liveness = Liveness { every: Duration::from_millis(100), silence: Duration::from_millis(500) };
 
@@ -112,4 +113,41 @@ fn who_closes_in_good_order_is_not_reported_lost() {
     }
     assert!(matches!(&a.events[..], [Event::Recv { msg, .. }] if **msg == *b"farewell"), "{:?}", a.events);
     a.end.close().unwrap();
+}
+
+#[test]
+fn whoever_only_listens_for_losses_hears_of_a_neighbour_that_vanishes_and_of_none_that_leaves() {
+    let _watchdog = Watchdog::start("an ear");
+    for dies in [true, false] {
+        let fabrics = open(Layout::one_host(3, 1), quick);
+        wire_up(&fabrics);
+        let bells: Vec<Doorbell> = fabrics.iter().map(|_| Doorbell::new().unwrap()).collect();
+        let mut ears: Vec<_> = (0..3).map(|pe| fabrics[pe as usize].ear(Pe(pe), &bells[pe as usize])).collect();
+        // Every process knows its neighbours: of three, both others.
+        let proven = |fabric: &TcpFabric| fabric.counters().proven.load(Ordering::Relaxed);
+        while fabrics.iter().any(|fabric| proven(fabric) == 0) {
+            std::thread::yield_now();
+        }
+        let mut fabrics = fabrics;
+        let last = fabrics.pop().unwrap();
+        if dies {
+            last.vanish();
+        }
+        drop(ears.pop());
+        drop(last);
+        if dies {
+            while !ears[1].has_news() {
+                std::thread::yield_now();
+            }
+            let losses = ears[1].take().unwrap();
+            assert!(matches!(losses[..], [Loss { process: 2, .. }]), "{losses:?}");
+        } else {
+            // Twice as long as a silent process may live: what leaves in good order is not missed.
+            let until = Instant::now() + 2 * QUICK.silence;
+            while Instant::now() < until {
+                assert!(!ears[0].has_news() && !ears[1].has_news());
+                std::thread::yield_now();
+            }
+        }
+    }
 }
