@@ -21,6 +21,7 @@ pub mod local;
 mod loom_models;
 pub mod memory;
 mod near;
+pub mod ofi;
 pub mod port;
 pub mod reliable;
 mod ring;

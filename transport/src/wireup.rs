@@ -2,14 +2,19 @@
 //!
 //! Knows nothing of what launched the process, nor of what the PEs will do.
 
+mod select;
+#[cfg(test)]
+mod trial;
+
 use std::sync::Arc;
 
+use self::select::Selection;
 use crate::bootstrap::Bootstrap;
 use crate::bootstrap::options::Options;
 use crate::local::LocalFabric;
 use crate::port::{Fabrics, Faults, PortBuilder};
 use crate::shm::ShmFabric;
-use crate::tcp::{TcpConfig, TcpFabric};
+use crate::tcp::TcpConfig;
 use crate::{Fabric, Layout, Pe, TransportError};
 
 /// Names a backend, as in `++transport NAME`.
@@ -147,7 +152,7 @@ impl From<&Options> for TransportOptions {
 }
 
 /// Changes with every change of what processes say to each other.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 
 /// A job of one process, whose PEs are threads. One builder for each PE, in order. Where `shm` is forced they meet
 /// in shared memory, as processes would.
@@ -176,9 +181,9 @@ pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<
         return local(boot.layout().clone(), options);
     }
     let several_here = layout.processes_of(layout.host_of(rank)).len() > 1;
-    let (shm, tcp) = match options.force {
+    let (shm, network) = match options.force {
         None => (several_here, layout.hosts() > 1),
-        Some(TransportKind::Tcp) => (false, true),
+        Some(TransportKind::Tcp | TransportKind::Ofi) => (false, true),
         Some(TransportKind::Shm) if layout.hosts() == 1 => (true, false),
         Some(kind) => {
             let (processes, hosts) = (layout.processes(), layout.hosts());
@@ -186,12 +191,10 @@ pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<
             return Err(TransportError::Config(problem));
         }
     };
-    let net = if tcp { Some(Arc::new(TcpFabric::open(tcp_config(boot, &layout, options))?)) } else { None };
-    let address = net.as_ref().map_or_else(Vec::new, |net| net.publish());
+    let selection = if network { Some(Selection::open(boot, &layout, options)?) } else { None };
+    let address = selection.as_ref().map_or_else(Vec::new, Selection::publish);
     let theirs = introduce(boot, &options.digest, &address)?;
-    if let Some(net) = &net {
-        net.set_addresses(theirs);
-    }
+    let net = selection.map(|selection| selection.join(&theirs, options)).transpose()?;
     let fabrics = Fabrics {
         local: if layout.pes_of(rank).len() > 1 {
             Some(LocalFabric::new(layout.pes_of(rank), options.ring)?)
@@ -199,7 +202,7 @@ pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<
             None
         },
         shm: if shm { Some(ShmFabric::open(boot, options.ring)?) } else { None },
-        net: net.map(|net| -> Arc<dyn Fabric> { net }),
+        net,
     };
     builders(&layout, rank, &fabrics, options)
 }

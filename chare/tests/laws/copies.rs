@@ -85,9 +85,17 @@ fn a_payload_keeps_its_memory_between_threads_and_so_does_one_that_is_broadcast(
     assert_eq!(end.unwrap(), 0);
 }
 
+/// The job has ended well, unless this machine does not have the library that its transport needs.
+fn ended(end: Result<i32, testing::Failure>, transport: &str) {
+    match end {
+        Err(failure) if failure.code == 78 => eprintln!("{transport}: skipped: {failure}"),
+        end => assert_eq!(end.unwrap(), 0, "{transport}"),
+    }
+}
+
 #[test]
 fn a_payload_of_the_pool_is_handed_to_another_process_and_one_that_its_sender_keeps_is_copied_once() {
-    for transport in ["shm", "tcp"] {
+    for transport in ["shm", "tcp", "ofi"] {
         let end = testing::processes(2, transport, |job| async move {
             let keeper = job.group::<Keeper>(()).on(Pe(1));
             assert_eq!(copies(keeper).await, [0, 0]);
@@ -103,13 +111,13 @@ fn a_payload_of_the_pool_is_handed_to_another_process_and_one_that_its_sender_ke
             }
             assert_eq!(copies(keeper).await, [TIMES, 0]);
         });
-        assert_eq!(end.unwrap(), 0, "{transport}");
+        ended(end, transport);
     }
 }
 
 #[test]
 fn a_payload_arrives_in_the_memory_that_a_post_method_names_without_a_copy_from_whatever_memory_it_comes() {
-    for transport in ["shm", "tcp"] {
+    for transport in ["shm", "tcp", "ofi"] {
         let end = testing::processes(2, transport, move |job| async move {
             let keeper = job.group::<Keeper>(()).on(Pe(1));
             // Also so that it has been made: who is not there cannot be asked.
@@ -120,14 +128,14 @@ fn a_payload_arrives_in_the_memory_that_a_post_method_names_without_a_copy_from_
                 }
             }
             assert_eq!(copies(keeper).await, [0, 0]);
-            // The control: without a landing, shared memory cannot hand over what is not in its pool. A socket takes all.
+            // The control: without a landing, shared memory cannot hand over what is not in its pool. A socket and a device take all.
             for i in 0..TIMES {
                 assert_eq!(keeper.take(own(i)).call().await.1, i * LEN as u64);
             }
             let copied = if transport == "shm" { TIMES } else { 0 };
             assert_eq!(copies(keeper).await, [copied, 0]);
         });
-        assert_eq!(end.unwrap(), 0, "{transport}");
+        ended(end, transport);
     }
 }
 

@@ -8,6 +8,7 @@ mod job;
 mod alone;
 #[path = "../common/mod.rs"]
 mod common;
+mod fabrics;
 mod hangs;
 mod memory;
 

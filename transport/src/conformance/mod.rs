@@ -42,6 +42,11 @@ pub trait Harness: Sync {
     /// A new group of `pes` connected PEs.
     fn group(&self, pes: u32) -> Group;
 
+    /// Why the backend cannot be tried on this machine at all, if it cannot.
+    fn absent(&self) -> Option<String> {
+        None
+    }
+
     /// The laws that it does not obey, each with the reason.
     fn skips(&self) -> &[(&'static str, &'static str)] {
         &[]
@@ -169,6 +174,10 @@ impl Watchdog {
 /// If the law is broken.
 pub fn check(harness: &dyn Harness, backend: &str, law: &str, body: fn(&Bench<'_>)) {
     if let Some((_, reason)) = harness.skips().iter().find(|(name, _)| *name == law) {
+        eprintln!("{backend}: {law}: skipped: {reason}");
+        return;
+    }
+    if let Some(reason) = harness.absent() {
         eprintln!("{backend}: {law}: skipped: {reason}");
         return;
     }

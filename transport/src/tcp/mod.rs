@@ -70,6 +70,7 @@ use crate::{Caps, EndpointBuilder, Fabric, Pe, TransportError};
 pub struct TcpFabric {
     caps: Caps,
     published: Vec<u8>,
+    address: Option<std::net::IpAddr>,
     /// Shared with the endpoints: the helper ends when the last of them does.
     handle: Arc<Handle>,
 }
@@ -97,8 +98,15 @@ impl TcpFabric {
         };
         let listeners = address::listeners(&config)?;
         let published = address::encode(listeners.iter().map(|(_, address)| *address));
+        let address = listeners.first().map(|(_, address)| address.ip());
         let handle = helper::start(Arc::new(Shared::new(config)?), listeners)?;
-        Ok(Self { caps, published, handle: Arc::new(handle) })
+        Ok(Self { caps, published, address, handle: Arc::new(handle) })
+    }
+
+    /// The address of this host by which others reach it.
+    #[must_use]
+    pub fn address(&self) -> Option<std::net::IpAddr> {
+        self.address
     }
 
     /// Where this process listens, for [`TcpFabric::set_addresses`] of the others. Opaque, at most 64 bytes.

@@ -1,0 +1,554 @@
+//! One PE's end: posts, and what becomes of arrivals. Accesses to memory are in [`rma`](super::rma), the end in [`close`](super::close).
+//!
+//! A post that finds no room at the provider keeps its slot, and is tried again in every round; until it has left, other posts to the same
+//! peer are [`Busy`](PostError::Busy).
+
+use std::collections::{HashMap, VecDeque};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use charm4rs_libfabric_sys::bindings as fi;
+
+use super::Shared;
+use super::fi::{Completion, Failed, Lane, Post};
+use super::link::{Control, Frame, Link};
+use super::memory::{Sources, Windows};
+use super::slots::{BODY, Op, Slots};
+use super::wire::{Header, Kind};
+use crate::liveness::Ear;
+use crate::memory::pool::Pool;
+use crate::memory::{Msg, RegBuf, Slab, write_bytes};
+use crate::{Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window, WindowId};
+
+/// Completions that are taken at once.
+const BATCH: usize = 32;
+
+/// See the module's text.
+pub(super) struct OfiEndpoint {
+    pub(super) pe: Pe,
+    pub(super) caps: Caps,
+    pub(super) shared: Arc<Shared>,
+    pub(super) lane: Rc<Lane>,
+    /// Accesses and messages of a peer become visible in the order in which they were posted.
+    pub(super) ordered: bool,
+    /// Frames of this length need no completion.
+    pub(super) short: usize,
+    pub(super) slots: Slots,
+    pub(super) sources: Sources,
+    pub(super) windows: Windows,
+    pub(super) pool: Pool,
+    slab: Slab,
+    pub(super) links: Vec<Link>,
+    index: HashMap<Pe, u32>,
+    last: Option<(Pe, u32)>,
+    /// Links with something to send.
+    unsent: Vec<u32>,
+    /// Slots that could not be given to the provider to take messages.
+    idle_receivers: Vec<usize>,
+    pub(super) ready: VecDeque<Event>,
+    completions: Box<[Completion]>,
+    ear: Option<Box<dyn Ear>>,
+    /// It was closed in good order.
+    parted: bool,
+}
+
+impl std::fmt::Debug for OfiEndpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OfiEndpoint").field("pe", &self.pe).field("links", &self.links).finish_non_exhaustive()
+    }
+}
+
+/// What an endpoint is made of.
+pub(super) struct Parts {
+    pub(super) pe: Pe,
+    pub(super) caps: Caps,
+    pub(super) shared: Arc<Shared>,
+    pub(super) lane: Lane,
+    pub(super) pool: Pool,
+    pub(super) ear: Option<Box<dyn Ear>>,
+}
+
+impl OfiEndpoint {
+    pub(super) fn new(parts: Parts) -> Result<Self, TransportError> {
+        let Parts { pe, caps, shared, lane, pool, ear } = parts;
+        let order = lane.info().tx().msg_order;
+        let slots = Slots::new(&lane)?;
+        let mut end = Self {
+            pe,
+            caps,
+            shared,
+            ordered: order & u64::from(fi::FI_ORDER_SAW) != 0,
+            short: lane.info().tx().inject_size.min(256),
+            idle_receivers: slots.receivers().collect(),
+            lane: Rc::new(lane),
+            slots,
+            sources: Sources::default(),
+            windows: Windows::new()?,
+            pool,
+            slab: Slab::new(),
+            links: Vec::new(),
+            index: HashMap::new(),
+            last: None,
+            unsent: Vec::new(),
+            ready: VecDeque::new(),
+            completions: vec![Completion::default(); BATCH].into(),
+            ear,
+            parted: false,
+        };
+        end.post_receivers()?;
+        Ok(end)
+    }
+
+    // ---- links -----------------------------------------------------------------------------------------------
+
+    /// The link to a PE; made if there was none.
+    #[inline]
+    pub(super) fn link_to(&mut self, peer: Pe) -> usize {
+        if let Some((pe, index)) = self.last
+            && pe == peer
+        {
+            return index as usize;
+        }
+        let links = &mut self.links;
+        let index = *self.index.entry(peer).or_insert_with(|| {
+            links.push(Link::new(peer));
+            u32::try_from(links.len() - 1).expect("PEs are counted in 32 bits")
+        });
+        self.last = Some((peer, index));
+        index as usize
+    }
+
+    /// The link for a post, if the peer can be reached.
+    pub(super) fn open_link<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
+        let index = self.link_to(to);
+        if self.links[index].is_gone() { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
+    }
+
+    /// What libfabric calls the peer of a link.
+    pub(super) fn address(&mut self, index: usize) -> Option<u64> {
+        let link = &mut self.links[index];
+        if link.addr.is_none() {
+            link.addr = self.shared.address_of(link.peer).and_then(|address| self.lane.insert(address));
+        }
+        link.addr
+    }
+
+    /// Has every round try to send what a link has to send.
+    pub(super) fn list(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        if !link.listed {
+            link.listed = true;
+            self.unsent.push(u32::try_from(index).expect("links are counted in 32 bits"));
+        }
+    }
+
+    /// The peer is gone for good.
+    #[cold]
+    pub(super) fn lose(&mut self, index: usize, why: &'static str) {
+        let link = &mut self.links[index];
+        if link.lost {
+            return;
+        }
+        link.lost = true;
+        let (peer, expected) = (link.peer, link.bye_heard);
+        link.control.clear();
+        if let Some(slot) = link.deferred.take() {
+            self.slots.free(slot);
+        }
+        let error = || Box::new(TransportError::PeerDown { pe: peer, why });
+        for waiting in std::mem::take(&mut link.waiting) {
+            self.slots.free(waiting.slot);
+            let buf = Some(waiting.rma.buf);
+            self.ready.push_back(Event::Failed { op: waiting.rma.op, buf, error: error() });
+        }
+        for op in self.slots.abandon(u32::try_from(index).expect("links are counted in 32 bits")) {
+            self.ready.push_back(Event::Failed { op, buf: None, error: error() });
+        }
+        if !expected {
+            tracing::warn!(pe = peer.0, why, "lost contact with a PE");
+            self.ready.push_back(Event::PeerLost { pe: peer, why });
+        }
+    }
+
+    // ---- messages --------------------------------------------------------------------------------------------
+
+    /// Takes a message to be sent, if there is room for it. `fill` writes all of the `len` bytes of its body.
+    #[inline]
+    pub(super) fn message(
+        &mut self,
+        index: usize,
+        kind: Kind,
+        imm: u32,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [MaybeUninit<u8>]),
+    ) -> bool {
+        if self.links[index].deferred.is_some() || !self.slots.can_send() {
+            return false;
+        }
+        let link = &mut self.links[index];
+        let header = Header { from: self.pe, imm, number: link.sent, kind };
+        let Some(slot) = self.slots.write(header.encode(self.shared.sealer.token), len, fill) else { return false };
+        link.sent = link.sent.wrapping_add(1);
+        // Who has said farewell may close at once: it must know that this has left.
+        if !self.launch(index, slot, kind == Kind::Farewell) {
+            self.links[index].deferred = Some(slot);
+            self.list(index);
+        }
+        true
+    }
+
+    /// Gives a message to the provider, `noted`: in such a way that one learns when it has left. `false`: there is no room.
+    fn launch(&mut self, index: usize, slot: usize, noted: bool) -> bool {
+        let Some(to) = self.address(index) else {
+            self.slots.free(slot);
+            self.lose(index, "its address cannot be used");
+            return true;
+        };
+        let short = if noted { 0 } else { self.short };
+        let number = u32::try_from(index).expect("links are counted in 32 bits");
+        match self.slots.send(&self.lane, slot, number, to, short) {
+            (Post::Taken, injected) => {
+                self.links[index].flying += usize::from(!injected);
+                true
+            }
+            (Post::Again, _) => false,
+            (Post::Failed(error), _) => {
+                self.slots.free(slot);
+                tracing::debug!(error = self.lane.describe(error), "a send failed");
+                self.lose(index, "it takes no more messages");
+                true
+            }
+        }
+    }
+
+    /// Sends what a link has to send, as far as there is room.
+    pub(super) fn flush(&mut self, index: usize) {
+        if let Some(slot) = self.links[index].deferred.take()
+            && !self.launch(index, slot, true)
+        {
+            self.links[index].deferred = Some(slot);
+            return;
+        }
+        while let Some(control) = self.links[index].control.front().copied() {
+            if (!self.ordered && control.after > self.links[index].done) || !self.control(index, control) {
+                break;
+            }
+            self.links[index].control.pop_front();
+        }
+        self.flush_waiting(index);
+    }
+
+    fn control(&mut self, index: usize, control: Control) -> bool {
+        let body = control.question.map(|question| question.encode());
+        let body = body.as_ref().map_or(&[][..], |body| body);
+        self.message(index, control.kind, control.imm, body.len(), &mut |to| write_bytes(to, body))
+    }
+
+    /// Sends a message of the backend's own, now or later.
+    pub(super) fn say(&mut self, index: usize, control: Control) {
+        self.links[index].control.push_back(control);
+        self.flush(index);
+        if self.links[index].has_unsent() {
+            self.list(index);
+        }
+    }
+
+    /// Tries to send what could not be sent before.
+    pub(super) fn flush_unsent(&mut self) {
+        for index in std::mem::take(&mut self.unsent) {
+            let at = index as usize;
+            self.links[at].listed = false;
+            self.flush(at);
+            if self.links[at].has_unsent() {
+                self.list(at);
+            }
+        }
+    }
+
+    // ---- arrivals --------------------------------------------------------------------------------------------
+
+    fn post_receivers(&mut self) -> Result<(), TransportError> {
+        while let Some(slot) = self.idle_receivers.pop() {
+            match self.slots.receive(&self.lane, slot) {
+                Post::Taken => {}
+                Post::Again => {
+                    self.idle_receivers.push(slot);
+                    break;
+                }
+                Post::Failed(error) => return Err(Slots::describe(&self.lane, error, "fi_recv")),
+            }
+        }
+        Ok(())
+    }
+
+    fn message_arrived(&mut self, slot: usize, len: usize) -> Result<(), TransportError> {
+        let bytes = self.slots.received(slot, len);
+        let Some((header, body)) = Header::decode(bytes, self.shared.sealer.token) else {
+            tracing::warn!(len, "a message that is none of this job's was dropped");
+            return Ok(());
+        };
+        if header.from.0 >= self.shared.pes || header.from == self.pe {
+            let detail = u64::from(header.from.0);
+            return Err(TransportError::Protocol { from: header.from, what: "an impossible sender", detail });
+        }
+        let frame = Frame::new(&header, body, &self.slab)?;
+        let index = self.link_to(header.from);
+        let mut next = self.links[index].take(header.number, frame)?;
+        while let Some(frame) = next {
+            self.deliver(index, frame)?;
+            next = self.links[index].next();
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn deliver(&mut self, index: usize, frame: Frame) -> Result<(), TransportError> {
+        let link = &mut self.links[index];
+        let from = link.peer;
+        match frame {
+            Frame::Data(imm, msg) => self.ready.push_back(Event::Recv { from, imm, msg }),
+            Frame::Announce(imm) => self.ready.push_back(Event::PutArrived { from, imm }),
+            Frame::Ask(question) => {
+                let kind = if self.windows.allows(question) { Kind::Granted } else { Kind::Refused };
+                self.say(index, Control::of(kind));
+            }
+            Frame::Answer(granted) => self.answered(index, granted)?,
+            Frame::Bye => {
+                link.bye_heard = true;
+                self.say(index, Control::of(Kind::Farewell));
+            }
+            Frame::Farewell if link.bye_said => link.parted = true,
+            Frame::Farewell => {
+                return Err(TransportError::Protocol { from, what: "a farewell to who stays", detail: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes completions and news, until there are `max` events or nothing more happens.
+    pub(super) fn round(&mut self, max: usize) -> Result<(), TransportError> {
+        if self.ear.as_ref().is_some_and(|ear| ear.has_news()) {
+            self.hear()?;
+        }
+        if !self.unsent.is_empty() {
+            self.flush_unsent();
+        }
+        if !self.idle_receivers.is_empty() {
+            self.post_receivers()?;
+        }
+        let mut batch = std::mem::take(&mut self.completions);
+        let mut outcome = Ok(());
+        while self.ready.len() < max && outcome.is_ok() {
+            match self.lane.completions(&mut batch) {
+                Ok([]) => break,
+                Ok(done) => outcome = done.iter().try_for_each(|entry| self.completed(entry)),
+                Err(failed) => outcome = self.failed(failed),
+            }
+        }
+        self.completions = batch;
+        outcome
+    }
+
+    #[inline]
+    fn completed(&mut self, entry: &Completion) -> Result<(), TransportError> {
+        let Some(slot) = self.slots.at(entry.op_context.addr()) else { return Ok(()) };
+        match self.slots.complete(slot) {
+            Op::Recv => {
+                self.message_arrived(slot, entry.len)?;
+                if self.slots.receive(&self.lane, slot) != Post::Taken {
+                    self.idle_receivers.push(slot);
+                }
+            }
+            Op::Send { link } => {
+                self.slots.free(slot);
+                self.links[link as usize].flying -= 1;
+            }
+            Op::Rma(rma) => {
+                self.slots.free(slot);
+                self.access_done(rma);
+            }
+            Op::Abandoned { .. } => self.slots.free(slot),
+            Op::Free => tracing::warn!(slot, "a completion of nothing"),
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn failed(&mut self, failed: Failed) -> Result<(), TransportError> {
+        let text = self.lane.describe(failed.error);
+        tracing::debug!(error = text, flags = failed.flags, "an operation failed");
+        let Some(slot) = self.slots.at(failed.context) else {
+            if failed.context == 0 && failed.error.0.cast_unsigned() != fi::FI_ECANCELED {
+                return Err(Slots::describe(&self.lane, failed.error, "fi_cq_read"));
+            }
+            return Ok(());
+        };
+        match self.slots.complete(slot) {
+            // Longer than any of ours, or cut short: a stranger's, or a sender's that has died.
+            Op::Recv => self.idle_receivers.push(slot),
+            Op::Send { link } => {
+                self.slots.free(slot);
+                self.links[link as usize].flying -= 1;
+                self.lose(link as usize, "its connection broke");
+            }
+            Op::Rma(rma) => {
+                self.slots.free(slot);
+                self.access_failed(rma, failed.error);
+            }
+            Op::Abandoned { .. } => self.slots.free(slot),
+            Op::Free => {}
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn hear(&mut self) -> Result<(), TransportError> {
+        let losses = self.ear.as_ref().map_or(Ok(Vec::new()), |ear| ear.take())?;
+        for loss in losses {
+            for pe in self.shared.layout.pes_of(loss.process) {
+                let index = self.link_to(Pe(pe));
+                self.lose(index, loss.why);
+            }
+        }
+        Ok(())
+    }
+
+    fn post(
+        &mut self,
+        to: Pe,
+        imm: Imm,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [MaybeUninit<u8>]),
+    ) -> Result<(), PostError<()>> {
+        if len > BODY {
+            return Err(PostError::TooLarge { max: BODY, buf: () });
+        }
+        if to == self.pe {
+            let msg = Msg::fill(&self.slab, len, fill);
+            self.ready.push_back(Event::Recv { from: to, imm, msg });
+            return Ok(());
+        }
+        let (index, ()) = self.open_link(to, ())?;
+        if self.message(index, Kind::Data, imm.0, len, fill) { Ok(()) } else { Err(PostError::Busy(())) }
+    }
+}
+
+impl Endpoint for OfiEndpoint {
+    fn pe(&self) -> Pe {
+        self.pe
+    }
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn alloc(&mut self, len: usize) -> Option<RegBuf> {
+        self.pool.alloc(len).ok()
+    }
+
+    fn inject(
+        &mut self,
+        to: Pe,
+        imm: Imm,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [MaybeUninit<u8>]),
+    ) -> Result<(), PostError<()>> {
+        self.post(to, imm, len, fill)
+    }
+
+    fn send(&mut self, to: Pe, imm: Imm, buf: RegBuf, _op: OpId) -> Result<Posted, PostError<RegBuf>> {
+        match self.post(to, imm, buf.len(), &mut |body| write_bytes(body, &buf)) {
+            Ok(()) => Ok(Posted::Done),
+            Err(PostError::TooLarge { max, .. }) => Err(PostError::TooLarge { max, buf }),
+            Err(PostError::PeerDown(pe, ())) => Err(PostError::PeerDown(pe, buf)),
+            Err(_) => Err(PostError::Busy(buf)),
+        }
+    }
+
+    fn expose(&mut self, mut buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
+        match self.windows.open(&self.lane, &mut buf) {
+            Ok(key) => {
+                let remote = self.shared.sealer.key(self.pe, buf.len() as u64, key);
+                Ok(Window { id: WindowId(key.window), key: remote, buf })
+            }
+            Err(error) => Err((super::memory::no_registration(&self.lane, error, buf.len()), buf)),
+        }
+    }
+
+    fn unexpose(&mut self, window: Window) -> RegBuf {
+        self.windows.close(window.id.0);
+        window.buf
+    }
+
+    fn put(
+        &mut self,
+        to: Pe,
+        src: RegBuf,
+        dst: &RemoteKey,
+        offset: u64,
+        imm: Option<Imm>,
+        op: OpId,
+    ) -> Result<Posted, PostError<RegBuf>> {
+        self.access(to, src, dst, offset, op, true, imm)
+    }
+
+    fn get(
+        &mut self,
+        from: Pe,
+        src: &RemoteKey,
+        offset: u64,
+        dst: RegBuf,
+        op: OpId,
+    ) -> Result<Posted, PostError<RegBuf>> {
+        self.access(from, dst, src, offset, op, false, None)
+    }
+
+    fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
+        self.round(max)?;
+        let n = self.ready.len().min(max);
+        out.extend(self.ready.drain(..n));
+        Ok(n)
+    }
+
+    fn arm(&mut self) -> bool {
+        self.flush_unsent();
+        let quiet = self.ready.is_empty() && self.unsent.is_empty() && self.idle_receivers.is_empty();
+        // News rings the doorbell.
+        quiet && !self.ear.as_ref().is_some_and(|ear| ear.has_news()) && (!self.lane.wakes() || self.lane.may_wait())
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.lane.wait_fd()
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), TransportError> {
+        self.part()?;
+        self.parted = true;
+        Ok(())
+    }
+}
+
+impl Drop for OfiEndpoint {
+    fn drop(&mut self) {
+        // Peers cannot reach any memory from here on, whatever becomes of the rest.
+        self.windows.clear();
+        self.links.clear();
+        match Rc::get_mut(&mut self.lane).filter(|_| self.parted) {
+            // In this order: what was posted has its buffers until the endpoint is closed, and the domain goes last.
+            Some(lane) => {
+                lane.close();
+                self.sources.clear();
+                self.slots.close_regions();
+            }
+            // It dies: peers still talk to it, and operations may be on their way. Providers have been seen to crash when such an
+            // endpoint is closed (rxm over verbs); the process will end anyway.
+            None => {
+                self.slots.leak();
+                #[expect(clippy::mem_forget, reason = "the device may still use what it has")]
+                std::mem::forget((self.lane.clone(), std::mem::take(&mut self.sources)));
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! libfabric: one-sided access to peers' memory on verbs, Slingshot, EFA, Omni-Path, and whatever else it has a provider for.
+//!
+//! The library is opened when the program runs; without it there is no such transport, and nothing else is different. Knows nothing
+//! of what messages mean, nor of what launched the job. Read [`wire`] for the form of what is sent, [`fi`] for what is asked of libfabric,
+//! [`endpoint`] for one PE, [`rma`] for puts and gets, [`close`] for the end.
+//!
+//! # One path for all providers
+//! Each PE has a domain of its own with an endpoint for reliable datagrams, opened at wire-up, so that its address can be told, and used
+//! only on the PE's thread. Providers differ in what they ask (`FI_MR_*`) and promise (`FI_ORDER_*`, a descriptor to wait on); this
+//! backend takes whatever they answer, and asks for nothing that one of them lacks. Messages are short, and numbered: some
+//! providers complete them out of order. What is longer goes by the port's rendezvous, as a put into the memory where it shall
+//! stay.
+//!
+//! # Death
+//! Such endpoints say nothing when a peer is gone. [`liveness`](crate::liveness) does; and a send that fails says so too. Either ends
+//! the pair for good, for what was on its way is lost.
+
+mod close;
+mod endpoint;
+mod fi;
+mod link;
+mod memory;
+mod provider;
+mod rma;
+mod slots;
+mod wire;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+pub use provider::{Found, find};
+
+use self::endpoint::{OfiEndpoint, Parts};
+use self::fi::Lane;
+use self::slots::{BODY, SLOTS};
+use self::wire::Sealer;
+use crate::auth::Secret;
+use crate::liveness::Watch;
+use crate::memory::pool::{Arena, Pool, fresh_tags};
+use crate::memory::segment::{Segment, arena_bytes};
+use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Layout, Pe, TransportError};
+
+/// What all endpoints of a process share.
+#[derive(Debug)]
+struct Shared {
+    layout: Arc<Layout>,
+    pes: u32,
+    sealer: Sealer,
+    /// What each process published.
+    addresses: OnceLock<Vec<Vec<u8>>>,
+}
+
+impl Shared {
+    fn address_of(&self, pe: Pe) -> Option<&[u8]> {
+        let process = self.layout.process_of(pe);
+        let published = self.addresses.get()?.get(process as usize)?;
+        let (_, addresses) = split(published)?;
+        let mut addresses = addresses;
+        for _ in self.layout.pes_of(process).start..pe.0 {
+            addresses = split(addresses)?.1;
+        }
+        split(addresses).map(|(address, _)| address)
+    }
+}
+
+/// Bytes that begin with their length, and what follows them.
+fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<2>()?;
+    rest.split_at_checked(u16::from_le_bytes(*len).into())
+}
+
+fn append(to: &mut Vec<u8>, bytes: &[u8]) {
+    let len = u16::try_from(bytes.len()).expect("addresses and names are short");
+    to.extend_from_slice(&len.to_le_bytes());
+    to.extend_from_slice(bytes);
+}
+
+/// The process-wide half: a lane for each PE, and the addresses of all.
+#[derive(Debug)]
+pub struct OfiFabric {
+    caps: Caps,
+    shared: Arc<Shared>,
+    lanes: Mutex<HashMap<Pe, Lane>>,
+    published: Vec<u8>,
+    provider: String,
+    watch: Option<Arc<dyn Watch>>,
+}
+
+impl OfiFabric {
+    /// Opens a lane for each PE of `process`, of the best of what was `found` that can be opened. `watch` tells of processes that are gone.
+    ///
+    /// # Errors
+    /// [`TransportError::Config`] with what was tried, if nothing can be opened; [`TransportError::Resource`] if memory cannot be
+    /// registered.
+    pub fn open(
+        found: &Found,
+        layout: &Arc<Layout>,
+        process: u32,
+        secret: &Secret,
+        watch: Option<Arc<dyn Watch>>,
+    ) -> Result<Self, TransportError> {
+        let mut tried = Vec::new();
+        for info in &found.infos {
+            let lanes = layout.pes_of(process).map(|pe| Lane::open(info, SLOTS + 64).map(|lane| (Pe(pe), lane)));
+            match lanes.collect::<Result<Vec<_>, _>>() {
+                Ok(lanes) => return Self::over(lanes, layout, secret, watch),
+                Err((call, error)) => {
+                    let why = info.library().describe(error.0);
+                    tried.push(format!("{} ({}): {call}: {why}", info.provider(), info.domain_name()));
+                }
+            }
+        }
+        Err(TransportError::Config(format!("libfabric cannot be used: {}", tried.join("; "))))
+    }
+
+    fn over(
+        lanes: Vec<(Pe, Lane)>,
+        layout: &Arc<Layout>,
+        secret: &Secret,
+        watch: Option<Arc<dyn Watch>>,
+    ) -> Result<Self, TransportError> {
+        let first = &lanes.first().expect("a process has PEs").1;
+        let info = first.info();
+        let provider = info.provider();
+        let device = provider::is_device(&provider);
+        let caps = Caps {
+            name: "ofi",
+            inject_max: BODY,
+            send_max: BODY,
+            put_max: info.ep().max_msg_size.min(1 << 40),
+            ordered: true,
+            handover: false,
+            one_sided: true,
+            wakes: first.wakes(),
+            latency_ns: if device { 2_000 } else { 6_000 },
+            bandwidth_mb_s: if device { 10_000 } else { 2_500 },
+        };
+        let mut published = Vec::new();
+        append(&mut published, provider.as_bytes());
+        for (_, lane) in &lanes {
+            let address = lane.address().map_err(|e| slots::Slots::describe(lane, e, "fi_getname"))?;
+            append(&mut published, &address);
+        }
+        let sealer = Sealer::new(secret);
+        let shared = Shared { layout: layout.clone(), pes: layout.pes(), sealer, addresses: OnceLock::new() };
+        let lanes = Mutex::new(lanes.into_iter().collect());
+        Ok(Self { caps, shared: Arc::new(shared), lanes, published, provider, watch })
+    }
+
+    /// The provider, as libfabric names it.
+    #[must_use]
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    /// Which provider this process has, and the addresses of its PEs, for [`OfiFabric::set_addresses`] of the others. Opaque.
+    #[must_use]
+    pub fn publish(&self) -> Vec<u8> {
+        self.published.clone()
+    }
+
+    /// What each process published, by rank. Called once, before the first endpoint is built; looked at lazily.
+    ///
+    /// # Errors
+    /// [`TransportError::Config`] if the processes have different providers: the first that differs.
+    pub fn set_addresses(&self, addresses: Vec<Vec<u8>>) -> Result<(), TransportError> {
+        for (rank, published) in (0u32..).zip(&addresses) {
+            let theirs = split(published).map_or("none".into(), |(name, _)| String::from_utf8_lossy(name));
+            if theirs != self.provider {
+                let ours = &self.provider;
+                let text = format!("libfabric's providers differ: {ours} here, {theirs} in process {rank}");
+                return Err(TransportError::Config(text));
+            }
+        }
+        let _ = self.shared.addresses.set(addresses);
+        Ok(())
+    }
+}
+
+impl Fabric for OfiFabric {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn builder(&self, pe: Pe) -> Box<dyn EndpointBuilder> {
+        let lane = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(&pe);
+        let lane = lane.expect("a PE of this process, once");
+        let (caps, shared, watch) = (self.caps.clone(), self.shared.clone(), self.watch.clone());
+        Box::new(Builder { pe, caps, shared, lane, watch })
+    }
+}
+
+struct Builder {
+    pe: Pe,
+    caps: Caps,
+    shared: Arc<Shared>,
+    lane: Lane,
+    watch: Option<Arc<dyn Watch>>,
+}
+
+impl EndpointBuilder for Builder {
+    fn build(self: Box<Self>, doorbell: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError> {
+        let Self { pe, caps, shared, lane, watch } = *self;
+        let host = shared.layout.host_of(shared.layout.process_of(pe));
+        let pes = u32::try_from(shared.layout.pes_of_host(host).len()).expect("PEs are counted in 32 bits");
+        let segment = Segment::private(1 << 16, arena_bytes(pes))?;
+        let pool = Pool::new(pe, Arc::new(Arena::new(Arc::new(segment), fresh_tags())));
+        let ear = watch.map(|watch| watch.ear(pe, doorbell));
+        Ok(Box::new(OfiEndpoint::new(Parts { pe, caps, shared, lane, pool, ear })?))
+    }
+}

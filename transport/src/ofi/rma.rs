@@ -1,0 +1,202 @@
+//! Puts and gets.
+//!
+//! # Permission
+//! A provider that meets a key which is closed or wrong refuses; but tcp and verbs do so by cutting the connection. So a put with such
+//! a key shall not be posted:
+//! - a key is sealed by its owner (`wire`): a forged one, or one that claims more than it has, is refused where it is used;
+//! - a *fresh* key, up to and including the first announced put with it, is used at once. Whoever gives a key away keeps its window open
+//!   until then (the port does: its landings are taken back when the announcement has come). If he does not, the device
+//!   still refuses, nothing is touched, and the pair is lost;
+//! - for any other put, and for every get, the peer is asked first, by a message: so who uses a window again learns that it was taken
+//!   back, from somebody who knows.
+//!
+//! Posts to one peer keep their order, also while one of them waits for its answer.
+//!
+//! # Announcements
+//! An announcement is a message behind the put: 32 bits of remote completion data, which are all that a verbs device has, would hold the
+//! immediate and not who put. Where the provider promises that a message does not overtake a put (`FI_ORDER_SAW`), it follows at once; else
+//! once all puts before it are complete, which then means that their bytes are there.
+//! A put without announcement always completes so late: its origin may tell the target by other ways that it is done.
+
+use super::endpoint::OfiEndpoint;
+use super::fi::{Errno, Post};
+use super::link::{Control, Waiting};
+use super::slots::Rma;
+use super::wire::{Kind, Question};
+use crate::memory::RegBuf;
+use crate::{Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError};
+
+/// What providers answer to an access that the peer's device refuses.
+const REFUSALS: [i32; 6] = [libc::EACCES, libc::EPERM, libc::EKEYREJECTED, libc::EREMOTEIO, libc::EINVAL, 266];
+
+impl OfiEndpoint {
+    #[expect(clippy::too_many_arguments, reason = "what a put has")]
+    pub(super) fn access(
+        &mut self,
+        to: Pe,
+        buf: RegBuf,
+        key: &RemoteKey,
+        offset: u64,
+        op: OpId,
+        put: bool,
+        imm: Option<Imm>,
+    ) -> Result<Posted, PostError<RegBuf>> {
+        let len = buf.len() as u64;
+        if buf.len() > self.caps.put_max {
+            return Err(PostError::TooLarge { max: self.caps.put_max, buf });
+        }
+        let inside = offset.checked_add(len).is_some_and(|end| end <= key.len);
+        let Some(window) = self.shared.sealer.open(to, key).filter(|_| inside) else {
+            return Err(PostError::BadKey(buf));
+        };
+        let question = Question { window: window.window, offset, len };
+        if to == self.pe {
+            return self.access_here(buf, question, op, put, imm);
+        }
+        let (index, buf) = self.open_link(to, buf)?;
+        let Some(slot) = self.slots.take_rma() else { return Err(PostError::Busy(buf)) };
+        let region = match self.sources.register(&self.lane, &buf) {
+            Ok(region) => region,
+            Err(error) => {
+                self.slots.free(slot);
+                let error = Box::new(super::memory::no_registration(&self.lane, error, buf.len()));
+                self.ready.push_back(Event::Failed { op, buf: Some(buf), error });
+                return Ok(Posted::Pending);
+            }
+        };
+        let link = &mut self.links[index];
+        let fresh = put && !link.is_spent(window.window);
+        if fresh && imm.is_some() {
+            link.spend(window.window);
+        }
+        let number = u32::try_from(index).expect("links are counted in 32 bits");
+        let rma = Rma { link: number, op, buf, put, number: 0, region };
+        let there = (window.addr.wrapping_add(offset), window.key);
+        let delivered = imm.is_none() || !self.ordered;
+        link.waiting.push_back(Waiting { slot, rma, there, imm, asked: !fresh, delivered });
+        if fresh {
+            self.flush_waiting(index);
+            if self.links[index].has_unsent() {
+                self.list(index);
+            }
+        } else {
+            self.say(index, Control { question: Some(question), ..Control::of(Kind::Ask) });
+        }
+        Ok(Posted::Pending)
+    }
+
+    fn access_here(
+        &mut self,
+        mut buf: RegBuf,
+        question: Question,
+        op: OpId,
+        put: bool,
+        imm: Option<Imm>,
+    ) -> Result<Posted, PostError<RegBuf>> {
+        let Some(memory) = self.windows.memory(question) else { return Err(PostError::BadKey(buf)) };
+        if put {
+            memory.copy_from_slice(&buf);
+            self.ready.extend(imm.map(|imm| Event::PutArrived { from: self.pe, imm }));
+            self.ready.push_back(Event::Sent { op, buf: Some(buf) });
+        } else {
+            buf.copy_from_slice(memory);
+            self.ready.push_back(Event::Got { op, buf });
+        }
+        Ok(Posted::Pending)
+    }
+
+    /// Posts accesses of a link, in order, as far as they are allowed and there is room.
+    pub(super) fn flush_waiting(&mut self, index: usize) {
+        while self.links[index].waiting.front().is_some_and(|waiting| !waiting.asked) {
+            let Some(to) = self.address(index) else { return self.lose(index, "its address cannot be used") };
+            let link = &mut self.links[index];
+            let Some(Waiting { slot, mut rma, there, imm, delivered, .. }) = link.waiting.pop_front() else { return };
+            if rma.buf.is_empty() {
+                self.slots.free(slot);
+                self.ready.push_back(if rma.put {
+                    Event::Sent { op: rma.op, buf: Some(rma.buf) }
+                } else {
+                    Event::Got { op: rma.op, buf: rma.buf }
+                });
+            } else {
+                rma.number = link.puts + u64::from(rma.put);
+                let put = rma.put;
+                match self.slots.access(&self.lane, slot, to, there, delivered, rma) {
+                    Ok(()) if put => _ = self.links[index].count_put(),
+                    Ok(()) => {}
+                    Err((Post::Failed(error), rma)) => {
+                        self.slots.free(slot);
+                        self.access_failed(rma, error);
+                        continue;
+                    }
+                    Err((_, rma)) => {
+                        let waiting = Waiting { slot, rma, there, imm, asked: false, delivered };
+                        return self.links[index].waiting.push_front(waiting);
+                    }
+                }
+            }
+            if let Some(Imm(imm)) = imm {
+                let after = self.links[index].puts;
+                self.say(index, Control { imm, after, ..Control::of(Kind::Announce) });
+            }
+        }
+    }
+
+    /// The peer has answered the oldest question.
+    pub(super) fn answered(&mut self, index: usize, granted: bool) -> Result<(), TransportError> {
+        let link = &mut self.links[index];
+        let pe = link.peer;
+        let Some(at) = link.waiting.iter().position(|waiting| waiting.asked) else {
+            return Err(TransportError::Protocol {
+                from: pe,
+                what: "an answer to nothing",
+                detail: u64::from(granted),
+            });
+        };
+        if granted {
+            link.waiting[at].asked = false;
+        } else if let Some(waiting) = link.waiting.remove(at) {
+            self.slots.free(waiting.slot);
+            let error = Box::new(TransportError::WindowRefused { pe });
+            self.ready.push_back(Event::Failed { op: waiting.rma.op, buf: Some(waiting.rma.buf), error });
+        }
+        self.flush_waiting(index);
+        if self.links[index].has_unsent() {
+            self.list(index);
+        }
+        Ok(())
+    }
+
+    /// An access is done.
+    pub(super) fn access_done(&mut self, rma: Rma) {
+        let Rma { link, op, buf, put, number, .. } = rma;
+        if put {
+            self.ready.push_back(Event::Sent { op, buf: Some(buf) });
+            let index = link as usize;
+            self.links[index].mark_put(number);
+            if !self.links[index].control.is_empty() {
+                self.flush(index);
+            }
+        } else {
+            self.ready.push_back(Event::Got { op, buf });
+        }
+    }
+
+    #[cold]
+    pub(super) fn access_failed(&mut self, rma: Rma, error: Errno) {
+        let Rma { link, op, buf, put, number, .. } = rma;
+        let index = link as usize;
+        let pe = self.links[index].peer;
+        if REFUSALS.contains(&error.0) {
+            if put {
+                self.links[index].mark_put(number);
+            }
+            let error = Box::new(TransportError::WindowRefused { pe });
+            return self.ready.push_back(Event::Failed { op, buf: Some(buf), error });
+        }
+        let why = "its connection broke";
+        let error = Box::new(TransportError::PeerDown { pe, why });
+        self.ready.push_back(Event::Failed { op, buf: Some(buf), error });
+        self.lose(index, why);
+    }
+}

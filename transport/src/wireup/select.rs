@@ -1,0 +1,149 @@
+//! Which backend carries what passes between hosts.
+//!
+//! Unless the user forces one, it is the first of those for devices that every process of the job has, in the same way; else TCP, which is
+//! always there. (libfabric can do without a device too; but then it listens without authentication, so nobody gets that who did not ask for
+//! it.) Whichever it is, TCP's helper runs: it keeps the heartbeats for the others.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use super::{TransportKind, TransportOptions};
+use crate::bootstrap::Bootstrap;
+use crate::ofi::{self, OfiFabric};
+use crate::tcp::TcpFabric;
+use crate::{Fabric, Layout, TransportError};
+
+/// What processes tell each other of one backend: its number in [`number`], and its own bytes.
+type Published = BTreeMap<u8, Vec<u8>>;
+
+fn number(kind: TransportKind) -> u8 {
+    match kind {
+        TransportKind::Local => 0,
+        TransportKind::Shm => 1,
+        TransportKind::Tcp => 2,
+        TransportKind::Ofi => 3,
+        TransportKind::Ucx => 4,
+        TransportKind::Sim => 5,
+    }
+}
+
+/// A backend besides TCP that this process could use.
+struct Candidate {
+    kind: TransportKind,
+    published: Vec<u8>,
+    /// From what all processes published, by rank.
+    join: Box<Join>,
+}
+
+type Join = dyn FnOnce(Vec<Vec<u8>>) -> Result<Arc<dyn Fabric>, TransportError>;
+
+/// The backends between hosts, before the processes have told each other of them.
+pub(super) struct Selection {
+    tcp: Arc<TcpFabric>,
+    candidates: Vec<Candidate>,
+    forced: Option<TransportKind>,
+    /// Why there are no more candidates.
+    why_not: Vec<String>,
+    /// Who tells the user.
+    tells: bool,
+}
+
+impl Selection {
+    /// Opens what could be used.
+    ///
+    /// # Errors
+    /// If TCP cannot be had, or what the user forces.
+    pub(super) fn open(
+        boot: &dyn Bootstrap,
+        layout: &Arc<Layout>,
+        options: &TransportOptions,
+    ) -> Result<Self, TransportError> {
+        let tcp = Arc::new(TcpFabric::open(super::tcp_config(boot, layout, options))?);
+        let mut selection =
+            Self { tcp, candidates: Vec::new(), forced: options.force, why_not: Vec::new(), tells: boot.rank() == 0 };
+        if matches!(options.force, None | Some(TransportKind::Ofi)) {
+            let candidate = selection.ofi(boot, layout, options);
+            selection.consider(candidate)?;
+        }
+        Ok(selection)
+    }
+
+    /// Takes a candidate, or says why there is none; where it is forced, that is an error.
+    fn consider(&mut self, candidate: Result<Candidate, TransportError>) -> Result<(), TransportError> {
+        match candidate {
+            Ok(candidate) => self.candidates.push(candidate),
+            Err(error) if self.forced.is_some() => return Err(error),
+            Err(error) => self.why_not.push(error.to_string()),
+        }
+        Ok(())
+    }
+
+    fn ofi(
+        &self,
+        boot: &dyn Bootstrap,
+        layout: &Arc<Layout>,
+        options: &TransportOptions,
+    ) -> Result<Candidate, TransportError> {
+        let own = if layout.hosts() == 1 { None } else { self.tcp.address() };
+        let own = own.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let forced = self.forced.is_some();
+        let found = ofi::find(layout.pes(), forced, own)?;
+        tracing::info!(found = found.describe(), "libfabric");
+        let fabric = OfiFabric::open(&found, layout, boot.rank(), boot.secret(), Some(self.tcp.clone()))?;
+        if !found.has_device() {
+            let provider = fabric.provider();
+            let text =
+                format!("++transport ofi uses libfabric's {provider}, which takes connections without authentication");
+            if self.tells {
+                options.notices.tell(text);
+            }
+        }
+        let published = fabric.publish();
+        let join = Box::new(move |addresses| {
+            fabric.set_addresses(addresses)?;
+            Ok(Arc::new(fabric) as Arc<dyn Fabric>)
+        });
+        Ok(Candidate { kind: TransportKind::Ofi, published, join })
+    }
+
+    /// What the other processes must know.
+    pub(super) fn publish(&self) -> Vec<u8> {
+        let mut published = Published::from([(number(TransportKind::Tcp), self.tcp.publish())]);
+        published.extend(self.candidates.iter().map(|one| (number(one.kind), one.published.clone())));
+        postcard::to_stdvec(&published).expect("bytes can be written into memory")
+    }
+
+    /// From what all processes published, by rank, the backend that all of them use.
+    ///
+    /// # Errors
+    /// If what the user forces is not to be had everywhere, or a process published nonsense.
+    pub(super) fn join(
+        self,
+        theirs: &[Vec<u8>],
+        options: &TransportOptions,
+    ) -> Result<Arc<dyn Fabric>, TransportError> {
+        let mut all = Vec::new();
+        for (rank, bytes) in theirs.iter().enumerate() {
+            let published: Published = postcard::from_bytes(bytes)
+                .map_err(|_| TransportError::Startup(format!("process {rank} published no addresses")))?;
+            all.push(published);
+        }
+        let of = |kind| -> Vec<Vec<u8>> {
+            all.iter().map(|published| published.get(&number(kind)).cloned().unwrap_or_default()).collect()
+        };
+        self.tcp.set_addresses(of(TransportKind::Tcp));
+        let mut why_not = self.why_not;
+        for candidate in self.candidates {
+            match (candidate.join)(of(candidate.kind)) {
+                Ok(fabric) => return Ok(fabric),
+                Err(error) if self.forced.is_some() => return Err(error),
+                Err(error) => why_not.push(error.to_string()),
+            }
+        }
+        if self.tells && !why_not.is_empty() {
+            options.notices.tell(format!("no fabric: {}; using tcp", why_not.join("; ")));
+        }
+        Ok(self.tcp)
+    }
+}
