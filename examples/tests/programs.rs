@@ -1,5 +1,8 @@
 //! Runs every program as a user does, on several numbers of PEs, and compares what it prints.
 
+#[path = "../../tests/tests/common/mod.rs"]
+mod common;
+
 use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -89,6 +92,19 @@ fn stencil3d_prints_the_serial_checksum_however_the_grid_is_cut() {
     }
     let threads = run(env!("CARGO_BIN_EXE_stencil3d-threads"), &["--size", "32", "--threads", "3"]);
     assert!(threads.status == Some(0) && threads.stdout.contains(checksum), "{}", threads.stdout);
+}
+
+#[test]
+fn stencil3d_prints_the_serial_checksum_over_libfabric() {
+    let launcher = common::charmrun(STENCIL);
+    let line = format!("+p4 ++quiet ++transport ofi {STENCIL} --size 32 --blocks 4,3,2");
+    let args: Vec<_> = line.split(' ').collect();
+    let Ended { status, stdout, stderr } = run(launcher.to_str().expect("a path of text"), &args);
+    if status == Some(78) {
+        return eprintln!("skipped: {stderr}");
+    }
+    assert_eq!((status, &*stderr), (Some(0), ""), "{stdout}");
+    assert!(stdout.contains("checksum: eeaa4a9866fc7d53"), "{stdout}");
 }
 
 #[test]

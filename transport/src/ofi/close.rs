@@ -21,7 +21,8 @@ impl OfiEndpoint {
     /// Delivers what was posted.
     pub(super) fn part(&mut self) -> Result<(), TransportError> {
         self.until("it does not take what it was sent", |link| {
-            !(link.lost || link.waiting.is_empty() && link.deferred.is_none() && link.control.is_empty())
+            let quiet = link.waiting.is_empty() && link.deferred.is_none() && link.control.is_empty();
+            !(link.lost || quiet && link.puts == link.done)
         })?;
         for index in 0..self.links.len() {
             let link = &mut self.links[index];

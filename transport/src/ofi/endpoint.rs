@@ -295,6 +295,9 @@ impl OfiEndpoint {
         }
         let frame = Frame::new(&header, body, &self.slab)?;
         let index = self.link_to(header.from);
+        if self.links[index].lost {
+            return Ok(());
+        }
         let mut next = self.links[index].take(header.number, frame)?;
         while let Some(frame) = next {
             self.deliver(index, frame)?;
@@ -535,11 +538,13 @@ impl Drop for OfiEndpoint {
         // Peers cannot reach any memory from here on, whatever becomes of the rest.
         self.windows.clear();
         self.links.clear();
+        if self.parted {
+            self.sources.clear();
+        }
         match Rc::get_mut(&mut self.lane).filter(|_| self.parted) {
             // In this order: what was posted has its buffers until the endpoint is closed, and the domain goes last.
             Some(lane) => {
                 lane.close();
-                self.sources.clear();
                 self.slots.close_regions();
             }
             // It dies: peers still talk to it, and operations may be on their way. Providers have been seen to crash when such an
