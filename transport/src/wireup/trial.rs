@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use crate::auth::{JobId, Secret};
+use crate::bootstrap::Threads;
 use crate::conformance::{Death, Group, Harness};
 use crate::ofi::{Found, OfiFabric, find};
 use crate::tcp::{TcpConfig, TcpFabric};
+use crate::wireup::{Notices, TransportOptions};
 use crate::{Fabric as _, Layout, Pe, TransportError};
 
 struct Ofi {
@@ -75,3 +77,29 @@ crate::conformance!(tcp, Ofi::new("tcp"));
 crate::conformance!(tcp_rxm, Ofi::new("tcp;ofi_rxm"));
 crate::conformance!(shm, Ofi::new("shm"));
 crate::conformance!(verbs_rxm, Ofi::new("verbs;ofi_rxm"));
+
+#[test]
+fn hosts_meet_over_a_device_that_all_have_or_else_over_tcp_as_one_process_says() {
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let hears = told.clone();
+    let notices = Notices::new(move |text| hears.lock().unwrap().push(text));
+    let options = TransportOptions { notices, ..TransportOptions::default() };
+    let layout = Layout::new(&[1, 1], &[1, 1]);
+    let builders = Threads::open_all(&layout, |process| crate::wireup::open(process, &options));
+    let other = |pe: Pe| Pe(1 - pe.0);
+    let mut names = Vec::new();
+    for mut port in builders.into_iter().flatten().map(|builder| builder.open().unwrap()) {
+        let peer = other(port.pe());
+        names.push(port.endpoint(peer).caps().name);
+    }
+    let told = told.lock().unwrap();
+    if find(2, false, IpAddr::V4(Ipv4Addr::LOCALHOST)).is_ok() {
+        assert_eq!((names, told.len()), (vec!["ofi", "ofi"], 0));
+    } else {
+        assert_eq!(names, ["tcp", "tcp"]);
+        assert!(
+            matches!(&told[..], [text] if text.starts_with("no fabric: ") && text.ends_with("; using tcp")),
+            "{told:?}"
+        );
+    }
+}
