@@ -11,20 +11,17 @@ from __future__ import annotations
 import ast
 import atexit
 import code
+import inspect
 import os
 import sys
 import threading
 from contextlib import suppress
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any, Callable
 
-from . import _engine, functions
-from .threads import Future
+from . import functions, statements
 
-#: So often, in seconds, PE 0 looks whether a line has come: at first, and after a while.
-LOOK_S = (0.001, 0.02)
 HISTORY = "~/.charm4py_history"
-DEFINITIONS = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Console(code.InteractiveConsole):
@@ -33,6 +30,7 @@ class Console(code.InteractiveConsole):
     def __init__(self) -> None:
         # What is typed is the program: its names are found again on other PEs.
         super().__init__(sys.modules["__main__"].__dict__)
+        self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self.is_terminal = sys.stdin.isatty()
         self.source = ""
 
@@ -50,20 +48,12 @@ class Console(code.InteractiveConsole):
 
     def raw_input(self, prompt: str = "") -> str:
         """The next line; what has been printed so far is seen before the prompt."""
-        answer: Future[Any] = Future()
         read: list[Any] = []
-        thread = threading.Thread(target=read_line, args=(prompt if self.is_terminal else "", read), daemon=True)
-        thread.start()
-
-        # The engine knows only its own thread, so it looks.
-        def look(delay: float) -> None:
-            if read:
-                answer.send(read[0])
-            else:
-                _engine.after(delay, lambda: look(min(2 * delay, LOOK_S[1])))
-
-        look(LOOK_S[0])
-        line: str = answer.get()
+        threading.Thread(target=read_line, args=(prompt if self.is_terminal else "", read), daemon=True).start()
+        statements.wait_until(lambda: read)
+        if isinstance(read[0], BaseException):
+            raise read[0]
+        line: str = read[0]
         return line
 
     def runsource(self, source: str, filename: str = "<input>", symbol: str = "single") -> bool:
@@ -72,9 +62,7 @@ class Console(code.InteractiveConsole):
 
     def runcode(self, code: CodeType) -> None:
         try:
-            exec(code, self.locals)
-            # Only what PE 0 has accepted.
-            self.tell_all(self.source)
+            statements.run(lambda: self.execute(code))
         except SystemExit:
             raise
         except BaseException as error:
@@ -83,19 +71,15 @@ class Console(code.InteractiveConsole):
             if story:
                 self.write(f"\nwhere it was raised:\n{story}")
 
-    def tell_all(self, source: str) -> None:
-        """Runs imports and definitions on the other PEs."""
-        from .charm import charm
-
-        settings = charm.options.interactive
-        wanted: list[ast.stmt] = [node for node in ast.parse(source).body if isinstance(node, DEFINITIONS)]
-        if not settings.broadcast_imports:
-            wanted = [node for node in wanted if not isinstance(node, (ast.Import, ast.ImportFrom))]
-        if not wanted or charm.numPes() == 1:
-            return
-        charm.thisProxy._define(ast.unparse(ast.Module(wanted, [])), awaitable=True).get()
-        if settings.verbose > 0:
-            print("charm4py: on every PE now:", "; ".join(ast.unparse(node).partition("\n")[0] for node in wanted))
+    def execute(self, code: CodeType) -> None:
+        if code.co_flags & inspect.CO_COROUTINE:
+            statements.run_awaitable(FunctionType(code, self.locals)())
+        else:
+            exec(code, self.locals)
+        # Only what PE 0 has accepted.
+        wanted = statements.definitions(ast.parse(self.source).body)
+        if wanted:
+            statements.tell_all(ast.unparse(ast.Module(wanted, [])))
 
 
 def read_line(prompt: str, read: list[Any]) -> None:
@@ -104,11 +88,6 @@ def read_line(prompt: str, read: list[Any]) -> None:
         read.append(input(prompt))
     except BaseException as error:
         read.append(error)
-
-
-def define(source: str) -> None:
-    """Runs definitions on another PE than PE 0."""
-    exec(compile(source, "<definitions>", "exec"), sys.modules["__main__"].__dict__)
 
 
 def prompt(args: list[str]) -> None:
@@ -173,10 +152,7 @@ def main() -> None:
     """``python -m charm4py.interactive``: begins with what the package exports, and nothing else."""
     import charm4py
 
-    program = ModuleType("__main__")
-    program.__spec__ = sys.modules["__main__"].__spec__
-    program.__dict__.update({name: getattr(charm4py, name) for name in charm4py.__all__})
-    sys.modules["__main__"] = program
+    statements.begin_program()
     charm4py.charm.start(interactive=True)
 
 

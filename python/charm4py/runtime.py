@@ -49,9 +49,12 @@ class Runtime(Chare):
 
     def _define(self, source: str) -> None:
         if charm().myPe() != 0:  # which has run it already
-            from .interactive import define
+            from .statements import define
 
             define(source)
+
+    def _show(self, stream: str, text: str) -> None:
+        getattr(sys, stream).write(text)
 
     def updateGlobals(self, global_dict: dict[str, Any], module_name: str = "__main__") -> None:
         """Sets global names of a module."""

@@ -119,7 +119,11 @@ class Future(_engine.FutureBase, Generic[T]):
                 raise NotThreadedError("Future.get() waits, which only coroutines can: decorate the method with @coro")
             if timeout is None:
                 self._when_ready(coroutine.resume)
-                Scheduler.greenlet.switch()
+                try:
+                    Scheduler.greenlet.switch()
+                except BaseException:  # an interrupt
+                    self._when_ready(None)
+                    raise
             else:
                 self._wait(coroutine, timeout)
         return self._result()  # type: ignore[no-any-return]

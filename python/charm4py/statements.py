@@ -1,0 +1,169 @@
+"""What is typed, at a prompt or in a notebook: runs it on PE 0, one statement or cell after another, and tells other PEs what it defines.
+
+Each runs in a coroutine of its own, and so may wait. An interrupt (SIGINT) gives it up wherever it is, also where it waits, and nothing
+else that runs on the PE. A second one that comes before the PE could see to the first ends the job.
+"""
+
+from __future__ import annotations
+
+import ast
+import signal
+import sys
+from contextvars import Context
+from types import FrameType, ModuleType
+from typing import Any, Callable, Coroutine, TypeVar
+
+from greenlet import getcurrent
+
+from . import _engine, threads
+
+T = TypeVar("T")
+
+#: So often, in seconds, PE 0 looks whether another thread has something for it: at first, and after a while.
+LOOK_S = (0.001, 0.02)
+DEFINITIONS = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class Statement(threads.Coroutine):
+    """The coroutine of a statement. It ends with it, so that what the statement has waited for in vain wakes nobody later."""
+
+    #: The one that runs.
+    present: Statement | None = None
+    value: Any = None
+    raised: BaseException | None = None
+
+    def run(self, function: Callable[[], Any], done: Callable[[], None]) -> None:  # type: ignore[override]
+        try:
+            self.value = function()
+        except BaseException as error:
+            self.raised = error
+        Statement.present = None
+        _engine.call_soon(done)
+
+
+def run(function: Callable[[], T], context: Context | None = None) -> T:
+    """Runs a statement, in a coroutine that runs one after another; gives what comes of it."""
+    waiting = getcurrent()
+    assert isinstance(waiting, threads.Coroutine)
+    statement = Statement(parent=threads.Scheduler.greenlet)
+    statement.gr_context = context
+    Statement.present = statement
+    _engine.call_soon(lambda: statement.switch(function, waiting.resume))
+    threads.pause("a statement")
+    if statement.raised is not None:
+        raise statement.raised
+    value: T = statement.value
+    return value
+
+
+# Interrupts
+
+
+class Interrupts:
+    """What becomes of SIGINT."""
+
+    #: One has come that the statement has not seen yet.
+    pending = False
+
+    @staticmethod
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        """Called between any two operations of the PE's thread, whatever it does."""
+        statement = Statement.present
+        if statement is None:
+            return
+        if getcurrent() is statement or Interrupts.pending:
+            raise KeyboardInterrupt
+        Interrupts.pending = True
+        _engine.call_soon(lambda: Interrupts.deliver(statement))
+
+    @staticmethod
+    def deliver(statement: Statement) -> None:
+        """Interrupts a statement that waits."""
+        if statement:
+            Interrupts.pending = False
+            statement.throw(KeyboardInterrupt)
+        elif statement.dead:
+            Interrupts.pending = False
+        else:  # it is about to begin
+            _engine.call_soon(lambda: Interrupts.deliver(statement))
+
+
+def take_interrupts() -> None:
+    """From now on an interrupt gives up the statement that runs."""
+    signal.signal(signal.SIGINT, Interrupts.handle)
+
+
+# Waiting
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Waits for something that another thread does. The engine knows only its own thread, so this looks now and then."""
+    delay, most = LOOK_S
+    while not holds():
+        later: threads.Future[None] = threads.Future()
+        _engine.after(delay, later.send)
+        later.get()
+        delay = min(2 * delay, most)
+
+
+def run_awaitable(awaitable: Coroutine[Any, Any, T]) -> T:
+    """Runs what awaits futures, in a coroutine."""
+    coroutine = getcurrent()
+    assert isinstance(coroutine, threads.Coroutine)
+    error: BaseException | None = None
+    while True:
+        try:
+            awaited = awaitable.send(None) if error is None else awaitable.throw(error)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        error = None
+        if not isinstance(awaited, threads.Future):
+            error = TypeError(f"only futures of charm4py can be awaited here, not {awaited!r}")
+            continue
+        awaited._when_ready(coroutine.resume)
+        try:
+            threads.pause("await")
+        except BaseException as interrupt:
+            awaited._when_ready(None)
+            error = interrupt
+
+
+# Definitions
+
+
+def definitions(statements: list[ast.stmt]) -> list[ast.stmt]:
+    """Those that every PE is to have."""
+    from .charm import charm
+
+    if charm.numPes() == 1:
+        return []
+    wanted = [node for node in statements if isinstance(node, DEFINITIONS)]
+    if not charm.options.interactive.broadcast_imports:
+        wanted = [node for node in wanted if not isinstance(node, (ast.Import, ast.ImportFrom))]
+    return list(wanted)
+
+
+def tell_all(source: str) -> None:
+    """Runs definitions on the other PEs; waits for it."""
+    from .charm import charm
+
+    charm.thisProxy._define(source, awaitable=True).get()
+    if charm.options.interactive.verbose > 0:
+        firsts = (ast.unparse(node).partition("\n")[0] for node in ast.parse(source).body)
+        print("charm4py: on every PE now:", "; ".join(firsts))
+
+
+def define(source: str) -> None:
+    """Runs definitions on another PE than PE 0."""
+    exec(compile(source, "<definitions>", "exec"), sys.modules["__main__"].__dict__)
+
+
+def begin_program() -> None:
+    """Makes a ``__main__`` that has what the package exports, and nothing else."""
+    import charm4py
+
+    program = ModuleType("__main__")
+    program.__spec__ = sys.modules["__main__"].__spec__
+    program.__dict__.update({name: getattr(charm4py, name) for name in charm4py.__all__})
+    sys.modules["__main__"] = program
