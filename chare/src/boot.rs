@@ -143,6 +143,10 @@ impl Host for Process {
         self.watch.deadlock(found);
     }
 
+    fn take_interrupt(&self) {
+        self.control.report(Report::TakesInterrupt);
+    }
+
     fn sleep(&self, sleep: &mut dyn FnMut()) {
         match &self.around_sleep {
             Some(around) => around(sleep),

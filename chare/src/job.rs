@@ -149,6 +149,12 @@ impl Job {
         runtime::exit(self.rt, code);
     }
 
+    /// Asks the launcher to send the user's next SIGINT to this process alone, instead of ending the job because of it. For programs with a
+    /// prompt: ask again after each that has been seen to, since another one before that ends the job.
+    pub fn take_interrupt(&self) {
+        self.rt.host.take_interrupt();
+    }
+
     /// Ends the job at once with an error message and status 1.
     pub fn abort(&self, message: &str) {
         self.abort_with(1, message);

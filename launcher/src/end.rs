@@ -9,7 +9,8 @@
 //!
 //! Once there is a cause every process group is killed. A job that hangs is asked first: the process that found out has said what its
 //! own PEs do, and waits; the others say it too, and what they have said after a moment is printed below the cause. A signal from the user is a cause too, but the processes hear
-//! of it first, and are killed if they do not end in time. When all processes are reaped, what they have left
+//! of it first, and are killed if they do not end in time; unless it is a SIGINT and a process has asked for the next one, which is at a
+//! prompt and gives up what it does. When all processes are reaped, what they have left
 //! behind (the launcher is its reaper) is killed, the output drained, and the guardian dismissed.
 
 use std::time::{Duration, Instant};
@@ -82,6 +83,8 @@ pub(crate) struct End {
     ending: Option<Instant>,
     /// The user's signal.
     interrupted: Option<Interrupt>,
+    /// The process that the next SIGINT is for.
+    interruptible: Option<u32>,
     /// The job hangs: who has not said yet what its PEs do, and how long to wait.
     stacks: Option<(Instant, Vec<u32>)>,
     killed: Option<Instant>,
@@ -113,6 +116,7 @@ impl End {
             exit: None,
             ending: None,
             interrupted: None,
+            interruptible: None,
             stacks: None,
             killed: None,
             output_failed: None,
@@ -128,6 +132,11 @@ impl End {
 
     pub(crate) fn a_process_joined(&mut self) {
         self.joined += 1;
+    }
+
+    /// A process takes the next SIGINT.
+    pub(crate) fn interrupt_is_for(&mut self, rank: u32) {
+        self.interruptible = Some(rank);
     }
 
     /// Nothing that happens now is a failure any more.
@@ -244,6 +253,12 @@ impl Job {
     fn on_interrupt(&mut self, number: i32) {
         if self.end.interrupted.is_some() || self.end.stacks.is_some() || self.end.killed.is_some() {
             return self.kill();
+        }
+        // A second one before the process has seen to the first is the job's.
+        let taker = self.end.interruptible.take_if(|_| number == libc::SIGINT && self.end.ending.is_none());
+        if let Some(pid) = taker.and_then(|rank| self.processes[rank as usize].pid) {
+            let _ = kill_process_group(pid, Signal::INT);
+            return;
         }
         let name = match number {
             libc::SIGINT => "SIGINT",

@@ -359,6 +359,7 @@ impl Job {
                 return;
             }
             ToLauncher::Stacks(text) => return self.on_stacks_said(rank, &text),
+            ToLauncher::TakesInterrupt => return self.end.interrupt_is_for(rank),
             ToLauncher::Pong(_) => {
                 process.unanswered = 0;
                 return;

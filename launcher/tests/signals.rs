@@ -53,6 +53,26 @@ fn a_second_ctrl_c_kills_at_once() {
 }
 
 #[test]
+fn a_process_may_take_interrupts_one_by_one_and_one_that_it_does_not_see_to_is_followed_by_the_end() {
+    let mut job = start("+p2 ++ppn 1 PROCESS interruptible");
+    job.ready(2);
+    for come in 1..=3 {
+        job.signal(Signal::INT);
+        assert_eq!(job.line(), format!("interrupt {come}\n"));
+    }
+    job.signal(Signal::INT);
+    job.end().failed(130, "interrupted by SIGINT");
+}
+
+#[test]
+fn other_signals_end_a_job_whose_process_takes_interrupts() {
+    let mut job = start("+p2 ++ppn 1 PROCESS interruptible");
+    job.ready(2);
+    job.signal(Signal::TERM);
+    job.end().failed(143, "interrupted by SIGTERM");
+}
+
+#[test]
 fn a_program_may_end_in_its_own_way_when_asked_to() {
     let mut job = start("+p2 ++ppn 1 PROCESS obeys");
     job.ready(2);

@@ -100,7 +100,11 @@ class Charm:
         spec = sys.modules["__main__"].__spec__
         program = sys.argv if spec is None else ["-m", spec.name, *sys.argv[1:]]
         arguments = [f"+p{pes}", *program]
-        sys.exit(_engine.charmrun(arguments, sys.executable))
+        from charmrun.start import terminal_restored
+
+        with terminal_restored():
+            code = _engine.charmrun(arguments, sys.executable)
+        sys.exit(code)
 
     def _finish(self, code: int) -> NoReturn:
         atexit._run_exitfuncs()

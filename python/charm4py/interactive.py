@@ -3,7 +3,8 @@
     charmrun +p4 ++interactive
 
 The prompt's lines run one after another in a coroutine; another thread reads them, so that the PE goes on meanwhile. Imports and the
-definitions of classes and functions reach every PE before the next line; variables are PE 0's. The end of the input ends the job.
+definitions of classes and functions reach every PE before the next line; variables are PE 0's. An interrupt gives up the statement that
+runs, or the lines that are being typed; the end of the input ends the job.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import code
 import inspect
 import os
 import sys
+import termios
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import CodeType, FunctionType
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 from . import functions, statements
 
 HISTORY = "~/.charm4py_history"
+#: What Ctrl-C types.
+INTERRUPT = "\x03"
 
 
 class Console(code.InteractiveConsole):
@@ -32,6 +36,8 @@ class Console(code.InteractiveConsole):
         super().__init__(sys.modules["__main__"].__dict__)
         self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self.is_terminal = sys.stdin.isatty()
+        #: Whether an interrupt that is typed while a line is read comes with the line.
+        self.reads_interrupts = False
         self.source = ""
 
     def run(self) -> None:
@@ -44,12 +50,24 @@ class Console(code.InteractiveConsole):
                 if more:
                     self.push("")  # what has been begun ends here
                 return
-            more = self.push(line)
+            except KeyboardInterrupt:
+                self.write("\nKeyboardInterrupt\n")
+                self.resetbuffer()
+                more = False
+            else:
+                more = self.push(line)
+
+    def interrupted(self) -> None:
+        """An interrupt has come while no statement runs, and not as a part of a line."""
+        self.resetbuffer()
+        if self.is_terminal:
+            self.write("\nKeyboardInterrupt\n>>> ")
 
     def raw_input(self, prompt: str = "") -> str:
         """The next line; what has been printed so far is seen before the prompt."""
         read: list[Any] = []
-        threading.Thread(target=read_line, args=(prompt if self.is_terminal else "", read), daemon=True).start()
+        arguments = (prompt if self.is_terminal else "", read, self.reads_interrupts)
+        threading.Thread(target=read_line, args=arguments, daemon=True).start()
         statements.wait_until(lambda: read)
         if isinstance(read[0], BaseException):
             raise read[0]
@@ -61,8 +79,18 @@ class Console(code.InteractiveConsole):
         return super().runsource(source, filename, symbol)
 
     def runcode(self, code: CodeType) -> None:
+        statements.run(lambda: self.execute(code))
+
+    def execute(self, code: CodeType) -> None:
         try:
-            statements.run(lambda: self.execute(code))
+            if code.co_flags & inspect.CO_COROUTINE:
+                statements.run_awaitable(FunctionType(code, self.locals)())
+            else:
+                exec(code, self.locals)
+            # Only what PE 0 has accepted.
+            wanted = statements.definitions(ast.parse(self.source).body)
+            if wanted:
+                statements.tell_all(ast.unparse(ast.Module(wanted, [])))
         except SystemExit:
             raise
         except BaseException as error:
@@ -71,23 +99,34 @@ class Console(code.InteractiveConsole):
             if story:
                 self.write(f"\nwhere it was raised:\n{story}")
 
-    def execute(self, code: CodeType) -> None:
-        if code.co_flags & inspect.CO_COROUTINE:
-            statements.run_awaitable(FunctionType(code, self.locals)())
-        else:
-            exec(code, self.locals)
-        # Only what PE 0 has accepted.
-        wanted = statements.definitions(ast.parse(self.source).body)
-        if wanted:
-            statements.tell_all(ast.unparse(ast.Module(wanted, [])))
 
-
-def read_line(prompt: str, read: list[Any]) -> None:
+def read_line(prompt: str, read: list[Any], reads_interrupts: bool) -> None:
     """In a thread: reads a line, or says why there is none."""
     try:
-        read.append(input(prompt))
+        with interrupts_as_text() if reads_interrupts else nullcontext():
+            line = input(prompt)
+        if reads_interrupts and INTERRUPT in line:
+            import readline
+
+            readline.remove_history_item(readline.get_current_history_length() - 1)
+            raise KeyboardInterrupt
+        read.append(line)
     except BaseException as error:
         read.append(error)
+
+
+@contextmanager
+def interrupts_as_text() -> Iterator[None]:
+    """Nothing that is typed at the terminal becomes a signal that interrupts: no signal could end the line that another thread reads."""
+    settings = termios.tcgetattr(0)
+    *others, characters = settings
+    without = list(characters)
+    without[termios.VINTR] = b"\0"
+    termios.tcsetattr(0, termios.TCSADRAIN, [*others, without])
+    try:
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, settings)
 
 
 def prompt(args: list[str]) -> None:
@@ -98,9 +137,10 @@ def prompt(args: list[str]) -> None:
     console = Console()
     if console.is_terminal:
         use_terminal()
-        begin_readline(console.locals)
+        console.reads_interrupts = begin_readline(console.locals)
         if not charm.options.quiet:
             print(f"Python {sys.version.split()[0]} on {charm.numPes()} PEs. Lines may wait; the end of input (Ctrl-D) ends the job.")
+    statements.take_interrupts(console.interrupted)
     console.run()
     charm.exit()
 
@@ -114,13 +154,13 @@ def use_terminal() -> None:
         os.close(terminal)
 
 
-def begin_readline(names: Any) -> None:
-    """Completion, and a history that stays, if there is readline."""
+def begin_readline(names: Any) -> bool:
+    """Completion, and a history that stays, if there is readline. Says whether an interrupt (Ctrl-C) ends a line that it stands in."""
     try:
         import readline
         import rlcompleter
     except ImportError:
-        return
+        return False
     completer = rlcompleter.Completer(names).complete
     readline.set_completer(guarded(completer))
     readline.parse_and_bind("tab: complete")
@@ -129,6 +169,9 @@ def begin_readline(names: Any) -> None:
         readline.read_history_file(history)
     readline.set_history_length(1000)
     atexit.register(write_history, readline, history)
+    # GNU's readline: the next character as it is, and the end of the line.
+    readline.parse_and_bind(r'"\C-c": "\C-v\C-c\C-j"')
+    return "libedit" not in (readline.__doc__ or "")
 
 
 def write_history(readline: Any, path: str) -> None:

@@ -1,14 +1,18 @@
 """What is typed, at a prompt or in a notebook: runs it on PE 0, one statement or cell after another, and tells other PEs what it defines.
 
 Each runs in a coroutine of its own, and so may wait. An interrupt (SIGINT) gives it up wherever it is, also where it waits, and nothing
-else that runs on the PE. A second one that comes before the PE could see to the first ends the job.
+else that runs on the PE. A second one that comes before the PE could see to the first ends the job: the launcher sends each interrupt
+here only if it has been asked to.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import signal
 import sys
+import threading
+import time
 from contextvars import Context
 from types import FrameType, ModuleType
 from typing import Any, Callable, Coroutine, TypeVar
@@ -64,14 +68,21 @@ class Interrupts:
 
     #: One has come that the statement has not seen yet.
     pending = False
+    #: Called if nothing runs that could be given up.
+    idle: Callable[[], None] = staticmethod(lambda: None)
 
     @staticmethod
     def handle(_signal: int, _frame: FrameType | None) -> None:
         """Called between any two operations of the PE's thread, whatever it does."""
         statement = Statement.present
+        if Interrupts.pending:
+            raise KeyboardInterrupt
+        if statement is None or getcurrent() is statement:
+            _engine.take_interrupt()
         if statement is None:
+            Interrupts.idle()
             return
-        if getcurrent() is statement or Interrupts.pending:
+        if getcurrent() is statement:
             raise KeyboardInterrupt
         Interrupts.pending = True
         _engine.call_soon(lambda: Interrupts.deliver(statement))
@@ -79,18 +90,34 @@ class Interrupts:
     @staticmethod
     def deliver(statement: Statement) -> None:
         """Interrupts a statement that waits."""
-        if statement:
-            Interrupts.pending = False
-            statement.throw(KeyboardInterrupt)
-        elif statement.dead:
-            Interrupts.pending = False
-        else:  # it is about to begin
+        if not statement and not statement.dead:  # it is about to begin
             _engine.call_soon(lambda: Interrupts.deliver(statement))
+            return
+        Interrupts.pending = False
+        _engine.take_interrupt()
+        if statement:
+            statement.throw(KeyboardInterrupt)
 
 
-def take_interrupts() -> None:
-    """From now on an interrupt gives up the statement that runs."""
+def take_interrupts(idle: Callable[[], None] = lambda: None) -> None:
+    """From now on an interrupt gives up the statement that runs; ``idle`` is called if none does."""
+    Interrupts.idle = staticmethod(idle)
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    signal.signal(signal.SIGURG, lambda *_: None)
+    threading.Thread(target=rouse, args=(heard, threading.get_ident()), daemon=True).start()
     signal.signal(signal.SIGINT, Interrupts.handle)
+    _engine.take_interrupt()
+
+
+def rouse(heard: int, sleeper: int) -> None:
+    """In a thread: an interrupt that comes when the PE's thread is about to sleep does not keep it from that, so others follow."""
+    while True:
+        if signal.SIGINT in os.read(heard, 64):
+            for _ in range(5):
+                signal.pthread_kill(sleeper, signal.SIGURG)
+                time.sleep(0.01)
 
 
 # Waiting

@@ -245,6 +245,13 @@ pub(crate) fn exit(code: i32) -> PyResult<()> {
     Ok(())
 }
 
+/// The user's next SIGINT is for this process, and does not end the job.
+#[pyfunction]
+pub(crate) fn take_interrupt() -> PyResult<()> {
+    engine()?.job.take_interrupt();
+    Ok(())
+}
+
 /// Ends the job with a message.
 #[pyfunction]
 pub(crate) fn abort(code: u8, text: &str) -> PyResult<()> {

@@ -45,7 +45,7 @@ mod _engine {
     #[pymodule_export]
     use crate::engine::{
         abort, after, array, call_soon, created, exit, group, join, now, place, quiescence, register, run, set_hooks,
-        shape, single,
+        shape, single, take_interrupt,
     };
     #[pymodule_export]
     use crate::future::{FutureBase, RemoteFuture, future_named};

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -130,9 +131,18 @@ class Terminal:
     def expect(self, pattern: str) -> str:
         """Reads up to what matches, and gives what came before it."""
         while (found := re.search(pattern, self.seen)) is None:
-            self.seen += os.read(self.master, 4096).decode()
+            try:
+                self.seen += os.read(self.master, 4096).decode()
+            except OSError:
+                raise AssertionError(f"not printed: {pattern}, but: {self.seen}") from None
         before, self.seen = self.seen[: found.start()], self.seen[found.end() :]
         return before
+
+    def has_printed(self, pattern: str) -> bool:
+        """Reads what is there, and whatever comes in a moment."""
+        while select.select([self.master], [], [], 0.05)[0] and not re.search(pattern, self.seen):
+            self.seen += os.read(self.master, 4096).decode()
+        return re.search(pattern, self.seen) is not None
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
@@ -163,14 +173,77 @@ def test_a_terminal_has_a_prompt_with_completion_and_history(tmp_path: Path) -> 
     assert "[charm.options.pickle_protocol + 37]\ncharm.sleep(0.001)" in (tmp_path / ".charm4py_history").read_text()
 
 
-def test_an_interrupt_at_the_prompt_ends_the_job_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+def test_an_interrupt_at_the_prompt_gives_up_what_is_being_typed(tmp_path: Path) -> None:
     pytest.importorskip("readline")
     terminal = Terminal(tmp_path)
     before = termios.tcgetattr(terminal.master)
     terminal.expect(">>> ")
-    terminal.type("1 +")
-    terminal.expect(r"1 \+")
-    assert termios.tcgetattr(terminal.master) != before
-    terminal.type("\x03")
-    terminal.expect(r"error\[130\]")
+    for lines in (["1 +"], ["def f():", "    return 1"], []):
+        for line in lines[:-1]:
+            terminal.type(line + "\n")
+            terminal.expect(r"\.\.\. ")
+        terminal.type("".join(lines[-1:]))
+        terminal.expect(re.escape("".join(lines[-1:])))
+        assert termios.tcgetattr(terminal.master) != before
+        terminal.type("\x03")
+        terminal.expect("KeyboardInterrupt\r\n>>> ")
+    terminal.type("6 * 7, 'f' in globals()\n")
+    terminal.expect(re.escape("(42, False)"))
+    terminal.expect(">>> ")
+    terminal.type("\x04")
+    assert terminal.end() == (0, before)
+    assert "\x03" not in (tmp_path / ".charm4py_history").read_text()
+
+
+WAITS = ["Future().get()", "await Future()", "charm.sleep(1000)", "exec('while True: pass')", "charm.pool.map(forever, [1])"]
+
+
+@pytest.mark.parametrize("line", WAITS)
+def test_an_interrupt_gives_up_the_statement_and_nothing_else(tmp_path: Path, line: str) -> None:
+    pytest.importorskip("readline")
+    terminal = Terminal(tmp_path)
+    before = termios.tcgetattr(terminal.master)
+    terminal.expect(">>> ")
+    terminal.type("def forever(x): charm.sleep(1000)\n\n")
+    terminal.expect("on every PE now")
+    terminal.expect(">>> ")
+    terminal.type("forever = coro(forever)\n")
+    terminal.expect(">>> ")
+    for _ in range(3):
+        terminal.type(f"print(6 * 7); {line}\n")
+        terminal.expect("42\r\n")
+        terminal.type("\x03")
+        terminal.expect(r"KeyboardInterrupt\r\n(.*\r\n)*>>> ")
+    terminal.type("exit(3)\n")
+    assert terminal.end() == (3, before)
+
+
+def test_a_second_interrupt_while_nothing_reacts_ends_the_job(tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    terminal = Terminal(tmp_path)
+    before = termios.tcgetattr(terminal.master)
+    terminal.expect(">>> ")
+    terminal.type("import signal, time\n")
+    terminal.expect(">>> ")
+    terminal.type("print(6 * 7); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGURG]); time.sleep(1000)\n")
+    terminal.expect("42\r\n")
+    # Two that come at once are one for whom they are sent to.
+    while not terminal.has_printed(r"error\[130\]"):
+        terminal.type("\x03")
     assert terminal.end() == (130, before)
+
+
+def test_interrupts_give_up_statements_of_a_prompt_that_reads_from_a_pipe_too() -> None:
+    command = [sys.executable, *CHARMRUN, "+p2"]
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have had it ignored
+    try:
+        job = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, was)
+    assert job.stdin is not None and job.stdout is not None
+    job.stdin.write("print('begun', flush=True); Future().get()\n")
+    job.stdin.flush()
+    assert job.stdout.readline() == "begun\n"
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate("print('goes on')\n", timeout=WATCHDOG_S)
+    assert (job.returncode, out) == (0, "goes on\n") and "KeyboardInterrupt" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import time
@@ -33,17 +34,25 @@ class Notebook:
         self.manager.start_kernel(env={**os.environ, "IPYTHONDIR": str(prefix / "ipython")})
         self.client = self.manager.client()
         self.client.start_channels()
+        self.connect()
+
+    def connect(self) -> None:
+        """Waits until the kernel answers, on the channel that it publishes on too."""
         self.client.wait_for_ready(timeout=WATCHDOG_S)
+        heard = False
+        while not heard:
+            with suppress(queue.Empty):
+                heard = any(True for _ in self.messages(self.send("0"), 1))
 
     def send(self, code: str, **settings: Any) -> str:
         self.printed = ""
         sent: str = self.client.execute(code, **settings)
         return sent
 
-    def messages(self, sent: str) -> Iterator[dict[str, Any]]:
+    def messages(self, sent: str, timeout_s: float = WATCHDOG_S) -> Iterator[dict[str, Any]]:
         """What the kernel publishes because of a request, until it is idle again."""
         while True:
-            message = self.client.get_iopub_msg(timeout=WATCHDOG_S)
+            message = self.client.get_iopub_msg(timeout=timeout_s)
             if message["parent_header"].get("msg_id") != sent:
                 continue
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
@@ -203,7 +212,7 @@ def test_a_restart_and_the_end_leave_no_process_behind(tmp_path: Path) -> None:
     notebook.cell("kept = 1")
     notebook.manager.restart_kernel()
     await_end(first)
-    notebook.client.wait_for_ready(timeout=WATCHDOG_S)
+    notebook.connect()
     assert "NameError" in notebook.cell("kept")[1]
     second = processes_of(notebook)
     notebook.close()

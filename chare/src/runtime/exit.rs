@@ -60,6 +60,9 @@ pub trait Host {
         let _ = found;
     }
 
+    /// The user's next interrupt is for this process, and does not end the job.
+    fn take_interrupt(&self) {}
+
     /// The PE's thread is about to sleep, and does when `sleep` is called.
     fn sleep(&self, sleep: &mut dyn FnMut()) {
         sleep();

@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use charm4rs_transport::Pe;
@@ -63,6 +64,12 @@ fn main() -> ExitCode {
         }
         "ready" => {
             println!("ready {}", std::process::id());
+            forever();
+        }
+        // Takes an interrupt, and another one when it has seen to the first.
+        "interruptible" if rank == 1 => take_interrupts(&control),
+        "interruptible" => {
+            println!("ready");
             forever();
         }
         // Does not end when asked to.
@@ -130,6 +137,29 @@ fn one(boot: &mut dyn Bootstrap, rank: u32, act: impl FnOnce()) {
         act();
     }
     forever();
+}
+
+/// Sees to two interrupts, and to none of those that come after them.
+fn take_interrupts(control: &Control) -> ! {
+    static COME: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn handle(_: libc::c_int) {
+        COME.fetch_add(1, Ordering::Relaxed);
+    }
+    let handler: extern "C" fn(libc::c_int) = handle;
+    // SAFETY: the handler only counts.
+    unsafe { libc::signal(libc::SIGINT, handler as libc::sighandler_t) };
+    control.report(Report::TakesInterrupt);
+    println!("ready");
+    for come in 1.. {
+        while COME.load(Ordering::Relaxed) < come {
+            std::thread::yield_now();
+        }
+        if come <= 2 {
+            control.report(Report::TakesInterrupt);
+        }
+        println!("interrupt {come}");
+    }
+    unreachable!("interrupts are few")
 }
 
 fn forever() {

@@ -33,6 +33,9 @@ pub enum Report {
     Warning(String),
     /// What this process's PEs do, in answer to [`Order::Stacks`].
     Stacks(String),
+    /// The next SIGINT of the user's is for this process alone, and does not end the job. To be said again when it has been seen to:
+    /// one that comes earlier ends the job.
+    TakesInterrupt,
 }
 
 /// What a process hears.
@@ -102,6 +105,7 @@ impl Control {
                 Report::Abort { code, pe, what } => ToLauncher::Abort { code, pe: pe.map(|pe| pe.0), what },
                 Report::Warning(text) => ToLauncher::Warning(text),
                 Report::Stacks(text) => ToLauncher::Stacks(text),
+                Report::TakesInterrupt => ToLauncher::TakesInterrupt,
             };
             // If the launcher is gone this process ends anyway.
             let _ = channel.send(&packet.encode(), &[]);
@@ -113,7 +117,7 @@ impl Control {
                 to_stderr(&error_line(code, &what, pe, &host_name(), std::process::id()));
             }
             Report::Warning(text) if !self.0.quiet => to_stderr(&format!("charmrun: warning: {text}\n")),
-            Report::Warning(_) | Report::Stacks(_) => {}
+            Report::Warning(_) | Report::Stacks(_) | Report::TakesInterrupt => {}
         }
     }
 

@@ -12,7 +12,7 @@ use crate::Layout;
 use crate::auth::{JobId, Secret};
 
 /// The version of this protocol. A launcher and its processes must have the same.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Longest packet, in bytes.
 pub const PACKET_MAX: usize = 64 << 10;
 /// Most descriptors that the kernel passes with one packet.
@@ -144,6 +144,8 @@ pub enum ToLauncher {
     Pong(u32),
     /// [`super::Report::Stacks`].
     Stacks(String),
+    /// [`super::Report::TakesInterrupt`].
+    TakesInterrupt,
 }
 
 /// What a signal handler can tell: fixed size, so that it needs no memory.
@@ -221,6 +223,7 @@ impl ToLauncher {
             Self::Fault(fault) => return fault.encode().to_vec(),
             Self::Pong(n) => _ = w.kind(10).u32(*n),
             Self::Stacks(text) => w.kind(11).bytes(cut(text).as_bytes()),
+            Self::TakesInterrupt => _ = w.kind(12),
         }
         w.0
     }
@@ -248,6 +251,7 @@ impl ToLauncher {
             }),
             10 => Self::Pong(r.u32()?),
             11 => Self::Stacks(r.text("text", TEXT_MAX)?),
+            12 => Self::TakesInterrupt,
             kind => return Err(WireError::Kind(kind)),
         };
         r.close(message)

@@ -39,6 +39,7 @@ fn to_launcher() -> Vec<ToLauncher> {
         ToLauncher::Exit(-1),
         ToLauncher::Abort { code: 1, pe: None, what: "it broke".into() },
         ToLauncher::Warning("so what".into()),
+        ToLauncher::TakesInterrupt,
         ToLauncher::Fault(Fault { signal: 11, pe: Some(3), address: 0xdead, stack: true }),
         ToLauncher::Pong(9),
         ToLauncher::Stacks("PE 1: idle".into()),
