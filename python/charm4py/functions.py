@@ -1,21 +1,44 @@
-"""Functions as they travel: by name if another PE finds them so, otherwise with their code and what they hold."""
+"""Functions as they travel: by name if another PE finds them so, otherwise with their code and what they hold. Classes too."""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import functools
 import importlib
 import io
 import marshal
+import os
 import pickle
 import sys
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, Callable
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
+
+from . import _engine
 
 #: Modules whose contents other PEs have not got: what functions use of them travels too.
 local_modules: set[str] = set()
+#: Classes of those modules that other PEs have got all the same.
+told: WeakSet[Any] = WeakSet()
+
+#: Classes that have travelled by value, and what names them in the whole job: one that comes back is the one that went.
+class_names: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
+classes: WeakValueDictionary[bytes, type] = WeakValueDictionary()
+#: Those that have been made and not been filled yet.
+empty: WeakSet[type] = WeakSet()
+
+#: What is in a class without having been put there by the program, or has to be there from the beginning.
+NOT_FILLED = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "_abc_impl"})
+#: Objects of dataclasses that are known by their identity.
+MARK_NAMES = ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY", "_EMPTY_METADATA", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR")
+MARKS = {id(getattr(dataclasses, name)): name for name in MARK_NAMES if hasattr(dataclasses, name)}
+#: A flag of classes that are made while the program runs.
+HEAP_TYPE = 1 << 9
 
 
-def dumps(function: Callable[..., Any]) -> bytes:
-    """A function, or anything else that can be called, as bytes."""
+def dumps(function: Any) -> bytes:
+    """A function, or anything else, as bytes."""
     try:
         buffer = io.BytesIO()
         Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(function)
@@ -27,30 +50,55 @@ def dumps(function: Callable[..., Any]) -> bytes:
 loads: Callable[[bytes], Callable[..., Any]] = pickle.loads
 
 
+def as_they_travel(arguments: list[tuple[Any, ...]]) -> Any:
+    """Arguments of tasks: where classes are found by names that only this PE knows, whatever may be of such a class travels by value."""
+    if not local_modules or all(is_plain(argument) for each in arguments for argument in each):
+        return arguments
+    return len(arguments), dumps(arguments)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is surely of no such class, nor anything in it."""
+    kind = type(value)
+    if kind.__module__ == "numpy":
+        return not getattr(getattr(value, "dtype", None), "hasobject", True)
+    return kind in (int, float, complex, bool, str, bytes, bytearray, type(None))
+
+
 class Pickler(pickle.Pickler):
-    """Pickles functions that have no name elsewhere by value: lambdas, closures, and those that another function defines."""
+    """Pickles functions that have no name elsewhere by value: lambdas, closures, and those that another function defines; and classes."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, ModuleType):
             return importlib.import_module, (obj.__name__,)
-        if not isinstance(obj, FunctionType) or is_found_by_name(obj):
+        if isinstance(obj, type):
+            return NotImplemented if is_found_by_name(obj) or not obj.__flags__ & HEAP_TYPE else class_by_value(obj)
+        if not isinstance(obj, FunctionType):
+            return part_of_class(obj)
+        if is_found_by_name(obj):
             return NotImplemented
         made = (marshal.dumps(obj.__code__), obj.__module__, obj.__name__, len(obj.__closure__ or ()))
         # What it holds comes after it: it may hold itself.
         return make, made, contents(obj), None, None, fill
 
 
-def is_found_by_name(function: FunctionType) -> bool:
-    """Whether a function is what its module has under its name, and other PEs have that module."""
+def is_found_by_name(function: FunctionType | type) -> bool:
+    """Whether a function or class is what its module has under its name, and other PEs have that module."""
+    return is_in_module(function) and (function.__module__ not in local_modules or function in told)
+
+
+def is_in_module(function: FunctionType | type) -> bool:
+    """Whether it is what its module has under its name."""
     found: Any = sys.modules.get(function.__module__)
     for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
-    return found is function and function.__module__ not in local_modules
+    return found is function
 
 
 def contents(function: FunctionType) -> dict[str, Any]:
     """What is in a function beside its code."""
-    used = names(function.__code__) if function.__module__ in local_modules else set()
+    own = function.__module__ in local_modules or function.__module__ not in sys.modules
+    used = names(function.__code__) if own else set()
     package = sys.modules[__package__].__dict__
     return {
         "defaults": function.__defaults__,
@@ -95,3 +143,75 @@ def fill(function: FunctionType, state: dict[str, Any]) -> None:
         cell.cell_contents = value
     if function.__module__ not in local_modules:
         function.__globals__.update(state["globals"])
+
+
+# Classes
+
+
+def class_by_value(cls: type) -> Any:
+    """How a class is made again: an empty one first, since what is in it may hold it."""
+    if issubclass(cls, enum.Enum):
+        raise TypeError(f"{cls.__qualname__} is an enumeration, which other PEs know only by name: define it in a module")
+    if issubclass(cls, _engine.ChareBase):
+        if is_in_module(cls):
+            return NotImplemented
+        raise TypeError(f"{cls.__qualname__} is a class of chares, which other PEs know only by name: define it in a module")
+    if cls not in class_names:
+        name_class(cls, os.urandom(16))
+    first = {name: cls.__dict__[name] for name in ("__module__", "__slots__") if name in cls.__dict__}
+    first["__qualname__"] = cls.__qualname__
+    slots = slots_of(cls)
+    later = {name: value for name, value in cls.__dict__.items() if name not in NOT_FILLED and name not in slots}
+    made = (class_names[cls], type(cls), cls.__name__, cls.__bases__, first)
+    return make_class, made, later, None, None, fill_class
+
+
+def slots_of(cls: type) -> tuple[str, ...]:
+    slots = cls.__dict__.get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def name_class(cls: type, name: bytes) -> None:
+    class_names[cls] = name
+    classes[name] = cls
+
+
+def make_class(name: bytes, kind: type, title: str, bases: tuple[type, ...], first: dict[str, Any]) -> type:
+    """A class that is still empty, or the one of that name."""
+    cls = classes.get(name)
+    if cls is None:
+        cls = kind(title, bases, dict(first))
+        name_class(cls, name)
+        empty.add(cls)
+    return cls
+
+
+def fill_class(cls: type, later: dict[str, Any]) -> None:
+    """Puts in what it holds, if it is a new one."""
+    if cls not in empty:
+        return
+    empty.discard(cls)
+    for name, value in later.items():
+        setattr(cls, name, value)
+        if hasattr(type(value), "__set_name__"):
+            value.__set_name__(cls, name)
+
+
+def part_of_class(obj: Any) -> Any:
+    """How what is found in classes, and cannot be pickled, is made again."""
+    if isinstance(obj, (staticmethod, classmethod)):
+        return type(obj), (obj.__func__,)
+    if type(obj) is property:
+        return property, (obj.fget, obj.fset, obj.fdel, obj.__doc__)
+    if type(obj) is functools.cached_property:
+        return functools.cached_property, (obj.func,)
+    if id(obj) in MARKS:
+        return getattr, (dataclasses, MARKS[id(obj)])
+    if isinstance(obj, MappingProxyType):
+        return read_only, (dict(obj),)
+    return NotImplemented
+
+
+def read_only(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    """A mapping proxy, whose class has no name to be found by."""
+    return MappingProxyType(values)

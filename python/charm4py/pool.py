@@ -135,8 +135,12 @@ class Job:
     def send(self, pe: int, first: int, count: int) -> None:
         which, args = zip(*self.items[first : first + count])
         used = {number: self.functions[number] for number in set(which)}
+        portion = (this_pe(), self.number, first, used, which if len(used) > 1 else which[0])
         try:
-            runtime()[pe]._pool_work(this_pe(), self.number, first, used, which if len(used) > 1 else which[0], list(args))
+            try:
+                runtime()[pe]._pool_work(*portion, functions.as_they_travel(list(args)))
+            except Exception as error:
+                runtime()[pe]._pool_work(*portion, by_value(list(args), error))
         except Exception as error:
             # Some argument cannot be sent: that is an error of its task, and only of that.
             if count > 1:
@@ -166,6 +170,20 @@ class Job:
             del jobs[self.number]
         else:
             self.give(pe)
+
+
+def by_value(values: list[Any], error: Exception) -> tuple[int, bytes]:
+    """Values that could not be sent because of ``error``: perhaps they are of classes that other PEs do not have."""
+    try:
+        return len(values), functions.dumps(values)
+    except Exception:
+        raise error from None
+
+
+def received(values: Any) -> list[Any]:
+    """Values, however they have been sent."""
+    unpacked: list[Any] = pickle.loads(values[1]) if isinstance(values, tuple) else values
+    return unpacked
 
 
 #: The jobs of which this PE is the master.
@@ -216,7 +234,7 @@ def all_in_one(future: Future[Any], count: int) -> Callable[[int, list[Any]], bo
         result[first : first + len(values)] = values
         missing -= len(values)
         if missing == 0:
-            future.send(result)
+            settle(future, result)
         return True
 
     return take
@@ -225,10 +243,18 @@ def all_in_one(future: Future[Any], count: int) -> Callable[[int, list[Any]], bo
 def each_its_own(futures: list[Future[Any]]) -> Callable[[int, list[Any]], bool]:
     def take(first: int, values: list[Any]) -> bool:
         for at, value in enumerate(values, first):
-            futures[at].send(value.error() if isinstance(value, Failure) else value)
+            if isinstance(value, Failure):
+                futures[at].send(value.error())
+            else:
+                settle(futures[at], value)
         return True
 
     return take
+
+
+def settle(future: Future[Any], value: Any) -> None:
+    """Gives a future of this PE a value that has been copied already."""
+    _engine.call_soon(lambda: future._settle(value))
 
 
 class Failure:
@@ -241,10 +267,11 @@ class Failure:
         return errors.unpack(self.packed)
 
 
-def done(pe: int, number: int, first: int, values: list[Any], failed: dict[int, Any], seconds: float) -> None:
+def done(pe: int, number: int, first: int, sent: Any, failed: dict[int, Any], seconds: float) -> None:
     """A worker has done a portion; called on the master's PE."""
     job = jobs.get(number)
     if job is not None:  # otherwise it has failed before
+        values = received(sent)
         for at, packed in failed.items():
             values[at] = Failure(packed)
         job.done(pe, first, values, seconds)
@@ -287,18 +314,20 @@ class Portion:
 
     def send(self) -> None:
         """Sends the results to the master."""
-        master, result = runtime()[self.master], (self.number, self.first)
         try:
-            master._pool_done(this_pe(), *result, self.values, self.failed, self.seconds)
-        except Exception:
+            self.post(self.values)
+        except Exception as error:
             # Something among the values cannot be sent: it is an error of its task, and only of that.
             for at, value in enumerate(self.values):
                 try:
-                    pickle.dumps(value)
-                except Exception as error:
+                    functions.dumps(value)
+                except Exception as reason:
                     self.values[at] = None
-                    self.failed[at] = errors.pack(TypeError(f"a task's value cannot be sent: {error}"))
-            master._pool_done(this_pe(), *result, self.values, self.failed, self.seconds)
+                    self.failed[at] = errors.pack(TypeError(f"a task's value cannot be sent: {reason}"))
+            self.post(by_value(self.values, error))
+
+    def post(self, values: Any) -> None:
+        runtime()[self.master]._pool_done(this_pe(), self.number, self.first, values, self.failed, self.seconds)
 
 
 class Outcome:
@@ -372,14 +401,15 @@ class Worker:
 worker = Worker()
 
 
-def work(master: int, number: int, first: int, funcs: dict[int, bytes], which: Any, args: list[tuple[Any, ...]]) -> None:
+def work(master: int, number: int, first: int, funcs: dict[int, bytes], which: Any, sent: Any) -> None:
     """A portion for this PE's worker. ``which`` function is for each, or for all of them."""
     try:
         loaded = {n: functions.loads(function) for n, function in funcs.items()}
+        args = received(sent)
     except Exception as error:
         failure = errors.pack(error)
-        failed = {at: failure for at in range(len(args))}
-        runtime()[master]._pool_done(this_pe(), number, first, [None] * len(args), failed, 0.0)
+        count = sent[0] if isinstance(sent, tuple) else len(sent)
+        runtime()[master]._pool_done(this_pe(), number, first, [None] * count, dict.fromkeys(range(count), failure), 0.0)
         return
     each = itertools.repeat(which) if isinstance(which, int) else which
     worker.add(Portion(master, number, first, [(loaded[n], a) for n, a in zip(each, args)]))

@@ -19,7 +19,7 @@ from typing import Any, Callable, Coroutine, TypeVar
 
 from greenlet import getcurrent
 
-from . import _engine, threads
+from . import _engine, functions, threads
 
 T = TypeVar("T")
 
@@ -176,6 +176,10 @@ def tell_all(source: str) -> None:
     from .charm import charm
 
     charm.thisProxy._define(source, awaitable=True).get()
+    for node in ast.parse(source).body:
+        known = sys.modules["__main__"].__dict__.get(node.name) if isinstance(node, ast.ClassDef) else None
+        if isinstance(known, type):
+            functions.told.add(known)
     if charm.options.interactive.verbose > 0:
         firsts = (ast.unparse(node).partition("\n")[0] for node in ast.parse(source).body)
         print("charm4py: on every PE now:", "; ".join(firsts))

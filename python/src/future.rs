@@ -139,6 +139,12 @@ impl FutureBase {
         Ok(())
     }
 
+    /// Gives it a value of this PE's as it stands. To be called where no coroutine runs: whoever waits goes on at once.
+    fn _settle(slf: &Bound<'_, Self>, value: Py<PyAny>) -> PyResult<()> {
+        let name = name_of(slf)?;
+        engine()?.futures.settle(slf.py(), name.number, Arrived::Value(value))
+    }
+
     #[pyo3(signature = (value = None))]
     fn __call__(slf: &Bound<'_, Self>, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         Self::send(slf, value)

@@ -70,6 +70,33 @@ def test_lines_may_wait_and_definitions_reach_every_pe(command: list[str], pes: 
     ]
 
 
+@pytest.mark.parametrize("pes", [1, 3])
+def test_classes_of_the_prompt_travel_with_tasks(pes: int) -> None:
+    ended = typed(
+        """
+        charm.options.interactive.verbose = 0
+        import collections
+        Name = collections.namedtuple("Name", "first last")
+        factor = 3
+        class Told:
+            def __init__(self, x): self.x = x
+
+        class Cell(Chare):
+            def pe(self): return charm.myPe()
+
+        Made = type("Made", (Told,), {"times": lambda self: self.x * factor})
+        charm.pool.map(lambda x: Name(x, 1), [1, 2])
+        [type(value) is Told for value in charm.pool.map(Told, [1, 2])], [type(value) is Made for value in charm.pool.map(Made, [1])]
+        charm.pool.map(lambda x: Made(x).times(), [1, 2])
+        charm.pool.map(lambda made: made.times(), [Made(5)])
+        charm.pool.map(coro(lambda pe: Chare(Cell, onPE=pe).pe(ret=True).get()), [0])
+        """,
+        pes,
+    )
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == ["[Name(first=1, last=1), Name(first=2, last=1)]", "([True, True], [True])", "[3, 6]", "[15]", "[0]"]
+
+
 def test_an_exception_is_shown_with_where_it_was_raised_and_the_prompt_goes_on() -> None:
     ended = typed(
         """

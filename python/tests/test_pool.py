@@ -98,8 +98,8 @@ def test_an_exception_of_a_task_is_the_callers_and_the_worker_goes_on(run: Run, 
         print(tried(charm.pool.map, late, [7]), tried(charm.pool.Task(inverse, (0,), ret=True).get))
         print([tried(f.get) for f in charm.pool.map_async(inverse, [0, 1, -1], multi_future=True)])
         # What cannot be sent is an error of its own task.
-        print([tried(f.get)[:9] for f in charm.pool.map_async(str, [1, lambda: 0, 2] * 2, 3, multi_future=True)])
-        print([tried(f.get)[:9] for f in charm.pool.map_async(lambda x: x or (lambda: 0), ["a", 0], 2, multi_future=True)])
+        print([tried(f.get)[:9] for f in charm.pool.map_async(str, [1, (_ for _ in ()), 2] * 2, 3, multi_future=True)])
+        print([tried(f.get)[:9] for f in charm.pool.map_async(lambda x: x or (_ for _ in ()), ["a", 0], 2, multi_future=True)])
         print(tried(charm.pool.map, inverse, [1], ncores=9), tried(charm.pool.map, inverse, [1], 0))
         # A variable without a value, as a closure may have: nothing to send.
         print(tried(charm.pool.map, lambda: unset, [()]).endswith("its variable unset has no value yet"))
@@ -176,3 +176,76 @@ def test_a_master_that_works_itself_hears_of_the_others_between_its_tasks(run: R
     charm.start(main)
     """
     check(run(program, 2), "few")
+
+
+CLASSES = """
+import abc, collections, dataclasses, enum, functools
+def main(args):
+    power = 3
+    class Point:
+        "a point"
+        count = 0
+        def __init__(self, x): self.x = x
+        def cube(self): return self.x ** power
+        @classmethod
+        def of(cls, x): return cls(x)
+        @staticmethod
+        def two(): return 2
+        @property
+        def double(self): return 2 * self.x
+        @functools.cached_property
+        def triple(self): return 3 * self.x
+    class Point3(Point):
+        __slots__ = ("z",)
+        def __init__(self, x): super().__init__(x); self.z = x
+        def me(self): return Point3
+    @dataclasses.dataclass
+    class Pair:
+        a: int
+        b: list = dataclasses.field(default_factory=list)
+    Name = collections.namedtuple("Name", "first last")
+    class Shape(abc.ABC):
+        @abc.abstractmethod
+        def area(self): ...
+    class Square(Shape):
+        def __init__(self, a): self.a = a
+        def area(self): return self.a ** 2
+    map_ = charm.pool.map
+    print(map_(lambda x: Point(x).cube(), [1, 2]))
+    print(map_(lambda x: (Point.of(x).double, Point.two(), Point3(x).triple, Point3(x).z, Point3(x).me() is Point3), [1, 2, 3]))
+    points = map_(Point, [1, 2, 3])
+    print([type(p) is Point for p in points], [p.x for p in points], map_(lambda p: p.cube(), points))
+    print(all(type(p) is Point3 for p in map_(lambda p: p, [Point3(i) for i in range(50)])))
+    pairs = map_(lambda p: (dataclasses.replace(p, a=p.a + 1), dataclasses.asdict(p)), [Pair(1), Pair(2, [3])])
+    print(pairs, pairs[0][0] == Pair(2), map_(lambda p: dataclasses.fields(p)[0].name, [Pair(1)]))
+    print(map_(lambda n: n._replace(last="x"), [(Name("a", "b"),)]), map_(lambda n: n.first, [(Name("a", "b"),)]))
+    print(map_(lambda s: s.area(), [Square(3)]), map_(lambda a: isinstance(Square(a), Shape), [1]))
+    def tried(f):
+        try: return f()
+        except Exception as e: return f"{type(e).__name__}: {e}"
+    print(tried(lambda: map_(lambda a: Shape(), [1])))
+    class Hello(Chare): pass
+    print(tried(lambda: map_(lambda a: Hello, [1])))
+    import enum
+    class Color(enum.Enum): RED = 1
+    print(tried(lambda: map_(lambda a: Color, [1])))
+    exit()
+charm.start(main)
+"""
+
+
+@pytest.mark.parametrize("pes", [1, 3])
+def test_classes_that_functions_define_travel_with_tasks_and_are_the_same_when_they_come_back(run: Run, pes: int) -> None:
+    ended = run(CLASSES, pes)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out[:7] == [
+        "[1, 8]",
+        "[(2, 2, 3, 1, True), (4, 2, 6, 2, True), (6, 2, 9, 3, True)]",
+        "[True, True, True] [1, 2, 3] [1, 8, 27]",
+        "True",
+        "[(main.<locals>.Pair(a=2, b=[]), {'a': 1, 'b': []}), (main.<locals>.Pair(a=3, b=[3]), {'a': 2, 'b': [3]})] True ['a']",
+        "[Name(first='a', last='x')] ['a']",
+        "[9] [True]",
+    ]
+    refused = ["abstract class Shape", "Hello is a class of chares", "Color is an enumeration"]
+    assert [text in line for text, line in zip(refused, ended.out[7:])] == [True] * 3
