@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
 from conftest import Run, check
 
 ECHO = """
@@ -182,3 +186,36 @@ def test_a_value_that_cannot_be_sent_is_an_error_of_the_call(run: Run) -> None:
         result the result cannot be sent
         1
         """)
+
+
+def available_gib() -> float:
+    """How much memory the machine has to give."""
+    kib = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    return int(kib[1]) / 2**20 if kib else 0
+
+
+@pytest.mark.parametrize("gib", [2.25, 4.25])
+def test_arrays_larger_than_lengths_of_32_bits_travel_there_and_back(run: Run, gib: float) -> None:
+    if available_gib() < 3 * gib + 1:
+        pytest.skip(f"needs {3 * gib + 1} GiB of memory")
+    program = f"""
+    class There(Chare):
+        def take(self, array):
+            return array.nbytes, array[[0, 2**31, -1]].tolist(), array.dtype.str
+        def give(self, length):
+            return marked(length)
+    def marked(length):
+        array = np.empty(length, np.uint8)
+        array[[0, 2**31, -1]] = 5, 6, 7
+        return array
+    def main(args):
+        length = int({gib} * 2**30)
+        there = Chare(There, onPE=1)
+        print(there.take(marked(length), ret=True).get() == (length, [5, 6, 7], "|u1"))
+        back = there.give(length, ret=True).get()
+        print(back.nbytes == length, back[[0, 2**31, -1]].tolist())
+        exit()
+    charm.start(main)
+    """
+    ended = run(program)
+    assert (ended.code, ended.out) == (0, ["True", "True [5, 6, 7]"]), ended.err
