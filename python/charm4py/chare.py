@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import zlib
-from typing import Any, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 
 from . import _engine, functions, sections, threads
 from .entry_method import row
@@ -115,6 +115,11 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
 
     #: Whether the chare may be migrated.
     migratable = True
+
+    if TYPE_CHECKING:
+
+        # What the metaclass's call gives: proxies.
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
 
     def wait(self, condition: str) -> None:
         """Waits until an expression over ``self`` and the caller's globals and locals holds."""
