@@ -34,7 +34,8 @@ impl Package {
 /// From each crate, the crates of ours that it may name. `*`: whatever is public.
 pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("charm4rs-libfabric-sys", &[]),
-    ("charm4rs-transport", &["charm4rs-libfabric-sys"]),
+    ("charm4rs-ucx-sys", &[]),
+    ("charm4rs-transport", &["charm4rs-libfabric-sys", "charm4rs-ucx-sys"]),
     ("charm4rs-scheduler", &["charm4rs-transport"]),
     ("charm4rs-macros", &[]),
     ("charm4rs", &["charm4rs-transport", "charm4rs-scheduler", "charm4rs-macros"]),
