@@ -128,7 +128,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // By the C library's function, not by a system call: libraries for RDMA watch it, so that they forget what they have registered
+        // of memory that goes away, which may come again as something else.
         // SAFETY: whoever refers into the mapping keeps it alive, so nobody does.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+        let _ = unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
