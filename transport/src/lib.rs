@@ -31,6 +31,7 @@ pub mod shm;
 pub mod sim;
 mod sync;
 pub mod tcp;
+pub mod ucx;
 pub mod wireup;
 
 pub use doorbell::{Doorbell, Waker};

@@ -8,7 +8,7 @@ use proc_macro2::{TokenStream, TokenTree};
 use crate::sources::Source;
 
 /// The modules of the transport that are backends.
-pub(crate) const BACKENDS: &[&str] = &["local", "shm", "tcp", "ofi", "sim"];
+pub(crate) const BACKENDS: &[&str] = &["local", "shm", "tcp", "ofi", "ucx", "sim"];
 
 /// What may name them: where the nearest is picked, where they are opened, where they are tried, and where whole jobs
 /// are simulated.

@@ -1,0 +1,485 @@
+//! One PE's end: what is posted, and the beginning and end of it all. What becomes of it is in [`operations`](super::operations).
+
+use std::collections::{HashMap, VecDeque};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::head::{Head, Kind};
+use super::inbox::Inbox;
+use super::operations::{Operation, Reply, What};
+use super::peer::{Peer, State};
+use super::windows::Windows;
+use super::worker::{Began, Closed, Held, Worker};
+use super::{Shared, Way};
+use crate::liveness::Ear;
+use crate::memory::map::PAGE;
+use crate::memory::pool::{Arena, Pool, fresh_tags};
+use crate::memory::segment::{Segment, arena_bytes};
+use crate::{
+    Caps, Doorbell, Endpoint, EndpointBuilder, Event, Imm, Msg, OpId, Pe, PostError, Posted, RegBuf, RemoteKey,
+    TransportError, Window,
+};
+
+/// The longest message that is written in place.
+pub(super) const INJECT_MAX: usize = 8 << 10;
+/// How long a PE that closes waits for answers while none comes.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an endpoint then waits until its last words have left, while nothing happens; and that if some may never leave.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
+const LOST_PATIENCE: Duration = Duration::from_millis(200);
+/// How long bytes may be on their way into a window that is to be taken back before it is asked whether their sender lives.
+const WINDOW_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What becomes a [`UcxEndpoint`] on the PE's thread.
+#[derive(Debug)]
+pub(super) struct UcxBuilder {
+    pub(super) pe: Pe,
+    pub(super) caps: Caps,
+    pub(super) worker: Closed,
+    pub(super) pass: u64,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl EndpointBuilder for UcxBuilder {
+    fn build(self: Box<Self>, doorbell: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError> {
+        let Self { pe, caps, worker, pass, shared } = *self;
+        let layout = &shared.config.layout;
+        let [a, b, c, d, ..] = crate::auth::random_bytes()?;
+        let inbox = Inbox::new(pass, layout.pes(), u32::from_le_bytes([a, b, c, d]));
+        let worker = worker.open(inbox).map_err(|failure| {
+            TransportError::Config(format!("UCX does not work here: {} failed ({})", failure.call, failure.status))
+        })?;
+        let pes_here = layout.pes_of_host(layout.host_of(shared.config.process));
+        let segment = Arc::new(Segment::private(PAGE, arena_bytes(pes_here.end - pes_here.start))?);
+        let ear = shared.config.watch.as_ref().map(|watch| watch.ear(pe, doorbell));
+        Ok(Box::new(UcxEndpoint {
+            me: pe,
+            caps,
+            worker,
+            shared,
+            peers: Vec::new(),
+            index: HashMap::new(),
+            last: None,
+            operations: Vec::new(),
+            replies: HashMap::new(),
+            next_reply: 0,
+            ready: VecDeque::new(),
+            blocks: Vec::new(),
+            pool: Pool::new(pe, Arc::new(Arena::new(segment, fresh_tags()))),
+            graves: Vec::new(),
+            ear,
+            fatal: None,
+        }))
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct UcxEndpoint {
+    pub(super) me: Pe,
+    pub(super) caps: Caps,
+    pub(super) worker: Worker,
+    pub(super) shared: Arc<Shared>,
+    pub(super) peers: Vec<Peer>,
+    pub(super) index: HashMap<Pe, u32>,
+    /// The peer that was looked for last.
+    pub(super) last: Option<(Pe, u32)>,
+    /// What is on its way, by the worker's numbers.
+    pub(super) operations: Vec<Option<Operation>>,
+    /// Puts and gets that wait for an answer, by their numbers.
+    pub(super) replies: HashMap<u64, Reply>,
+    pub(super) next_reply: u64,
+    pub(super) ready: VecDeque<Event>,
+    /// For messages that are written in place: those that are not on their way.
+    pub(super) blocks: Vec<RegBuf>,
+    pub(super) pool: Pool,
+    /// Memory of windows that were given up while somebody may still write there.
+    graves: Vec<RegBuf>,
+    /// Hears of processes that are gone.
+    pub(super) ear: Option<Box<dyn Ear>>,
+    pub(super) fatal: Option<TransportError>,
+}
+
+impl UcxEndpoint {
+    /// What is known of a PE.
+    #[inline]
+    pub(super) fn peer(&mut self, pe: Pe) -> usize {
+        if let Some((last, index)) = self.last
+            && last == pe
+        {
+            return index as usize;
+        }
+        let peers = &mut self.peers;
+        let index = *self.index.entry(pe).or_insert_with(|| {
+            peers.push(Peer::new(pe));
+            u32::try_from(peers.len() - 1).expect("PEs are counted in 32 bits")
+        });
+        self.last = Some((pe, index));
+        index as usize
+    }
+
+    /// Makes the connection to a peer, if there is none.
+    #[cold]
+    fn connect(&mut self, index: usize) -> bool {
+        let pe = self.peers[index].pe;
+        let config = &self.shared.config;
+        let layout = &config.layout;
+        let near = layout.host_of(layout.process_of(pe)) == layout.host_of(config.process);
+        let addresses = self.shared.addresses.get().expect("wire-up has told all addresses");
+        let address = &addresses[pe.0 as usize].1;
+        let name = u32::try_from(index).expect("PEs are counted in 32 bits");
+        match self.worker.connect(address, name, config.watch_near || !near) {
+            Ok(connection) => {
+                self.peers[index].connection = Some(connection);
+                true
+            }
+            Err(failure) => {
+                // UCX has one answer for both, and says more on standard error.
+                tracing::debug!(%pe, failure.call, words = self.worker.words(failure.status), "connect");
+                self.lose(index, "it is gone, or UCX has no way to it (see UCX_TLS)");
+                false
+            }
+        }
+    }
+
+    /// The peer for a post, if it can take one now.
+    #[inline]
+    fn open_for_post<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
+        let index = self.peer(to);
+        let peer = &self.peers[index];
+        if peer.state == State::Lost {
+            return Err(PostError::PeerDown(to, buf));
+        }
+        if peer.connection.is_none() && peer.state == State::Live && !self.connect(index) {
+            return Err(PostError::PeerDown(to, buf));
+        }
+        if !self.peers[index].has_room(self.shared.config.credit) {
+            return Err(PostError::Busy(buf));
+        }
+        Ok((index, buf))
+    }
+
+    /// As [`Self::open_for_post`]; who has said goodbye answers no more.
+    fn open_for_window<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
+        let (index, buf) = self.open_for_post(to, buf)?;
+        if self.peers[index].state == State::Closed { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
+    }
+
+    /// The head of something for a peer.
+    #[inline]
+    pub(super) fn head(&self, index: usize, kind: Kind, imm: Imm, number: u32, words: [u64; 3]) -> Head {
+        let addresses = self.shared.addresses.get().expect("wire-up has told all addresses");
+        let pass = addresses[self.peers[index].pe.0 as usize].0;
+        Head { pass, from: self.me, imm, number, kind, words }
+    }
+
+    /// Begins an operation. `Err`: the peer is lost, and what was held comes back.
+    #[inline]
+    pub(super) fn begin(&mut self, index: usize, head: &Head, held: Held, what: What) -> Result<Began, Held> {
+        let len = held.len();
+        let Some(connection) = &self.peers[index].connection else { return Err(held) };
+        match self.worker.send(connection, head.encode(), held, self.shared.config.way(len)) {
+            Began::On(slot) => {
+                self.note(slot, Operation { peer: index, len, what });
+                Ok(Began::On(slot))
+            }
+            Began::Done(held) => Ok(Began::Done(held)),
+            Began::Failed(status, held) => {
+                let why = self.worker.words(status);
+                self.lose(index, why);
+                Err(held)
+            }
+        }
+    }
+
+    /// Notes what is on its way.
+    pub(super) fn note(&mut self, slot: u32, operation: Operation) {
+        let peer = &mut self.peers[operation.peer];
+        peer.operations += 1;
+        peer.bytes += operation.len;
+        let slot = slot as usize;
+        if self.operations.len() <= slot {
+            self.operations.resize_with(slot + 1, || None);
+        }
+        self.operations[slot] = Some(operation);
+    }
+
+    /// A message of the endpoint's own.
+    pub(super) fn control(&mut self, index: usize, kind: Kind, number: u32, words: [u64; 3]) {
+        if self.peers[index].state == State::Lost || self.peers[index].connection.is_none() && !self.connect(index) {
+            return;
+        }
+        let head = self.head(index, kind, Imm(0), number, words);
+        // If the peer is lost, it was noted.
+        let _ = self.begin(index, &head, Held::Nothing, What::Control);
+    }
+
+    /// A new number for what waits for an answer.
+    fn reply(&mut self, reply: Reply) -> u64 {
+        self.next_reply += 1;
+        self.replies.insert(self.next_reply, reply);
+        self.next_reply
+    }
+
+    /// Whether nothing has happened, and nothing is to be looked at.
+    fn is_idle(&mut self) -> bool {
+        self.worker.progress() == 0 && self.worker.is_quiet()
+    }
+
+    fn say_goodbye(&mut self) {
+        for index in 0..self.peers.len() {
+            if self.peers[index].state == State::Live {
+                let number = self.peers[index].next_message;
+                self.peers[index].bye_said = true;
+                self.control(index, Kind::Bye, number, [0; 3]);
+            }
+        }
+    }
+
+    /// Something that changes as long as a close gets on.
+    fn unfinished(&self) -> usize {
+        self.replies.len() + self.peers.iter().map(|peer| peer.operations + usize::from(!peer.is_done())).sum::<usize>()
+    }
+
+    /// A peer that has not taken yet what it was sent.
+    fn awaited(&self) -> Option<Pe> {
+        let asked = |index| self.replies.values().any(|reply| reply.peer == index);
+        let waits = |(index, peer): &(usize, &Peer)| !peer.is_done() || peer.state == State::Live && asked(*index);
+        self.peers.iter().enumerate().find(waits).map(|(_, peer)| peer.pe)
+    }
+
+    fn drain(&mut self) -> Result<(), TransportError> {
+        let (mut left, mut since) = (usize::MAX, Instant::now());
+        while let Some(pe) = self.awaited() {
+            self.round()?;
+            self.ready.clear();
+            let now = self.unfinished();
+            if now != left {
+                (left, since) = (now, Instant::now());
+            } else if since.elapsed() > CLOSE_PATIENCE {
+                return Err(TransportError::PeerDown { pe, why: "it does not take what it was sent" });
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+}
+
+impl Endpoint for UcxEndpoint {
+    fn pe(&self) -> Pe {
+        self.me
+    }
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn alloc(&mut self, len: usize) -> Option<RegBuf> {
+        self.pool.alloc(len).inspect_err(|error| tracing::debug!(%error, len, "pool")).ok()
+    }
+
+    #[inline]
+    fn inject(
+        &mut self,
+        to: Pe,
+        imm: Imm,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [MaybeUninit<u8>]),
+    ) -> Result<(), PostError<()>> {
+        if len > INJECT_MAX {
+            return Err(PostError::TooLarge { max: INJECT_MAX, buf: () });
+        }
+        if to == self.me {
+            let msg = Msg::fill(&self.worker.inbox().slab, len, fill);
+            self.ready.push_back(Event::Recv { from: to, imm, msg });
+            return Ok(());
+        }
+        let (index, ()) = self.open_for_post(to, ())?;
+        if self.peers[index].state == State::Closed {
+            return Ok(());
+        }
+        let mut block = self.blocks.pop().unwrap_or_else(|| RegBuf::heap(INJECT_MAX));
+        block.set_len(len);
+        block.fill_with(fill);
+        let head = self.head(index, Kind::Message, imm, self.peers[index].next_message, [0; 3]);
+        match self.begin(index, &head, Held::Buf(block), What::Inject) {
+            Ok(began) => {
+                self.peers[index].next_message = head.number.wrapping_add(1);
+                if let Began::Done(Held::Buf(block)) = began {
+                    self.blocks.push(block);
+                }
+                Ok(())
+            }
+            // It was filled, so it counts as sent; that the peer is lost is reported.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn send(&mut self, to: Pe, imm: Imm, buf: RegBuf, op: OpId) -> Result<Posted, PostError<RegBuf>> {
+        if to == self.me {
+            self.ready.push_back(Event::Recv { from: to, imm, msg: Msg::from(buf) });
+            return Ok(Posted::Done);
+        }
+        let (index, buf) = self.open_for_post(to, buf)?;
+        if self.peers[index].state == State::Closed {
+            return Ok(Posted::Done);
+        }
+        let mut words = [0; 3];
+        if self.shared.config.way(buf.len()) != Way::Eager {
+            self.next_reply += 1;
+            words[2] = self.next_reply;
+        }
+        let head = self.head(index, Kind::Message, imm, self.peers[index].next_message, words);
+        match self.begin(index, &head, Held::Buf(buf), What::Send { op, number: words[2], refused: false }) {
+            Ok(began) => {
+                self.peers[index].next_message = head.number.wrapping_add(1);
+                Ok(if matches!(began, Began::On(_)) { Posted::Pending } else { Posted::Done })
+            }
+            Err(held) => Err(PostError::PeerDown(to, held.into_buf())),
+        }
+    }
+
+    fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
+        let (id, key) = self.worker.inbox().windows.add(&buf);
+        Ok(Window { id, key, buf })
+    }
+
+    fn unexpose(&mut self, window: Window) -> RegBuf {
+        let since = Instant::now();
+        while !self.worker.inbox().windows.close(window.id) {
+            if let Err(error) = self.round() {
+                self.fatal.get_or_insert(error);
+            }
+            let lost = self.peers.iter().find(|peer| peer.state == State::Lost).map(|peer| peer.pe);
+            if let Some(pe) = lost.filter(|_| since.elapsed() > WINDOW_PATIENCE) {
+                // Nobody knows that it was this one, so the memory is never used again, and the job ends.
+                self.fatal.get_or_insert(TransportError::PeerDown { pe, why: "it ended while it wrote to this PE" });
+                let stand_in = RegBuf::heap(window.len());
+                self.graves.push(window.buf);
+                return stand_in;
+            }
+            std::thread::yield_now();
+        }
+        self.worker.inbox().windows.remove(window.id);
+        window.buf
+    }
+
+    fn put(
+        &mut self,
+        to: Pe,
+        src: RegBuf,
+        dst: &RemoteKey,
+        offset: u64,
+        imm: Option<Imm>,
+        op: OpId,
+    ) -> Result<Posted, PostError<RegBuf>> {
+        let Some(window) = Windows::number(dst, offset, src.len()) else { return Err(PostError::BadKey(src)) };
+        if to == self.me {
+            if !self.worker.inbox().windows.write(window, offset, &src) {
+                return Err(PostError::BadKey(src));
+            }
+            self.ready.extend(imm.map(|imm| Event::PutArrived { from: to, imm }));
+            self.ready.push_back(Event::Sent { op, buf: Some(src) });
+            return Ok(Posted::Pending);
+        }
+        let (index, src) = self.open_for_window(to, src)?;
+        let number = self.reply(Reply { op, peer: index, is_get: false, buf: None, answer: None });
+        let kind = if imm.is_some() { Kind::Put } else { Kind::QuietPut };
+        let words = [window, offset, number];
+        let head = self.head(index, kind, imm.unwrap_or_default(), self.peers[index].next_put, words);
+        match self.begin(index, &head, Held::Buf(src), What::Put(number)) {
+            Ok(began) => {
+                self.peers[index].next_put = head.number.wrapping_add(1);
+                if let Began::Done(held) = began
+                    && let Some(reply) = self.replies.get_mut(&number)
+                {
+                    reply.buf = Some(held.into_buf());
+                }
+                Ok(Posted::Pending)
+            }
+            Err(held) => {
+                self.replies.remove(&number);
+                Err(PostError::PeerDown(to, held.into_buf()))
+            }
+        }
+    }
+
+    fn get(
+        &mut self,
+        from: Pe,
+        src: &RemoteKey,
+        offset: u64,
+        mut dst: RegBuf,
+        op: OpId,
+    ) -> Result<Posted, PostError<RegBuf>> {
+        let Some(window) = Windows::number(src, offset, dst.len()) else { return Err(PostError::BadKey(dst)) };
+        if from == self.me {
+            if !self.worker.inbox().windows.read(window, offset, &mut dst) {
+                return Err(PostError::BadKey(dst));
+            }
+            self.ready.push_back(Event::Got { op, buf: dst });
+            return Ok(Posted::Pending);
+        }
+        let Ok(len) = u32::try_from(dst.len()) else {
+            return Err(PostError::TooLarge { max: u32::MAX as usize, buf: dst });
+        };
+        let (index, dst) = self.open_for_window(from, dst)?;
+        let number = self.reply(Reply { op, peer: index, is_get: true, buf: Some(dst), answer: None });
+        let head = self.head(index, Kind::Get, Imm(0), len, [window, offset, number]);
+        match self.begin(index, &head, Held::Nothing, What::Control) {
+            Ok(_) => Ok(Posted::Pending),
+            Err(_) => {
+                let buf = self.replies.remove(&number).and_then(|reply| reply.buf);
+                Err(PostError::PeerDown(from, buf.expect("it was put there, and nothing has taken it")))
+            }
+        }
+    }
+
+    fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
+        if self.ready.len() < max {
+            self.round()?;
+        }
+        if let Some(error) = self.fatal.take() {
+            return Err(error);
+        }
+        let n = self.ready.len().min(max);
+        out.extend(self.ready.drain(..n));
+        Ok(n)
+    }
+
+    fn arm(&mut self) -> bool {
+        let news = self.ear.as_ref().is_some_and(|ear| ear.has_news());
+        let quiet = self.ready.is_empty() && self.fatal.is_none() && !news;
+        // Sockets are watched for edges: what is left of an old one would wake nobody. And what a device completes just before it is armed
+        // wakes nobody either, so this looks once more.
+        quiet && self.is_idle() && self.worker.arm() && self.is_idle()
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.worker.fd())
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), TransportError> {
+        self.say_goodbye();
+        self.drain()
+    }
+}
+
+impl Drop for UcxEndpoint {
+    /// Lets its last words leave, if that takes no time. UCX before 1.14 takes it amiss when a connection ends that is being made, so an
+    /// endpoint that was not closed waits, too.
+    fn drop(&mut self) {
+        self.worker.flush();
+        let lost = self.peers.iter().any(|peer| peer.state == State::Lost);
+        let patience = if lost { LOST_PATIENCE } else { FLUSH_PATIENCE };
+        let mut since = Instant::now();
+        while !self.worker.has_flushed() && since.elapsed() < patience {
+            if self.worker.progress() > 0 && !lost {
+                since = Instant::now();
+            }
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What stands before every message: who sends it, and what it is. Knows bytes, no UCX.
+//!
+//! | bytes | |
+//! |---|---|
+//! | 8 | the receiver's *pass*, which only the job's processes know |
+//! | 4 | the sender's PE |
+//! | 4 | the immediate |
+//! | 4 | its number in its sequence |
+//! | 4 | its kind |
+//! | 3 * 8 | words, by kind; not there where all are 0 |
+
+use crate::{Imm, Pe};
+
+/// The longest head.
+pub(super) const HEAD_MAX: usize = SHORT + 24;
+const SHORT: usize = 24;
+
+/// What a message is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// A message of the user's. Words: 0, 0, its operation if it is offered for collection.
+    Message,
+    /// In the sequence of messages: the sender closes.
+    Bye,
+    /// It arrived, with all before it.
+    ByeSeen,
+    /// A message of yours found no memory. Words: 0, 0, its operation.
+    Refused,
+    /// Bytes for a window, to be announced. Words: window, offset, operation.
+    Put,
+    /// Bytes for a window. Words: as above.
+    QuietPut,
+    /// A put is done. Words: 0, 0, operation.
+    PutDone,
+    /// A put or get outside of a window, or to one that was taken back. Words: as above.
+    PutRefused,
+    /// Asks for bytes of a window. Words: window, offset, operation; the length is the number.
+    Get,
+    /// The bytes. Words: 0, 0, operation.
+    Got,
+    /// As `PutRefused`.
+    GetRefused,
+}
+
+const KINDS: [Kind; 11] = [
+    Kind::Message,
+    Kind::Bye,
+    Kind::ByeSeen,
+    Kind::Refused,
+    Kind::Put,
+    Kind::QuietPut,
+    Kind::PutDone,
+    Kind::PutRefused,
+    Kind::Get,
+    Kind::Got,
+    Kind::GetRefused,
+];
+
+/// See the module's text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Head {
+    pub(super) pass: u64,
+    pub(super) from: Pe,
+    pub(super) imm: Imm,
+    pub(super) number: u32,
+    pub(super) kind: Kind,
+    pub(super) words: [u64; 3],
+}
+
+impl Head {
+    /// Its bytes, and how many they are.
+    #[inline]
+    pub(super) fn encode(&self) -> ([u8; HEAD_MAX], usize) {
+        let mut bytes = [0; HEAD_MAX];
+        bytes[..8].copy_from_slice(&self.pass.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.from.0.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.imm.0.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.number.to_le_bytes());
+        bytes[20..24].copy_from_slice(&(self.kind as u32).to_le_bytes());
+        if self.words == [0; 3] {
+            return (bytes, SHORT);
+        }
+        for (at, word) in (SHORT..).step_by(8).zip(self.words) {
+            bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        (bytes, HEAD_MAX)
+    }
+
+    /// From bytes of whatever origin.
+    #[inline]
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let words = match bytes.len() {
+            SHORT => [0; 3],
+            HEAD_MAX => [24, 32, 40].map(|at| long(bytes, at)),
+            _ => return None,
+        };
+        Some(Self {
+            pass: long(bytes, 0),
+            from: Pe(short(bytes, 8)),
+            imm: Imm(short(bytes, 12)),
+            number: short(bytes, 16),
+            kind: *KINDS.get(usize::try_from(short(bytes, 20)).ok()?)?,
+            words,
+        })
+    }
+}
+
+#[inline]
+fn short(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+#[inline]
+fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(kind: Kind, words: [u64; 3]) -> Head {
+        Head { pass: 0x1234_5678_9abc_def0, from: Pe(7), imm: Imm(u32::MAX), number: 0x8000_0001, kind, words }
+    }
+
+    #[test]
+    fn a_head_is_read_as_it_was_written() {
+        for kind in KINDS {
+            for words in [[0; 3], [1, 0, 0], [0, 0, 9], [u64::MAX; 3]] {
+                let (bytes, len) = head(kind, words).encode();
+                assert_eq!(Head::decode(&bytes[..len]), Some(head(kind, words)));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_head_are_none() {
+        let (bytes, _) = head(Kind::Put, [1; 3]).encode();
+        for len in (0..HEAD_MAX).filter(|&len| len != SHORT) {
+            assert_eq!(Head::decode(&bytes[..len]), None, "{len}");
+        }
+        let mut bytes = bytes;
+        for kind in [u32::try_from(KINDS.len()).unwrap(), u32::MAX] {
+            bytes[20..24].copy_from_slice(&kind.to_le_bytes());
+            assert_eq!(Head::decode(&bytes), None, "{kind}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Finds UCX on this machine, once for the process. Knows nothing of what it is used for.
+
+use std::ffi::{CStr, OsString};
+use std::sync::OnceLock;
+
+use charm4rs_ucx_sys::{Ucp, ucs_status_t};
+
+use crate::TransportError;
+
+/// The environment's name for the library, where it is not where libraries are.
+const PLACE: &str = "CHARM4RS_UCX";
+/// Its name otherwise.
+const NAME: &str = "libucp.so.0";
+/// The oldest version that will do.
+pub(super) const OLDEST: (u32, u32) = (1, 13);
+
+/// UCX, opened. It stays open for ever: it has threads and handlers of its own.
+#[derive(Debug)]
+pub(super) struct Library {
+    pub(super) ucp: Ucp,
+    pub(super) found: Found,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The library's version.
+    pub version: String,
+    /// The file that it is.
+    pub path: String,
+}
+
+/// The library.
+///
+/// # Errors
+/// [`TransportError::Config`]: there is none, or it is too old. The text says what was looked for, and where.
+pub(super) fn library() -> Result<&'static Library, TransportError> {
+    static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
+    let opened = LIBRARY.get_or_init(|| open(std::env::var_os(PLACE)));
+    opened.as_ref().map_err(|why| TransportError::Config(why.clone()))
+}
+
+fn open(place: Option<OsString>) -> Result<Library, String> {
+    let name = place.clone().unwrap_or_else(|| NAME.into());
+    let looked = match place {
+        Some(_) => format!("{} (by {PLACE})", name.display()),
+        None => {
+            format!("{NAME} in the system's folders for libraries and those of LD_LIBRARY_PATH ({PLACE} names another)")
+        }
+    };
+    // SAFETY: UCX's initializers may run on any thread; they read the environment, as this function does.
+    let library = unsafe { libloading::Library::new(&name) }
+        .map_err(|error| format!("UCX is not here: looked for {looked}: {}", said(&error)))?;
+    // It would handle crashes by itself, in place of the runtime, which says whose they are.
+    // SAFETY: where it is exported it has this type.
+    if let Ok(quiet) = unsafe { library.get::<unsafe extern "C" fn()>(b"ucs_debug_disable_signals\0") } {
+        // SAFETY: it gives signals back to who had them before the library was opened, and may be called at any time after that.
+        unsafe { quiet() }
+    }
+    // SAFETY: a library of this name has functions of these types from version 1.13 on, and the version is checked before one of
+    // them is called that was there before but took something else.
+    let ucp = unsafe { Ucp::from_library(library) }.map_err(|error| {
+        format!("the UCX that was found lacks what is needed: looked for {looked}: {}", said(&error))
+    })?;
+    let (mut major, mut minor, mut release) = (0, 0, 0);
+    // SAFETY: three places for numbers.
+    unsafe { (ucp.ucp_get_version)(&raw mut major, &raw mut minor, &raw mut release) }
+    let version = format!("{major}.{minor}.{release}");
+    if major != OLDEST.0 || minor < OLDEST.1 {
+        return Err(format!(
+            "UCX {version} was found, {}.{} or a later {0} is needed: looked for {looked}",
+            OLDEST.0, OLDEST.1
+        ));
+    }
+    Ok(Library { ucp, found: Found { version, path: path() } })
+}
+
+/// What the loader says of an error.
+fn said(error: &libloading::Error) -> String {
+    use std::error::Error as _;
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// The file of the library that is loaded.
+fn path() -> String {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let file =
+        maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..])).find(|file| file.contains("/libucp"));
+    file.unwrap_or(NAME).to_owned()
+}
+
+/// UCX's words for a status.
+pub(super) fn words(ucp: &Ucp, status: ucs_status_t) -> &'static str {
+    // SAFETY: it answers every number with a string that lasts; unknown ones are written into a buffer of the library's own, which
+    // is no worse than any other text while it is read.
+    let words = unsafe { CStr::from_ptr((ucp.ucs_status_string)(status)) };
+    words.to_str().unwrap_or("an error without words")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_not_there_is_reported_with_its_name_and_place() {
+        let error = open(Some("/nowhere/libucp.so.0".into())).unwrap_err();
+        assert!(error.contains("looked for /nowhere/libucp.so.0 (by CHARM4RS_UCX)"), "{error}");
+        assert!(error.contains("No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_library_that_is_another_one_is_refused() {
+        let error = open(Some("libc.so.6".into())).unwrap_err();
+        assert!(error.contains("lacks what is needed"), "{error}");
+    }
+}

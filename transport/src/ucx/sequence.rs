@@ -1,0 +1,92 @@
+//! Puts what arrives from one peer into the order in which it was sent. Knows nothing of what that is.
+//!
+//! UCX keeps the order only of what travels alike: a message that is collected, or cut to pieces, is overtaken by short ones.
+
+use std::collections::VecDeque;
+
+/// How far ahead of its turn something may arrive. More than any sender has on its way.
+const AHEAD_MAX: u32 = 1 << 20;
+
+/// What arrived, up to the next that is missing.
+#[derive(Debug)]
+pub(super) struct Sequence<T> {
+    /// The number of the next.
+    next: u32,
+    /// What came ahead of its turn, from `next` on. The first is missing, or all.
+    ahead: VecDeque<Option<T>>,
+}
+
+impl<T> Default for Sequence<T> {
+    fn default() -> Self {
+        Self { next: 0, ahead: VecDeque::new() }
+    }
+}
+
+impl<T> Sequence<T> {
+    /// Takes what has this number, and gives to `deliver` all whose turn has come. `false`: it was here before, or cannot be.
+    #[inline]
+    pub(super) fn take(&mut self, number: u32, item: T, mut deliver: impl FnMut(T)) -> bool {
+        if number == self.next && self.ahead.is_empty() {
+            self.next = self.next.wrapping_add(1);
+            deliver(item);
+            return true;
+        }
+        self.take_ahead(number, item, deliver)
+    }
+
+    #[cold]
+    fn take_ahead(&mut self, number: u32, item: T, mut deliver: impl FnMut(T)) -> bool {
+        let ahead = number.wrapping_sub(self.next);
+        if ahead >= AHEAD_MAX {
+            return false;
+        }
+        let at = ahead as usize;
+        if self.ahead.len() <= at {
+            self.ahead.resize_with(at + 1, || None);
+        }
+        if self.ahead[at].replace(item).is_some() {
+            return false;
+        }
+        while let Some(Some(_)) = self.ahead.front() {
+            self.next = self.next.wrapping_add(1);
+            self.ahead.pop_front().flatten().into_iter().for_each(&mut deliver);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seed::Rng;
+
+    #[test]
+    fn whatever_the_order_of_arrival_the_order_of_delivery_is_that_of_sending() {
+        for seed in 0..50 {
+            let mut rng = Rng::new(seed);
+            let mut sequence = Sequence { next: u32::MAX - 20, ahead: VecDeque::new() };
+            let mut numbers: Vec<u32> = (0..200).collect();
+            for chunk in numbers.chunks_mut(1 + usize::try_from(seed).unwrap()) {
+                rng.shuffle(chunk);
+            }
+            let mut delivered = Vec::new();
+            for number in numbers {
+                assert!(sequence.take((u32::MAX - 20).wrapping_add(number), number, |n| delivered.push(n)));
+            }
+            assert_eq!(delivered, (0..200).collect::<Vec<_>>(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn what_comes_twice_or_from_nowhere_is_refused() {
+        let mut sequence = Sequence::default();
+        let mut delivered = 0;
+        let mut take = |number| sequence.take(number, (), |()| delivered += 1);
+        assert!(take(0) && take(2));
+        for number in [0, 2, u32::MAX, 1 + AHEAD_MAX] {
+            assert!(!take(number), "{number}");
+        }
+        assert!(take(1));
+        assert_eq!(delivered, 3);
+    }
+}
