@@ -5,6 +5,7 @@
 mod select;
 #[cfg(test)]
 mod trial;
+mod ucx;
 
 use std::sync::Arc;
 
@@ -183,7 +184,7 @@ pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<
     let several_here = layout.processes_of(layout.host_of(rank)).len() > 1;
     let (shm, network) = match options.force {
         None => (several_here, layout.hosts() > 1),
-        Some(TransportKind::Tcp | TransportKind::Ofi) => (false, true),
+        Some(TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx) => (false, true),
         Some(TransportKind::Shm) if layout.hosts() == 1 => (true, false),
         Some(kind) => {
             let (processes, hosts) = (layout.processes(), layout.hosts());

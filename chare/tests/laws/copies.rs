@@ -95,7 +95,7 @@ fn ended(end: Result<i32, testing::Failure>, transport: &str) {
 
 #[test]
 fn a_payload_of_the_pool_is_handed_to_another_process_and_one_that_its_sender_keeps_is_copied_once() {
-    for transport in ["shm", "tcp", "ofi"] {
+    for transport in ["shm", "tcp", "ofi", "ucx"] {
         let end = testing::processes(2, transport, |job| async move {
             let keeper = job.group::<Keeper>(()).on(Pe(1));
             assert_eq!(copies(keeper).await, [0, 0]);
@@ -117,7 +117,7 @@ fn a_payload_of_the_pool_is_handed_to_another_process_and_one_that_its_sender_ke
 
 #[test]
 fn a_payload_arrives_in_the_memory_that_a_post_method_names_without_a_copy_from_whatever_memory_it_comes() {
-    for transport in ["shm", "tcp", "ofi"] {
+    for transport in ["shm", "tcp", "ofi", "ucx"] {
         let end = testing::processes(2, transport, move |job| async move {
             let keeper = job.group::<Keeper>(()).on(Pe(1));
             // Also so that it has been made: who is not there cannot be asked.

@@ -11,6 +11,7 @@ mod common;
 mod fabrics;
 mod hangs;
 mod memory;
+mod ucx;
 
 use std::process::Command;
 

@@ -17,10 +17,8 @@ impl Source {
 const LINES: usize = 600;
 
 /// Files that may be longer, each with its reason.
-pub(crate) const LONG: &[(&str, &str)] = &[
-    ("transport/libfabric-sys/src/bindings.rs", "generated"),
-    ("transport/ucx-sys/src/bindings.rs", "generated"),
-];
+pub(crate) const LONG: &[(&str, &str)] =
+    &[("transport/libfabric-sys/src/bindings.rs", "generated"), ("transport/ucx-sys/src/bindings.rs", "generated")];
 
 /// Folders whose files are inputs of tests rather than code of ours: programs that must not compile.
 const INPUTS: &[&str] = &["tests/compile-fail/", "tests/ui/"];

@@ -66,6 +66,10 @@ impl Selection {
             let candidate = selection.ofi(boot, layout, options);
             selection.consider(candidate)?;
         }
+        if options.force == Some(TransportKind::Ucx) {
+            let candidate = selection.ucx(boot, layout, options);
+            selection.consider(candidate)?;
+        }
         Ok(selection)
     }
 
@@ -105,6 +109,21 @@ impl Selection {
             Ok(Arc::new(fabric) as Arc<dyn Fabric>)
         });
         Ok(Candidate { kind: TransportKind::Ofi, published, join })
+    }
+
+    fn ucx(
+        &self,
+        boot: &dyn Bootstrap,
+        layout: &Arc<Layout>,
+        options: &TransportOptions,
+    ) -> Result<Candidate, TransportError> {
+        let fabric = super::ucx::open(layout, boot.rank(), options, self.tcp.clone(), self.tells)?;
+        let published = fabric.publish();
+        let join = Box::new(move |addresses: Vec<Vec<u8>>| {
+            fabric.set_addresses(&addresses)?;
+            Ok(Arc::new(fabric) as Arc<dyn Fabric>)
+        });
+        Ok(Candidate { kind: TransportKind::Ucx, published, join })
     }
 
     /// What the other processes must know.

@@ -1,0 +1,73 @@
+//! Faults of jobs over UCX, and of those that want it where it is not.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::{run, start_with};
+
+/// Whether UCX is here. Says so if it is not.
+fn is_here() -> bool {
+    let found = charm4rs_transport::ucx::find();
+    found.inspect_err(|error| eprintln!("skipped: {error}")).is_ok()
+}
+
+/// Over memory that processes of a host share, and over sockets.
+const WAYS: [(&str, &str); 2] = [("UCX_TLS", "posix,cma,self"), ("UCX_TLS", "tcp,self")];
+
+#[test]
+fn a_job_that_wants_ucx_where_there_is_none_ends_with_78_and_says_what_was_looked_for_and_where() {
+    let ended = start_with("+p2 ++transport ucx - sleep 0", ("CHARM4RS_UCX", "/nowhere/libucp.so.0")).end();
+    ended.failed(78, "UCX is not here: looked for /nowhere/libucp.so.0 (by CHARM4RS_UCX)");
+}
+
+#[test]
+fn a_job_over_ucx_does_what_it_does_elsewhere_and_says_nothing_else() {
+    if is_here() {
+        assert_eq!(run("+p4 ++transport ucx - sleep 1").succeeded().stdout, "slept\n");
+        assert_eq!(run("+p4 ++ppn 2 ++transport ucx - compute 100").succeeded().stdout, "computed\n");
+    }
+}
+
+#[test]
+fn a_job_over_ucx_is_gone_within_a_second_of_any_process_s_death() {
+    for way in WAYS.iter().filter(|_| is_here()) {
+        for victim in [0, 2] {
+            let mut job = start_with("+p3 ++transport ucx - ready", *way);
+            let pids = job.ready(3);
+            let since = Instant::now();
+            kill_process(pids[victim], Signal::KILL).expect("it runs");
+            job.end().failed(137, "was killed by signal 9 (out of memory?)");
+            assert!(since.elapsed() < Duration::from_secs(1), "{way:?}: {:?}", since.elapsed());
+        }
+    }
+}
+
+#[test]
+fn a_stopped_process_of_a_job_over_ucx_is_unresponsive_within_six_seconds() {
+    if !is_here() {
+        return;
+    }
+    let stopped = WAYS.map(|way| {
+        let mut job = start_with("+p2 ++transport ucx - ready", way);
+        let pids = job.ready(2);
+        kill_process(pids[1], Signal::STOP).expect("it runs");
+        (job, Instant::now())
+    });
+    for (job, since) in stopped {
+        let ended = job.end();
+        assert!(since.elapsed() < Duration::from_secs(7), "{:?}", since.elapsed());
+        assert_eq!(ended.code, 69, "{ended:?}");
+        let error = ended.stderr.lines().find(|line| line.starts_with("charmrun: error[69]: "));
+        assert!(error.is_some_and(|line| line.contains("unresponsive")), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_sender_over_ucx_to_a_receiver_that_takes_nothing_holds_no_more_than_its_credit() {
+    if is_here() {
+        let ended = run("+p2 ++transport ucx - flood 1000");
+        let most: u64 = ended.succeeded().stdout.trim().parse().expect("KiB");
+        assert!(most < 200 << 10, "{most} KiB for 300 MB");
+    }
+}
