@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use charm4rs_transport::bootstrap::options::{self, Action, Extent};
 use charm4rs_transport::bootstrap::{error_line, host_name};
+use charm4rs_transport::wireup::survey;
 
 pub use error::{LaunchError, Why};
 
@@ -83,13 +84,7 @@ fn asked_for(action: Action, program: &str) -> Option<String> {
             "{program} [options] PROGRAM [arguments]: runs a program of charm4rs on this host\n\n{}",
             options::help()
         )),
-        Action::Info => {
-            let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-            Some(format!(
-                "charm4rs {version} on {}\ncpus        {cpus}\ntransports  local (threads of a process), shm (processes of a host), tcp\n",
-                host_name()
-            ))
-        }
+        Action::Info => Some(format!("charm4rs {version} on {}\n{}", host_name(), survey::report())),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Knows nothing of what launched the process, nor of what the PEs will do.
 
 mod select;
+pub mod survey;
 #[cfg(test)]
 mod trial;
 mod ucx;
