@@ -14,7 +14,8 @@ fn both(rest: &str) -> Vec<Job> {
 
 #[test]
 fn a_receiver_that_takes_nothing_for_ten_seconds_is_reported_and_its_sender_holds_no_more_than_its_credit() {
-    for job in both("- flood 11500") {
+    // Ten seconds, one that the first 300 MB may take, and some to spare.
+    for job in both("- flood 13500") {
         let ended = job.end();
         assert_eq!(ended.code, 0, "{ended:?}");
         let warning = "charmrun: warning: PE 0 has waited for 10 s to send to PE 1, which takes no messages\n";
