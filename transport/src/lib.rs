@@ -20,6 +20,7 @@ pub mod local;
 #[cfg(all(test, loom))]
 mod loom_models;
 pub mod memory;
+mod met;
 mod near;
 pub mod ofi;
 pub mod port;

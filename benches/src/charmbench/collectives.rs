@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use charm4rs::prelude::*;
 
 use crate::limits::read_lines;
-use crate::table::{Figure, Table};
+use crate::table::{self, Figure, Table};
 use crate::{Options, What};
 
 /// One on each PE.
@@ -114,14 +114,7 @@ impl Collectives {
 
     /// Nanoseconds for each of `count` operations.
     async fn measure<F: Future<Output = ()>>(&self, count: u32, what: impl Fn() -> F) -> Figure {
-        what().await;
-        let mut times = Vec::new();
-        for _ in 0..self.options.runs() {
-            let start = Instant::now();
-            what().await;
-            times.push(start.elapsed().as_nanos() as f64 / f64::from(count));
-        }
-        Figure::of(times)
+        table::each_of(self.options.runs(), count, None, what).await.0
     }
 
     pub(crate) async fn all(&self) {

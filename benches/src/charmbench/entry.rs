@@ -2,13 +2,12 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::time::Instant;
 
 use charm4rs::prelude::*;
 
 use crate::Options;
 use crate::limits::Limit;
-use crate::table::{Figure, Table};
+use crate::table::{self, Figure, Table};
 
 /// One on each PE; PE 0's neighbour is the last PE.
 struct Player {
@@ -152,15 +151,7 @@ impl Bench {
         limit: Option<&dyn Fn() -> f64>,
         what: impl Fn() -> F,
     ) -> (Figure, Option<Figure>) {
-        what().await;
-        let (mut times, mut limits) = (Vec::new(), Vec::new());
-        for _ in 0..self.options.runs() {
-            limits.extend(limit.map(|limit| limit()));
-            let start = Instant::now();
-            what().await;
-            times.push(start.elapsed().as_nanos() as f64 / f64::from(count));
-        }
-        (Figure::of(times), (!limits.is_empty()).then(|| Figure::of(limits)))
+        table::each_of(self.options.runs(), count, limit, what).await
     }
 
     /// A rally with `data`, which comes back: to make it anew would be measured too.

@@ -1,5 +1,7 @@
 //! Figures, and the tables in which they are printed; every row is a record of the run too ([`crate::run`]).
 
+use std::time::Instant;
+
 use crate::run::{self, Record};
 
 /// Several measurements of one thing.
@@ -75,6 +77,25 @@ pub(crate) fn in_turn<E>(
         all.push(ours()?);
     }
     Ok((Figure::of(all), (!limits.is_empty()).then(|| Figure::of(limits))))
+}
+
+/// Measures what the object model does, in turn with its limit, if there is one; nanoseconds for each of `count` operations. It is done
+/// once before.
+pub(crate) async fn each_of<F: Future<Output = ()>>(
+    runs: usize,
+    count: u32,
+    limit: Option<&dyn Fn() -> f64>,
+    what: impl Fn() -> F,
+) -> (Figure, Option<Figure>) {
+    what().await;
+    let (mut times, mut limits) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        limits.extend(limit.map(|limit| limit()));
+        let start = Instant::now();
+        what().await;
+        times.push(start.elapsed().as_nanos() as f64 / f64::from(count));
+    }
+    (Figure::of(times), (!limits.is_empty()).then(|| Figure::of(limits)))
 }
 
 /// A table that is being printed.

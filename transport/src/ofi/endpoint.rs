@@ -3,7 +3,7 @@
 //! A post that finds no room at the provider keeps its slot, and is tried again in every round; until it has left, other posts to the same
 //! peer are [`Busy`](PostError::Busy).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -20,6 +20,7 @@ use super::wire::{Header, Kind};
 use crate::liveness::Ear;
 use crate::memory::pool::Pool;
 use crate::memory::{Msg, RegBuf, Slab, write_bytes};
+use crate::met::Met;
 use crate::{Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window, WindowId};
 
 /// Completions that are taken at once.
@@ -41,8 +42,7 @@ pub(super) struct OfiEndpoint {
     pub(super) pool: Pool,
     slab: Slab,
     pub(super) links: Vec<Link>,
-    index: HashMap<Pe, u32>,
-    last: Option<(Pe, u32)>,
+    met: Met,
     /// Links with something to send.
     unsent: Vec<u32>,
     /// Slots that could not be given to the provider to take messages.
@@ -89,8 +89,7 @@ impl OfiEndpoint {
             pool,
             slab: Slab::new(),
             links: Vec::new(),
-            index: HashMap::new(),
-            last: None,
+            met: Met::default(),
             unsent: Vec::new(),
             ready: VecDeque::new(),
             completions: vec![Completion::default(); BATCH].into(),
@@ -106,18 +105,7 @@ impl OfiEndpoint {
     /// The link to a PE; made if there was none.
     #[inline]
     pub(super) fn link_to(&mut self, peer: Pe) -> usize {
-        if let Some((pe, index)) = self.last
-            && pe == peer
-        {
-            return index as usize;
-        }
-        let links = &mut self.links;
-        let index = *self.index.entry(peer).or_insert_with(|| {
-            links.push(Link::new(peer));
-            u32::try_from(links.len() - 1).expect("PEs are counted in 32 bits")
-        });
-        self.last = Some((peer, index));
-        index as usize
+        self.met.place(peer, || self.links.push(Link::new(peer)))
     }
 
     /// The link for a post, if the peer can be reached.

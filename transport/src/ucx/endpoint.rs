@@ -17,6 +17,7 @@ use crate::liveness::Ear;
 use crate::memory::map::PAGE;
 use crate::memory::pool::{Arena, Pool, fresh_tags};
 use crate::memory::segment::{Segment, arena_bytes};
+use crate::met::Met;
 use crate::{
     Caps, Doorbell, Endpoint, EndpointBuilder, Event, Imm, Msg, OpId, Pe, PostError, Posted, RegBuf, RemoteKey,
     TransportError, Window,
@@ -60,8 +61,7 @@ impl EndpointBuilder for UcxBuilder {
             worker,
             shared,
             peers: Vec::new(),
-            index: HashMap::new(),
-            last: None,
+            met: Met::default(),
             operations: Vec::new(),
             replies: HashMap::new(),
             next_reply: 0,
@@ -83,9 +83,7 @@ pub(super) struct UcxEndpoint {
     pub(super) worker: Worker,
     pub(super) shared: Arc<Shared>,
     pub(super) peers: Vec<Peer>,
-    pub(super) index: HashMap<Pe, u32>,
-    /// The peer that was looked for last.
-    pub(super) last: Option<(Pe, u32)>,
+    met: Met,
     /// What is on its way, by the worker's numbers.
     pub(super) operations: Vec<Option<Operation>>,
     /// Puts and gets that wait for an answer, by their numbers.
@@ -106,18 +104,7 @@ impl UcxEndpoint {
     /// What is known of a PE.
     #[inline]
     pub(super) fn peer(&mut self, pe: Pe) -> usize {
-        if let Some((last, index)) = self.last
-            && last == pe
-        {
-            return index as usize;
-        }
-        let peers = &mut self.peers;
-        let index = *self.index.entry(pe).or_insert_with(|| {
-            peers.push(Peer::new(pe));
-            u32::try_from(peers.len() - 1).expect("PEs are counted in 32 bits")
-        });
-        self.last = Some((pe, index));
-        index as usize
+        self.met.place(pe, || self.peers.push(Peer::new(pe)))
     }
 
     /// Makes the connection to a peer, if there is none.
