@@ -19,7 +19,7 @@ proxies, wait for futures, and contribute to reductions::
 Run it with ``charmrun +p4 hello.py``.
 """
 
-from ._engine import Proxy
+from ._engine import CollectionProxy, ElementProxy, Proxy
 from .chare import Array, ArrayMap, Chare, Group, register
 from .channel import Channel
 from .charm import charm, charm4py_version
@@ -36,6 +36,8 @@ __all__ = [
     "ArrayMap",
     "Channel",
     "Chare",
+    "CollectionProxy",
+    "ElementProxy",
     "Future",
     "Group",
     "Options",

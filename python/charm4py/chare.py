@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import zlib
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence, TypeVar
 
 from . import _engine, functions, sections, threads
 from .entry_method import row
@@ -13,6 +13,8 @@ from .errors import Charm4PyError
 from .hooks import NobodysAnswer
 from .threads import Future
 from .wait import wait
+
+C = TypeVar("C")
 
 #: The number of each class in the engine's table.
 numbers: dict[type, int] = {}
@@ -166,25 +168,25 @@ def arguments(args: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(args)
 
 
-def single(cls: type, args: Sequence[Any] = (), onPE: int = -1) -> _engine.Proxy:
+def single(cls: type[C], args: Sequence[Any] = (), onPE: int = -1) -> _engine.ElementProxy[C]:
     """A single chare; on the PE whose turn it is, unless ``onPE`` says which."""
     return _engine.single(number(cls), arguments(args), onPE)
 
 
-def Group(cls: type, args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> _engine.Proxy:
+def Group(cls: type[C], args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> _engine.CollectionProxy[C]:
     """One chare on every PE; on those of ``onPEs``, if given. Gives the proxy of all."""
     pes = None if onPEs is None else list(onPEs)
     return noted(_engine.group(number(cls), arguments(args), pes, issubclass(cls, ArrayMap)))
 
 
 def Array(
-    cls: type,
+    cls: type[C],
     dims: int | Sequence[int] | None = None,
     ndims: int = -1,
     args: Sequence[Any] = (),
     map: Any = None,
     useAtSync: bool = False,
-) -> _engine.Proxy:
+) -> _engine.CollectionProxy[C]:
     """Chares with indices below ``dims``; none, to be inserted, if only their number of dimensions is given.
 
     Gives the proxy of all. ``map`` is a group of :class:`ArrayMap`.
@@ -195,7 +197,7 @@ def Array(
     return noted(_engine.array(number(cls), extent, arguments(args), map))
 
 
-def noted(collection: _engine.Proxy) -> _engine.Proxy:
+def noted(collection: _engine.CollectionProxy[C]) -> _engine.CollectionProxy[C]:
     made[collection] = None
     return collection
 

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import traceback
-from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence
+from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, TypeVar
 
 from greenlet import getcurrent
 
@@ -21,6 +21,8 @@ from .reduction import Reducer
 from .runtime import Runtime
 from . import sections, stats, trees
 from .threads import Future
+
+C = TypeVar("C")
 
 charm4py_version = "1.1"
 
@@ -204,15 +206,15 @@ class Charm:
 
     def split(
         self,
-        proxy: Any,
+        proxy: _engine.Proxy[C],
         numsections: int,
         section_func: Callable[[Any], Any] | None = None,
         elems: Sequence[Iterable[Any]] | None = None,
-    ) -> list[Any]:
+    ) -> list[_engine.CollectionProxy[C]]:
         """Cuts a group, an array or a section into sections: see :func:`charm4py.sections.split`."""
         return sections.split(proxy, numsections, section_func, elems)
 
-    def combine(self, *proxies: Any) -> Any:
+    def combine(self, *proxies: _engine.Proxy[C]) -> _engine.CollectionProxy[C]:
         """A section of all elements of the parts of one collection."""
         return sections.combine(*proxies)
 

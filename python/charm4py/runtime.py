@@ -71,7 +71,7 @@ class Runtime(Chare):
         cb: Any = None,
     ) -> Any:
         """Makes an array, as :func:`charm4py.Array` does; ``cb``, if given, gets its proxy."""
-        proxy = Array(cls, dims, ndims, args, map, useAtSync)
+        proxy: Any = Array(cls, dims, ndims, args, map, useAtSync)
         if cb is not None:
             cb(proxy)
         return proxy

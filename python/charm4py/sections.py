@@ -8,10 +8,12 @@ and calls wait.
 from __future__ import annotations
 
 import itertools
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Sequence, TypeVar
 
 from . import _engine, functions, threads
 from .errors import Charm4PyError
+
+C = TypeVar("C")
 
 #: An element's index, as the engine takes it.
 Index = tuple[int, ...]
@@ -21,7 +23,7 @@ def tupled(index: Any) -> Index:
     return index if isinstance(index, tuple) else (index,)
 
 
-def cut(proxy: _engine.Proxy, key: Any) -> _engine.Proxy:
+def cut(proxy: _engine.Proxy[C], key: Any) -> _engine.CollectionProxy[C]:
     """``proxy[key]``, where some of the key's parts are slices."""
     keys = key if isinstance(key, tuple) else (key,)
     extent = _engine.extent(proxy)
@@ -48,8 +50,8 @@ def matching(there: list[Index], keys: Sequence[Any], extent: Sequence[int] | No
 
 
 def after_asking(
-    proxy: _engine.Proxy, count: int, answers: threads.Future[Any], parts: Callable[[Any], list[list[Any]]]
-) -> list[_engine.Proxy]:
+    proxy: _engine.Proxy[C], count: int, answers: threads.Future[Any], parts: Callable[[Any], list[list[Any]]]
+) -> list[_engine.CollectionProxy[C]]:
     """As many sections, whose elements ``parts`` tells when all elements have answered."""
     made = [_engine.section_later(proxy) for _ in range(count)]
 
@@ -75,11 +77,11 @@ def when(future: threads.Future[Any], then: Callable[[Any], None]) -> None:
 
 
 def split(
-    proxy: _engine.Proxy,
+    proxy: _engine.Proxy[C],
     numsections: int,
     section_func: Callable[[Any], Any] | None = None,
     elems: Sequence[Iterable[Any]] | None = None,
-) -> list[_engine.Proxy]:
+) -> list[_engine.CollectionProxy[C]]:
     """Cuts a group, an array or a section into ``numsections`` sections.
 
     ``elems`` has the indices of each. ``section_func`` gets each element, on its PE, and returns the number of its section, several of
@@ -116,7 +118,7 @@ def chosen(answers: list[tuple[Any, list[int]]], numsections: int) -> list[list[
     return parts
 
 
-def combine(*proxies: _engine.Proxy) -> _engine.Proxy:
+def combine(*proxies: _engine.Proxy[C]) -> _engine.CollectionProxy[C]:
     """A section of all elements of these groups, arrays, sections and elements, which are parts of one collection."""
     if not proxies:
         raise TypeError("nothing to combine")

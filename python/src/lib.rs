@@ -59,4 +59,13 @@ mod _engine {
     use crate::sections::{Fill, extent, section, section_later};
     #[pymodule_export]
     use crate::stats::{set_options, statistics};
+
+    use pyo3::prelude::*;
+
+    /// Other names of `Proxy`, which only type checkers tell apart.
+    #[pymodule_init]
+    fn aliases(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let proxy = module.getattr("Proxy")?;
+        ["ElementProxy", "CollectionProxy"].iter().try_for_each(|name| module.add(*name, &proxy))
+    }
 }

@@ -6,7 +6,7 @@ use charm4rs::{Collection, Pe};
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PySlice, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PySlice, PyString, PyTuple, PyType};
 use serde::{Deserialize, Serialize};
 
 use crate::classes::{Class, EntryMethod};
@@ -158,6 +158,15 @@ impl Proxy {
         let element = element_at(collection, shape, index)?;
         let proxy = Self::of(this.name.class, Target::One(element, shape));
         Ok(Bound::new(slf.py(), proxy)?.into_any())
+    }
+
+    /// `Proxy[C]`, in annotations.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        chare: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls.as_any(), chare)
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {

@@ -5,53 +5,57 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import charm4py
 import pytest
 from conftest import WATCHDOG_S
 
-PROGRAM = """
-from charm4py import Array, Chare, Future, Group, charm, coro
+CELL = """
+from charm4py import Array, Chare, CollectionProxy, ElementProxy, Future, Group, Proxy, Reducer, charm, coro, when
 
 class Cell(Chare):
-    def twice(self, x: int) -> int:
+    def __init__(self, neighbours: "list[ElementProxy[Cell]] | None" = None) -> None:
+        self.edge = 1.0
+
+    def twice(self, x: int, more: str = "") -> int:
         return 2 * x
 
     @coro
     def name(self) -> str:
+        return self.thisProxy[0].title(ret=True).get()
+
+    @when("self.edge > 0")
+    async def later(self, *parts: float) -> "list[float]":
+        return list(parts)
+
+    @staticmethod
+    def title(**kwargs: int) -> str:
         return "cell"
 
+    def untyped(self, a, b=1):  # type: ignore[no-untyped-def]
+        return a
+"""
+MAIN = """
 def main(args: list[str]) -> None:
     cell, cells, grid = Chare(Cell, onPE=0), Group(Cell), Array(Cell, (2, 2))
-    later: Future[int] = cell.twice(1, ret=True)
-    print(later.get() + 1, cells[0].name(ret=True).get(), grid[0, 1].twice(2), Cell.name)
-    charm.exit()
-
-charm.start(main)
 """
-WRONG = """
-from charm4py import Chare, Future, coro
-
-class Cell(Chare):
-    @coro
-    def name(self) -> None:
-        self.nothing
-
-later: Future[int] = Future()
-later.get().upper()
-"""
+#: What mypy says of the class without the plugin: `Cell.name` returns what a proxy's method gave.
+UNTYPED = 'Returning Any from function declared to return "str"  [no-any-return]'
 
 
-def check(path: Path, program: str) -> list[str]:
+def check(path: Path, program: str, *options: str) -> list[str]:
+    """What mypy says of a program: its errors, and the types that `reveal_type` shows."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     path.write_text(program)
     package = Path(charm4py.__file__).parent.parent
     environment = dict(os.environ)
     if package.name != "site-packages":
         environment["MYPYPATH"] = str(package)
+        environment["PYTHONPATH"] = str(package)
     ended = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(path.parent / "cache"), str(path)],
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(path.parent / "cache"), *options, str(path)],
         capture_output=True,
         text=True,
         timeout=2 * WATCHDOG_S,
@@ -59,15 +63,114 @@ def check(path: Path, program: str) -> list[str]:
         env=environment,
     )
     assert ended.stderr == ""
-    return [line.partition("error: ")[2] for line in ended.stdout.splitlines() if "error: " in line]
+    said = [line for line in ended.stdout.splitlines() if "error: " in line or "Revealed type" in line]
+    return [line.partition("error: ")[2] or line.partition('Revealed type is "')[2].rstrip('"') for line in said]
 
 
-def test_programs_have_types_as_far_as_proxies_can(tmp_path: Path) -> None:
-    assert check(tmp_path / "prog.py", PROGRAM) == []
+def with_plugin(tmp_path: Path, body: str) -> list[str]:
+    (tmp_path / "mypy.ini").write_text("[mypy]\nplugins = charm4py.mypy\n")
+    return check(tmp_path / "prog.py", CELL + MAIN + textwrap.indent(textwrap.dedent(body), "    "))
+
+
+def test_programs_have_types_as_far_as_they_go_without_the_plugin(tmp_path: Path) -> None:
+    body = """
+    later: Future[int] = cell.twice(1, ret=True)
+    part: CollectionProxy[Cell] = cells[1:]
+    print(later.get() + 1, cells[0].name(ret=True).get(), grid[0, 1].twice(2), part, Cell.name)
+    grid.ckLocalBranch().twice(1).nothing
+    """
+    assert check(tmp_path / "prog.py", CELL + MAIN + textwrap.indent(textwrap.dedent(body), "    ")) == [
+        UNTYPED,
+        '"int" has no attribute "nothing"  [attr-defined]',
+    ]
 
 
 def test_what_has_a_type_is_checked(tmp_path: Path) -> None:
-    assert check(tmp_path / "prog.py", WRONG) == [
+    body = """
+    def wrong(self: Cell) -> None:
+        self.nothing
+    later: Future[int] = Future()
+    later.get().upper()
+    """
+    assert check(tmp_path / "prog.py", CELL + textwrap.dedent(body)) == [
+        UNTYPED,
         '"Cell" has no attribute "nothing"  [attr-defined]',
         '"int" has no attribute "upper"  [attr-defined]',
     ]
+
+
+def test_the_plugin_knows_what_proxies_and_their_calls_give(tmp_path: Path) -> None:
+    body = """
+    reveal_type(cell)
+    reveal_type(grid)
+    reveal_type(grid[0, 1])
+    reveal_type(grid[0, :])
+    reveal_type(charm.split(cells, 2)[0])
+    reveal_type(cell.twice(1, ret=True))
+    reveal_type(cells[0].twice(1, ret=True))
+    reveal_type(cells.twice(x=1, more="", ret=True))
+    reveal_type(cells[1:].name(ret=True))
+    reveal_type(cells.name(awaitable=True))
+    reveal_type(cell.later(1, 2.5, ret=True))
+    reveal_type(cell.title(a=1, ret=True))
+    reveal_type(cell.untyped(1, ret=True))
+    asked = bool(args)
+    reveal_type(cell.name(ret=asked))
+    ended: Future[int] = Future()
+    either: Proxy[Cell] = cell
+    reveal_type(either.twice(1, ret=True))
+    cell.twice(1)
+    cell.title()
+    cells.ckLocalBranch().reduce(cell.twice, 1, Reducer.sum)
+    """
+    where, futures = "charm4py._engine", "charm4py.threads.Future"
+    expected = [
+        f"{where}.ElementProxy[prog.Cell]",
+        f"{where}.CollectionProxy[prog.Cell]",
+        f"{where}.ElementProxy[prog.Cell]",
+        f"{where}.CollectionProxy[prog.Cell]",
+        f"{where}.CollectionProxy[prog.Cell]",
+        f"{futures}[int]",
+        f"{futures}[int]",
+        f"{futures}[list[int]]",
+        f"{futures}[list[str]]",
+        f"{futures}[None]",
+        f"{futures}[list[float]]",
+        f"{futures}[str]",
+        f"{futures}[Any]",
+        f"{futures}[Any] | None",
+        f"{futures}[Any]",
+    ]
+    assert [line.replace("builtins.", "") for line in with_plugin(tmp_path, body)] == expected
+
+
+def test_the_plugin_refuses_calls_that_would_fail(tmp_path: Path) -> None:
+    body = """
+    cell.nothing()
+    cells.edge()
+    cells[0].allreduce()
+    cell.twice("1")
+    cells.twice(1, 2)
+    cells.twice()
+    grid.title(a="1")
+    cells.twice(1, ret=True).get().upper()
+    kept: Future[int] = cell.name(ret=True)
+    cell.twice(1).get()
+    """
+    assert with_plugin(tmp_path, body) == [
+        '"Cell" has no entry method "nothing"  [misc]',
+        '"Cell" has no entry method "edge"  [misc]',
+        '"Cell" has no entry method "allreduce"  [misc]',
+        'Argument 1 to "twice" of "Cell" has incompatible type "str"; expected "int"  [arg-type]',
+        'Argument 2 to "twice" of "Cell" has incompatible type "int"; expected "str"  [arg-type]',
+        'Missing positional argument "x" in call to "twice" of "Cell"  [call-arg]',
+        'Argument "a" to "title" of "Cell" has incompatible type "str"; expected "int"  [arg-type]',
+        '"list[int]" has no attribute "upper"  [attr-defined]',
+        'Incompatible types in assignment (expression has type "Future[str]", variable has type "Future[int]")  [assignment]',
+        '"None" has no attribute "get"  [attr-defined]',
+    ]
+
+
+def test_annotations_of_proxies_can_be_evaluated() -> None:
+    assert charm4py.Proxy[int].__origin__ is charm4py.Proxy  # type: ignore[attr-defined]
+    assert charm4py.ElementProxy is charm4py.CollectionProxy is charm4py.Proxy

@@ -1,0 +1,172 @@
+"""A plugin for mypy: what proxies' methods take and give.
+
+A proxy has a method for each of its class's, with ``ret`` and ``awaitable`` besides, and with another result; Python's types have no words for
+"all methods of a class, each changed so". With this in mypy's configuration such calls are checked as the methods themselves are::
+
+    [tool.mypy]
+    plugins = ["charm4py.mypy"]
+
+The way of a call: ``proxy.m`` is a ``Method[the method's type, the proxy's type]``; the call of one has the method's own parameters, and the result
+follows from what ``ret`` and ``awaitable`` are at that place.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Callable, Optional, Sequence
+
+from mypy.checker import TypeChecker
+from mypy.maptype import map_instance_to_supertype
+from mypy.nodes import ARG_NAMED_OPT, ARG_STAR2, Expression, TypeInfo
+from mypy.plugin import AttributeContext, FunctionContext, MethodSigContext, Plugin
+from mypy.types import (
+    AnyType,
+    CallableType,
+    FunctionLike,
+    Instance,
+    LiteralType,
+    NoneType,
+    Overloaded,
+    Type,
+    TypeOfAny,
+    TypeType,
+    TypeVarType,
+    UnionType,
+    get_proper_type,
+)
+
+ENGINE = "charm4py._engine"
+#: Where the runtime's own names are defined, which are no entry methods.
+RUNTIMES = frozenset({f"{ENGINE}.ChareBase", "charm4py.chare.Chare", "builtins.object"})
+
+
+def plugin(version: str) -> type[Plugin]:
+    """Called by mypy."""
+    return Proxies
+
+
+class Proxies(Plugin):
+    """The hooks."""
+
+    def get_attribute_hook(self, fullname: str) -> Optional[Callable[[AttributeContext], Type]]:
+        proxy, _, name = fullname.rpartition(".")
+        return partial(entry_method, name) if proxy == f"{ENGINE}.Proxy" else None
+
+    def get_method_signature_hook(self, fullname: str) -> Optional[Callable[[MethodSigContext], FunctionLike]]:
+        return call if fullname == f"{ENGINE}.Method.__call__" else None
+
+    def get_function_hook(self, fullname: str) -> Optional[Callable[[FunctionContext], Type]]:
+        return single if fullname == "charm4py.chare.Chare" else None
+
+
+def instance(context: AttributeContext | FunctionContext | MethodSigContext, module: str, name: str, args: list[Type]) -> Type:
+    """A type of this package."""
+    assert isinstance(context.api, TypeChecker)
+    found = context.api.modules[module].names[name].node
+    assert isinstance(found, TypeInfo)
+    return Instance(found, args)
+
+
+def single(context: FunctionContext) -> Type:
+    """``Chare(cls, ...)``: a proxy, and no chare."""
+    chare: Type = AnyType(TypeOfAny.special_form)
+    if context.arg_types and context.arg_types[0]:
+        made = get_proper_type(context.arg_types[0][0])
+        if isinstance(made, CallableType) and made.is_type_obj():
+            chare = made.ret_type
+        elif isinstance(made, TypeType):
+            chare = made.item
+    return instance(context, ENGINE, "ElementProxy", [chare])
+
+
+def entry_method(name: str, context: AttributeContext) -> Type:
+    """``proxy.name``, for whatever the engine's ``Proxy`` does not have itself."""
+    proxy, api = get_proper_type(context.type), context.api
+    if not isinstance(proxy, Instance) or not isinstance(api, TypeChecker):
+        return context.default_attr_type
+    chare = chare_of(proxy)
+    if chare is None or any(name in base.names for base in proxy.type.mro):
+        return context.default_attr_type
+    found = chare.type.get_containing_type_info(name)
+    if found is None and chare.type.fallback_to_any:
+        return context.default_attr_type
+    method: Type = AnyType(TypeOfAny.from_error)
+    if found is not None and found.fullname not in RUNTIMES:
+        method = get_proper_type(api.expr_checker.analyze_external_member_access(name, chare, context.context))
+        if isinstance(method, AnyType):
+            return context.default_attr_type
+    if not isinstance(method, (CallableType, Overloaded)):
+        api.fail(f'"{chare.type.name}" has no entry method "{name}"', context.context)
+        return AnyType(TypeOfAny.from_error)
+    return instance(context, ENGINE, "Method", [method, proxy])
+
+
+def chare_of(proxy: Instance) -> Instance | None:
+    """The class of those whom a proxy names, if it is known."""
+    for base in proxy.type.mro:
+        if base.fullname == f"{ENGINE}.Proxy":
+            chare = get_proper_type(map_instance_to_supertype(proxy, base).args[0])
+            if isinstance(chare, TypeVarType):
+                chare = get_proper_type(chare.upper_bound)
+            return chare if isinstance(chare, Instance) else None
+    return None
+
+
+def call(context: MethodSigContext) -> FunctionLike:
+    """``proxy.m(...)``: the method's own parameters, and the result that this call has."""
+    called = get_proper_type(context.type)
+    if not isinstance(called, Instance) or len(called.args) != 2:
+        return context.default_signature
+    method, proxy = (get_proper_type(arg) for arg in called.args)
+    # The parameters of `Method.__call__`: what is positional, `ret`, `awaitable`, the other keywords.
+    wants = [is_true(context, exprs) for exprs in context.args[1:3]]
+    if isinstance(method, CallableType):
+        return as_called(context, method, proxy, wants)
+    if isinstance(method, Overloaded):
+        return Overloaded([as_called(context, item, proxy, wants) for item in method.items])
+    return context.default_signature
+
+
+def is_true(context: MethodSigContext, exprs: Sequence[Expression]) -> bool | None:
+    """Whether an argument is true; ``None`` if only the running program will know."""
+    if not exprs:
+        return False
+    given = get_proper_type(context.api.get_expression_type(exprs[0]))
+    if isinstance(given, Instance) and given.last_known_value is not None:
+        given = given.last_known_value
+    return given.value is True if isinstance(given, LiteralType) else None
+
+
+def as_called(context: MethodSigContext, method: CallableType, proxy: Type, wants: list[bool | None]) -> CallableType:
+    """A method as a proxy has it."""
+    at = method.arg_kinds.index(ARG_STAR2) if ARG_STAR2 in method.arg_kinds else len(method.arg_kinds)
+    truth = context.api.named_generic_type("builtins.bool", [])
+    return method.copy_modified(
+        arg_types=[*method.arg_types[:at], truth, truth, *method.arg_types[at:]],
+        arg_kinds=[*method.arg_kinds[:at], ARG_NAMED_OPT, ARG_NAMED_OPT, *method.arg_kinds[at:]],
+        arg_names=[*method.arg_names[:at], "ret", "awaitable", *method.arg_names[at:]],
+        ret_type=result(context, method, proxy, wants),
+    )
+
+
+def result(context: MethodSigContext, method: CallableType, proxy: Type, wants: list[bool | None]) -> Type:
+    """What a call gives: nothing, or a future."""
+    ret, awaitable = wants
+    unknown = AnyType(TypeOfAny.special_form)
+
+    def future(of: Type) -> Type:
+        return instance(context, "charm4py.threads", "Future", [of])
+
+    if ret:
+        value = get_proper_type(method.ret_type)
+        if isinstance(value, Instance) and value.type.fullname == "typing.Coroutine":
+            value = get_proper_type(value.args[2])
+        kind = proxy.type.name if isinstance(proxy, Instance) else ""
+        if kind == "CollectionProxy":
+            return future(context.api.named_generic_type("builtins.list", [value]))
+        return future(value if kind == "ElementProxy" else unknown)
+    if ret is False and awaitable:
+        return future(NoneType())
+    if ret is False and awaitable is False:
+        return NoneType()
+    return UnionType([future(unknown), NoneType()])
