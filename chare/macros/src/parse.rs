@@ -5,8 +5,8 @@ use syn::parse::Parser;
 use syn::spanned::Spanned;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemFn, ItemImpl, Meta, Pat, Result, ReturnType, Signature,
-    TraitItemFn, Type, TypePath,
+    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemFn, ItemImpl, Meta, Pat, Receiver, ReceiverKind, Result,
+    ReturnType, Safety, Signature, TraitItemFn, Type, TypePath,
 };
 
 /// An `impl` block under `#[chare]`.
@@ -97,7 +97,7 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
 }
 
 fn chare_name(block: &ItemImpl) -> Result<Ident> {
-    if let Some((_, path, _)) = &block.trait_ {
+    if let Some((path, _)) = &block.trait_ {
         return error(path, "`#[chare]` belongs on the type's own `impl` block, not on that of a trait");
     }
     if !block.generics.params.is_empty() {
@@ -107,7 +107,7 @@ fn chare_name(block: &ItemImpl) -> Result<Ident> {
         );
     }
     match &*block.self_ty {
-        Type::Path(TypePath { qself: None, path }) if path.segments.iter().all(|part| part.arguments.is_none()) => {
+        Type::Path(TypePath { qself: None, path, .. }) if path.segments.iter().all(|part| part.arguments.is_none()) => {
             Ok(path.segments.last().expect("a path has a last part").ident.clone())
         }
         other => error(other, "a chare is a struct or an enum without parameters"),
@@ -198,7 +198,7 @@ fn check_post(method: &Ident, items: &[ImplItem]) -> Result<()> {
     });
     let Some(sig) = found else { return Ok(()) };
     let by_reference =
-        sig.receiver().is_some_and(|receiver| receiver.mutability.is_some() && receiver.reference.is_some());
+        sig.receiver().is_some_and(|receiver| matches!(receiver.kind, ReceiverKind::Reference(_, _, Some(_))));
     if by_reference && sig.inputs.len() == 3 && sig.asyncness.is_none() && sig.generics.params.is_empty() {
         return Ok(());
     }
@@ -271,7 +271,7 @@ fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self_type: &Typ
         Kind::Async
     } else {
         match inputs.first() {
-            Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {}
+            Some(FnArg::Receiver(Receiver { kind: ReceiverKind::Reference(..), .. })) => {}
             Some(FnArg::Receiver(receiver)) => {
                 return error(receiver, "an entry method borrows the chare: write `&mut self` or `&self`");
             }
@@ -310,7 +310,7 @@ fn plain_signature(sig: &Signature) -> Result<()> {
     if !sig.generics.params.is_empty() {
         return error(&sig.generics, "an entry method cannot be generic: both sides of a call must know its types");
     }
-    if let Some(unsafety) = sig.unsafety {
+    if let Safety::Unsafe(unsafety) = sig.safety {
         return error(unsafety, "an entry method cannot be `unsafe`: it is called by the runtime");
     }
     Ok(())
