@@ -40,6 +40,15 @@ impl Member {
     fn reduce(&mut self, cx: &mut Cx<Self>, to: Promise<u64>) {
         cx.contribute(1u64, reduce::sum, to);
     }
+
+    /// Begins them all, and then waits for each.
+    #[entry]
+    async fn allreduces(this: This<Self>, count: u64) {
+        let sums: Vec<_> = (0..count).map(|by| this.allreduce(by, reduce::sum)).collect();
+        for sum in sums {
+            black_box(sum.await);
+        }
+    }
 }
 
 /// An element that does nothing.
@@ -66,11 +75,15 @@ fn threads() -> Together {
 /// A path: its name, the job, and a burst of it.
 type Path = (&'static str, Setup, fn(&Together, &Collection<Member>));
 
-const PATHS: [Path; 6] = [
+const PATHS: [Path; 7] = [
     ("call-itself", one, |job, members| call(job, members.on(Pe(0)))),
     ("call-thread", threads, |job, members| call(job, members.on(Pe(1)))),
     ("reply-thread", threads, reply),
     ("reduction-threads", threads, reduction),
+    ("allreduce-threads", threads, |job, members| {
+        job.on(Pe(0), |_| drop(members.all().allreduces(BURST)));
+        settle(job);
+    }),
     ("element-made", one, |job, _| {
         let _ = black_box(job.on(Pe(0), |job| job.array::<Dust>(BURST, ())));
         settle(job);

@@ -49,6 +49,8 @@ pub(crate) mod tag {
     pub(crate) const DEADLOCK: Tag = Tag(18);
     /// A step of a section's creation.
     pub(crate) const SECTION: Tag = Tag(19);
+    /// What a PE has of a reduction whose parts PEs exchange.
+    pub(crate) const EXCHANGE: Tag = Tag(20);
 }
 
 /// Where the answer to a call goes: a future's slot on a PE.

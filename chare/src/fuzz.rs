@@ -203,7 +203,7 @@ mod tests {
                 _ => bytes.push(u8::try_from(rng.below(6)).unwrap()),
             }
         }
-        let kind = if rng.below(40) == 0 { rng.below(32) } else { 1 + rng.below(usize::from(tag::SECTION.0)) };
+        let kind = if rng.below(40) == 0 { rng.below(32) } else { 1 + rng.below(usize::from(tag::EXCHANGE.0)) };
         let how = rng.below(8) | if rng.below(4) == 0 { rng.below(4) << 6 } else { 0 };
         let mut message: Vec<u8> = [kind, how, bytes.len()].map(|n| u8::try_from(n).unwrap()).to_vec();
         message.append(&mut bytes);

@@ -23,6 +23,13 @@ thread_local! {
 #[error("{0}")]
 pub struct WireError(String);
 
+impl WireError {
+    /// Of values that do not fit one another.
+    pub(crate) fn disorder() -> Self {
+        Self("values in disorder".to_owned())
+    }
+}
+
 impl From<postcard::Error> for WireError {
     fn from(error: postcard::Error) -> Self {
         Self(error.to_string())
@@ -60,7 +67,7 @@ pub(crate) fn unpack_first<T: DeserializeOwned>(
 
 /// A value that was packed here and is read elsewhere, inside a message that only passes it on. Its payloads travel
 /// beside that message.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Packed {
     bytes: Vec<u8>,
     aside: Vec<Arc<RegBuf>>,
@@ -71,6 +78,11 @@ impl Packed {
         let mut bytes = Vec::with_capacity(64); // most need no more
         let aside = pack(value, &mut bytes)?;
         Ok(Self { bytes, aside })
+    }
+
+    /// From the serialized bytes and payloads of a message.
+    pub(crate) fn taken(bytes: Vec<u8>, aside: Vec<Arc<RegBuf>>) -> Self {
+        Self { bytes, aside }
     }
 
     pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, WireError> {

@@ -14,7 +14,7 @@
 //! | `(r, s)` | `(V, W)` | `(result of r, result of s)` |
 //!
 //! The order in which parts are merged is not determined: a result of floating-point sums may differ in its last bits
-//! from run to run.
+//! from run to run. Of an allreduce all contributors get the same result, to the last bit.
 
 mod elements;
 

@@ -14,11 +14,20 @@ impl<T> Default for ByNumber<T> {
 
 impl<T> ByNumber<T> {
     fn find(&self, number: u64) -> Result<usize, usize> {
+        // Without gaps, as numbers mostly are, it is where the first one's distance says.
+        let guess = self.0.front().and_then(|&(first, _)| usize::try_from(number.checked_sub(first)?).ok());
+        if let Some(guess) = guess.filter(|&guess| self.0.get(guess).is_some_and(|&(found, _)| found == number)) {
+            return Ok(guess);
+        }
         self.0.binary_search_by_key(&number, |&(number, _)| number)
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&T> {
         self.find(number).ok().map(|at| &self.0[at].1)
+    }
+
+    pub(super) fn get_mut(&mut self, number: u64) -> Option<&mut T> {
+        self.find(number).ok().map(|at| &mut self.0[at].1)
     }
 
     pub(super) fn contains(&self, number: u64) -> bool {
@@ -30,15 +39,24 @@ impl<T> ByNumber<T> {
     where
         T: Default,
     {
+        self.get_or_insert_with(number, T::default)
+    }
+
+    /// What is there, or what is made now.
+    pub(super) fn get_or_insert_with(&mut self, number: u64, make: impl FnOnce() -> T) -> &mut T {
         let at = self.find(number).unwrap_or_else(|at| {
-            self.0.insert(at, (number, T::default()));
+            self.0.insert(at, (number, make()));
             at
         });
         &mut self.0[at].1
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<T> {
-        self.find(number).ok().and_then(|at| self.0.remove(at)).map(|(_, open)| open)
+        match self.find(number).ok()? {
+            0 => self.0.pop_front(),
+            at => self.0.remove(at),
+        }
+        .map(|(_, open)| open)
     }
 
     /// The smallest number.

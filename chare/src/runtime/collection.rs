@@ -123,6 +123,12 @@ impl<T: Chare> Members<T> {
     }
 
     fn over(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe, span: Span) -> &'static Self {
+        let pes = super::current().sched.pes();
+        let exchanges = match &shape {
+            Shape::Group | Shape::Section(_) => true,
+            Shape::Bounded(bounds) => bounds.volume >= u64::from(pes),
+            Shape::Sparse | Shape::Solo => false,
+        };
         Box::leak(Box::new(Self {
             id,
             shape,
@@ -131,7 +137,7 @@ impl<T: Chare> Members<T> {
             places: RefCell::default(),
             waiting: RefCell::default(),
             complete: Cell::new(false),
-            reductions: Reductions::new(id, root, span),
+            reductions: Reductions::new(id, root, span, exchanges),
             inserted: census::Insertions::default(),
         }))
     }

@@ -16,8 +16,10 @@ mod collection;
 mod create;
 pub(crate) mod deadlock;
 mod elements;
+mod exchange;
 mod exit;
 mod here;
+mod part;
 mod pieces;
 mod reduction;
 pub(crate) mod running;
@@ -367,6 +369,7 @@ impl Driver {
             | tag::RESULT
             | tag::PIECE
             | tag::RESULT_PIECE
+            | tag::EXCHANGE
             | tag::CENSUS => match rt.any_collection(CollectionId(header.collection)) {
                 Some(members) => members.system(rt, &header, msg),
                 None => rt.keep(CollectionId(header.collection), msg),

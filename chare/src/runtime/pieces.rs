@@ -63,6 +63,12 @@ pub(super) struct Waiting {
     large: Option<(Rc<dyn Merge>, u64)>,
 }
 
+impl Waiting {
+    pub(super) fn in_pieces(&self) -> bool {
+        self.large.is_some()
+    }
+}
+
 /// A large reduction that is not complete here.
 struct Open {
     shape: Shape,

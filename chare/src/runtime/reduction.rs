@@ -15,10 +15,11 @@
 //! payloads may overtake each other on a network; so the root ends a reduction only when none of a smaller number is
 //! open there (an element of its own that contributed to this one has contributed to those).
 //!
+//! *Results for every contributor*, if they are small, mostly go no way up and down: see [`super::exchange`].
+//!
 //! *Large parts*, of reducers that work element by element, go in pieces: each piece is counted, merged and sent as
 //! if it were a reduction of its own ([`super::pieces`]). Other parts are packed whole, their payloads beside the message.
 
-use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -30,7 +31,9 @@ use charm4rs_transport::{Msg, Pe};
 use super::by_number::ByNumber;
 use super::calls::reply_serialized;
 use super::collection::{AnyCollection, CollectionId};
+use super::exchange::{self, Exchanges};
 use super::exit::Failure;
+use super::part::{Part, Typed};
 use super::pieces::{self, Large, Pieces, Waiting};
 use super::shared::{self, Opened};
 use super::span::{Place, Span};
@@ -52,6 +55,10 @@ pub(crate) struct Reductions {
     /// Elements that were destroyed here before they were counted.
     lost: Cell<u64>,
     counting: RefCell<Counting>,
+    /// Elements of this PE; `None` until they have been counted.
+    own: Cell<Option<u64>>,
+    /// For each of them that was destroyed, the first reduction that does not expect it.
+    left: RefCell<Vec<u64>>,
     /// Elements of the subtree; `None` until they have been counted.
     subtree: Cell<Option<u64>>,
     /// For each destroyed element of the subtree, the first reduction that does not expect it.
@@ -60,6 +67,7 @@ pub(crate) struct Reductions {
     /// One reducer of each type that was used here, for the parts of a root that has none.
     reducers: RefCell<Vec<Option<Box<dyn Part>>>>,
     pub(super) pieces: Pieces,
+    pub(super) exchanges: Exchanges,
     /// At the root: results that wait for those of smaller numbers.
     ready: RefCell<BTreeMap<u64, Ready>>,
     /// Elements here that wait for the result of a reduction.
@@ -92,62 +100,8 @@ pub(super) struct Merger {
     pub(super) reducer: u32,
 }
 
-/// What has been merged so far, whatever its type.
-trait Part {
-    fn as_any(&mut self) -> &mut dyn Any;
-    /// The reducer's and the value's types.
-    fn kind(&self) -> TypeId;
-    fn merge(&mut self, other: Packed) -> Result<(), WireError>;
-    /// Gives the part away; the reducer stays.
-    fn pack(&mut self) -> Result<Packed, WireError>;
-    fn finish(&mut self, rt: Rt, reductions: &Reductions, number: u64, count: u64, route: &Route);
-}
-
-struct Merged<R, P> {
-    reducer: R,
-    part: Option<P>,
-}
-
-/// Names the value's type to the compiler.
-struct Typed<V, R: Reducer<V>>(Merged<R, R::Partial>);
-
-impl<V: 'static, R: Reducer<V>> Part for Typed<V, R> {
-    fn as_any(&mut self) -> &mut dyn Any {
-        self
-    }
-
-    fn kind(&self) -> TypeId {
-        TypeId::of::<Self>()
-    }
-
-    fn merge(&mut self, other: Packed) -> Result<(), WireError> {
-        self.add(other.read()?);
-        Ok(())
-    }
-
-    fn pack(&mut self) -> Result<Packed, WireError> {
-        Packed::of(&self.0.part.take().expect("a part is taken only by its end"))
-    }
-
-    fn finish(&mut self, rt: Rt, reductions: &Reductions, number: u64, count: u64, route: &Route) {
-        let part = self.0.part.take().expect("a part is taken only by its end");
-        let value = self.0.reducer.finish(part, count);
-        deliver(rt, reductions, number, route, value);
-    }
-}
-
-impl<V, R: Reducer<V>> Typed<V, R> {
-    fn add(&mut self, other: R::Partial) {
-        let part = match self.0.part.take() {
-            Some(part) => self.0.reducer.merge(part, other),
-            None => other,
-        };
-        self.0.part = Some(part);
-    }
-}
-
 impl Reductions {
-    pub(super) fn new(collection: CollectionId, root: Pe, span: Span) -> Self {
+    pub(super) fn new(collection: CollectionId, root: Pe, span: Span, exchanges: bool) -> Self {
         Self {
             collection,
             span,
@@ -156,11 +110,14 @@ impl Reductions {
             settled: Cell::new(false),
             lost: Cell::new(0),
             counting: RefCell::default(),
+            own: Cell::new(None),
+            left: RefCell::default(),
             subtree: Cell::new(None),
             departed: RefCell::default(),
             pending: RefCell::default(),
             reducers: RefCell::default(),
             pieces: Pieces::default(),
+            exchanges: Exchanges::new(exchanges),
             ready: RefCell::default(),
             everyone: RefCell::default(),
         }
@@ -182,13 +139,20 @@ impl Reductions {
 
     /// Whether parts of a reduction of this number are here that do not go in pieces.
     pub(super) fn has_whole(&self, number: u64) -> bool {
-        self.pending.borrow().contains(number)
+        self.pending.borrow().contains(number) || self.exchanges.has(number)
+    }
+
+    /// Whether parts of a reduction of this number are here that are not exchanged.
+    pub(super) fn goes_up(&self, number: u64) -> bool {
+        let in_pieces = || self.everyone.borrow().get(&number).is_some_and(Waiting::in_pieces);
+        self.pending.borrow().contains(number) || self.pieces.has(number) || in_pieces()
     }
 
     /// Drops what was contributed and will not be reduced.
     pub(super) fn clear(&self) {
         let (pending, ready, everyone) = (self.pending.take(), self.ready.take(), self.everyone.take());
         self.pieces.clear();
+        self.exchanges.clear();
         drop((pending, ready, everyone, self.reducers.take()));
     }
 
@@ -201,6 +165,12 @@ impl Reductions {
         let departed = self.departed.borrow().iter().filter(|&&from| from <= number).count();
         // Only a peer that lies tells of more departures than there are elements.
         Some(self.subtree.get()?.saturating_sub(departed as u64))
+    }
+
+    /// How many of them are of this PE's elements.
+    pub(super) fn expected_here(&self, number: u64) -> Option<u64> {
+        let left = self.left.borrow().iter().filter(|&&from| from <= number).count();
+        Some(self.own.get()? - left as u64)
     }
 }
 
@@ -223,7 +193,10 @@ pub(super) fn count(rt: Rt, members: &dyn AnyCollection, own: u64) {
         let departed = reductions.departed.borrow().clone();
         departed.into_iter().for_each(|from| send_departure(rt, parent, reductions, from));
     }
-    counted(rt, reductions, own + reductions.lost.get());
+    let own = own + reductions.lost.get();
+    reductions.own.set(Some(own));
+    counted(rt, reductions, own);
+    exchange::advance_from(rt, reductions, 0);
 }
 
 /// A part of the subtree has been counted.
@@ -262,6 +235,26 @@ fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, reductions: &Reductions, 
     });
 }
 
+/// To whom the result of a reduction goes, as a contributor says.
+pub(super) enum To {
+    Route(Route),
+    /// Every contributor, this one by a future.
+    Everyone(FutureId),
+}
+
+impl To {
+    /// For a reduction that goes up the tree.
+    fn route(self, reductions: &Reductions, number: u64) -> Route {
+        match self {
+            Self::Route(route) => route,
+            Self::Everyone(future) => {
+                reductions.everyone.borrow_mut().entry(number).or_default().futures.push(future);
+                Route::Everyone
+            }
+        }
+    }
+}
+
 /// An element of this PE gives its part of reduction `number`.
 pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
     rt: Rt,
@@ -269,25 +262,42 @@ pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
     number: u64,
     value: V,
     reducer: R,
-    route: Route,
+    to: To,
 ) {
-    let part = reducer.start(value);
-    let large = Large::<V, R>::of(part);
-    let other_way = if large.is_ok() { reductions.has_whole(number) } else { reductions.pieces.has(number) };
-    assert!(!other_way, "elements of {} contribute {UNLIKE}", T::NAME);
-    let part = match large {
+    match Large::<V, R>::of(reducer.start(value)) {
         Ok(large) => {
-            let given = pieces::give(rt, reductions, number, large, reducer, route);
-            return given.unwrap_or_else(|why| panic!("elements of {} contribute {why}", T::NAME));
+            assert!(!reductions.has_whole(number), "elements of {} contribute {UNLIKE}", T::NAME);
+            let given = pieces::give(rt, reductions, number, large, reducer, to.route(reductions, number));
+            given.unwrap_or_else(|why| panic!("elements of {} contribute {why}", T::NAME));
         }
-        Err(small) => small,
+        Err(small) => give_small::<T, V, R>(rt, reductions, number, small, reducer, to),
+    }
+}
+
+fn give_small<T: Chare, V: Arguments, R: Reducer<V>>(
+    rt: Rt,
+    reductions: &Reductions,
+    number: u64,
+    part: R::Partial,
+    reducer: R,
+    to: To,
+) {
+    let (part, reducer) = match to {
+        To::Route(_) => (part, reducer),
+        To::Everyone(future) => match exchange::give::<T, V, R>(rt, reductions, number, part, reducer, future) {
+            Ok(()) => return,
+            Err(back) => back,
+        },
     };
+    let otherwise = reductions.pieces.has(number) || reductions.exchanges.has(number);
+    assert!(!otherwise, "elements of {} contribute {UNLIKE}", T::NAME);
+    let route = to.route(reductions, number);
     {
         let mut pending = reductions.pending.borrow_mut();
         let pending = pending.get_or_new(number);
         pending.count += 1;
         pending.route.get_or_insert(route);
-        let here = pending.here.get_or_insert_with(|| Box::new(Typed::<V, R>(Merged { reducer, part: None })));
+        let here = pending.here.get_or_insert_with(|| Box::new(Typed::<V, R>::new(reducer)));
         let Some(typed) = here.as_any().downcast_mut::<Typed<V, R>>() else {
             panic!("elements of {} contribute {UNLIKE}", T::NAME);
         };
@@ -383,7 +393,8 @@ pub(super) fn end_in_order(rt: Rt, reductions: &Reductions, number: u64, end: im
 }
 
 /// What elements contribute that cannot be merged.
-pub(super) const UNLIKE: &str = "different types, or vectors of different lengths, to one reduction";
+pub(super) const UNLIKE: &str =
+    "different types, vectors of different lengths, or for different receivers, to one reduction";
 
 pub(super) fn unlike() -> Failure {
     Failure { code: 1, what: format!("elements contribute {UNLIKE}") }
@@ -424,7 +435,9 @@ pub(super) fn depart(rt: Rt, members: &dyn AnyCollection, contributed: u64) {
     if !reductions.settled.get() {
         reductions.lost.set(reductions.lost.get() + 1);
     }
+    reductions.left.borrow_mut().push(contributed);
     departed(rt, reductions, contributed);
+    exchange::advance_from(rt, reductions, contributed);
 }
 
 fn departed(rt: Rt, reductions: &Reductions, from: u64) {
@@ -452,6 +465,7 @@ pub(super) fn system(rt: Rt, members: &dyn AnyCollection, header: &Header, msg: 
         tag::PARTIAL => msg.read().map(|partial| arrived(rt, reductions, partial)),
         tag::RESULT => msg.read().map(|(number, value)| result(rt, reductions, number, value)),
         tag::PIECE => pieces::arrived(rt, reductions, &mut msg),
+        tag::EXCHANGE => return exchange::arrived(rt, reductions, msg),
         _ => pieces::result_arrived(rt, reductions, &mut msg),
     };
     if read.is_err() {
@@ -475,7 +489,7 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
     if partial.last {
         return end_for_root(rt, reductions, partial);
     }
-    if reductions.pieces.has(partial.number) {
+    if reductions.pieces.has(partial.number) || reductions.exchanges.has(partial.number) {
         return rt.fail(unlike());
     }
     {

@@ -25,11 +25,12 @@ use super::calls::{reply_serialized, send_wire, spawn};
 use super::collection::{CollectionId, Members, Place};
 use super::create::{Shape, opening};
 use super::exit::Failure;
+use super::reduction::To;
 use super::span::Span;
 use super::{Rt, reduction};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
-use crate::reduce::{Reducer, Route, Sink};
+use crate::reduce::{Reducer, Sink};
 use crate::reply::Awaited;
 use crate::{Arguments, Chare, Reply, wire};
 
@@ -303,10 +304,10 @@ pub(crate) fn contribute<T: Chare, V: Arguments, R: Reducer<V>>(
 ) {
     match next(element, to) {
         Turn::Known(members, number) => {
-            reduction::give::<T, V, R>(element.rt, &members.reductions, number, value, reducer, sink.route);
+            reduction::give::<T, V, R>(element.rt, &members.reductions, number, value, reducer, To::Route(sink.route));
         }
         Turn::Later(number) => later(element, to, move |rt, members| {
-            reduction::give::<T, V, R>(rt, &members.reductions, number, value, reducer, sink.route);
+            reduction::give::<T, V, R>(rt, &members.reductions, number, value, reducer, To::Route(sink.route));
         }),
     }
 }
@@ -322,8 +323,7 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
     let reply = Reply::new(element.rt, Awaited::REDUCTION);
     let future = reply.id();
     let give = move |rt: Rt, members: &'static Members<T>, number| {
-        members.reductions.everyone.borrow_mut().entry(number).or_default().futures.push(future);
-        reduction::give::<T, V, R>(rt, &members.reductions, number, value, reducer, Route::Everyone);
+        reduction::give::<T, V, R>(rt, &members.reductions, number, value, reducer, To::Everyone(future));
     };
     match next(element, to) {
         Turn::Known(members, number) => give(element.rt, members, number),

@@ -15,15 +15,15 @@ use crate::moved;
 use crate::wire::{self, WireError};
 
 /// What a message inside a process carries in front of its bytes.
-type Beside = Vec<Arc<RegBuf>>;
+pub(super) type Beside = Vec<Arc<RegBuf>>;
 
 /// Where the bytes begin behind it.
 const BEHIND: usize = HEADER + moved::size::<Beside>();
 
 /// The kinds of messages that are sent and opened here, and only here.
 pub(super) fn is_shared(tag: Tag) -> bool {
-    use tag::{BROADCAST, COUNTED, CREATE, PARTIAL, PIECE, RESULT, RESULT_PIECE, WAVE};
-    matches!(tag, BROADCAST | WAVE | CREATE | COUNTED | PARTIAL | RESULT | PIECE | RESULT_PIECE)
+    use tag::{BROADCAST, COUNTED, CREATE, EXCHANGE, PARTIAL, PIECE, RESULT, RESULT_PIECE, WAVE};
+    matches!(tag, BROADCAST | WAVE | CREATE | COUNTED | PARTIAL | RESULT | PIECE | RESULT_PIECE | EXCHANGE)
 }
 
 /// Sends serialized bytes and payloads, of which the caller may keep shares.
@@ -104,6 +104,13 @@ impl Opened {
     /// The serialized bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.msg[self.behind..]
+    }
+
+    /// Takes what stands in front of the serialized bytes.
+    pub(super) fn split_front<P: bytemuck::AnyBitPattern>(&mut self) -> Option<P> {
+        let front = bytemuck::pod_read_unaligned(self.bytes().get(..size_of::<P>())?);
+        self.behind += size_of::<P>();
+        Some(front)
     }
 
     /// Reads the value that was packed.

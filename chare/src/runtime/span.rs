@@ -72,6 +72,15 @@ impl Span {
         self.chosen.as_ref().is_none_or(|chosen| chosen.rank(pe).is_some())
     }
 
+    /// All of them, if they are on one host, and no more than `most`.
+    pub(super) fn on_one_host(&self, job: &Layout, most: usize) -> Option<Vec<Pe>> {
+        let layout = self.chosen.as_ref().map_or(job, |chosen| &chosen.layout);
+        if layout.hosts() > 1 || layout.pes() as usize > most {
+            return None;
+        }
+        Some(self.chosen.as_ref().map_or_else(|| (0..job.pes()).map(Pe).collect(), |chosen| chosen.pes.to_vec()))
+    }
+
     /// The tree over them that is rooted at one of them.
     pub(super) fn tree<'a>(&'a self, job: &'a Layout, root: Pe) -> Branches<'a> {
         match &self.chosen {

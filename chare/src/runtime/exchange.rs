@@ -1,0 +1,449 @@
+//! Small results for every contributor: the PEs exchange their parts, and each makes the result itself. That takes one way
+//! where a tree takes two, up and down.
+//!
+//! *Steps.* The PEs' number, by rank, is a product of twos, threes and fives. In each step the PEs of a small group send what they have to
+//! one another, and merge: first neighbours, then those of them whose neighbours have already met, and so on, until each PE has all. Where the
+//! number is no such product, the first odd ranks, as few as make it one, lend their parts to their neighbours before, and get the
+//! result of them afterwards. (Those neighbours tell them that they are there: a PE without elements would not know otherwise.)
+//!
+//! *Which reductions* go so must be known to all PEs beforehand: those for every contributor that do not go in pieces, of groups,
+//! sections, and arrays with an element for each PE, on at most [`PES_MAX`] PEs of one host. (On more, or between hosts, the
+//! messages, of which each PE sends one a step, cost more than the levels of a tree.)
+//!
+//! *Who begins.* A PE begins when all its elements have contributed that are expected to: its own only, so no count of a
+//! subtree is needed. One whose elements are all gone begins when the first message comes. It does not know the
+//! type, so it cannot merge; what it passes on says what is to be merged, in which order ([`Terms`]).
+//!
+//! *Order.* What is merged stands in the order of the PEs' ranks, and the parts of a PE's elements have been merged to one value before any
+//! other PE sees it. So each PE makes the same result, to the last bit.
+
+use std::cell::{OnceCell, RefCell};
+
+use charm4rs_transport::Pe;
+
+use super::Rt;
+use super::by_number::ByNumber;
+use super::exit::Failure;
+use super::part::{Given, Part, Terms, Typed};
+use super::reduction::{Reductions, UNLIKE, unlike};
+use super::shared::{self, Opened};
+use crate::envelope::{FutureId, tag};
+use crate::reduce::Reducer;
+use crate::wire::{self, WireError};
+use crate::{Arguments, Chare};
+
+/// On more PEs, trees are as fast, and send fewer messages.
+const PES_MAX: usize = 32;
+
+/// Exchanges that have ended whose memory is kept for others.
+const SPARE_MAX: usize = 4;
+
+/// A PE's part of a collection's exchanges.
+pub(super) struct Exchanges {
+    /// Whether the collection is one that exchanges.
+    may: bool,
+    steps: OnceCell<Option<Box<[Step]>>>,
+    open: RefCell<ByNumber<Open>>,
+    /// Their memory is used again by the next ones, which are mostly of the same type.
+    spare: RefCell<Vec<Open>>,
+}
+
+/// What a PE does at one time of an exchange.
+#[derive(Debug, PartialEq, Eq)]
+struct Step {
+    /// To whom it sends what it has.
+    to: Box<[Pe]>,
+    /// From whom it then waits for more, by rank.
+    from: Box<[Pe]>,
+    /// How many of these are before it. `None`: what they send is the result.
+    own: Option<usize>,
+    /// Which of the messages of one PE to another in an exchange this is.
+    meeting: u32,
+    /// It only tells that it is there.
+    silent: bool,
+}
+
+/// An exchange under way.
+#[derive(Default)]
+struct Open {
+    /// Contributions of elements here.
+    given: u64,
+    /// Those that are merged in what is here.
+    count: u64,
+    /// All elements here have contributed.
+    has_begun: bool,
+    /// The step that it is at.
+    step: usize,
+    has_sent: bool,
+    /// What is here on a PE that can merge.
+    own: Option<Box<dyn Part>>,
+    /// Of an exchange that has ended: memory for `own`.
+    spare: Option<Box<dyn Part>>,
+    /// What is here on one that cannot.
+    terms: Terms,
+    arrived: Vec<Arrived>,
+    waiting: Vec<FutureId>,
+}
+
+struct Arrived {
+    from: Pe,
+    meeting: u32,
+    count: u64,
+    value: Given,
+}
+
+/// What stands in a message before the value.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Label {
+    number: u64,
+    count: u64,
+    meeting: u32,
+    /// 1: what follows is a program.
+    terms: u32,
+}
+
+impl Exchanges {
+    pub(super) fn new(may: bool) -> Self {
+        Self { may, steps: OnceCell::new(), open: RefCell::default(), spare: RefCell::default() }
+    }
+
+    pub(super) fn has(&self, number: u64) -> bool {
+        self.open.borrow().contains(number)
+    }
+
+    pub(super) fn clear(&self) {
+        drop((self.open.take(), self.spare.take()));
+    }
+
+    /// This PE's steps; `None` if the collection does not exchange.
+    fn steps(&self, rt: Rt, reductions: &Reductions) -> Option<&[Step]> {
+        let steps = || {
+            let pes = reductions.span.on_one_host(rt.sched.layout(), PES_MAX).filter(|_| self.may)?;
+            Some(steps_of(&pes, rt.sched.pe()))
+        };
+        self.steps.get_or_init(steps).as_deref()
+    }
+
+    fn with<T>(&self, number: u64, look: impl FnOnce(&mut Open) -> T) -> T {
+        look(self.open.borrow_mut().get_or_insert_with(number, || self.spare.borrow_mut().pop().unwrap_or_default()))
+    }
+}
+
+/// The greatest product of twos, threes and fives that is not above `count`, and its factors.
+fn factors_of(count: usize) -> (usize, Vec<usize>) {
+    let mut product = count;
+    loop {
+        let (mut rest, mut factors) = (product, Vec::new());
+        for factor in [2, 3, 5] {
+            while rest.is_multiple_of(factor) {
+                rest /= factor;
+                factors.push(factor);
+            }
+        }
+        if rest == 1 {
+            return (product, factors);
+        }
+        product -= 1;
+    }
+}
+
+/// The steps of one of these PEs.
+fn steps_of(pes: &[Pe], here: Pe) -> Box<[Step]> {
+    let (product, factors) = factors_of(pes.len());
+    let lenders = pes.len() - product;
+    let rank = pes.iter().position(|&pe| pe == here).expect("a collection's PEs are in its span");
+    let step = |to: &[Pe], from: &[Pe], own| Step { to: to.into(), from: from.into(), own, meeting: 0, silent: false };
+    if rank < 2 * lenders && rank % 2 == 1 {
+        let to = pes[rank - 1];
+        return Box::new([step(&[to], &[to], Some(1)), Step { meeting: 1, ..step(&[], &[to], None) }]);
+    }
+    let lender = (rank < 2 * lenders).then(|| pes[rank + 1]);
+    let place = if rank < 2 * lenders { rank / 2 } else { rank - lenders };
+    let at = |place: usize| pes[if place < lenders { 2 * place } else { place + lenders }];
+    let borrow = |lender| Step { silent: true, ..step(&[lender], &[lender], Some(0)) };
+    let mut steps: Vec<Step> = lender.into_iter().map(borrow).collect();
+    let mut stride = 1;
+    for factor in factors {
+        let digit = place / stride % factor;
+        let others = (0..factor).filter(|&other| other != digit);
+        let others: Vec<Pe> = others.map(|other| at(place - digit * stride + other * stride)).collect();
+        steps.push(step(&others, &others, Some(digit)));
+        stride *= factor;
+    }
+    steps.extend(lender.map(|lender| Step { meeting: 1, ..step(&[lender], &[], Some(0)) }));
+    steps.into()
+}
+
+/// An element of this PE gives its part, if it is to be exchanged; else it comes back.
+pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
+    rt: Rt,
+    reductions: &Reductions,
+    number: u64,
+    part: R::Partial,
+    reducer: R,
+    to: FutureId,
+) -> Result<(), (R::Partial, R)> {
+    let exchanges = &reductions.exchanges;
+    if exchanges.steps(rt, reductions).is_none() {
+        return Err((part, reducer));
+    }
+    assert!(!reductions.goes_up(number), "elements of {} contribute {UNLIKE}", T::NAME);
+    // Merging is the user's code: nothing is borrowed.
+    let (own, spare) = exchanges.with(number, |open| (open.own.take(), open.spare.take()));
+    let mut own = own.unwrap_or_else(|| new_part::<V, R>(reducer, spare));
+    let Some(typed) = own.as_any().downcast_mut::<Typed<V, R>>() else {
+        panic!("elements of {} contribute {UNLIKE}", T::NAME);
+    };
+    typed.add(part);
+    exchanges.with(number, |open| {
+        open.own = Some(own);
+        open.given += 1;
+        open.waiting.push(to);
+    });
+    advance(rt, reductions, number);
+    Ok(())
+}
+
+fn new_part<V: 'static, R: Reducer<V>>(reducer: R, spare: Option<Box<dyn Part>>) -> Box<dyn Part> {
+    if let Some(mut spare) = spare
+        && let Some(typed) = spare.as_any().downcast_mut::<Typed<V, R>>()
+    {
+        *typed = Typed::new(reducer);
+        return spare;
+    }
+    Box::new(Typed::<V, R>::new(reducer))
+}
+
+/// What can be done next in an exchange; whatever does it borrows nothing, and puts back what was taken.
+enum Next<'a> {
+    Send(&'a Step, Taken),
+    Merge(&'a Step, Taken),
+    End,
+}
+
+struct Taken {
+    own: Option<Box<dyn Part>>,
+    terms: Terms,
+    count: u64,
+    arrived: Vec<Arrived>,
+}
+
+impl Open {
+    fn take(&mut self) -> Taken {
+        let (terms, arrived) = (std::mem::take(&mut self.terms), std::mem::take(&mut self.arrived));
+        Taken { own: self.own.take(), terms, count: self.count, arrived }
+    }
+
+    fn put(&mut self, taken: Taken) {
+        (self.own, self.terms, self.count, self.arrived) = (taken.own, taken.terms, taken.count, taken.arrived);
+    }
+
+    fn next<'a>(&mut self, steps: &'a [Step], expected: impl FnOnce() -> Option<u64>) -> Option<Next<'a>> {
+        if !self.has_begun {
+            if expected().is_none_or(|expected| self.given < expected) {
+                return None;
+            }
+            (self.has_begun, self.count) = (true, self.given);
+        }
+        let Some(step) = steps.get(self.step) else { return Some(Next::End) };
+        if !std::mem::replace(&mut self.has_sent, true) && !step.to.is_empty() {
+            return Some(Next::Send(step, self.take()));
+        }
+        if self.arrived.iter().filter(|arrived| arrived.is_of(step)).count() < step.from.len() {
+            return None;
+        }
+        (self.step, self.has_sent) = (self.step + 1, false);
+        Some(Next::Merge(step, self.take()))
+    }
+
+    /// Empty again, with the memory that it has.
+    fn reset(mut self) -> Self {
+        self.waiting.clear();
+        self.arrived.clear();
+        Self { spare: self.own, arrived: self.arrived, waiting: self.waiting, ..Self::default() }
+    }
+}
+
+impl Arrived {
+    fn is_of(&self, step: &Step) -> bool {
+        self.meeting == step.meeting && step.from.contains(&self.from)
+    }
+}
+
+/// Does what can be done.
+fn advance(rt: Rt, reductions: &Reductions, number: u64) {
+    let exchanges = &reductions.exchanges;
+    let Some(steps) = exchanges.steps(rt, reductions) else { return };
+    loop {
+        let next = match exchanges.open.borrow_mut().get_mut(number) {
+            Some(open) => open.next(steps, || reductions.expected_here(number)),
+            None => return,
+        };
+        let done = match next {
+            None => return,
+            Some(Next::End) => return end(rt, reductions, number),
+            Some(Next::Send(step, taken)) => send(rt, reductions, number, step, &taken).map(|()| taken),
+            Some(Next::Merge(step, taken)) => merge(step, taken).map_err(|_| unlike()),
+        };
+        match done {
+            Ok(taken) => exchanges.with(number, |open| open.put(taken)),
+            Err(failure) => return rt.fail(failure),
+        }
+    }
+}
+
+/// Advances all that may go on now.
+pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
+    let open: Vec<u64> = reductions.exchanges.open.borrow().from(from).collect();
+    open.into_iter().for_each(|number| advance(rt, reductions, number));
+}
+
+fn send(rt: Rt, reductions: &Reductions, number: u64, step: &Step, what: &Taken) -> Result<(), Failure> {
+    rt.with_scratch(|bytes| {
+        let own = what.own.as_ref().filter(|_| !step.silent);
+        let count = if step.silent { 0 } else { what.count };
+        let label = Label { number, count, meeting: step.meeting, terms: u32::from(own.is_none()) };
+        bytes.extend_from_slice(bytemuck::bytes_of(&label));
+        let beside = match own {
+            Some(own) => own.append(bytes),
+            None if step.silent => wire::pack(&Terms::default(), bytes),
+            None => wire::pack(&what.terms, bytes),
+        };
+        let beside = beside.map_err(|error| cannot_be_sent(&error))?;
+        for &to in &step.to {
+            shared::send(rt, to, tag::EXCHANGE, &reductions.header(rt), bytes, beside.clone());
+        }
+        Ok(())
+    })
+}
+
+fn cannot_be_sent(error: &WireError) -> Failure {
+    Failure { code: 1, what: format!("a contribution cannot be sent: {error}") }
+}
+
+fn merge(step: &Step, here: Taken) -> Result<Taken, WireError> {
+    let Taken { mut own, mut terms, mut count, mut arrived } = here;
+    if step.own.is_none() {
+        count = 0;
+    }
+    let mut values = step.from.iter().map(|from| {
+        let is_next = |arrived: &Arrived| arrived.is_of(step) && arrived.from == *from;
+        let at = arrived.iter().position(is_next).expect("all of the step have arrived");
+        let Arrived { count: others, value, .. } = arrived.swap_remove(at);
+        count = count.saturating_add(others);
+        value
+    });
+    match &mut own {
+        Some(own) => own.fold(&mut values, step.own)?,
+        None => {
+            let mut values: Vec<Given> = values.collect();
+            if let Some(place) = step.own {
+                values.insert(place, Given::Terms(terms));
+            }
+            terms = Terms::chain(values);
+        }
+    }
+    Ok(Taken { own, terms, count, arrived })
+}
+
+/// The value is the result.
+fn end(rt: Rt, reductions: &Reductions, number: u64) {
+    let exchanges = &reductions.exchanges;
+    let Some(mut open) = exchanges.open.borrow_mut().remove(number) else { return };
+    if let Some(own) = &mut open.own
+        && let Err(error) = own.give(rt, open.count, &open.waiting)
+    {
+        return rt.fail(cannot_be_sent(&error));
+    }
+    let mut spare = exchanges.spare.borrow_mut();
+    if spare.len() < SPARE_MAX {
+        spare.push(open.reset());
+    }
+}
+
+/// What another PE has.
+pub(super) fn arrived(rt: Rt, reductions: &Reductions, mut msg: Opened) {
+    let from = msg.from;
+    let steps = reductions.exchanges.steps(rt, reductions).unwrap_or_default();
+    let is_step = |meeting| steps.iter().any(|step| step.meeting == meeting && step.from.contains(&from));
+    let label = msg.split_front::<Label>().filter(|label| is_step(label.meeting));
+    let Some(Label { number, count, meeting, terms }) = label else {
+        return rt.violation(from, "a part of an exchange with others", u64::from(rt.sched.pe().0));
+    };
+    let value = if terms == 0 { Ok(Given::Whole(msg)) } else { msg.read().map(Given::Terms) };
+    let Ok(value) = value else {
+        return rt.violation(from, "a part of an exchange that cannot be read", number);
+    };
+    if reductions.goes_up(number) {
+        return rt.fail(unlike());
+    }
+    let is_new = reductions.exchanges.with(number, |open| {
+        let is_new = !open.arrived.iter().any(|arrived| (arrived.from, arrived.meeting) == (from, meeting));
+        open.arrived.push(Arrived { from, meeting, count, value });
+        is_new
+    });
+    if !is_new {
+        return rt.violation(from, "a part of an exchange for the second time", number);
+    }
+    advance(rt, reductions, number);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+
+    use super::*;
+
+    /// The ranks whose values have been merged, in order; and the longest chain of messages behind it.
+    type Value = (Vec<u32>, usize);
+
+    /// Lets PEs exchange; returns how many messages are sent, and the longest chain of them.
+    fn exchanged(count: u32) -> (usize, usize) {
+        let pes: Vec<Pe> = (0..count).map(|pe| Pe(10 + 3 * pe)).collect();
+        let mut have: Vec<Value> = (0..count).map(|rank| (vec![rank], 0)).collect();
+        let mut sent: BTreeMap<(Pe, Pe, u32), Value> = BTreeMap::new();
+        let mut left: Vec<VecDeque<Step>> =
+            pes.iter().map(|&pe| steps_of(&pes, pe).into_vec().into_iter().collect()).collect();
+        let (mut has_sent, mut messages) = (vec![false; pes.len()], 0);
+        while left.iter().any(|steps| !steps.is_empty()) {
+            for (rank, &pe) in pes.iter().enumerate() {
+                let Some(step) = left[rank].front() else { continue };
+                if !std::mem::replace(&mut has_sent[rank], true) {
+                    let (value, chain) = if step.silent { (Vec::new(), 0) } else { have[rank].clone() };
+                    for &to in &step.to {
+                        messages += 1;
+                        assert!(sent.insert((pe, to, step.meeting), (value.clone(), chain + 1)).is_none());
+                    }
+                }
+                let ways = step.from.iter().map(|&from| (from, pe, step.meeting));
+                if !ways.clone().all(|way| sent.contains_key(&way)) {
+                    continue;
+                }
+                let mut parts: Vec<Value> = ways.map(|way| sent.remove(&way).unwrap()).collect();
+                if let Some(place) = step.own {
+                    parts.insert(place, std::mem::take(&mut have[rank]));
+                }
+                let chain = parts.iter().map(|part| part.1).max().unwrap();
+                have[rank] = (parts.into_iter().flat_map(|part| part.0).collect(), chain);
+                left[rank].pop_front();
+                has_sent[rank] = false;
+            }
+        }
+        assert!(sent.is_empty() && have.iter().all(|(value, _)| value.iter().copied().eq(0..count)), "{count}");
+        (messages, have.iter().map(|(_, chain)| *chain).max().unwrap())
+    }
+
+    #[test]
+    fn every_pe_gets_the_parts_of_all_in_the_order_of_their_ranks() {
+        for count in 1..=64 {
+            exchanged(count);
+        }
+    }
+
+    #[test]
+    fn a_power_of_two_takes_its_logarithm_in_steps_and_other_numbers_few_more() {
+        assert_eq!([1, 2, 4, 8, 16, 32].map(exchanged), [(0, 0), (2, 1), (8, 2), (24, 3), (64, 4), (160, 5)]);
+        assert_eq!([3, 5, 6, 7, 15].map(exchanged), [(6, 1), (20, 1), (18, 2), (21, 3), (90, 2)]);
+    }
+}
