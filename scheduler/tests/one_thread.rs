@@ -468,5 +468,47 @@ fn the_port_is_polled_after_many_short_calls_or_one_long_one() {
         settle(&[(pe.clone(), Each(pe.clone(), |_: &Rc<Scheduler>, _| ()))]);
     };
     check(0, &[8, 16, 32, 64, 64, 16]);
-    check(1000, &[64, 1, 1, 1]);
+    check(1000, &[2, 1, 1, 1]);
+}
+
+#[test]
+fn long_calls_and_tasks_are_not_all_run_before_the_port_is_polled_though_they_fill_no_burst() {
+    let time = VirtualClock::new();
+    let turns = Rc::new(Cell::new(0));
+    let config = Config { clock: time.clock(), burst_max: 64, ..Config::default() };
+    let pe = together(1, &config).remove(0);
+    let long = {
+        let (time, turns) = (time.clone(), turns.clone());
+        move || {
+            time.advance_to(time.now() + Duration::from_millis(50));
+            turns.set(turns.get() + 1);
+        }
+    };
+    let called = long.clone();
+    let handler = Each(pe.clone(), move |_: &Rc<Scheduler>, _| called());
+    // The first burst is a short one, others are not.
+    (0..200).for_each(|_| send(&pe, Pe(0), CALL, 0));
+    settle(&[(pe.clone(), Each(pe.clone(), |_: &Rc<Scheduler>, _| ()))]);
+    (0..6).for_each(|_| send(&pe, Pe(0), CALL, 0));
+    let _ = pe.step(&handler);
+    assert_eq!(turns.take(), 2);
+    settle(&[(pe.clone(), Each(pe.clone(), |_: &Rc<Scheduler>, _| ()))]);
+    for _ in 0..6 {
+        let long = long.clone();
+        pe.spawn(async move { long() });
+    }
+    let _ = pe.step(&handler);
+    assert_eq!(turns.take(), 2);
+    settle(&[(pe.clone(), handler)]);
+    assert_eq!(turns.take(), 4, "the others run later");
+    // One that sends the next: to itself, so the port is not asked.
+    (0..200).for_each(|_| send(&pe, Pe(0), CALL, 0));
+    settle(&[(pe.clone(), Each(pe.clone(), |_: &Rc<Scheduler>, _| ()))]);
+    let handler = Each(pe.clone(), move |pe: &Rc<Scheduler>, _| {
+        long();
+        send(pe, Pe(0), CALL, 0);
+    });
+    send(&pe, Pe(0), CALL, 0);
+    let _ = pe.step(&handler);
+    assert!(turns.get() <= 8, "{} of 50 ms each", turns.get());
 }

@@ -5,10 +5,9 @@
 //!    spot, all others sorted into the queue by urgency.
 //! 2. Take what other threads gave (`inbox`).
 //! 3. Fire the timers that are due.
-//! 4. A burst of up to [`Config`]`::burst_max` times: resume the tasks that are ready, then run the most urgent call. The burst is as
-//!    long as fits into some 20 us, so that long calls do not leave the port alone. Tasks go first, since
-//!    they continue what the call before them was about; each is resumed once, so tasks that wake each other without
-//!    end alternate with calls and starve nobody.
+//! 4. A burst of up to [`Config`]`::burst_max` times: resume the tasks that are ready, then run the most urgent call. How long it is, `burst`
+//!    tells. Tasks go first, since they continue what the call before them was about; each is resumed once, so tasks that wake each other
+//!    without end alternate with calls and starve nobody.
 //! 5. If there was nothing in 1 to 4: the handler's `idle`, once; then a wave of quiescence is answered, if one waits.
 //!
 //! # Shutdown
@@ -30,6 +29,7 @@
 //! destructor), so user code may call anything but `step`, `run` and `close`. The one exception: the closures
 //! that fill a message write bytes, and must not call the scheduler.
 
+mod burst;
 mod end;
 mod stand;
 mod waves;
@@ -66,10 +66,6 @@ const FOREIGN: usize = 64;
 const ROUNDS_PER_LOOK: u32 = 8;
 /// Where so few calls fill a burst, they are long, and timers are looked at in every round.
 const BURST_SHORT: usize = 4;
-/// The port shall not be left alone for longer, unless one call takes longer.
-const BURST: Duration = Duration::from_micros(20);
-/// Calls in the first burst.
-const BURST_FIRST: usize = 8;
 /// Idle rounds after which the time is noted.
 const ROUNDS_UNTIL_IDLE: u32 = 64;
 
@@ -117,7 +113,7 @@ impl Scheduler {
     pub fn new(port: Port, config: Config) -> Rc<Self> {
         let inbox = Arc::new(Inbox::new(sync::bell(port.waker())));
         let (pe, layout, slab) = (port.pe(), port.layout().clone(), port.slab().clone());
-        let burst = Cell::new(config.burst_max.clamp(1, BURST_FIRST));
+        let burst = Cell::new(config.burst_max.clamp(1, burst::FIRST));
         Rc::new_cyclic(|me| Self {
             me: me.clone(),
             pe,
@@ -455,67 +451,6 @@ impl Scheduler {
             any = true;
         }
         any
-    }
-
-    #[inline]
-    fn work(&self, handler: &impl Handler) -> bool {
-        if !self.has_any() {
-            self.burst_ended.set(None);
-            return false;
-        }
-        self.pulse.works();
-        let limit = self.burst.get();
-        // Only a full burst is worth a look at the clock, and one that follows another begins when that ended.
-        let began = self.burst_ended.take().or_else(|| (self.queue.borrow().len() >= limit).then(|| self.now()));
-        let (mut any, mut run) = (false, 0);
-        while run < limit {
-            let ready = self.tasks.ready();
-            for _ in 0..ready {
-                if self.stopped() {
-                    return true;
-                }
-                any |= self.tasks.poll_one();
-                self.pulse.one_other();
-            }
-            if self.stopped() {
-                return true;
-            }
-            let Some(msg) = self.queue.borrow_mut().pop() else { break };
-            handler.deliver(msg);
-            self.pulse.one_processed();
-            any = true;
-            run += 1;
-            if ready > limit {
-                break;
-            }
-        }
-        if run == limit {
-            let now = self.now();
-            self.burst_ended.set(Some(now));
-            if let Some(began) = began {
-                self.adapt_burst(limit, now.saturating_sub(began));
-            }
-        }
-        any
-    }
-
-    /// Whether a burst would run something.
-    #[inline]
-    fn has_any(&self) -> bool {
-        self.tasks.ready() > 0 || self.queue.borrow().len() > 0
-    }
-
-    /// Sets how many calls the next burst may have, from how long one of `limit` calls took.
-    fn adapt_burst(&self, limit: usize, took: Duration) {
-        let next = if took > BURST {
-            let fits = u128::try_from(limit).expect("fits") * BURST.as_nanos() / took.as_nanos();
-            usize::try_from(fits).expect("less than the limit").max(1)
-        } else if took < BURST / 2 {
-            (limit * 2).min(self.config.burst_max)
-        } else {
-            limit
-        };
-        self.burst.set(next);
     }
 
     /// There was nothing to do. Says whether there is now.
