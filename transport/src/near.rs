@@ -1,20 +1,23 @@
 //! The endpoint of near peers, through memory that both see: what `local` (threads) and `shm` (processes) have in
 //! common. They differ in what a buffer is to a peer, whose memory a window may be in, and how a sleeper is woken: see [`Way`].
 
+mod way;
+
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+pub(crate) use way::{Refused, Target, Way};
 
 use crate::doorbell::{Fences, announce, back, must_ring};
 use crate::memory::inbox::{Inbox, Outbox, Record};
 use crate::memory::pool::{Arena, Pool};
 use crate::memory::segment::Segment;
-use crate::memory::window::{Inside, Place, Windows};
+use crate::memory::window::{Inside, Windows};
 use crate::memory::{Slab, write_bytes};
 use crate::ring::{BODY_MAX, BadLength, Kind};
 use crate::{
@@ -29,64 +32,6 @@ const KEY: usize = 8;
 const OPEN: u32 = 0;
 const CLOSED: u32 = 1;
 const LOST: u32 = 2;
-
-/// Where a put goes or a get comes from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Target {
-    /// Addressable here.
-    Here(NonNull<u8>),
-    /// At an address of another process.
-    There { process: rustix::process::Pid, addr: u64 },
-}
-
-/// Why a put or get could not be done.
-#[derive(Debug)]
-pub(crate) struct Refused;
-
-/// What differs between threads and processes.
-///
-/// # Safety
-/// `read` must return a buffer that owns its block once `write` has forgotten it; `resolve` must return memory that is valid
-/// for `place.len` bytes as long as the window is open.
-pub(crate) unsafe trait Way: Debug {
-    /// Length of a buffer's description.
-    const HANDLE: usize;
-
-    /// Whether the peer can take the buffer over.
-    fn can_hand(&self, buf: &RegBuf) -> bool;
-
-    /// Writes a buffer's description, and forgets the buffer.
-    fn write(&self, buf: RegBuf, body: &mut [MaybeUninit<u8>]);
-
-    /// Makes the buffer of a description. `None`: no peer of ours wrote this.
-    ///
-    /// # Safety
-    /// `body` is valid for [`Way::HANDLE`] bytes that `write` wrote, and this is called once.
-    unsafe fn read(&self, body: NonNull<u8>) -> Option<RegBuf>;
-
-    /// Wakes a sleeping peer (by index).
-    fn ring(&self, peer: usize);
-
-    /// Describes memory that is to become a window. `None`: peers could not reach it.
-    fn place(&self, buf: &RegBuf) -> Option<Place>;
-
-    /// Finds a peer's window.
-    fn resolve(&self, owner: usize, place: &Place) -> Option<Target>;
-
-    /// Copies between a buffer here and memory of another process; true on success.
-    fn copy(&self, here: &mut [u8], process: rustix::process::Pid, addr: u64, put: bool) -> bool;
-
-    /// Whether a peer's process has ended.
-    fn has_ended(&self, _peer: usize) -> bool {
-        false
-    }
-
-    /// What to sleep on, besides the doorbell.
-    fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
-
-    /// The PE is back from its sleep on `wait_fd`.
-    fn awake(&self);
-}
 
 /// A put's notice for which there was no room yet.
 #[derive(Debug)]
@@ -396,6 +341,11 @@ impl<W: Way> Near<W> {
     }
 }
 
+/// A peer that ended without closing.
+fn gone<W: Way>(outboxes: &[Outbox], way: &W) -> Option<usize> {
+    (0..outboxes.len()).find(|peer| outboxes[*peer].closed() == LOST || way.has_ended(*peer))
+}
+
 impl<W: Way> Endpoint for Near<W> {
     fn pe(&self) -> Pe {
         self.pe
@@ -497,7 +447,7 @@ impl<W: Way> Endpoint for Near<W> {
     fn unexpose(&mut self, window: Window) -> RegBuf {
         let index = u32::try_from(window.id.0 >> 32).expect("half of 64 bits");
         let (outboxes, way) = (&self.outboxes, &self.way);
-        let gone = || (0..outboxes.len()).find(|peer| outboxes[*peer].closed() == LOST || way.has_ended(*peer));
+        let gone = || gone(outboxes, way);
         if !self.windows.close(index, || gone().is_some()) {
             let pe = (self.first..).nth(gone().unwrap_or(0)).map_or(self.pe, Pe);
             self.fatal.get_or_insert(TransportError::PeerDown { pe, why: "it ended while memory was exposed to it" });
@@ -522,7 +472,8 @@ impl<W: Way> Endpoint for Near<W> {
             return Err(PostError::PeerDown(to, src));
         }
         if self.copy(to, dst, offset, &mut src, true).is_err() {
-            return Err(PostError::BadKey(src));
+            // Who has closed takes no puts any more, as he takes no messages.
+            return if self.has_closed(to) { Ok(Posted::Done) } else { Err(PostError::BadKey(src)) };
         }
         let Some(imm) = imm else { return Ok(Posted::Done) };
         if self.notices.is_empty() && self.record(to, Kind::Put, imm, 0, |_| {}).is_ok() {
@@ -589,6 +540,9 @@ impl<W: Way> Drop for Near<W> {
     fn drop(&mut self) {
         let closed = &self.inbox.segment().header().closed;
         let _ = closed.compare_exchange(OPEN, LOST, Ordering::Release, Ordering::Relaxed);
+        // The memory of windows that are still open goes away next.
+        let (outboxes, way) = (&self.outboxes, &self.way);
+        self.windows.close_all(|| gone(outboxes, way).is_some());
         // Buffers that were handed over and never read go home.
         while let Ok(Some(record)) = self.inbox.take() {
             let _ = self.arrival::<false>(&record);

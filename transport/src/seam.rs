@@ -240,6 +240,15 @@ pub trait Endpoint: Debug {
     /// [`TransportError::Resource`] if it cannot be registered; the caller copies instead.
     fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)>;
 
+    /// As [`Endpoint::expose`], for a window into which peers put again and again: no put into it asks its owner first. Whoever takes
+    /// it back knows that no put is on its way, and that none will follow.
+    ///
+    /// # Errors
+    /// As for `expose`.
+    fn expose_for_long(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
+        self.expose(buf)
+    }
+
     /// Takes exposed memory back. Later puts to its key fail at their origin.
     fn unexpose(&mut self, window: Window) -> RegBuf;
 

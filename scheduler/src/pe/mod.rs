@@ -31,6 +31,7 @@
 
 mod burst;
 mod end;
+mod landings;
 mod stand;
 mod waves;
 

@@ -82,6 +82,34 @@ pub fn puts_before_the_announced_one_are_visible_with_it(bench: &Bench<'_>) {
     });
 }
 
+/// One key serves for many puts, of whoever's turn it is, until the last has arrived.
+pub fn a_window_for_long_takes_puts_again_and_again(bench: &Bench<'_>) {
+    const ROUNDS: u32 = 60;
+    let (len, at) = (|round: u32| 1 + round as usize * 997 % 5_000, |round: u32| round as usize * 61);
+    bench.run(3, async |peer: &Peer| {
+        if peer.pe == Pe(0) {
+            let window = peer.expose_for_long(untouched(peer.heap(10_000)));
+            peer.post_key("window", 0, &window.key);
+            for round in 0..ROUNDS {
+                peer.post("turn", round, vec![]);
+                assert_eq!(peer.announced().await, (Pe(1 + round % 2), Imm(round)));
+            }
+            let buf = peer.unexpose(window);
+            bytes::expect(peer.seed, &buf[at(ROUNDS - 1)..][..len(ROUNDS - 1)], "the last put");
+            assert_eq!(buf[9_999], UNTOUCHED);
+        } else {
+            let window = peer.read_key("window", 0).await;
+            for round in (0..ROUNDS).filter(|round| Pe(1 + round % 2) == peer.pe) {
+                peer.read("turn", round).await;
+                let key = peer.seed + u64::from(ROUNDS - 1 - round);
+                let src = source(peer, len(round), key, round);
+                let op = peer.put(Pe(0), src, &window, at(round) as u64, Some(Imm(round))).await;
+                let _ = peer.done(op).await;
+            }
+        }
+    });
+}
+
 /// Only the announced one of several puts is (that no other comes is checked at the end of the role).
 pub fn a_put_without_an_immediate_is_not_announced(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {

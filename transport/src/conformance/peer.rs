@@ -435,6 +435,11 @@ impl Peer {
         self.end(|end| end.expose(buf)).unwrap_or_else(|(e, _)| panic!("PE {}: expose: {e}", self.pe))
     }
 
+    /// Exposes memory for puts again and again.
+    pub fn expose_for_long(&self, buf: RegBuf) -> Window {
+        self.end(|end| end.expose_for_long(buf)).unwrap_or_else(|(e, _)| panic!("PE {}: expose: {e}", self.pe))
+    }
+
     /// Takes memory back.
     pub fn unexpose(&self, window: Window) -> RegBuf {
         self.end(|end| end.unexpose(window))

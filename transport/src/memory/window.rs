@@ -130,6 +130,15 @@ impl Windows {
         Some((index, open(&slot.state)))
     }
 
+    /// Closes all that are open.
+    pub(crate) fn close_all(&mut self, mut a_peer_is_gone: impl FnMut() -> bool) {
+        let states = self.segment.header().windows.iter().map(|slot| slot.state.load(Ordering::Relaxed));
+        let open: Vec<_> = (0..).zip(states).filter(|(_, state)| state & OPEN != 0).map(|(index, _)| index).collect();
+        for index in open {
+            self.close(index, &mut a_peer_is_gone);
+        }
+    }
+
     /// Closes it. Whether nobody is inside any more: where that takes long, it is given up once `a_peer_is_gone`.
     pub(crate) fn close(&mut self, index: u32, mut a_peer_is_gone: impl FnMut() -> bool) -> bool {
         let mut ask_at = None;
@@ -152,5 +161,23 @@ impl Windows {
 impl std::fmt::Debug for WindowSlot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WindowSlot").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_enters_a_window_whose_owner_is_gone() {
+        let segment = Arc::new(Segment::private(1 << 16, 1 << 21).unwrap());
+        let mut windows = Windows::new(segment.clone());
+        let place = Place { whose: 0, addr: 4096, len: 10 };
+        let names: Vec<_> = (0..3).map(|_| windows.open(place).unwrap()).collect();
+        assert!(windows.close(names[1].0, || false));
+        let enters = |(index, generation)| Inside::enter(&segment, index, generation).is_some();
+        assert_eq!(names.iter().map(|name| enters(*name)).collect::<Vec<_>>(), [true, false, true]);
+        windows.close_all(|| false);
+        assert!(!names.into_iter().any(enters));
     }
 }

@@ -21,7 +21,7 @@ use crate::liveness::Ear;
 use crate::memory::pool::Pool;
 use crate::memory::{Msg, RegBuf, Slab, write_bytes};
 use crate::met::Met;
-use crate::{Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window, WindowId};
+use crate::{Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window};
 
 /// Completions that are taken at once.
 const BATCH: usize = 32;
@@ -458,14 +458,12 @@ impl Endpoint for OfiEndpoint {
         }
     }
 
-    fn expose(&mut self, mut buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
-        match self.windows.open(&self.lane, &mut buf) {
-            Ok(key) => {
-                let remote = self.shared.sealer.key(self.pe, buf.len() as u64, key);
-                Ok(Window { id: WindowId(key.window), key: remote, buf })
-            }
-            Err(error) => Err((super::memory::no_registration(&self.lane, error, buf.len()), buf)),
-        }
+    fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
+        self.open_window(buf, false)
+    }
+
+    fn expose_for_long(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
+        self.open_window(buf, true)
     }
 
     fn unexpose(&mut self, window: Window) -> RegBuf {

@@ -24,6 +24,9 @@ use crate::{TransportError, auth};
 /// Registrations of pool memory that are kept.
 const KEPT: usize = 1024;
 
+/// In the number of a window into which peers put again and again without asking. (Numbers begin below 2^56.)
+pub(super) const LASTS: u64 = 1 << 63;
+
 /// A page may be as small as this.
 const PAGE: usize = 4096;
 
@@ -134,7 +137,7 @@ impl Windows {
     }
 
     /// Makes a buffer accessible.
-    pub(super) fn open(&mut self, lane: &Lane, buf: &mut RegBuf) -> Result<WindowKey, Errno> {
+    pub(super) fn open(&mut self, lane: &Lane, buf: &mut RegBuf, lasts: bool) -> Result<WindowKey, Errno> {
         let mut region = None;
         if !buf.is_empty() {
             if lane.info().mr_mode(fi::FI_MR_ALLOCATED) {
@@ -145,7 +148,7 @@ impl Windows {
             // SAFETY: the window holds the buffer until it is taken back, which closes the region first.
             region = Some(unsafe { lane.register(buf.as_ptr(), buf.len(), access, random_key(lane)) }?);
         }
-        let number = self.next;
+        let number = self.next | if lasts { LASTS } else { 0 };
         self.next += 1;
         let addr = if lane.info().mr_mode(fi::FI_MR_VIRT_ADDR) { buf.as_ptr().addr() as u64 } else { 0 };
         let key = region.as_ref().map_or(0, Region::key);

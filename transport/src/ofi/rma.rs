@@ -7,6 +7,7 @@
 //! - a *fresh* key, up to and including the first announced put with it, is used at once. Whoever gives a key away keeps its window open
 //!   until then (the port does: its landings are taken back when the announcement has come). If he does not, the device
 //!   still refuses, nothing is touched, and the pair is lost;
+//! - a key of a window that lasts (`expose_for_long`) is used at once, always: whoever opened it keeps it open as long as anybody may put;
 //! - for any other put, and for every get, the peer is asked first, by a message: so who uses a window again learns that it was taken
 //!   back, from somebody who knows.
 //!
@@ -21,15 +22,26 @@
 use super::endpoint::OfiEndpoint;
 use super::fi::{Errno, Post};
 use super::link::{Control, Waiting};
+use super::memory::LASTS;
 use super::slots::Rma;
 use super::wire::{Kind, Question};
 use crate::memory::RegBuf;
-use crate::{Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError};
+use crate::{Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window, WindowId};
 
 /// What providers answer to an access that the peer's device refuses.
 const REFUSALS: [i32; 6] = [libc::EACCES, libc::EPERM, libc::EKEYREJECTED, libc::EREMOTEIO, libc::EINVAL, 266];
 
 impl OfiEndpoint {
+    pub(super) fn open_window(&mut self, mut buf: RegBuf, lasts: bool) -> Result<Window, (TransportError, RegBuf)> {
+        match self.windows.open(&self.lane, &mut buf, lasts) {
+            Ok(key) => {
+                let remote = self.shared.sealer.key(self.pe, buf.len() as u64, key);
+                Ok(Window { id: WindowId(key.window), key: remote, buf })
+            }
+            Err(error) => Err((super::memory::no_registration(&self.lane, error, buf.len()), buf)),
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "what a put has")]
     pub(super) fn access(
         &mut self,
@@ -65,8 +77,9 @@ impl OfiEndpoint {
             }
         };
         let link = &mut self.links[index];
-        let fresh = put && !link.is_spent(window.window);
-        if fresh && imm.is_some() {
+        let lasts = window.window & LASTS != 0;
+        let fresh = put && (lasts || !link.is_spent(window.window));
+        if fresh && imm.is_some() && !lasts {
             link.spend(window.window);
         }
         let number = u32::try_from(index).expect("links are counted in 32 bits");

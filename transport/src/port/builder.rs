@@ -140,6 +140,7 @@ impl Port {
             ("offers", self.inner.offers.len()),
             ("asked", self.inner.asked.len()),
             ("todo", self.inner.todo.len()),
+            ("landings", self.inner.landings.count()),
             ("payloads ahead", self.inner.peers.values().map(|peer| peer.payloads.len()).sum()),
         ];
         counts.into_iter().filter(|(_, count)| *count > 0).collect()

@@ -31,6 +31,9 @@ pub(super) const BOUNCED: u8 = 0xF8;
 /// A message with its payloads inside: [`Eager`].
 pub(super) const EAGER: u8 = 0xF9;
 
+/// A put into a landing that lasts; the immediate names it.
+pub(super) const PUT: u8 = 0xFA;
+
 /// The largest argument of an immediate.
 pub(super) const ARG_MAX: usize = (1 << 24) - 1;
 

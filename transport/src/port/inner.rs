@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::frame::{self, Accept, Eager, Request};
+use super::landing::Landings;
 use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
 use crate::memory::{Slab, write_bytes};
 use crate::near::Arrival;
@@ -102,6 +103,7 @@ pub(super) struct Inner {
     /// How many payloads each of this PE's own requests has.
     pub(super) asked: HashMap<u64, usize>,
     pub(super) todo: VecDeque<Todo>,
+    pub(super) landings: Landings,
     /// Bytes after which credit is given back.
     pub(super) credit_step: u64,
 }
@@ -119,6 +121,7 @@ impl Inner {
             next_offer: 0,
             asked: HashMap::new(),
             todo: VecDeque::new(),
+            landings: Landings::default(),
             credit_step: (credit / 4).max(1),
         }
     }
@@ -139,10 +142,17 @@ impl Inner {
             return self.rare(reach, from, imm, msg, out);
         }
         let Arrival::Put(from, imm) = arrival else { unreachable!("there are two kinds") };
-        if frame::tag(imm) != frame::LANDED {
-            return Err(TransportError::Protocol { from, what: "a put for nobody", detail: imm.0.into() });
+        match frame::tag(imm) {
+            frame::LANDED => return self.landed(from, frame::arg(imm), None),
+            frame::PUT => {
+                if let Some((tag, notice)) = self.notice(frame::arg(imm)) {
+                    self.message(reach, from, tag, notice, Vec::new(), out);
+                    return Ok(());
+                }
+            }
+            _ => {}
         }
-        self.landed(from, frame::arg(imm), None)
+        Err(TransportError::Protocol { from, what: "a put for nobody", detail: imm.0.into() })
     }
 
     #[inline]

@@ -20,6 +20,8 @@
 //! exposes landings and answers with keys (or "hand it over"); the sender puts, the last put of each payload with an
 //! immediate that names the landing; when all are there the receiver takes the memory back and delivers the message.
 //!
+//! *Direct.* A landing that lasts (`landing`) is published once; puts into it need no handshake, and arrive as its owner's notice.
+//!
 //! *Without memory.* Who has no memory to send a buffer sends a notice in its place; a backend whose receiver has none reports the same
 //! there. The message that the payload belongs to is given up at its receiver, and its first bytes go back, so that its
 //! sender can say whose it was. So a message that is too large harms nobody else, and the order of the others stays.
@@ -45,6 +47,7 @@ mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod inner;
+mod landing;
 #[cfg(test)]
 mod memory_tests;
 mod rendezvous;
@@ -64,6 +67,7 @@ pub use builder::PortBuilder;
 pub use counters::{Counters, Flow};
 pub use faults::{Fate, Faults};
 use inner::Inner;
+pub use landing::{LandingAddress, LandingId, LandingMemory};
 use rendezvous::{Outgoing, Put};
 use send::Queued;
 
@@ -165,6 +169,16 @@ impl Ends {
             Way::Shm
         } else {
             Way::Net
+        }
+    }
+
+    /// The endpoint of a way, if it reaches anybody.
+    fn at(&mut self, way: Way) -> Option<&mut dyn Endpoint> {
+        match way {
+            Way::Local => self.local.as_mut().map(|near| near as &mut dyn Endpoint),
+            Way::Shm => self.shm.as_mut().map(|near| near as &mut dyn Endpoint),
+            Way::Net => self.net.as_deref_mut().map(|net| net as &mut dyn Endpoint),
+            Way::Itself => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Payloads that are put into a landing: both ends of the protocol, and the rest of what arrivals want done.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use super::frame::{self, Accept, Landing, Request};
 use super::inner::{Arriving, Part, Source, Todo};
@@ -43,7 +44,7 @@ pub(super) struct Outgoing {
 pub(super) struct Put {
     pub(super) to: Pe,
     src: RegBuf,
-    key: std::rc::Rc<RemoteKey>,
+    key: Rc<RemoteKey>,
     offset: u64,
     imm: Option<Imm>,
 }
@@ -238,7 +239,7 @@ impl Port {
                     self.send_buf(from, frame::imm(frame::HANDED, slot), payload, false);
                 }
                 Landing::Put(key) if key.len == payload.len() as u64 => {
-                    self.put_payload(from, payload, key, frame::imm(frame::LANDED, slot));
+                    self.put_payload(from, payload, &key.into(), 0, frame::imm(frame::LANDED, slot));
                 }
                 _ => return bad("a landing that does not fit"),
             }
@@ -246,13 +247,16 @@ impl Port {
         self.flush_puts()
     }
 
-    fn put_payload(&mut self, to: Pe, payload: RegBuf, key: RemoteKey, imm: Imm) {
+    /// The most that one put to a peer shall have.
+    pub(super) fn chunk(&mut self, to: Pe) -> usize {
         let max = self.ends.to(self.pe, to).caps().put_max;
-        let chunk = if self.ends.way(self.pe, to) == Way::Net { max.min(CHUNK) } else { max };
-        let key = std::rc::Rc::new(key);
-        let parts = payload.split(chunk);
+        if self.ends.way(self.pe, to) == Way::Net { max.min(CHUNK) } else { max }
+    }
+
+    /// Queues the puts of a payload at `offset` of a window; the last one is announced.
+    pub(super) fn put_payload(&mut self, to: Pe, payload: RegBuf, key: &Rc<RemoteKey>, mut offset: u64, imm: Imm) {
+        let parts = payload.split(self.chunk(to));
         let last = parts.len() - 1;
-        let mut offset = 0;
         for (i, src) in parts.into_iter().enumerate() {
             let len = src.len() as u64;
             self.puts.push_back(Put { to, src, key: key.clone(), offset, imm: (i == last).then_some(imm) });
@@ -263,27 +267,33 @@ impl Port {
     fn flush_puts(&mut self) -> Result<(), TransportError> {
         while let Some(put) = self.puts.pop_front() {
             let Put { to, src, key, offset, imm } = put;
-            match self.ends.to(self.pe, to).put(to, src, &key, offset, imm, OpId(PUT)) {
-                Ok(_) => {}
-                Err(PostError::Busy(src)) => {
-                    self.puts.push_front(Put { to, src, key, offset, imm });
-                    break;
-                }
-                Err(PostError::PeerDown(pe, _)) => {
-                    return Err(TransportError::PeerDown { pe, why: "it takes no more puts" });
-                }
-                Err(PostError::BadKey(_)) => {
-                    return Err(TransportError::Protocol {
-                        from: to,
-                        what: "a landing that cannot be put into",
-                        detail: offset,
-                    });
-                }
-                Err(PostError::TooLarge { max, .. }) => unreachable!("puts are cut to {max} bytes"),
-                Err(PostError::NoMemory(_)) => unreachable!("a put is not copied"),
+            if let Some(src) = self.post_put(to, src, &key, offset, imm)? {
+                self.puts.push_front(Put { to, src, key, offset, imm });
+                break;
             }
         }
         Ok(())
+    }
+
+    /// Posts a put. Gives the buffer back if there is no room.
+    pub(super) fn post_put(
+        &mut self,
+        to: Pe,
+        src: RegBuf,
+        key: &RemoteKey,
+        offset: u64,
+        imm: Option<Imm>,
+    ) -> Result<Option<RegBuf>, TransportError> {
+        match self.ends.to(self.pe, to).put(to, src, key, offset, imm, OpId(PUT)) {
+            Ok(_) => Ok(None),
+            Err(PostError::Busy(src)) => Ok(Some(src)),
+            Err(PostError::PeerDown(pe, _)) => Err(TransportError::PeerDown { pe, why: "it takes no more puts" }),
+            Err(PostError::BadKey(_)) => {
+                Err(TransportError::Protocol { from: to, what: "a landing that cannot be put into", detail: offset })
+            }
+            Err(PostError::TooLarge { max, .. }) => unreachable!("puts are cut to {max} bytes"),
+            Err(PostError::NoMemory(_)) => unreachable!("a put is not copied"),
+        }
     }
 
     /// What an endpoint of the network reports.

@@ -12,14 +12,14 @@ use crate::shm::ShmFabric;
 use crate::sim::{Config, Network};
 use crate::wireup::{self, TransportKind};
 
-const KINDS: [TransportKind; 2] = [TransportKind::Local, TransportKind::Shm];
+pub(super) const KINDS: [TransportKind; 2] = [TransportKind::Local, TransportKind::Shm];
 
-fn options(kind: TransportKind) -> TransportOptions {
+pub(super) fn options(kind: TransportKind) -> TransportOptions {
     TransportOptions { force: Some(kind), ring: 1 << 16, ..TransportOptions::default() }
 }
 
 /// Runs a role on each of two PEs.
-fn two(what: &str, options: &TransportOptions, one: impl FnOnce(Port) + Send, zero: impl FnOnce(Port)) {
+pub(super) fn two(what: &str, options: &TransportOptions, one: impl FnOnce(Port) + Send, zero: impl FnOnce(Port)) {
     let _watchdog = Watchdog::start(what);
     let mut builders = wireup::local(Layout::one_host(2, 2), options).unwrap();
     let (b1, b0) = (builders.pop().unwrap(), builders.pop().unwrap());

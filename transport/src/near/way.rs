@@ -1,0 +1,67 @@
+//! What differs between peers that are threads and peers that are processes.
+
+use std::fmt::Debug;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+use crate::RegBuf;
+use crate::memory::window::Place;
+
+/// Where a put goes or a get comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    /// Addressable here.
+    Here(NonNull<u8>),
+    /// At an address of another process.
+    There { process: rustix::process::Pid, addr: u64 },
+}
+
+/// Why a put or get could not be done.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
+/// What differs between threads and processes.
+///
+/// # Safety
+/// `read` must return a buffer that owns its block once `write` has forgotten it; `resolve` must return memory that is valid
+/// for `place.len` bytes as long as the window is open.
+pub(crate) unsafe trait Way: Debug {
+    /// Length of a buffer's description.
+    const HANDLE: usize;
+
+    /// Whether the peer can take the buffer over.
+    fn can_hand(&self, buf: &RegBuf) -> bool;
+
+    /// Writes a buffer's description, and forgets the buffer.
+    fn write(&self, buf: RegBuf, body: &mut [MaybeUninit<u8>]);
+
+    /// Makes the buffer of a description. `None`: no peer of ours wrote this.
+    ///
+    /// # Safety
+    /// `body` is valid for [`Way::HANDLE`] bytes that `write` wrote, and this is called once.
+    unsafe fn read(&self, body: NonNull<u8>) -> Option<RegBuf>;
+
+    /// Wakes a sleeping peer (by index).
+    fn ring(&self, peer: usize);
+
+    /// Describes memory that is to become a window. `None`: peers could not reach it.
+    fn place(&self, buf: &RegBuf) -> Option<Place>;
+
+    /// Finds a peer's window.
+    fn resolve(&self, owner: usize, place: &Place) -> Option<Target>;
+
+    /// Copies between a buffer here and memory of another process; true on success.
+    fn copy(&self, here: &mut [u8], process: rustix::process::Pid, addr: u64, put: bool) -> bool;
+
+    /// Whether a peer's process has ended.
+    fn has_ended(&self, _peer: usize) -> bool {
+        false
+    }
+
+    /// What to sleep on, besides the doorbell.
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// The PE is back from its sleep on `wait_fd`.
+    fn awake(&self);
+}

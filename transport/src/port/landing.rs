@@ -1,0 +1,337 @@
+//! Landings that last: memory that peers put into again and again, with no handshake.
+//!
+//! A landing is exposed once, by every backend that reaches somebody, and its [`LandingAddress`] has a key for each. A put is a write
+//! into that memory and 32 bits that name the landing; when they arrive, the landing's owner gets the message that it wrote when it opened the
+//! landing (its *notice*), as if the origin had sent it. Where a backend cannot expose the memory, the putter sends a message with
+//! the payload, and its receiver copies ([`Port::fill_landing`]).
+//!
+//! Whose turn it is to touch the memory, the owner's or a putter's, the layer above knows: see [`LandingMemory::bytes`]. The port promises
+//! that an open landing can be put into, and that no put touches anything outside of one.
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::inner::Inner;
+use super::{Port, Tag, Way, frame};
+use crate::memory::{Home, write_bytes};
+use crate::{Endpoint, Msg, Pe, RegBuf, RemoteKey, Window};
+
+/// Names a landing within its port. A name is not used twice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct LandingId {
+    slot: u32,
+    turn: u32,
+}
+
+impl LandingId {
+    /// As a number.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.slot) | u64::from(self.turn) << 32
+    }
+
+    /// Of such a number.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        let [slot, turn] = [bits, bits >> 32].map(|half| u32::try_from(half & u64::from(u32::MAX)).expect("32 bits"));
+        Self { slot, turn }
+    }
+}
+
+/// Where a landing is: all that a peer needs to put into it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LandingAddress {
+    /// Whose it is.
+    pub owner: Pe,
+    /// Its name there.
+    pub id: LandingId,
+    /// Its length, in bytes.
+    pub len: u64,
+    /// How it is reached by `local`, by `shm`, by the network.
+    keys: [Option<RemoteKey>; 3],
+}
+
+impl LandingAddress {
+    /// Whether `len` bytes at `offset` lie inside.
+    #[must_use]
+    pub fn holds(&self, offset: u64, len: usize) -> bool {
+        offset.checked_add(len as u64).is_some_and(|end| end <= self.len)
+    }
+}
+
+/// The memory of a landing, which stays as long as anybody holds it.
+#[derive(Clone)]
+pub struct LandingMemory(Arc<Whole>);
+
+struct Whole {
+    at: NonNull<u8>,
+    len: usize,
+    /// What `at` points into, not touched otherwise.
+    _owner: RegBuf,
+    tag: u64,
+}
+
+// SAFETY: the owner of the memory may cross threads, and so may who holds it; the bytes are reached by `LandingMemory::bytes`, whose
+// callers say that nobody else touches them, and by windows.
+unsafe impl Send for Whole {}
+// SAFETY: as above.
+unsafe impl Sync for Whole {}
+
+// SAFETY: the block is valid and writable as long as this lives. It is aliased by the other windows of its landing and by `bytes`; but a
+// window gives no access to its buffer, `Port::close_landing` drops it unread, and for `bytes` its caller answers.
+unsafe impl Home for Whole {
+    unsafe fn reclaim(&self, _: NonNull<u8>, _: usize) {}
+
+    fn tag(&self) -> u64 {
+        self.tag
+    }
+}
+
+impl LandingMemory {
+    fn new(mut buf: RegBuf) -> Self {
+        buf.fill(0);
+        let at = NonNull::new(buf.as_ptr()).expect("a buffer has an address");
+        Self(Arc::new(Whole { at, len: buf.len(), tag: buf.tag(), _owner: buf }))
+    }
+
+    /// Its bytes.
+    ///
+    /// # Safety
+    /// Nobody puts into it while the slice is used: the caller has seen the last put that anybody was allowed to make arrive, and has not
+    /// allowed another one.
+    #[must_use]
+    pub unsafe fn bytes(&self) -> &[u8] {
+        // SAFETY: valid and initialized; by the caller's promise nobody writes.
+        unsafe { std::slice::from_raw_parts(self.0.at.as_ptr(), self.0.len) }
+    }
+
+    /// A put of this PE's own. Whether it lies inside.
+    fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        let Ok(offset) = usize::try_from(offset) else { return false };
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.0.len) {
+            return false;
+        }
+        // SAFETY: inside, as was just seen; who reads has promised that nobody puts meanwhile (`LandingMemory::bytes`); the source is a
+        // buffer of its own.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.at.as_ptr().add(offset), bytes.len()) };
+        true
+    }
+
+    fn expose(&self, end: &mut dyn Endpoint) -> Option<Window> {
+        let home: Arc<dyn Home> = self.0.clone();
+        // SAFETY: valid and initialized as long as its home is; of its sharers `Home for Whole` speaks.
+        let alias = unsafe { RegBuf::from_raw(self.0.at, self.0.len, self.0.len, home) };
+        match end.expose_for_long(alias) {
+            Ok(window) => Some(window),
+            Err((error, _)) => {
+                tracing::debug!(%error, len = self.0.len, "a landing is reached by messages");
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Debug for LandingMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LandingMemory({} bytes)", self.0.len)
+    }
+}
+
+/// A landing of this PE's.
+#[derive(Debug)]
+struct Open {
+    memory: LandingMemory,
+    windows: Vec<(Way, Window)>,
+    tag: Tag,
+    notice: Box<[u8]>,
+}
+
+/// The landings of a PE.
+#[derive(Default, Debug)]
+pub(super) struct Landings {
+    slots: Vec<(u32, Option<Open>)>,
+    free: Vec<u32>,
+}
+
+impl Landings {
+    /// A name for a landing that is opened next; `None`: there are too many.
+    fn name(&mut self) -> Option<LandingId> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None if self.slots.len() > frame::ARG_MAX => return None,
+            None => {
+                self.slots.push((0, None));
+                u32::try_from(self.slots.len() - 1).expect("24 bits")
+            }
+        };
+        let turn = &mut self.slots[slot as usize].0;
+        *turn = turn.wrapping_add(1);
+        Some(LandingId { slot, turn: *turn })
+    }
+
+    fn get(&self, id: LandingId) -> Option<&Open> {
+        self.slots.get(id.slot as usize).filter(|(turn, _)| *turn == id.turn)?.1.as_ref()
+    }
+
+    fn close(&mut self, id: LandingId) -> Option<Open> {
+        let (_, open) = self.slots.get_mut(id.slot as usize).filter(|(turn, _)| *turn == id.turn)?;
+        let open = open.take()?;
+        self.free.push(id.slot);
+        Some(open)
+    }
+
+    /// How many are open.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.slots.iter().filter(|(_, open)| open.is_some()).count()
+    }
+}
+
+impl Inner {
+    /// What a put into the landing in this slot is to its owner: its kind and its notice.
+    pub(super) fn notice(&self, slot: usize) -> Option<(Tag, Msg)> {
+        let open = self.landings.slots.get(slot)?.1.as_ref()?;
+        Some((open.tag, Msg::fill(&self.slab, open.notice.len(), |to| write_bytes(to, &open.notice))))
+    }
+}
+
+impl Port {
+    /// Opens a landing of `len` zeros. Each put into it brings a message of kind `tag`, whose bytes `notice` gives, from who put.
+    ///
+    /// # Panics
+    /// If it would be the 2^24th.
+    #[must_use]
+    pub fn open_landing(
+        &mut self,
+        len: usize,
+        tag: Tag,
+        notice: impl FnOnce(LandingId) -> Vec<u8>,
+    ) -> (LandingAddress, LandingMemory) {
+        debug_assert!(tag.0 < frame::FIRST, "tags from 0xF0 on are the port's own");
+        let memory = LandingMemory::new(self.alloc(len));
+        let id = self.inner.landings.name().expect("landings are counted in 24 bits");
+        let (mut keys, mut windows) = ([const { None }; 3], Vec::new());
+        for way in [Way::Local, Way::Shm, Way::Net] {
+            let Some(window) = self.ends.at(way).and_then(|end| memory.expose(end)) else { continue };
+            keys[way as usize - 1] = Some(window.key.clone());
+            windows.push((way, window));
+        }
+        let open = Open { memory: memory.clone(), windows, tag, notice: notice(id).into() };
+        self.inner.landings.slots[id.slot as usize].1 = Some(open);
+        (LandingAddress { owner: self.pe, id, len: len as u64, keys }, memory)
+    }
+
+    /// Closes a landing: later puts fail at their origin, and may end the job there, so nobody shall be allowed any.
+    pub fn close_landing(&mut self, id: LandingId) {
+        let Some(open) = self.inner.landings.close(id) else { return };
+        for (way, window) in open.windows {
+            if let Some(end) = self.ends.at(way) {
+                drop(end.unexpose(window));
+            }
+        }
+    }
+
+    /// Writes `src` at `offset` of a landing. `notice`: where the landing can only be reached by a message, that message, of kind `tag`.
+    ///
+    /// # Panics
+    /// If that is outside of the landing.
+    pub fn put(&mut self, to: &LandingAddress, offset: u64, src: RegBuf, tag: Tag, notice: &[u8]) {
+        assert!(to.holds(offset, src.len()), "{} bytes at {offset} of a landing of {} bytes", src.len(), to.len);
+        let way = self.ends.way(self.pe, to.owner);
+        if way == Way::Itself {
+            return self.put_here(to.id, offset, &src);
+        }
+        let Some(key) = &to.keys[way as usize - 1] else {
+            let fill = |body: &mut [std::mem::MaybeUninit<u8>]| write_bytes(body, notice);
+            return self.send_payloads(to.owner, tag, notice.len(), fill, vec![src], false);
+        };
+        self.inner.counters.sent[way as usize].add(src.len() as u64);
+        let imm = frame::imm(frame::PUT, to.id.slot as usize);
+        let posted = if self.puts.is_empty() && src.len() <= self.chunk(to.owner) {
+            self.post_put(to.owner, src, key, offset, Some(imm))
+        } else {
+            Ok(Some(src))
+        };
+        match posted {
+            Ok(None) => {}
+            Ok(Some(src)) => self.put_payload(to.owner, src, &Rc::new(key.clone()), offset, imm),
+            Err(error) => _ = self.fatal.get_or_insert(error),
+        }
+    }
+
+    fn put_here(&mut self, id: LandingId, offset: u64, src: &[u8]) {
+        if self.inner.landings.get(id).is_some_and(|open| open.memory.write(offset, src))
+            && let Some((tag, msg)) = self.inner.notice(id.slot as usize)
+        {
+            self.inner.counters.sent[Way::Itself as usize].add(src.len() as u64);
+            self.deliver_here(tag, msg, Vec::new());
+        }
+    }
+
+    /// Copies what came as a message into a landing of this PE's. Whether there is such a landing, and that lies inside.
+    pub fn fill_landing(&mut self, id: LandingId, offset: u64, bytes: &[u8]) -> bool {
+        self.inner.counters.copies += 1;
+        self.inner.landings.get(id).is_some_and(|open| open.memory.write(offset, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::super::tests::{KINDS, bytes, message, options, two};
+    use super::*;
+
+    /// Where they begin, and how long they are.
+    const PUTS: [(u64, usize); 6] = [(0, 100_000), (99_999, 1), (100_000, 0), (1, 8), (3, 70_000), (0, 0)];
+
+    #[test]
+    fn puts_into_a_landing_write_where_they_say_and_bring_its_owner_its_notice() {
+        for kind in KINDS {
+            let (tell, told) = std::sync::mpsc::channel();
+            two(
+                "landings",
+                &options(kind),
+                move |mut port| {
+                    let address: LandingAddress = told.recv().unwrap();
+                    let mut events = VecDeque::new();
+                    for (turn, (at, len)) in PUTS.into_iter().enumerate() {
+                        let mut src = port.alloc(len);
+                        src.copy_from_slice(&bytes(len, turn));
+                        port.put(&address, at, src, Tag(9), b"as a message");
+                        assert_eq!(message(&mut port, &mut events).tag, Tag(2));
+                    }
+                    assert_eq!(port.counters().copies, 0);
+                    for (at, len) in [(0, 100_001), (100_001, 0), (u64::MAX, 1)] {
+                        let src = RegBuf::heap(len);
+                        let outside = std::panic::AssertUnwindSafe(|| port.put(&address, at, src, Tag(9), b""));
+                        assert!(std::panic::catch_unwind(outside).is_err());
+                    }
+                    port.close().unwrap();
+                },
+                move |mut port| {
+                    let (address, memory) =
+                        port.open_landing(100_000, Tag(1), |id| id.to_bits().to_le_bytes().to_vec());
+                    let (id, mut events, mut expected) = (address.id, VecDeque::new(), vec![0; 100_000]);
+                    tell.send(address).unwrap();
+                    for (turn, (at, len)) in PUTS.into_iter().enumerate() {
+                        let m = message(&mut port, &mut events);
+                        let name = LandingId::from_bits(u64::from_le_bytes((*m.msg).try_into().unwrap()));
+                        assert_eq!((m.from, m.tag, name), (Pe(1), Tag(1), id));
+                        let at = usize::try_from(at).unwrap();
+                        expected[at..at + len].copy_from_slice(&bytes(len, turn));
+                        // SAFETY: the peer puts again only after the message that follows.
+                        assert!(unsafe { memory.bytes() } == expected);
+                        port.send(Pe(1), Tag(2), 0, |_| {});
+                    }
+                    port.close_landing(id);
+                    assert!(!port.fill_landing(id, 0, b"late"));
+                },
+            );
+        }
+    }
+}
