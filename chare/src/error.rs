@@ -63,6 +63,18 @@ pub enum CallError {
         /// Where.
         pe: Pe,
     },
+    /// What was put into a landing is read by nobody, for the landing has been dropped.
+    #[error("the landing on PE {owner} has been dropped")]
+    LandingGone {
+        /// Whose it was.
+        owner: Pe,
+    },
+    /// Nothing will be put into a landing any more, for its put handle has been dropped.
+    #[error("the put handle of a landing of PE {owner} has been dropped")]
+    HandleGone {
+        /// Whose landing it is.
+        owner: Pe,
+    },
     /// The time limit passed. The call itself goes on.
     #[error("no answer in {0:?}")]
     TimedOut(std::time::Duration),

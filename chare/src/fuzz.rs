@@ -47,7 +47,7 @@ impl Cell {
     fn land(&mut self, row: Payload<u32>) -> Payload<u32> {
         row
     }
-    fn landing(&mut self, which: usize, bytes: usize) -> Option<crate::Landing> {
+    fn landing(&mut self, which: usize, bytes: usize) -> Option<crate::Room> {
         (which == 0 && bytes < 1 << 16).then(|| Payload::<u8>::zeroed(bytes).into())
     }
     #[entry]
@@ -203,7 +203,7 @@ mod tests {
                 _ => bytes.push(u8::try_from(rng.below(6)).unwrap()),
             }
         }
-        let kind = if rng.below(40) == 0 { rng.below(32) } else { 1 + rng.below(usize::from(tag::EXCHANGE.0)) };
+        let kind = if rng.below(40) == 0 { rng.below(32) } else { 1 + rng.below(usize::from(tag::UNUSED.0)) };
         let how = rng.below(8) | if rng.below(4) == 0 { rng.below(4) << 6 } else { 0 };
         let mut message: Vec<u8> = [kind, how, bytes.len()].map(|n| u8::try_from(n).unwrap()).to_vec();
         message.append(&mut bytes);

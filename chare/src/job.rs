@@ -4,13 +4,14 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use bytemuck::Pod;
 use charm4rs_transport::{Layout, Pe};
 
 use crate::index::Bounds;
 use crate::proxy::volume;
 use crate::reply::Awaited;
 use crate::runtime::{self, Rt, Shape};
-use crate::{Arguments, Chare, Collection, GridIndex, GroupIndex, Promise, Proxy, Reply, Solo};
+use crate::{Arguments, Chare, Collection, GridIndex, GroupIndex, Landing, Promise, Proxy, PutHandle, Reply, Solo};
 
 /// A handle to the job. Copy it freely; it stays on its PE.
 #[derive(Clone, Copy)]
@@ -113,6 +114,15 @@ impl Job {
     pub fn promise<R: Arguments>(&self) -> (Promise<R>, Reply<R>) {
         let reply = Reply::new(self.rt, Awaited::PROMISE);
         (Promise::of(&reply), reply)
+    }
+
+    /// A landing of `len` items on this PE, all zero, and the right to put into it, which is given to another chare.
+    ///
+    /// # Panics
+    /// If its size does not fit the address space, or after the PE has ended.
+    #[must_use]
+    pub fn landing<T: Pod>(&self, len: usize) -> (Landing<T>, PutHandle<T>) {
+        Landing::open(self.rt, len)
     }
 
     /// Completes when nothing runs in the whole job, nothing is queued, and nothing is on its way.

@@ -21,6 +21,7 @@ pub mod fuzz;
 #[doc(hidden)]
 pub mod index;
 mod job;
+mod landing;
 mod moved;
 mod payload;
 mod pe;
@@ -44,7 +45,8 @@ pub use cx::{Cx, This};
 pub use error::CallError;
 pub use index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Places, Solo};
 pub use job::Job;
-pub use payload::{Landing, Payload};
+pub use landing::{Landed, Landing, Put, PutHandle};
+pub use payload::{Payload, Room};
 pub use proxy::{All, Collection, Kind, Many, One, Proxy, Target};
 pub use receive::Receive;
 pub use reply::{Checked, Promise, Reply, join_all};

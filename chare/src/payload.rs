@@ -60,6 +60,10 @@ impl<T: Pod> Payload<T> {
         Self { buf, item: PhantomData }
     }
 
+    pub(crate) fn into_memory(self) -> Arc<RegBuf> {
+        self.buf
+    }
+
     /// As a vector: one copy.
     #[must_use]
     pub fn into_vec(self) -> Vec<T> {
@@ -71,15 +75,15 @@ impl<T: Pod> Payload<T> {
 ///
 /// It comes back to the chare as the entry method's [`Payload`] argument.
 #[derive(Debug)]
-pub struct Landing(pub(crate) RegBuf);
+pub struct Room(pub(crate) RegBuf);
 
-impl<T: Pod + Send> From<Vec<T>> for Landing {
+impl<T: Pod + Send> From<Vec<T>> for Room {
     fn from(items: Vec<T>) -> Self {
         Self(RegBuf::from_vec(items))
     }
 }
 
-impl<T: Pod> From<Payload<T>> for Landing {
+impl<T: Pod> From<Payload<T>> for Room {
     /// Without a copy, unless the payload is shared.
     fn from(payload: Payload<T>) -> Self {
         Self(Arc::try_unwrap(payload.buf).unwrap_or_else(|shared| RegBuf::copy_of(&shared)))

@@ -4,7 +4,7 @@
 //! transport carries that list out of band, and unpacking takes from it. The list is reached through a thread-local,
 //! since serde has no other way to pass it down; it is empty except during `pack` and `unpack`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use charm4rs_transport::RegBuf;
@@ -15,6 +15,10 @@ use serde::de::DeserializeOwned;
 const ASIDE_MIN: usize = 1024;
 
 thread_local! {
+    /// Whether what is packed or unpacked now is read once: by the one receiver of a call, or of an answer.
+    static ONCE: Cell<bool> = const { Cell::new(false) };
+    /// Why a value of ours refused, since postcard keeps no texts.
+    static WHY: Cell<Option<&'static str>> = const { Cell::new(None) };
     static ASIDE: RefCell<Option<Vec<Option<Arc<RegBuf>>>>> = const { RefCell::new(None) };
 }
 
@@ -32,8 +36,29 @@ impl WireError {
 
 impl From<postcard::Error> for WireError {
     fn from(error: postcard::Error) -> Self {
-        Self(error.to_string())
+        Self(WHY.take().map_or_else(|| error.to_string(), str::to_owned))
     }
+}
+
+/// Packs or unpacks, in `f`, what is read once: by the one receiver of a call, or of an answer.
+pub(crate) fn once<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ONCE.set(self.0);
+        }
+    }
+    let _restore = Restore(ONCE.replace(true));
+    f()
+}
+
+/// Whether this runs inside of [`once`]; if not, a value says `why` it refuses.
+pub(crate) fn is_once(why: &'static str) -> Result<(), &'static str> {
+    if ONCE.get() {
+        return Ok(());
+    }
+    WHY.set(Some(why));
+    Err(why)
 }
 
 /// Appends `value` to `bytes`; returns the payloads that travel beside them.

@@ -92,7 +92,7 @@ pub(super) fn send_wire<B: serde::Serialize>(
 /// Serializes a value, and ends it: then its payloads' memory belongs to the message alone, and need not be copied, unless
 /// somebody keeps a share.
 fn pack<B: serde::Serialize>(rt: Rt, body: B, bytes: &mut Vec<u8>) -> Result<Vec<RegBuf>, wire::WireError> {
-    let aside = wire::pack(&body, bytes)?;
+    let aside = wire::once(|| wire::pack(&body, bytes))?;
     drop(body);
     Ok(aside.into_iter().map(|memory| shared::leaving(rt, memory)).collect())
 }
@@ -125,7 +125,7 @@ pub(crate) fn deliver<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
         Ok(unsafe { moved::read::<Body<E>>(body) }.1)
     } else {
         let payloads = owners(std::mem::take(&mut msg.payloads));
-        wire::unpack::<E::Args>(&msg.msg[msg.msg.len() - rest..], payloads)
+        wire::once(|| wire::unpack::<E::Args>(&msg.msg[msg.msg.len() - rest..], payloads))
     };
     drop(msg);
     match args {
@@ -423,6 +423,6 @@ pub(super) fn settle(rt: Rt, header: &Header, mut msg: Incoming) {
         // SAFETY: `reply` wrote a value of the type that the call's entry method, and so its future, has.
         unsafe { rt.futures.fulfil_moved(id, msg.msg.as_ptr().wrapping_add(HEADER)) };
     } else {
-        rt.futures.fulfil_wire(id, &msg.msg[HEADER..], payloads);
+        wire::once(|| rt.futures.fulfil_wire(id, &msg.msg[HEADER..], payloads));
     }
 }

@@ -290,7 +290,7 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
         unsafe { moved::read::<(T::Index, T::Init)>(msg.msg.as_ptr().wrapping_add(HEADER)) }
     } else {
         let payloads = calls::owners(std::mem::take(&mut msg.payloads));
-        match wire::unpack(&msg.msg[HEADER..], payloads) {
+        match wire::once(|| wire::unpack(&msg.msg[HEADER..], payloads)) {
             Ok(new) => new,
             Err(_) => {
                 return rt.violation(msg.from, "a constructor's arguments that cannot be read", header.collection);

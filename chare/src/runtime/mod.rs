@@ -19,6 +19,7 @@ mod elements;
 mod exchange;
 mod exit;
 mod here;
+pub(crate) mod landings;
 mod part;
 mod pieces;
 mod reduction;
@@ -95,6 +96,7 @@ pub struct Runtime {
     pub(crate) main: Cell<Option<TaskId>>,
     pub(crate) running: running::Running,
     pub(crate) deadlock: deadlock::Search,
+    pub(crate) landings: landings::Landings,
     /// Payloads that were copied because more than one holds them.
     copies: Cell<u64>,
 }
@@ -142,6 +144,7 @@ impl Runtime {
             main: Cell::new(None),
             running: running::Running::default(),
             deadlock: deadlock::Search::default(),
+            landings: landings::Landings::default(),
             copies: Cell::new(0),
         }))
     }
@@ -168,6 +171,7 @@ impl Runtime {
         let collections: Vec<_> = self.collections.borrow().values().copied().collect();
         collections.into_iter().for_each(|members| members.clear(self));
         drop((self.awaiting.take(), self.created.take(), self.waves.take()));
+        self.landings.clear();
     }
 
     /// Drops a message that will not be delivered, and the value that was moved into it.
@@ -238,6 +242,11 @@ impl Runtime {
         kept.into_iter().for_each(|msg| Driver(self).deliver(msg));
     }
 
+    /// The memory of a payload that leaves for somewhere else.
+    pub(crate) fn leaving(&'static self, memory: std::sync::Arc<RegBuf>) -> RegBuf {
+        shared::leaving(self, memory)
+    }
+
     /// A copy of a payload that more than one holds, in memory from which a send needs no other.
     fn copy(&self, payload: &[u8]) -> RegBuf {
         self.copies.set(self.copies.get() + 1);
@@ -295,7 +304,7 @@ impl Handler for Driver {
             tag::EXIT | tag::DEADLOCK => Class::Now,
             tag::CALL | tag::BROADCAST => Header::of(msg).map_or(Class::Default, |header| class_of(&header)),
             // A chare is made before it is called, however urgent the call is.
-            tag::REPLY | tag::FAILURE | tag::SOLO => Class::Expedited,
+            tag::REPLY | tag::FAILURE | tag::READ | tag::SOLO => Class::Expedited,
             _ => Class::Default,
         }
     }
@@ -374,6 +383,9 @@ impl Driver {
                 Some(members) => members.system(rt, &header, msg),
                 None => rt.keep(CollectionId(header.collection), msg),
             },
+            tag::PUT => landings::arrived(rt, &header, msg),
+            tag::READ => landings::read(rt, &header, &msg),
+            tag::UNUSED => landings::unused(rt, &header, &msg),
             tag::EXIT => exit::arrived(rt, &header),
             tag::DEADLOCK => deadlock::step(rt, &msg),
             other => rt.violation(msg.from, "a message of unknown kind", u64::from(other.0)),

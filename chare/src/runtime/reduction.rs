@@ -506,19 +506,27 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
 /// At the root: sends the result to where the contributors said.
 pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
     let packed = match route {
-        Route::Nobody => return,
-        Route::Future(to) if to.pe == rt.sched.pe() => return rt.futures.fulfil(*to, value),
-        Route::Future(to) => return reply_serialized(rt, *to, value),
         Route::Everyone => Packed::of(&value).map(|value| to_everyone(rt, reductions, number, value)),
-        Route::Entry { collection, method, before, broadcast } => {
-            let mut header = Header::new(collection.0, rt.sched.pe());
-            header.method = *method;
-            call_sink(rt, &header, before.clone(), *broadcast, value)
-        }
+        route => give_to(rt, route, value),
     };
     if let Err(error) = packed {
         rt.fail(Failure { code: 1, what: format!("the result of a reduction cannot be sent: {error}") });
     }
+}
+
+/// Gives a value to what a sink names.
+pub(super) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(), WireError> {
+    match route {
+        Route::Nobody | Route::Everyone => {}
+        Route::Future(to) if to.pe == rt.sched.pe() => rt.futures.fulfil(*to, value),
+        Route::Future(to) => reply_serialized(rt, *to, value),
+        Route::Entry { collection, method, before, broadcast } => {
+            let mut header = Header::new(collection.0, rt.sched.pe());
+            header.method = *method;
+            return call_sink(rt, &header, before.clone(), *broadcast, value);
+        }
+    }
+    Ok(())
 }
 
 /// Calls an entry method with a result; `bytes` is what stands before the argument.

@@ -1,7 +1,7 @@
 //! Payloads keep their memory, or arrive in the memory that their receiver names: nothing is copied that need not be.
 
 use charm4rs::prelude::*;
-use charm4rs::{Landing, testing};
+use charm4rs::{Room, testing};
 
 /// Items of a payload that is far larger than what rides in a message.
 const LEN: usize = 100_000;
@@ -33,7 +33,7 @@ impl Keeper {
         self.spare = Some(row);
         result
     }
-    fn landing(&mut self, _which: usize, bytes: usize) -> Option<Landing> {
+    fn landing(&mut self, _which: usize, bytes: usize) -> Option<Room> {
         let landing = self.spare.take().unwrap_or_else(|| Payload::zeroed(bytes / 8));
         self.place = place(&landing);
         Some(landing.into())

@@ -10,6 +10,7 @@ mod drops;
 mod failures;
 mod futures;
 mod jobs;
+mod landings;
 mod large;
 mod payloads;
 mod receives;

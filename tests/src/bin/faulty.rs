@@ -9,6 +9,7 @@ use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use charm4rs::PutHandle;
 use charm4rs::prelude::*;
 use charm4rs::reduce::Reducer;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -148,6 +149,17 @@ impl Node {
     fn length(&self, bytes: Payload<u8>) -> usize {
         bytes.len()
     }
+    /// Gives the handle of memory that it reads as often as somebody puts there.
+    #[entry]
+    fn reads(&self, cx: &mut Cx<Self>) -> PutHandle<u8> {
+        let (mut landing, to) = cx.job().landing(100_000);
+        cx.spawn(async move {
+            loop {
+                assert_eq!(landing.next().await[99_999], 1);
+            }
+        });
+        to
+    }
     #[entry]
     fn give(&self, len: usize) -> Payload<u8> {
         vec![0; len].into()
@@ -168,6 +180,14 @@ async fn main(job: Job, args: Args) {
             nodes.all().ready().done().await;
             nodes.all().compute(1_000_000);
             job.promise::<()>().1.await;
+        }
+        // Puts, one after the other, into memory of the last PE.
+        "ready-and-put" => {
+            nodes.all().ready().done().await;
+            let mut to = last.reads().call().await;
+            loop {
+                to = to.put(vec![1u8; 100_000]).await;
+            }
         }
         "ready-and-leave" => {
             nodes.all().ready().done().await;

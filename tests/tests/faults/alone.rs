@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, kill_process};
 
 use crate::job::Job;
-use crate::start;
+use crate::{run, start};
 
 /// Jobs over both transports between processes, at the same time.
 fn both(rest: &str) -> Vec<Job> {
@@ -73,6 +73,24 @@ fn a_job_is_gone_within_a_second_of_any_process_s_death_whatever_the_others_do()
                 job.end().failed(137, "was killed by signal 9 (out of memory?)");
                 assert!(since.elapsed() < Duration::from_secs(1), "{transport} {what}: {:?}", since.elapsed());
             }
+        }
+    }
+}
+
+#[test]
+fn a_job_is_gone_within_a_second_of_the_death_of_the_process_that_others_put_into_or_that_puts() {
+    for transport in ["shm", "tcp", "ofi", "ucx"] {
+        if run(&format!("+p2 ++quiet ++transport {transport} - ready-and-leave 0")).code == 78 {
+            eprintln!("{transport}: skipped");
+            continue;
+        }
+        for victim in [0, 1] {
+            let mut job = start(&format!("+p2 ++quiet ++transport {transport} - ready-and-put"));
+            let pids = job.ready(2);
+            let since = Instant::now();
+            kill_process(pids[victim], Signal::KILL).expect("it runs");
+            job.end().failed(137, "was killed by signal 9 (out of memory?)");
+            assert!(since.elapsed() < Duration::from_secs(1), "{transport}: {:?}", since.elapsed());
         }
     }
 }

@@ -1,0 +1,241 @@
+//! A PE's landings, and its puts into those of others.
+//!
+//! # Whose turn it is
+//! A landing's memory is touched by its owner or by whoever has its [`Right`], and the right is one: it is made with the landing; it is moved,
+//! or serialized for one reader, never copied; a put consumes it. So after a put nobody can put, until the owner, who
+//! learns of the put by [`tag::PUT`], has read what came and says so with [`tag::READ`]: then the putter has the right again. No
+//! message precedes a put, and the one that follows it is sent when the owner has read, not when the putter wants to go on.
+//!
+//! # How a landing ends
+//! While the right is abroad somebody may be putting, so the memory stays, exposed, until the right comes home: by a put, whose
+//! putter then learns that the landing is gone, or because it is dropped ([`tag::UNUSED`]). A landing whose right was dropped waits in
+//! vain, and says so.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use charm4rs_transport::port::{Incoming, LandingAddress, LandingId, LandingMemory, Tag};
+use charm4rs_transport::{Pe, RegBuf};
+use hashbrown::HashMap;
+
+use super::exit::Failure;
+use super::{Rt, reduction};
+use crate::envelope::{FutureId, HEADER, Header, tag};
+use crate::landing::Right;
+use crate::reduce::Sink;
+use crate::reply::Awaited;
+use crate::{Arguments, CallError, Reply, moved};
+
+type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
+
+/// See the module's text.
+#[derive(Default)]
+pub(crate) struct Landings {
+    own: Table<LandingId, Own>,
+    /// Puts of this PE that have not been read.
+    puts: Table<(Pe, LandingId), (FutureId, Box<LandingAddress>)>,
+}
+
+/// Who may touch the memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    /// Whoever has the right.
+    Theirs,
+    /// The owner: this PE has put.
+    Ours(Pe),
+    /// The owner, for ever: the right was dropped.
+    Over,
+}
+
+type Notify = Rc<dyn Fn(Rt)>;
+
+struct Own {
+    turn: Turn,
+    waiting: Vec<FutureId>,
+    notify: Option<Notify>,
+    /// Nobody reads it any more.
+    dropped: bool,
+}
+
+/// In a [`tag::READ`]: nobody has read it, and nobody will.
+const GONE: i32 = 1;
+
+/// A put's header and where it begins, as a message.
+fn notice(id: LandingId, from: Pe, offset: u64) -> Vec<u8> {
+    let header = Header::new(id.to_bits(), from);
+    [bytemuck::bytes_of(&header), &offset.to_le_bytes()].concat()
+}
+
+fn send(rt: Rt, to: Pe, tag: Tag, id: LandingId, what: i32) {
+    let mut header = Header::new(id.to_bits(), rt.sched.pe());
+    header.priority = what;
+    rt.sched.send(to, tag, HEADER, |room| _ = moved::put_pod(room, 0, &header));
+}
+
+impl Landings {
+    pub(super) fn clear(&self) {
+        let (own, puts) = (self.own.take(), self.puts.take());
+        drop((own, puts));
+    }
+
+    /// Whether there is something to read.
+    pub(crate) fn is_here(&self, id: LandingId) -> bool {
+        self.own.borrow().get(&id).is_some_and(|own| matches!(own.turn, Turn::Ours(_)))
+    }
+}
+
+/// Opens a landing of so many bytes.
+pub(crate) fn open(rt: Rt, bytes: usize) -> (Right, LandingMemory) {
+    let here = rt.sched.pe();
+    let opened = rt.sched.open_landing(bytes, tag::PUT, |id| notice(id, here, 0));
+    let (address, memory) = opened.expect("landings are made while the PE runs");
+    let own = Own { turn: Turn::Theirs, waiting: Vec::new(), notify: None, dropped: false };
+    rt.landings.own.borrow_mut().insert(address.id, own);
+    (Right::of(address.into()), memory)
+}
+
+/// Completes when there is something to read.
+pub(crate) fn arrival(rt: Rt, id: LandingId) -> Reply<()> {
+    let reply = Reply::new(rt, Awaited::PUT);
+    let turn = rt.landings.own.borrow().get(&id).map(|own| own.turn);
+    match turn {
+        Some(Turn::Ours(_)) => rt.futures.fulfil(reply.id(), ()),
+        Some(Turn::Theirs) => {
+            if let Some(own) = rt.landings.own.borrow_mut().get_mut(&id) {
+                own.waiting.push(reply.id());
+            }
+        }
+        Some(Turn::Over) | None => rt.futures.fail(reply.id(), CallError::HandleGone { owner: rt.sched.pe() }),
+    }
+    reply
+}
+
+/// From now on every arrival gives `value` to `sink`; also what is there already.
+pub(crate) fn notify<V: Arguments + Clone>(rt: Rt, id: LandingId, sink: Sink<V>, value: V) {
+    let give: Notify = Rc::new(move |rt: Rt| {
+        if let Err(error) = reduction::give_to(rt, &sink.route, value.clone()) {
+            rt.fail(Failure { code: 1, what: format!("the notice of a put cannot be sent: {error}") });
+        }
+    });
+    if let Some(own) = rt.landings.own.borrow_mut().get_mut(&id) {
+        own.notify = Some(give.clone());
+    }
+    if rt.landings.is_here(id) {
+        give(rt);
+    }
+}
+
+/// The owner has read: whoever has put may put again.
+pub(crate) fn give_back(rt: Rt, id: LandingId) {
+    let from = {
+        let mut own = rt.landings.own.borrow_mut();
+        let Some(own) = own.get_mut(&id) else { return };
+        let Turn::Ours(from) = own.turn else { return };
+        own.turn = Turn::Theirs;
+        from
+    };
+    send(rt, from, tag::READ, id, 0);
+}
+
+/// Nobody reads it any more.
+pub(crate) fn drop_landing(rt: Rt, id: LandingId) {
+    // At the job's end the port keeps the memory as long as peers may put.
+    if rt.sched.stopping().is_some() {
+        return;
+    }
+    let (turn, notify) = {
+        let mut table = rt.landings.own.borrow_mut();
+        let Some(own) = table.get_mut(&id) else { return };
+        own.dropped = true;
+        (own.turn, own.notify.take())
+    };
+    drop(notify);
+    match turn {
+        Turn::Theirs => {}
+        Turn::Ours(from) => end(rt, id, Some(from)),
+        Turn::Over => end(rt, id, None),
+    }
+}
+
+/// The right is home, and nobody reads: the memory goes.
+fn end(rt: Rt, id: LandingId, putter: Option<Pe>) {
+    drop(rt.landings.own.borrow_mut().remove(&id));
+    rt.sched.close_landing(id);
+    if let Some(putter) = putter {
+        send(rt, putter, tag::READ, id, GONE);
+    }
+}
+
+/// Puts; the right comes back when that has been read.
+pub(crate) fn put(rt: Rt, address: Box<LandingAddress>, offset: u64, src: RegBuf) -> Reply<Right> {
+    let reply = Reply::new(rt, Awaited::LANDING);
+    let notice = |offset| notice(address.id, rt.sched.pe(), offset);
+    rt.sched.put(&address, offset, src, tag::PUT, &notice(offset));
+    rt.landings.puts.borrow_mut().insert((address.owner, address.id), (reply.id(), address));
+    reply
+}
+
+/// A right is dropped.
+pub(crate) fn give_up(rt: Rt, address: &LandingAddress) {
+    if rt.sched.stopping().is_none() {
+        send(rt, address.owner, tag::UNUSED, address.id, 0);
+    }
+}
+
+/// A put has arrived.
+pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
+    let id = LandingId::from_bits(header.collection);
+    let Some(&offset) = msg.msg[HEADER..].first_chunk() else {
+        return rt.violation(msg.from, "a put without a place", header.collection);
+    };
+    let mut table = rt.landings.own.borrow_mut();
+    let Some(own) = table.get_mut(&id).filter(|own| own.turn == Turn::Theirs) else {
+        return rt.violation(msg.from, "a put into nothing, or out of turn", header.collection);
+    };
+    for payload in msg.payloads.iter() {
+        if !rt.sched.fill_landing(id, u64::from_le_bytes(offset), payload) {
+            return rt.violation(msg.from, "a put outside of its landing", u64::from_le_bytes(offset));
+        }
+    }
+    own.turn = Turn::Ours(msg.from);
+    let (waiting, notify, dropped) = (std::mem::take(&mut own.waiting), own.notify.clone(), own.dropped);
+    drop(table);
+    if dropped {
+        return end(rt, id, Some(msg.from));
+    }
+    waiting.into_iter().for_each(|future| rt.futures.fulfil(future, ()));
+    if let Some(notify) = notify {
+        notify(rt);
+    }
+}
+
+/// A put of this PE's was read, or nobody will read it.
+pub(super) fn read(rt: Rt, header: &Header, msg: &Incoming) {
+    let id = LandingId::from_bits(header.collection);
+    let put = rt.landings.puts.borrow_mut().remove(&(msg.from, id));
+    match put {
+        Some((future, _)) if header.priority == GONE => {
+            rt.futures.fail(future, CallError::LandingGone { owner: msg.from });
+        }
+        Some((future, address)) => rt.futures.fulfil(future, Right::of(address)),
+        None => rt.violation(msg.from, "an answer to no put", header.collection),
+    }
+}
+
+/// The right to put into a landing of this PE's was dropped.
+pub(super) fn unused(rt: Rt, header: &Header, msg: &Incoming) {
+    let id = LandingId::from_bits(header.collection);
+    let mut table = rt.landings.own.borrow_mut();
+    let Some(own) = table.get_mut(&id).filter(|own| own.turn == Turn::Theirs) else {
+        return rt.violation(msg.from, "a right that is not abroad was dropped", header.collection);
+    };
+    own.turn = Turn::Over;
+    let (waiting, dropped) = (std::mem::take(&mut own.waiting), own.dropped);
+    drop(table);
+    if dropped {
+        return end(rt, id, None);
+    }
+    for future in waiting {
+        rt.futures.fail(future, CallError::HandleGone { owner: rt.sched.pe() });
+    }
+}
