@@ -11,8 +11,8 @@ use charm4rs_transport::{Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RegB
 
 use crate::limits::{fill, read_lines};
 
-/// What a port takes as a message without a payload.
-const SMALL: usize = 4 << 10;
+/// What the object model sends in a message; what is larger it hands over, as a payload.
+const SMALL: usize = 1 << 10;
 /// Events of one poll.
 const BATCH: usize = 64;
 /// Posts of a seam whose completion may be awaited.
