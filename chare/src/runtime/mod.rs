@@ -260,6 +260,12 @@ impl Runtime {
         self.copies.get() + self.sched.with_port(|port| port.counters().copies).unwrap_or_default()
     }
 
+    /// How many messages this PE has sent to others.
+    pub(crate) fn messages(&self) -> u64 {
+        let sent = self.sched.with_port(|port| port.counters().sent);
+        sent.map_or(0, |sent| sent.iter().skip(1).map(|flow| flow.messages).sum())
+    }
+
     /// Serializes into the scratch buffer for the time of `f`.
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let mut bytes = self.scratch.take();

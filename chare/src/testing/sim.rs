@@ -28,13 +28,16 @@ pub struct SimOptions {
     pub seed: u64,
     /// After so many steps of PEs the job is taken to run for ever.
     pub steps_max: u64,
+    /// How long each message takes; `None`: the seed decides. Then the time that an operation takes tells the longest chain of
+    /// messages in it, since PEs take no time.
+    pub delay: Option<Duration>,
 }
 
 impl SimOptions {
     /// Every PE in a process of its own.
     #[must_use]
     pub fn new(pes: u32, seed: u64) -> Self {
-        Self { pes, ppn: 1, seed, steps_max: 100_000_000 }
+        Self { pes, ppn: 1, seed, steps_max: 100_000_000, delay: None }
     }
 
     /// With `ppn` PEs in each process.
@@ -81,6 +84,8 @@ pub struct Outcome {
     pub steps: u64,
     /// The simulated time.
     pub time: Duration,
+    /// Messages that PEs sent to others, until the end.
+    pub messages: u64,
 }
 
 impl Outcome {
@@ -162,13 +167,14 @@ pub(crate) fn run(options: &SimOptions, first: impl FnOnce(Rt)) -> Outcome {
         }
         Err(error) => End::Failed(Pe(0), Failure::from(&error)),
     };
+    let messages = sim.pes.iter().map(|rt| rt.messages()).sum();
     sim.close(&end);
     let end = match (sim.first.take(), end) {
         // Only of a job that ended well: otherwise the closing failed because the job did.
         (Some((pe, failure)), End::Exit(_)) => End::Failed(pe, failure),
         (_, end) => end,
     };
-    Outcome { options: options.clone(), end, steps: sim.steps, time: sim.clock.now() }
+    Outcome { options: options.clone(), end, steps: sim.steps, time: sim.clock.now(), messages }
 }
 
 struct Sim {
@@ -187,7 +193,11 @@ struct Sim {
 impl Sim {
     fn new(options: &SimOptions) -> Self {
         let layout = Layout::one_host(options.pes, options.ppn);
-        let network = Network::new(sim::Config::reliable(layout, options.seed));
+        let mut config = sim::Config::reliable(layout, options.seed);
+        if let Some(delay) = options.delay.and_then(|delay| u64::try_from(delay.as_nanos()).ok()) {
+            (config.delay_ns, config.kib_ns) = (delay..delay + 1, 0);
+        }
+        let network = Network::new(config);
         Self {
             pes: Vec::new(),
             stopped: vec![None; options.pes as usize],
