@@ -39,9 +39,35 @@ fn operations_of_all_pes_are_measured_on_any_number_of_them() {
     for what in ["bibw", "overlap"] {
         assert_eq!([rows("+p1", what, "2K"), rows("+p3", what, "2K")], [0, 1], "{what} is between two");
     }
-    for (what, row) in [("barrier", "one after another"), ("idle-wake", "after 5 ms")] {
+    for (what, row) in [
+        ("barrier", "one after another"),
+        ("idle-wake", "after 5 ms"),
+        ("rate", "1 pairs at once"),
+        ("stencil", "2 KiB"),
+        ("messages", &format!("{:<34} {:>8} {:>12}", "allreduce", 32, "160.0")),
+    ] {
         let (code, said) = run(&["+p2", what, "--runs", "1"], &[]);
         assert!(code == Some(0) && said.lines().any(|line| line.starts_with(row)), "{said}");
+    }
+}
+
+#[test]
+fn the_start_of_a_program_comes_before_its_end() {
+    let json = file("startup.json");
+    let (code, said) = run(&["+p2", "startup", "--runs", "1", "--json"], &[&json]);
+    assert_eq!(code, Some(0), "{said}");
+    let run: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let rows: Vec<(&str, f64)> = run["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| (row["name"].as_str().unwrap(), row["runs"][0].as_f64().unwrap()))
+        .collect();
+    // Processes are started by the launcher, if it has been built.
+    let launcher = Path::new(env!("CARGO_BIN_EXE_charmbench")).with_file_name("charmrun");
+    assert_eq!(rows.len(), if launcher.exists() { 6 } else { 2 }, "{rows:?}");
+    for pair in rows.chunks(2) {
+        assert!(0.0 < pair[0].1 && pair[0].1 < pair[1].1, "{pair:?}");
     }
 }
 

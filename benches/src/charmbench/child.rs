@@ -1,7 +1,7 @@
 //! Other programs, run while this PE sleeps.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use charm4rs::Job;
@@ -33,6 +33,23 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// What a program prints; its reason, if it fails.
+    pub(crate) async fn said(&self, job: &Job, command: &mut Command) -> Result<String, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let [out, err] = ["out", "err"].map(|name| self.path().join(name));
+        let open = |path: &Path| std::fs::File::create(path).map_err(|error| error.to_string());
+        command.stdin(Stdio::null()).stdout(open(&out)?).stderr(open(&err)?);
+        let status = Running::new(command)?.end(job).await?;
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        if status.success() {
+            return Ok(read(&out));
+        }
+        let why = read(&err);
+        Err(format!("{name} ended with {status}: {}", why.lines().next().unwrap_or_default()))
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
@@ -46,6 +63,21 @@ pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
         command.env_remove(name);
     });
     command
+}
+
+/// This very program.
+pub(crate) fn this_program() -> Result<PathBuf, String> {
+    std::env::current_exe().map_err(|error| error.to_string())
+}
+
+/// The launcher that was built with this program.
+pub(crate) fn launcher() -> Result<PathBuf, String> {
+    let launcher = this_program()?.with_file_name("charmrun");
+    if launcher.exists() {
+        Ok(launcher)
+    } else {
+        Err(format!("there is no {} (cargo build --release)", launcher.display()))
+    }
 }
 
 /// Ends with its process.

@@ -2,25 +2,32 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::time::Instant;
 
 use charm4rs::prelude::*;
 
 use crate::Options;
 use crate::limits::Limit;
-use crate::table::{self, Figure, Table};
+use crate::table::{self, Figure, Table, Tail};
+
+/// Small calls that a pair has under way at once.
+const WINDOW: u32 = 64;
 
 /// One on each PE; PE 0's neighbour is the last PE.
 struct Player {
     left: u32,
     waiting: Option<Promise<Option<Payload<u8>>>>,
     calls: u64,
+    /// When the present rally's last turn began, and how long each has taken; only of rallies in which each turn is timed.
+    turn: Option<Instant>,
+    turns: Vec<f64>,
 }
 
 #[chare(index = u32)]
 impl Player {
     #[init]
     fn new() -> Self {
-        Self { left: 0, waiting: None, calls: 0 }
+        Self { left: 0, waiting: None, calls: 0, turn: None, turns: Vec::new() }
     }
 
     /// Begins a rally of `rounds` there and back.
@@ -35,6 +42,7 @@ impl Player {
     ) {
         self.left = rounds;
         self.waiting = Some(done);
+        self.turn = self.turn.map(|_| Instant::now());
         match data {
             None => drop(peer.small(cx.proxy(), rounds)),
             Some(data) => drop(peer.large(cx.proxy(), data)),
@@ -44,7 +52,7 @@ impl Player {
     #[entry]
     fn small(&mut self, cx: &mut Cx<Self>, from: Proxy<Self>, left: u32) {
         if self.waiting.is_some() {
-            self.left -= 1;
+            self.take_turn();
             if self.left == 0 {
                 return self.finish(None);
             }
@@ -55,7 +63,7 @@ impl Player {
     #[entry]
     fn large(&mut self, cx: &mut Cx<Self>, from: Proxy<Self>, data: Payload<u8>) {
         if self.waiting.is_some() {
-            self.left -= 1;
+            self.take_turn();
             if self.left == 0 {
                 return self.finish(Some(data));
             }
@@ -105,6 +113,39 @@ impl Player {
     #[entry]
     fn reduce(&mut self, cx: &mut Cx<Self>, to: Promise<u64>) {
         cx.contribute(1u64, reduce::sum, to);
+    }
+
+    /// Has the turns of the next rally timed, of which there are so many.
+    #[entry]
+    fn time_turns(&mut self, count: u32) {
+        self.turns.reserve(count as usize);
+        self.turn = Some(Instant::now());
+    }
+
+    /// How long each turn took, one way.
+    #[entry]
+    fn timed_turns(&mut self) -> Vec<f64> {
+        self.turn = None;
+        std::mem::take(&mut self.turns)
+    }
+
+    /// Sends small calls, a window of them at a time, and waits until the last of each has run.
+    #[entry]
+    async fn windows(_: This<Self>, peer: Proxy<Self>, windows: u32) {
+        for _ in 0..windows {
+            for value in 1..WINDOW {
+                peer.drop_in(value);
+            }
+            peer.drop_in(0).done().await;
+        }
+    }
+
+    fn take_turn(&mut self) {
+        self.left -= 1;
+        if let Some(began) = &mut self.turn {
+            let now = Instant::now();
+            self.turns.push((now - std::mem::replace(began, now)).as_nanos() as f64 / 2.0);
+        }
     }
 
     fn finish(&mut self, data: Option<Payload<u8>>) {
@@ -164,14 +205,18 @@ impl Bench {
     pub(crate) async fn latency(&self) {
         let limit = Limit::of_this_job();
         let title = format!("entry method: one way, PE 0 and PE {}", self.peer);
-        let table = Table::beside(title, "ns", limit.map(Limit::latency_name));
+        let table = Table::with_tails(title, "ns", limit.map(Limit::latency_name));
         for &size in self.options.sizes(&[0, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
-            let rounds = ((64 << 20) / size.max(1) as u32).clamp(64, 10_000);
+            let rounds = u32::try_from((64 << 20) / size.max(1)).unwrap_or(u32::MAX).clamp(64, 10_000);
             let limit = limit.map(|limit| move || limit.latency(size.max(8)));
             let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
             let data = Cell::new((size > 0).then(|| Payload::zeroed(size)));
             let (figure, limit) = self.measure_in_turn(2 * rounds, limit, || self.rally(rounds, &data)).await;
-            table.sized(size, &figure, limit.as_ref());
+            // To look at the clock in each turn takes time: so that is a rally of its own.
+            self.players.on(Pe(0)).time_turns(rounds).done().await;
+            self.rally(rounds, &data).await;
+            let turns = self.players.on(Pe(0)).timed_turns().call().await;
+            table.sized(size, &figure.with_tail(Tail::of(turns)), limit.as_ref());
         }
     }
 
@@ -192,13 +237,34 @@ impl Bench {
                 .await;
             table.row(name, &figure);
         }
+        self.pairs(&table).await;
+    }
+
+    /// All PEs of the first half send to those of the second.
+    async fn pairs(&self, table: &Table) {
+        let pairs = self.job.pes() / 2;
+        let windows = 2_000;
+        if pairs == 0 {
+            return;
+        }
+        let figure = self
+            .measure(pairs * windows * WINDOW, || async {
+                let pair = |from| self.players.on(Pe(from)).windows(self.players.on(Pe(from + pairs)), windows).done();
+                let ends: Vec<_> = (0..pairs).map(pair).collect();
+                for end in ends {
+                    end.await;
+                }
+            })
+            .await;
+        table.row(&format!("{pairs} pairs at once, {WINDOW} under way in each"), &figure);
     }
 
     pub(crate) async fn bandwidth(&self) {
         let limit = Limit::of_this_job();
         let table = Table::beside("entry method: payloads, written and read", "GB/s", limit.map(Limit::stream_name));
         for &size in self.options.sizes(&[4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20]) {
-            let count = ((256 << 20) / size as u32).clamp(4, 20_000);
+            let least = if size > 256 << 20 { 1 } else { 4 };
+            let count = u32::try_from((256 << 20) / size.max(1)).unwrap_or(u32::MAX).clamp(least, 20_000);
             let limit = limit.map(|limit| move || limit.stream(size));
             let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
             let (figure, limit) = self

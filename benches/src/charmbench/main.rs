@@ -13,12 +13,15 @@ mod entry;
 mod lanes;
 mod limits;
 mod mapping;
+mod messages;
 mod peers;
 mod place;
 mod plot;
 mod python;
 mod run;
 mod sockets;
+mod startup;
+mod stencil;
 mod table;
 
 use std::path::PathBuf;
@@ -75,6 +78,19 @@ enum What {
     Overlap,
     /// A call to a PE that sleeps.
     IdleWake,
+    /// A grid in strips that send their edges to one another, beside the work alone, by size of a row.
+    Stencil,
+    /// Programs from their execution to their main, and to their end.
+    Startup,
+    /// What a program that was started says.
+    #[command(hide = true)]
+    Started,
+    /// What operations of all PEs cost in messages, counted in simulations of up to 1,024 PEs.
+    Messages {
+        /// How many PEs are simulated.
+        #[arg(default_values_t = [2, 4, 8, 16, 32, 64, 256, 1024])]
+        pes: Vec<u32>,
+    },
     /// What this machine can do at all.
     Limits,
     /// All of these.
@@ -124,6 +140,11 @@ async fn program(job: Job, options: Options) -> Result<(), String> {
         Some(What::Peers(what)) => return peers::run(&job, what).await,
         Some(What::Compare(what)) => return compare::run(what),
         Some(What::Plot(what)) => return plot::run(what),
+        Some(What::Messages { pes }) => return messages::run(pes),
+        Some(What::Started) => {
+            startup::tell();
+            return Ok(());
+        }
         _ => {}
     }
     if job.pes() == 1 && matches!(options.layer, Some(Layer::Raw | Layer::Port)) {
@@ -134,6 +155,10 @@ async fn program(job: Job, options: Options) -> Result<(), String> {
     }
     if options.wants_layer(Layer::Entry) {
         entry_layer(&job, &options).await;
+    }
+    // Not among all: other programs may not be where this one is.
+    if options.what == Some(What::Startup) {
+        startup::run(&job, options.runs()).await?;
     }
     let layout = job.layout();
     let transport = place::Place::get().map(|place| place.transport);
@@ -158,6 +183,9 @@ async fn entry_layer(job: &Job, options: &Options) {
         bench.bandwidth().await;
     }
     collectives::Collectives::new(*job, options.clone()).await.all().await;
+    if options.wants(What::Stencil) {
+        stencil::run(job, options).await;
+    }
 }
 
 fn main() {

@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use charm4rs::Job;
 use clap::Args;
 
-use crate::child::{Folder, Running, command};
+use crate::child::{Folder, Running, command, launcher, this_program};
 use crate::run::{Machine, Run};
 use crate::table::text;
 
@@ -163,28 +163,9 @@ impl Measuring<'_> {
         }
     }
 
-    /// What a program prints; its reason, if it fails.
-    async fn said(&self, command: &mut Command) -> Result<String, String> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        let [out, err] = ["out", "err"].map(|name| self.folder.path().join(name));
-        let open = |path: &Path| std::fs::File::create(path).map_err(|error| error.to_string());
-        command.stdin(Stdio::null()).stdout(open(&out)?).stderr(open(&err)?);
-        let status = Running::new(command)?.end(self.job).await?;
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        if status.success() {
-            return Ok(read(&out));
-        }
-        let why = read(&err);
-        Err(format!("{name} ended with {status}: {}", why.lines().next().unwrap_or_default()))
-    }
-
     /// This very program, under the launcher that was built with it.
     async fn ours(&self, transport: Option<&str>) -> Result<Figures, String> {
-        let program = std::env::current_exe().map_err(|error| error.to_string())?;
-        let launcher = program.with_file_name("charmrun");
-        if !launcher.exists() {
-            return Err(format!("there is no {} (cargo build --release)", launcher.display()));
-        }
+        let (program, launcher) = (this_program()?, launcher()?);
         let json = self.folder.path().join("run.json");
         let mut figures = Figures::new();
         for what in ["latency", "rate", "allreduce"] {
@@ -194,7 +175,7 @@ impl Measuring<'_> {
             if what != "rate" {
                 run.args(["--size", if what == "latency" { "8,64K,1M" } else { "8" }]);
             }
-            self.said(&mut run).await?;
+            self.folder.said(self.job, &mut run).await?;
             for record in Run::read(&json)?.records {
                 let ns = record.figure().median();
                 match (what, record.bytes) {
@@ -232,7 +213,7 @@ impl Measuring<'_> {
         } else {
             mpirun.arg(self.compiled(tool("mpicc")).await?);
         }
-        let said = self.said(&mut mpirun).await?;
+        let said = self.folder.said(self.job, &mut mpirun).await?;
         let mut figures = Figures::new();
         for line in said.lines() {
             if let ["figure", name, _, value] = line.split('\t').collect::<Vec<_>>()[..] {
@@ -249,7 +230,7 @@ impl Measuring<'_> {
         }
         let source = self.folder.write("mpi.c", include_str!("../../peers/mpi.c"))?;
         let program = self.folder.path().join("mpi");
-        self.said(compiler.arg("-O2").arg("-o").arg(&program).arg(source)).await?;
+        self.folder.said(self.job, compiler.arg("-O2").arg("-o").arg(&program).arg(source)).await?;
         self.mpi_program = Some(program.clone());
         Ok(program)
     }
@@ -263,7 +244,7 @@ impl Measuring<'_> {
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut server = Running::new(&mut server)?;
         self.job.sleep(Duration::from_millis(300)).await;
-        let said = self.said(&mut client).await?;
+        let said = self.folder.said(self.job, &mut client).await?;
         server.end(self.job).await?;
         Ok(said)
     }
