@@ -70,7 +70,7 @@ pub(crate) struct Near<W: Way> {
     fatal: Option<TransportError>,
     lost: Vec<Pe>,
     /// Messages and payloads that had to be copied.
-    pub(crate) copies: u64,
+    copies: u64,
 }
 
 impl<W: Way> Near<W> {
@@ -523,6 +523,10 @@ impl<W: Way> Endpoint for Near<W> {
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         self.way.wait_fd()
+    }
+
+    fn copies(&self) -> u64 {
+        self.copies
     }
 
     fn close(mut self: Box<Self>) -> Result<(), TransportError> {

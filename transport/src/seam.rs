@@ -285,6 +285,11 @@ pub trait Endpoint: Debug {
     /// What to wait on while asleep, besides the doorbell.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// How many messages and payloads it had to copy where the way knows better.
+    fn copies(&self) -> u64 {
+        0
+    }
+
     /// Delivers what was posted, then closes. Called once, at the end of the job.
     ///
     /// # Errors

@@ -445,8 +445,9 @@ impl Port {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut counters = self.inner.counters.clone();
-        counters.copies += self.ends.local.as_ref().map_or(0, |near| near.copies);
-        counters.copies += self.ends.shm.as_ref().map_or(0, |near| near.copies);
+        let Ends { local, shm, net, .. } = &self.ends;
+        counters.copies += local.as_ref().map_or(0, Endpoint::copies) + shm.as_ref().map_or(0, Endpoint::copies);
+        counters.copies += net.as_ref().map_or(0, |net| net.copies());
         counters
     }
 

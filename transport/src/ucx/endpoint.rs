@@ -69,6 +69,7 @@ impl EndpointBuilder for UcxBuilder {
             blocks: Vec::new(),
             pool: Pool::new(pe, Arc::new(Arena::new(segment, fresh_tags()))),
             graves: Vec::new(),
+            copies: 0,
             ear,
             fatal: None,
         }))
@@ -95,6 +96,8 @@ pub(super) struct UcxEndpoint {
     pub(super) pool: Pool,
     /// Memory of windows that were given up while somebody may still write there.
     graves: Vec<RegBuf>,
+    /// Messages of `UcxConfig::collected_min` bytes or more that arrived as a copy.
+    pub(super) copies: u64,
     /// Hears of processes that are gone.
     pub(super) ear: Option<Box<dyn Ear>>,
     pub(super) fatal: Option<TransportError>,
@@ -446,6 +449,10 @@ impl Endpoint for UcxEndpoint {
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.worker.fd())
+    }
+
+    fn copies(&self) -> u64 {
+        self.copies
     }
 
     fn close(mut self: Box<Self>) -> Result<(), TransportError> {

@@ -123,13 +123,11 @@ impl UcxConfig {
     }
 }
 
-/// What strangers left behind, and what had to be copied.
+/// What strangers left behind.
 #[derive(Default, Debug)]
 pub struct UcxCounters {
     /// Messages without the receiver's pass.
     pub strangers: AtomicU64,
-    /// Messages of [`UcxConfig::collected_min`] bytes or more that were copied.
-    pub copies: AtomicU64,
 }
 
 /// The process-wide half of the UCX backend.

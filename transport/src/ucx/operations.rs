@@ -132,7 +132,7 @@ impl UcxEndpoint {
             Arrival::Whole(head, msg) => match head.kind {
                 Kind::Message => {
                     if msg.len() >= self.shared.config.collected_min {
-                        self.shared.counters.copies.fetch_add(1, Ordering::Relaxed);
+                        self.copies += 1;
                     }
                     self.turn(index, &head, Turn::Event(Event::Recv { from: head.from, imm: head.imm, msg }))
                 }
