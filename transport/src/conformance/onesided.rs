@@ -2,6 +2,7 @@
 
 use super::{Bench, Outcome, Peer, bytes};
 use crate::memory::RegBuf;
+use crate::memory::again::Spot;
 use crate::{Imm, Pe, PostError, RemoteKey};
 
 const LEN: usize = 300_000;
@@ -105,6 +106,43 @@ pub fn a_window_for_long_takes_puts_again_and_again(bench: &Bench<'_>) {
                 let src = source(peer, len(round), key, round);
                 let op = peer.put(Pe(0), src, &window, at(round) as u64, Some(Imm(round))).await;
                 let _ = peer.done(op).await;
+            }
+        }
+    });
+}
+
+/// Memory that both ends give back to the system and map again at the same place is what is put, got and written, and not what was there
+/// before, whatever anybody has registered.
+pub fn memory_mapped_again_is_not_reached_by_what_was_known_of_it(bench: &Bench<'_>) {
+    bench.run(2, async |peer: &Peer| {
+        let (spot, len) = (Spot::new(LEN), LEN.min(peer.caps().put_max));
+        for round in 0..16u32 {
+            let key = peer.seed ^ u64::from(round);
+            if peer.pe == Pe(1) {
+                let window = peer.expose(untouched(spot.map(LEN)));
+                peer.post_key("window", round, &window.key);
+                assert_eq!(peer.announced().await, (Pe(0), Imm(round)));
+                expect_only(&peer.unexpose(window), 0, len, key);
+                // The same memory, once more new: to be read.
+                let mut memory = spot.map(LEN);
+                bytes::pour(!key, &mut memory);
+                let window = peer.expose(memory);
+                peer.post_key("again", round, &window.key);
+                peer.read("got", round).await;
+                drop(peer.unexpose(window));
+            } else {
+                let window = peer.read_key("window", round).await;
+                let mut src = spot.map(len);
+                bytes::pour(key, &mut src);
+                let op = peer.put(Pe(1), src, &window, 0, Some(Imm(round))).await;
+                drop(peer.done(op).await);
+                let window = peer.read_key("again", round).await;
+                let got = peer.get(Pe(1), &window, 0, spot.map(len)).await;
+                let mut expected = vec![0; LEN];
+                bytes::pour(!key, &mut expected);
+                assert!(*got == expected[..len], "round {round}");
+                drop(got);
+                peer.post("got", round, vec![]);
             }
         }
     });

@@ -1,5 +1,7 @@
 //! Who owns a buffer: [`RegBuf`] (owned, may cross threads), [`Msg`] (a message as it arrived, stays on its PE).
 
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) mod again;
 mod buf;
 mod counted;
 pub(crate) mod inbox;

@@ -254,6 +254,18 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_a_pool_at_the_place_of_one_that_is_gone_has_another_tag() {
+        let tags = (0..8).map(|_| {
+            let segment = Arc::new(Segment::private(1 << 16, 256 << 20).unwrap());
+            let buf = Pool::new(Pe(3), Arc::new(Arena::new(segment, fresh_tags()))).alloc(100_000).unwrap();
+            (buf.tag(), buf.as_ptr() as usize)
+        });
+        let (tags, places): (Vec<_>, std::collections::BTreeSet<_>) = tags.unzip();
+        assert!(tags.iter().all(|tag| *tag != 0) && tags.is_sorted_by(|a, b| a < b));
+        assert!(places.len() < 8, "the system maps it again where it was");
+    }
+
+    #[test]
     fn a_class_holds_what_it_is_chosen_for_and_wastes_little() {
         let sizes =
             (0..46).flat_map(|log| [(1usize << log) - 1, 1 << log, (1 << log) + 1, (1 << log) + (1 << log) / 3]);

@@ -1,0 +1,87 @@
+//! Memory that is given back to the system and mapped again at the same place, for the law that nobody reaches the new by what he knew of the
+//! old: a registration, above all. libfabric and UCX keep registrations by address, and learn from libc's functions, which they patch, that memory
+//! goes away; of system calls made past libc they know nothing, so all mappings whose memory is sent are unmapped by libc.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Home, RegBuf};
+
+const ANONYMOUS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+
+/// A place in the address space.
+#[derive(Debug)]
+pub(crate) struct Spot(Arc<Range>);
+
+#[derive(Debug)]
+struct Range {
+    at: NonNull<u8>,
+    len: usize,
+    mapped: AtomicBool,
+}
+
+// SAFETY: a range of addresses; its memory is reached by the one buffer that has it.
+unsafe impl Send for Range {}
+// SAFETY: as above.
+unsafe impl Sync for Range {}
+
+impl Range {
+    /// Maps nothing, or fresh memory, in place of what is there.
+    ///
+    /// # Safety
+    /// Nobody uses what is there.
+    unsafe fn map(&self, protection: c_int) {
+        let at: *mut c_void = self.at.as_ptr().cast();
+        // SAFETY: the range is ours, and by the caller's promise nobody uses it.
+        let mapped = unsafe { libc::mmap(at, self.len, protection, ANONYMOUS | libc::MAP_FIXED, -1, 0) };
+        assert_eq!(mapped, at, "a range that was mapped can be mapped again");
+    }
+}
+
+impl Spot {
+    /// A place for `len` bytes, at which nothing is yet.
+    ///
+    /// # Panics
+    /// If the address space is full.
+    #[must_use]
+    pub(crate) fn new(len: usize) -> Self {
+        let len = len.next_multiple_of(4096);
+        // SAFETY: a fresh mapping aliases nothing.
+        let at = unsafe { libc::mmap(null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) };
+        assert_ne!(at, libc::MAP_FAILED, "there is address space");
+        let at = NonNull::new(at.cast()).expect("a mapping has an address");
+        Self(Arc::new(Range { at, len, mapped: AtomicBool::new(false) }))
+    }
+
+    /// Fresh memory of `len` bytes there, until the buffer is dropped.
+    ///
+    /// # Panics
+    /// If it is too long, or the last buffer is still alive.
+    #[must_use]
+    pub(crate) fn map(&self, len: usize) -> RegBuf {
+        assert!(len <= self.0.len && !self.0.mapped.swap(true, Ordering::AcqRel), "one buffer at a time");
+        // SAFETY: nothing is there, as was just seen; then the block is valid, zeroed and the buffer's alone until it is reclaimed.
+        unsafe {
+            self.0.map(libc::PROT_READ | libc::PROT_WRITE);
+            RegBuf::from_raw(self.0.at, len, self.0.len, self.0.clone())
+        }
+    }
+}
+
+// SAFETY: there is one buffer at a time, and its memory is mapped until it is reclaimed.
+unsafe impl Home for Range {
+    unsafe fn reclaim(&self, _: NonNull<u8>, _: usize) {
+        // SAFETY: its only user has given it back.
+        unsafe { self.map(libc::PROT_NONE) };
+        self.mapped.store(false, Ordering::Release);
+    }
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        // SAFETY: a buffer would hold it.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), self.len) };
+    }
+}
