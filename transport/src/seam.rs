@@ -63,7 +63,8 @@ pub enum PostError<B> {
     },
     /// A put or get outside the exposed memory, or with a key that is not (or no longer) valid.
     BadKey(B),
-    /// The buffer would have to be copied, and there is no memory for that.
+    /// The buffer would have to be copied, and there is no memory for that; or, for a put or get, the device cannot be given the memory,
+    /// here or there (locked memory is limited): then it goes by messages.
     NoMemory(B),
 }
 

@@ -8,7 +8,8 @@ pub mod survey;
 mod trial;
 mod ucx;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use self::select::Selection;
 use crate::bootstrap::Bootstrap;
@@ -72,17 +73,30 @@ impl std::str::FromStr for TransportKind {
 
 /// Tells the user something, from any thread. By default only who listens to `tracing` hears it.
 #[derive(Clone)]
-pub struct Notices(Arc<dyn Fn(String) + Send + Sync>);
+pub struct Notices(Arc<Told<dyn Fn(String) + Send + Sync>>);
+
+struct Told<F: ?Sized> {
+    once: Mutex<BTreeSet<&'static str>>,
+    tell: F,
+}
 
 impl Notices {
     /// Whoever calls [`Notices::tell`] calls `tell`.
     pub fn new(tell: impl Fn(String) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(tell))
+        Self(Arc::new(Told { once: Mutex::default(), tell }))
     }
 
     /// Tells it.
     pub fn tell(&self, text: String) {
-        (self.0)(text);
+        (self.0.tell)(text);
+    }
+
+    /// Tells what need not be told again.
+    pub fn tell_once(&self, text: &'static str) {
+        let new = self.0.once.lock().unwrap_or_else(PoisonError::into_inner).insert(text);
+        if new {
+            self.tell(text.to_owned());
+        }
     }
 }
 

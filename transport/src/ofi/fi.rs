@@ -291,6 +291,9 @@ pub(super) struct Lane {
     fabric: Fid<fi::fid_fabric>,
     wait: Option<RawFd>,
     info: Info,
+    /// As if the limit of locked memory were met beyond.
+    #[cfg(test)]
+    pub(super) registered_max: usize,
 }
 
 // SAFETY: the objects are used by one thread at a time, which is what the domain was opened for; they may move.
@@ -340,7 +343,17 @@ impl Lane {
         ep.control(fi::FI_ENABLE, null_mut()).map_err(|e| ("fi_enable", e))?;
         let mut fd: c_int = -1;
         let wait = cq.control(fi::FI_GETWAIT, (&raw mut fd).cast()).is_ok() && fd >= 0;
-        Ok(Self { ep: Some(ep), av, cq, domain, fabric, wait: wait.then_some(fd), info: info.clone() })
+        Ok(Self {
+            ep: Some(ep),
+            av,
+            cq,
+            domain,
+            fabric,
+            wait: wait.then_some(fd),
+            info: info.clone(),
+            #[cfg(test)]
+            registered_max: usize::MAX,
+        })
     }
 
     pub(super) fn info(&self) -> &Info {
@@ -491,6 +504,10 @@ impl Lane {
     /// # Safety
     /// The memory is valid, and stays where it is, for as long as the region exists.
     pub(super) unsafe fn register(&self, at: *mut u8, len: usize, access: u64, key: u64) -> Result<Region, Errno> {
+        #[cfg(test)]
+        if len > self.registered_max {
+            return Err(Errno(libc::ENOMEM));
+        }
         let domain = self.domain.raw();
         // SAFETY: the caller's promise.
         let mr = unsafe {

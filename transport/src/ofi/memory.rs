@@ -4,7 +4,8 @@
 //! A window has a registration of its own, made by `expose` and closed by `unexpose`, whatever memory it lies in: from then on the device
 //! refuses whoever still has the key. (Memory of a pool could be registered once, under one key; but then nothing could refuse
 //! a put to a window that was taken back. A registration costs about a microsecond on tcp and shm, and on verbs some more for each
-//! page.) It grants remote access only, to that memory only.
+//! page.) It grants remote access only, to that memory only. Where the device takes no more memory, the window is none of its: peers are told so
+//! by its number, and write by messages.
 //!
 //! # Sources
 //! Some devices want to know local memory too. A buffer of a pool comes back again and again at the same address, and its memory stays mapped
@@ -24,15 +25,22 @@ use crate::{TransportError, auth};
 /// Registrations of pool memory that are kept.
 const KEPT: usize = 1024;
 
+/// In the number of a window that the device was not given: peers write to it by messages.
+pub(super) const BY_MESSAGES: u64 = 1 << 62;
 /// In the number of a window into which peers put again and again without asking. (Numbers begin below 2^56.)
 pub(super) const LASTS: u64 = 1 << 63;
 
 /// A page may be as small as this.
 const PAGE: usize = 4096;
 
+/// Whether a device would take memory if there were not a limit.
+pub(super) fn is_limit(error: Errno) -> bool {
+    matches!(error.0, libc::ENOMEM | libc::EAGAIN | libc::EPERM)
+}
+
 /// Memory that the device would not take.
 pub(super) fn no_registration(lane: &Lane, error: Errno, len: usize) -> TransportError {
-    if !matches!(error.0, libc::ENOMEM | libc::EAGAIN | libc::EPERM) {
+    if !is_limit(error) {
         return super::slots::Slots::describe(lane, error, "fi_mr_reg");
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
@@ -138,7 +146,7 @@ impl Windows {
 
     /// Makes a buffer accessible.
     pub(super) fn open(&mut self, lane: &Lane, buf: &mut RegBuf, lasts: bool) -> Result<WindowKey, Errno> {
-        let mut region = None;
+        let (mut region, mut number) = (None, self.next | if lasts { LASTS } else { 0 });
         if !buf.is_empty() {
             if lane.info().mr_mode(fi::FI_MR_ALLOCATED) {
                 // Memory that nobody has touched yet does not exist.
@@ -146,9 +154,12 @@ impl Windows {
             }
             let access = u64::from(fi::FI_REMOTE_READ | fi::FI_REMOTE_WRITE);
             // SAFETY: the window holds the buffer until it is taken back, which closes the region first.
-            region = Some(unsafe { lane.register(buf.as_ptr(), buf.len(), access, random_key(lane)) }?);
+            match unsafe { lane.register(buf.as_ptr(), buf.len(), access, random_key(lane)) } {
+                Ok(registered) => region = Some(registered),
+                Err(error) if is_limit(error) => number |= BY_MESSAGES,
+                Err(error) => return Err(error),
+            }
         }
-        let number = self.next | if lasts { LASTS } else { 0 };
         self.next += 1;
         let addr = if lane.info().mr_mode(fi::FI_MR_VIRT_ADDR) { buf.as_ptr().addr() as u64 } else { 0 };
         let key = region.as_ref().map_or(0, Region::key);

@@ -147,6 +147,13 @@ impl OfiFabric {
         Ok(Self { caps, shared: Arc::new(shared), lanes, published, provider, watch })
     }
 
+    /// From now on lanes refuse to register more than so many bytes at a time.
+    #[cfg(test)]
+    pub(crate) fn limit_registrations(&self, bytes: usize) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.values_mut().for_each(|lane| lane.registered_max = bytes);
+    }
+
     /// The provider, as libfabric names it.
     #[must_use]
     pub fn provider(&self) -> &str {

@@ -22,7 +22,7 @@
 use super::endpoint::OfiEndpoint;
 use super::fi::{Errno, Post};
 use super::link::{Control, Waiting};
-use super::memory::LASTS;
+use super::memory::{BY_MESSAGES, LASTS, is_limit};
 use super::slots::Rma;
 use super::wire::{Kind, Question};
 use crate::memory::RegBuf;
@@ -65,12 +65,18 @@ impl OfiEndpoint {
         if to == self.pe {
             return self.access_here(buf, question, op, put, imm);
         }
+        if window.window & BY_MESSAGES != 0 && !buf.is_empty() {
+            return Err(PostError::NoMemory(buf));
+        }
         let (index, buf) = self.open_link(to, buf)?;
         let Some(slot) = self.slots.take_rma() else { return Err(PostError::Busy(buf)) };
         let region = match self.sources.register(&self.lane, &buf) {
             Ok(region) => region,
             Err(error) => {
                 self.slots.free(slot);
+                if is_limit(error) {
+                    return Err(PostError::NoMemory(buf));
+                }
                 let error = Box::new(super::memory::no_registration(&self.lane, error, buf.len()));
                 self.ready.push_back(Event::Failed { op, buf: Some(buf), error });
                 return Ok(Posted::Pending);

@@ -34,6 +34,9 @@ pub(super) const EAGER: u8 = 0xF9;
 /// A put into a landing that lasts; the immediate names it.
 pub(super) const PUT: u8 = 0xFA;
 
+/// Bytes of a put that no device can write: [`Write`].
+pub(super) const WRITE: u8 = 0xFB;
+
 /// The largest argument of an immediate.
 pub(super) const ARG_MAX: usize = (1 << 24) - 1;
 
@@ -108,6 +111,14 @@ pub(super) struct Bounced<'a> {
     pub(super) len: u64,
     /// Its first bytes, at most [`Bounced::HEAD_MAX`].
     pub(super) head: &'a [u8],
+}
+
+/// A part of a put, as a message.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Write<'a> {
+    pub(super) key: RemoteKey,
+    pub(super) offset: u64,
+    pub(super) bytes: &'a [u8],
 }
 
 /// Takes values off the front of bytes.
@@ -244,6 +255,21 @@ impl<'a> Eager<'a> {
     }
 }
 
+impl<'a> Write<'a> {
+    /// What stands before the bytes.
+    pub(super) fn head(key: &RemoteKey, offset: u64) -> Vec<u8> {
+        let len = u16::try_from(key.bytes.len()).expect("a key is short");
+        [&offset.to_le_bytes()[..], &key.len.to_le_bytes(), &len.to_le_bytes(), &key.bytes].concat()
+    }
+
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let (offset, len, n) = (reader.u64()?, reader.u64()?, reader.u16()?);
+        let key = RemoteKey { len, bytes: reader.bytes(n.into())?.into() };
+        Some(Self { key, offset, bytes: reader.0 })
+    }
+}
+
 impl Missed {
     pub(super) fn encode(self) -> [u8; 12] {
         let mut bytes = [0; 12];
@@ -319,6 +345,13 @@ mod tests {
         }
 
         #[test]
+        fn a_part_of_a_put_survives_encoding(len: u64, key: Vec<u8>, offset: u64, bytes: Vec<u8>) {
+            let key = RemoteKey { len, bytes: key.into() };
+            let frame = [Write::head(&key, offset), bytes.clone()].concat();
+            prop_assert_eq!(Write::decode(&frame), Some(Write { key, offset, bytes: &bytes }));
+        }
+
+        #[test]
         fn garbage_is_refused_or_understood_but_never_panics(bytes: Vec<u8>) {
             if let Some(request) = Request::decode(&bytes) {
                 prop_assert!(request.sizes.len() * 8 <= bytes.len());
@@ -329,6 +362,7 @@ mod tests {
                 prop_assert!(eager.payloads.iter().map(|p| p.len()).sum::<usize>() + eager.head.len() < bytes.len());
             }
             let _ = Missed::decode(&bytes);
+            let _ = Write::decode(&bytes);
             let _ = Bounced::decode(&bytes);
         }
 

@@ -84,6 +84,8 @@ pub(super) enum Todo {
     Send(Pe, Accept),
     /// All payloads of the message in this slot are here.
     Finish(usize),
+    /// Write a part of a peer's put.
+    Write(Pe, Msg),
     /// The peer refused a message of ours.
     Refused(u64),
     /// Give up a message of the peer's some of whose payloads found no memory; its size.
@@ -238,6 +240,7 @@ impl Inner {
                 Some(id) if self.asked.remove(&id).is_some() => self.todo.push_back(Todo::Refused(id)),
                 _ => return bad("a refusal of nothing", msg.len()),
             },
+            frame::WRITE => self.todo.push_back(Todo::Write(from, msg)),
             tag => return bad("an unknown frame", tag.into()),
         }
         Ok(())

@@ -28,6 +28,8 @@ fn message_of(op: OpId) -> Option<Imm> {
 /// Payloads go over the network in puts of at most this length, so that others get a turn.
 const CHUNK: usize = 4 << 20;
 
+const UNREGISTERED: &str = "the network's device cannot be given more memory (ulimit -l): payloads are copied";
+
 /// A message of ours whose payloads wait for landings.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -172,6 +174,7 @@ impl Port {
             match todo {
                 Todo::Credit(to, bytes) => self.credits.push((to, bytes)),
                 Todo::Accept(id) => self.accept_offer(id, Vec::new()),
+                Todo::Write(from, msg) => self.write_here(from, &msg)?,
                 Todo::Send(from, accept) => self.send_accepted(from, accept)?,
                 Todo::Finish(slot) => {
                     let Some(mut arrived) = self.inner.arriving[slot].take() else { continue };
@@ -275,6 +278,47 @@ impl Port {
         Ok(())
     }
 
+    /// Sends a put as messages, where a device cannot be given its memory, here or there: the endpoints' own is registered, so the bytes go
+    /// through that. Gives back what is left if there is no room. The immediate follows with an empty put.
+    #[cold]
+    fn put_by_messages(
+        &mut self,
+        to: Pe,
+        src: RegBuf,
+        key: &RemoteKey,
+        offset: u64,
+        imm: Option<Imm>,
+    ) -> Result<Option<RegBuf>, TransportError> {
+        if !self.clear_for(to) {
+            return Ok(Some(src));
+        }
+        self.options.notices.tell_once(UNREGISTERED);
+        self.inner.counters.copies += 1;
+        let head = frame::Write::head(key, offset).len();
+        let most = self.ends.to(self.pe, to).caps().inject_max.saturating_sub(head).max(1);
+        for (part, at) in src.chunks(most).zip((offset..).step_by(most)) {
+            let head = frame::Write::head(key, at);
+            let fill = |body: &mut [std::mem::MaybeUninit<u8>]| {
+                let (front, rest) = body.split_at_mut(head.len());
+                crate::memory::write_bytes(front, &head);
+                crate::memory::write_bytes(rest, part);
+            };
+            self.send_frame(to, frame::imm(frame::WRITE, 0), head.len() + part.len(), fill, false);
+        }
+        match imm {
+            Some(_) => self.post_put(to, RegBuf::heap(0), key, offset, imm),
+            None => Ok(None),
+        }
+    }
+
+    /// A part of a peer's put came as a message.
+    fn write_here(&mut self, from: Pe, msg: &[u8]) -> Result<(), TransportError> {
+        let bad = TransportError::Protocol { from, what: "a put that cannot be written", detail: msg.len() as u64 };
+        let Some(frame::Write { key, offset, bytes }) = frame::Write::decode(msg) else { return Err(bad) };
+        let written = self.ends.to(self.pe, from).put(self.pe, RegBuf::copy_of(bytes), &key, offset, None, OpId(PUT));
+        written.map_or(Err(bad), |_| Ok(()))
+    }
+
     /// Posts a put. Gives the buffer back if there is no room.
     pub(super) fn post_put(
         &mut self,
@@ -284,6 +328,10 @@ impl Port {
         offset: u64,
         imm: Option<Imm>,
     ) -> Result<Option<RegBuf>, TransportError> {
+        // An empty one may be the end of one that went by messages.
+        if src.is_empty() && !self.clear_for(to) {
+            return Ok(Some(src));
+        }
         match self.ends.to(self.pe, to).put(to, src, key, offset, imm, OpId(PUT)) {
             Ok(_) => Ok(None),
             Err(PostError::Busy(src)) => Ok(Some(src)),
@@ -292,7 +340,7 @@ impl Port {
                 Err(TransportError::Protocol { from: to, what: "a landing that cannot be put into", detail: offset })
             }
             Err(PostError::TooLarge { max, .. }) => unreachable!("puts are cut to {max} bytes"),
-            Err(PostError::NoMemory(_)) => unreachable!("a put is not copied"),
+            Err(PostError::NoMemory(src)) => self.put_by_messages(to, src, key, offset, imm),
         }
     }
 

@@ -298,7 +298,7 @@ impl Port {
     }
 
     /// Whether nothing for `to` is in the backlog, which it tries to empty.
-    fn clear_for(&mut self, to: Pe) -> bool {
+    pub(super) fn clear_for(&mut self, to: Pe) -> bool {
         self.backlog.is_empty() || self.flush_to(to, false)
     }
 

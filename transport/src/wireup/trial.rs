@@ -1,16 +1,18 @@
 //! libfabric on trial, over its real providers, with TCP's heartbeats, as wire-up puts them together: two or more "processes" in one, each
 //! with fabrics of its own.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use crate::auth::{JobId, Secret};
 use crate::bootstrap::Threads;
-use crate::conformance::{Death, Group, Harness};
+use crate::conformance::{Death, Group, Harness, Watchdog};
 use crate::ofi::{Found, OfiFabric, find};
+use crate::port::{Incoming, LandingAddress, Port, PortEvent, Tag};
 use crate::tcp::{TcpConfig, TcpFabric};
 use crate::wireup::{Notices, TransportOptions};
-use crate::{Fabric as _, Layout, Pe, TransportError};
+use crate::{Doorbell, EndpointBuilder, Fabric as _, Layout, Pe, RegBuf, TransportError};
 
 struct Ofi {
     provider: &'static str,
@@ -36,8 +38,9 @@ impl Ofi {
     }
 }
 
-impl Harness for Ofi {
-    fn group(&self, pes: u32) -> Group {
+impl Ofi {
+    /// Endpoints that can register no more than so many bytes at a time.
+    fn limited(&self, pes: u32, registered_max: usize) -> Group {
         let layout = Arc::new(Layout::one_host(pes, 1));
         let secret = Secret::new([9; 32]);
         let heartbeats: Vec<Arc<TcpFabric>> = (0..pes)
@@ -52,12 +55,19 @@ impl Harness for Ofi {
             OfiFabric::open(&found, &layout, process, &secret, Some(watch)).unwrap()
         };
         let fabrics: Vec<OfiFabric> = (0..pes).map(open).collect();
+        fabrics.iter().for_each(|fabric| fabric.limit_registrations(registered_max));
         let addresses: Vec<_> = fabrics.iter().map(OfiFabric::publish).collect();
         fabrics.iter().for_each(|fabric| fabric.set_addresses(addresses.clone()).unwrap());
         let builders = (0..pes).map(|pe| fabrics[pe as usize].builder(Pe(pe))).collect();
         let dying = Mutex::new(heartbeats.clone());
         let death = Death::By(Arc::new(move |pe: Pe| dying.lock().unwrap()[pe.0 as usize].vanish()));
         Group::Threads { builders, death, keep: Box::new((fabrics, heartbeats)) }
+    }
+}
+
+impl Harness for Ofi {
+    fn group(&self, pes: u32) -> Group {
+        self.limited(pes, usize::MAX)
     }
 
     fn absent(&self) -> Option<String> {
@@ -101,5 +111,82 @@ fn hosts_meet_over_a_device_that_all_have_or_else_over_tcp_as_one_process_says()
             matches!(&told[..], [text] if text.starts_with("no fabric: ") && text.ends_with("; using tcp")),
             "{told:?}"
         );
+    }
+}
+
+/// The next message, and everything before that.
+fn message(port: &mut Port) -> Incoming {
+    let mut events = VecDeque::new();
+    loop {
+        port.poll(&mut events, 1).unwrap();
+        match events.pop_front() {
+            Some(PortEvent::Message(message)) => return message,
+            Some(other) => panic!("a message, not {other:?}"),
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
+#[test]
+fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
+    const LENS: [usize; 4] = [70_000, 300_000, 9_000_000, 70_001];
+    for provider in ["tcp", "tcp;ofi_rxm", "shm"] {
+        let ofi = Ofi::new(provider);
+        if let Some(why) = ofi.absent() {
+            eprintln!("skipped: {why}");
+            continue;
+        }
+        let _watchdog = Watchdog::start(provider);
+        // Enough for what endpoints need themselves; but no payload.
+        let Group::Threads { builders, keep, .. } = ofi.limited(2, 65_000) else { panic!("it has threads") };
+        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+        let hears = told.clone();
+        let notices = Notices::new(move |text| hears.lock().unwrap().push(text));
+        let options = TransportOptions { notices, ..TransportOptions::default() };
+        let open = |builder: Box<dyn EndpointBuilder>| {
+            let doorbell = Doorbell::new().unwrap();
+            let end = builder.build(&doorbell).unwrap();
+            Port::over(end, Arc::new(Layout::one_host(2, 1)), options.clone(), &doorbell)
+        };
+        let contents = |len: usize| -> Vec<u8> { (0..251u8).cycle().take(len).collect() };
+        let (tell, address) = std::sync::mpsc::channel();
+        let Ok([zero, one]) = <[_; 2]>::try_from(builders) else { panic!("it has two") };
+        std::thread::scope(|scope| {
+            let (open, contents) = (&open, &contents);
+            scope.spawn(move || {
+                let mut port = open(one);
+                for len in LENS {
+                    let payloads = vec![RegBuf::from_vec(contents(len)), RegBuf::from_vec(contents(len / 2))];
+                    port.send_payloads(Pe(0), Tag(1), 0, |_| {}, payloads, false);
+                    assert_eq!(message(&mut port).tag, Tag(2));
+                }
+                let address: LandingAddress = address.recv().unwrap();
+                for len in LENS {
+                    port.put(&address, 5, RegBuf::from_vec(contents(len)), Tag(1), &[]);
+                    assert_eq!(message(&mut port).tag, Tag(2));
+                }
+                assert!(port.counters().copies > 0);
+                port.close().unwrap();
+            });
+            let mut port = open(zero);
+            for len in LENS {
+                let payloads = message(&mut port).payloads;
+                assert!(*payloads[0] == contents(len) && *payloads[1] == contents(len / 2));
+                port.send(Pe(1), Tag(2), 0, |_| {});
+            }
+            let (landing, memory) = port.open_landing(9_000_005, Tag(3), |_| Vec::new());
+            let id = landing.id;
+            tell.send(landing).unwrap();
+            for len in LENS {
+                assert_eq!(message(&mut port).tag, Tag(3));
+                assert!(memory.copy_of(5..5 + len) == contents(len));
+                port.send(Pe(1), Tag(2), 0, |_| {});
+            }
+            port.close_landing(id);
+            port.close().unwrap();
+        });
+        drop(keep);
+        let told = told.lock().unwrap();
+        assert!(matches!(&told[..], [text] if text.contains("ulimit -l")), "{provider}: {told:?}");
     }
 }
