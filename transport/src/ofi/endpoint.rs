@@ -114,6 +114,12 @@ impl OfiEndpoint {
         if self.links[index].is_gone() { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
     }
 
+    /// Bytes that the device has been given, or would be if it wanted local memory.
+    #[cfg(test)]
+    pub(super) fn registered(&self) -> usize {
+        self.slots.registered() + self.sources.registered() + self.windows.registered()
+    }
+
     /// What libfabric calls the peer of a link.
     pub(super) fn address(&mut self, index: usize) -> Option<u64> {
         let link = &mut self.links[index];

@@ -67,6 +67,11 @@ struct Kept {
 }
 
 impl Sources {
+    #[cfg(test)]
+    pub(super) fn registered(&self) -> usize {
+        self.kept.values().map(|kept| kept.len).sum()
+    }
+
     /// The registration that the device wants for a buffer, if it wants any.
     pub(super) fn register(&mut self, lane: &Lane, buf: &RegBuf) -> Result<Option<Rc<Region>>, Errno> {
         if !lane.info().mr_mode(fi::FI_MR_LOCAL) || buf.is_empty() {
@@ -139,6 +144,11 @@ pub(super) struct Windows {
 }
 
 impl Windows {
+    #[cfg(test)]
+    pub(super) fn registered(&self) -> usize {
+        self.open.values().map(|open| open.len).sum()
+    }
+
     pub(super) fn new() -> Result<Self, TransportError> {
         let random = auth::random_bytes()?;
         Ok(Self { open: HashMap::new(), next: random.first_chunk().map_or(0, |word| u64::from_le_bytes(*word) >> 8) })

@@ -205,14 +205,52 @@ struct Builder {
     watch: Option<Arc<dyn Watch>>,
 }
 
-impl EndpointBuilder for Builder {
-    fn build(self: Box<Self>, doorbell: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError> {
-        let Self { pe, caps, shared, lane, watch } = *self;
+impl Builder {
+    fn open(self, doorbell: &Doorbell) -> Result<OfiEndpoint, TransportError> {
+        let Self { pe, caps, shared, lane, watch } = self;
         let host = shared.layout.host_of(shared.layout.process_of(pe));
         let pes = u32::try_from(shared.layout.pes_of_host(host).len()).expect("PEs are counted in 32 bits");
         let segment = Segment::private(1 << 16, arena_bytes(pes))?;
         let pool = Pool::new(pe, Arc::new(Arena::new(Arc::new(segment), fresh_tags())));
         let ear = watch.map(|watch| watch.ear(pe, doorbell));
-        Ok(Box::new(OfiEndpoint::new(Parts { pe, caps, shared, lane, pool, ear })?))
+        OfiEndpoint::new(Parts { pe, caps, shared, lane, pool, ear })
+    }
+}
+
+impl EndpointBuilder for Builder {
+    fn build(self: Box<Self>, doorbell: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError> {
+        Ok(Box::new(self.open(doorbell)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    #[test]
+    fn what_is_registered_does_not_grow_with_the_peers_and_is_little_for_each_of_a_thousand() {
+        const PES: u32 = 1_024;
+        let found = match find(PES, true, IpAddr::V4(Ipv4Addr::LOCALHOST)) {
+            Ok(found) => found,
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        let layout = Arc::new(Layout::one_host(PES, 1));
+        let fabric = OfiFabric::open(&found, &layout, 0, &Secret::new([7; 32]), None).unwrap();
+        // All of them are this one.
+        fabric.set_addresses(vec![fabric.publish(); PES as usize]).unwrap();
+        let lane = fabric.lanes.lock().unwrap().remove(&Pe(0)).unwrap();
+        let (caps, shared) = (fabric.caps.clone(), fabric.shared.clone());
+        let mut end = Builder { pe: Pe(0), caps, shared, lane, watch: None }.open(&Doorbell::new().unwrap()).unwrap();
+        let alone = end.registered();
+        for pe in 1..PES {
+            let link = end.link_to(Pe(pe));
+            assert!(end.address(link).is_some());
+        }
+        assert_eq!(end.registered(), alone);
+        let each = alone / (PES as usize - 1);
+        println!("{alone} bytes registered, {each} for each of {} peers", PES - 1);
+        assert!(each < 64 << 10);
     }
 }

@@ -26,6 +26,8 @@ const RMA: usize = 128;
 pub(super) const SLOTS: usize = RX + TX + RMA;
 /// Bytes of a message with its header. Providers that are layered over others send so much without asking the receiver first.
 pub(super) const FRAME: usize = 16 << 10;
+/// Bytes of the block of messages, all that an endpoint registers for itself: the same for any number of peers.
+const BLOCK: usize = (RX + TX) * FRAME;
 /// Bytes of a message.
 pub(super) const BODY: usize = FRAME - HEADER;
 
@@ -86,14 +88,19 @@ impl std::fmt::Debug for Slots {
 }
 
 impl Slots {
+    #[cfg(test)]
+    pub(super) fn registered(&self) -> usize {
+        self.block.len()
+    }
+
     /// For the operations of a lane.
     pub(super) fn new(lane: &Lane) -> Result<Self, TransportError> {
         let no_memory = || TransportError::Resource {
             what: "memory",
-            need: format!("{} bytes for messages", (RX + TX) * FRAME),
+            need: format!("{BLOCK} bytes for messages"),
             advice: "free some",
         };
-        let block = RegBuf::try_heap((RX + TX) * FRAME).ok_or_else(no_memory)?;
+        let block = RegBuf::try_heap(BLOCK).ok_or_else(no_memory)?;
         let region = if lane.info().mr_mode(fi::FI_MR_LOCAL) {
             // SAFETY: the block lives as long as the region, and does not move.
             let region = unsafe { lane.register(block.as_ptr(), block.len(), u64::from(fi::FI_SEND | fi::FI_RECV), 0) };
