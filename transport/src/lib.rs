@@ -14,6 +14,7 @@ pub mod bootstrap;
 pub mod conformance;
 pub mod doorbell;
 pub mod error;
+mod itself;
 pub mod layout;
 pub mod liveness;
 pub mod local;

@@ -4,6 +4,7 @@
 pub(crate) mod again;
 mod buf;
 mod counted;
+pub(crate) mod exposed;
 pub(crate) mod inbox;
 pub(crate) mod map;
 mod msg;

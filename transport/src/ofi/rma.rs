@@ -25,6 +25,7 @@ use super::link::{Control, Waiting};
 use super::memory::{BY_MESSAGES, LASTS, is_limit};
 use super::slots::Rma;
 use super::wire::{Kind, Question};
+use crate::itself;
 use crate::memory::RegBuf;
 use crate::{Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window, WindowId};
 
@@ -63,7 +64,12 @@ impl OfiEndpoint {
         };
         let question = Question { window: window.window, offset, len };
         if to == self.pe {
-            return self.access_here(buf, question, op, put, imm);
+            let memory = self.windows.memory(question);
+            return if put {
+                itself::put(memory, buf, to, imm, op, &mut self.ready)
+            } else {
+                itself::get(memory, buf, op, &mut self.ready)
+            };
         }
         if window.window & BY_MESSAGES != 0 && !buf.is_empty() {
             return Err(PostError::NoMemory(buf));
@@ -100,26 +106,6 @@ impl OfiEndpoint {
             }
         } else {
             self.say(index, Control { question: Some(question), ..Control::of(Kind::Ask) });
-        }
-        Ok(Posted::Pending)
-    }
-
-    fn access_here(
-        &mut self,
-        mut buf: RegBuf,
-        question: Question,
-        op: OpId,
-        put: bool,
-        imm: Option<Imm>,
-    ) -> Result<Posted, PostError<RegBuf>> {
-        let Some(memory) = self.windows.memory(question) else { return Err(PostError::BadKey(buf)) };
-        if put {
-            memory.copy_from_slice(&buf);
-            self.ready.extend(imm.map(|imm| Event::PutArrived { from: self.pe, imm }));
-            self.ready.push_back(Event::Sent { op, buf: Some(buf) });
-        } else {
-            buf.copy_from_slice(memory);
-            self.ready.push_back(Event::Got { op, buf });
         }
         Ok(Posted::Pending)
     }

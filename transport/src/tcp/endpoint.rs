@@ -19,15 +19,17 @@ use rustix::io::Errno;
 use super::frame::{ACK_NOW, ANNOUNCE, Format, Kind};
 use super::helper::Handle;
 use super::link::{Core, Link, SMALL_MAX, State};
+use super::operations::{Operations, Pending};
 use super::outbox::Then;
 use super::pool::Pool;
 use super::read::{Read, SCRATCH};
 use super::shared::{Mail, Shared};
-use super::windows::{Operations, Pending, WindowKey, Windows};
+use crate::itself;
+use crate::memory::exposed::Windows;
 use crate::memory::{Msg, RegBuf, Slab};
 use crate::{
     Caps, Doorbell, Endpoint, EndpointBuilder, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError,
-    Window, WindowId,
+    Window,
 };
 
 /// Links that are read in every round.
@@ -361,11 +363,6 @@ impl TcpEndpoint {
         self.core.ready.push_back(Event::Recv { from: self.core.me, imm, msg: Msg::from(buf) });
     }
 
-    fn window_of_key(key: &RemoteKey, offset: u64, len: usize) -> Option<WindowKey> {
-        let end = offset.checked_add(len as u64)?;
-        (end <= key.len).then(|| WindowKey::of(key)).flatten()
-    }
-
     /// Whether everything was said and acknowledged, as far as anybody listens.
     fn is_drained(&self) -> bool {
         self.links.iter().all(|link| link.is_gone() || link.outbox.is_acknowledged())
@@ -465,12 +462,12 @@ impl Endpoint for TcpEndpoint {
     }
 
     fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
-        let (window, key) = self.core.windows.add(&buf);
-        Ok(Window { id: WindowId(window.0), key, buf })
+        let (id, key) = self.core.windows.add(&buf);
+        Ok(Window { id, key, buf })
     }
 
     fn unexpose(&mut self, window: Window) -> RegBuf {
-        self.core.windows.remove(WindowKey(window.id.0));
+        self.core.windows.remove(window.id);
         window.buf
     }
 
@@ -486,23 +483,16 @@ impl Endpoint for TcpEndpoint {
         if src.len() > self.caps.put_max {
             return Err(PostError::TooLarge { max: self.caps.put_max, buf: src });
         }
-        let Some(window) = Self::window_of_key(dst, offset, src.len()) else { return Err(PostError::BadKey(src)) };
+        let Some(window) = Windows::number(dst, offset, src.len()) else { return Err(PostError::BadKey(src)) };
         if to == self.core.me {
-            let Some(memory) = self.core.windows.memory(window, offset, src.len() as u64) else {
-                return Err(PostError::BadKey(src));
-            };
-            memory.copy_from_slice(&src);
-            if let Some(imm) = imm {
-                self.core.ready.push_back(Event::PutArrived { from: to, imm });
-            }
-            self.core.ready.push_back(Event::Sent { op, buf: Some(src) });
-            return Ok(Posted::Pending);
+            let memory = self.core.windows.memory(window, offset, src.len() as u64);
+            return itself::put(memory, src, to, imm, op, &mut self.core.ready);
         }
         let (index, src) = self.open_for_post(to, src)?;
         let operation = self.core.operations.add(Pending { op, peer: to, buf: None, received: 0, is_get: false });
         let link = &mut self.links[index];
         let mut head = link.head(Kind::Put, src.len());
-        head.words = [window.0, offset, operation, 0];
+        head.words = [window, offset, operation, 0];
         if let Some(imm) = imm {
             (head.imm, head.flags) = (imm.0, ANNOUNCE);
         }
@@ -516,27 +506,23 @@ impl Endpoint for TcpEndpoint {
         from: Pe,
         src: &RemoteKey,
         offset: u64,
-        mut dst: RegBuf,
+        dst: RegBuf,
         op: OpId,
     ) -> Result<Posted, PostError<RegBuf>> {
         if dst.len() > self.caps.put_max {
             return Err(PostError::TooLarge { max: self.caps.put_max, buf: dst });
         }
-        let Some(window) = Self::window_of_key(src, offset, dst.len()) else { return Err(PostError::BadKey(dst)) };
+        let Some(window) = Windows::number(src, offset, dst.len()) else { return Err(PostError::BadKey(dst)) };
         if from == self.core.me {
-            let Some(memory) = self.core.windows.memory(window, offset, dst.len() as u64) else {
-                return Err(PostError::BadKey(dst));
-            };
-            dst.copy_from_slice(memory);
-            self.core.ready.push_back(Event::Got { op, buf: dst });
-            return Ok(Posted::Pending);
+            let memory = self.core.windows.memory(window, offset, dst.len() as u64);
+            return itself::get(memory, dst, op, &mut self.core.ready);
         }
         let (index, dst) = self.open_for_post(from, dst)?;
         let len = dst.len() as u64;
         let operation = self.core.operations.add(Pending { op, peer: from, buf: Some(dst), received: 0, is_get: true });
         let link = &mut self.links[index];
         let mut head = link.head(Kind::Get, 0);
-        head.words = [window.0, offset, operation, len];
+        head.words = [window, offset, operation, len];
         link.outbox.push_head(head);
         self.posted(index);
         Ok(Posted::Pending)

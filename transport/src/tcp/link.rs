@@ -11,11 +11,12 @@ use rustix::event::epoll;
 use rustix::net::{SendFlags, send};
 
 use super::frame::{ACK_NOW, Format, HEAD_MAX, Head, Kind};
+use super::operations::Operations;
 use super::outbox::{Outbox, Then, Written};
 use super::pool::Pool;
 use super::read::Body;
 use super::shared::{Command, Shared};
-use super::windows::{Operations, WindowKey, Windows};
+use crate::memory::exposed::Windows;
 use crate::memory::{RegBuf, Slab};
 use crate::{Event, Pe, TransportError};
 
@@ -84,7 +85,7 @@ pub(super) enum State {
 /// A get of the peer's that is being answered.
 #[derive(Debug)]
 pub(super) struct Serving {
-    pub(super) window: WindowKey,
+    pub(super) window: u64,
     pub(super) offset: u64,
     pub(super) operation: u64,
     pub(super) at: u64,

@@ -49,11 +49,11 @@ pub mod fuzz;
 mod helper;
 mod link;
 mod liveness;
+mod operations;
 mod outbox;
 mod pool;
 mod read;
 mod shared;
-mod windows;
 
 use std::sync::Arc;
 

@@ -12,7 +12,6 @@ use rustix::net::{RecvFlags, recv};
 
 use super::frame::{ANNOUNCE, Format, Head, Kind, Malformed};
 use super::link::{Core, Link, SMALL_MAX, Serving, State};
-use super::windows::WindowKey;
 use crate::memory::{Msg, RegBuf};
 use crate::{Event, Imm, TransportError};
 
@@ -47,7 +46,7 @@ pub(super) struct Body {
 #[derive(Debug)]
 enum Place {
     Message(RegBuf),
-    Window(WindowKey),
+    Window(u64),
     /// The destination of a get, by operation.
     Destination(u64),
     /// Nowhere; of a put that was refused.
@@ -260,7 +259,7 @@ impl Link {
                 }
             },
             Kind::Put => {
-                let key = WindowKey(head.words[0]);
+                let key = head.words[0];
                 let found = core.windows.memory(key, head.words[1], head.len).is_some();
                 if found { Place::Window(key) } else { Place::Nowhere }
             }
@@ -273,8 +272,8 @@ impl Link {
                 let [window, offset, operation, len] = head.words;
                 self.note_received(core, 0, head.flags);
                 // Whether the window holds so much is found out piece by piece; this only keeps the sum from wrapping.
-                let window = if offset.checked_add(len).is_some() { WindowKey(window) } else { WindowKey(0) };
-                let offset = if window == WindowKey(0) { 0 } else { offset };
+                let window = if offset.checked_add(len).is_some() { window } else { 0 };
+                let offset = if window == 0 { 0 } else { offset };
                 self.serving.push_back(Serving { window, offset, operation, at: 0, len });
                 self.touch(core);
                 return Ok(());

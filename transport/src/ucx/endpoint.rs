@@ -10,10 +10,11 @@ use super::head::{Head, Kind};
 use super::inbox::Inbox;
 use super::operations::{Operation, Reply, What};
 use super::peer::{Peer, State};
-use super::windows::Windows;
 use super::worker::{Began, Closed, Held, Worker};
 use super::{Shared, Way};
+use crate::itself;
 use crate::liveness::Ear;
+use crate::memory::exposed::Windows;
 use crate::memory::map::PAGE;
 use crate::memory::pool::{Arena, Pool, fresh_tags};
 use crate::memory::segment::{Segment, arena_bytes};
@@ -367,12 +368,9 @@ impl Endpoint for UcxEndpoint {
     ) -> Result<Posted, PostError<RegBuf>> {
         let Some(window) = Windows::number(dst, offset, src.len()) else { return Err(PostError::BadKey(src)) };
         if to == self.me {
-            if !self.worker.inbox().windows.write(window, offset, &src) {
-                return Err(PostError::BadKey(src));
-            }
-            self.ready.extend(imm.map(|imm| Event::PutArrived { from: to, imm }));
-            self.ready.push_back(Event::Sent { op, buf: Some(src) });
-            return Ok(Posted::Pending);
+            let mut inbox = self.worker.inbox();
+            let memory = inbox.windows.memory(window, offset, src.len() as u64);
+            return itself::put(memory, src, to, imm, op, &mut self.ready);
         }
         let (index, src) = self.open_for_window(to, src)?;
         let number = self.reply(Reply { op, peer: index, is_get: false, buf: None, answer: None });
@@ -401,16 +399,14 @@ impl Endpoint for UcxEndpoint {
         from: Pe,
         src: &RemoteKey,
         offset: u64,
-        mut dst: RegBuf,
+        dst: RegBuf,
         op: OpId,
     ) -> Result<Posted, PostError<RegBuf>> {
         let Some(window) = Windows::number(src, offset, dst.len()) else { return Err(PostError::BadKey(dst)) };
         if from == self.me {
-            if !self.worker.inbox().windows.read(window, offset, &mut dst) {
-                return Err(PostError::BadKey(dst));
-            }
-            self.ready.push_back(Event::Got { op, buf: dst });
-            return Ok(Posted::Pending);
+            let mut inbox = self.worker.inbox();
+            let memory = inbox.windows.memory(window, offset, dst.len() as u64);
+            return itself::get(memory, dst, op, &mut self.ready);
         }
         let Ok(len) = u32::try_from(dst.len()) else {
             return Err(PostError::TooLarge { max: u32::MAX as usize, buf: dst });

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use super::head::{Head, Kind};
-use super::windows::Windows;
 use super::worker::Waiting;
+use crate::memory::exposed::Windows;
 use crate::memory::{Slab, write_bytes};
 use crate::{Msg, Pe};
 
@@ -51,7 +51,10 @@ impl Inbox {
         let Some(head) = self.head(head) else { return };
         let arrival = match head.kind {
             Kind::Put | Kind::QuietPut => {
-                Arrival::Placed(head, self.windows.write(head.words[0], head.words[1], bytes))
+                let memory = self.windows.memory(head.words[0], head.words[1], bytes.len() as u64);
+                let placed = memory.is_some();
+                memory.into_iter().for_each(|memory| memory.copy_from_slice(bytes));
+                Arrival::Placed(head, placed)
             }
             _ => Arrival::Whole(head, Msg::fill(&self.slab, bytes.len(), |to| write_bytes(to, bytes))),
         };

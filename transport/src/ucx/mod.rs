@@ -19,7 +19,7 @@
 //! UCX keeps no order between the two, so messages are numbered for each pair of PEs, and delivered by their numbers.
 //!
 //! # Puts and gets
-//! A put is such a message, too, whose head names a window by number ([`windows`]) in place of being delivered: the target looks whether
+//! A put is such a message, too, whose head names a window by number (`memory::exposed`) in place of being delivered: the target looks whether
 //! the window is open and has the range, and then the bytes are collected straight into it. So a put to a window that was
 //! taken back, or outside of one, fails and touches nothing, and no peer ever holds a key to this PE's memory.
 //!
@@ -50,7 +50,6 @@ mod peer;
 mod sequence;
 #[cfg(test)]
 mod tests;
-mod windows;
 mod worker;
 
 use std::sync::atomic::AtomicU64;

@@ -303,7 +303,9 @@ impl UcxEndpoint {
             self.pool.alloc(len).ok().or_else(|| RegBuf::try_heap(len))
         });
         let Some(mut buf) = buf else { return self.control(index, Kind::GetRefused, 0, [0, 0, number]) };
-        self.worker.inbox().windows.read(window, offset, &mut buf);
+        if let Some(memory) = self.worker.inbox().windows.memory(window, offset, len as u64) {
+            buf.copy_from_slice(memory);
+        }
         let head = self.head(index, Kind::Got, crate::Imm(0), 0, [0, 0, number]);
         if self.peers[index].connection.is_none() {
             // Makes the connection, and says nothing that matters.

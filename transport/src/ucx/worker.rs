@@ -24,8 +24,8 @@ use sys::{Answer, Ucp, ucp_ep_h, ucs_status_t};
 use super::Way;
 use super::head::HEAD_MAX;
 use super::inbox::Inbox;
-use super::windows::Part;
 use crate::RegBuf;
+use crate::memory::exposed::Part;
 
 /// The one active message that is used.
 const ID: u32 = 1;

@@ -1,20 +1,21 @@
-//! Memory that peers may write and read, by number. Knows no UCX.
+//! Memory that peers may write and read, by number: the windows of backends whose owner does it for them. (Those of peers in memory that both
+//! see are in `window`.)
 //!
 //! A window's number is its place in a table and a generation. Generations start at a random value and are never used twice, so a
 //! key that is stale, forged or another PE's finds nothing. What a peer sends is put into a window only here, after this table was asked,
 //! within the window's bounds: so a window that was taken back cannot be written, whatever anybody still believes of it.
 //!
-//! Bytes that are collected from their sender take time to arrive. Meanwhile their put is *inside* of the window, whose owner gets its
-//! memory back only when nothing is inside any more.
+//! Bytes that something else than this PE writes there, such as a library that collects them from their sender, take time to arrive. Meanwhile
+//! their put is *inside* of the window, whose owner gets its memory back only when nothing is inside any more.
 
 use std::ptr::NonNull;
 
-use crate::memory::RegBuf;
+use super::RegBuf;
 use crate::{RemoteKey, WindowId};
 
 /// See the module's text.
 #[derive(Debug)]
-pub(super) struct Windows {
+pub(crate) struct Windows {
     slots: Vec<Slot>,
     free: Vec<u32>,
     generation: u32,
@@ -32,20 +33,20 @@ struct Slot {
 
 /// A part of a window, which somebody is inside of.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) window: u64,
-    pub(super) memory: NonNull<u8>,
-    pub(super) len: usize,
+pub(crate) struct Part {
+    pub(crate) window: u64,
+    pub(crate) memory: NonNull<u8>,
+    pub(crate) len: usize,
 }
 
 impl Windows {
     /// No windows. Generations start after `generation`.
-    pub(super) fn new(generation: u32) -> Self {
+    pub(crate) fn new(generation: u32) -> Self {
         Self { slots: Vec::new(), free: Vec::new(), generation }
     }
 
     /// Makes memory reachable, until [`Windows::remove`]: so long the caller keeps it, and keeps off it.
-    pub(super) fn add(&mut self, buf: &RegBuf) -> (WindowId, RemoteKey) {
+    pub(crate) fn add(&mut self, buf: &RegBuf) -> (WindowId, RemoteKey) {
         self.generation = self.generation.wrapping_add(1).max(1);
         let memory = NonNull::new(buf.as_ptr()).expect("a buffer has an address");
         let slot = Slot { generation: self.generation, memory, len: buf.len(), open: true, inside: 0 };
@@ -61,7 +62,7 @@ impl Windows {
     }
 
     /// The number in a key, if its range has `len` bytes at `offset`.
-    pub(super) fn number(key: &RemoteKey, offset: u64, len: usize) -> Option<u64> {
+    pub(crate) fn number(key: &RemoteKey, offset: u64, len: usize) -> Option<u64> {
         let number = u64::from_le_bytes((*key.bytes).try_into().ok()?);
         (offset.checked_add(len as u64)? <= key.len).then_some(number)
     }
@@ -84,39 +85,31 @@ impl Windows {
         Some((slot, at))
     }
 
-    /// Writes bytes at `offset` of a window. `false`: they may not be there.
-    pub(super) fn write(&mut self, number: u64, offset: u64, bytes: &[u8]) -> bool {
-        let Some((_, at)) = self.range(number, offset, bytes.len()) else { return false };
+    /// `len` bytes at `offset` of a window, if it is open and holds them.
+    pub(crate) fn memory(&mut self, number: u64, offset: u64, len: u64) -> Option<&mut [u8]> {
+        let len = usize::try_from(len).ok()?;
+        let (_, at) = self.range(number, offset, len)?;
         // SAFETY: `Window` owns the memory and gives no access to it until `unexpose`, which removes the slot first; the
-        // range lies inside.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at.as_ptr(), bytes.len()) };
-        true
-    }
-
-    /// Reads bytes at `offset` of a window. `false`: they may not be read.
-    pub(super) fn read(&mut self, number: u64, offset: u64, to: &mut [u8]) -> bool {
-        let Some((_, at)) = self.range(number, offset, to.len()) else { return false };
-        // SAFETY: as in `write`.
-        unsafe { std::ptr::copy_nonoverlapping(at.as_ptr(), to.as_mut_ptr(), to.len()) };
-        true
+        // range lies inside, and the table is borrowed for as long as the slice.
+        Some(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len) })
     }
 
     /// Enters a window, to collect bytes into it. `None`: they may not be there.
-    pub(super) fn enter(&mut self, number: u64, offset: u64, len: usize) -> Option<Part> {
+    pub(crate) fn enter(&mut self, number: u64, offset: u64, len: usize) -> Option<Part> {
         let (slot, memory) = self.range(number, offset, len)?;
         slot.inside += 1;
         Some(Part { window: number, memory, len })
     }
 
     /// Leaves it.
-    pub(super) fn leave(&mut self, part: &Part) {
+    pub(crate) fn leave(&mut self, part: &Part) {
         if let Some(slot) = self.slot(part.window) {
             slot.inside -= 1;
         }
     }
 
     /// Lets nobody enter any more. Whether nobody is inside.
-    pub(super) fn close(&mut self, id: WindowId) -> bool {
+    pub(crate) fn close(&mut self, id: WindowId) -> bool {
         self.slot(id.0).is_none_or(|slot| {
             slot.open = false;
             slot.inside == 0
@@ -124,7 +117,7 @@ impl Windows {
     }
 
     /// Forgets a window.
-    pub(super) fn remove(&mut self, id: WindowId) {
+    pub(crate) fn remove(&mut self, id: WindowId) {
         if let Some(slot) = self.slot(id.0) {
             slot.generation = 0;
             self.free.push(u32::try_from(id.0 & u64::from(u32::MAX)).expect("windows are counted in 32 bits"));
@@ -145,17 +138,17 @@ mod tests {
             [(0, 100, true), (100, 0, true), (99, 1, true), (100, 1, false), (0, 101, false), (u64::MAX, 2, false)]
         {
             assert_eq!(Windows::number(&key, offset, len), found.then_some(id.0), "{len} at {offset}");
-            assert_eq!(windows.write(id.0, offset, &vec![1; len]), found, "{len} at {offset}");
-            assert_eq!(windows.read(id.0, offset, &mut vec![0; len]), found, "{len} at {offset}");
+            let memory = windows.memory(id.0, offset, len as u64);
+            assert_eq!(memory.map(|memory| memory.len()), found.then_some(len), "{len} at {offset}");
             assert_eq!(windows.enter(id.0, offset, len).map(|part| windows.leave(&part)).is_some(), found);
         }
         assert!(windows.close(id));
         windows.remove(id);
-        assert!(!windows.write(id.0, 0, &[]));
+        assert!(windows.memory(id.0, 0, 0).is_none());
         let (again, _) = windows.add(&buf);
-        assert!(again != id && !windows.write(id.0, 0, &[1]) && windows.write(again.0, 0, &[1]));
+        assert!(again != id && windows.memory(id.0, 0, 1).is_none() && windows.memory(again.0, 0, 1).is_some());
         for forged in [0, u64::MAX, again.0 & 0xffff_ffff] {
-            assert!(!windows.write(forged, 0, &[]));
+            assert!(windows.memory(forged, 0, 0).is_none());
         }
     }
 
@@ -166,7 +159,7 @@ mod tests {
         let (id, _) = windows.add(&buf);
         let parts = [windows.enter(id.0, 0, 50).unwrap(), windows.enter(id.0, 50, 50).unwrap()];
         assert!(!windows.close(id));
-        assert!(windows.enter(id.0, 0, 1).is_none() && !windows.write(id.0, 0, &[1]));
+        assert!(windows.enter(id.0, 0, 1).is_none() && windows.memory(id.0, 0, 1).is_none());
         windows.leave(&parts[0]);
         assert!(!windows.close(id));
         windows.leave(&parts[1]);
