@@ -24,6 +24,7 @@ fn each_layer_is_measured_in_one_launch_and_can_be_picked() {
     assert_eq!(tables(&["+p2", "rate", "--runs", "1", "--layer", "raw"]), ["raw local"]);
     assert_eq!(tables(&["+p3", "rate", "--runs", "1", "--layer", "port"]), ["port, local"]);
     assert_eq!(tables(&["rate", "--runs", "1"]), ["entry method"], "one PE has no partner");
+    assert_eq!(tables(&["+p2", "put", "--runs", "1", "--size", "8,64K"]), ["raw local"; 2]);
 }
 
 #[test]

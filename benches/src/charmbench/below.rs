@@ -13,7 +13,7 @@ use charm4rs_transport::port::{Port, PortEvent};
 use charm4rs_transport::{Pe, TransportError};
 use clap::Parser;
 
-use crate::lanes::{Lane, Ported, Raw, TAG};
+use crate::lanes::{Lane, Ported, Puts, Raw, TAG, carries_puts};
 use crate::limits::Limit;
 use crate::place::Place;
 use crate::table::{self, Figure, Table, Tail};
@@ -36,11 +36,20 @@ enum Game {
     Stream,
 }
 
+/// In which way it is played.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Port,
+    Raw,
+    /// Raw as well.
+    Puts,
+}
+
 /// What PE 0 asks of its partner.
 #[derive(Clone, Copy)]
 struct Order {
     game: Game,
-    raw: bool,
+    way: Way,
     len: usize,
     count: usize,
 }
@@ -49,26 +58,27 @@ struct Order {
 type Words = [u64; 4];
 
 impl Order {
-    const END: Self = Self { game: Game::End, raw: false, len: 0, count: 0 };
+    const END: Self = Self { game: Game::End, way: Way::Port, len: 0, count: 0 };
 
     fn words(self) -> Words {
-        [self.game as u64, self.raw.into(), self.len as u64, self.count as u64]
+        [self.game as u64, self.way as u64, self.len as u64, self.count as u64]
     }
 
-    fn from_words([game, raw, len, count]: Words) -> Self {
+    fn from_words([game, way, len, count]: Words) -> Self {
         let game = [Game::Rally, Game::Stream].into_iter().find(|g| *g as u64 == game).unwrap_or(Game::End);
         let number = |word| usize::try_from(word).unwrap_or(usize::MAX);
-        Self { game, raw: raw != 0, len: number(len), count: number(count) }
+        let way = [Way::Raw, Way::Puts].into_iter().find(|w| *w as u64 == way).unwrap_or(Way::Port);
+        Self { game, way, len: number(len), count: number(count) }
     }
 
     /// Plays one side of it; nanoseconds for each message, which only PE 0's side knows. There each rally is timed for as long as
     /// `each` has room.
     fn play(self, port: &mut Port, to: Pe, each: &mut Vec<f64>) -> Result<f64, TransportError> {
         let (leads, touch) = (port.pe() == Pe(0), self.game == Game::Stream);
-        if self.raw {
-            self.play_on(&mut Raw::new(port.endpoint(to), to, touch), leads, each)
-        } else {
-            self.play_on(&mut Ported::new(port, to, touch), leads, each)
+        match self.way {
+            Way::Raw => self.play_on(&mut Raw::new(port.endpoint(to), to, touch), leads, each),
+            Way::Puts => self.play_on(&mut Puts::new(port.endpoint(to), to, self.len)?, leads, each),
+            Way::Port => self.play_on(&mut Ported::new(port, to, touch), leads, each),
         }
     }
 
@@ -176,10 +186,12 @@ fn lead(port: &mut Port, to: Pe, options: &Options) -> Result<(), TransportError
     let transport = port.endpoint(to).caps().name;
     Place { transport, cpus: [rustix::thread::sched_getcpu(), usize::try_from(cpu).unwrap_or_default()] }.set();
     let mut lead = Lead { port, to, runs: options.runs(), limit: Limit::of_this_job() };
-    for (layer, raw) in [(Layer::Raw, true), (Layer::Port, false)] {
-        if options.wants_layer(layer) {
-            lead.layer(raw, options)?;
-        }
+    if options.wants_layer(Layer::Raw) {
+        lead.layer(Way::Raw, options)?;
+        lead.puts(options)?;
+    }
+    if options.wants_layer(Layer::Port) {
+        lead.layer(Way::Port, options)?;
     }
     tell(port, to, Order::END.words());
     Ok(())
@@ -194,21 +206,21 @@ struct Lead<'a> {
 }
 
 impl Lead<'_> {
-    fn layer(&mut self, raw: bool, options: &Options) -> Result<(), TransportError> {
+    fn layer(&mut self, way: Way, options: &Options) -> Result<(), TransportError> {
         let transport = self.port.endpoint(self.to).caps().name;
-        let layer = if raw { format!("raw {transport}") } else { format!("port, {transport}") };
+        let layer = if way == Way::Raw { format!("raw {transport}") } else { format!("port, {transport}") };
         let name = |limit: fn(Limit) -> &'static str| self.limit.map(limit);
         let (latency, stream) = (name(Limit::latency_name), name(Limit::stream_name));
         if options.wants(What::Latency) {
             let table = Table::with_tails(format!("{layer}: one way, PE 0 and PE {}", self.to), "ns", latency);
             for &len in options.sizes(&[8, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
-                self.latency(&table, raw, len)?;
+                self.latency(&table, way, len)?;
             }
         }
         if options.wants(What::Rate) {
             let table = Table::new(format!("{layer}: small messages, one after another"), "ns each");
             for &len in options.sizes(&[8, 32, 100]) {
-                if let Some((figure, _)) = self.game(Game::Stream, raw, len, None)? {
+                if let Some((figure, _)) = self.game(Game::Stream, way, len, None)? {
                     table.sized(len, &figure, None);
                 }
             }
@@ -216,23 +228,44 @@ impl Lead<'_> {
         if options.wants(What::Bandwidth) {
             let table = Table::beside(format!("{layer}: one way, written and read"), "GB/s", stream);
             for &len in options.sizes(&[4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20]) {
-                self.bandwidth(&table, raw, len)?;
+                self.bandwidth(&table, way, len)?;
             }
         }
         Ok(())
     }
 
-    fn latency(&mut self, table: &Table, raw: bool, len: usize) -> Result<(), TransportError> {
+    /// One-sided: what is put needs no more of the receiver than that it hears of it.
+    fn puts(&mut self, options: &Options) -> Result<(), TransportError> {
+        let caps = self.port.endpoint(self.to).caps();
+        if !options.wants(What::Put) || !carries_puts(caps, 1) {
+            return Ok(());
+        }
+        let (name, sizes) = (caps.name, options.sizes(&[8, 1 << 10, 64 << 10, 1 << 20, 16 << 20]));
+        let limit = self.limit.map(Limit::latency_name);
+        let table = Table::with_tails(format!("raw {name}: puts, one way, PE 0 and PE {}", self.to), "ns", limit);
+        for &len in sizes {
+            self.latency(&table, Way::Puts, len)?;
+        }
+        let table = Table::new(format!("raw {name}: puts, one after another"), "GB/s");
+        for &len in sizes {
+            if let Some((figure, _)) = self.game(Game::Stream, Way::Puts, len, None)? {
+                table.sized(len, &figure.speed(len), None);
+            }
+        }
+        Ok(())
+    }
+
+    fn latency(&mut self, table: &Table, way: Way, len: usize) -> Result<(), TransportError> {
         let limit = self.limit.map(|limit| move || limit.latency(len));
-        if let Some((figure, limit)) = self.game(Game::Rally, raw, len, limit.as_ref().map(|f| f as _))? {
+        if let Some((figure, limit)) = self.game(Game::Rally, way, len, limit.as_ref().map(|f| f as _))? {
             table.sized(len, &figure, limit.as_ref());
         }
         Ok(())
     }
 
-    fn bandwidth(&mut self, table: &Table, raw: bool, len: usize) -> Result<(), TransportError> {
+    fn bandwidth(&mut self, table: &Table, way: Way, len: usize) -> Result<(), TransportError> {
         let limit = self.limit.map(|limit| move || limit.stream(len));
-        if let Some((figure, limit)) = self.game(Game::Stream, raw, len, limit.as_ref().map(|f| f as _))? {
+        if let Some((figure, limit)) = self.game(Game::Stream, way, len, limit.as_ref().map(|f| f as _))? {
             table.sized(len, &figure.speed(len), limit.map(|limit| limit.speed(len)).as_ref());
         }
         Ok(())
@@ -242,15 +275,21 @@ impl Lead<'_> {
     fn game(
         &mut self,
         game: Game,
-        raw: bool,
+        way: Way,
         len: usize,
         limit: Option<&dyn Fn() -> f64>,
     ) -> Result<Option<(Figure, Option<Figure>)>, TransportError> {
-        if raw && !Raw::new(self.port.endpoint(self.to), self.to, false).carries(len) {
+        let end = self.port.endpoint(self.to);
+        let carries = match way {
+            Way::Port => true,
+            Way::Raw => Raw::new(end, self.to, false).carries(len),
+            Way::Puts => carries_puts(end.caps(), len),
+        };
+        if !carries {
             return Ok(None);
         }
         let mut play = |count, each: &mut Vec<f64>| {
-            let order = Order { game, raw, len, count };
+            let order = Order { game, way, len, count };
             tell(self.port, self.to, order.words());
             order.play(self.port, self.to, each)
         };

@@ -34,19 +34,31 @@ impl Folder {
 }
 
 impl Folder {
-    /// What a program prints; its reason, if it fails.
+    /// What a program prints; its reason, if it fails. This PE sleeps meanwhile, and looks now and then.
     pub(crate) async fn said(&self, job: &Job, command: &mut Command) -> Result<String, String> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        let [out, err] = ["out", "err"].map(|name| self.path().join(name));
-        let open = |path: &Path| std::fs::File::create(path).map_err(|error| error.to_string());
-        command.stdin(Stdio::null()).stdout(open(&out)?).stderr(open(&err)?);
-        let status = Running::new(command)?.end(job).await?;
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let status = Running::new(self.heard(command)?)?.end(job).await?;
+        self.what_was_said(command, status)
+    }
+
+    /// The same; this PE does nothing else meanwhile, so that the end is noticed at once.
+    pub(crate) fn said_at_once(&self, command: &mut Command) -> Result<String, String> {
+        let status = Running::new(self.heard(command)?)?.0.wait().map_err(|error| error.to_string())?;
+        self.what_was_said(command, status)
+    }
+
+    /// Has a program print into files of this folder.
+    fn heard<'a>(&self, command: &'a mut Command) -> Result<&'a mut Command, String> {
+        let open = |name| std::fs::File::create(self.path().join(name)).map_err(|error| error.to_string());
+        Ok(command.stdin(Stdio::null()).stdout(open("out")?).stderr(open("err")?))
+    }
+
+    fn what_was_said(&self, command: &Command, status: ExitStatus) -> Result<String, String> {
+        let read = |name| std::fs::read_to_string(self.path().join(name)).unwrap_or_default();
         if status.success() {
-            return Ok(read(&out));
+            return Ok(read("out"));
         }
-        let why = read(&err);
-        Err(format!("{name} ended with {status}: {}", why.lines().next().unwrap_or_default()))
+        let name = command.get_program().to_string_lossy();
+        Err(format!("{name} ended with {status}: {}", read("err").lines().next().unwrap_or_default()))
     }
 }
 

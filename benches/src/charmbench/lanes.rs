@@ -6,8 +6,11 @@
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 
+use charm4rs_transport::memory::write_bytes;
 use charm4rs_transport::port::{Port, PortEvent, Tag};
-use charm4rs_transport::{Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RegBuf, TransportError};
+use charm4rs_transport::{
+    Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RegBuf, RemoteKey, TransportError, Window,
+};
 
 use crate::limits::{fill, read_lines};
 
@@ -70,7 +73,8 @@ impl<'a> Raw<'a> {
                     return Err(TransportError::PeerDown { pe: from, why: "this PE has no memory for its message" });
                 }
                 Event::PeerLost { pe, why } => return Err(TransportError::PeerDown { pe, why }),
-                Event::Got { .. } | Event::PutArrived { .. } => {}
+                Event::PutArrived { .. } => self.arrived += 1,
+                Event::Got { .. } => {}
             }
         }
         Ok(())
@@ -141,6 +145,77 @@ impl Lane for Raw<'_> {
         }
         Ok(())
     }
+}
+
+/// Puts, through the seam: each into the partner's one window, which nobody writes or reads besides.
+pub(crate) struct Puts<'a> {
+    raw: Raw<'a>,
+    window: Option<Window>,
+    key: RemoteKey,
+}
+
+impl<'a> Puts<'a> {
+    /// Exposes a window of `len` bytes, and gets the key of the partner's, which does the same.
+    pub(crate) fn new(end: &'a mut dyn Endpoint, to: Pe, len: usize) -> Result<Self, TransportError> {
+        let mut raw = Raw::new(end, to, false);
+        let memory = raw.buffer(len)?;
+        let window = raw.end.expose(memory).map_err(|(error, _)| error)?;
+        let own = &window.key.bytes;
+        loop {
+            match raw.end.inject(to, Imm(0), own.len(), &mut |room| write_bytes(room, own)) {
+                Ok(()) => break,
+                Err(PostError::Busy(())) => raw.poll()?,
+                Err(refusal) => return Err(refused(&refusal)),
+            }
+        }
+        let key = loop {
+            // The partner may have the key already, and put.
+            raw.end.progress(&mut raw.events, 1)?;
+            match raw.events.pop() {
+                Some(Event::Recv { msg, .. }) => break RemoteKey { len: len as u64, bytes: msg.to_vec().into() },
+                Some(Event::PutArrived { .. }) => raw.arrived += 1,
+                Some(other) => return Err(TransportError::Config(format!("no key: {other:?}"))),
+                None => {}
+            }
+        };
+        Ok(Self { raw, window: Some(window), key })
+    }
+}
+
+impl Lane for Puts<'_> {
+    fn carries(&self, len: usize) -> bool {
+        carries_puts(self.raw.end.caps(), len)
+    }
+
+    fn send(&mut self, len: usize, _: usize) -> Result<(), TransportError> {
+        let mut buf = self.raw.buffer(len)?;
+        loop {
+            match self.raw.end.put(self.raw.to, buf, &self.key, 0, Some(Imm(0)), OpId(0)) {
+                Ok(Posted::Done) => return Ok(()),
+                Ok(Posted::Pending) => break,
+                Err(PostError::Busy(back)) => buf = back,
+                Err(refusal) => return Err(refused(&refusal)),
+            }
+            self.raw.poll()?;
+        }
+        self.raw.pending += 1;
+        if self.raw.pending >= PENDING_MAX { self.raw.poll() } else { Ok(()) }
+    }
+
+    fn take(&mut self, count: u64) -> Result<(), TransportError> {
+        self.raw.take(count)
+    }
+
+    fn settle(&mut self) -> Result<(), TransportError> {
+        self.raw.settle()?;
+        drop(self.window.take().map(|window| self.raw.end.unexpose(window)));
+        Ok(())
+    }
+}
+
+/// Whether a backend puts so much at once.
+pub(crate) fn carries_puts(caps: &Caps, len: usize) -> bool {
+    caps.one_sided && len <= caps.put_max
 }
 
 /// The port.

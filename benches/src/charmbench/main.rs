@@ -60,6 +60,8 @@ enum What {
     Latency,
     /// Bandwidth, by size: the sender writes all of the data, the receiver reads it.
     Bandwidth,
+    /// One-sided puts into a window: latency and bandwidth, by size.
+    Put,
     /// Small messages a second.
     Rate,
     /// Single operations of the object layer: calls, replies, creation, broadcast and reduction.
@@ -158,7 +160,7 @@ async fn program(job: Job, options: Options) -> Result<(), String> {
     }
     // Not among all: other programs may not be where this one is.
     if options.what == Some(What::Startup) {
-        startup::run(&job, options.runs()).await?;
+        startup::run(&job, options.runs())?;
     }
     let layout = job.layout();
     let transport = place::Place::get().map(|place| place.transport);

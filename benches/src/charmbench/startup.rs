@@ -25,7 +25,7 @@ pub(crate) fn tell() {
 ///
 /// # Errors
 /// If one does not start. Without a launcher there are no processes.
-pub(crate) async fn run(job: &Job, runs: usize) -> Result<(), String> {
+pub(crate) fn run(job: &Job, runs: usize) -> Result<(), String> {
     let folder = Folder::new()?;
     let (program, launcher) = (this_program()?, launcher());
     let pes = format!("+p{}", job.pes());
@@ -50,7 +50,7 @@ pub(crate) async fn run(job: &Job, runs: usize) -> Result<(), String> {
         let (mut to_main, mut to_end) = (Vec::new(), Vec::new());
         for _ in 0..=runs {
             let began = now();
-            let said = folder.said(job, &mut started).await?;
+            let said = folder.said_at_once(&mut started)?;
             let ended = now();
             let main: u64 = said.trim().parse().map_err(|_| format!("{name}: not a time: {said}"))?;
             to_main.push((main as f64 - began.as_nanos() as f64) / 1e6);
