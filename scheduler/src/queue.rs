@@ -56,7 +56,7 @@ impl<T> Queue<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, item: T, class: Class) {
         match class {
             Class::Default | Class::Priority(0, Order::Fifo) => self.default.push_back(item),

@@ -199,7 +199,7 @@ impl<W: Way> Near<W> {
         Ok(n)
     }
 
-    #[inline]
+    #[inline(always)]
     fn arrival<const IN_PLACE: bool>(&mut self, record: &Record) -> Result<Option<Arrival>, TransportError> {
         let from = record.from;
         if from.wrapping_sub(self.first) as usize >= self.outboxes.len() {
