@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// The time since the job's start. Clones tell the same time.
 #[derive(Clone)]
 pub struct Clock(Source);
@@ -47,18 +45,6 @@ impl Clock {
     pub fn now(&self) -> Duration {
         match &self.0 {
             Source::Real(start) => start.elapsed(),
-            Source::Virtual(now) => now(),
-        }
-    }
-
-    /// A time since some moment of the past, which the machine's clock tells to some milliseconds only, in a fraction of the time.
-    #[inline]
-    pub(crate) fn coarse(&self) -> Duration {
-        match &self.0 {
-            Source::Real(_) => {
-                let now = clock_gettime(ClockId::MonotonicCoarse);
-                Duration::from_secs(now.tv_sec.unsigned_abs()) + Duration::from_nanos(now.tv_nsec.unsigned_abs())
-            }
             Source::Virtual(now) => now(),
         }
     }

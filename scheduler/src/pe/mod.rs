@@ -96,6 +96,8 @@ pub struct Scheduler {
     stop: Cell<Option<i32>>,
     /// Calls that the next burst may have.
     burst: Cell<usize>,
+    /// Bursts of several turns.
+    bursts: Cell<u32>,
     /// When the last round ended, if it had a full burst.
     burst_ended: Cell<Option<Duration>>,
     rounds: Cell<u32>,
@@ -135,6 +137,7 @@ impl Scheduler {
             context: RefCell::default(),
             stop: Cell::new(None),
             burst,
+            bursts: Cell::new(0),
             burst_ended: Cell::new(None),
             rounds: Cell::new(0),
             worked: Cell::new(false),
