@@ -29,10 +29,9 @@ impl Scheduler {
         // One burst that follows another begins when that ended.
         let began = self.burst_ended.take().or_else(|| (queued >= limit || sample).then(|| self.now()));
         let Some((resumed, run)) = self.run_burst(limit, handler) else { return true };
-        let is_full = run == limit || resumed >= limit;
-        if is_full || sample {
+        if run == limit || sample {
             let now = self.now();
-            if is_full {
+            if run == limit {
                 self.burst_ended.set(Some(now));
             }
             if let Some(began) = began {
@@ -47,7 +46,8 @@ impl Scheduler {
     fn run_burst(&self, limit: usize, handler: &impl Handler) -> Option<(usize, usize)> {
         let (mut resumed, mut run) = (0, 0);
         while run < limit {
-            let ready = self.tasks.ready().min(limit);
+            // All of them: those that are woken meanwhile would overtake who is left over.
+            let ready = self.tasks.ready();
             for _ in 0..ready {
                 if self.stopped() {
                     return None;
@@ -62,7 +62,7 @@ impl Scheduler {
             handler.deliver(msg);
             self.pulse.one_processed();
             run += 1;
-            if resumed >= limit {
+            if ready > limit {
                 break;
             }
         }
