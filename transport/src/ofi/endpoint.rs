@@ -324,7 +324,8 @@ impl OfiEndpoint {
         Ok(())
     }
 
-    /// Takes completions and news, until there are `max` events or nothing more happens.
+    /// Takes completions and news, until there are `max` events or nothing more happens. Who gets fewer completions than there is room for does not
+    /// ask again: that costs a provider a look at all its sockets, for which what has come would wait.
     pub(super) fn round(&mut self, max: usize) -> Result<(), TransportError> {
         if self.ear.as_ref().is_some_and(|ear| ear.has_news()) {
             self.hear()?;
@@ -339,8 +340,12 @@ impl OfiEndpoint {
         let mut outcome = Ok(());
         while self.ready.len() < max && outcome.is_ok() {
             match self.lane.completions(&mut batch) {
-                Ok([]) => break,
-                Ok(done) => outcome = done.iter().try_for_each(|entry| self.completed(entry)),
+                Ok(done) => {
+                    outcome = done.iter().try_for_each(|entry| self.completed(entry));
+                    if done.len() < BATCH {
+                        break;
+                    }
+                }
                 Err(failed) => outcome = self.failed(failed),
             }
         }
