@@ -10,6 +10,7 @@ mod child;
 mod collectives;
 mod compare;
 mod entry;
+mod landing;
 mod lanes;
 mod limits;
 mod mapping;
@@ -62,6 +63,8 @@ enum What {
     Bandwidth,
     /// One-sided puts into a window: latency and bandwidth, by size.
     Put,
+    /// Puts into a landing of another chare's, by size.
+    Landing,
     /// Small messages a second.
     Rate,
     /// Single operations of the object layer: calls, replies, creation, broadcast and reduction.
@@ -185,6 +188,9 @@ async fn entry_layer(job: &Job, options: &Options) {
         bench.bandwidth().await;
     }
     collectives::Collectives::new(*job, options.clone()).await.all().await;
+    if options.wants(What::Landing) {
+        landing::run(job, options).await;
+    }
     if options.wants(What::Stencil) {
         stencil::run(job, options).await;
     }

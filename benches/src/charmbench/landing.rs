@@ -1,0 +1,85 @@
+//! Landings: puts into memory that another chare has exposed once, one way, with no handshake. Beside the same limit as a call's latency.
+
+use std::time::{Duration, Instant};
+
+use charm4rs::prelude::*;
+use charm4rs::{Landing, PutHandle};
+
+use crate::Options;
+use crate::limits::Limit;
+use crate::table::{Figure, Table};
+
+/// One on each PE; PE 0's mate is the last PE's.
+struct Mate {
+    landing: Option<Landing<u8>>,
+}
+
+#[chare(index = Pe)]
+impl Mate {
+    #[init]
+    fn new() -> Self {
+        Self { landing: None }
+    }
+
+    /// Makes a landing, for whoever gets this handle.
+    #[entry]
+    fn open(&mut self, cx: &mut Cx<Self>, size: usize) -> PutHandle<u8> {
+        let (landing, handle) = cx.job().landing(size);
+        self.landing = Some(landing);
+        handle
+    }
+
+    /// Puts, or answers a put by one, so many times; nanoseconds of a put.
+    #[entry]
+    async fn rally(this: This<Self>, to: PutHandle<u8>, rounds: u32, begins: bool) -> f64 {
+        let mut landing = this.with(|mate| mate.landing.take()).expect("it was opened");
+        // What is put is gone: to make it anew would be measured too.
+        let mut data = (0..=rounds).map(|_| Payload::<u8>::zeroed(to.len())).collect::<Vec<_>>().into_iter();
+        if !begins {
+            drop(landing.next().await);
+        }
+        let mut put = to.put(data.next().expect("one more than rounds"));
+        let mut start = None;
+        for data in data {
+            drop(landing.next().await);
+            // Not before: the other one may still have been making its data.
+            start.get_or_insert_with(Instant::now);
+            put = put.await.put(data);
+        }
+        if begins {
+            drop(landing.next().await);
+        }
+        let took = start.map_or(Duration::ZERO, |start| start.elapsed());
+        put.await;
+        took.as_nanos() as f64 / f64::from(2 * rounds)
+    }
+}
+
+pub(crate) async fn run(job: &Job, options: &Options) {
+    let (here, there) = (Pe(0), Pe(job.pes() - 1));
+    if here == there {
+        return;
+    }
+    let mates = job.group::<Mate>(());
+    let limit = Limit::of_this_job();
+    let title = format!("landing: a put and its arrival, one way, PE 0 and PE {there}");
+    let table = Table::beside(title, "ns", limit.map(Limit::latency_name));
+    for &size in options.sizes(&[8, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
+        let rounds = u32::try_from((64 << 20) / size.max(1)).unwrap_or(u32::MAX).clamp(8, 5_000);
+        let (mut times, mut limits) = (Vec::new(), Vec::new());
+        for run in 0..=options.runs() {
+            let limit = limit.map(|limit| limit.latency(size.max(8)));
+            let (mine, other) = (mates.on(here).open(size).call().await, mates.on(there).open(size).call().await);
+            let answering = mates.on(there).rally(mine, rounds, false).call();
+            let time = mates.on(here).rally(other, rounds, true).call().await;
+            answering.await;
+            // The first time pays for memory.
+            if run > 0 {
+                times.push(time);
+                limits.extend(limit);
+            }
+        }
+        let limits = (!limits.is_empty()).then(|| Figure::of(limits));
+        table.sized(size, &Figure::of(times), limits.as_ref());
+    }
+}
