@@ -21,7 +21,7 @@ pub(crate) const LONG: &[(&str, &str)] =
     &[("transport/libfabric-sys/src/bindings.rs", "generated"), ("transport/ucx-sys/src/bindings.rs", "generated")];
 
 /// Folders whose files are inputs of tests rather than code of ours: programs that must not compile.
-const INPUTS: &[&str] = &["chare/macros/compile-fail/", "tests/ui/"];
+const INPUTS: &[&str] = &["tests/compile-fail/programs/", "tests/ui/"];
 
 /// Code files of [`LINES`] lines and more that `long` does not excuse, and excuses that nobody needs.
 pub(crate) fn too_long(tree: &[Source], long: &[(&str, &str)]) -> Vec<String> {
