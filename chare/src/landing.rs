@@ -38,7 +38,8 @@ use crate::{Arguments, CallError, Payload, Reply, wire};
 ///     #[entry]
 ///     async fn count(this: This<Self>, mut row: PutHandle<f64>) {
 ///         for step in 1..=3 {
-///             row = row.put(vec![f64::from(step); row.len()]).await;
+///             let items = vec![f64::from(step); row.len()];
+///             row = row.put(items).await;
 ///         }
 ///     }
 /// }
