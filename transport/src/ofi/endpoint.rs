@@ -359,9 +359,8 @@ impl OfiEndpoint {
         match self.slots.complete(slot) {
             Op::Recv => {
                 self.message_arrived(slot, entry.len)?;
-                if self.slots.receive(&self.lane, slot) != Post::Taken {
-                    self.idle_receivers.push(slot);
-                }
+                // Given to the provider again in the next round: what has come does not wait for that.
+                self.idle_receivers.push(slot);
             }
             Op::Send { link } => {
                 self.slots.free(slot);
