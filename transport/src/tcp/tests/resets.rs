@@ -44,7 +44,7 @@ fn every_message_arrives_once_and_in_order_though_connections_are_cut_again_and_
     for checksum in [false, true] {
         let (fabrics, proxies) = apart(|_, config| config.checksum = checksum);
         for proxy in &proxies {
-            proxy.mode.cut_within.store(3_000_000, Ordering::Release);
+            proxy.mode.cut_within.store(1_500_000, Ordering::Release);
         }
         let mut ends = [End::of(&fabrics, 0), End::of(&fabrics, 1)];
         let (mut sent, mut received) = ([0u32; 2], [0u32; 2]);
