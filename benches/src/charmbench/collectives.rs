@@ -228,5 +228,5 @@ impl Collectives {
 
 /// So many that a run takes some milliseconds.
 fn rounds(size: usize) -> u32 {
-    u32::try_from((32 << 20) / size.max(1)).unwrap_or(u32::MAX).clamp(8, 2_000)
+    table::times(32 << 20, size, 8..=2_000)
 }

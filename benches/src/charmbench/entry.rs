@@ -207,7 +207,7 @@ impl Bench {
         let title = format!("entry method: one way, PE 0 and PE {}", self.peer);
         let table = Table::with_tails(title, "ns", limit.map(Limit::latency_name));
         for &size in self.options.sizes(&[0, 64, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
-            let rounds = u32::try_from((64 << 20) / size.max(1)).unwrap_or(u32::MAX).clamp(64, 10_000);
+            let rounds = table::times(64 << 20, size, 64..=10_000);
             let limit = limit.map(|limit| move || limit.latency(size.max(8)));
             let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
             let data = Cell::new((size > 0).then(|| Payload::zeroed(size)));
@@ -264,7 +264,7 @@ impl Bench {
         let table = Table::beside("entry method: payloads, written and read", "GB/s", limit.map(Limit::stream_name));
         for &size in self.options.sizes(&[4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20]) {
             let least = if size > 256 << 20 { 1 } else { 4 };
-            let count = u32::try_from((256 << 20) / size.max(1)).unwrap_or(u32::MAX).clamp(least, 20_000);
+            let count = table::times(256 << 20, size, least..=20_000);
             let limit = limit.map(|limit| move || limit.stream(size));
             let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
             let (figure, limit) = self

@@ -7,7 +7,7 @@ use charm4rs::{Landing, PutHandle};
 
 use crate::Options;
 use crate::limits::Limit;
-use crate::table::{Figure, Table};
+use crate::table::{self, Table};
 
 /// One on each PE; PE 0's mate is the last PE's.
 struct Mate {
@@ -65,21 +65,17 @@ pub(crate) async fn run(job: &Job, options: &Options) {
     let title = format!("landing: a put and its arrival, one way, PE 0 and PE {there}");
     let table = Table::beside(title, "ns", limit.map(Limit::latency_name));
     for &size in options.sizes(&[8, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
-        let rounds = u32::try_from((64 << 20) / size.max(1)).unwrap_or(u32::MAX).clamp(8, 5_000);
-        let (mut times, mut limits) = (Vec::new(), Vec::new());
-        for run in 0..=options.runs() {
-            let limit = limit.map(|limit| limit.latency(size.max(8)));
+        let rounds = table::times(64 << 20, size, 8..=5_000);
+        let limit = limit.map(|limit| move || limit.latency(size.max(8)));
+        let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
+        let rally = || async {
             let (mine, other) = (mates.on(here).open(size).call().await, mates.on(there).open(size).call().await);
             let answering = mates.on(there).rally(mine, rounds, false).call();
             let time = mates.on(here).rally(other, rounds, true).call().await;
             answering.await;
-            // The first time pays for memory.
-            if run > 0 {
-                times.push(time);
-                limits.extend(limit);
-            }
-        }
-        let limits = (!limits.is_empty()).then(|| Figure::of(limits));
-        table.sized(size, &Figure::of(times), limits.as_ref());
+            time
+        };
+        let (figure, limit) = table::timed(options.runs(), limit, rally).await;
+        table.sized(size, &figure, limit.as_ref());
     }
 }

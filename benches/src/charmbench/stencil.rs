@@ -7,7 +7,7 @@ use std::time::Instant;
 use charm4rs::prelude::*;
 
 use crate::Options;
-use crate::table::{Figure, Table};
+use crate::table::{self, Table};
 
 /// Strips of a PE.
 const STRIPS: u32 = 4;
@@ -86,18 +86,10 @@ pub(crate) async fn run(job: &Job, options: &Options) {
         let count = STRIPS * job.pes();
         let strips = job.array::<Strip>(count, columns);
         strips.created().await;
-        let steps = u32::try_from((1 << 20) / columns).unwrap_or(u32::MAX).clamp(16, 4_000);
-        let (mut times, mut limits) = (Vec::new(), Vec::new());
-        for run in 0..=options.runs() {
-            let limit = alone(columns, steps);
-            let start = Instant::now();
-            strips.all().steps(count, steps).done().await;
-            // The first time pays for memory.
-            if run > 0 {
-                times.push(start.elapsed().as_nanos() as f64 / f64::from(steps));
-                limits.push(limit);
-            }
-        }
-        table.sized(size, &Figure::of(times), Some(&Figure::of(limits)));
+        let steps = table::times(1 << 20, columns, 16..=4_000);
+        let limit = || alone(columns, steps);
+        let step = || async { strips.all().steps(count, steps).done().await };
+        let (figure, limit) = table::each_of(options.runs(), steps, Some(&limit), step).await;
+        table.sized(size, &figure, limit.as_ref());
     }
 }

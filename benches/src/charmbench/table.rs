@@ -1,5 +1,6 @@
 //! Figures, and the tables in which they are printed; every row is a record of the run too ([`crate::run`]).
 
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use crate::run::{self, Record};
@@ -79,6 +80,11 @@ pub(crate) fn in_turn<E>(
     Ok((Figure::of(all), (!limits.is_empty()).then(|| Figure::of(limits))))
 }
 
+/// How often something that moves `each` bytes is done, for some `total` of them: within these limits.
+pub(crate) fn times(total: usize, each: usize, limits: RangeInclusive<u32>) -> u32 {
+    u32::try_from(total / each.max(1)).unwrap_or(u32::MAX).clamp(*limits.start(), *limits.end())
+}
+
 /// Measures what the object model does, in turn with its limit, if there is one; nanoseconds for each of `count` operations. It is done
 /// once before.
 pub(crate) async fn each_of<F: Future<Output = ()>>(
@@ -87,13 +93,25 @@ pub(crate) async fn each_of<F: Future<Output = ()>>(
     limit: Option<&dyn Fn() -> f64>,
     what: impl Fn() -> F,
 ) -> (Figure, Option<Figure>) {
+    timed(runs, limit, || async {
+        let start = Instant::now();
+        what().await;
+        start.elapsed().as_nanos() as f64 / f64::from(count)
+    })
+    .await
+}
+
+/// The same, of what says itself how long it took.
+pub(crate) async fn timed<F: Future<Output = f64>>(
+    runs: usize,
+    limit: Option<&dyn Fn() -> f64>,
+    what: impl Fn() -> F,
+) -> (Figure, Option<Figure>) {
     what().await;
     let (mut times, mut limits) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         limits.extend(limit.map(|limit| limit()));
-        let start = Instant::now();
-        what().await;
-        times.push(start.elapsed().as_nanos() as f64 / f64::from(count));
+        times.push(what().await);
     }
     (Figure::of(times), (!limits.is_empty()).then(|| Figure::of(limits)))
 }
