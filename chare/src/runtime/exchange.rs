@@ -25,7 +25,7 @@ use super::Rt;
 use super::by_number::ByNumber;
 use super::exit::Failure;
 use super::part::{Given, Part, Terms, Typed};
-use super::reduction::{Reductions, UNLIKE, unlike};
+use super::reduction::{Reductions, UNLIKE, cannot_be_sent, unlike};
 use super::shared::{self, Opened};
 use crate::envelope::{FutureId, tag};
 use crate::reduce::Reducer;
@@ -316,10 +316,6 @@ fn send(rt: Rt, reductions: &Reductions, number: u64, step: &Step, what: &Taken)
         }
         Ok(())
     })
-}
-
-fn cannot_be_sent(error: &WireError) -> Failure {
-    Failure { code: 1, what: format!("a contribution cannot be sent: {error}") }
 }
 
 fn merge(step: &Step, here: Taken) -> Result<Taken, WireError> {

@@ -349,10 +349,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
         (_, Some(mut own), _) => {
             match own.pack() {
                 Ok(own) => parts.push(own),
-                Err(error) => {
-                    let what = format!("a contribution cannot be sent: {error}");
-                    return rt.fail(Failure { code: 1, what });
-                }
+                Err(error) => return rt.fail(cannot_be_sent(&error)),
             }
             merger = Some(Merger { pe: here, reducer: reductions.keep(own) });
         }
@@ -398,6 +395,10 @@ pub(super) const UNLIKE: &str =
 
 pub(super) fn unlike() -> Failure {
     Failure { code: 1, what: format!("elements contribute {UNLIKE}") }
+}
+
+pub(super) fn cannot_be_sent(error: &WireError) -> Failure {
+    Failure { code: 1, what: format!("a contribution cannot be sent: {error}") }
 }
 
 impl Reductions {
