@@ -5,6 +5,8 @@ use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use charm4rs_scheduler::{Class, Order};
+
 use crate::envelope::{EXPEDITED, LIFO, PRIORITY};
 use crate::reply::Awaited;
 use crate::runtime;
@@ -44,6 +46,19 @@ pub struct Call<E: Entry, K: Kind> {
 pub struct Options {
     pub(crate) flags: u16,
     pub(crate) priority: i32,
+}
+
+impl Options {
+    #[inline]
+    pub(crate) fn class(self) -> Class {
+        if self.flags & (PRIORITY | LIFO | EXPEDITED) == 0 {
+            Class::Default
+        } else if self.flags & EXPEDITED != 0 {
+            Class::Expedited
+        } else {
+            Class::Priority(self.priority, if self.flags & LIFO != 0 { Order::Lifo } else { Order::Fifo })
+        }
+    }
 }
 
 impl<E: Entry, K: Kind> Call<E, K> {

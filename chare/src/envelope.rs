@@ -39,8 +39,6 @@ pub(crate) mod tag {
     pub(crate) const EXIT: Tag = Tag(13);
     /// A sparse array is complete: a question down, answers up, the verdict down.
     pub(crate) const CENSUS: Tag = Tag(14);
-    /// An entry method of an element of the sender's own PE. Body: the element and the arguments, moved.
-    pub(crate) const HERE: Tag = Tag(15);
     /// A piece of a large partial result, on its way up.
     pub(crate) const PIECE: Tag = Tag(16);
     /// A piece of a large result for every contributor, or all of it, on its way down.

@@ -25,8 +25,6 @@ pub struct MethodInfo {
     pub(crate) signature: &'static str,
     id: AtomicU16,
     pub(crate) deliver: fn(&'static Runtime, &Header, Incoming),
-    /// The same for a call that names its element by reference.
-    pub(crate) here: fn(&'static Runtime, Incoming),
     pub(crate) broadcast: fn(&'static Runtime, &Header, Incoming),
     /// Where the payloads of a call that is on its way shall land, if the method has a say in it.
     pub(crate) offer: Option<Landings>,
@@ -67,7 +65,6 @@ impl MethodInfo {
             signature: E::SIGNATURE,
             id: AtomicU16::new(UNNUMBERED),
             deliver: runtime::deliver::<E>,
-            here: runtime::deliver_here::<E>,
             broadcast: runtime::broadcast::<E>,
             offer: if E::POSTS { Some(runtime::offer::<E>) } else { None },
             discard: runtime::discard_call::<E>,

@@ -82,6 +82,13 @@ impl<T> Queue<T> {
     /// Takes the most urgent item.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {
+        if self.expedited.is_empty() && self.ranked.is_empty() {
+            return self.default.pop_front();
+        }
+        self.pop_sorted()
+    }
+
+    fn pop_sorted(&mut self) -> Option<T> {
         if let Some(item) = self.expedited.pop_front() {
             return Some(item);
         }

@@ -61,6 +61,46 @@ fn calls_run_by_urgency_and_system_messages_before_all() {
 }
 
 #[test]
+fn calls_that_are_closures_run_in_turn_with_messages() {
+    let (log, pes) = noting(1, &Config::default());
+    let pe = &pes[0].0;
+    let closure = |class, letter: &'static str| {
+        let log = log.clone();
+        pe.call_self(class, move || note(&log, letter));
+    };
+    letter(pe, Class::Default, b'c');
+    closure(Class::Default, "d");
+    letter(pe, Class::Default, b'e');
+    closure(Class::Priority(-1, Order::Fifo), "b");
+    closure(Class::Expedited, "a");
+    closure(Class::Priority(1, Order::Lifo), "f");
+    settle(&pes);
+    assert_eq!(*log.borrow(), "abcdef");
+}
+
+#[test]
+fn what_closures_hold_is_dropped_with_nothing_borrowed_when_they_will_not_run() {
+    /// Calls its PE when it is dropped.
+    struct Calls(Rc<Scheduler>, Log);
+    impl Drop for Calls {
+        fn drop(&mut self) {
+            note(&self.1, "d");
+            letter(&self.0, Class::Default, b'x');
+        }
+    }
+    let (log, pes) = noting(1, &Config::default());
+    let pe = &pes[0].0;
+    for _ in 0..2 {
+        let held = Calls(pe.clone(), log.clone());
+        pe.call_self(Class::Default, move || drop(held));
+    }
+    pe.stop(0);
+    settle(&pes);
+    let left: Vec<u64> = std::iter::from_fn(|| pe.take_undelivered()).map(|msg| number(&msg)).collect();
+    assert_eq!((log.borrow().as_str(), left), ("dd", vec![u64::from(b'x'); 2]));
+}
+
+#[test]
 fn a_task_runs_before_the_next_call_and_tasks_that_wake_each_other_starve_nobody() {
     let (log, pes) = noting(1, &Config::default());
     let pe = &pes[0].0;

@@ -25,24 +25,30 @@ pub(super) type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::
 /// Sends a call to one element; its answer goes to `reply`.
 #[inline]
 pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Args, options: Options, reply: FutureId) {
-    let here = rt.sched.pe();
-    let mut header = Header::new(target.collection.0, here).with_reply(reply);
-    header.method = E::info().id();
-    header.flags = options.flags;
-    header.priority = options.priority;
     let to = match rt.collection::<E::Chare>(target.collection) {
         Some(members) => match members.find(&target.which) {
-            Some(element) => return here::call::<E>(rt, element, args, header),
+            Some(element) => return here::call::<E>(rt, element, args, options, reply),
             None => members.believed(rt, &target.which),
         },
         // A collection that is not known here yet: the call waits on this PE until it is.
-        None => here,
+        None => rt.sched.pe(),
     };
+    let header = header_of::<E>(rt, target.collection, options, reply);
     if rt.same_process(to) {
         send_moved::<Body<E>>(rt, to, tag::CALL, header, (target.which, args));
     } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, (target.which, args), E::POSTS) {
         fail_call(rt, reply, wire_error::<E>(rt, &error));
     }
+}
+
+/// The header of a call.
+#[inline]
+pub(super) fn header_of<E: Entry>(rt: Rt, collection: CollectionId, options: Options, reply: FutureId) -> Header {
+    let mut header = Header::new(collection.0, rt.sched.pe()).with_reply(reply);
+    header.method = E::info().id();
+    header.flags = options.flags;
+    header.priority = options.priority;
+    header
 }
 
 /// Moves a value to a PE of this process.
@@ -205,9 +211,7 @@ fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
 
 /// Drops a call that will not be delivered, and what was moved into it.
 pub(crate) fn discard_call<E: Entry>(header: &Header, msg: Incoming) {
-    if msg.tag == tag::HERE {
-        here::discard::<E>(msg);
-    } else if header.is_moved() {
+    if header.is_moved() {
         // SAFETY: as in `deliver`; read only to be dropped.
         drop(unsafe { moved::read::<Body<E>>(msg.msg.as_ptr().wrapping_add(HEADER)) });
     }

@@ -36,7 +36,7 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-use charm4rs_scheduler::{Class, Handler, Kind, Order, Scheduler, TaskId, Tree};
+use charm4rs_scheduler::{Class, Handler, Kind, Scheduler, TaskId, Tree};
 use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
@@ -49,14 +49,14 @@ pub(crate) use collection::Members;
 pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};
 pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook};
-pub(crate) use here::deliver as deliver_here;
 pub use reduction::sink;
 pub(crate) use running::IndexLook;
 pub(crate) use section::{Membership, allreduce, contribute, section, section_of, step as section_step};
 
 use self::collection::AnyCollection;
 use crate::Chare;
-use crate::envelope::{EXPEDITED, HEADER, Header, LIFO, PRIORITY, tag};
+use crate::call::Options;
+use crate::envelope::{HEADER, Header, tag};
 use crate::registry::{Registry, registry};
 use crate::reply::Futures;
 
@@ -181,7 +181,7 @@ impl Runtime {
         };
         let method = usize::from(header.method);
         match msg.tag {
-            tag::CALL | tag::HERE => (self.registry.methods[method].discard)(&header, msg),
+            tag::CALL => (self.registry.methods[method].discard)(&header, msg),
             tag::SOLO | tag::INSERT => (self.registry.chares[method].discard)(&header, msg),
             tag::REPLY => calls::settle(self, &header, msg),
             tag if shared::is_shared(tag) => drop(shared::Opened::new(&header, msg)),
@@ -315,11 +315,6 @@ impl Handler for Driver {
         }
     }
 
-    #[inline]
-    fn deliver(&self, msg: Incoming) {
-        if msg.tag == tag::HERE { self.deliver_here(msg) } else { self.deliver_any(msg) }
-    }
-
     fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) -> Kind {
         let header = head.get(..HEADER).map(bytemuck::pod_read_unaligned);
         calls::refused(self.0, to, tag, header, bytes);
@@ -338,20 +333,8 @@ impl Handler for Driver {
     fn sleep(&self, sleep: &mut dyn FnMut()) {
         self.0.host.sleep(sleep);
     }
-}
 
-impl Driver {
-    #[inline]
-    fn deliver_here(&self, msg: Incoming) {
-        let rt = self.0;
-        let method = Header::of(&msg).filter(|_| msg.from == rt.sched.pe()).map(|header| header.method);
-        match method.and_then(|method| rt.registry.methods.get(usize::from(method))) {
-            Some(method) => (method.here)(rt, msg),
-            None => rt.violation(msg.from, "a call that only a PE itself can make", msg.msg.len() as u64),
-        }
-    }
-
-    fn deliver_any(&self, msg: Incoming) {
+    fn deliver(&self, msg: Incoming) {
         let rt = self.0;
         let Some(header) = Header::of(&msg) else {
             return rt.violation(msg.from, "a message without a header", msg.msg.len() as u64);
@@ -401,13 +384,7 @@ impl Driver {
 
 #[inline]
 fn class_of(header: &Header) -> Class {
-    if header.flags & (PRIORITY | LIFO | EXPEDITED) == 0 {
-        Class::Default
-    } else if header.flags & EXPEDITED != 0 {
-        Class::Expedited
-    } else {
-        Class::Priority(header.priority, if header.flags & LIFO != 0 { Order::Lifo } else { Order::Fifo })
-    }
+    Options { flags: header.flags, priority: header.priority }.class()
 }
 
 /// How many children a PE has in the trees of broadcasts and reductions.

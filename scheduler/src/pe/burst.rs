@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::Scheduler;
+use super::{Ready, Scheduler};
 use crate::handler::Handler;
 
 /// The port shall not be left alone for longer, unless one call takes longer.
@@ -58,8 +58,11 @@ impl Scheduler {
             if self.stopped() {
                 return None;
             }
-            let Some(msg) = self.queue.borrow_mut().pop() else { break };
-            handler.deliver(msg);
+            let Some(next) = self.queue.borrow_mut().pop() else { break };
+            match next {
+                Ready::Message(msg) => handler.deliver(msg),
+                Ready::Call(call) => call.run(),
+            }
             self.pulse.one_processed();
             run += 1;
             if ready > limit {

@@ -3,17 +3,22 @@
 use charm4rs_transport::TransportError;
 use charm4rs_transport::port::{Incoming, Port, PortEvent};
 
-use super::{BATCH, Scheduler};
+use super::{BATCH, Ready, Scheduler};
 use crate::queue::Queue;
 
 impl Scheduler {
-    /// Takes a message that arrived and was not delivered, after the loop has ended.
+    /// Takes a message that arrived and was not delivered, after the loop has ended. Drops calls of the PE to itself.
     #[must_use]
     pub fn take_undelivered(&self) -> Option<Incoming> {
         loop {
             let queued = self.queue.borrow_mut().pop();
-            if queued.is_some() {
-                return queued;
+            match queued {
+                Some(Ready::Message(msg)) => return Some(msg),
+                Some(Ready::Call(call)) => {
+                    drop(call);
+                    continue;
+                }
+                None => {}
             }
             let arrived = self.arrived.borrow_mut().pop_front();
             match arrived {

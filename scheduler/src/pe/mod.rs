@@ -45,7 +45,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::memory::Slab;
+use charm4rs_transport::memory::{Once, Slab};
 use charm4rs_transport::port::{Incoming, Port, PortEvent, Tag};
 use charm4rs_transport::{Layout, Msg, Payloads, Pe, RegBuf, TransportError};
 
@@ -83,7 +83,7 @@ pub struct Scheduler {
     port: RefCell<Option<Port>>,
     /// What arrived, or was sent to this PE itself, and is not sorted yet.
     arrived: RefCell<VecDeque<PortEvent>>,
-    queue: RefCell<Queue<Incoming>>,
+    queue: RefCell<Queue<Ready>>,
     tasks: Tasks,
     timers: Rc<RefCell<Timers>>,
     inbox: Arc<Inbox>,
@@ -103,6 +103,15 @@ pub struct Scheduler {
     rounds: Cell<u32>,
     worked: Cell<bool>,
     rounds_idle: Cell<u32>,
+}
+
+/// What is ready to run, but for tasks.
+#[derive(Debug)]
+enum Ready {
+    /// What another PE has sent, or this one.
+    Message(Incoming),
+    /// A call of this PE to itself that needs no message.
+    Call(Once),
 }
 
 #[inline]
@@ -243,18 +252,17 @@ impl Scheduler {
             self.arrive(msg);
         } else {
             bump(&self.sent);
-            self.queue.borrow_mut().push(msg, class);
+            self.queue.borrow_mut().push(Ready::Message(msg), class);
         }
     }
 
-    /// Queues a call to this PE that `fill` writes into a block of its free lists: the shortest way. Counted for
-    /// quiescence; the class is not [`Class::Now`].
+    /// Queues a call to this PE itself, as a closure: the shortest way. Counted for quiescence; the class is not [`Class::Now`].
+    /// If the PE ends before, the closure is dropped.
     #[inline]
-    pub fn call_self(&self, tag: Tag, class: Class, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+    pub fn call_self(&self, class: Class, call: impl FnOnce() + 'static) {
         debug_assert!(class != Class::Now, "a call is no system message");
-        let msg = Msg::fill(&self.slab, len, fill);
         bump(&self.sent);
-        self.queue.borrow_mut().push(Incoming { from: self.pe, tag, msg, payloads: Payloads::default() }, class);
+        self.queue.borrow_mut().push(Ready::Call(Once::new(&self.slab, call)), class);
     }
 
     /// Makes a task; it is polled soon, not now.
@@ -377,7 +385,7 @@ impl Scheduler {
                 PortEvent::Message(msg) if msg.tag.0 & 0xF0 == 0xE0 => self.signal(&msg)?,
                 PortEvent::Message(msg) => match handler.class(&msg) {
                     Class::Now => handler.deliver(msg),
-                    class => self.queue.borrow_mut().push(msg, class),
+                    class => self.queue.borrow_mut().push(Ready::Message(msg), class),
                 },
                 PortEvent::Offer(offer) => {
                     let landings = handler.offer(&offer);

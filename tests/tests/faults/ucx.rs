@@ -58,8 +58,8 @@ fn a_stopped_process_of_a_job_over_ucx_is_unresponsive_within_six_seconds() {
         let ended = job.end();
         assert!(since.elapsed() < Duration::from_secs(7), "{:?}", since.elapsed());
         assert_eq!(ended.code, 69, "{ended:?}");
-        let error = ended.stderr.lines().find(|line| line.starts_with("charmrun: error[69]: "));
-        assert!(error.is_some_and(|line| line.contains("unresponsive")), "{ended:?}");
+        // Whoever waited for its handshake may lose contact before the launcher gives up: by then it has said that there is no answer.
+        assert!(ended.stderr.contains("unresponsive"), "{ended:?}");
     }
 }
 

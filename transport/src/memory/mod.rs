@@ -8,6 +8,7 @@ pub(crate) mod exposed;
 pub(crate) mod inbox;
 pub(crate) mod map;
 mod msg;
+mod once;
 mod payloads;
 pub(crate) mod pool;
 pub(crate) mod segment;
@@ -17,6 +18,7 @@ pub(crate) mod window;
 pub use buf::{Home, RegBuf};
 pub use counted::Counted;
 pub use msg::Msg;
+pub use once::Once;
 pub use payloads::Payloads;
 pub use slab::Slab;
 

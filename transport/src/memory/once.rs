@@ -1,0 +1,180 @@
+//! A closure that waits in a block of a PE's slab until it is run, once: a call of a PE to itself is one. As small as a message.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+
+use super::Slab;
+use super::buf::ALIGN;
+
+/// Larger closures are boxed, and the box waits.
+const INLINE_MAX: usize = 512;
+
+/// See the module's text. Dropping it drops what the closure holds.
+///
+/// ```
+/// use charm4rs_transport::memory::{Once, Slab};
+/// let done = std::rc::Rc::new(std::cell::Cell::new(0));
+/// let (slab, counter) = (Slab::new(), done.clone());
+/// let once = Once::new(&slab, move || counter.set(counter.get() + 1));
+/// assert_eq!(done.get(), 0);
+/// once.run();
+/// assert_eq!(done.get(), 1);
+/// ```
+#[must_use]
+pub struct Once {
+    block: NonNull<u8>,
+    kind: &'static Kind,
+    slab: ManuallyDrop<Slab>,
+}
+
+/// What can be done with a block, whatever the closure in it.
+struct Kind {
+    run: unsafe fn(NonNull<u8>, Slab),
+    discard: unsafe fn(NonNull<u8>, Slab),
+}
+
+trait Closure: FnOnce() + Sized {
+    const KIND: Kind = Kind { run: run::<Self>, discard: discard::<Self> };
+    const INLINE: bool = size_of::<Self>() <= INLINE_MAX && align_of::<Self>() <= ALIGN;
+}
+
+impl<F: FnOnce()> Closure for F {}
+
+impl Once {
+    /// Puts `f` into a block of `slab`.
+    #[inline]
+    pub fn new<F: FnOnce() + 'static>(slab: &Slab, f: F) -> Self {
+        if F::INLINE {
+            Self::place(slab, f)
+        } else {
+            let boxed: Box<dyn FnOnce()> = Box::new(f);
+            Self::place(slab, boxed)
+        }
+    }
+
+    #[inline]
+    fn place<F: FnOnce() + 'static>(slab: &Slab, f: F) -> Self {
+        let block = slab.take(size_of::<F>());
+        // SAFETY: the block is ours, has at least that size, and is aligned for whatever `new` places.
+        unsafe { block.cast::<F>().write(f) };
+        Self { block, kind: &F::KIND, slab: ManuallyDrop::new(slab.clone()) }
+    }
+
+    /// Runs the closure.
+    #[inline]
+    pub fn run(self) {
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `place` wrote the closure that `kind` is of; as `this` is never dropped, this is the only use of the two.
+        unsafe { (this.kind.run)(this.block, ManuallyDrop::take(&mut this.slab)) };
+    }
+}
+
+/// A block that goes back to its slab when the closure has run, or has panicked. (Not before it runs: then the closure would be
+/// copied out of it first, and from there to where it is used.)
+struct Back<F> {
+    block: NonNull<F>,
+    slab: Slab,
+}
+
+impl<F> Drop for Back<F> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: `run` and `discard` make one of a block that was taken for an F, and is used no more.
+        unsafe { self.slab.give(self.block.cast(), size_of::<F>()) };
+    }
+}
+
+/// # Safety
+/// `block` was taken from `slab` for an `F`, which is in it, and is used by nobody else.
+unsafe fn run<F: FnOnce()>(block: NonNull<u8>, slab: Slab) {
+    let back = Back { block: block.cast::<F>(), slab };
+    // SAFETY: the caller's promise.
+    unsafe { back.block.read()() };
+}
+
+/// # Safety
+/// As for [`run`].
+unsafe fn discard<F: FnOnce()>(block: NonNull<u8>, slab: Slab) {
+    let back = Back { block: block.cast::<F>(), slab };
+    // SAFETY: as above.
+    drop(unsafe { back.block.read() });
+}
+
+impl Drop for Once {
+    fn drop(&mut self) {
+        // SAFETY: it was not run, so `place`'s closure, of this kind, is still there, and the slab not taken.
+        unsafe { (self.kind.discard)(self.block, ManuallyDrop::take(&mut self.slab)) }
+    }
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Once").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[repr(align(128))]
+    struct Wide(u8);
+
+    /// Runs or drops a closure that holds `held`, and a token besides.
+    fn once<T: 'static>(held: T, run: bool) {
+        let (slab, token, ran) = (Slab::new(), Rc::new(()), Rc::new(Cell::new(false)));
+        let (inside, flag) = (token.clone(), ran.clone());
+        let once = Once::new(&slab, move || {
+            let _held = (held, inside);
+            flag.set(true);
+        });
+        assert_eq!((Rc::strong_count(&token), ran.get()), (2, false));
+        if run {
+            once.run()
+        } else {
+            drop(once)
+        }
+        assert_eq!((Rc::strong_count(&token), ran.get()), (1, run));
+    }
+
+    #[test]
+    fn what_a_closure_holds_is_dropped_once_whether_it_runs_or_not() {
+        for run in [true, false] {
+            once((), run);
+            once([1u8; 40], run);
+            once([1u8; 512], run);
+            once([1u64; 5000], run);
+            once(Wide(3), run);
+            once(String::from("a text"), run);
+        }
+    }
+
+    #[test]
+    fn its_block_serves_the_next_one_whatever_became_of_it() {
+        let slab = Slab::new();
+        let first = Once::new(&slab, || {});
+        let block = first.block;
+        first.run();
+        let panics = Once::new(&slab, || panic!("on purpose"));
+        assert_eq!(panics.block, block);
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| panics.run())).is_err());
+        let dropped = Once::new(&slab, || {});
+        assert_eq!(dropped.block, block);
+        drop(dropped);
+        assert_eq!(Once::new(&slab, || {}).block, block);
+    }
+
+    #[test]
+    fn a_wide_value_lies_where_its_alignment_asks() {
+        let wide = Wide(7);
+        let once = Once::new(&Slab::new(), move || {
+            assert!(std::ptr::from_ref(&wide).addr().is_multiple_of(128));
+            assert_eq!(wide.0, 7);
+        });
+        once.run();
+    }
+}
