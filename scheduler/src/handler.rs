@@ -10,7 +10,7 @@ use crate::{Class, Clock};
 
 /// What messages mean: the layer above.
 pub trait Handler {
-    /// How urgent a message is that arrived.
+    /// How urgent a message is that arrived. Only looks at it: the PE is in the middle of taking what arrived.
     fn class(&self, msg: &Incoming) -> Class;
 
     /// Runs the call that a message is.

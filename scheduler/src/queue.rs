@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::mem::ManuallyDrop;
 
 /// Among items of one priority.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -36,7 +37,9 @@ type Key = (i32, i64, u32);
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     expedited: VecDeque<T>,
-    default: VecDeque<T>,
+    /// Without their destructors: a push that had to drop its item, were there no memory to grow, would first put it into memory
+    /// piece by piece, and the copy from there into the queue would wait for each of them.
+    default: VecDeque<ManuallyDrop<T>>,
     ranked: BinaryHeap<Reverse<Key>>,
     items: Vec<Option<T>>,
     free: Vec<u32>,
@@ -59,9 +62,9 @@ impl<T> Queue<T> {
     #[inline(always)]
     pub(crate) fn push(&mut self, item: T, class: Class) {
         match class {
-            Class::Default | Class::Priority(0, Order::Fifo) => self.default.push_back(item),
+            Class::Default | Class::Priority(0, Order::Fifo) => self.default.push_back(ManuallyDrop::new(item)),
             Class::Now | Class::Expedited => self.expedited.push_back(item),
-            Class::Priority(0, Order::Lifo) => self.default.push_front(item),
+            Class::Priority(0, Order::Lifo) => self.default.push_front(ManuallyDrop::new(item)),
             Class::Priority(priority, order) => self.push_ranked(item, priority, order),
         }
     }
@@ -83,7 +86,7 @@ impl<T> Queue<T> {
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {
         if self.expedited.is_empty() && self.ranked.is_empty() {
-            return self.default.pop_front();
+            return self.default.pop_front().map(ManuallyDrop::into_inner);
         }
         self.pop_sorted()
     }
@@ -96,7 +99,7 @@ impl<T> Queue<T> {
             return self.pop_ranked();
         }
         if let Some(item) = self.default.pop_front() {
-            return Some(item);
+            return Some(ManuallyDrop::into_inner(item));
         }
         self.pop_ranked()
     }
@@ -111,6 +114,14 @@ impl<T> Queue<T> {
 
     pub(crate) fn len(&self) -> usize {
         self.expedited.len() + self.default.len() + self.ranked.len()
+    }
+}
+
+impl<T> Drop for Queue<T> {
+    fn drop(&mut self) {
+        while let Some(item) = self.pop() {
+            drop(item);
+        }
     }
 }
 

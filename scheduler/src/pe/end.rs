@@ -3,7 +3,7 @@
 use charm4rs_transport::TransportError;
 use charm4rs_transport::port::{Incoming, Port, PortEvent};
 
-use super::{BATCH, Ready, Scheduler};
+use super::{BATCH, Ready, Scheduler, is_signal};
 use crate::queue::Queue;
 
 impl Scheduler {
@@ -22,11 +22,11 @@ impl Scheduler {
             }
             let arrived = self.arrived.borrow_mut().pop_front();
             match arrived {
-                Some(PortEvent::Message(msg)) if msg.tag.0 & 0xF0 != 0xE0 => return Some(msg),
+                Some(PortEvent::Message(msg)) if !is_signal(&msg) => return Some(msg),
                 Some(_) => {}
                 None => {
                     let mut port = self.port.borrow_mut();
-                    if !matches!(port.as_mut()?.poll(&mut self.arrived.borrow_mut(), BATCH), Ok(1..)) {
+                    if !matches!(port.as_mut()?.poll(&mut *self.arrived.borrow_mut(), BATCH), Ok(1..)) {
                         return None;
                     }
                 }

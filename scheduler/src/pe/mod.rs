@@ -46,7 +46,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::memory::{Once, Slab};
-use charm4rs_transport::port::{Incoming, Port, PortEvent, Tag};
+use charm4rs_transport::port::{Incoming, Port, PortEvent, Sink, Tag};
 use charm4rs_transport::{Layout, Msg, Payloads, Pe, RegBuf, TransportError};
 
 use crate::handler::{Config, Handler, Kind, Step};
@@ -112,6 +112,38 @@ enum Ready {
     Message(Incoming),
     /// A call of this PE to itself that needs no message.
     Call(Once),
+}
+
+/// Where a PE's port puts what has arrived.
+struct Arriving<'a, H> {
+    queue: &'a mut Queue<Ready>,
+    others: &'a mut VecDeque<PortEvent>,
+    handler: &'a H,
+}
+
+impl<H: Handler> Sink for Arriving<'_, H> {
+    #[inline(always)]
+    fn message(&mut self, message: Incoming) {
+        let class = if is_signal(&message) { Class::Now } else { self.handler.class(&message) };
+        if class == Class::Now {
+            self.others.push_back(PortEvent::Message(message));
+        } else {
+            self.queue.push(Ready::Message(message), class);
+        }
+    }
+
+    fn event(&mut self, event: PortEvent) {
+        match event {
+            PortEvent::Message(message) => self.message(message),
+            other => self.others.push_back(other),
+        }
+    }
+}
+
+/// Whether a message is the scheduler's own.
+#[inline]
+fn is_signal(msg: &Incoming) -> bool {
+    msg.tag.0 & 0xF0 == 0xE0
 }
 
 #[inline]
@@ -361,9 +393,7 @@ impl Scheduler {
         if self.stopped() {
             return Ok(false);
         }
-        if let Some(port) = &mut *self.port.borrow_mut() {
-            port.poll(&mut self.arrived.borrow_mut(), BATCH)?;
-        }
+        self.poll(handler)?;
         let signals = self.sort(handler)?;
         let (foreign, looked) = self.take_foreign();
         let fired = self.fire();
@@ -375,14 +405,23 @@ impl Scheduler {
         Ok(signals || looked || self.rest(handler))
     }
 
-    /// Sorts what arrived. Says whether there was anything.
+    /// Takes what is at the port: calls into the queue, all else to be sorted.
+    #[inline]
+    fn poll(&self, handler: &impl Handler) -> Result<(), TransportError> {
+        let Some(port) = &mut *self.port.borrow_mut() else { return Ok(()) };
+        let mut arriving =
+            Arriving { queue: &mut self.queue.borrow_mut(), others: &mut self.arrived.borrow_mut(), handler };
+        port.poll(&mut arriving, BATCH).map(drop)
+    }
+
+    /// Sorts what else arrived. Says whether there was anything.
     #[inline]
     fn sort(&self, handler: &impl Handler) -> Result<bool, TransportError> {
         let count = self.arrived.borrow().len();
         for _ in 0..count {
             let Some(event) = self.arrived.borrow_mut().pop_front() else { break };
             match event {
-                PortEvent::Message(msg) if msg.tag.0 & 0xF0 == 0xE0 => self.signal(&msg)?,
+                PortEvent::Message(msg) if is_signal(&msg) => self.signal(&msg)?,
                 PortEvent::Message(msg) => match handler.class(&msg) {
                     Class::Now => handler.deliver(msg),
                     class => self.queue.borrow_mut().push(Ready::Message(msg), class),

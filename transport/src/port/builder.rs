@@ -113,6 +113,7 @@ impl Port {
             plain: options.faults.is_none(),
             layout,
             options,
+            rare: VecDeque::new(),
             early: VecDeque::new(),
             backlog: BTreeMap::new(),
             outgoing: BTreeMap::new(),

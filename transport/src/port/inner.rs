@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use super::frame::{self, Accept, Eager, Request};
 use super::landing::Landings;
 use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
-use crate::memory::{Slab, write_bytes};
+use crate::memory::{Payloads, Slab, write_bytes};
 use crate::near::Arrival;
 use crate::ring::BODY_MAX;
 use crate::{Imm, Layout, Msg, Pe, Reach, RegBuf, TransportError, Window};
@@ -128,8 +128,21 @@ impl Inner {
         }
     }
 
-    /// Takes an arrival of a peer at distance `reach`.
-    #[inline]
+    /// A message as it is given to the user, if an arrival is one that needs nothing else: almost all are.
+    #[inline(always)]
+    pub(super) fn plain(&mut self, reach: Reach, arrival: Arrival) -> Result<Incoming, Arrival> {
+        match arrival {
+            Arrival::Message(from, imm, msg)
+                if imm.0 & 0xffff_ff00 == 0 && frame::tag(imm) < frame::FIRST && !charged(msg.len()) =>
+            {
+                self.counters.received[reach as usize].add(msg.len() as u64);
+                Ok(Incoming { from, tag: Tag(frame::tag(imm)), msg, payloads: Payloads::default() })
+            }
+            other => Err(other),
+        }
+    }
+
+    /// Takes any other arrival of a peer at distance `reach`.
     pub(super) fn arrive(
         &mut self,
         reach: Reach,
@@ -137,10 +150,6 @@ impl Inner {
         out: &mut VecDeque<PortEvent>,
     ) -> Result<(), TransportError> {
         if let Arrival::Message(from, imm, msg) = arrival {
-            if imm.0 & 0xffff_ff00 == 0 && frame::tag(imm) < frame::FIRST && !charged(msg.len()) {
-                self.message(reach, from, Tag(frame::tag(imm)), msg, Vec::new(), out);
-                return Ok(());
-            }
             return self.rare(reach, from, imm, msg, out);
         }
         let Arrival::Put(from, imm) = arrival else { unreachable!("there are two kinds") };
@@ -157,7 +166,6 @@ impl Inner {
         Err(TransportError::Protocol { from, what: "a put for nobody", detail: imm.0.into() })
     }
 
-    #[inline]
     fn message(
         &mut self,
         reach: Reach,
@@ -172,7 +180,6 @@ impl Inner {
         out.push_back(PortEvent::Message(Incoming { from, tag, msg, payloads: payloads.into() }));
     }
 
-    #[cold]
     fn rare(
         &mut self,
         reach: Reach,
@@ -346,7 +353,7 @@ impl Inner {
         if tell {
             let head = Msg::fill(&self.slab, offered.head.len(), |to| write_bytes(to, &offered.head));
             let (from, tag, sizes) = (offered.from, offered.tag, offered.sizes.clone());
-            out.push_back(PortEvent::Offer(Offer { id: OfferId(id), from, tag, head, sizes }));
+            out.push_back(PortEvent::Offer(Box::new(Offer { id: OfferId(id), from, tag, head, sizes })));
         }
         self.offers.insert(id, offered);
         id

@@ -75,7 +75,7 @@ use crate::doorbell::Fences;
 use crate::local::Local;
 use crate::memory::Payloads;
 use crate::memory::Slab;
-use crate::near::Near;
+use crate::near::{Arrival, Near};
 use crate::shm::Shm;
 use crate::wireup::TransportOptions;
 use crate::{Doorbell, Endpoint, Event, Layout, Msg, Pe, Reach, RegBuf, TransportError, Waker};
@@ -122,8 +122,8 @@ pub struct Offer {
 pub enum PortEvent {
     /// A message arrived, with all its payloads.
     Message(Incoming),
-    /// A message arrived whose payloads want a landing.
-    Offer(Offer),
+    /// A message arrived whose payloads want a landing. (In a box, so that messages, which come by the million, are moved in few bytes.)
+    Offer(Box<Offer>),
     /// A message could not be delivered: there is no memory for it, there or here. Both ends live on.
     Refused {
         /// The receiver.
@@ -135,6 +135,66 @@ pub enum PortEvent {
         /// Its size with all payloads, in bytes.
         bytes: u64,
     },
+}
+
+/// Where a port puts what has arrived, which does no more with it: the port is in the middle of its poll.
+pub trait Sink {
+    /// Takes a message.
+    fn message(&mut self, message: Incoming);
+
+    /// Takes anything, which may be a message too.
+    fn event(&mut self, event: PortEvent);
+}
+
+impl Sink for VecDeque<PortEvent> {
+    #[inline]
+    fn message(&mut self, message: Incoming) {
+        self.push_back(PortEvent::Message(message));
+    }
+
+    #[inline]
+    fn event(&mut self, event: PortEvent) {
+        self.push_back(event);
+    }
+}
+
+/// Gives the first `n` events to `out`, and says how many that are.
+fn pour(events: &mut VecDeque<PortEvent>, n: usize, out: &mut impl Sink) -> usize {
+    events.drain(..n).for_each(|event| out.event(event));
+    n
+}
+
+/// Takes arrivals apart.
+struct Sort<'a, S> {
+    inner: &'a mut Inner,
+    out: &'a mut S,
+    rare: &'a mut VecDeque<PortEvent>,
+    failed: Option<TransportError>,
+    events: usize,
+}
+
+impl<S: Sink> Sort<'_, S> {
+    // Into each backend's loop, so that the parts of a message go where it shall lie from the registers that they are in: written
+    // somewhere on the way, in words, and copied from there in larger pieces, they would make the processor wait for each word.
+    #[inline(always)]
+    fn take(&mut self, reach: Reach, arrival: Arrival) {
+        match self.inner.plain(reach, arrival) {
+            Ok(message) => {
+                self.out.message(message);
+                self.events += 1;
+            }
+            Err(arrival) => self.take_rare(reach, arrival),
+        }
+    }
+
+    #[cold]
+    fn take_rare(&mut self, reach: Reach, arrival: Arrival) {
+        if let Err(error) = self.inner.arrive(reach, arrival, self.rare) {
+            self.failed.get_or_insert(error);
+        }
+        let all = self.rare.len();
+        self.events += pour(self.rare, all, self.out);
+    }
 }
 
 /// The backends, and which peers each of them reaches.
@@ -203,6 +263,8 @@ pub struct Port {
     inner: Inner,
     /// Whether small messages may go straight to a near peer: nothing is in the backlog, no faults are asked for.
     plain: bool,
+    /// Reused for what arrives and is no plain message.
+    rare: VecDeque<PortEvent>,
     /// Arrived while a send waited.
     early: VecDeque<PortEvent>,
     /// For each peer what waits for room, never empty.
@@ -282,7 +344,7 @@ impl Port {
     /// # Errors
     /// What ends the job.
     #[inline]
-    pub fn poll(&mut self, out: &mut VecDeque<PortEvent>, max: usize) -> Result<usize, TransportError> {
+    pub fn poll(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         self.poll_as::<false>(out, max)
     }
 
@@ -293,39 +355,35 @@ impl Port {
     /// # Errors
     /// As for `poll`.
     #[inline]
-    pub fn poll_in_place(&mut self, out: &mut VecDeque<PortEvent>, max: usize) -> Result<usize, TransportError> {
+    pub fn poll_in_place(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         self.poll_as::<true>(out, max)
     }
 
     #[inline]
-    fn poll_as<const IN_PLACE: bool>(
-        &mut self,
-        out: &mut VecDeque<PortEvent>,
-        max: usize,
-    ) -> Result<usize, TransportError> {
+    fn poll_as<const IN_PLACE: bool>(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         let mut n = 0;
         if !self.early.is_empty() {
-            n = self.early.len().min(max);
-            out.extend(self.early.drain(..n));
+            n = self.early_into(out, max);
         }
-        let before = out.len();
-        self.receive_near::<IN_PLACE>(out, max - n)?;
-        n += out.len() - before;
+        n += self.receive_near::<IN_PLACE>(out, max - n)?;
         if self.ends.net.is_some() {
             self.since_net += 1;
             if n == 0 || self.since_net >= NET_EVERY {
-                let before = out.len();
-                self.receive_net(out, max - n)?;
-                n += out.len() - before;
+                n += self.receive_net(out, max.saturating_sub(n))?;
             }
         }
         if self.unsettled() {
             self.settle()?;
-            let more = self.early.len().min(max - n.min(max));
-            out.extend(self.early.drain(..more));
-            n += more;
+            n += self.early_into(out, max.saturating_sub(n));
         }
         Ok(n)
+    }
+
+    /// What came while this PE waited for something else. Says how much.
+    #[cold]
+    fn early_into(&mut self, out: &mut impl Sink, max: usize) -> usize {
+        let n = self.early.len().min(max);
+        pour(&mut self.early, n, out)
     }
 
     /// Whether anything needs [`Port::settle`].
@@ -344,42 +402,33 @@ impl Port {
         !(self.backlog.is_empty() && self.puts.is_empty() && self.credits.is_empty())
     }
 
-    /// Takes what is in the inboxes.
+    /// Takes what is in the inboxes. Says how much that was for the user.
     #[inline]
-    fn receive_near<const IN_PLACE: bool>(
-        &mut self,
-        out: &mut VecDeque<PortEvent>,
-        max: usize,
-    ) -> Result<(), TransportError> {
-        let (inner, mut failed, mut left) = (&mut self.inner, None, max);
+    fn receive_near<const IN_PLACE: bool>(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
+        let (mut left, rare) = (max, &mut self.rare);
+        let mut sort = Sort { inner: &mut self.inner, out, rare, failed: None, events: 0 };
         if let Some(local) = &mut self.ends.local {
-            left -= local.receive::<IN_PLACE>(left, |arrival| {
-                if let Err(error) = inner.arrive(Reach::Process, arrival, out) {
-                    failed.get_or_insert(error);
-                }
-            })?;
+            left -= local.receive::<IN_PLACE>(left, |arrival| sort.take(Reach::Process, arrival))?;
         }
         if let Some(shm) = &mut self.ends.shm {
-            shm.receive::<IN_PLACE>(left, |arrival| {
-                if let Err(error) = inner.arrive(Reach::Host, arrival, out) {
-                    failed.get_or_insert(error);
-                }
-            })?;
+            shm.receive::<IN_PLACE>(left, |arrival| sort.take(Reach::Host, arrival))?;
         }
-        failed.map_or(Ok(()), Err)
+        sort.failed.map_or(Ok(sort.events), Err)
     }
 
-    /// Takes what came over the network.
-    fn receive_net(&mut self, out: &mut VecDeque<PortEvent>, max: usize) -> Result<(), TransportError> {
+    /// Takes what came over the network. Says how much that was for the user.
+    fn receive_net(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         self.since_net = 0;
-        let Some(net) = &mut self.ends.net else { return Ok(()) };
+        let Some(net) = &mut self.ends.net else { return Ok(0) };
         let mut events = std::mem::take(&mut self.events);
         let polled = net.progress(&mut events, max);
-        for event in events.drain(..) {
-            self.event(event, out)?;
-        }
+        let mut arrived = std::mem::take(&mut self.rare);
+        let sorted = events.drain(..).try_for_each(|event| self.event(event, &mut arrived));
         self.events = events;
-        polled.map(drop)
+        let all = arrived.len();
+        let n = pour(&mut arrived, all, out);
+        self.rare = arrived;
+        sorted.and(polled).map(|_| n)
     }
 
     /// Sleeps until something may have arrived, somebody used the [`Waker`], or `limit` has passed.

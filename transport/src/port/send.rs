@@ -354,10 +354,10 @@ impl Port {
         let mut early = std::mem::take(&mut self.early);
         let received = self
             .receive_near::<false>(&mut early, SPINS as usize)
-            .and_then(|()| self.receive_net(&mut early, SPINS as usize));
+            .and_then(|_| self.receive_net(&mut early, SPINS as usize));
         early.append(&mut self.early);
         self.early = early;
-        if let Err(error) = received.and_then(|()| self.run_todo()) {
+        if let Err(error) = received.and_then(|_| self.run_todo()) {
             self.fatal = Some(error);
             return false;
         }

@@ -120,7 +120,7 @@ impl Job {
         for event in events {
             match event {
                 PortEvent::Message(incoming) => self.receive(pe, incoming),
-                PortEvent::Offer(offer) => self.poles[pe.index()].undecided.push(offer),
+                PortEvent::Offer(offer) => self.poles[pe.index()].undecided.push(*offer),
                 other => panic!("{other:?}"),
             }
         }
