@@ -1,8 +1,9 @@
 //! Serialization, all of it: arguments and results to bytes and back (postcard), payloads set aside.
 //!
 //! While a value is packed, each large [`Payload`](crate::Payload) in it hands its memory to a list beside the bytes; the
-//! transport carries that list out of band, and unpacking takes from it. The list is reached through a thread-local,
-//! since serde has no other way to pass it down; it is empty except during `pack` and `unpack`.
+//! transport carries that list out of band, and unpacking takes from it. The lists are reached through thread-locals,
+//! since serde has no other way to pass them down; they are empty except during `pack` and `unpack`. Most values have no payload: then
+//! packing touches numbers only, not the list.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -19,7 +20,14 @@ thread_local! {
     static ONCE: Cell<bool> = const { Cell::new(false) };
     /// Why a value of ours refused, since postcard keeps no texts.
     static WHY: Cell<Option<&'static str>> = const { Cell::new(None) };
-    static ASIDE: RefCell<Option<Vec<Option<Arc<RegBuf>>>>> = const { RefCell::new(None) };
+    /// What is packed now began when so many payloads had been set aside; `None`: nothing is packed.
+    static PACKING: Cell<Option<usize>> = const { Cell::new(None) };
+    /// How many payloads are set aside: the length of the list.
+    static SET_ASIDE: Cell<usize> = const { Cell::new(0) };
+    /// The payloads of the value that is packed now, after those of the values that it is a part of.
+    static ASIDE: RefCell<Vec<Arc<RegBuf>>> = const { RefCell::new(Vec::new()) };
+    /// The payloads of the value that is unpacked now, until they are taken.
+    static BESIDE: RefCell<Option<Vec<Option<Arc<RegBuf>>>>> = const { RefCell::new(None) };
 }
 
 /// Bytes that are not what their type says, or a value that cannot be packed.
@@ -63,11 +71,53 @@ pub(crate) fn is_once(why: &'static str) -> Result<(), &'static str> {
 
 /// Appends `value` to `bytes`; returns the payloads that travel beside them.
 pub(crate) fn pack<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<Vec<Arc<RegBuf>>, WireError> {
-    let outer = ASIDE.replace(Some(Vec::new()));
-    let packed = postcard::to_extend(value, std::mem::take(bytes));
-    let aside = ASIDE.replace(outer).unwrap_or_default();
-    *bytes = packed?;
-    Ok(aside.into_iter().flatten().collect())
+    /// Ends also when a user's code panics.
+    struct Packing {
+        outer: Option<usize>,
+        start: usize,
+    }
+    impl Packing {
+        fn aside(&self) -> Vec<Arc<RegBuf>> {
+            if SET_ASIDE.get() == self.start {
+                return Vec::new();
+            }
+            SET_ASIDE.set(self.start);
+            ASIDE.with_borrow_mut(|list| list.split_off(self.start))
+        }
+    }
+    impl Drop for Packing {
+        fn drop(&mut self) {
+            drop(self.aside());
+            PACKING.set(self.outer);
+        }
+    }
+    let start = SET_ASIDE.get();
+    let packing = Packing { outer: PACKING.replace(Some(start)), start };
+    postcard::serialize_with_flavor(value, Appending(bytes))?;
+    Ok(packing.aside())
+}
+
+/// Where packed bytes go: behind those that are there.
+struct Appending<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Appending<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads a value back. All bytes must be used.
@@ -84,9 +134,9 @@ pub(crate) fn unpack_first<T: DeserializeOwned>(
     if payloads.is_empty() {
         return Ok(postcard::take_from_bytes(bytes)?);
     }
-    let outer = ASIDE.replace(Some(payloads.into_iter().map(Some).collect()));
+    let outer = BESIDE.replace(Some(payloads.into_iter().map(Some).collect()));
     let result = postcard::take_from_bytes(bytes);
-    ASIDE.set(outer);
+    BESIDE.set(outer);
     Ok(result?)
 }
 
@@ -152,15 +202,13 @@ pub(crate) fn set_aside(buf: &Arc<RegBuf>) -> Option<u32> {
     if buf.len() < ASIDE_MIN {
         return None;
     }
-    ASIDE.with_borrow_mut(|list| {
-        let list = list.as_mut()?;
-        let place = u32::try_from(list.len()).ok()?;
-        list.push(Some(buf.clone()));
-        Some(place)
-    })
+    let place = u32::try_from(SET_ASIDE.get() - PACKING.get()?).ok()?;
+    ASIDE.with_borrow_mut(|list| list.push(buf.clone()));
+    SET_ASIDE.set(SET_ASIDE.get() + 1);
+    Some(place)
 }
 
 /// Called by a payload that is being unpacked.
 pub(crate) fn take_aside(place: u32) -> Option<Arc<RegBuf>> {
-    ASIDE.with_borrow_mut(|list| list.as_mut()?.get_mut(place as usize)?.take())
+    BESIDE.with_borrow_mut(|list| list.as_mut()?.get_mut(place as usize)?.take())
 }

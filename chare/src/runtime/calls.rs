@@ -100,10 +100,16 @@ pub(super) fn send_wire<B: serde::Serialize>(
 fn pack<B: serde::Serialize>(rt: Rt, body: B, bytes: &mut Vec<u8>) -> Result<Vec<RegBuf>, wire::WireError> {
     let aside = wire::once(|| wire::pack(&body, bytes))?;
     drop(body);
+    if aside.is_empty() {
+        return Ok(Vec::new());
+    }
     Ok(aside.into_iter().map(|memory| shared::leaving(rt, memory)).collect())
 }
 
 pub(super) fn owners(payloads: Payloads) -> Vec<Arc<RegBuf>> {
+    if payloads.is_empty() {
+        return Vec::new();
+    }
     payloads.into_iter().map(Arc::new).collect()
 }
 
