@@ -1,6 +1,6 @@
 """What the operations of charm4py's model cost, under whichever package of that name is installed.
 
-    charmrun +p2 charmbench.py [--quick] [--plain]
+    charmrun +p2 charmbench.py [--quick] [--plain] [--largest MIB]
 
 `compare.py` runs it under two interpreters in turn. Each figure is the median of some repetitions; between two of them the figure's
 group of chares does nothing else. On one PE there is no other one, and its figures are left out.
@@ -82,7 +82,8 @@ class Cell(Chare):
 class Bench:
     """Measures, and remembers the figures: name, unit, value."""
 
-    def __init__(self, quick: bool) -> None:
+    def __init__(self, quick: bool, largest: int) -> None:
+        self.largest = largest
         self.repeats = 2 if quick else 7
         self.scale = 20 if quick else 1
         self.figures: list[tuple[str, str, float]] = []
@@ -145,7 +146,7 @@ class Bench:
         self.add(f"calls one way, {where}", "1/s", calls / self.measure(flood))
 
     def arrays(self) -> None:
-        for size in (64 * KIB, MIB, 16 * MIB, 64 * MIB):
+        for size in (size for size in (64 * KIB, MIB, 16 * MIB, 64 * MIB) if size <= self.largest):
             rounds = self.times(max(4, min(400, 128 * MIB // size)))
             array = numpy.ones(size // 8)
             self.peers.own(size, awaitable=True).get()
@@ -189,9 +190,10 @@ def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="charmbench.py", description="Measures charm4py's operations.")
     parser.add_argument("--quick", action="store_true", help="few repetitions: to see that it works")
     parser.add_argument("--plain", action="store_true", help="lines for programs: figure, name, unit, value, by tabs")
+    parser.add_argument("--largest", type=int, default=64, metavar="MIB", help="no larger arrays")
     options = parser.parse_args(args[1:])
 
-    bench = Bench(options.quick)
+    bench = Bench(options.quick, options.largest * MIB)
     if charm.numPes() > 1:
         bench.calls("other PE", 1)
         bench.one_way("other PE", 1)

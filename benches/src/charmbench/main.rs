@@ -18,6 +18,7 @@ mod messages;
 mod peers;
 mod place;
 mod plot;
+mod progress;
 mod python;
 mod run;
 mod sockets;

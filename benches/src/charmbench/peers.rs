@@ -1,8 +1,9 @@
 //! Other systems on this machine, in the same run and at the same work: two ends that send to each other, each its own data.
 //!
 //! Each system is a program of its own, run in turn with the others: this one over threads, shared memory and TCP; Open MPI (in C, and
-//! pickled by mpi4py) over shared memory and TCP; the tests of UCX and libfabric. Who is not installed is left out, and named. What
-//! they are asked for is in `benches/peers`; `ci/peers` installs them.
+//! pickled by mpi4py) over shared memory and TCP; the tests of UCX and libfabric; and one program of charm4py's model in Python, under
+//! charm4py's own package and under this one's. Who is not installed is left out, and named. What they are asked for is in
+//! `benches/peers` and `benches/python`; `ci/peers` installs them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,6 +16,8 @@ use charm4rs::Job;
 use clap::Args;
 
 use crate::child::{Folder, Running, command, launcher, this_program};
+use crate::progress::Progress;
+use crate::python;
 use crate::run::{Machine, Run};
 use crate::table::text;
 
@@ -23,6 +26,9 @@ pub(crate) struct Peers {
     /// Where ci/peers has put those that come from PyPI.
     #[arg(long, default_value = "target/peers")]
     folder: PathBuf,
+    /// An interpreter that has this project's Python package.
+    #[arg(long)]
+    python: Option<PathBuf>,
     /// How often each system has its turn.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
@@ -54,9 +60,11 @@ enum System {
     Ucx(&'static str),
     /// libfabric's test, over a provider.
     Ofi(&'static str),
+    /// Chares in Python: under this project's package, or under charm4py's own.
+    Chares { ours: bool },
 }
 
-const SYSTEMS: [(&str, System); 10] = [
+const SYSTEMS: [(&str, System); 12] = [
     ("charm4rs, threads", System::Ours(None)),
     ("charm4rs, shm", System::Ours(Some("shm"))),
     ("Open MPI, shm", System::Mpi { layer: "sm", python: false }),
@@ -67,6 +75,8 @@ const SYSTEMS: [(&str, System); 10] = [
     ("Open MPI, tcp", System::Mpi { layer: "tcp", python: false }),
     ("UCX, tcp", System::Ucx("tcp,self")),
     ("libfabric, tcp", System::Ofi("tcp;ofi_rxm")),
+    ("Python: charm4rs, shm", System::Chares { ours: true }),
+    ("Python: charm4py, shm", System::Chares { ours: false }),
 ];
 
 /// Where servers of tests listen: each on a port of its own, for the kernel keeps those of ended ones for a while.
@@ -77,26 +87,31 @@ const PORTS: Range<u16> = 47_000..49_000;
 /// # Errors
 /// If not even this system can be measured, or the table cannot be written.
 pub(crate) async fn run(job: &Job, what: &Peers) -> Result<(), String> {
-    let mut measuring =
-        Measuring { job, folder: Folder::new()?, peers: what.folder.clone(), mpi_program: None, ports: PORTS };
+    let mut measuring = Measuring { job, folder: Folder::new()?, what, mpi_program: None, ports: PORTS };
     let mut columns: Vec<(&str, Vec<Figures>)> = Vec::new();
     let mut absent = Vec::new();
+    let progress = Progress::of(SYSTEMS.len() * what.rounds.max(1) as usize);
     for (name, system) in SYSTEMS {
+        progress.next(name);
         match measuring.figures(system).await {
             Ok(first) => columns.push((name, vec![first])),
             Err(why) if matches!(system, System::Ours(None)) => return Err(why),
             Err(why) => absent.push(format!("{name}: {why}")),
         }
+        progress.step();
     }
     for _ in 1..what.rounds {
         for (name, rounds) in &mut columns {
+            progress.next(name);
             let system = SYSTEMS.into_iter().find(|(known, _)| known == name).expect("it is one of them").1;
             match measuring.figures(system).await {
                 Ok(figures) => rounds.push(figures),
                 Err(why) => absent.push(format!("{name}, in one of the rounds: {why}")),
             }
+            progress.step();
         }
     }
+    drop(progress);
     let table = markdown(&columns, what.rounds, &absent);
     print!("{table}");
     match &what.markdown {
@@ -147,7 +162,7 @@ fn date() -> String {
 struct Measuring<'a> {
     job: &'a Job,
     folder: Folder,
-    peers: PathBuf,
+    what: &'a Peers,
     /// The C program, once it is compiled.
     mpi_program: Option<PathBuf>,
     ports: Range<u16>,
@@ -160,6 +175,7 @@ impl Measuring<'_> {
             System::Mpi { layer, python } => self.mpi(layer, python).await,
             System::Ucx(transports) => self.ucx(transports).await,
             System::Ofi(provider) => self.ofi(provider).await,
+            System::Chares { ours } => self.chares(ours).await,
         }
     }
 
@@ -197,8 +213,7 @@ impl Measuring<'_> {
     }
 
     async fn mpi(&mut self, layer: &str, python: bool) -> Result<Figures, String> {
-        let bin = self.peers.join("bin");
-        let bin = bin.canonicalize().map_err(|_| "it is not installed (ci/peers)".to_owned())?;
+        let bin = self.bin()?;
         let tool = |name: &str| {
             let mut tool = command(bin.join(name));
             tool.env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default()));
@@ -213,14 +228,38 @@ impl Measuring<'_> {
         } else {
             mpirun.arg(self.compiled(tool("mpicc")).await?);
         }
-        let said = self.folder.said(self.job, &mut mpirun).await?;
-        let mut figures = Figures::new();
-        for line in said.lines() {
-            if let ["figure", name, _, value] = line.split('\t').collect::<Vec<_>>()[..] {
-                figures.insert(name.to_owned(), value.parse().map_err(|_| format!("no figure: {line}"))?);
-            }
-        }
-        Ok(figures)
+        said_figures(&self.folder.said(self.job, &mut mpirun).await?)
+    }
+
+    /// Where the programs of what comes from PyPI are.
+    fn bin(&self) -> Result<PathBuf, String> {
+        self.what.folder.join("bin").canonicalize().map_err(|_| "it is not installed (ci/peers)".to_owned())
+    }
+
+    /// `benches/python`, whose figures have names of their own.
+    async fn chares(&self, ours: bool) -> Result<Figures, String> {
+        let python = match &self.what.python {
+            Some(python) if ours => python.clone(),
+            None if ours => return Err("no interpreter that has it was named (--python)".to_owned()),
+            _ => self.bin()?.join("python"),
+        };
+        let program = self.folder.write("charmbench.py", python::PROGRAM)?;
+        let mut run = command(&python);
+        // A launcher may look for the interpreter by its name.
+        let folder = python.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
+        run.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap_or_default()));
+        run.args(["-m", "charmrun.start", "+p2"]).arg(program).args(["--plain", "--largest", "1"]);
+        let said = said_figures(&self.folder.said(self.job, &mut run).await?)?;
+        let figure = |(name, known, times): (&str, &str, f64)| Some((known.to_owned(), said.get(name)? * times));
+        let names = [
+            ("round trip of a call, other PE", FIGURES[0].0, 0.5),
+            ("array of 64 KiB, one way", FIGURES[1].0, 1.0),
+            ("array of 1 MiB, one way", FIGURES[2].0, 1.0),
+            ("calls one way, other PE", FIGURES[3].0, 1.0),
+            // Milliseconds for a thousand.
+            ("1,000 allreduces", FIGURES[4].0, 1.0),
+        ];
+        Ok(names.into_iter().filter_map(figure).collect())
     }
 
     /// The C program.
@@ -288,6 +327,18 @@ impl Measuring<'_> {
         }
         Ok(figures)
     }
+}
+
+/// Figures as programs print them for programs: where there are several of a name, the first.
+fn said_figures(said: &str) -> Result<Figures, String> {
+    let mut figures = Figures::new();
+    for line in said.lines() {
+        if let ["figure", name, _, value] = line.split('\t').collect::<Vec<_>>()[..] {
+            let value = value.parse().map_err(|_| format!("no figure: {line}"))?;
+            figures.entry(name.to_owned()).or_insert(value);
+        }
+    }
+    Ok(figures)
 }
 
 /// A number of the last line of a test.

@@ -7,10 +7,11 @@ use clap::Args;
 
 use crate::child::{Folder, Running, command};
 
-const PROGRAMS: [(&str, &str); 2] = [
-    ("charmbench.py", include_str!("../../python/charmbench.py")),
-    ("compare.py", include_str!("../../python/compare.py")),
-];
+/// What the operations of charm4py's model cost, under whichever package of that name is installed.
+pub(crate) const PROGRAM: &str = include_str!("../../python/charmbench.py");
+
+const PROGRAMS: [(&str, &str); 2] =
+    [("charmbench.py", PROGRAM), ("compare.py", include_str!("../../python/compare.py"))];
 
 #[derive(Args, Clone, PartialEq, Eq)]
 pub(crate) struct Python {

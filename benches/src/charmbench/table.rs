@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
+use crate::progress::Progress;
 use crate::run::{self, Record};
 
 /// Several measurements of one thing.
@@ -72,10 +73,11 @@ pub(crate) fn in_turn<E>(
     limit: Option<&dyn Fn() -> f64>,
     mut ours: impl FnMut() -> Result<f64, E>,
 ) -> Result<(Figure, Option<Figure>), E> {
-    let (mut all, mut limits) = (Vec::new(), Vec::new());
+    let (mut all, mut limits, progress) = (Vec::new(), Vec::new(), Progress::of(runs));
     for _ in 0..runs {
         limits.extend(limit.map(|limit| limit()));
         all.push(ours()?);
+        progress.step();
     }
     Ok((Figure::of(all), (!limits.is_empty()).then(|| Figure::of(limits))))
 }
@@ -108,10 +110,11 @@ pub(crate) async fn timed<F: Future<Output = f64>>(
     what: impl Fn() -> F,
 ) -> (Figure, Option<Figure>) {
     what().await;
-    let (mut times, mut limits) = (Vec::new(), Vec::new());
+    let (mut times, mut limits, progress) = (Vec::new(), Vec::new(), Progress::of(runs));
     for _ in 0..runs {
         limits.extend(limit.map(|limit| limit()));
         times.push(what().await);
+        progress.step();
     }
     (Figure::of(times), (!limits.is_empty()).then(|| Figure::of(limits)))
 }
