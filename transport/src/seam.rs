@@ -241,8 +241,8 @@ pub trait Endpoint: Debug {
     /// [`TransportError::Resource`] if it cannot be registered; the caller copies instead.
     fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)>;
 
-    /// As [`Endpoint::expose`], for a window into which peers put again and again: no put into it asks its owner first. Whoever takes
-    /// it back knows that no put is on its way, and that none will follow.
+    /// As [`Endpoint::expose`], for a window into which peers put again and again: no put into it asks its owner first, none is refused, and
+    /// so none has to be answered. Whoever takes it back knows that no put is on its way, and that none will follow.
     ///
     /// # Errors
     /// As for `expose`.

@@ -159,7 +159,7 @@ impl<'a> Puts<'a> {
     pub(crate) fn new(end: &'a mut dyn Endpoint, to: Pe, len: usize) -> Result<Self, TransportError> {
         let mut raw = Raw::new(end, to, false);
         let memory = raw.buffer(len)?;
-        let window = raw.end.expose(memory).map_err(|(error, _)| error)?;
+        let window = raw.end.expose_for_long(memory).map_err(|(error, _)| error)?;
         let own = &window.key.bytes;
         loop {
             match raw.end.inject(to, Imm(0), own.len(), &mut |room| write_bytes(room, own)) {

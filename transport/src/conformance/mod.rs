@@ -219,6 +219,7 @@ macro_rules! conformance {
                 onesided::a_put_is_visible_when_it_is_announced,
                 onesided::puts_before_the_announced_one_are_visible_with_it,
                 onesided::a_window_for_long_takes_puts_again_and_again,
+                onesided::puts_into_a_window_for_long_that_nobody_waits_for_arrive_in_turn,
                 onesided::memory_mapped_again_is_not_reached_by_what_was_known_of_it,
                 onesided::a_put_without_an_immediate_is_not_announced,
                 onesided::an_empty_put_is_announced_too,

@@ -111,6 +111,38 @@ pub fn a_window_for_long_takes_puts_again_and_again(bench: &Bench<'_>) {
     });
 }
 
+/// Short ones and long ones, one behind the other, some of them not announced.
+pub fn puts_into_a_window_for_long_that_nobody_waits_for_arrive_in_turn(bench: &Bench<'_>) {
+    const PUTS: u32 = 120;
+    const LENS: [usize; 8] = [1, 100, 9_000, 0, 4_096, 4_097, 70_001, 3_000];
+    let len = |put: u32| LENS[put as usize % LENS.len()];
+    let at = |put: u32| (0..put).map(len).sum::<usize>();
+    let announced = |put: u32| put % 5 != 2;
+    bench.run(2, async |peer: &Peer| {
+        if peer.pe == Pe(0) {
+            let window = peer.expose_for_long(untouched(peer.heap(at(PUTS) + 1)));
+            peer.post_key("window", 0, &window.key);
+            for put in (0..PUTS).filter(|&put| announced(put)) {
+                assert_eq!(peer.announced().await, (Pe(1), Imm(put)));
+            }
+            peer.read("done", 0).await;
+            let buf = peer.unexpose(window);
+            for put in 0..PUTS {
+                bytes::expect(peer.seed + u64::from(put), &buf[at(put)..][..len(put)], format_args!("put {put}"));
+            }
+            assert_eq!(buf[at(PUTS)], UNTOUCHED);
+        } else {
+            let window = peer.read_key("window", 0).await;
+            for put in 0..PUTS {
+                let src = source(peer, len(put), peer.seed + u64::from(put), put);
+                let _ = peer.put(Pe(0), src, &window, at(put) as u64, announced(put).then_some(Imm(put))).await;
+            }
+            peer.flush().await;
+            peer.post("done", 0, vec![]);
+        }
+    });
+}
+
 /// Memory that both ends give back to the system and map again at the same place is what is put, got and written, and not what was there
 /// before, whatever anybody has registered.
 pub fn memory_mapped_again_is_not_reached_by_what_was_known_of_it(bench: &Bench<'_>) {

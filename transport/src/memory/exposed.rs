@@ -2,8 +2,10 @@
 //! see are in `window`.)
 //!
 //! A window's number is its place in a table and a generation. Generations start at a random value and are never used twice, so a
-//! key that is stale, forged or another PE's finds nothing. What a peer sends is put into a window only here, after this table was asked,
-//! within the window's bounds: so a window that was taken back cannot be written, whatever anybody still believes of it.
+//! key that is stale, forged or another PE's finds nothing. The highest bit says that the window lasts, and puts into it are not answered; since
+//! nobody would be told then that a key was damaged, such a key has its number once more, inverted. What a peer sends is put into a
+//! window only here, after this table was asked, within the window's bounds: so a window that was taken back cannot be written, whatever
+//! anybody still believes of it.
 //!
 //! Bytes that something else than this PE writes there, such as a library that collects them from their sender, take time to arrive. Meanwhile
 //! their put is *inside* of the window, whose owner gets its memory back only when nothing is inside any more.
@@ -12,6 +14,9 @@ use std::ptr::NonNull;
 
 use super::RegBuf;
 use crate::{RemoteKey, WindowId};
+
+/// In a generation: the window lasts.
+const LASTS: u32 = 1 << 31;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -42,14 +47,16 @@ pub(crate) struct Part {
 impl Windows {
     /// No windows. Generations start after `generation`.
     pub(crate) fn new(generation: u32) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), generation }
+        Self { slots: Vec::new(), free: Vec::new(), generation: generation & !LASTS }
     }
 
-    /// Makes memory reachable, until [`Windows::remove`]: so long the caller keeps it, and keeps off it.
-    pub(crate) fn add(&mut self, buf: &RegBuf) -> (WindowId, RemoteKey) {
-        self.generation = self.generation.wrapping_add(1).max(1);
+    /// Makes memory reachable, until [`Windows::remove`]: so long the caller keeps it, and keeps off it. `lasts`: it stays open as long as
+    /// anybody may put into it.
+    pub(crate) fn add(&mut self, buf: &RegBuf, lasts: bool) -> (WindowId, RemoteKey) {
+        self.generation = if self.generation < LASTS - 1 { self.generation + 1 } else { 1 };
+        let generation = self.generation | if lasts { LASTS } else { 0 };
         let memory = NonNull::new(buf.as_ptr()).expect("a buffer has an address");
-        let slot = Slot { generation: self.generation, memory, len: buf.len(), open: true, inside: 0 };
+        let slot = Slot { generation, memory, len: buf.len(), open: true, inside: 0 };
         let index = if let Some(index) = self.free.pop() {
             self.slots[index as usize] = slot;
             index
@@ -57,14 +64,26 @@ impl Windows {
             self.slots.push(slot);
             u32::try_from(self.slots.len() - 1).expect("windows are counted in 32 bits")
         };
-        let number = u64::from(index) | u64::from(self.generation) << 32;
-        (WindowId(number), RemoteKey { len: buf.len() as u64, bytes: number.to_le_bytes().into() })
+        let number = u64::from(index) | u64::from(generation) << 32;
+        let words = [number, !number].map(u64::to_le_bytes);
+        let bytes = if lasts { words.as_flattened() } else { &words[0] };
+        (WindowId(number), RemoteKey { len: buf.len() as u64, bytes: bytes.into() })
     }
 
     /// The number in a key, if its range has `len` bytes at `offset`.
     pub(crate) fn number(key: &RemoteKey, offset: u64, len: usize) -> Option<u64> {
-        let number = u64::from_le_bytes((*key.bytes).try_into().ok()?);
+        let (number, rest) = key.bytes.split_first_chunk::<8>()?;
+        let number = u64::from_le_bytes(*number);
+        let is_whole = if Self::lasts(number) { *rest == (!number).to_le_bytes() } else { rest.is_empty() };
+        if !is_whole {
+            return None;
+        }
         (offset.checked_add(len as u64)? <= key.len).then_some(number)
+    }
+
+    /// Whether the window of this number lasts.
+    pub(crate) fn lasts(number: u64) -> bool {
+        number >> 32 >= u64::from(LASTS)
     }
 
     fn slot(&mut self, number: u64) -> Option<&mut Slot> {
@@ -133,7 +152,7 @@ mod tests {
     fn only_the_inside_of_a_live_window_can_be_reached() {
         let mut windows = Windows::new(u32::MAX - 1);
         let buf = RegBuf::heap(100);
-        let (id, key) = windows.add(&buf);
+        let (id, key) = windows.add(&buf, false);
         for (offset, len, found) in
             [(0, 100, true), (100, 0, true), (99, 1, true), (100, 1, false), (0, 101, false), (u64::MAX, 2, false)]
         {
@@ -145,9 +164,18 @@ mod tests {
         assert!(windows.close(id));
         windows.remove(id);
         assert!(windows.memory(id.0, 0, 0).is_none());
-        let (again, _) = windows.add(&buf);
+        let (again, key) = windows.add(&buf, true);
+        assert_eq!(Windows::number(&key, 0, 100), Some(again.0));
+        for at in 0..key.bytes.len() {
+            let mut damaged = key.clone();
+            damaged.bytes[at] ^= 0x80;
+            assert_eq!(Windows::number(&damaged, 0, 100), None);
+            let bytes = key.bytes[..at].into();
+            assert_eq!(Windows::number(&RemoteKey { bytes, ..damaged }, 0, 100), None);
+        }
+        assert!(Windows::lasts(again.0) && !Windows::lasts(id.0));
         assert!(again != id && windows.memory(id.0, 0, 1).is_none() && windows.memory(again.0, 0, 1).is_some());
-        for forged in [0, u64::MAX, again.0 & 0xffff_ffff] {
+        for forged in [0, u64::MAX, again.0 & 0xffff_ffff, again.0 ^ 1 << 63] {
             assert!(windows.memory(forged, 0, 0).is_none());
         }
     }
@@ -156,7 +184,7 @@ mod tests {
     fn a_window_that_closes_lets_nobody_in_and_waits_for_who_is_inside() {
         let mut windows = Windows::new(7);
         let buf = RegBuf::heap(100);
-        let (id, _) = windows.add(&buf);
+        let (id, _) = windows.add(&buf, false);
         let parts = [windows.enter(id.0, 0, 50).unwrap(), windows.enter(id.0, 50, 50).unwrap()];
         assert!(!windows.close(id));
         assert!(windows.enter(id.0, 0, 1).is_none() && windows.memory(id.0, 0, 1).is_none());

@@ -307,6 +307,13 @@ impl OfiEndpoint {
         match frame {
             Frame::Data(imm, msg) => self.ready.push_back(Event::Recv { from, imm, msg }),
             Frame::Announce(imm) => self.ready.push_back(Event::PutArrived { from, imm }),
+            Frame::Fill(imm, msg) => {
+                if !self.windows.fill(&msg) {
+                    let (what, detail) = ("a put to a window that was taken back", msg.len() as u64);
+                    return Err(TransportError::Protocol { from, what, detail });
+                }
+                self.ready.push_back(Event::PutArrived { from, imm });
+            }
             Frame::Ask(question) => {
                 let kind = if self.windows.allows(question) { Kind::Granted } else { Kind::Refused };
                 self.say(index, Control::of(kind));

@@ -18,6 +18,7 @@ const SPENT_MAX: usize = 1024;
 pub(super) enum Frame {
     Data(Imm, Msg),
     Announce(Imm),
+    Fill(Imm, Msg),
     Ask(Question),
     Answer(bool),
     Bye,
@@ -28,9 +29,13 @@ impl Frame {
     /// Takes a message apart; its body is copied into the PE's memory.
     pub(super) fn new(header: &Header, body: &[u8], slab: &Slab) -> Result<Self, TransportError> {
         Ok(match header.kind {
-            Kind::Data => {
+            Kind::Data | Kind::Fill => {
                 let msg = Msg::fill(slab, body.len(), |to| crate::memory::write_bytes(to, body));
-                Self::Data(Imm(header.imm), msg)
+                if header.kind == Kind::Data {
+                    Self::Data(Imm(header.imm), msg)
+                } else {
+                    Self::Fill(Imm(header.imm), msg)
+                }
             }
             Kind::Announce => Self::Announce(Imm(header.imm)),
             Kind::Ask => Self::Ask(Question::decode(body).ok_or(TransportError::Protocol {

@@ -202,6 +202,15 @@ impl Windows {
         Some(unsafe { std::slice::from_raw_parts_mut(open.at.add(offset), len) })
     }
 
+    /// Writes what a message says, which begins with where. Whether it may.
+    pub(super) fn fill(&mut self, message: &[u8]) -> bool {
+        let Some((place, bytes)) = message.split_at_checked(Question::LEN) else { return false };
+        let place = Question::decode(place).filter(|place| place.len == bytes.len() as u64);
+        let Some(memory) = place.and_then(|place| self.memory(place)) else { return false };
+        memory.copy_from_slice(bytes);
+        true
+    }
+
     pub(super) fn clear(&mut self) {
         self.open.clear();
     }

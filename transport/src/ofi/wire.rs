@@ -31,12 +31,14 @@ pub(super) enum Kind {
     Bye = 6,
     /// All that you sent has arrived.
     Farewell = 7,
+    /// Bytes for a window: where they go ([`Question`]), and they; the immediate of their put.
+    Fill = 8,
 }
 
 impl Kind {
     fn of(word: u32) -> Option<Self> {
-        use Kind::{Announce, Ask, Bye, Data, Farewell, Granted, Refused};
-        [Data, Announce, Ask, Granted, Refused, Bye, Farewell].into_iter().find(|kind| *kind as u32 == word)
+        use Kind::{Announce, Ask, Bye, Data, Farewell, Fill, Granted, Refused};
+        [Data, Announce, Ask, Granted, Refused, Bye, Farewell, Fill].into_iter().find(|kind| *kind as u32 == word)
     }
 }
 
@@ -81,8 +83,11 @@ pub(super) struct Question {
 }
 
 impl Question {
-    pub(super) fn encode(&self) -> [u8; 24] {
-        let mut bytes = [0; 24];
+    /// Its length in bytes.
+    pub(super) const LEN: usize = 24;
+
+    pub(super) fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
         for (at, word) in [self.window, self.offset, self.len].into_iter().enumerate() {
             bytes[8 * at..8 * at + 8].copy_from_slice(&word.to_le_bytes());
         }
@@ -177,7 +182,7 @@ mod tests {
         for len in 0..HEADER {
             assert_eq!(Header::decode(&bytes[..len], 99), None);
         }
-        for kind in [0, 8, u32::MAX] {
+        for kind in [0, 9, u32::MAX] {
             let mut bytes = bytes.clone();
             bytes[20..24].copy_from_slice(&kind.to_le_bytes());
             assert_eq!(Header::decode(&bytes, 99), None);

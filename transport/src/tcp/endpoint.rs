@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::frame::{ACK_NOW, ANNOUNCE, Format, Kind};
+use super::frame::{ACK_NOW, ANNOUNCE, Format, Head, Kind, UNANSWERED};
 use super::helper::Handle;
 use super::link::{Core, Link, SMALL_MAX, State};
 use super::operations::{Operations, Pending};
@@ -182,6 +182,26 @@ impl TcpEndpoint {
             // An error shows up again at the round's end.
             let _ = link.flush(&mut self.core);
         }
+    }
+
+    /// Posts a frame with a body; `confirmed`: what is complete when it has been acknowledged.
+    fn push(&mut self, index: usize, mut head: Head, body: RegBuf, confirmed: Option<OpId>) -> Posted {
+        let outbox = &mut self.links[index].outbox;
+        let posted = if let Some(op) = confirmed {
+            head.flags |= ACK_NOW;
+            outbox.push_large(head, body, Then::Sent(op));
+            Posted::Pending
+        } else {
+            if body.len() <= SMALL_MAX {
+                outbox
+                    .push(head, body.len(), |to| to.iter_mut().zip(&*body).for_each(|(to, from)| _ = to.write(*from)));
+            } else {
+                outbox.push_large(head, body, Then::Drop);
+            }
+            Posted::Done
+        };
+        self.posted(index);
+        posted
     }
 
     /// The end of a round, or the start of the next one: writes what was posted, and acknowledges.
@@ -444,25 +464,19 @@ impl Endpoint for TcpEndpoint {
             return Ok(Posted::Done);
         }
         let (index, buf) = self.open_for_post(to, buf)?;
-        let link = &mut self.links[index];
-        let mut head = link.head(Kind::Data, buf.len());
+        let mut head = self.links[index].head(Kind::Data, buf.len());
         head.imm = imm.0;
-        let mut posted = Posted::Done;
-        if buf.len() <= SMALL_MAX {
-            link.outbox.push(head, buf.len(), |to| to.iter_mut().zip(&*buf).for_each(|(to, from)| _ = to.write(*from)));
-        } else if buf.len() < CONFIRMED {
-            link.outbox.push_large(head, buf, Then::Drop);
-        } else {
-            head.flags = ACK_NOW;
-            link.outbox.push_large(head, buf, Then::Sent(op));
-            posted = Posted::Pending;
-        }
-        self.posted(index);
-        Ok(posted)
+        let confirmed = buf.len() >= CONFIRMED;
+        Ok(self.push(index, head, buf, confirmed.then_some(op)))
     }
 
     fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
-        let (id, key) = self.core.windows.add(&buf);
+        let (id, key) = self.core.windows.add(&buf, false);
+        Ok(Window { id, key, buf })
+    }
+
+    fn expose_for_long(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
+        let (id, key) = self.core.windows.add(&buf, true);
         Ok(Window { id, key, buf })
     }
 
@@ -489,13 +503,19 @@ impl Endpoint for TcpEndpoint {
             return itself::put(memory, src, to, imm, op, &mut self.core.ready);
         }
         let (index, src) = self.open_for_post(to, src)?;
-        let operation = self.core.operations.add(Pending { op, peer: to, buf: None, received: 0, is_get: false });
         let link = &mut self.links[index];
         let mut head = link.head(Kind::Put, src.len());
-        head.words = [window, offset, operation, 0];
+        head.words = [window, offset, UNANSWERED, 0];
         if let Some(imm) = imm {
             (head.imm, head.flags) = (imm.0, ANNOUNCE);
         }
+        if Windows::lasts(window) {
+            // One that is not announced is done when it is there.
+            let confirmed = imm.is_none() || src.len() >= CONFIRMED;
+            return Ok(self.push(index, head, src, confirmed.then_some(op)));
+        }
+        let operation = self.core.operations.add(Pending { op, peer: to, buf: None, received: 0, is_get: false });
+        head.words[2] = operation;
         link.outbox.push_large(head, src, Then::Keep(operation));
         self.posted(index);
         Ok(Posted::Pending)

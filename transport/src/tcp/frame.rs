@@ -33,9 +33,9 @@ pub(crate) enum Kind {
     Data = 8,
     /// The last numbered frame of a PE that closes.
     Bye = 9,
-    /// A put. Words: window, offset, operation.
+    /// A put. Words: window, offset, operation ([`UNANSWERED`] where the window lasts).
     Put = 10,
-    /// How a put ended. Words: operation, status.
+    /// How a put with an operation ended. Words: operation, status.
     PutDone = 11,
     /// A get. Words: window, offset, operation, length.
     Get = 12,
@@ -80,6 +80,9 @@ impl Kind {
         self as u8 >= Self::Data as u8
     }
 }
+
+/// The operation of a put that is not answered.
+pub(crate) const UNANSWERED: u64 = 0;
 
 /// The receiver should acknowledge at once.
 pub(crate) const ACK_NOW: u8 = 1;

@@ -55,7 +55,7 @@ pub fn stream(input: &[u8]) {
     link.adopt(&mut core, ours, 1, false).expect("a socket that epoll takes");
 
     let window = RegBuf::heap(5_000);
-    let _ = core.windows.add(&window);
+    let _ = core.windows.add(&window, false);
     for (op, is_get) in [(1, false), (2, true)] {
         let buf = is_get.then(|| RegBuf::heap(3_000));
         core.operations.add(Pending { op: OpId(op), peer: Pe(1), buf, received: 0, is_get });

@@ -31,7 +31,8 @@
 //!
 //! # Puts and gets
 //! A put names a window by number; its body is read into the window's memory, within its bounds, and `PutDone` answers it. Where the
-//! window is gone or too short the body is thrown away and the answer says so. A get is answered in pieces of a MiB, copied when there
+//! window is gone or too short the body is thrown away and the answer says so. A put into a window that lasts is not answered: it is acknowledged
+//! as a message is, and that it finds no window breaks the contract. A get is answered in pieces of a MiB, copied when there
 //! is room in the outbox, so that a window may be taken back at any time.
 //!
 //! # The end

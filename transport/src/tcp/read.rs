@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::frame::{ANNOUNCE, Format, Head, Kind, Malformed};
+use super::frame::{ANNOUNCE, Format, Head, Kind, Malformed, UNANSWERED};
 use super::link::{Core, Link, SMALL_MAX, Serving, State};
 use crate::memory::{Msg, RegBuf};
 use crate::{Event, Imm, TransportError};
@@ -182,12 +182,13 @@ impl Link {
                 return Ok(());
             };
             let len = usize::try_from(head.len).map_err(|_| self.violation("a length", head.len))?;
-            if head.kind == Kind::Data && len <= SMALL_MAX {
+            let put = head.kind == Kind::Put && head.words[2] == UNANSWERED;
+            if (put || head.kind == Kind::Data) && len <= SMALL_MAX {
                 let Some(bytes) = rest.get(head_len..head_len + len) else {
                     self.stash.extend_from_slice(rest);
                     return Ok(());
                 };
-                self.small_message(core, &head, bytes)?;
+                self.small(core, &head, bytes)?;
                 at += head_len + len;
             } else {
                 at += head_len;
@@ -220,18 +221,34 @@ impl Link {
         }
     }
 
+    /// A message, or a put that is not answered, which is here as a whole.
     #[inline]
-    fn small_message(&mut self, core: &mut Core, head: &Head, bytes: &[u8]) -> Result<(), TransportError> {
+    fn small(&mut self, core: &mut Core, head: &Head, bytes: &[u8]) -> Result<(), TransportError> {
         if core.format.checksum && crc32fast::hash(bytes) != head.body_crc {
             return Err(TransportError::Corrupt { from: self.peer, sequence: self.received + 1, size: head.len });
         }
-        let msg = Msg::fill(&core.slab, bytes.len(), |to| {
-            to.iter_mut().zip(bytes).for_each(|(to, from)| _ = to.write(*from));
-        });
         self.after_large = false;
+        let (from, imm) = (self.peer, Imm(head.imm));
+        if head.kind == Kind::Put {
+            let [key, offset, ..] = head.words;
+            let Some(memory) = core.windows.memory(key, offset, head.len) else { return Err(self.no_window(key)) };
+            memory.copy_from_slice(bytes);
+            if head.flags & ANNOUNCE != 0 {
+                core.ready.push_back(Event::PutArrived { from, imm });
+            }
+        } else {
+            let msg = Msg::fill(&core.slab, bytes.len(), |to| {
+                to.iter_mut().zip(bytes).for_each(|(to, from)| _ = to.write(*from));
+            });
+            core.ready.push_back(Event::Recv { from, imm, msg });
+        }
         self.note_received(core, bytes.len(), head.flags);
-        core.ready.push_back(Event::Recv { from: self.peer, imm: Imm(head.imm), msg });
         Ok(())
+    }
+
+    #[cold]
+    fn no_window(&self, key: u64) -> TransportError {
+        self.violation("a put to a window that was taken back", key)
     }
 
     /// A frame's head; where it has a body, that is on its way.
@@ -260,8 +277,13 @@ impl Link {
             },
             Kind::Put => {
                 let key = head.words[0];
-                let found = core.windows.memory(key, head.words[1], head.len).is_some();
-                if found { Place::Window(key) } else { Place::Nowhere }
+                match core.windows.memory(key, head.words[1], head.len) {
+                    Some(_) => Place::Window(key),
+                    None if head.words[2] == UNANSWERED => {
+                        return Err(self.no_window(key));
+                    }
+                    None => Place::Nowhere,
+                }
             }
             Kind::GetReply => return self.got(core, head, len),
             Kind::PutDone => {
@@ -351,10 +373,12 @@ impl Link {
                 core.ready.push_back(Event::Recv { from: self.peer, imm: Imm(head.imm), msg: buf.into() });
             }
             Place::Window(_) | Place::Nowhere if head.kind == Kind::Put => {
-                let mut done = self.head(Kind::PutDone, 0);
-                done.words = [head.words[2], u64::from(!arrived), 0, 0];
-                self.outbox.push_head(done);
-                self.touch(core);
+                if head.words[2] != UNANSWERED {
+                    let mut done = self.head(Kind::PutDone, 0);
+                    done.words = [head.words[2], u64::from(!arrived), 0, 0];
+                    self.outbox.push_head(done);
+                    self.touch(core);
+                }
                 if arrived && head.flags & ANNOUNCE != 0 {
                     core.ready.push_back(Event::PutArrived { from: self.peer, imm: Imm(head.imm) });
                 }

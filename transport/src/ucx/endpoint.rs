@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::head::{Head, Kind};
+use super::head::{Head, Kind, UNANSWERED};
 use super::inbox::Inbox;
 use super::operations::{Operation, Reply, What};
 use super::peer::{Peer, State};
@@ -333,7 +333,12 @@ impl Endpoint for UcxEndpoint {
     }
 
     fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
-        let (id, key) = self.worker.inbox().windows.add(&buf);
+        let (id, key) = self.worker.inbox().windows.add(&buf, false);
+        Ok(Window { id, key, buf })
+    }
+
+    fn expose_for_long(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
+        let (id, key) = self.worker.inbox().windows.add(&buf, true);
         Ok(Window { id, key, buf })
     }
 
@@ -373,16 +378,22 @@ impl Endpoint for UcxEndpoint {
             return itself::put(memory, src, to, imm, op, &mut self.ready);
         }
         let (index, src) = self.open_for_window(to, src)?;
-        let number = self.reply(Reply { op, peer: index, is_get: false, buf: None, answer: None });
+        // To a window that lasts it is done when UCX is done with its bytes, unless nobody else will hear of it.
+        let answered = !Windows::lasts(window) || imm.is_none();
+        let answer = (!answered).then_some(true);
+        let number = self.reply(Reply { op, peer: index, is_get: false, buf: None, answer });
         let kind = if imm.is_some() { Kind::Put } else { Kind::QuietPut };
-        let words = [window, offset, number];
+        let words = [window, offset, if answered { number } else { UNANSWERED }];
         let head = self.head(index, kind, imm.unwrap_or_default(), self.peers[index].next_put, words);
         match self.begin(index, &head, Held::Buf(src), What::Put(number)) {
             Ok(began) => {
                 self.peers[index].next_put = head.number.wrapping_add(1);
-                if let Began::Done(held) = began
-                    && let Some(reply) = self.replies.get_mut(&number)
-                {
+                let Began::Done(held) = began else { return Ok(Posted::Pending) };
+                if !answered {
+                    self.replies.remove(&number);
+                    return Ok(Posted::Done);
+                }
+                if let Some(reply) = self.replies.get_mut(&number) {
                     reply.buf = Some(held.into_buf());
                 }
                 Ok(Posted::Pending)

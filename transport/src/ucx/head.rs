@@ -15,6 +15,9 @@ use crate::{Imm, Pe};
 pub(super) const HEAD_MAX: usize = SHORT + 24;
 const SHORT: usize = 24;
 
+/// The operation of a put that is not answered.
+pub(super) const UNANSWERED: u64 = 0;
+
 /// What a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -26,7 +29,7 @@ pub(super) enum Kind {
     ByeSeen,
     /// A message of yours found no memory. Words: 0, 0, its operation.
     Refused,
-    /// Bytes for a window, to be announced. Words: window, offset, operation.
+    /// Bytes for a window, to be announced. Words: window, offset, operation ([`UNANSWERED`] if nobody waits for an answer).
     Put,
     /// Bytes for a window. Words: as above.
     QuietPut,

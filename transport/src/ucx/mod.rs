@@ -28,7 +28,7 @@
 //! first, and since UCX orders puts and messages only by a flush, it would take five trips in place of three: ask, answer, put,
 //! flush, notice; against offer, read, bytes. (And over sockets its puts are several times slower than its active messages.)
 //!
-//! Each put is answered, so its sender learns whether it was refused. Puts are numbered as messages are, apart from them: one
+//! Each put is answered, so its sender learns whether it was refused, unless it goes to a window that lasts, where none is. Puts are numbered as messages are, apart from them: one
 //! is announced when all earlier ones of its sender are there. A get asks for a message that goes into the buffer which waits for it; its
 //! bytes are copied out of the window when it is asked for, so that a window may be taken back at any time.
 //!

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use charm4rs_ucx_sys::{UCS_OK, ucs_status_t};
 
 use super::endpoint::UcxEndpoint;
-use super::head::{Head, Kind};
+use super::head::{Head, Kind, UNANSWERED};
 use super::inbox::Arrival;
 use super::peer::{State, Turn};
 use super::worker::{Began, Held, Waiting};
@@ -211,8 +211,12 @@ impl UcxEndpoint {
 
     /// A put's bytes are in their window, or were refused.
     fn placed(&mut self, index: usize, head: &Head, placed: bool) -> Result<(), TransportError> {
-        let kind = if placed { Kind::PutDone } else { Kind::PutRefused };
-        self.control(index, kind, 0, [0, 0, head.words[2]]);
+        if head.words[2] != UNANSWERED {
+            let kind = if placed { Kind::PutDone } else { Kind::PutRefused };
+            self.control(index, kind, 0, [0, 0, head.words[2]]);
+        } else if !placed {
+            return Err(Self::violation(head.from, "a put to a window that was taken back", head.words[0]));
+        }
         let (ready, from) = (&mut self.ready, head.from);
         let announced = (placed && head.kind == Kind::Put).then_some(head.imm);
         let taken = self.peers[index].puts.take(head.number, announced, |announced| {
@@ -346,6 +350,7 @@ impl UcxEndpoint {
             What::Put(number) => {
                 if let Some(reply) = self.replies.get_mut(&number) {
                     reply.buf = held.buf();
+                    reply.answer = reply.answer.filter(|_| status == UCS_OK);
                 }
                 self.finish_put(number);
             }

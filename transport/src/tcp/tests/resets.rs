@@ -8,7 +8,7 @@ use super::{End, greet, two};
 use crate::conformance::Watchdog;
 use crate::seed::Rng;
 use crate::tcp::{TcpConfig, TcpFabric};
-use crate::{Event, Imm, OpId, Pe, PostError, RegBuf, TransportError};
+use crate::{Event, Imm, OpId, Pe, PostError, Posted, RegBuf, TransportError};
 
 /// Two processes that reach each other only through proxies.
 fn apart(change: impl Fn(u32, &mut TcpConfig)) -> (Vec<TcpFabric>, Vec<Proxy>) {
@@ -107,6 +107,74 @@ fn puts_and_gets_survive_cuts_too() {
     }
     assert!(proxies.iter().any(|proxy| proxy.mode.cuts.load(Ordering::Acquire) > 0));
     drop(b.end.unexpose(window));
+}
+
+#[test]
+fn puts_into_a_window_that_lasts_are_not_answered_and_arrive_once_and_in_order_though_connections_are_cut() {
+    const COUNT: u32 = 600;
+    const LEN: usize = 1_200_000;
+    let _watchdog = Watchdog::start("puts without answers over resets");
+    for checksum in [false, true] {
+        let (fabrics, proxies) = apart(|_, config| config.checksum = checksum);
+        let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+        greet(&mut a, &mut b);
+        proxies.iter().for_each(|proxy| proxy.mode.cut_within.store(600_000, Ordering::Release));
+        proxies.iter().for_each(Proxy::cut);
+        let window = b.end.expose_for_long(RegBuf::heap(LEN)).unwrap();
+        let (mut put, mut pending) = (0, 0);
+        let mut arrived = 0;
+        while arrived < COUNT || pending > 0 {
+            if put < COUNT {
+                let bytes = contents(Pe(0), put, length(put));
+                match a.end.put(Pe(1), RegBuf::copy_of(&bytes), &window.key, 0, Some(Imm(put)), OpId(1)) {
+                    Ok(posted) => {
+                        assert!(posted == Posted::Done || bytes.len() > 1_000, "{} bytes", bytes.len());
+                        pending += u32::from(posted == Posted::Pending);
+                        put += 1;
+                    }
+                    Err(PostError::Busy(_)) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            a.poll().unwrap();
+            b.poll().unwrap();
+            for event in a.events.drain(..) {
+                assert!(matches!(event, Event::Sent { op: OpId(1), .. }), "{event:?}");
+                pending -= 1;
+            }
+            for event in b.events.drain(..) {
+                assert!(matches!(event, Event::PutArrived { from: Pe(0), imm } if imm == Imm(arrived)), "{event:?}");
+                arrived += 1;
+            }
+        }
+        let last = contents(Pe(0), COUNT - 1, length(COUNT - 1));
+        assert!(b.end.unexpose(window)[..last.len()] == last);
+        let cuts: u64 = proxies.iter().map(|proxy| proxy.mode.cuts.load(Ordering::Acquire)).sum();
+        assert!(cuts > 5, "{cuts} cuts");
+    }
+}
+
+#[test]
+fn a_put_into_a_window_that_lasted_breaks_the_contract_and_touches_nothing() {
+    let _watchdog = Watchdog::start("a late put");
+    for len in [100, 100_000] {
+        let fabrics = two(|_, _| ());
+        super::wire_up(&fabrics);
+        let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+        greet(&mut a, &mut b);
+        let window = b.end.expose_for_long(RegBuf::heap(100_000)).unwrap();
+        let key = window.key.clone();
+        let buf = b.end.unexpose(window);
+        assert!(a.end.put(Pe(1), RegBuf::copy_of(&vec![1; len]), &key, 0, Some(Imm(0)), OpId(1)).is_ok());
+        let error = loop {
+            a.poll().unwrap();
+            if let Err(error) = b.poll() {
+                break error;
+            }
+        };
+        assert!(matches!(error, TransportError::Protocol { from: Pe(0), .. }) && error.code() == 76, "{error}");
+        assert!(b.events.is_empty() && buf.iter().all(|&byte| byte == 0));
+    }
 }
 
 #[test]
