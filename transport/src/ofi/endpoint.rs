@@ -14,7 +14,7 @@ use charm4rs_libfabric_sys::bindings as fi;
 use super::Shared;
 use super::fi::{Completion, Failed, Lane, Post};
 use super::link::{Control, Frame, Link};
-use super::memory::{Sources, Windows};
+use super::memory::{Keys, Sources, Windows};
 use super::slots::{BODY, Op, Slots};
 use super::wire::{Header, Kind};
 use crate::liveness::Ear;
@@ -38,6 +38,7 @@ pub(super) struct OfiEndpoint {
     pub(super) short: usize,
     pub(super) slots: Slots,
     pub(super) sources: Sources,
+    pub(super) keys: Keys,
     pub(super) windows: Windows,
     pub(super) pool: Pool,
     slab: Slab,
@@ -85,6 +86,7 @@ impl OfiEndpoint {
             lane: Rc::new(lane),
             slots,
             sources: Sources::default(),
+            keys: Keys::default(),
             windows: Windows::new()?,
             pool,
             slab: Slab::new(),
@@ -543,6 +545,7 @@ impl Drop for OfiEndpoint {
         self.links.clear();
         if self.parted {
             self.sources.clear();
+            self.keys.clear();
         }
         match Rc::get_mut(&mut self.lane).filter(|_| self.parted) {
             // In this order: what was posted has its buffers until the endpoint is closed, and the domain goes last.
@@ -555,7 +558,11 @@ impl Drop for OfiEndpoint {
             None => {
                 self.slots.leak();
                 #[expect(clippy::mem_forget, reason = "the device may still use what it has")]
-                std::mem::forget((self.lane.clone(), std::mem::take(&mut self.sources)));
+                std::mem::forget((
+                    self.lane.clone(),
+                    std::mem::take(&mut self.sources),
+                    std::mem::take(&mut self.keys),
+                ));
             }
         }
     }

@@ -3,6 +3,8 @@
 //! A [`Lane`] is all that one PE has of libfabric: a domain, a queue of completions, a table of addresses and an endpoint of its
 //! own. Nothing of it is shared, so the provider is told that no two threads are ever in one domain, and needs no locks.
 
+mod raw;
+
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -11,6 +13,10 @@ use std::sync::{Arc, Once};
 
 use charm4rs_libfabric_sys::bindings as fi;
 use charm4rs_libfabric_sys::{Library, VERSION};
+
+pub(super) use raw::Mapped;
+#[cfg(test)]
+pub(super) use raw::stub;
 
 /// What libfabric says of a call that failed: its number, positive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,8 +192,12 @@ pub(super) fn find(library: &Arc<Library>, want: &Want<'_>, depth: usize) -> Res
         (*info.tx_attr).msg_order = u64::from(fi::FI_ORDER_SAS);
         (*info.rx_attr).msg_order = u64::from(fi::FI_ORDER_SAS);
         let domain = &mut *info.domain_attr;
-        let modes =
-            fi::FI_MR_LOCAL | fi::FI_MR_VIRT_ADDR | fi::FI_MR_ALLOCATED | fi::FI_MR_PROV_KEY | fi::FI_MR_ENDPOINT;
+        let modes = fi::FI_MR_LOCAL
+            | fi::FI_MR_VIRT_ADDR
+            | fi::FI_MR_ALLOCATED
+            | fi::FI_MR_PROV_KEY
+            | fi::FI_MR_ENDPOINT
+            | fi::FI_MR_RAW;
         domain.mr_mode = modes.cast_signed();
         domain.threading = fi::FI_THREAD_DOMAIN;
         domain.resource_mgmt = fi::FI_RM_ENABLED;
@@ -523,6 +533,10 @@ impl Lane {
         {
             mr.bind(ep, 0)?;
             mr.control(fi::FI_ENABLE, null_mut())?;
+        }
+        #[cfg(test)]
+        if self.has_raw_keys() {
+            stub::set_region(&mr);
         }
         Ok(Region { mr })
     }

@@ -17,12 +17,12 @@ use std::rc::Rc;
 
 use charm4rs_libfabric_sys::bindings as fi;
 
-use super::fi::{Errno, Lane, Region};
+use super::fi::{Errno, Lane, Mapped, Region};
 use super::wire::{Question, WindowKey};
 use crate::memory::RegBuf;
 use crate::{TransportError, auth};
 
-/// Registrations of pool memory that are kept.
+/// Registrations of pool memory that are kept; and keys.
 const KEPT: usize = 1024;
 
 /// In the number of a window that the device was not given: peers write to it by messages.
@@ -114,6 +114,36 @@ impl Sources {
     }
 }
 
+/// Keys of peers' windows that a lane has made numbers of. No window has the number of another one of its owner, so none is ever stale.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    kept: HashMap<(usize, u64), (Rc<Mapped>, u64)>,
+    uses: u64,
+}
+
+impl Keys {
+    /// What stands for the raw key of a window of a link's peer.
+    pub(super) fn of(&mut self, lane: &Rc<Lane>, link: usize, window: u64, raw: &[u8]) -> Result<Rc<Mapped>, Errno> {
+        self.uses += 1;
+        if let Some((mapped, used)) = self.kept.get_mut(&(link, window)) {
+            *used = self.uses;
+            return Ok(mapped.clone());
+        }
+        if self.kept.len() >= KEPT
+            && let Some(oldest) = self.kept.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
+        {
+            self.kept.remove(&oldest);
+        }
+        let mapped = Rc::new(lane.map(raw)?);
+        self.kept.insert((link, window), (mapped.clone(), self.uses));
+        Ok(mapped)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.kept.clear();
+    }
+}
+
 /// A key that nobody guesses: some providers listen to anybody.
 fn random_key(lane: &Lane) -> u64 {
     if lane.info().mr_mode(fi::FI_MR_PROV_KEY) {
@@ -154,9 +184,10 @@ impl Windows {
         Ok(Self { open: HashMap::new(), next: random.first_chunk().map_or(0, |word| u64::from_le_bytes(*word) >> 8) })
     }
 
-    /// Makes a buffer accessible.
-    pub(super) fn open(&mut self, lane: &Lane, buf: &mut RegBuf, lasts: bool) -> Result<WindowKey, Errno> {
+    /// Makes a buffer accessible: the key, and the provider's raw one.
+    pub(super) fn open(&mut self, lane: &Lane, buf: &mut RegBuf, lasts: bool) -> Result<(WindowKey, Vec<u8>), Errno> {
         let (mut region, mut number) = (None, self.next | if lasts { LASTS } else { 0 });
+        let mut raw = Vec::new();
         if !buf.is_empty() {
             if lane.info().mr_mode(fi::FI_MR_ALLOCATED) {
                 // Memory that nobody has touched yet does not exist.
@@ -165,7 +196,12 @@ impl Windows {
             let access = u64::from(fi::FI_REMOTE_READ | fi::FI_REMOTE_WRITE);
             // SAFETY: the window holds the buffer until it is taken back, which closes the region first.
             match unsafe { lane.register(buf.as_ptr(), buf.len(), access, random_key(lane)) } {
-                Ok(registered) => region = Some(registered),
+                Ok(registered) => {
+                    if lane.has_raw_keys() {
+                        raw = lane.raw_key(&registered)?;
+                    }
+                    region = Some(registered);
+                }
                 Err(error) if is_limit(error) => number |= BY_MESSAGES,
                 Err(error) => return Err(error),
             }
@@ -174,7 +210,7 @@ impl Windows {
         let addr = if lane.info().mr_mode(fi::FI_MR_VIRT_ADDR) { buf.as_ptr().addr() as u64 } else { 0 };
         let key = region.as_ref().map_or(0, Region::key);
         self.open.insert(number, Open { at: buf.as_ptr(), len: buf.len(), region });
-        Ok(WindowKey { window: number, addr, key })
+        Ok((WindowKey { window: number, addr, key }, raw))
     }
 
     /// Nobody can access it any more.

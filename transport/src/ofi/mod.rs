@@ -154,6 +154,19 @@ impl OfiFabric {
         lanes.values_mut().for_each(|lane| lane.registered_max = bytes);
     }
 
+    /// From now on lanes have keys of more than 64 bits, by a stub between them and their provider.
+    #[cfg(test)]
+    pub(crate) fn set_raw_keys(&self) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.values_mut().for_each(fi::stub::set);
+    }
+
+    /// How many keys the stub has made numbers of, and of how many it was told that they are not needed any more.
+    #[cfg(test)]
+    pub(crate) fn raw_keys_used() -> [usize; 2] {
+        [&fi::stub::MAPPED, &fi::stub::UNMAPPED].map(|count| count.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
     /// The provider, as libfabric names it.
     #[must_use]
     pub fn provider(&self) -> &str {

@@ -46,8 +46,8 @@ const REFUSALS: [i32; 6] = [libc::EACCES, libc::EPERM, libc::EKEYREJECTED, libc:
 impl OfiEndpoint {
     pub(super) fn open_window(&mut self, mut buf: RegBuf, lasts: bool) -> Result<Window, (TransportError, RegBuf)> {
         match self.windows.open(&self.lane, &mut buf, lasts) {
-            Ok(key) => {
-                let remote = self.shared.sealer.key(self.pe, buf.len() as u64, key);
+            Ok((key, raw)) => {
+                let remote = self.shared.sealer.key(self.pe, buf.len() as u64, key, &raw);
                 Ok(Window { id: WindowId(key.window), key: remote, buf })
             }
             Err(error) => Err((super::memory::no_registration(&self.lane, error, buf.len()), buf)),
@@ -70,7 +70,7 @@ impl OfiEndpoint {
             return Err(PostError::TooLarge { max: self.caps.put_max, buf });
         }
         let inside = offset.checked_add(len).is_some_and(|end| end <= key.len);
-        let Some(window) = self.shared.sealer.open(to, key).filter(|_| inside) else {
+        let Some((window, raw)) = self.shared.sealer.open(to, key).filter(|_| inside) else {
             return Err(PostError::BadKey(buf));
         };
         let question = Question { window: window.window, offset, len };
@@ -111,13 +111,24 @@ impl OfiEndpoint {
                 return Ok(Posted::Pending);
             }
         };
+        let mut mapped = None;
+        if self.lane.has_raw_keys() && !buf.is_empty() {
+            match self.keys.of(&self.lane, index, window.window, raw) {
+                Ok(key) => mapped = Some(key),
+                Err(error) => {
+                    self.slots.free(slot);
+                    tracing::debug!(error = self.lane.describe(error), "fi_mr_map_raw");
+                    return Err(PostError::BadKey(buf));
+                }
+            }
+        }
         let link = &mut self.links[index];
         if fresh && imm.is_some() && !lasts {
             link.spend(window.window);
         }
         let number = u32::try_from(index).expect("links are counted in 32 bits");
-        let rma = Rma { link: number, op, buf, put, number: 0, region };
-        let there = (window.addr.wrapping_add(offset), window.key);
+        let there = (window.addr.wrapping_add(offset), mapped.as_ref().map_or(window.key, |mapped| mapped.key()));
+        let rma = Rma { link: number, op, buf, put, number: 0, region, mapped };
         let delivered = imm.is_none() || !self.ordered;
         link.waiting.push_back(Waiting { slot, rma, there, imm, asked: !fresh, delivered });
         if fresh {

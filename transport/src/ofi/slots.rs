@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use charm4rs_libfabric_sys::bindings as fi;
 
-use super::fi::{Access, Errno, Lane, Post, Region};
+use super::fi::{Access, Errno, Lane, Mapped, Post, Region};
 use super::wire::HEADER;
 use crate::memory::RegBuf;
 use crate::{OpId, TransportError};
@@ -53,6 +53,7 @@ pub(super) enum Op {
     Abandoned {
         _buf: RegBuf,
         _region: Option<Rc<Region>>,
+        _mapped: Option<Rc<Mapped>>,
     },
 }
 
@@ -67,6 +68,8 @@ pub(super) struct Rma {
     pub(super) number: u64,
     /// The buffer's registration, where one is needed.
     pub(super) region: Option<Rc<Region>>,
+    /// What stands for the peer's key, where that is raw.
+    pub(super) mapped: Option<Rc<Mapped>>,
 }
 
 /// See the module's text.
@@ -269,7 +272,7 @@ impl Slots {
                 && let Op::Rma(rma) = std::mem::replace(slot, Op::Free)
             {
                 ops.push(rma.op);
-                *slot = Op::Abandoned { _buf: rma.buf, _region: rma.region };
+                *slot = Op::Abandoned { _buf: rma.buf, _region: rma.region, _mapped: rma.mapped };
             }
         }
         ops

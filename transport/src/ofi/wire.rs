@@ -108,7 +108,7 @@ fn words(bytes: &[u8; 24]) -> [u64; 3] {
     words
 }
 
-/// How a window is reached: what a [`RemoteKey`]'s bytes say, and a seal of its owner's over them, its length and its owner, since a
+/// How a window is reached: what a [`RemoteKey`]'s bytes say, with the provider's raw key, if it has such, and a seal of its owner's over them, its length and its owner, since a
 /// provider that is given a wrong key may cut the connection rather than refuse the access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct WindowKey {
@@ -140,7 +140,7 @@ impl Sealer {
         Self { mac, token }
     }
 
-    fn seal(&self, owner: Pe, len: u64, bytes: &[u8; 24]) -> [u8; SEAL] {
+    fn seal(&self, owner: Pe, len: u64, bytes: &[u8]) -> [u8; SEAL] {
         let mut mac = self.mac.clone();
         mac.update(&owner.0.to_le_bytes());
         mac.update(&len.to_le_bytes());
@@ -152,20 +152,23 @@ impl Sealer {
     }
 
     /// The key of a window of `owner`.
-    pub(super) fn key(&self, owner: Pe, len: u64, key: WindowKey) -> RemoteKey {
+    pub(super) fn key(&self, owner: Pe, len: u64, key: WindowKey, raw: &[u8]) -> RemoteKey {
         let WindowKey { window, addr, key } = key;
-        let bytes = Question { window, offset: addr, len: key }.encode();
-        RemoteKey { len, bytes: [&bytes[..], &self.seal(owner, len, &bytes)].concat().into() }
+        let mut bytes = Question { window, offset: addr, len: key }.encode().to_vec();
+        bytes.extend_from_slice(raw);
+        bytes.extend_from_slice(&self.seal(owner, len, &bytes));
+        RemoteKey { len, bytes: bytes.into() }
     }
 
     /// What a key says, if it is one of `owner`'s.
-    pub(super) fn open(&self, owner: Pe, key: &RemoteKey) -> Option<WindowKey> {
-        let (bytes, seal) = key.bytes.split_first_chunk::<24>()?;
+    pub(super) fn open<'a>(&self, owner: Pe, key: &'a RemoteKey) -> Option<(WindowKey, &'a [u8])> {
+        let (bytes, seal) = key.bytes.split_last_chunk::<SEAL>()?;
         if *seal != self.seal(owner, key.len, bytes) {
             return None;
         }
-        let [window, addr, key] = words(bytes);
-        Some(WindowKey { window, addr, key })
+        let (head, raw) = bytes.split_first_chunk::<24>()?;
+        let [window, addr, key] = words(head);
+        Some((WindowKey { window, addr, key }, raw))
     }
 }
 
@@ -193,16 +196,18 @@ mod tests {
     fn a_key_opens_for_its_owner_and_length_only() {
         let sealer = Sealer::new(&Secret::new([1; 32]));
         let key = WindowKey { window: 1, addr: u64::MAX, key: 1 << 63 };
-        let remote = sealer.key(Pe(4), 100, key);
-        assert_eq!(sealer.open(Pe(4), &remote), Some(key));
-        assert_eq!(sealer.open(Pe(5), &remote), None);
-        assert_eq!(sealer.open(Pe(4), &RemoteKey { len: 101, ..remote.clone() }), None);
-        assert_eq!(Sealer::new(&Secret::new([2; 32])).open(Pe(4), &remote), None);
-        for at in 0..remote.bytes.len() {
-            let mut forged = remote.clone();
-            forged.bytes[at] ^= 1;
-            assert_eq!(sealer.open(Pe(4), &forged), None);
-            assert_eq!(sealer.open(Pe(4), &RemoteKey { len: 100, bytes: remote.bytes[..at].into() }), None);
+        for raw in [&b""[..], b"longer than 64 bits"] {
+            let remote = sealer.key(Pe(4), 100, key, raw);
+            assert_eq!(sealer.open(Pe(4), &remote), Some((key, raw)));
+            assert_eq!(sealer.open(Pe(5), &remote), None);
+            assert_eq!(sealer.open(Pe(4), &RemoteKey { len: 101, ..remote.clone() }), None);
+            assert_eq!(Sealer::new(&Secret::new([2; 32])).open(Pe(4), &remote), None);
+            for at in 0..remote.bytes.len() {
+                let mut forged = remote.clone();
+                forged.bytes[at] ^= 1;
+                assert_eq!(sealer.open(Pe(4), &forged), None);
+                assert_eq!(sealer.open(Pe(4), &RemoteKey { len: 100, bytes: remote.bytes[..at].into() }), None);
+            }
         }
     }
 }

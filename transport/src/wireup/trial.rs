@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::auth::{JobId, Secret};
 use crate::bootstrap::Threads;
-use crate::conformance::{Death, Group, Harness, Watchdog};
+use crate::conformance::{Death, Group, Harness, Watchdog, check, onesided};
 use crate::ofi::{Found, OfiFabric, find};
 use crate::port::{Incoming, LandingAddress, Port, PortEvent, Tag};
 use crate::tcp::{TcpConfig, TcpFabric};
@@ -39,8 +39,8 @@ impl Ofi {
 }
 
 impl Ofi {
-    /// Endpoints that can register no more than so many bytes at a time.
-    fn limited(&self, pes: u32, registered_max: usize) -> Group {
+    /// Endpoints, over fabrics that are as `change` makes them.
+    fn changed(&self, pes: u32, change: impl Fn(&OfiFabric)) -> Group {
         let layout = Arc::new(Layout::one_host(pes, 1));
         let secret = Secret::new([9; 32]);
         let heartbeats: Vec<Arc<TcpFabric>> = (0..pes)
@@ -55,7 +55,7 @@ impl Ofi {
             OfiFabric::open(&found, &layout, process, &secret, Some(watch)).unwrap()
         };
         let fabrics: Vec<OfiFabric> = (0..pes).map(open).collect();
-        fabrics.iter().for_each(|fabric| fabric.limit_registrations(registered_max));
+        fabrics.iter().for_each(change);
         let addresses: Vec<_> = fabrics.iter().map(OfiFabric::publish).collect();
         fabrics.iter().for_each(|fabric| fabric.set_addresses(addresses.clone()).unwrap());
         let builders = (0..pes).map(|pe| fabrics[pe as usize].builder(Pe(pe))).collect();
@@ -67,7 +67,7 @@ impl Ofi {
 
 impl Harness for Ofi {
     fn group(&self, pes: u32) -> Group {
-        self.limited(pes, usize::MAX)
+        self.changed(pes, |_| ())
     }
 
     fn absent(&self) -> Option<String> {
@@ -87,6 +87,34 @@ crate::conformance!(tcp, Ofi::new("tcp"));
 crate::conformance!(tcp_rxm, Ofi::new("tcp;ofi_rxm"));
 crate::conformance!(shm, Ofi::new("shm"));
 crate::conformance!(verbs_rxm, Ofi::new("verbs;ofi_rxm"));
+
+/// The provider with keys that are longer than a number, by a stub.
+struct RawKeys(Ofi);
+
+impl Harness for RawKeys {
+    fn group(&self, pes: u32) -> Group {
+        self.0.changed(pes, OfiFabric::set_raw_keys)
+    }
+
+    fn absent(&self) -> Option<String> {
+        self.0.absent()
+    }
+}
+
+#[test]
+fn keys_longer_than_64_bits_reach_windows_and_are_given_back() {
+    for provider in ["tcp", "tcp;ofi_rxm", "shm"] {
+        let raw = RawKeys(Ofi::new(provider));
+        check(&raw, provider, "put", onesided::a_put_is_visible_when_it_is_announced);
+        check(&raw, provider, "again", onesided::puts_into_a_window_for_long_that_nobody_waits_for_arrive_in_turn);
+        check(&raw, provider, "taken back", onesided::a_put_to_a_window_taken_back_fails_and_touches_nothing);
+        check(&raw, provider, "tampered with", onesided::a_key_that_was_tampered_with_is_refused);
+        check(&raw, provider, "get", onesided::a_get_reads_what_the_window_holds);
+        let [mapped, unmapped] = OfiFabric::raw_keys_used();
+        assert_eq!(mapped, unmapped);
+        assert!(raw.absent().is_some() || mapped > 0);
+    }
+}
 
 #[test]
 fn hosts_meet_over_a_device_that_all_have_or_else_over_tcp_as_one_process_says() {
@@ -138,7 +166,8 @@ fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
         }
         let _watchdog = Watchdog::start(provider);
         // Enough for what endpoints need themselves; but no payload.
-        let Group::Threads { builders, keep, .. } = ofi.limited(2, 65_000) else { panic!("it has threads") };
+        let limit = |fabric: &OfiFabric| fabric.limit_registrations(65_000);
+        let Group::Threads { builders, keep, .. } = ofi.changed(2, limit) else { panic!("it has threads") };
         let told: Arc<Mutex<Vec<String>>> = Arc::default();
         let hears = told.clone();
         let notices = Notices::new(move |text| hears.lock().unwrap().push(text));
