@@ -3,11 +3,12 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 
 use crate::auth::{JobId, Secret};
 use crate::bootstrap::Threads;
 use crate::conformance::{Death, Group, Harness, Watchdog, check, onesided};
+use crate::memory::write_bytes;
 use crate::ofi::{Found, OfiFabric, find};
 use crate::port::{Incoming, LandingAddress, Port, PortEvent, Tag};
 use crate::tcp::{TcpConfig, TcpFabric};
@@ -118,7 +119,7 @@ fn keys_longer_than_64_bits_reach_windows_and_are_given_back() {
 
 #[test]
 fn hosts_meet_over_a_device_that_all_have_or_else_over_tcp_as_one_process_says() {
-    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = Told::default();
     let hears = told.clone();
     let notices = Notices::new(move |text| hears.lock().unwrap().push(text));
     let options = TransportOptions { notices, ..TransportOptions::default() };
@@ -155,6 +156,105 @@ fn message(port: &mut Port) -> Incoming {
     }
 }
 
+/// Memory of this process that devices have, in bytes.
+fn pinned() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let pinned = status.lines().find_map(|line| line.strip_prefix("VmPin:")?.strip_suffix("kB")?.trim().parse().ok());
+    pinned.map_or(0, |kib: u64| kib << 10)
+}
+
+/// Makes the limit of locked memory count for this thread, whoever it is, and for those that it starts. (A device that is open already takes
+/// nothing from a thread that has other rights than it had then.)
+fn heed_limit() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let mut sets = capabilities(None).unwrap();
+    sets.effective.remove(CapabilitySet::IPC_LOCK);
+    set_capabilities(None, sets).unwrap();
+}
+
+/// Lets devices have no more than so much more memory of this process than they have. For good: the test has a process of its own.
+fn limit_locked_memory(more: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Memlock).maximum;
+    setrlimit(Resource::Memlock, Rlimit { current: Some(pinned() + more), maximum }).unwrap();
+}
+
+#[test]
+fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
+    const LEN: usize = 300_000;
+    heed_limit();
+    let ofi = Ofi::new("verbs;ofi_rxm");
+    if let Some(why) = ofi.absent() {
+        return eprintln!("skipped: {why}");
+    }
+    let _watchdog = Watchdog::start("locked memory");
+    let Group::Threads { builders, keep, .. } = ofi.group(2) else { panic!("it has threads") };
+    let (told, open) = opener();
+    let contents = |key: u8| -> Vec<u8> { (key..251u8).cycle().take(LEN).collect() };
+    let (tell, address) = std::sync::mpsc::channel::<LandingAddress>();
+    let Ok([zero, one]) = <[_; 2]>::try_from(builders) else { panic!("it has two") };
+    // What the provider needs itself for a connection it has had before the limit comes.
+    let greet = |port: &mut Port, to: Pe| {
+        for _ in 0..100 {
+            port.send(to, Tag(1), 10_000, |room| write_bytes(room, &[1; 10_000]));
+            assert_eq!(message(port).msg.len(), 10_000);
+        }
+    };
+    let limited = Barrier::new(2);
+    std::thread::scope(|scope| {
+        let (open, limited) = (&open, &limited);
+        scope.spawn(move || {
+            let mut port = open(one);
+            greet(&mut port, Pe(0));
+            let landing = address.recv().unwrap();
+            limited.wait();
+            // The landing is registered, but its source cannot be.
+            port.put(&landing, 0, RegBuf::from_vec(contents(1)), Tag(9), &[]);
+            assert_eq!(message(&mut port).tag, Tag(2));
+            assert_eq!(port.counters().copies, 1);
+            // Neither can be.
+            port.send_payloads(Pe(0), Tag(1), 0, |_| {}, vec![RegBuf::from_vec(contents(2))], false);
+            assert_eq!(message(&mut port).tag, Tag(2));
+            assert_eq!(port.counters().copies, 2);
+            port.close().unwrap();
+        });
+        let mut port = open(zero);
+        greet(&mut port, Pe(1));
+        let (landing, memory) = port.open_landing(LEN, Tag(3), |_| Vec::new());
+        let id = landing.id;
+        tell.send(landing).unwrap();
+        limit_locked_memory(100_000);
+        limited.wait();
+        assert_eq!(message(&mut port).tag, Tag(3));
+        assert!(memory.copy_of(0..LEN) == contents(1));
+        port.send(Pe(1), Tag(2), 0, |_| {});
+        assert!(*message(&mut port).payloads[0] == contents(2));
+        port.send(Pe(1), Tag(2), 0, |_| {});
+        port.close_landing(id);
+        port.close().unwrap();
+    });
+    drop(keep);
+    let told = told.lock().unwrap();
+    assert!(matches!(&told[..], [text] if text.contains("ulimit -l")), "{told:?}");
+}
+
+/// What ports have told the user.
+type Told = Arc<Mutex<Vec<String>>>;
+
+/// What opens ports over endpoints, and what they tell.
+fn opener() -> (Told, impl Fn(Box<dyn EndpointBuilder>) -> Port + Sync) {
+    let told = Told::default();
+    let hears = told.clone();
+    let notices = Notices::new(move |text| hears.lock().unwrap().push(text));
+    let options = TransportOptions { notices, ..TransportOptions::default() };
+    let open = move |builder: Box<dyn EndpointBuilder>| {
+        let doorbell = Doorbell::new().unwrap();
+        let end = builder.build(&doorbell).unwrap();
+        Port::over(end, Arc::new(Layout::one_host(2, 1)), options.clone(), &doorbell)
+    };
+    (told, open)
+}
+
 #[test]
 fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
     const LENS: [usize; 4] = [70_000, 300_000, 9_000_000, 70_001];
@@ -168,15 +268,7 @@ fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
         // Enough for what endpoints need themselves; but no payload.
         let limit = |fabric: &OfiFabric| fabric.limit_registrations(65_000);
         let Group::Threads { builders, keep, .. } = ofi.changed(2, limit) else { panic!("it has threads") };
-        let told: Arc<Mutex<Vec<String>>> = Arc::default();
-        let hears = told.clone();
-        let notices = Notices::new(move |text| hears.lock().unwrap().push(text));
-        let options = TransportOptions { notices, ..TransportOptions::default() };
-        let open = |builder: Box<dyn EndpointBuilder>| {
-            let doorbell = Doorbell::new().unwrap();
-            let end = builder.build(&doorbell).unwrap();
-            Port::over(end, Arc::new(Layout::one_host(2, 1)), options.clone(), &doorbell)
-        };
+        let (told, open) = opener();
         let contents = |len: usize| -> Vec<u8> { (0..251u8).cycle().take(len).collect() };
         let (tell, address) = std::sync::mpsc::channel();
         let Ok([zero, one]) = <[_; 2]>::try_from(builders) else { panic!("it has two") };
