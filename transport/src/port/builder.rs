@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::inner::Inner;
+use super::send::InFlight;
 use super::{Ends, Port};
 use crate::local::LocalFabric;
 use crate::memory::Slab;
@@ -125,6 +126,7 @@ impl Port {
             events: Vec::new(),
             fatal: None,
             since_net: 0,
+            in_flight: InFlight::default(),
         }
     }
 
@@ -142,6 +144,7 @@ impl Port {
             ("asked", self.inner.asked.len()),
             ("todo", self.inner.todo.len()),
             ("landings", self.inner.landings.count()),
+            ("in flight", usize::try_from(self.in_flight.kib()).unwrap()),
             ("payloads ahead", self.inner.peers.values().map(|peer| peer.payloads.len()).sum()),
         ];
         counts.into_iter().filter(|(_, count)| *count > 0).collect()

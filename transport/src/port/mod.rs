@@ -69,7 +69,7 @@ pub use faults::{Fate, Faults};
 use inner::Inner;
 pub use landing::{LandingAddress, LandingId, LandingMemory};
 use rendezvous::{Outgoing, Put};
-use send::Queued;
+use send::{InFlight, Queued};
 
 use crate::doorbell::Fences;
 use crate::local::Local;
@@ -285,6 +285,7 @@ pub struct Port {
     fatal: Option<TransportError>,
     /// Polls since the network was last looked at.
     since_net: u32,
+    in_flight: InFlight,
 }
 
 /// How many polls with near arrivals may pass before the network is looked at.

@@ -7,16 +7,29 @@ use super::frame::{self, Accept, Landing, Request};
 use super::inner::{Arriving, Part, Source, Todo};
 use super::{OfferId, Port, PortEvent, Tag, Way};
 use crate::near::Arrival;
-use crate::{Event, Imm, OpId, Pe, PostError, Reach, RegBuf, RemoteKey, TransportError};
+use crate::{Event, Imm, OpId, Pe, PostError, Posted, Reach, RegBuf, RemoteKey, TransportError};
 
 /// The operation of every put.
 const PUT: u64 = 0;
 /// Operations from here on are sends: this and the message's immediate.
 const SEND: u64 = 1 << 32;
 
+/// Above that, an operation on the network says its length, in KiB.
+const LEN_SHIFT: u32 = 33;
+
+fn lengthened(op: u64, way: Way, len: usize) -> OpId {
+    let kib = if way == Way::Net { len as u64 >> 10 } else { 0 };
+    OpId(op | kib << LEN_SHIFT)
+}
+
 /// The operation of a plain send.
-pub(super) fn sending(imm: Imm) -> OpId {
-    OpId(SEND | u64::from(imm.0))
+pub(super) fn sending(imm: Imm, way: Way, len: usize) -> OpId {
+    lengthened(SEND | u64::from(imm.0), way, len)
+}
+
+/// The length of what an operation on the network sends or puts.
+pub(super) fn kib(op: OpId) -> u64 {
+    op.0 >> LEN_SHIFT
 }
 
 /// The immediate of what an operation sends.
@@ -39,6 +52,8 @@ pub(super) struct Outgoing {
     /// The message's first bytes.
     head: Box<[u8]>,
     head_len: usize,
+    /// What is noted as on its way.
+    waits_kib: u64,
 }
 
 /// A put that has not been posted yet.
@@ -68,9 +83,12 @@ impl Port {
         let id = self.next_request;
         self.next_request += 1;
         let sizes: Vec<u64> = payloads.iter().map(|p| p.len() as u64).collect();
+        // What the receiver's user has to accept first does not leave however often one looks.
+        let waits_kib = if offer { 0 } else { sizes.iter().sum::<u64>() >> 10 };
+        self.in_flight.add(waits_kib);
         let frame = Request { id, tag: tag.0, offer, head_follows, sizes, head: inline }.encode();
         self.inner.asked.insert(id, payloads.len());
-        self.outgoing.insert(id, Outgoing { to, tag, payloads, head: first, head_len });
+        self.outgoing.insert(id, Outgoing { to, tag, payloads, head: first, head_len, waits_kib });
         self.send_frame(
             to,
             frame::imm(frame::REQUEST, 0),
@@ -198,6 +216,7 @@ impl Port {
                 }
                 Todo::Refused(id) => {
                     let Some(out) = self.outgoing.remove(&id) else { continue };
+                    self.in_flight.remove(out.waits_kib);
                     let bytes = out.head_len as u64 + out.payloads.iter().map(|p| p.len() as u64).sum::<u64>();
                     self.early.push_back(PortEvent::Refused { to: out.to, tag: out.tag, head: out.head, bytes });
                 }
@@ -235,6 +254,7 @@ impl Port {
         if out.to != from {
             return bad("an answer to somebody else");
         }
+        self.in_flight.remove(out.waits_kib);
         let slot = accept.slot as usize;
         for (payload, landing) in out.payloads.into_iter().zip(accept.landings) {
             match landing {
@@ -332,8 +352,14 @@ impl Port {
         if src.is_empty() && !self.clear_for(to) {
             return Ok(Some(src));
         }
-        match self.ends.to(self.pe, to).put(to, src, key, offset, imm, OpId(PUT)) {
-            Ok(_) => Ok(None),
+        let op = lengthened(PUT, self.ends.way(self.pe, to), src.len());
+        match self.ends.to(self.pe, to).put(to, src, key, offset, imm, op) {
+            Ok(posted) => {
+                if posted == Posted::Pending {
+                    self.in_flight.add(kib(op));
+                }
+                Ok(None)
+            }
             Err(PostError::Busy(src)) => Ok(Some(src)),
             Err(PostError::PeerDown(pe, _)) => Err(TransportError::PeerDown { pe, why: "it takes no more puts" }),
             Err(PostError::BadKey(_)) => {
@@ -349,12 +375,19 @@ impl Port {
         match event {
             Event::Recv { from, imm, msg } => self.inner.arrive(Reach::Network, Arrival::Message(from, imm, msg), out),
             Event::PutArrived { from, imm } => self.inner.arrive(Reach::Network, Arrival::Put(from, imm), out),
-            Event::Sent { .. } | Event::Got { .. } => Ok(()),
+            Event::Sent { op, .. } => {
+                self.in_flight.remove(kib(op));
+                Ok(())
+            }
+            Event::Got { .. } => Ok(()),
             Event::Missed { from, imm, len } => self.inner.missed_here(from, imm, len),
-            Event::Failed { op, buf: Some(buf), error } => match (*error, message_of(op)) {
-                (TransportError::MessageRefused { pe, .. }, Some(imm)) => self.inner.came_back(pe, imm, &buf, out),
-                (error, _) => Err(error),
-            },
+            Event::Failed { op, buf: Some(buf), error } => {
+                self.in_flight.remove(kib(op));
+                match (*error, message_of(op)) {
+                    (TransportError::MessageRefused { pe, .. }, Some(imm)) => self.inner.came_back(pe, imm, &buf, out),
+                    (error, _) => Err(error),
+                }
+            }
             Event::Failed { error, .. } => Err(*error),
             Event::PeerLost { pe, why } => Err(TransportError::PeerDown { pe, why }),
         }

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::frame::{self, Eager};
 use super::inner::{Offered, Source, charged};
-use super::rendezvous::sending;
+use super::rendezvous::{kib, sending};
 use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
 use crate::memory::write_bytes;
 use crate::near::Near;
 use crate::ring::BODY_MAX;
-use crate::{Imm, Msg, Pe, PostError, RegBuf, TransportError};
+use crate::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
 
 /// A message that found no room.
 #[derive(Debug)]
@@ -31,6 +31,37 @@ const EARLY_MAX: usize = 1 << 16;
 
 /// After how many looks at the backlog its age is looked at.
 const FLUSHES: u32 = 1024;
+
+/// Payloads on their way over the network, in KiB, above which a sender of more of them helps them on first.
+const MUCH: u64 = 1 << 10;
+
+/// Payloads on their way over the network.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    kib: u64,
+    /// The network did not move when it was last helped on.
+    stuck: bool,
+}
+
+impl InFlight {
+    #[cfg(test)]
+    pub(super) fn kib(&self) -> u64 {
+        self.kib
+    }
+
+    pub(super) fn much(&self) -> bool {
+        self.kib > MUCH
+    }
+
+    pub(super) fn add(&mut self, kib: u64) {
+        self.kib += kib;
+    }
+
+    pub(super) fn remove(&mut self, kib: u64) {
+        self.kib = self.kib.saturating_sub(kib);
+        self.stuck = false;
+    }
+}
 
 /// A send that waits.
 #[derive(Debug, Default)]
@@ -96,6 +127,9 @@ impl Port {
         match self.fate(to, tag, len) {
             Fate::Drop | Fate::Kill => return,
             Fate::Pass | Fate::Delay(_) => {}
+        }
+        if way == Way::Net && self.in_flight.much() {
+            self.ease(to);
         }
         let whole = Eager::len(len, &payloads).filter(|_| way == Way::Net && !offer);
         if let Some(whole) = whole.filter(|&whole| whole <= self.ends.to(self.pe, to).caps().inject_max) {
@@ -248,8 +282,9 @@ impl Port {
     /// Posts a buffer, and charges it. Gives back where there is no room: the buffer, or, if there is no memory to send it, the
     /// notice that goes in its place.
     fn post(&mut self, to: Pe, imm: &mut Imm, mut buf: RegBuf) -> Result<(), RegBuf> {
-        let mut len = buf.len();
-        let mut posted = self.ends.to(self.pe, to).send(to, *imm, buf, sending(*imm));
+        let (way, mut len) = (self.ends.way(self.pe, to), buf.len());
+        let mut op = sending(*imm, way, len);
+        let mut posted = self.ends.to(self.pe, to).send(to, *imm, buf, op);
         if let Err(PostError::NoMemory(whole)) = posted {
             if let Err(error) = self.inner.came_back(to, *imm, &whole, &mut self.early) {
                 self.fatal.get_or_insert(error);
@@ -259,10 +294,14 @@ impl Port {
             *imm = frame::imm(frame::MISSED, 0);
             len = buf.len();
             drop(whole);
-            posted = self.ends.to(self.pe, to).send(to, *imm, buf, sending(*imm));
+            op = sending(*imm, way, len);
+            posted = self.ends.to(self.pe, to).send(to, *imm, buf, op);
         }
         match posted {
-            Ok(_) => {
+            Ok(posted) => {
+                if posted == Posted::Pending {
+                    self.in_flight.add(kib(op));
+                }
                 self.charge(to, len);
                 Ok(())
             }
@@ -343,6 +382,21 @@ impl Port {
         }
         self.plain = self.backlog.is_empty() && self.options.faults.is_none();
         true
+    }
+
+    /// Makes some progress, since much is on its way: a burst of payloads would otherwise begin to leave only when its sender is through with it,
+    /// and by then lie in memory that no cache holds any more. Not for long, and not again while nothing moves: the sender may have better to do
+    /// than to wait for a peer that computes.
+    #[cold]
+    fn ease(&mut self, to: Pe) {
+        let rounds = if self.in_flight.stuck { 1 } else { SPINS - 1 };
+        self.in_flight.stuck = true;
+        let mut wait = Wait::default();
+        for _ in 0..rounds {
+            if !self.in_flight.much() || !self.wait(&mut wait, to) {
+                break;
+            }
+        }
     }
 
     /// Waits a little for room at `to`, receiving meanwhile. `false`: do not wait, use the backlog.
