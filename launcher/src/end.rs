@@ -21,9 +21,9 @@ use charm4rs_transport::bootstrap::wire::ToProcess;
 use charm4rs_transport::bootstrap::{HANGS, error_line};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Signal, kill_process};
 
-use crate::board::Answer;
+use crate::here::GIVE_UP;
 use crate::job::Job;
 use crate::output::Sink;
 use crate::sys::{self, Death, Ending};
@@ -39,8 +39,6 @@ const LINE: Duration = Duration::from_secs(1);
 /// After the user's signal: SIGTERM, then SIGKILL. All is over within 2 s.
 const TERM: Duration = Duration::from_millis(1000);
 const KILL: Duration = Duration::from_millis(1800);
-/// How long the kernel may take to end what was killed.
-const GIVE_UP: Duration = Duration::from_secs(1);
 /// How long processes may take to say what they do, when the job hangs.
 const STACKS: Duration = Duration::from_secs(4);
 /// Between two lines about who is missing.
@@ -168,18 +166,12 @@ impl Job {
         self.signal_all(Signal::KILL);
     }
 
-    fn signal_all(&self, signal: Signal) {
-        for pid in self.processes.iter().filter_map(|p| p.pid) {
-            let _ = kill_process_group(pid, signal);
-        }
-    }
-
     // What processes say about the end.
 
     pub(crate) fn on_exit_said(&mut self, rank: u32, code: i32) {
         self.end.exit.get_or_insert(code);
         self.processes[rank as usize].said_exit = true;
-        if self.processes.iter().all(|p| p.said_exit || p.pid.is_none()) {
+        if self.processes.iter().all(|p| p.said_exit || !p.runs) {
             self.end.ending.get_or_insert_with(Instant::now);
         }
     }
@@ -204,11 +196,11 @@ impl Job {
         self.end.cause = Some(cause);
         let asked: Vec<u32> = (0..)
             .zip(&self.processes)
-            .filter(|(other, p)| *other != rank && p.pid.is_some() && p.channel.is_some())
+            .filter(|(other, p)| *other != rank && p.runs && p.line)
             .map(|(other, _)| other)
             .collect();
         for &to in &asked {
-            self.send(Answer { to, packet: ToProcess::Stacks.encode().into(), fds: Vec::new() });
+            self.send(to, &ToProcess::Stacks);
         }
         self.end.stacks = Some((Instant::now() + STACKS, asked));
         self.kill_if_all_is_said();
@@ -231,22 +223,19 @@ impl Job {
 
     // Signals and deaths.
 
-    pub(crate) fn on_signals(&mut self) {
-        while let Some(signal) = sys::next_signal(&self.signals) {
-            match signal {
-                libc::SIGCHLD => self.on_deaths(),
-                libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT => self.on_interrupt(signal),
-                libc::SIGTSTP => {
-                    // A group without a terminal ignores SIGTSTP.
-                    self.signal_all(Signal::STOP);
-                    let _ = kill_process(rustix::process::getpid(), Signal::STOP);
-                }
-                libc::SIGCONT => {
-                    self.signal_all(Signal::CONT);
-                    self.processes.iter_mut().for_each(|p| p.unanswered = 0);
-                }
-                other => _ = Signal::from_named_raw(other).map(|signal| self.signal_all(signal)),
+    pub(crate) fn on_signal(&mut self, signal: i32) {
+        match signal {
+            libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT => self.on_interrupt(signal),
+            libc::SIGTSTP => {
+                // A group without a terminal ignores SIGTSTP.
+                self.signal_all(Signal::STOP);
+                let _ = kill_process(rustix::process::getpid(), Signal::STOP);
             }
+            libc::SIGCONT => {
+                self.signal_all(Signal::CONT);
+                self.processes.iter_mut().for_each(|p| p.unanswered = 0);
+            }
+            other => _ = Signal::from_named_raw(other).map(|signal| self.signal_all(signal)),
         }
     }
 
@@ -256,9 +245,8 @@ impl Job {
         }
         // A second one before the process has seen to the first is the job's.
         let taker = self.end.interruptible.take_if(|_| number == libc::SIGINT && self.end.ending.is_none());
-        if let Some(pid) = taker.and_then(|rank| self.processes[rank as usize].pid) {
-            let _ = kill_process_group(pid, Signal::INT);
-            return;
+        if let Some(rank) = taker.filter(|rank| self.processes[*rank as usize].runs) {
+            return self.signal(rank, Signal::INT);
         }
         let name = match number {
             libc::SIGINT => "SIGINT",
@@ -273,35 +261,14 @@ impl Job {
         self.end.cause = Some(cause);
         self.end.interrupted = Some(Interrupt { at: Instant::now(), terminated: false });
         for to in 0..self.layout.processes() {
-            self.send(Answer { to, packet: ToProcess::Stop(number).encode().into(), fds: Vec::new() });
+            self.send(to, &ToProcess::Stop(number));
         }
         if let Some(signal) = Signal::from_named_raw(number.into()) {
             self.signal_all(signal);
         }
     }
 
-    fn on_deaths(&mut self) {
-        while let Some(pid) = sys::next_dead() {
-            let rank = self.processes.iter().position(|p| p.pid == Some(pid));
-            if let Some(rank) = rank {
-                // Its last words first. Then what it has started: until it is reaped its group's number is its own.
-                let rank = u32::try_from(rank).expect("processes are counted in 32 bits");
-                self.on_channel(rank);
-                let _ = kill_process_group(pid, Signal::KILL);
-                if let Some(guardian) = &self.guardian {
-                    guardian.forget(pid);
-                }
-                self.processes[rank as usize].pid = None;
-                if let Some(death) = sys::reap(pid) {
-                    self.on_death(rank, death);
-                }
-            } else if sys::reap(pid).is_none() {
-                return;
-            }
-        }
-    }
-
-    fn on_death(&mut self, rank: u32, death: Death) {
+    pub(crate) fn on_death(&mut self, rank: u32, death: Death) {
         self.note(|| format!("process {rank} ended: {:?}", death.how));
         if self.end.decided() {
             return;
@@ -347,10 +314,9 @@ impl Job {
 
     // Time.
 
-    pub(crate) fn is_over(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let gave_up = self.end.killed.is_some_and(|at| at.elapsed() > GIVE_UP);
-        gave_up
-            || (self.processes.iter().all(|p| p.pid.is_none()) && (self.end.decided() || self.end.suspicion.is_none()))
+        gave_up || (self.processes.iter().all(|p| !p.runs) && (self.end.decided() || self.end.suspicion.is_none()))
     }
 
     /// Who has not come, since when, and what for.
@@ -362,8 +328,8 @@ impl Job {
         self.board.waiting()
     }
 
-    /// When [`Job::on_time`] has something to do though nothing happens.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    /// When [`Job::see_to_the_end`] has something to do though nothing happens.
+    pub(crate) fn end_deadline(&self) -> Option<Instant> {
         let end = &self.end;
         if let Some(at) = end.killed {
             return Some(at + GIVE_UP);
@@ -389,7 +355,7 @@ impl Job {
         .min()
     }
 
-    pub(crate) fn on_time(&mut self) {
+    pub(crate) fn see_to_the_end(&mut self) {
         let now = Instant::now();
         self.kill_if_all_is_said();
         if let Some(interrupt) = &mut self.end.interrupted {
@@ -414,7 +380,7 @@ impl Job {
             return;
         }
         if self.end.ending.is_some_and(|at| now >= at + GRACE) {
-            let left: Vec<_> = (0..).zip(&self.processes).filter(|(_, p)| p.pid.is_some()).map(|(r, _)| r).collect();
+            let left: Vec<_> = (0..).zip(&self.processes).filter(|(_, p)| p.runs).map(|(r, _)| r).collect();
             self.warn(&format!("{} still ran {} s after the job's end", ranks(&left), GRACE.as_secs()));
             return self.kill();
         }
@@ -448,7 +414,7 @@ impl Job {
         let matters = self.end.exit.is_none();
         (0..)
             .zip(&self.processes)
-            .filter(move |(_, p)| matters && p.pid.is_some() && !p.said_abort)
+            .filter(move |(_, p)| matters && p.runs && !p.said_abort)
             .filter_map(|(rank, p)| p.line_lost.map(|at| (rank, at)))
     }
 
@@ -466,10 +432,10 @@ impl Job {
         }
         self.end.ping_at = Some(now + PING);
         self.end.pings = self.end.pings.wrapping_add(1);
-        let packet: std::rc::Rc<[u8]> = ToProcess::Ping(self.end.pings).encode().into();
+        let ping = ToProcess::Ping(self.end.pings);
         for rank in 0..self.layout.processes() {
             let Some(process) = self.processes.get_mut(rank as usize) else { return };
-            if !process.joined || process.pid.is_none() || process.channel.is_none() {
+            if !process.joined || !process.runs || !process.line {
                 continue;
             }
             process.unanswered += 1;
@@ -482,7 +448,7 @@ impl Job {
                 self.warn(&format!("process {rank} is unresponsive for {SILENT} s"));
             }
             if silent < SILENT {
-                self.send(Answer { to: rank, packet: packet.clone(), fds: Vec::new() });
+                self.send(rank, &ping);
             }
         }
     }
@@ -491,7 +457,7 @@ impl Job {
 
     /// Says once that standard output is closed or fails; the job goes on.
     pub(crate) fn report_closed_output(&mut self) {
-        let Some(error) = self.sinks[0].failed().filter(|_| !self.end.output_reported) else { return };
+        let Some(error) = self.outputs.failed().filter(|_| !self.end.output_reported) else { return };
         self.end.output_reported = true;
         if error == Errno::PIPE {
             return self.warn("standard output is closed: what the job prints from here on is lost");
@@ -505,12 +471,10 @@ impl Job {
 
     /// Ends what the job's processes have left behind, drains its output, and gives its exit status.
     pub(crate) fn finish(&mut self) -> u8 {
-        self.sweep();
+        self.here.sweep();
         self.read_all();
         self.drain();
-        if let Some(guardian) = self.guardian.take() {
-            guardian.dismiss();
-        }
+        self.here.dismiss_guardian();
         match (&self.end.cause, self.end.exit) {
             (Some(cause), _) => cause.code,
             (None, exit) if self.end.output_failed.is_none() || exit.is_some_and(|e| status(e) != 0) => {
@@ -520,47 +484,20 @@ impl Job {
         }
     }
 
-    /// Kills what has become our child by losing its parent, again and again until nothing is left.
-    fn sweep(&mut self) {
-        let guardian = self.guardian.as_ref().map(crate::guardian::Guardian::pid);
-        let me = rustix::process::getpid();
-        let path = format!("/proc/self/task/{me}/children");
-        let until = Instant::now() + GIVE_UP;
-        loop {
-            while let Some(pid) = sys::next_dead().filter(|pid| Some(*pid) != guardian) {
-                let _ = sys::reap(pid);
-            }
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let left: Vec<Pid> = text
-                .split_whitespace()
-                .filter_map(|n| Pid::from_raw(n.parse().ok()?))
-                .filter(|pid| Some(*pid) != guardian)
-                .collect();
-            if left.is_empty() || Instant::now() > until {
-                return;
-            }
-            left.into_iter().for_each(|pid| _ = kill_process(pid, Signal::KILL));
-            // One of them has ended when there is a signal, which stays to be read.
-            let mut ready = [PollFd::new(&self.signals, PollFlags::IN)];
-            let _ = poll(&mut ready, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 }));
-            while sys::next_signal(&self.signals).is_some() {}
-        }
-    }
-
     /// Waits until all output is taken, unless the user does not want to.
     fn drain(&mut self) {
         while self.end.interrupted.is_none() {
             self.write_out();
-            let waiting: Vec<_> = self.sinks.iter().filter(|s| !s.is_empty()).filter_map(Sink::waits_on).collect();
+            let waiting: Vec<_> = self.outputs.waiting().filter_map(Sink::waits_on).collect();
             if waiting.is_empty() {
                 return;
             }
             let mut ready: Vec<_> =
                 waiting.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)).collect();
-            ready.push(PollFd::new(&self.signals, PollFlags::IN));
+            ready.push(PollFd::new(self.here.signals(), PollFlags::IN));
             let _ = poll(&mut ready, None);
             drop(ready);
-            while let Some(signal) = sys::next_signal(&self.signals) {
+            while let Some(signal) = sys::next_signal(self.here.signals()) {
                 if let libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT = signal {
                     self.on_interrupt(signal);
                     return;

@@ -2,7 +2,7 @@
 //! output, passes signals on, and sees to it that a job ends in bounded time, with one message that says why, and leaves
 //! nothing behind. Speaks only the transport's bootstrap with what it starts; knows nothing of schedulers and chares.
 //!
-//! The launcher has one thread and one loop (`job`), on one `epoll`. That matters: the parent's death signal of a
+//! The launcher has one thread and one loop (`here`), on one `epoll`. That matters: the parent's death signal of a
 //! process is bound to the thread that started it, and a process with one thread may fork.
 
 mod board;
@@ -10,9 +10,12 @@ mod cargo;
 mod end;
 mod error;
 mod guardian;
+mod here;
 mod job;
 mod output;
+mod outputs;
 mod program;
+mod sharing;
 mod sys;
 
 use std::ffi::{OsStr, OsString};

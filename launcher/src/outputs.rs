@@ -1,0 +1,120 @@
+//! Where the output of a job goes: the launcher's own standard output and error, with what each process has not ended yet of a line.
+//! Knows nothing of where the processes are.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::epoll::{self, EventFlags};
+use rustix::io::Errno;
+
+use crate::error::LaunchError;
+use crate::here::{What, token};
+use crate::output::{Sink, Source};
+
+/// See the [module's text](self).
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    /// Standard output and standard error, or one for both if they are the same.
+    sinks: Vec<Sink>,
+    /// The loop waits for room in this sink.
+    heard: [bool; 2],
+    /// Of each process, by rank.
+    sources: Vec<[Option<Source>; 2]>,
+}
+
+impl Outputs {
+    /// For so many processes, in a loop that listens by `epoll`.
+    pub(crate) fn new(epoll: &OwnedFd, processes: u32, prefix: bool) -> Result<Self, LaunchError> {
+        let mut sinks = vec![Sink::new(io::stdout().as_fd()).map_err(LaunchError::system("standard output"))?];
+        if !same(io::stdout().as_fd(), io::stderr().as_fd()) {
+            sinks.push(Sink::new(io::stderr().as_fd()).map_err(LaunchError::system("standard error"))?);
+        }
+        // What epoll refuses never waits.
+        let waits = |sink: &Sink| {
+            sink.waits_on().is_some_and(|fd| {
+                let added = epoll::add(epoll, fd, token(What::Sink, 0), EventFlags::empty());
+                added.and_then(|()| epoll::delete(epoll, fd)).is_ok()
+            })
+        };
+        let sinks = sinks.into_iter().map(|sink| if waits(&sink) { sink } else { sink.never_waits() }).collect();
+        let sources = (0..processes).map(|rank| [0, 1].map(|_| Some(Source::new(rank, prefix)))).collect();
+        Ok(Self { sinks, heard: [false; 2], sources })
+    }
+
+    fn sink_of(&mut self, which: usize) -> &mut Sink {
+        let last = self.sinks.len() - 1;
+        &mut self.sinks[which.min(last)]
+    }
+
+    /// Takes what a process has printed; none: it prints no more. Whether a line waits for its end.
+    pub(crate) fn take(&mut self, rank: u32, which: usize, bytes: &[u8]) -> bool {
+        let Some(mut source) = self.sources.get_mut(rank as usize).and_then(|pair| pair[which].take()) else {
+            return false;
+        };
+        let sink = self.sink_of(which);
+        if bytes.is_empty() {
+            source.flush(sink);
+            return false;
+        }
+        source.take(bytes, sink);
+        let waits = source.waits();
+        self.sources[rank as usize][which] = Some(source);
+        waits
+    }
+
+    /// Lets lines go out that have no end yet.
+    pub(crate) fn flush_sources(&mut self) {
+        let last = self.sinks.len() - 1;
+        for pair in &mut self.sources {
+            for (which, source) in pair.iter_mut().enumerate() {
+                if let Some(source) = source {
+                    source.flush(&mut self.sinks[which.min(last)]);
+                }
+            }
+        }
+    }
+
+    /// Writes what can be written, and has the loop wait for room where that makes sense.
+    pub(crate) fn write(&mut self, epoll: &OwnedFd) {
+        for (i, sink) in (0..).zip(&mut self.sinks) {
+            sink.flush();
+            let wants = !sink.is_empty();
+            if let (Some(fd), true) = (sink.waits_on(), wants != self.heard[i as usize]) {
+                // Taken out when nothing waits: a reader that has gone would be reported for ever.
+                let changed = if wants {
+                    epoll::add(epoll, fd, token(What::Sink, i), EventFlags::OUT)
+                } else {
+                    epoll::delete(epoll, fd)
+                };
+                self.heard[i as usize] = if changed.is_ok() { wants } else { !wants };
+            }
+        }
+    }
+
+    /// Whether those that print on this stream must wait.
+    pub(crate) fn is_full(&mut self, which: usize) -> bool {
+        self.sink_of(which).is_full()
+    }
+
+    /// Why nothing goes out any more on standard output.
+    pub(crate) fn failed(&self) -> Option<Errno> {
+        self.sinks[0].failed()
+    }
+
+    /// Those that have something to write.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Sink> {
+        self.sinks.iter().filter(|sink| !sink.is_empty())
+    }
+
+    /// The launcher's own voice.
+    pub(crate) fn voice(&mut self) -> &mut Sink {
+        self.sinks.last_mut().expect("there is one")
+    }
+}
+
+fn same(a: impl AsFd, b: impl AsFd) -> bool {
+    match (rustix::fs::fstat(a), rustix::fs::fstat(b)) {
+        (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
+        _ => false,
+    }
+}
