@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 use crate::error::LaunchError;
-use crate::{STRANGER, asked_for, job};
+use crate::{Launch, STRANGER, asked_for, job, launcher};
 
 /// A build that takes longer is worth a word.
 const LONG: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
@@ -62,7 +62,8 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Launch
         Some(name) if !name.contains('/') => build(&find(&targets(&line.cargo)?, name, &line.cargo)?, &line.cargo)?,
         _ => PathBuf::from(name),
     };
-    job::run(line.options, path.as_os_str(), args, STRANGER)
+    let launch = Launch { program: path.into(), args: args.to_vec(), stranger: STRANGER, launcher: launcher(None)? };
+    job::run(line.options, launch)
 }
 
 fn read(args: impl IntoIterator<Item = OsString>) -> Result<Line, LaunchError> {

@@ -23,9 +23,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 
+use crate::agent::LAST_WORDS;
+use crate::board::Answer;
 use crate::here::GIVE_UP;
 use crate::job::Job;
 use crate::output::Sink;
+use crate::remotes::Remote;
 use crate::sys::{self, Death, Ending};
 
 /// How long a lost peer may be explained by a death.
@@ -54,17 +57,24 @@ const PEER: u8 = 69;
 /// Why a job failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Cause {
-    code: u8,
-    pe: Option<Pe>,
-    pid: u32,
-    what: String,
+    pub(crate) code: u8,
+    pub(crate) pe: Option<Pe>,
+    pub(crate) pid: u32,
+    pub(crate) host: String,
+    pub(crate) what: String,
 }
 
 impl Cause {
     /// A failure of a process; which of its PEs, nobody knows.
     pub(crate) fn of(job: &Job, rank: u32, code: u8, what: String) -> Self {
         let pe = Some(Pe(job.layout.pes_of(rank).start));
-        Self { code, pe, pid: job.processes.get(rank as usize).map_or(0, |p| p.number), what }
+        let host = job.host_of(rank).to_owned();
+        Self { code, pe, pid: job.processes.get(rank as usize).map_or(0, |p| p.number), host, what }
+    }
+
+    /// A failure of the launcher's own.
+    fn ours(job: &Job, code: u8, what: String) -> Self {
+        Self { code, pe: None, pid: std::process::id(), host: job.host.clone(), what }
     }
 }
 
@@ -155,7 +165,7 @@ impl Job {
     }
 
     fn print_cause(&mut self, cause: &Cause) {
-        let line = error_line(cause.code, &cause.what, cause.pe, &self.host, cause.pid);
+        let line = error_line(cause.code, &cause.what, cause.pe, &cause.host, cause.pid);
         self.sink().say_first(&line);
         self.write_out();
     }
@@ -200,7 +210,7 @@ impl Job {
             .map(|(other, _)| other)
             .collect();
         for &to in &asked {
-            self.send(to, &ToProcess::Stacks);
+            self.send(Answer::new(to, &ToProcess::Stacks));
         }
         self.end.stacks = Some((Instant::now() + STACKS, asked));
         self.kill_if_all_is_said();
@@ -230,10 +240,13 @@ impl Job {
                 // A group without a terminal ignores SIGTSTP.
                 self.signal_all(Signal::STOP);
                 let _ = kill_process(rustix::process::getpid(), Signal::STOP);
+                // We go on, and hear of it as a signal in the next round only.
+                self.hear_again();
             }
             libc::SIGCONT => {
                 self.signal_all(Signal::CONT);
                 self.processes.iter_mut().for_each(|p| p.unanswered = 0);
+                self.hear_again();
             }
             other => _ = Signal::from_named_raw(other).map(|signal| self.signal_all(signal)),
         }
@@ -255,13 +268,12 @@ impl Job {
             _ => "SIGQUIT",
         };
         let number = u8::try_from(number).expect("signals are small");
-        let what = format!("interrupted by {name}");
-        let cause = Cause { code: 128 + number, pe: None, pid: std::process::id(), what };
+        let cause = Cause::ours(self, 128 + number, format!("interrupted by {name}"));
         self.print_cause(&cause);
         self.end.cause = Some(cause);
         self.end.interrupted = Some(Interrupt { at: Instant::now(), terminated: false });
         for to in 0..self.layout.processes() {
-            self.send(to, &ToProcess::Stop(number));
+            self.send(Answer::new(to, &ToProcess::Stop(number)));
         }
         if let Some(signal) = Signal::from_named_raw(number.into()) {
             self.signal_all(signal);
@@ -316,7 +328,8 @@ impl Job {
 
     pub(crate) fn has_ended(&self) -> bool {
         let gave_up = self.end.killed.is_some_and(|at| at.elapsed() > GIVE_UP);
-        gave_up || (self.processes.iter().all(|p| !p.runs) && (self.end.decided() || self.end.suspicion.is_none()))
+        let nobody = self.processes.iter().all(|p| !p.runs) && !self.remotes.iter().flatten().any(Remote::begins);
+        gave_up || (nobody && (self.end.decided() || self.end.suspicion.is_none()))
     }
 
     /// Who has not come, since when, and what for.
@@ -349,6 +362,7 @@ impl Job {
             missing.and(end.progress_at),
             self.lost_lines().map(|(_, at)| at + LINE).min(),
             end.ping_at,
+            self.others_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -384,6 +398,7 @@ impl Job {
             self.warn(&format!("{} still ran {} s after the job's end", ranks(&left), GRACE.as_secs()));
             return self.kill();
         }
+        self.check_others(now);
         self.check_start(now);
         self.check_lines(now);
         self.check_liveness(now);
@@ -394,7 +409,7 @@ impl Job {
             self.end.progress_at = self.end.progress_at.map(|_| now + PROGRESS);
             return;
         };
-        let (of, host) = (self.layout.processes(), self.host.clone());
+        let (of, host) = (self.layout.processes(), self.hosts_of(&missing));
         if now >= since + self.options.timeout {
             let seconds = self.options.timeout.as_secs_f64();
             let what =
@@ -407,6 +422,13 @@ impl Job {
             self.sink()
                 .say(&format!("charmrun: waiting since {seconds} s for {} of {of} on {host}\n", ranks(&missing)));
         }
+    }
+
+    /// The names of the hosts of processes, not too many of them.
+    fn hosts_of(&self, ranks: &[u32]) -> String {
+        let mut hosts: Vec<&str> = ranks.iter().map(|rank| self.host_of(*rank)).collect();
+        hosts.dedup();
+        shown(&hosts)
     }
 
     /// Living processes whose channel closed, and when. Once the job has ended their channels matter no more.
@@ -432,12 +454,14 @@ impl Job {
         }
         self.end.ping_at = Some(now + PING);
         self.end.pings = self.end.pings.wrapping_add(1);
+        self.ping_others(self.end.pings);
         let ping = ToProcess::Ping(self.end.pings);
         for rank in 0..self.layout.processes() {
             let Some(process) = self.processes.get_mut(rank as usize) else { return };
-            if !process.joined || !process.runs || !process.line {
+            if !process.joined || !process.runs || !process.line || self.host_is_silent(rank) {
                 continue;
             }
+            let process = &mut self.processes[rank as usize];
             process.unanswered += 1;
             let silent = process.unanswered - 1;
             if silent == DEAD {
@@ -448,7 +472,7 @@ impl Job {
                 self.warn(&format!("process {rank} is unresponsive for {SILENT} s"));
             }
             if silent < SILENT {
-                self.send(rank, &ping);
+                self.send(Answer::new(rank, &ping));
             }
         }
     }
@@ -464,13 +488,14 @@ impl Job {
         }
         self.end.output_failed = Some(error);
         let what = format!("cannot write standard output: {}", std::io::Error::from(error));
-        self.print_cause(&Cause { code: 74, pe: None, pid: std::process::id(), what });
+        self.print_cause(&Cause::ours(self, 74, what));
     }
 
     // After the end.
 
     /// Ends what the job's processes have left behind, drains its output, and gives its exit status.
     pub(crate) fn finish(&mut self) -> u8 {
+        self.finish_others(if self.end.killed.is_some() { GIVE_UP } else { LAST_WORDS });
         self.here.sweep();
         self.read_all();
         self.drain();
@@ -515,8 +540,11 @@ fn status(code: i32) -> u8 {
 
 /// The numbers of processes, not too many of them.
 fn ranks(ranks: &[u32]) -> String {
+    format!("{} {}", if ranks.len() == 1 { "process" } else { "processes" }, shown(ranks))
+}
+
+fn shown(all: &[impl ToString]) -> String {
     const SHOWN: usize = 20;
-    let list = ranks.iter().take(SHOWN).map(u32::to_string).collect::<Vec<_>>().join(", ");
-    let more = if ranks.len() > SHOWN { format!(" and {} more", ranks.len() - SHOWN) } else { String::new() };
-    format!("{} {list}{more}", if ranks.len() == 1 { "process" } else { "processes" })
+    let list = all.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if all.len() > SHOWN { format!("{list} and {} more", all.len() - SHOWN) } else { list }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use charm4rs_transport::bootstrap::options::OptionError;
 
+use crate::nodelist::NodelistError;
+
 /// What ends the launcher before, or instead of, a job.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,24 @@ pub enum LaunchError {
         path: PathBuf,
         /// What is wrong with it.
         why: Why,
+    },
+    /// The nodelist is wrong.
+    #[error(transparent)]
+    Nodelist(#[from] NodelistError),
+    /// The remote shell's command is wrong.
+    #[error("{command}: is no command for other hosts: a quote without end, or nothing")]
+    Shell {
+        /// As given.
+        command: String,
+    },
+    /// The folder in which a job runs is not on every host.
+    #[error("cannot start in {folder}: {why}", folder = folder.display())]
+    Folder {
+        /// The launcher's.
+        folder: PathBuf,
+        /// What the system says.
+        #[source]
+        why: io::Error,
     },
     /// The limit of open files is too low.
     #[error("out of file descriptors: {need} needed, {limit} allowed; raise the limit with ulimit -n")]
@@ -91,7 +111,7 @@ impl LaunchError {
         match self {
             Self::Usage(error) => error.code(),
             Self::NoProgram | Self::NoTarget { .. } => 64,
-            Self::Program { .. } => 78,
+            Self::Program { .. } | Self::Nodelist(_) | Self::Shell { .. } | Self::Folder { .. } => 78,
             Self::Descriptors { .. } => 71,
             Self::Cargo { code, .. } => *code,
             Self::System { source, .. } => match source.raw_os_error() {

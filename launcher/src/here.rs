@@ -12,8 +12,6 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::Layout;
-use charm4rs_transport::auth::{JobId, Secret};
 use charm4rs_transport::bootstrap::channel::{Channel, Packet};
 use charm4rs_transport::bootstrap::wire::{self, PACKET_MAX, ToLauncher, ToProcess, Welcome, WireError};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -26,7 +24,7 @@ use crate::error::LaunchError;
 use crate::guardian::Guardian;
 use crate::program::Program;
 use crate::sharing::Sharing;
-use crate::sys::{self, Death};
+use crate::sys::{self, Death, Reads, Started};
 
 /// How long the kernel may take to end what was killed.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(1);
@@ -38,6 +36,8 @@ pub(crate) enum Event {
     Process(u32, News),
     /// This process was sent a signal.
     Signal(i32),
+    /// A command that was started beside them has ended.
+    Command(Pid, Death),
 }
 
 /// What happened to a process of the job.
@@ -53,15 +53,6 @@ pub(crate) enum News {
     LineLost,
     /// It has ended. All that it said came before.
     Died(Death),
-}
-
-/// What the processes of a job are told first.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Told {
-    pub(crate) job: JobId,
-    pub(crate) secret: Secret,
-    pub(crate) layout: Layout,
-    pub(crate) options: Vec<(String, String)>,
 }
 
 /// Whom the loop serves.
@@ -111,14 +102,19 @@ pub(crate) fn hand_over(owner: &mut impl Owner) {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum What {
     Channel = 0,
-    Signals = 1,
-    Sink = 2,
-    Stdout = 3,
-    Stderr = 4,
+    /// The line between a launcher and an agent.
+    Line = 1,
+    Signals = 2,
+    Sink = 3,
+    /// What a remote shell says for itself.
+    Words = 4,
+    Stdout = 5,
+    Stderr = 6,
 }
 
 impl What {
-    const ALL: [Self; 5] = [Self::Channel, Self::Signals, Self::Sink, Self::Stdout, Self::Stderr];
+    const ALL: [Self; 7] =
+        [Self::Channel, Self::Line, Self::Signals, Self::Sink, Self::Words, Self::Stdout, Self::Stderr];
 
     fn of(data: u64) -> Self {
         Self::ALL.into_iter().find(|what| *what as u64 == data >> 32).expect("made by `token`")
@@ -157,6 +153,7 @@ pub(crate) struct Here {
     /// Those that belong here, in order.
     ranks: Range<u32>,
     children: Vec<Child>,
+    commands: Vec<Pid>,
     guardian: Option<Guardian>,
     epoll: OwnedFd,
     signals: OwnedFd,
@@ -181,6 +178,7 @@ impl Here {
             sharing: Sharing::new(ranks.clone()),
             ranks,
             children: Vec::new(),
+            commands: Vec::new(),
             guardian: Some(guardian),
             epoll,
             signals,
@@ -199,12 +197,17 @@ impl Here {
         &self.signals
     }
 
-    /// Starts them all. The job's first process reads our standard input, if `reads`.
-    pub(crate) fn start(&mut self, program: &mut Program, told: &Told, reads: bool) -> Result<(), LaunchError> {
+    /// Starts them all, and welcomes each as the first of them would be. The job's first process reads our standard input, if
+    /// `reads`.
+    pub(crate) fn start(&mut self, program: &mut Program, welcome: &Welcome, reads: bool) -> Result<(), LaunchError> {
         for rank in self.ranks.clone() {
             let (channel, theirs) = Channel::pair().map_err(LaunchError::system("socketpair"))?;
             let guardian = self.guardian.as_ref().expect("there until the end");
-            let started = program.start(theirs.as_fd(), guardian.pipe(), reads && rank == 0)?;
+            let started = program.start(
+                Some(theirs.as_fd()),
+                guardian.pipe(),
+                if reads && rank == 0 { Reads::Ours } else { Reads::Nothing },
+            )?;
             drop(theirs);
             let number = u32::try_from(started.pid.as_raw_nonzero().get()).expect("process numbers are positive");
             let stream = |fd| Some(Stream { fd, heard: false });
@@ -215,19 +218,27 @@ impl Here {
                 outbox_heard: false,
                 streams: [stream(started.stdout.into()), stream(started.stderr.into())],
             });
-            let welcome = Welcome {
-                rank,
-                job: told.job,
-                secret: told.secret.clone(),
-                group: number,
-                layout: told.layout.clone(),
-                options: told.options.clone(),
-            };
+            let welcome = Welcome { rank, group: number, ..welcome.clone() };
             self.listen_to(rank).map_err(LaunchError::system("epoll_ctl"))?;
             self.events.push_back(Event::Process(rank, News::Started(number)));
             self.send(Answer::new(rank, &ToProcess::Welcome(Box::new(welcome))));
         }
         Ok(())
+    }
+
+    /// Starts another command, which reads what we write, and is nobody's process of the job.
+    pub(crate) fn start_command(&mut self, program: &mut Program) -> Result<Started, LaunchError> {
+        let guardian = self.guardian.as_ref().expect("there until the end");
+        let started = program.start(None, guardian.pipe(), Reads::Us)?;
+        self.commands.push(started.pid);
+        Ok(started)
+    }
+
+    /// Kills it, with what it has started.
+    pub(crate) fn kill_command(&self, command: Pid) {
+        if self.commands.contains(&command) {
+            let _ = kill_process_group(command, Signal::KILL);
+        }
     }
 
     fn child(&mut self, rank: u32) -> Option<&mut Child> {
@@ -445,24 +456,37 @@ impl Here {
 
     fn on_deaths(&mut self) {
         while let Some(pid) = sys::next_dead() {
-            let found = self.ranks.clone().zip(&self.children).find(|(_, child)| child.pid == Some(pid));
-            if let Some((rank, _)) = found {
-                // Its last words first. Then what it has started: until it is reaped its group's number is its own.
+            let rank = self.ranks.clone().zip(&self.children).find(|(_, child)| child.pid == Some(pid)).map(|(r, _)| r);
+            let command = self.commands.iter().position(|command| *command == pid);
+            if let Some(rank) = rank {
+                // Its last words first.
                 self.on_channel(rank);
+            }
+            if rank.is_some() || command.is_some() {
+                // What it has started: until it is reaped its group's number is its own.
                 let _ = kill_process_group(pid, Signal::KILL);
                 if let Some(guardian) = &self.guardian {
                     guardian.forget(pid);
                 }
+            }
+            let death = sys::reap(pid);
+            if let Some(rank) = rank {
                 if let Some(child) = self.child(rank) {
                     child.pid = None;
                 }
-                if let Some(death) = sys::reap(pid) {
-                    self.tell(rank, News::Died(death));
-                }
-            } else if sys::reap(pid).is_none() {
+                death.into_iter().for_each(|death| self.tell(rank, News::Died(death)));
+            } else if let Some(command) = command {
+                self.commands.swap_remove(command);
+                self.events.extend(death.map(|death| Event::Command(pid, death)));
+            } else if death.is_none() {
                 return;
             }
         }
+    }
+
+    /// Whether one of them has not been reaped.
+    pub(crate) fn one_runs(&self) -> bool {
+        self.children.iter().any(|child| child.pid.is_some())
     }
 
     // After the end.
@@ -475,6 +499,9 @@ impl Here {
         let until = Instant::now() + GIVE_UP;
         loop {
             while let Some(pid) = sys::next_dead().filter(|pid| Some(*pid) != guardian) {
+                if let Some(guardian) = &self.guardian {
+                    guardian.forget(pid);
+                }
                 let _ = sys::reap(pid);
             }
             let text = std::fs::read_to_string(&path).unwrap_or_default();

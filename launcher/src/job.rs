@@ -1,8 +1,10 @@
 //! A running job: what its processes say, what they print, and what it means. How a job ends is `end`'s; the processes
 //! themselves are served by `here`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::Layout;
@@ -10,42 +12,37 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::auth::{JobId, Secret};
 use charm4rs_transport::bootstrap::host_name;
 use charm4rs_transport::bootstrap::options::Options;
-use charm4rs_transport::bootstrap::wire::{Fault, ToLauncher, ToProcess};
+use charm4rs_transport::bootstrap::wire::{Fault, ToLauncher, Welcome};
 use charm4rs_transport::wireup::TransportKind;
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::Signal;
 
 use crate::board::{Answer, Board};
 use crate::end::{Cause, End};
 use crate::error::LaunchError;
-use crate::here::{self, Event, Here, News, Owner, Told, What};
+use crate::frames::ToAgent;
+use crate::here::{self, Event, Here, News, Owner, What};
+use crate::nodelist::{self, Host};
 use crate::output::Sink;
 use crate::outputs::Outputs;
-use crate::program::Program;
+use crate::program::{Program, environment};
+use crate::remotes::{Orders, Remote, number};
+use crate::{FDS_EACH, Launch, make_room, shell};
 
-/// Descriptors that a process costs the launcher, those that it shares not counted.
-const FDS_EACH: u64 = 4;
 /// Bytes of one read of a process's output.
 const READ: usize = 64 << 10;
 /// In a job of one process, a line that has no end is shown after this time: it may be a prompt.
 const PROMPT: Duration = Duration::from_millis(50);
 
-/// Starts a job and serves it to its end. Gives its exit status. `stranger` is what to ask of a program that has not joined.
-pub(crate) fn run(
-    options: Options,
-    name: &OsStr,
-    args: &[OsString],
-    stranger: &'static str,
-) -> Result<u8, LaunchError> {
-    let program = Program::find(name, args)?;
-    let pes = options.pes.unwrap_or(1);
-    let apart = matches!(
-        options.transport,
-        Some(TransportKind::Shm | TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx)
-    );
-    let ppn = options.ppn.unwrap_or(if apart { 1 } else { pes });
-    let layout = Layout::one_host(pes, ppn);
-    make_room(u64::from(layout.processes()) * FDS_EACH + 32)?;
-    let mut job = Job::new(options, layout, stranger)?;
+/// Starts a job and serves it to its end. Gives its exit status.
+pub(crate) fn run(options: Options, launch: Launch) -> Result<u8, LaunchError> {
+    let place = Place::of(&options)?;
+    let program = match &place.here {
+        Some(_) => Some(Program::find(&launch.program, &launch.args, environment())?),
+        None => None,
+    };
+    let here = place.here.map_or(0..0, |host| place.layout.processes_of(host));
+    make_room((here.len() + place.hosts.len()) as u64 * FDS_EACH + 32)?;
+    let mut job = Job::new(options, place, launch)?;
     match job.start(program) {
         Ok(()) => {
             here::serve(&mut job);
@@ -60,17 +57,44 @@ pub(crate) fn run(
     }
 }
 
-/// Raises the limit of open files to what is needed.
-fn make_room(need: u64) -> Result<(), LaunchError> {
-    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= need) {
-        return Ok(());
+/// Where a job runs.
+struct Place {
+    layout: Layout,
+    /// Those of the nodelist that have a part, by their numbers in the layout; without one none is named.
+    hosts: Vec<Host>,
+    /// Which of them is this one.
+    here: Option<u32>,
+}
+
+impl Place {
+    fn of(options: &Options) -> Result<Self, LaunchError> {
+        let pes = options.pes.unwrap_or(1);
+        let apart = matches!(
+            options.transport,
+            Some(TransportKind::Shm | TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx)
+        );
+        let ppn = options.ppn.or(apart.then_some(1));
+        let Some(file) = &options.nodelist else {
+            return Ok(Self { layout: Layout::one_host(pes, ppn.unwrap_or(pes)), hosts: Vec::new(), here: Some(0) });
+        };
+        let group = options.nodegroup.as_deref().unwrap_or(nodelist::MAIN);
+        let mut hosts = nodelist::read(Path::new(file), group)?;
+        hosts.truncate(options.hosts.map_or(usize::MAX, |n| n as usize));
+        let cpus: Vec<u32> = hosts.iter().map(|host| host.cpus).collect();
+        let (layout, used) = nodelist::deal(pes, ppn, &cpus);
+        let hosts: Vec<Host> = used.into_iter().map(|host| hosts[host].clone()).collect();
+        let here = (0..).zip(&hosts).find(|(_, host)| is_this_host(&host.name)).map(|(number, _)| number);
+        Ok(Self { layout, hosts, here })
     }
-    if let Some(limit) = maximum.filter(|maximum| *maximum < need) {
-        return Err(LaunchError::Descriptors { need, limit });
-    }
-    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-        .map_err(|e| LaunchError::system("setrlimit")(e.into()))
+}
+
+/// Whether a name or an address is this host's. A name that is not its own may be so all the same, and is reached as others are.
+fn is_this_host(name: &str) -> bool {
+    let own = host_name();
+    let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let named = name == "localhost" || name == own || name == short(&own) || short(name) == own;
+    // An address is ours if we could listen there.
+    named || name.parse::<IpAddr>().is_ok_and(|ip| UdpSocket::bind((ip, 0)).is_ok())
 }
 
 /// A process as the launcher sees it.
@@ -99,8 +123,16 @@ pub(crate) struct Process {
 pub(crate) struct Job {
     pub(crate) options: Options,
     pub(crate) layout: Layout,
+    /// Which host of the layout is this one.
+    this: Option<u32>,
+    /// This one's name.
     pub(crate) host: String,
     pub(crate) here: Here,
+    /// The others, by their numbers in the layout.
+    pub(crate) remotes: Vec<Option<Remote>>,
+    pub(crate) orders: Orders,
+    /// All has ended but for the last words of other hosts, which may take until then.
+    finishing: Option<Instant>,
     pub(crate) outputs: Outputs,
     pub(crate) processes: Vec<Process>,
     pub(crate) board: Board,
@@ -109,34 +141,81 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    fn new(options: Options, layout: Layout, stranger: &'static str) -> Result<Self, LaunchError> {
-        let here = Here::new(layout.processes_of(0))?;
+    fn new(options: Options, place: Place, launch: Launch) -> Result<Self, LaunchError> {
+        let Place { layout, hosts, here: this } = place;
+        let here = Here::new(this.map_or(0..0, |host| layout.processes_of(host)))?;
+        let own = host_name();
+        let mut names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
+        match this {
+            // What others may call us; our own name for ourselves says nothing to them.
+            Some(host) if !names.is_empty() => names[host as usize].clone_from(&own),
+            Some(_) => names.push(own.clone()),
+            None => {}
+        }
+        let remotes = (0..).zip(hosts).map(|(n, host)| (Some(n) != this).then(|| Remote::new(host, n))).collect();
+        let shell = options.remote_shell.clone().unwrap_or_else(|| "ssh".to_owned());
+        let words = |command: &String| {
+            let words = shell::split(command).filter(|words| !words.is_empty());
+            words.ok_or_else(|| LaunchError::Shell { command: command.clone() })
+        };
+        words(&shell)?;
+        let launcher = match &options.remote_charmrun {
+            Some(command) => words(command)?.into_iter().map(OsString::from).collect(),
+            None => launch.launcher,
+        };
+        let secret = Secret::random().map_err(|_| LaunchError::system("getrandom")(io::Error::last_os_error()))?;
+        let [a, b, c, d, e, f, g, h, ..] = secret.derive("launcher job id");
+        let welcome = Welcome {
+            rank: 0,
+            job: JobId([a, b, c, d, e, f, g, h]),
+            secret,
+            group: 0,
+            layout: layout.clone(),
+            options: options.to_pairs(),
+            toward: Vec::new(),
+        };
+        let orders = Orders {
+            launcher,
+            shell,
+            program: launch.program,
+            args: launch.args,
+            folder: std::env::current_dir().map_err(LaunchError::system("the working directory"))?,
+            welcome,
+            names,
+        };
         Ok(Self {
             outputs: Outputs::new(here.epoll(), layout.processes(), options.prefix_output)?,
             board: Board::new(&layout),
-            end: End::new(&options, stranger),
+            end: End::new(&options, launch.stranger),
             processes: (0..layout.processes()).map(|_| Process::default()).collect(),
             options,
             layout,
-            host: host_name(),
+            this,
+            host: own,
             here,
+            remotes,
+            orders,
+            finishing: None,
             prompt_at: None,
         })
     }
 
-    fn start(&mut self, mut program: Program) -> Result<(), LaunchError> {
-        let secret = Secret::random().map_err(|_| LaunchError::system("getrandom")(io::Error::last_os_error()))?;
-        let [a, b, c, d, e, f, g, h, ..] = secret.derive("launcher job id");
-        let job = JobId([a, b, c, d, e, f, g, h]);
-        let told = Told { job, secret, layout: self.layout.clone(), options: self.options.to_pairs() };
-        let started = self.here.start(&mut program, &told, true);
+    fn start(&mut self, program: Option<Program>) -> Result<(), LaunchError> {
+        self.dial()?;
+        let (Some(mut program), Some(host)) = (program, self.this) else { return Ok(()) };
+        let started = self.here.start(&mut program, &self.orders.welcome(host), true);
         here::hand_over(self);
         started
     }
 
+    /// The name of a process's host.
+    pub(crate) fn host_of(&self, rank: u32) -> &str {
+        &self.orders.names[self.layout.host_of(rank) as usize]
+    }
+
     // What processes say.
 
-    fn on_news(&mut self, rank: u32, news: News) {
+    pub(crate) fn on_news(&mut self, rank: u32, news: News) {
         let Some(process) = self.processes.get_mut(rank as usize) else { return };
         match news {
             News::Started(number) => {
@@ -188,21 +267,44 @@ impl Job {
             }
         };
         match answers {
-            Ok(answers) => answers.into_iter().for_each(|answer| self.here.send(answer)),
+            Ok(answers) => answers.into_iter().for_each(|answer| self.send(answer)),
             Err(error) => self.fail(Cause::of(self, rank, error.code(), format!("process {rank}: {error}"))),
         }
     }
 
-    pub(crate) fn send(&mut self, to: u32, message: &ToProcess) {
-        self.here.send(Answer::new(to, message));
+    /// Sends a packet to a process, wherever it is.
+    pub(crate) fn send(&mut self, answer: Answer) {
+        match self.remote_of(answer.to) {
+            Some(remote) => remote.send(&ToAgent::Packet { rank: answer.to, packet: answer.packet.to_vec() }),
+            None => self.here.send(answer),
+        }
     }
 
+    /// Sends all processes, and what they have started, a signal.
     pub(crate) fn signal_all(&mut self, signal: Signal) {
         self.here.signal_all(signal);
+        self.signal_others(signal);
     }
 
     pub(crate) fn signal(&mut self, rank: u32, signal: Signal) {
-        self.here.signal(rank, signal);
+        match self.remote_of(rank) {
+            Some(remote) => remote.send(&ToAgent::SignalOne { rank, signal: number(signal) }),
+            None => self.here.signal(rank, signal),
+        }
+    }
+
+    // The end of other hosts.
+
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finishing.is_some()
+    }
+
+    /// Has other hosts see to what processes have left behind, and waits for what they have still to say.
+    pub(crate) fn finish_others(&mut self, limit: Duration) {
+        self.finishing = Some(Instant::now() + limit);
+        self.remotes.iter_mut().flatten().for_each(|remote| remote.send(&ToAgent::Finish));
+        here::serve(self);
+        self.leave_others();
     }
 
     // What processes print.
@@ -232,6 +334,7 @@ impl Job {
     /// Writes what can be written, and listens to whom and what this makes sense of.
     pub(crate) fn write_out(&mut self) {
         self.outputs.write(self.here.epoll());
+        self.write_lines();
         self.report_closed_output();
         for which in 0..2 {
             let full = self.outputs.is_full(which);
@@ -266,7 +369,10 @@ impl Owner for Job {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Process(rank, news) => self.on_news(rank, news),
+            // Who waits for nothing but last words need not.
+            Event::Signal(_) if self.finishing.is_some() => self.finishing = Some(Instant::now()),
             Event::Signal(signal) => self.on_signal(signal),
+            Event::Command(pid, death) => self.on_shell_ended(pid, death),
         }
     }
 
@@ -274,7 +380,9 @@ impl Owner for Job {
         match what {
             What::Stdout => _ = self.read_stream(number, 0),
             What::Stderr => _ = self.read_stream(number, 1),
-            // A sink with room: it is written to in the next round anyway.
+            What::Line => self.on_line(number),
+            What::Words => self.on_words(number),
+            // A sink with room, or a line: it is written to in the next round anyway.
             What::Sink | What::Channel | What::Signals => {}
         }
     }
@@ -284,7 +392,7 @@ impl Owner for Job {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.prompt_at, self.end_deadline()].into_iter().flatten().min()
+        [self.finishing.or_else(|| self.end_deadline()), self.prompt_at].into_iter().flatten().min()
     }
 
     fn on_time(&mut self) {
@@ -292,10 +400,15 @@ impl Owner for Job {
             self.prompt_at = None;
             self.outputs.flush_sources();
         }
-        self.see_to_the_end();
+        if self.finishing.is_none() {
+            self.see_to_the_end();
+        }
     }
 
     fn is_over(&self) -> bool {
-        self.has_ended()
+        match self.finishing {
+            Some(until) => self.others_are_gone() || until <= Instant::now(),
+            None => self.has_ended(),
+        }
     }
 }

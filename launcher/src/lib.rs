@@ -5,17 +5,23 @@
 //! The launcher has one thread and one loop (`here`), on one `epoll`. That matters: the parent's death signal of a
 //! process is bound to the thread that started it, and a process with one thread may fork.
 
+mod agent;
 mod board;
 mod cargo;
 mod end;
 mod error;
+mod frames;
 mod guardian;
 mod here;
 mod job;
+mod line;
+mod nodelist;
 mod output;
 mod outputs;
 mod program;
+mod remotes;
 mod sharing;
+mod shell;
 mod sys;
 
 use std::ffi::{OsStr, OsString};
@@ -25,13 +31,17 @@ use std::process::ExitCode;
 use charm4rs_transport::bootstrap::options::{self, Action, Extent};
 use charm4rs_transport::bootstrap::{error_line, host_name};
 use charm4rs_transport::wireup::survey;
+use rustix::process::{Resource, Rlimit};
 
 pub use error::{LaunchError, Why};
+#[cfg(any(test, fuzzing))]
+pub use frames::fuzz;
+pub use nodelist::{NodelistError, Problem};
 
 /// The program `charmrun`: its arguments without its name.
 #[must_use]
 pub fn charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    ExitCode::from(finish(run_by(args, None)))
+    ExitCode::from(finish(agent_or(args, |args| run_by(args, None))))
 }
 
 /// What `charmrun` does, for an interpreter's package: a program whose name ends in `.py`, or that begins with a dash (`-m`,
@@ -39,7 +49,7 @@ pub fn charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// joined the job what it has left out. Gives the exit status.
 #[must_use]
 pub fn launch_script(args: impl IntoIterator<Item = OsString>, interpreter: &OsStr, stranger: &'static str) -> u8 {
-    finish(run_by(args, Some((interpreter, stranger))))
+    finish(agent_or(args, |args| run_by(args, Some((interpreter, stranger)))))
 }
 
 /// What to ask of a program that has ended well without having joined the job.
@@ -48,7 +58,21 @@ const STRANGER: &str = "is it a program of charm4rs?";
 /// The program `cargo-charmrun`: its arguments without its name.
 #[must_use]
 pub fn cargo_charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    ExitCode::from(finish(cargo::run(args)))
+    ExitCode::from(finish(agent_or(args, cargo::run)))
+}
+
+/// Runs an agent if that is all that is asked for (whichever program of ours is asked), or does what else is.
+fn agent_or(
+    args: impl IntoIterator<Item = OsString>,
+    run: impl FnOnce(Vec<OsString>) -> Result<u8, LaunchError>,
+) -> Result<u8, LaunchError> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let [word] = &args[..]
+        && word == shell::AGENT
+    {
+        return agent::run();
+    }
+    run(args)
 }
 
 fn run_by(
@@ -69,7 +93,45 @@ fn run_by(
         stranger = missing;
     }
     let (name, args) = parsed.rest.split_first().ok_or(LaunchError::NoProgram)?;
-    job::run(parsed.options, name, args, stranger)
+    let launch = Launch { program: name.clone(), args: args.to_vec(), stranger, launcher: launcher(interpreter)? };
+    job::run(parsed.options, launch)
+}
+
+/// What to launch.
+#[derive(Debug)]
+struct Launch {
+    program: OsString,
+    args: Vec<OsString>,
+    /// What to ask of a program that has not joined.
+    stranger: &'static str,
+    /// What runs this launcher, on other hosts too.
+    launcher: Vec<OsString>,
+}
+
+/// The program that runs, with its arguments: where it is on this host.
+fn launcher(interpreter: Option<(&OsStr, &'static str)>) -> Result<Vec<OsString>, LaunchError> {
+    match interpreter {
+        Some((interpreter, _)) => {
+            Ok([interpreter, "-m".as_ref(), "charmrun.start".as_ref()].map(OsStr::to_owned).into())
+        }
+        None => Ok(vec![std::env::current_exe().map_err(LaunchError::system("the launcher's own path"))?.into()]),
+    }
+}
+
+/// Descriptors that a process costs its launcher or agent, those that it shares not counted; and another host its launcher.
+const FDS_EACH: u64 = 4;
+
+/// Raises the limit of open files to what is needed.
+fn make_room(need: u64) -> Result<(), LaunchError> {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= need) {
+        return Ok(());
+    }
+    if let Some(limit) = maximum.filter(|maximum| *maximum < need) {
+        return Err(LaunchError::Descriptors { need, limit });
+    }
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .map_err(|e| LaunchError::system("setrlimit")(e.into()))
 }
 
 fn is_script(name: &OsStr) -> bool {
@@ -83,10 +145,9 @@ fn asked_for(action: Action, program: &str) -> Option<String> {
     match action {
         Action::Run => None,
         Action::Version => Some(format!("{program} (charm4rs) {version}\n")),
-        Action::Help => Some(format!(
-            "{program} [options] PROGRAM [arguments]: runs a program of charm4rs on this host\n\n{}",
-            options::help()
-        )),
+        Action::Help => {
+            Some(format!("{program} [options] PROGRAM [arguments]: runs a program of charm4rs\n\n{}", options::help()))
+        }
         Action::Info => Some(format!("charm4rs {version} on {}\n{}", host_name(), survey::report())),
     }
 }

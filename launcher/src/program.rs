@@ -11,7 +11,7 @@ use charm4rs_transport::bootstrap::VARIABLE;
 use rustix::fs::Access;
 
 use crate::error::{LaunchError, Why};
-use crate::sys::{self, Start, Started};
+use crate::sys::{self, Reads, Start, Started};
 
 /// How often, and after what pause, a file that is open for writing is tried again.
 const BUSY_TRIES: u32 = 20;
@@ -23,45 +23,44 @@ pub(crate) struct Program {
     path: PathBuf,
     file: CString,
     args: Vec<CString>,
-    /// The last entry is replaced for each process.
     env: Vec<CString>,
 }
 
 impl Program {
-    /// Finds the program; `args` does not contain its name.
-    pub(crate) fn find(name: &OsStr, args: &[OsString]) -> Result<Self, LaunchError> {
-        let path = locate(name)?;
+    /// Finds the program, also by the `PATH` of `env`, whose entries are `NAME=VALUE`; `args` does not contain its name.
+    pub(crate) fn find(name: &OsStr, args: &[OsString], env: Vec<OsString>) -> Result<Self, LaunchError> {
+        let path = env.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+        let path = locate(name, path.map(OsStr::from_bytes))?;
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| fault(&path, Why::Missing));
         let file = text(path.as_os_str())?;
         let args = std::iter::once(text(name)).chain(args.iter().map(|a| text(a))).collect::<Result<_, _>>()?;
-        let mut env = Vec::new();
-        for (name, value) in std::env::vars_os().filter(|(name, _)| name != VARIABLE) {
-            let mut entry = name.into_vec();
-            entry.push(b'=');
-            entry.extend(value.into_vec());
-            // What cannot be passed on was not there for us either.
-            env.extend(CString::new(entry));
-        }
-        env.push(CString::default());
+        // What cannot be passed on was not there for us either.
+        let env = env.into_iter().flat_map(|entry| CString::new(entry.into_vec())).collect();
         Ok(Self { path, file, args, env })
     }
 
     /// Starts a process of it, which inherits `line`.
     pub(crate) fn start(
         &mut self,
-        line: BorrowedFd<'_>,
+        line: Option<BorrowedFd<'_>>,
         guardian: BorrowedFd<'_>,
-        reads: bool,
+        reads: Reads,
     ) -> Result<Started, LaunchError> {
-        let inode = rustix::fs::fstat(line).map_err(|e| LaunchError::system("fstat")(e.into()))?.st_ino;
-        let variable = CString::new(format!("{VARIABLE}={}:{inode}", line.as_raw_fd())).expect("digits");
-        if let Some(last) = self.env.last_mut() {
-            *last = variable;
+        let shared = self.env.len();
+        if let Some(line) = line {
+            let inode = rustix::fs::fstat(line).map_err(|e| LaunchError::system("fstat")(e.into()))?.st_ino;
+            self.env.push(CString::new(format!("{VARIABLE}={}:{inode}", line.as_raw_fd())).expect("digits"));
         }
         let start = Start { program: &self.file, args: &self.args, env: &self.env, inherits: line, guardian, reads };
+        let started = self.run(&start);
+        self.env.truncate(shared);
+        started
+    }
+
+    fn run(&self, start: &Start<'_>) -> Result<Started, LaunchError> {
         let mut tries = 0;
         let started = loop {
-            match sys::start(&start) {
+            match sys::start(start) {
                 // Whoever wrote the file just now may have forked meanwhile, and the child still holds it open.
                 Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_TRIES => {
                     tries += 1;
@@ -81,8 +80,18 @@ impl Program {
     }
 }
 
+/// This process's environment, as `NAME=VALUE`, without what a launcher has put there for it alone.
+pub(crate) fn environment() -> Vec<OsString> {
+    let entry = |(mut name, value): (OsString, OsString)| {
+        name.push("=");
+        name.push(value);
+        name
+    };
+    std::env::vars_os().filter(|(name, _)| name != VARIABLE).map(entry).collect()
+}
+
 /// As a shell does it: a name with a slash is a path, another is looked for in `PATH`.
-fn locate(name: &OsStr) -> Result<PathBuf, LaunchError> {
+fn locate(name: &OsStr, folders: Option<&OsStr>) -> Result<PathBuf, LaunchError> {
     if name.as_bytes().contains(&b'/') {
         let path = PathBuf::from(name);
         return match check(&path) {
@@ -90,9 +99,9 @@ fn locate(name: &OsStr) -> Result<PathBuf, LaunchError> {
             Some(why) => Err(fault(&path, why)),
         };
     }
-    let folders = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let folders = folders.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));
     let mut worst = Why::NotInPath;
-    for folder in std::env::split_paths(&folders) {
+    for folder in std::env::split_paths(folders) {
         let path = folder.join(name);
         match check(&path) {
             None => return Ok(path),

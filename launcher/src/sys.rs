@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{ChildStderr, ChildStdout, Command, Stdio};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::Pid;
 
@@ -56,7 +56,6 @@ pub(crate) fn next_signal(fd: &OwnedFd) -> Option<libc::c_int> {
 /// How a child ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Death {
-    pub(crate) pid: Pid,
     pub(crate) how: Ending,
     /// The most memory it had in use, in KiB.
     pub(crate) resident_kib_max: u64,
@@ -97,7 +96,7 @@ pub(crate) fn reap(pid: Pid) -> Option<Death> {
     } else {
         Ending::Code(byte(libc::WEXITSTATUS(status)))
     };
-    Some(Death { pid, how, resident_kib_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) })
+    Some(Death { how, resident_kib_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) })
 }
 
 /// A process to start.
@@ -109,17 +108,28 @@ pub(crate) struct Start<'a> {
     /// Its environment, as `NAME=VALUE`.
     pub(crate) env: &'a [CString],
     /// The descriptor that it inherits besides the standard ones.
-    pub(crate) inherits: BorrowedFd<'a>,
-    /// Whether it reads the launcher's standard input.
-    pub(crate) reads: bool,
+    pub(crate) inherits: Option<BorrowedFd<'a>>,
+    pub(crate) reads: Reads,
     /// Where it writes its number, which is its group's, before its program runs.
     pub(crate) guardian: BorrowedFd<'a>,
+}
+
+/// What a process's standard input is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reads {
+    Nothing,
+    /// The launcher's own.
+    Ours,
+    /// What the launcher writes.
+    Us,
 }
 
 /// A process that was started.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: Pid,
+    /// If it reads what we write.
+    pub(crate) stdin: Option<ChildStdin>,
     pub(crate) stdout: ChildStdout,
     pub(crate) stderr: ChildStderr,
 }
@@ -132,7 +142,7 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
         program: start.program.as_ptr(),
         args: pointers(start.args),
         env: pointers(start.env),
-        inherits: start.inherits.as_raw_fd(),
+        inherits: start.inherits.map(|fd| fd.as_raw_fd()),
         guardian: start.guardian.as_raw_fd(),
         launcher: rustix::process::getpid(),
     };
@@ -140,7 +150,11 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
     // with the shell.
     let mut command = Command::new("/");
     command
-        .stdin(if start.reads { Stdio::inherit() } else { Stdio::null() })
+        .stdin(match start.reads {
+            Reads::Nothing => Stdio::null(),
+            Reads::Ours => Stdio::inherit(),
+            Reads::Us => Stdio::piped(),
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     // SAFETY: between fork and exec the closure only makes system calls, on memory made before the fork; the launcher
@@ -150,7 +164,7 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
     let pid = Pid::from_child(&child);
     let stdout = child.stdout.take().expect("it was asked for");
     let stderr = child.stderr.take().expect("it was asked for");
-    Ok(Started { pid, stdout, stderr })
+    Ok(Started { pid, stdin: child.stdin.take(), stdout, stderr })
 }
 
 /// What a new process does before its program runs.
@@ -158,7 +172,7 @@ struct Exec {
     program: *const libc::c_char,
     args: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
-    inherits: libc::c_int,
+    inherits: Option<libc::c_int>,
     guardian: libc::c_int,
     launcher: Pid,
 }
@@ -186,7 +200,9 @@ impl Exec {
                 check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
                 let group = libc::getpid().to_ne_bytes();
                 libc::write(self.guardian, group.as_ptr().cast(), group.len());
-                check(libc::fcntl(self.inherits, libc::F_SETFD, 0))?;
+                if let Some(fd) = self.inherits {
+                    check(libc::fcntl(fd, libc::F_SETFD, 0))?;
+                }
                 check(libc::execve(self.program, self.args.as_ptr(), self.env.as_ptr()))?;
             }
             Ok(())

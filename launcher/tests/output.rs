@@ -2,25 +2,10 @@
 
 mod common;
 
-use std::collections::HashMap;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::process::Stdio;
 
-use common::{Job, command, run, start};
-
-/// That the output consists of the whole lines `<rank:i:xxx>`, in order, `count` of each rank.
-fn check_lines(text: &str, ranks: u32, count: usize) {
-    let mut next: HashMap<u32, usize> = HashMap::new();
-    for line in text.lines() {
-        let inside = line.strip_prefix('<').and_then(|l| l.strip_suffix('>')).unwrap_or_else(|| panic!("cut: {line}"));
-        let [rank, i, x] = inside.split(':').collect::<Vec<_>>()[..] else { panic!("mixed: {line}") };
-        assert!(x.bytes().all(|b| b == b'x'), "mixed: {line}");
-        let expected = next.entry(rank.parse().expect("a rank")).or_default();
-        assert_eq!(i.parse(), Ok(*expected), "order of process {rank}");
-        *expected += 1;
-    }
-    assert_eq!(next, (0..ranks).map(|r| (r, count)).collect());
-}
+use common::{Job, check_lines, command, run, start};
 
 #[test]
 fn lines_of_eight_processes_come_out_whole_and_in_order() {

@@ -47,7 +47,7 @@ fn a_wrong_command_line_is_refused_with_64_and_a_hint() {
 
 #[test]
 fn what_this_version_does_not_have_is_refused_with_78() {
-    run("++nodelist hosts PROCESS where").failed(78, "++nodelist is not available in this version");
+    run("++encrypt PROCESS where").failed(78, "++encrypt is not available in this version");
     run("++transport mpi PROCESS where").failed(78, "++transport mpi");
 }
 
@@ -119,11 +119,11 @@ time.sleep(1000.5)"
         command.arg(program);
         common::Job::spawn(command, mark).end().failed(76, what);
     };
-    check("b'c4\\x63\\0garbage'", "speaks version 99 of the launcher's protocol, this charmrun version 3");
+    check("b'c4\\x63\\0garbage'", "speaks version 99 of the launcher's protocol, this charmrun version 4");
     check("b'GET / HTTP/1.1\\r\\n'", "broke the launcher's protocol: not a packet");
-    check("b'c4\\x03\\0\\x01' + b'\\x09\\0\\0\\0' * 2", "joined as process 9, which is taken");
-    check("b'c4\\x03\\0\\x02\\xff\\xff\\xff\\xff'", "broke the launcher's protocol: impossible length");
-    check("b'c4\\x03\\0\\x05\\x03\\0\\0'", "descriptors");
+    check("b'c4\\x04\\0\\x01' + b'\\x09\\0\\0\\0' * 2", "joined as process 9, which is taken");
+    check("b'c4\\x04\\0\\x02\\xff\\xff\\xff\\xff'", "broke the launcher's protocol: impossible length");
+    check("b'c4\\x04\\0\\x05\\x03\\0\\0'", "descriptors");
 }
 
 #[test]

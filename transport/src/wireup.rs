@@ -239,6 +239,7 @@ pub fn over(
 
 fn tcp_config(boot: &dyn Bootstrap, layout: &Arc<Layout>, options: &TransportOptions) -> TcpConfig {
     let mut config = TcpConfig::new(layout.clone(), boot.rank(), boot.job_id(), boot.secret().clone(), options.digest);
+    config.toward = boot.toward().to_vec();
     config.checksum = options.checksum;
     config.credit = usize::try_from(options.credit).unwrap_or(usize::MAX);
     config.port = options.port;

@@ -130,11 +130,16 @@ impl Ended {
     /// The contract of a failure: its code, and the first line on standard error; that there is no second such line.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, what: &str) -> &Self {
+        self.failed_on(&rustix::system::uname().nodename().to_string_lossy(), code, what)
+    }
+
+    /// The same, on some host.
+    #[track_caller]
+    pub(crate) fn failed_on(&self, host: &str, code: i32, what: &str) -> &Self {
         assert_eq!(self.code, code, "{self:?}");
         let first = self.stderr.lines().next().unwrap_or_default();
         let start = format!("charmrun: error[{code}]: ");
         assert!(first.starts_with(&start) && first.contains(what), "{what:?} is not what it says: {self:?}");
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let end = first.rsplit(", ").next().unwrap_or_default();
         let fields: Vec<_> = end.split(' ').map(|f| f.split_once('=').unwrap_or((f, ""))).collect();
         assert!(

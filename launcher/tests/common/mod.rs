@@ -2,8 +2,10 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+pub(crate) mod hosts;
 mod job;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -51,4 +53,18 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
+}
+
+/// That the output consists of the whole lines `<rank:i:xxx>`, in order, `count` of each rank.
+pub(crate) fn check_lines(text: &str, ranks: u32, count: usize) {
+    let mut next: HashMap<u32, usize> = HashMap::new();
+    for line in text.lines() {
+        let inside = line.strip_prefix('<').and_then(|l| l.strip_suffix('>')).unwrap_or_else(|| panic!("cut: {line}"));
+        let [rank, i, x] = inside.split(':').collect::<Vec<_>>()[..] else { panic!("mixed: {line}") };
+        assert!(x.bytes().all(|b| b == b'x'), "mixed: {line}");
+        let expected = next.entry(rank.parse().expect("a rank")).or_default();
+        assert_eq!(i.parse(), Ok(*expected), "order of process {rank}");
+        *expected += 1;
+    }
+    assert_eq!(next, (0..ranks).map(|r| (r, count)).collect());
 }

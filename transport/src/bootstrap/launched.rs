@@ -140,6 +140,10 @@ impl Bootstrap for Launched {
         &self.welcome.secret
     }
 
+    fn toward(&self) -> &[String] {
+        &self.welcome.toward
+    }
+
     fn options(&self) -> &[(String, String)] {
         &self.welcome.options
     }

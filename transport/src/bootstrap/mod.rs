@@ -13,6 +13,7 @@ use crate::auth::{JobId, Secret};
 use crate::{Layout, TransportError};
 
 mod alone;
+pub mod bytes;
 pub mod channel;
 mod control;
 pub mod crash;
@@ -57,6 +58,12 @@ pub trait Bootstrap: Send {
 
     /// What proves that somebody belongs to the job.
     fn secret(&self) -> &Secret;
+
+    /// Names or addresses of other hosts of the job, where it has some: which of this host's addresses others can reach is known by the
+    /// way to them.
+    fn toward(&self) -> &[String] {
+        &[]
+    }
 
     /// The launcher's options for its processes, named as on its command line without the pluses.
     /// [`Found::options`] has them with types, and with those of the program's own arguments.

@@ -26,6 +26,16 @@ pub struct Options {
     pub ppn: Option<u32>,
     /// `++transport T`: the only backend between PEs.
     pub transport: Option<TransportKind>,
+    /// `++nodelist FILE`: the hosts of the job. This and the next four are the launcher's alone.
+    pub nodelist: Option<String>,
+    /// `++nodegroup NAME`: which group of hosts in that file.
+    pub nodegroup: Option<String>,
+    /// `++numHosts N`: only so many of them.
+    pub hosts: Option<u32>,
+    /// `++remote-shell CMD`: what runs commands on another host.
+    pub remote_shell: Option<String>,
+    /// `++remote-charmrun PATH`: the launcher's program on other hosts.
+    pub remote_charmrun: Option<String>,
     /// `++timeout S`: how long start-up may take.
     pub timeout: Duration,
     /// Whether a silent process counts as dead (`++no-liveness`: it does not).
@@ -55,6 +65,11 @@ impl Default for Options {
             pes: None,
             ppn: None,
             transport: None,
+            nodelist: None,
+            nodegroup: None,
+            hosts: None,
+            remote_shell: None,
+            remote_charmrun: None,
             timeout: Duration::from_secs(60),
             liveness: true,
             credit: None,
@@ -121,6 +136,9 @@ pub enum OptionError {
         /// What to do instead.
         instead: &'static str,
     },
+    /// An option of the launcher's among a program's arguments.
+    #[error("{0} is for the launcher, in front of the program: charmrun {0} … PROGRAM")]
+    Launchers(&'static str),
     /// Two parts of the command line disagree.
     #[error("{name} is {launcher} for charmrun and {program} for the program")]
     Conflict {
@@ -206,6 +224,19 @@ const TABLE: &[Spec] = &[
     Spec::new("++transport", "T", "the only transport to use: local, shm, tcp, ofi, ucx or sim", |o, v| {
         v.parse().map(|kind| o.transport = Some(kind)).map_err(|_| NO_TRANSPORT)
     }),
+    Spec::new("++nodelist", "FILE", "run on the hosts that this file names", |o, v| text(&mut o.nodelist, v)),
+    Spec::new("++nodegroup", "NAME", "those of this group of the file (default main)", |o, v| {
+        text(&mut o.nodegroup, v)
+    }),
+    Spec::new("++numHosts", "N", "only the first N of them", |o, v| {
+        count(v).map(|n| o.hosts = Some(n)).ok_or("the number of hosts must be between 1 and 1048576")
+    }),
+    Spec::new("++remote-shell", "CMD", "what runs a command on another host (default ssh)", |o, v| {
+        text(&mut o.remote_shell, v)
+    }),
+    Spec::new("++remote-charmrun", "PATH", "charmrun on other hosts (default: where it is on this one)", |o, v| {
+        text(&mut o.remote_charmrun, v)
+    }),
     Spec::new("++timeout", "S", "seconds in which all processes must have joined (default 60)", |o, v| {
         duration(v).map(|d| o.timeout = d).ok_or(SECONDS)
     }),
@@ -239,8 +270,10 @@ const TABLE: &[Spec] = &[
 ];
 
 /// Options that exist in Charm++ or will here; refused in clear words rather than ignored.
-const LATER: &[(&str, &str)] =
-    &[("++nodelist", "all processes run on this host"), ("++encrypt", "use it on a trusted network")];
+const LATER: &[(&str, &str)] = &[("++encrypt", "use it on a trusted network")];
+
+/// Those that say where a job runs: nobody can act on them but a launcher.
+const LAUNCHERS: [&str; 5] = ["++nodelist", "++nodegroup", "++numHosts", "++remote-shell", "++remote-charmrun"];
 
 /// `++info`, `++help`, and whatever else is printed, must name this.
 #[must_use]
@@ -254,9 +287,9 @@ pub fn help() -> String {
     let mut text = String::new();
     for spec in TABLE {
         let left = format!("{} {}", spec.name, spec.value);
-        let _ = writeln!(text, "  {left:<20} {}", spec.help);
+        let _ = writeln!(text, "  {left:<22} {}", spec.help);
     }
-    text.push_str("  --                   ends these options; what follows is the program's\n");
+    text.push_str("  --                     ends these options; what follows is the program's\n");
     text
 }
 
@@ -284,6 +317,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, extent: Extent) -> Result
             rest.push(word);
             continue;
         };
+        if extent == Extent::Everywhere && LAUNCHERS.contains(&spec.name) {
+            return Err(OptionError::Launchers(spec.name));
+        }
         let value = match inline {
             Some(_) if spec.value.is_empty() => return Err(unknown(&word.to_string_lossy())),
             Some(value) => value,
@@ -368,6 +404,10 @@ fn set<T>(field: &mut T, to: T) -> Result<(), &'static str> {
     Ok(())
 }
 
+fn text(field: &mut Option<String>, text: &str) -> Result<(), &'static str> {
+    if text.is_empty() { Err("must not be empty") } else { set(field, Some(text.to_owned())) }
+}
+
 fn count(text: &str) -> Option<u32> {
     text.parse().ok().filter(|n| (1..=PES_MAX).contains(n))
 }
@@ -390,7 +430,7 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 impl Options {
-    /// What the processes of a job need to know, as it travels: names as on the command line, without the pluses.
+    /// What the processes of a job need to know (not where it runs), as it travels: names as on the command line, without the pluses.
     #[must_use]
     pub fn to_pairs(&self) -> Vec<(String, String)> {
         let mut pairs = Vec::new();
@@ -465,6 +505,7 @@ impl Options {
             quiet: self.quiet || program.quiet,
             verbose: self.verbose || program.verbose,
             prefix_output: self.prefix_output || program.prefix_output,
+            ..self.clone()
         })
     }
 }
@@ -484,6 +525,10 @@ mod tests {
         let (options, rest) = read("+p4 ++ppn 2 ++transport=shm prog ++what +p9 -- x", Extent::ToProgram).unwrap();
         assert_eq!((options.pes, options.ppn, options.transport), (Some(4), Some(2), Some(TransportKind::Shm)));
         assert_eq!(rest, ["prog", "++what", "+p9", "--", "x"]);
+        let line = "++nodelist f ++numHosts 2 ++remote-shell=rsh prog ++nodelist g";
+        let (options, rest) = read(line, Extent::ToProgram).unwrap();
+        assert_eq!((options.nodelist.as_deref(), options.hosts), (Some("f"), Some(2)));
+        assert_eq!((options.remote_shell.as_deref(), rest.len()), (Some("rsh"), 3));
         let (options, rest) = read("+p 3 -- ++prog a", Extent::ToProgram).unwrap();
         assert_eq!((options.pes, rest), (Some(3), vec!["++prog".to_owned(), "a".to_owned()]));
     }
@@ -509,7 +554,11 @@ mod tests {
         check("++timeout 1e300", "64: ++timeout 1e300: must be a number of seconds, up to a year");
         check("++checksum=1", "64: unknown option ++checksum=1 (did you mean ++checksum?)");
         check("++credit 12", "64: ++credit 12: must be a number of bytes, 64K or more");
-        check("++nodelist f", "78: ++nodelist is not available in this version: all processes run on this host");
+        check("++encrypt", "78: ++encrypt is not available in this version: use it on a trusted network");
+        check(
+            "++nodelist f",
+            "64: ++nodelist is for the launcher, in front of the program: charmrun ++nodelist … PROGRAM",
+        );
         check(
             "++transport mpi",
             "78: ++transport mpi: there is no such transport; there are local, shm, tcp, ofi, ucx and sim",

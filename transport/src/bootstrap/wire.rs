@@ -7,12 +7,13 @@
 //! recognized before anything else is read, since its fields may mean anything.
 
 use super::KEY_MAX;
+use super::bytes::{Reader, Writer};
 use super::options::PES_MAX;
 use crate::Layout;
 use crate::auth::{JobId, Secret};
 
 /// The version of this protocol. A launcher and its processes must have the same.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// Longest packet, in bytes.
 pub const PACKET_MAX: usize = 64 << 10;
 /// Most descriptors that the kernel passes with one packet.
@@ -22,6 +23,8 @@ pub const TEXT_MAX: usize = 32 << 10;
 
 const MAGIC: [u8; 2] = *b"c4";
 const OPTIONS_MAX: usize = 256;
+/// Most names of other hosts that a process is told.
+pub const TOWARD_MAX: usize = 4;
 
 /// Why bytes are no message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -62,6 +65,8 @@ pub struct Welcome {
     pub layout: Layout,
     /// The launcher's options.
     pub options: Vec<(String, String)>,
+    /// [`super::Bootstrap::toward`].
+    pub toward: Vec<String>,
 }
 
 /// From the launcher to a process.
@@ -165,21 +170,21 @@ impl ToProcess {
     /// As a packet.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new();
+        let mut w = packet();
         match self {
-            Self::Welcome(welcome) => welcome.encode(w.kind(1)),
-            Self::Fenced => _ = w.kind(2),
+            Self::Welcome(welcome) => welcome.encode(w.u8(1)),
+            Self::Fenced => _ = w.u8(2),
             Self::Value(value) => match value {
-                Some(value) => w.kind(3).u8(1).bytes(value),
-                None => _ = w.kind(3).u8(0),
+                Some(value) => _ = w.u8(3).u8(1).bytes(value),
+                None => _ = w.u8(3).u8(0),
             },
-            Self::Fds { rank, count, more } => _ = w.kind(4).u32(*rank).u16(*count).u8((*more).into()),
-            Self::Stop(signal) => _ = w.kind(5).u8(*signal),
-            Self::Kill => _ = w.kind(6),
-            Self::Ping(n) => _ = w.kind(7).u32(*n),
-            Self::Stacks => _ = w.kind(8),
+            Self::Fds { rank, count, more } => _ = w.u8(4).u32(*rank).u16(*count).u8((*more).into()),
+            Self::Stop(signal) => _ = w.u8(5).u8(*signal),
+            Self::Kill => _ = w.u8(6),
+            Self::Ping(n) => _ = w.u8(7).u32(*n),
+            Self::Stacks => _ = w.u8(8),
         }
-        w.0
+        w.into_bytes()
     }
 
     /// From a packet.
@@ -187,12 +192,12 @@ impl ToProcess {
     /// # Errors
     /// If it is none.
     pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
-        let mut r = Reader::open(packet)?;
+        let mut r = open(packet)?;
         let message = match r.u8()? {
             1 => Self::Welcome(Box::new(Welcome::decode(&mut r)?)),
             2 => Self::Fenced,
             3 => Self::Value(if r.flag("answer")? { Some(r.bytes(PACKET_MAX)?.to_vec()) } else { None }),
-            4 => Self::Fds { rank: r.u32()?, count: r.fds()?, more: r.flag("more")? },
+            4 => Self::Fds { rank: r.u32()?, count: fds(&mut r)?, more: r.flag("more")? },
             5 => Self::Stop(r.u8()?),
             6 => Self::Kill,
             7 => Self::Ping(r.u32()?),
@@ -207,25 +212,22 @@ impl ToLauncher {
     /// As a packet. Texts are cut to [`TEXT_MAX`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new();
+        let mut w = packet();
         match self {
-            Self::Join { rank, pid } => _ = w.kind(1).u32(*rank).u32(*pid),
-            Self::Put { key, value } => {
-                w.kind(2).bytes(key.as_bytes());
-                w.bytes(value);
-            }
-            Self::Fence => _ = w.kind(3),
-            Self::Get { rank, key } => w.kind(4).u32(*rank).bytes(key.as_bytes()),
-            Self::Share { count, more } => _ = w.kind(5).u16(*count).u8((*more).into()),
-            Self::Exit(code) => _ = w.kind(6).u32(code.cast_unsigned()),
-            Self::Abort { code, pe, what } => w.kind(7).u8(*code).pe(*pe).bytes(cut(what).as_bytes()),
-            Self::Warning(text) => w.kind(8).bytes(cut(text).as_bytes()),
+            Self::Join { rank, pid } => _ = w.u8(1).u32(*rank).u32(*pid),
+            Self::Put { key, value } => _ = w.u8(2).bytes(key.as_bytes()).bytes(value),
+            Self::Fence => _ = w.u8(3),
+            Self::Get { rank, key } => _ = w.u8(4).u32(*rank).bytes(key.as_bytes()),
+            Self::Share { count, more } => _ = w.u8(5).u16(*count).u8((*more).into()),
+            Self::Exit(code) => _ = w.u8(6).u32(code.cast_unsigned()),
+            Self::Abort { code, pe, what } => _ = w.u8(7).u8(*code).u32(pe.unwrap_or(u32::MAX)).text(what, TEXT_MAX),
+            Self::Warning(text) => _ = w.u8(8).text(text, TEXT_MAX),
             Self::Fault(fault) => return fault.encode().to_vec(),
-            Self::Pong(n) => _ = w.kind(10).u32(*n),
-            Self::Stacks(text) => w.kind(11).bytes(cut(text).as_bytes()),
-            Self::TakesInterrupt => _ = w.kind(12),
+            Self::Pong(n) => _ = w.u8(10).u32(*n),
+            Self::Stacks(text) => _ = w.u8(11).text(text, TEXT_MAX),
+            Self::TakesInterrupt => _ = w.u8(12),
         }
-        w.0
+        w.into_bytes()
     }
 
     /// From a packet.
@@ -233,19 +235,19 @@ impl ToLauncher {
     /// # Errors
     /// If it is none.
     pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
-        let mut r = Reader::open(packet)?;
+        let mut r = open(packet)?;
         let message = match r.u8()? {
             1 => Self::Join { rank: r.u32()?, pid: r.u32()? },
             2 => Self::Put { key: r.text("key", KEY_MAX)?, value: r.bytes(super::VALUE_MAX)?.to_vec() },
             3 => Self::Fence,
             4 => Self::Get { rank: r.u32()?, key: r.text("key", KEY_MAX)? },
-            5 => Self::Share { count: r.fds()?, more: r.flag("more")? },
+            5 => Self::Share { count: fds(&mut r)?, more: r.flag("more")? },
             6 => Self::Exit(r.u32()?.cast_signed()),
-            7 => Self::Abort { code: r.u8()?, pe: r.pe()?, what: r.text("text", TEXT_MAX)? },
+            7 => Self::Abort { code: r.u8()?, pe: pe(&mut r)?, what: r.text("text", TEXT_MAX)? },
             8 => Self::Warning(r.text("text", TEXT_MAX)?),
             Fault::KIND => Self::Fault(Fault {
                 signal: r.u8()?,
-                pe: r.pe()?,
+                pe: pe(&mut r)?,
                 address: u64::from_le_bytes(r.array()?),
                 stack: r.flag("stack")?,
             }),
@@ -283,9 +285,10 @@ impl Welcome {
         w.runs((0..layout.processes()).map(pes)).runs((0..layout.hosts()).map(processes));
         w.len(self.options.len());
         for (name, value) in &self.options {
-            w.bytes(name.as_bytes());
-            w.bytes(value.as_bytes());
+            w.bytes(name.as_bytes()).bytes(value.as_bytes());
         }
+        w.len(self.toward.len());
+        self.toward.iter().for_each(|name| _ = w.bytes(name.as_bytes()));
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -305,153 +308,37 @@ impl Welcome {
         let options = (0..count)
             .map(|_| Ok((r.text("option", PACKET_MAX)?, r.text("option", PACKET_MAX)?)))
             .collect::<Result<_, _>>()?;
-        Ok(Self { rank, job, secret, group, layout, options })
+        let count = r.count("number of names", TOWARD_MAX)?;
+        let toward = (0..count).map(|_| r.text("name", PACKET_MAX)).collect::<Result<_, _>>()?;
+        Ok(Self { rank, job, secret, group, layout, options, toward })
     }
 }
 
-/// At most [`TEXT_MAX`] bytes of a text.
-fn cut(text: &str) -> &str {
-    let end = (0..=TEXT_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    &text[..end]
+/// What every packet begins with.
+fn packet() -> Writer {
+    let mut w = Writer::default();
+    w.raw(&MAGIC).u16(VERSION);
+    w
 }
 
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn new() -> Self {
-        let mut w = Self(Vec::with_capacity(64));
-        w.raw(&MAGIC).u16(VERSION);
-        w
+fn open(packet: &[u8]) -> Result<Reader<'_>, WireError> {
+    let mut r = Reader::new(packet);
+    if r.array()? != MAGIC {
+        return Err(WireError::Magic);
     }
-
-    fn kind(&mut self, kind: u8) -> &mut Self {
-        self.u8(kind)
-    }
-
-    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn u8(&mut self, n: u8) -> &mut Self {
-        self.raw(&[n])
-    }
-
-    fn u16(&mut self, n: u16) -> &mut Self {
-        self.raw(&n.to_le_bytes())
-    }
-
-    fn u32(&mut self, n: u32) -> &mut Self {
-        self.raw(&n.to_le_bytes())
-    }
-
-    fn pe(&mut self, pe: Option<u32>) -> &mut Self {
-        self.u32(pe.unwrap_or(u32::MAX))
-    }
-
-    fn len(&mut self, len: usize) -> &mut Self {
-        self.u32(u32::try_from(len).expect("a packet is far shorter than 4 GiB"))
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.len(bytes.len()).raw(bytes);
-    }
-
-    /// Equal neighbours once, with their number: the sizes of a job's processes are nearly all the same.
-    fn runs(&mut self, sizes: impl Iterator<Item = u32>) -> &mut Self {
-        let mut runs: Vec<(u32, u32)> = Vec::new();
-        for size in sizes {
-            match runs.last_mut() {
-                Some((times, last)) if *last == size => *times += 1,
-                _ => runs.push((1, size)),
-            }
-        }
-        self.len(runs.len());
-        for (times, size) in runs {
-            self.u32(times).u32(size);
-        }
-        self
+    match u16::from_le_bytes(r.array()?) {
+        VERSION => Ok(r),
+        other => Err(WireError::Version(other)),
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+fn pe(r: &mut Reader<'_>) -> Result<Option<u32>, WireError> {
+    r.u32().map(|pe| (pe != u32::MAX).then_some(pe))
+}
 
-impl<'a> Reader<'a> {
-    fn open(packet: &'a [u8]) -> Result<Self, WireError> {
-        let mut r = Self(packet);
-        if r.array()? != MAGIC {
-            return Err(WireError::Magic);
-        }
-        match u16::from_le_bytes(r.array()?) {
-            VERSION => Ok(r),
-            other => Err(WireError::Version(other)),
-        }
-    }
-
-    fn close<T>(self, message: T) -> Result<T, WireError> {
-        if self.0.is_empty() { Ok(message) } else { Err(WireError::Trailing) }
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (head, rest) = self.0.split_first_chunk().ok_or(WireError::Short)?;
-        self.0 = rest;
-        Ok(*head)
-    }
-
-    fn u8(&mut self) -> Result<u8, WireError> {
-        self.array().map(|[n]| n)
-    }
-
-    fn u32(&mut self) -> Result<u32, WireError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn flag(&mut self, what: &'static str) -> Result<bool, WireError> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(WireError::Field(what)),
-        }
-    }
-
-    fn pe(&mut self) -> Result<Option<u32>, WireError> {
-        self.u32().map(|pe| (pe != u32::MAX).then_some(pe))
-    }
-
-    fn fds(&mut self) -> Result<u16, WireError> {
-        let count = self.array().map(u16::from_le_bytes)?;
-        if usize::from(count) <= FDS_MAX { Ok(count) } else { Err(WireError::Field("number of descriptors")) }
-    }
-
-    fn count(&mut self, what: &'static str, max: usize) -> Result<usize, WireError> {
-        usize::try_from(self.u32()?).ok().filter(|n| *n <= max).ok_or(WireError::Field(what))
-    }
-
-    fn bytes(&mut self, max: usize) -> Result<&'a [u8], WireError> {
-        let len = self.count("length", max)?;
-        let (head, rest) = self.0.split_at_checked(len).ok_or(WireError::Short)?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn text(&mut self, what: &'static str, max: usize) -> Result<String, WireError> {
-        let text = std::str::from_utf8(self.bytes(max)?).map_err(|_| WireError::Field(what))?;
-        Ok(text.to_owned())
-    }
-
-    /// Sizes, each at least 1, at most [`PES_MAX`] in number.
-    fn runs(&mut self) -> Result<Vec<u32>, WireError> {
-        let mut sizes = Vec::new();
-        for _ in 0..self.u32()? {
-            let (times, size) = (self.u32()?, self.u32()?);
-            let total = sizes.len() + usize::try_from(times).map_err(|_| WireError::Field("layout"))?;
-            if times == 0 || size == 0 || size > PES_MAX || total > PES_MAX as usize {
-                return Err(WireError::Field("layout"));
-            }
-            sizes.resize(total, size);
-        }
-        if sizes.is_empty() { Err(WireError::Field("layout")) } else { Ok(sizes) }
-    }
+fn fds(r: &mut Reader<'_>) -> Result<u16, WireError> {
+    let count = r.array().map(u16::from_le_bytes)?;
+    if usize::from(count) <= FDS_MAX { Ok(count) } else { Err(WireError::Field("number of descriptors")) }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ fn welcome() -> ToProcess {
         group: 77,
         layout: Layout::new(&[2, 2, 1], &[2, 1]),
         options: vec![("seed".into(), "9".into()), ("checksum".into(), String::new())],
+        toward: vec!["a".into(), "fd00::1".into()],
     }))
 }
 
@@ -82,16 +83,16 @@ fn another_version_is_recognized_whatever_follows() {
 
 /// A welcome whose two lists of sizes are `pes` and `hosts`, as (times, size).
 fn shaped(pes: &[(u32, u32)], hosts: &[(u32, u32)]) -> Result<ToProcess, WireError> {
-    let mut w = Writer::new();
-    w.kind(1).u32(0).raw(&[0; 8]).raw(&[0; 32]).u32(1);
+    let mut w = packet();
+    w.u8(1).u32(0).raw(&[0; 8]).raw(&[0; 32]).u32(1);
     for runs in [pes, hosts] {
         w.len(runs.len());
         for (times, size) in runs {
             w.u32(*times).u32(*size);
         }
     }
-    w.len(0);
-    ToProcess::decode(&w.0)
+    w.len(0).len(0);
+    ToProcess::decode(&w.into_bytes())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Where a process listens, and how others are told.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -18,8 +18,8 @@ pub(super) type Listener = (OwnedFd, SocketAddr);
 /// Listens where the configuration says.
 pub(super) fn listeners(config: &TcpConfig) -> Result<Vec<Listener>, TransportError> {
     let (addresses, why): (Vec<IpAddr>, _) = match &config.listen {
-        Listen::Auto if config.layout.hosts() > 1 => (routed(), "no interface leads to other hosts"),
-        Listen::Routed => (routed(), "no interface leads to other hosts"),
+        Listen::Auto if config.layout.hosts() > 1 => (routed(&config.toward), "no interface leads to other hosts"),
+        Listen::Routed => (routed(&config.toward), "no interface leads to other hosts"),
         Listen::Auto | Listen::Loopback => {
             (vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], "there is no loopback interface")
         }
@@ -75,21 +75,45 @@ pub(super) fn stream_socket(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Our addresses as other hosts see them, IPv4 first: the source addresses that the kernel would use. Nothing is sent.
-fn routed() -> Vec<IpAddr> {
+/// Our addresses as other hosts see them, one of each family: the source addresses that the kernel would use on the way to those
+/// that are named `toward`; for a family that they do not have, on the default route; and if there is nothing of either, those of an
+/// interface. Nothing is sent.
+fn routed(toward: &[String]) -> Vec<IpAddr> {
+    let named = toward.iter().filter_map(|name| (&**name, PROBED).to_socket_addrs().ok()).flatten();
+    let mut found = sources(named);
     // Addresses for documentation: with a default route every one of them is routed.
-    let probes: [(SocketAddr, SocketAddr); 2] = [
-        ((Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into()),
-        ((Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()),
-    ];
-    let source = |(from, to): (SocketAddr, SocketAddr)| {
-        let socket = UdpSocket::bind(from).ok()?;
-        socket.connect(to).ok()?;
-        let address = socket.local_addr().ok()?.ip();
-        (!address.is_loopback() && !address.is_unspecified()).then_some(address)
-    };
-    let found: Vec<IpAddr> = probes.into_iter().filter_map(source).collect();
+    let anywhere: [IpAddr; 2] =
+        [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
+    for address in sources(anywhere.into_iter().map(|address| (address, PROBED).into())) {
+        if found.iter().all(|known| known.is_ipv4() != address.is_ipv4()) {
+            found.push(address);
+        }
+    }
     if found.is_empty() { interfaces() } else { found }
+}
+
+/// A port to ask the kernel for the way to; the way is the same for all.
+const PROBED: u16 = 9;
+
+/// The first source address of each family on the ways to these.
+fn sources(to: impl Iterator<Item = SocketAddr>) -> Vec<IpAddr> {
+    let (mut v4, mut v6) = (None, None);
+    for to in to {
+        let (from, found): (IpAddr, _) = match to {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), &mut v4),
+            // One that only means something together with an interface is no use to others.
+            SocketAddr::V6(to) if to.ip().is_unicast_link_local() => continue,
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), &mut v6),
+        };
+        let source = || {
+            let socket = UdpSocket::bind((from, 0)).ok()?;
+            socket.connect(to).ok()?;
+            let address = socket.local_addr().ok()?.ip();
+            (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+        };
+        *found = found.or_else(source);
+    }
+    v4.into_iter().chain(v6).collect()
 }
 
 /// Without a default route: the first address of each family of an interface that is up and not loopback. Link-local ones only

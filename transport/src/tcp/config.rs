@@ -51,6 +51,8 @@ pub struct TcpConfig {
     pub digest: [u8; 32],
     /// Where to listen.
     pub listen: Listen,
+    /// Names or addresses of other hosts: the interface that leads to them is the routed one.
+    pub toward: Vec<String>,
     /// The port to listen on; ephemeral if not given.
     pub port: Option<u16>,
     /// Bytes on their way to one peer before posts are [`Busy`](crate::PostError::Busy).
@@ -78,6 +80,7 @@ impl TcpConfig {
             secret,
             digest,
             listen: Listen::Auto,
+            toward: Vec::new(),
             port: None,
             credit: 64 << 20,
             message_max: 1 << 40,

@@ -1,0 +1,120 @@
+//! One end of the stream between a launcher and an agent: frames in, frames out, never blocking. Knows nothing of what they mean.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use charm4rs_transport::bootstrap::wire::WireError;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use crate::frames::{Frame, Incoming, opening};
+
+/// Bytes of one read.
+const READ: usize = 64 << 10;
+
+/// See the [module's text](self).
+#[derive(Debug)]
+pub(crate) struct Line {
+    input: OwnedFd,
+    output: OwnedFd,
+    incoming: Incoming,
+    outbox: VecDeque<u8>,
+    /// The loop waits for room.
+    heard: bool,
+    /// The other end takes no more.
+    closed: bool,
+}
+
+/// What one read has given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Got {
+    Bytes,
+    Nothing,
+    End,
+}
+
+impl Line {
+    /// A line that reads from `input`, in a loop that hears of it as `token`.
+    pub(crate) fn new(input: OwnedFd, output: OwnedFd) -> std::io::Result<Self> {
+        rustix::io::ioctl_fionbio(&input, true)?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        let outbox = opening().into();
+        Ok(Self { input, output, incoming: Incoming::default(), outbox, heard: false, closed: false })
+    }
+
+    pub(crate) fn input(&self) -> &OwnedFd {
+        &self.input
+    }
+
+    pub(crate) fn output(&self) -> &OwnedFd {
+        &self.output
+    }
+
+    /// Has a loop hear, as `token`, of what comes.
+    pub(crate) fn listen(&self, epoll: &OwnedFd, token: EventData) -> Result<(), Errno> {
+        epoll::add(epoll, &self.input, token, EventFlags::IN)
+    }
+
+    /// Reads once.
+    pub(crate) fn read(&mut self) -> Got {
+        let mut buf = [0; READ];
+        match retry_on_intr(|| rustix::io::read(&self.input, &mut buf)) {
+            Ok(n) if n > 0 => {
+                self.incoming.take(&buf[..n]);
+                Got::Bytes
+            }
+            Err(Errno::AGAIN) => Got::Nothing,
+            _ => Got::End,
+        }
+    }
+
+    /// The next frame of what was read.
+    pub(crate) fn next<F: Frame>(&mut self) -> Result<Option<F>, WireError> {
+        self.incoming.next()
+    }
+
+    /// What came before the other end's opening.
+    pub(crate) fn words(&self) -> &[u8] {
+        self.incoming.words()
+    }
+
+    /// Queues a frame, and writes what can be written.
+    pub(crate) fn send(&mut self, frame: &impl Frame) {
+        if !self.closed {
+            self.outbox.extend(frame.to_bytes());
+            self.flush();
+        }
+    }
+
+    /// Writes what can be written.
+    pub(crate) fn flush(&mut self) {
+        while !self.outbox.is_empty() {
+            match retry_on_intr(|| rustix::io::write(&self.output, self.outbox.as_slices().0)) {
+                Ok(n) => _ = self.outbox.drain(..n),
+                Err(Errno::AGAIN) => return,
+                // Reading says that the other end has gone, and why.
+                Err(_) => {
+                    self.closed = true;
+                    self.outbox = VecDeque::new();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// Has a loop wait for room, as `token`, while there is something to write.
+    pub(crate) fn wait_for_room(&mut self, epoll: &OwnedFd, token: EventData) {
+        let wants = !self.outbox.is_empty();
+        if wants != self.heard {
+            let changed = if wants {
+                epoll::add(epoll, &self.output, token, EventFlags::OUT)
+            } else {
+                epoll::delete(epoll, &self.output)
+            };
+            self.heard = if changed.is_ok() { wants } else { !wants };
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Which hosts a job runs on: the file that `++nodelist` names, and how PEs are dealt over its hosts. Knows nothing of how a
+//! host is reached.
+//!
+//! The form is that of Charm++'s files, in what makes sense here: lines `group NAME [options]` and `host NAME [options]`; a line that
+//! is a host's name alone is a host too. Options of a group hold for its hosts. A `#` begins a comment.
+
+use std::path::{Path, PathBuf};
+
+use charm4rs_transport::Layout;
+use charm4rs_transport::bootstrap::options::{PES_MAX, nearest};
+
+use crate::shell;
+
+/// The group that is taken unless another one is named.
+pub(crate) const MAIN: &str = "main";
+
+/// A host of the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Host {
+    pub(crate) name: String,
+    /// How often it counts when PEs are dealt.
+    pub(crate) cpus: u32,
+    /// What runs commands there, if not what the command line says.
+    pub(crate) shell: Option<String>,
+    /// As whom.
+    pub(crate) login: Option<String>,
+}
+
+/// What is wrong with a nodelist.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodelistError {
+    /// It cannot be read.
+    #[error("cannot read the nodelist {path}: {source}", path = path.display())]
+    Unreadable {
+        /// As given.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A line of it is wrong.
+    #[error("{path}:{line}: {problem}", path = path.display())]
+    Line {
+        /// As given.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// It has no such group.
+    #[error("{path} has no group {group}", path = path.display())]
+    NoGroup {
+        /// As given.
+        path: PathBuf,
+        /// What was looked for.
+        group: String,
+    },
+    /// A group has no host.
+    #[error("{path} names no host in group {group}", path = path.display())]
+    NoHost {
+        /// As given.
+        path: PathBuf,
+        /// The group.
+        group: String,
+    },
+}
+
+/// What is wrong with a line of a nodelist.
+#[derive(PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// `host` or `group` and nothing behind it.
+    #[error("{0} needs a name")]
+    NoName(&'static str),
+    /// A name that cannot be one.
+    #[error("{0} is no name of a host (a user's name goes behind ++login)")]
+    NoHost(String),
+    /// An option without its value.
+    #[error("{0} needs a value")]
+    NoValue(String),
+    /// A command that is none.
+    #[error("++shell {0}: a quote without end")]
+    Shell(String),
+    /// A number that is none.
+    #[error("++cpus {0}: must be a number between 1 and 1048576")]
+    Cpus(String),
+    /// Something else.
+    #[error("unknown word {given}{}; a line is: host NAME [++cpus N] [++login USER] [++shell CMD]", nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
+    Unknown {
+        /// The word.
+        given: String,
+        /// The most similar one.
+        nearest: Option<&'static str>,
+    },
+    /// Too many hosts.
+    #[error("the hosts count more than 1048576 times together")]
+    TooMany,
+}
+
+/// The hosts of a group, those that are named more than once once, in the order in which they come first.
+pub(crate) fn read(path: &Path, group: &str) -> Result<Vec<Host>, NodelistError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| NodelistError::Unreadable { path: path.to_owned(), source })?;
+    parse(&text, group, path)
+}
+
+#[derive(Clone, Default)]
+struct Settings {
+    cpus: Option<u32>,
+    shell: Option<String>,
+    login: Option<String>,
+}
+
+fn parse(text: &str, group: &str, path: &Path) -> Result<Vec<Host>, NodelistError> {
+    let mut hosts: Vec<Host> = Vec::new();
+    let mut settings = Settings::default();
+    // Hosts in front of the first group are of the main one.
+    let (mut here, mut seen) = (group == MAIN, group == MAIN);
+    for (line, words) in (1..).zip(text.lines().map(words)) {
+        let wrong = |problem| NodelistError::Line { path: path.to_owned(), line, problem };
+        match &words[..] {
+            [] => {}
+            ["group"] => return Err(wrong(Problem::NoName("group"))),
+            ["host"] => return Err(wrong(Problem::NoName("host"))),
+            ["group", name, rest @ ..] => {
+                settings = options(rest, Settings::default()).map_err(wrong)?;
+                here = *name == group;
+                seen |= here;
+            }
+            ["host", name, rest @ ..] | [name, rest @ ..] => {
+                let name = host_name(name).map_err(wrong)?;
+                let settings = options(rest, settings.clone()).map_err(wrong)?;
+                if here {
+                    add(&mut hosts, name, settings).map_err(wrong)?;
+                }
+            }
+        }
+    }
+    let (path, group) = (path.to_owned(), group.to_owned());
+    match (seen, hosts.is_empty()) {
+        (false, _) => Err(NodelistError::NoGroup { path, group }),
+        (true, true) => Err(NodelistError::NoHost { path, group }),
+        (true, false) => Ok(hosts),
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split('#').next().unwrap_or_default().split_whitespace().collect()
+}
+
+/// A name or an address. It becomes an argument of a remote shell, so nothing that could be an option is one.
+fn host_name(name: &str) -> Result<String, Problem> {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:%-".contains(&b));
+    if plain && !name.starts_with('-') { Ok(name.to_owned()) } else { Err(Problem::NoHost(name.to_owned())) }
+}
+
+fn options(words: &[&str], mut settings: Settings) -> Result<Settings, Problem> {
+    const NAMES: [&str; 3] = ["++cpus", "++shell", "++login"];
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if !NAMES.contains(word) {
+            return Err(Problem::Unknown { given: (*word).to_owned(), nearest: nearest(word, NAMES) });
+        }
+        let value = *words.next().ok_or_else(|| Problem::NoValue((*word).to_owned()))?;
+        match *word {
+            "++cpus" => {
+                let cpus = value.parse().ok().filter(|n| (1..=PES_MAX).contains(n));
+                settings.cpus = Some(cpus.ok_or_else(|| Problem::Cpus(value.to_owned()))?);
+            }
+            "++shell" if shell::split(value).is_none() => return Err(Problem::Shell(value.to_owned())),
+            "++shell" => settings.shell = Some(value.to_owned()),
+            _ => settings.login = Some(host_name(value).map_err(|_| Problem::NoHost(value.to_owned()))?),
+        }
+    }
+    Ok(settings)
+}
+
+fn add(hosts: &mut Vec<Host>, name: String, settings: Settings) -> Result<(), Problem> {
+    let cpus = settings.cpus.unwrap_or(1);
+    match hosts.iter_mut().find(|host| host.name == name) {
+        Some(host) => host.cpus += cpus,
+        None => hosts.push(Host { name, cpus, shell: settings.shell, login: settings.login }),
+    }
+    let total: u64 = hosts.iter().map(|host| u64::from(host.cpus)).sum();
+    if total > u64::from(PES_MAX) { Err(Problem::TooMany) } else { Ok(()) }
+}
+
+/// Deals PEs in blocks over hosts, to each as many as its share of all counts: whole processes of `ppn` PEs, or else one process
+/// for each host. Gives the layout, and which hosts have a part in it.
+pub(crate) fn deal(pes: u32, ppn: Option<u32>, cpus: &[u32]) -> (Layout, Vec<usize>) {
+    let units = ppn.map_or(pes, |ppn| pes.div_ceil(ppn));
+    let total: u64 = cpus.iter().map(|n| u64::from(*n)).sum();
+    let (mut dealt, mut counted, mut left) = (0, 0, pes);
+    let (mut processes, mut of_host, mut hosts) = (Vec::new(), Vec::new(), Vec::new());
+    for (host, cpus) in cpus.iter().enumerate() {
+        counted += u64::from(*cpus);
+        // The first ones have what cannot be divided.
+        let upto = u32::try_from((u64::from(units) * counted).div_ceil(total)).expect("not more than all");
+        let share = std::mem::replace(&mut dealt, upto).abs_diff(upto);
+        let sizes: Vec<u32> = match ppn {
+            _ if share == 0 => continue,
+            Some(ppn) => (0..share).map(|_| take(&mut left, ppn)).collect(),
+            None => vec![take(&mut left, share)],
+        };
+        of_host.push(u32::try_from(sizes.len()).expect("not more than all"));
+        processes.extend(sizes);
+        hosts.push(host);
+    }
+    (Layout::new(&processes, &of_host), hosts)
+}
+
+fn take(left: &mut u32, n: u32) -> u32 {
+    let taken = n.min(*left);
+    *left -= taken;
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, group: &str) -> Result<String, String> {
+        let hosts = parse(text, group, Path::new("f")).map_err(|e| e.to_string())?;
+        let show = |h: &Host| {
+            let extra = [&h.login, &h.shell].into_iter().flatten().map(|text| format!(" {text}")).collect::<String>();
+            format!("{}*{}{extra}", h.name, h.cpus)
+        };
+        Ok(hosts.iter().map(show).collect::<Vec<_>>().join(", "))
+    }
+
+    #[test]
+    fn hosts_are_lines_of_charm_or_plain_names() {
+        let check = |text: &str, group: &str, want: &str| assert_eq!(read(text, group).as_deref(), Ok(want), "{text}");
+        check("a\n\n# none\nb # two\n", MAIN, "a*1, b*1");
+        check("group main ++shell rsh\n  host a ++cpus 4\n host b ++login me\n", MAIN, "a*4 rsh, b*1 me rsh");
+        check("a\nb\na\na ++cpus 2\n", MAIN, "a*4, b*1");
+        check("a\ngroup other ++cpus 2\nhost b\nc ++cpus 1\ngroup main\nd", "other", "b*2, c*1");
+        check("a\ngroup other\nb\ngroup main\nd", MAIN, "a*1, d*1");
+        check("10.0.0.1\nfd00::1\nnode-1.some.where", MAIN, "10.0.0.1*1, fd00::1*1, node-1.some.where*1");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_nodelist_is_said_with_its_line() {
+        let check = |text: &str, group: &str, want: &str| {
+            let error = read(text, group).unwrap_err();
+            assert!(error.contains(want), "{text}: {error}");
+        };
+        check("a\nhost\n", MAIN, "f:2: host needs a name");
+        check("group", MAIN, "f:1: group needs a name");
+        check("host -oProxyCommand=x", MAIN, "f:1: -oProxyCommand=x is no name of a host");
+        check("me@a", MAIN, "f:1: me@a is no name of a host (a user's name goes behind ++login)");
+        check("host a ++cpu 3", MAIN, "f:1: unknown word ++cpu (did you mean ++cpus?)");
+        check("host a b", MAIN, "f:1: unknown word b");
+        check("host a ++cpus", MAIN, "f:1: ++cpus needs a value");
+        check("host a ++cpus 0", MAIN, "f:1: ++cpus 0: must be a number");
+        check("host a ++cpus 1048576\nb", MAIN, "f:2: the hosts count more than");
+        check("host a ++shell 'x", MAIN, "f:1: ++shell 'x: a quote without end");
+        check("host a ++login -x", MAIN, "f:1: -x is no name");
+        check("a", "other", "f has no group other");
+        check("# nobody\n", MAIN, "f names no host in group main");
+    }
+
+    #[test]
+    fn pes_are_dealt_in_blocks_to_each_host_its_share() {
+        let check = |pes, ppn, cpus: &[u32], want: &[(usize, &[u32])]| {
+            let (layout, hosts) = deal(pes, ppn, cpus);
+            let of = |host| layout.processes_of(host).map(|p| u32::try_from(layout.pes_of(p).len()).unwrap());
+            let got: Vec<(usize, Vec<u32>)> = (0..).zip(&hosts).map(|(i, host)| (*host, of(i).collect())).collect();
+            let want: Vec<_> = want.iter().map(|(host, sizes)| (*host, sizes.to_vec())).collect();
+            assert_eq!(got, want, "{pes} {ppn:?} {cpus:?}");
+            assert_eq!(layout.pes(), pes);
+        };
+        check(4, None, &[1, 1], &[(0, &[2]), (1, &[2])]);
+        check(5, None, &[1, 1, 1], &[(0, &[2]), (1, &[2]), (2, &[1])]);
+        check(2, None, &[1, 1, 1], &[(0, &[1]), (1, &[1])]);
+        check(6, Some(1), &[4, 2], &[(0, &[1, 1, 1, 1]), (1, &[1, 1])]);
+        check(8, Some(4), &[4, 4], &[(0, &[4]), (1, &[4])]);
+        check(7, Some(2), &[1, 1], &[(0, &[2, 2]), (1, &[2, 1])]);
+        check(1, None, &[3, 1], &[(0, &[1])]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_nodelist_panics_and_every_pe_is_dealt_once(
+            text in "(?s)[ \n#+a-z0-9]{0,80}|(host|group|a|b|\\+\\+cpus|\\+\\+shell|main|7|[ \n]){0,20}",
+            pes in 1..3000u32, ppn in proptest::option::of(1..70u32), cpus in proptest::collection::vec(1..100u32, 1..20),
+        ) {
+            let _ = parse(&text, MAIN, Path::new("f"));
+            let (layout, hosts) = deal(pes, ppn, &cpus);
+            assert_eq!((layout.pes(), layout.hosts() as usize), (pes, hosts.len()));
+        }
+    }
+}

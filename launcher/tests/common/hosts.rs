@@ -1,0 +1,203 @@
+//! Several hosts for jobs under test (`ci/hosts`), each with a server of ssh, and what runs there. Knows nothing of what the jobs do.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::job::{GONE, Job, marked};
+
+/// Hosts, until they are dropped.
+pub(crate) struct Hosts {
+    child: Child,
+    /// They last as long as it is open.
+    stdin: Option<ChildStdin>,
+    names: Vec<String>,
+    folder: PathBuf,
+}
+
+const SERVERS: &str = r#"mkdir -p /run/sshd
+i=0
+for name in $CHARM4RS_HOSTS; do
+    "$CHARM4RS_ON" on $i /usr/sbin/sshd -D -e -f "$FOLDER/sshd_config" 2>"$FOLDER/log$i" </dev/null >/dev/null &
+    i=$((i + 1))
+done
+echo "$CHARM4RS_HOSTS"
+read -r _ || true
+"#;
+
+fn tool() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").join("ci/hosts")
+}
+
+impl Hosts {
+    /// So many of them; none where namespaces cannot be made.
+    pub(crate) fn new(count: usize) -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: making network namespaces needs root");
+            return None;
+        }
+        let name = format!("hosts-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        configure(&folder);
+        let mut command = Command::new(tool());
+        command.args([&count.to_string(), "bash", "-c", SERVERS]).env("FOLDER", &folder);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("ci/hosts can be started");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a pipe");
+        let names: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        if names.is_empty() {
+            let status = child.wait().expect("our child");
+            eprintln!("skipped: network namespaces cannot be made here (ci/hosts: {status})");
+            let _ = std::fs::remove_dir_all(&folder);
+            return None;
+        }
+        let hosts = Self { stdin: child.stdin.take(), child, names, folder };
+        hosts.write("nodelist", &hosts.names.join("\n"));
+        until("the servers listen", || {
+            (0..count).all(|i| {
+                let log = std::fs::read_to_string(hosts.folder.join(format!("log{i}"))).unwrap_or_default();
+                log.contains("Server listening")
+            })
+        });
+        Some(hosts)
+    }
+
+    pub(crate) fn name(&self, host: usize) -> &str {
+        &self.names[host]
+    }
+
+    /// A file that is gone with the hosts.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn tool(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(tool());
+        command.args(args).env("CHARM4RS_HOSTS", self.names.join(" "));
+        command
+    }
+
+    /// Unplugs a host's cable, or plugs it in again.
+    pub(crate) fn cut(&self, host: usize) {
+        assert!(self.tool(&["cut", &host.to_string()]).status().expect("ci/hosts").success());
+    }
+
+    /// A job of all hosts, started on the first: `charmrun` with these options, and what follows `--`.
+    pub(crate) fn start(&self, charmrun: &Path, line: &str) -> Job {
+        let (command, mark) = self.command(charmrun, line);
+        Job::spawn(command, mark)
+    }
+
+    /// Its command and its mark.
+    pub(crate) fn command(&self, charmrun: &Path, line: &str) -> (Command, String) {
+        let (job, mark) = marked(charmrun.to_str().expect("a path of text"));
+        let mut command = self.tool(&["on", "0", charmrun.to_str().expect("a path of text")]);
+        command.envs(job.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg("++nodelist").arg(self.folder.join("nodelist"));
+        command.arg("++remote-shell").arg(self.shell());
+        command.args(line.split_whitespace());
+        (command, mark)
+    }
+
+    /// What reaches the other hosts.
+    pub(crate) fn shell(&self) -> String {
+        format!("ssh -F {}/ssh_config", self.folder.display())
+    }
+
+    /// What runs on a host beside its server: numbers and command lines.
+    pub(crate) fn processes(&self, host: usize) -> Vec<(i32, String)> {
+        let list = Command::new("ip").args(["netns", "pids", &self.names[host]]).output().expect("ip");
+        let numbers = String::from_utf8_lossy(&list.stdout).into_owned();
+        let line = |number: &str| {
+            let text = std::fs::read(Path::new("/proc").join(number).join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&text).replace('\0', " ").trim().to_owned()
+        };
+        numbers
+            .split_whitespace()
+            .map(|number| (number.parse().expect("a number"), line(number)))
+            // What has ended has no command line.
+            .filter(|(_, line)| !line.is_empty() && !line.contains("sshd"))
+            .collect()
+    }
+
+    /// The one process of a host whose command line begins with this.
+    pub(crate) fn the(&self, host: usize, what: &str) -> rustix::process::Pid {
+        let all = self.processes(host);
+        let found: Vec<i32> = all.iter().filter(|(_, line)| line.starts_with(what)).map(|(pid, _)| *pid).collect();
+        let [pid] = found[..] else { panic!("one {what} on host {host}: {all:?}") };
+        rustix::process::Pid::from_raw(pid).expect("a number")
+    }
+
+    /// Within the contract's time after now nothing of a job is left on any host.
+    #[track_caller]
+    pub(crate) fn assert_empty(&self) {
+        let since = Instant::now();
+        loop {
+            let left: Vec<_> = (0..self.names.len()).flat_map(|host| self.processes(host)).collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(since.elapsed() < GONE, "the job has left behind {left:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Keys and settings of their own: nothing of this machine's counts.
+fn configure(folder: &Path) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    for key in ["host_key", "user_key"] {
+        let mut command = Command::new("ssh-keygen");
+        command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key));
+        assert!(command.status().expect("ssh-keygen is installed by ci/setup").success());
+    }
+    let write = |name: &str, text: String| {
+        std::fs::File::create(folder.join(name)).and_then(|mut file| file.write_all(text.as_bytes())).expect("a file");
+    };
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a key");
+    write("known_hosts", format!("* {}", read("host_key.pub")));
+    write("authorized_keys", read("user_key.pub"));
+    let at = folder.display();
+    write(
+        "sshd_config",
+        format!(
+            "HostKey {at}/host_key\nAuthorizedKeysFile {at}/authorized_keys\nStrictModes no\nUsePAM no\nPidFile none\n\
+             PermitRootLogin yes\nPasswordAuthentication no\nUseDNS no\nMaxStartups 100\n"
+        ),
+    );
+    write(
+        "ssh_config",
+        format!(
+            "IdentityFile {at}/user_key\nIdentitiesOnly yes\nUserKnownHostsFile {at}/known_hosts\n\
+             GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\nUser root\n"
+        ),
+    );
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn until(what: &str, so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !so() {
+        assert!(since.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
