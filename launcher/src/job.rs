@@ -97,6 +97,10 @@ fn is_this_host(name: &str) -> bool {
     named || name.parse::<IpAddr>().is_ok_and(|ip| UdpSocket::bind((ip, 0)).is_ok())
 }
 
+fn is_loopback(name: &str) -> bool {
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 /// A process as the launcher sees it.
 #[derive(Default, Debug)]
 pub(crate) struct Process {
@@ -147,10 +151,10 @@ impl Job {
         let own = host_name();
         let mut names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         match this {
-            // What others may call us; our own name for ourselves says nothing to them.
-            Some(host) if !names.is_empty() => names[host as usize].clone_from(&own),
-            Some(_) => names.push(own.clone()),
-            None => {}
+            Some(_) if names.is_empty() => names.push(own.clone()),
+            // What nobody else may call us.
+            Some(host) if is_loopback(&names[host as usize]) => names[host as usize].clone_from(&own),
+            _ => {}
         }
         let remotes = (0..).zip(hosts).map(|(n, host)| (Some(n) != this).then(|| Remote::new(host, n))).collect();
         let shell = options.remote_shell.clone().unwrap_or_else(|| "ssh".to_owned());

@@ -125,7 +125,7 @@ fn a_killed_shell_or_agent_is_a_lost_host() {
         let since = std::time::Instant::now();
         // The agent's guardian has its command line, and may go before it.
         let pid = match host {
-            0 => hosts.the(0, which),
+            0 => hosts.all(0, which)[0],
             _ => agent(&hosts),
         };
         kill_process(pid, Signal::KILL).expect("it runs");

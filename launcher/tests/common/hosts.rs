@@ -130,12 +130,14 @@ impl Hosts {
             .collect()
     }
 
-    /// The one process of a host whose command line begins with this.
-    pub(crate) fn the(&self, host: usize, what: &str) -> rustix::process::Pid {
+    /// The processes of a host whose command lines begin with this.
+    #[track_caller]
+    pub(crate) fn all(&self, host: usize, what: &str) -> Vec<rustix::process::Pid> {
         let all = self.processes(host);
-        let found: Vec<i32> = all.iter().filter(|(_, line)| line.starts_with(what)).map(|(pid, _)| *pid).collect();
-        let [pid] = found[..] else { panic!("one {what} on host {host}: {all:?}") };
-        rustix::process::Pid::from_raw(pid).expect("a number")
+        let found = all.iter().filter(|(_, line)| line.starts_with(what));
+        let found: Vec<_> = found.filter_map(|(pid, _)| rustix::process::Pid::from_raw(*pid)).collect();
+        assert!(!found.is_empty(), "{what} on host {host}: {all:?}");
+        found
     }
 
     /// Within the contract's time after now nothing of a job is left on any host.

@@ -1,19 +1,24 @@
-//! The launcher of the same build.
+//! Programs of the same build.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The launcher that lies beside `program`. Another package's program: cargo does not build it for a test of this one alone.
+/// The launcher that lies beside `program`.
 pub(crate) fn charmrun(program: &str) -> PathBuf {
+    beside(program, "charm4rs-launcher", "charmrun")
+}
+
+/// A program of another package that lies beside `program`: cargo does not build it for a test of this package alone.
+pub(crate) fn beside(program: &str, package: &str, name: &str) -> PathBuf {
     let folder = Path::new(program).parent().expect("a program lies in a folder");
-    let path = folder.join("charmrun");
+    let path = folder.join(name);
     if !path.exists() {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "charm4rs-launcher", "--bin", "charmrun"]);
+        build.args(["build", "--quiet", "--package", package, "--bin", name]);
         if folder.ends_with("release") {
             build.arg("--release");
         }
-        assert!(build.status().expect("cargo can be started").success(), "charmrun can be built");
+        assert!(build.status().expect("cargo can be started").success(), "{name} can be built");
     }
     path
 }
