@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::Pe;
+use charm4rs_transport::bootstrap::options::Options;
 use charm4rs_transport::bootstrap::wire::{TOWARD_MAX, Welcome, WireError};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::process::{Pid, Signal};
@@ -29,8 +30,9 @@ use crate::sys::{Death, Ending};
 
 /// How many shells are on their way at a time.
 const DIALED_MAX: usize = 64;
-/// How long an agent may take to say hello.
+/// How long an agent may take to say hello; longer, in proportion, where all processes may take longer than usual to join.
 const HELLO: Duration = Duration::from_secs(9);
+const USUAL: Duration = Duration::from_secs(60);
 /// A host that is silent for so long may be gone.
 const HUSHED: Duration = Duration::from_millis(1500);
 /// How long a shell whose line has closed may take to say why.
@@ -213,6 +215,10 @@ impl Orders {
             env: env.map(OsString::into_vec).collect(),
         }
     }
+}
+
+fn hello(options: &Options) -> Duration {
+    HELLO.mul_f64(options.timeout.div_duration_f64(USUAL).max(1.0))
 }
 
 /// A signal, as it travels.
@@ -445,7 +451,7 @@ impl Job {
         let liveness = self.options.liveness && self.layout.hosts() > 1;
         let of = |remote: &Remote| match remote.state {
             _ if remote.closed.is_some() => remote.closed.map(|at| at + REASON),
-            State::Dialed(at) => Some(at + HELLO),
+            State::Dialed(at) => Some(at + hello(&self.options)),
             State::Ordered(_) | State::Runs if liveness => Some(remote.heard + SILENCE),
             _ => None,
         };
@@ -459,11 +465,11 @@ impl Job {
 
     /// Gives up hosts that are silent for too long.
     pub(crate) fn check_others(&mut self, now: Instant) {
-        let liveness = self.options.liveness;
+        let (liveness, hello) = (self.options.liveness, hello(&self.options));
         for number in 0..u32::try_from(self.remotes.len()).expect("hosts are counted in 32 bits") {
             let Some(remote) = self.remote(number) else { continue };
             let silent = liveness && remote.has_agent() && now >= remote.heard + SILENCE;
-            let late = matches!(remote.state, State::Dialed(at) if now >= at + HELLO);
+            let late = matches!(remote.state, State::Dialed(at) if now >= at + hello);
             if remote.state == State::Gone {
                 continue;
             } else if silent {

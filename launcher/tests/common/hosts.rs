@@ -1,6 +1,6 @@
 //! Several hosts for jobs under test (`ci/hosts`), each with a server of ssh, and what runs there. Knows nothing of what the jobs do.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,8 +27,9 @@ echo "$CHARM4RS_HOSTS"
 read -r _ || true
 "#;
 
-fn tool() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").join("ci/hosts")
+fn tool(name: &str) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
+    Command::new(root.join("ci").join(name))
 }
 
 impl Hosts {
@@ -41,8 +42,8 @@ impl Hosts {
         }
         let name = format!("hosts-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        configure(&folder);
-        let mut command = Command::new(tool());
+        assert!(tool("keys").arg(&folder).status().expect("ci/keys can be started").success());
+        let mut command = tool("hosts");
         command.args([&count.to_string(), "bash", "-c", SERVERS]).env("FOLDER", &folder);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("ci/hosts can be started");
         let mut line = String::new();
@@ -80,15 +81,15 @@ impl Hosts {
         &self.folder
     }
 
-    fn tool(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(tool());
+    fn hosts(&self, args: &[&str]) -> Command {
+        let mut command = tool("hosts");
         command.args(args).env("CHARM4RS_HOSTS", self.names.join(" "));
         command
     }
 
     /// Unplugs a host's cable, or plugs it in again.
     pub(crate) fn cut(&self, host: usize) {
-        assert!(self.tool(&["cut", &host.to_string()]).status().expect("ci/hosts").success());
+        assert!(self.hosts(&["cut", &host.to_string()]).status().expect("ci/hosts").success());
     }
 
     /// A job of all hosts, started on the first: `charmrun` with these options, and what follows `--`.
@@ -100,7 +101,7 @@ impl Hosts {
     /// Its command and its mark.
     pub(crate) fn command(&self, charmrun: &Path, line: &str) -> (Command, String) {
         let (job, mark) = marked(charmrun.to_str().expect("a path of text"));
-        let mut command = self.tool(&["on", "0", charmrun.to_str().expect("a path of text")]);
+        let mut command = self.hosts(&["on", "0", charmrun.to_str().expect("a path of text")]);
         command.envs(job.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.arg("++nodelist").arg(self.folder.join("nodelist"));
@@ -161,37 +162,6 @@ impl Drop for Hosts {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
-}
-
-/// Keys and settings of their own: nothing of this machine's counts.
-fn configure(folder: &Path) {
-    std::fs::create_dir_all(folder).expect("a folder");
-    for key in ["host_key", "user_key"] {
-        let mut command = Command::new("ssh-keygen");
-        command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key));
-        assert!(command.status().expect("ssh-keygen is installed by ci/setup").success());
-    }
-    let write = |name: &str, text: String| {
-        std::fs::File::create(folder.join(name)).and_then(|mut file| file.write_all(text.as_bytes())).expect("a file");
-    };
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a key");
-    write("known_hosts", format!("* {}", read("host_key.pub")));
-    write("authorized_keys", read("user_key.pub"));
-    let at = folder.display();
-    write(
-        "sshd_config",
-        format!(
-            "HostKey {at}/host_key\nAuthorizedKeysFile {at}/authorized_keys\nStrictModes no\nUsePAM no\nPidFile none\n\
-             PermitRootLogin yes\nPasswordAuthentication no\nUseDNS no\nMaxStartups 100\n"
-        ),
-    );
-    write(
-        "ssh_config",
-        format!(
-            "IdentityFile {at}/user_key\nIdentitiesOnly yes\nUserKnownHostsFile {at}/known_hosts\n\
-             GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\nUser root\n"
-        ),
-    );
 }
 
 /// Waits until something is so.
