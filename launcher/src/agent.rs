@@ -232,12 +232,12 @@ impl Agent {
     /// Ends what processes have left behind, and says the last words.
     fn finish(mut self) -> u8 {
         self.here.sweep();
-        let limit = if self.awaited { LAST_WORDS } else { GIVE_UP };
-        for rank in self.here.ranks() {
-            for which in 0..2 {
-                self.credit = usize::MAX;
-                while self.print(rank, which) {}
-            }
+        let awaited = self.awaited;
+        let limit = if awaited { LAST_WORDS } else { GIVE_UP };
+        // A launcher that waits for it takes all that there is still.
+        for (rank, which) in self.here.ranks().flat_map(|rank| [(rank, 0), (rank, 1)]).filter(|_| awaited) {
+            self.credit = usize::MAX;
+            while self.print(rank, which) {}
         }
         self.here.dismiss_guardian();
         if self.awaited {

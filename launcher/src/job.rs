@@ -78,7 +78,7 @@ impl Place {
             return Ok(Self { layout: Layout::one_host(pes, ppn.unwrap_or(pes)), hosts: Vec::new(), here: Some(0) });
         };
         let group = options.nodegroup.as_deref().unwrap_or(nodelist::MAIN);
-        let mut hosts = nodelist::read(Path::new(file), group)?;
+        let mut hosts = nodelist::one_for_all(nodelist::read(Path::new(file), group)?, is_this_host);
         hosts.truncate(options.hosts.map_or(usize::MAX, |n| n as usize));
         let cpus: Vec<u32> = hosts.iter().map(|host| host.cpus).collect();
         let (layout, used) = nodelist::deal(pes, ppn, &cpus);
@@ -136,7 +136,7 @@ pub(crate) struct Job {
     pub(crate) remotes: Vec<Option<Remote>>,
     pub(crate) orders: Orders,
     /// All has ended but for the last words of other hosts, which may take until then.
-    finishing: Option<Instant>,
+    pub(crate) finishing: Option<Instant>,
     pub(crate) outputs: Outputs,
     pub(crate) processes: Vec<Process>,
     pub(crate) board: Board,
@@ -298,10 +298,6 @@ impl Job {
     }
 
     // The end of other hosts.
-
-    pub(crate) fn is_finishing(&self) -> bool {
-        self.finishing.is_some()
-    }
 
     /// Has other hosts see to what processes have left behind, and waits for what they have still to say.
     pub(crate) fn finish_others(&mut self, limit: Duration) {

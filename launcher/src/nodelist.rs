@@ -187,6 +187,19 @@ fn add(hosts: &mut Vec<Host>, name: String, settings: Settings) -> Result<(), Pr
     if total > u64::from(PES_MAX) { Err(Problem::TooMany) } else { Ok(()) }
 }
 
+/// Hosts of which those that are the same by other names are one.
+pub(crate) fn one_for_all(hosts: Vec<Host>, is_it: impl Fn(&str) -> bool) -> Vec<Host> {
+    let mut all: Vec<Host> = Vec::new();
+    for host in hosts {
+        let known = if is_it(&host.name) { all.iter_mut().find(|known| is_it(&known.name)) } else { None };
+        match known {
+            Some(known) => known.cpus += host.cpus,
+            None => all.push(host),
+        }
+    }
+    all
+}
+
 /// Deals PEs in blocks over hosts, to each as many as its share of all counts: whole processes of `ppn` PEs, or else one process
 /// for each host. Gives the layout, and which hosts have a part in it.
 pub(crate) fn deal(pes: u32, ppn: Option<u32>, cpus: &[u32]) -> (Layout, Vec<usize>) {

@@ -297,6 +297,7 @@ impl Job {
         let Some(remote) = self.remotes.get_mut(number as usize).and_then(Option::as_mut) else { return };
         let out_of_turn = match &frame {
             ToHome::Hello(_) => !matches!(remote.state, State::Dialed(_)),
+            ToHome::Printed { bytes, .. } if remote.taken + bytes.len() > WINDOW && self.finishing.is_none() => true,
             ToHome::News { rank, .. } | ToHome::Printed { rank, .. } => !remote.has_agent() || !ranks.contains(rank),
             _ => !remote.has_agent(),
         };
@@ -411,7 +412,7 @@ impl Job {
         let (host, pid) = (remote.name().to_owned(), std::process::id());
         remote.leave(&self.here);
         ranks.for_each(|rank| self.processes[rank as usize].runs = false);
-        if !self.is_finishing() {
+        if self.finishing.is_none() {
             self.fail(Cause { code, pe: Some(Pe(first)), pid, host, what });
         }
     }

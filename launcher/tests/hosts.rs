@@ -87,6 +87,9 @@ fn the_jobs_exit_status_is_the_programs_wherever_it_ends() {
     assert_eq!((ended.code, &*ended.stderr), (3, ""));
     let ended = run(&hosts, "+p4 ++ppn 1 PROCESS hard-exit 3 5");
     assert_eq!(ended.failed_on(hosts.name(1), 5, "process 3 ended with exit code 5").pe(), Some(3));
+    let ended = run(&hosts, "+p4 ++ppn 1 ++timeout 2 PROCESS never-joins-the-fence");
+    let what = format!("process 1 of 4 missing on {}", hosts.name(0));
+    ended.failed_on(hosts.name(0), 69, &what);
     let ended = run(&hosts, "+p4 ++ppn 1 PROCESS abort 2");
     assert_eq!(ended.failed_on(hosts.name(1), 1, "it broke: here").pe(), Some(2));
     assert_eq!(ended.stderr.lines().skip(1).collect::<Vec<_>>(), ["  at a", "  at b"]);
@@ -108,6 +111,15 @@ fn a_process_killed_on_another_host_ends_the_job_with_137() {
 fn what_processes_leave_behind_on_another_host_ends_with_the_job() {
     let Some(hosts) = Hosts::new(2) else { return };
     run(&hosts, "+p2 PROCESS children").succeeded();
+}
+
+#[test]
+fn a_stopped_process_of_another_host_is_found_out() {
+    let Some(hosts) = Hosts::new(2) else { return };
+    let ended = run(&hosts, "+p2 ++ppn 1 PROCESS stop 1");
+    assert_eq!(ended.code, 69, "{ended:?}");
+    assert!(ended.stderr.contains("error[69]: process 1 is unresponsive for 5 s"), "{ended:?}");
+    assert!(ended.took < Duration::from_secs(8), "{ended:?}");
 }
 
 /// A job of two hosts and four processes that runs.
@@ -309,7 +321,8 @@ fn a_wrong_nodelist_is_refused_with_78_and_its_line() {
 #[test]
 fn this_host_needs_no_shell_by_whatever_name() {
     let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    for name in ["localhost", "127.0.0.1", "::1", &own] {
+    let all = format!("localhost\n127.0.0.1\n{own}");
+    for name in ["localhost", "127.0.0.1", "::1", &own, &all] {
         let scratch = common::Scratch::new("this", name, 0o644);
         let line = format!("+p2 ++nodelist {} ++remote-shell /bin/false PROCESS where", scratch.path());
         assert_eq!(common::run(&line).succeeded().sorted()[0], "0/1 0..2 0", "{name}");
