@@ -37,14 +37,17 @@ pub(crate) const LAST_WORDS: Duration = Duration::from_secs(10);
 pub(crate) const WINDOW: usize = 256 << 10;
 
 /// Variables that are a host's own, or its session's: a launcher's say nothing to another host. Those that end in `_` are families.
-const OWN: [&str; 18] = [
+const OWN: [&str; 22] = [
     "_",
     "DBUS_SESSION_BUS_ADDRESS",
     "DISPLAY",
+    "HOME",
     "HOSTNAME",
+    "LOGNAME",
     "MAIL",
     "OLDPWD",
     "PWD",
+    "SHELL",
     "SHLVL",
     "SSH_",
     "STY",
@@ -52,6 +55,7 @@ const OWN: [&str; 18] = [
     "TMPDIR",
     "TMUX",
     "TTY",
+    "USER",
     "WAYLAND_DISPLAY",
     "WINDOWID",
     "XAUTHORITY",

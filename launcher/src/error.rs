@@ -25,6 +25,9 @@ pub enum LaunchError {
         /// What is wrong with it.
         why: Why,
     },
+    /// An option that says something of the nodelist's hosts, and no nodelist.
+    #[error("{0} needs hosts: charmrun ++nodelist FILE {0} … PROGRAM")]
+    NoNodelist(&'static str),
     /// The nodelist is wrong.
     #[error(transparent)]
     Nodelist(#[from] NodelistError),
@@ -110,7 +113,7 @@ impl LaunchError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Usage(error) => error.code(),
-            Self::NoProgram | Self::NoTarget { .. } => 64,
+            Self::NoProgram | Self::NoTarget { .. } | Self::NoNodelist(_) => 64,
             Self::Program { .. } | Self::Nodelist(_) | Self::Shell { .. } | Self::Folder { .. } => 78,
             Self::Descriptors { .. } => 71,
             Self::Cargo { code, .. } => *code,

@@ -75,6 +75,15 @@ impl Place {
         );
         let ppn = options.ppn.or(apart.then_some(1));
         let Some(file) = &options.nodelist else {
+            let others = [
+                ("++nodegroup", options.nodegroup.is_some()),
+                ("++numHosts", options.hosts.is_some()),
+                ("++remote-shell", options.remote_shell.is_some()),
+                ("++remote-charmrun", options.remote_charmrun.is_some()),
+            ];
+            if let Some((name, _)) = others.into_iter().find(|(_, given)| *given) {
+                return Err(LaunchError::NoNodelist(name));
+            }
             return Ok(Self { layout: Layout::one_host(pes, ppn.unwrap_or(pes)), hosts: Vec::new(), here: Some(0) });
         };
         let group = options.nodegroup.as_deref().unwrap_or(nodelist::MAIN);
@@ -313,10 +322,15 @@ impl Job {
     fn read_stream(&mut self, rank: u32, which: usize) -> bool {
         let mut buf = [0; READ];
         let Some(n) = self.here.read(rank, which, &mut buf) else { return false };
-        if self.outputs.take(rank, which, &buf[..n]) && self.layout.processes() == 1 {
+        self.print(rank, which, &buf[..n]);
+        n > 0
+    }
+
+    /// Takes what a process has printed; nothing: it prints no more.
+    pub(crate) fn print(&mut self, rank: u32, which: usize, bytes: &[u8]) {
+        if self.outputs.take(rank, which, bytes) && self.layout.processes() == 1 {
             self.prompt_at = Some(Instant::now() + PROMPT);
         }
-        n > 0
     }
 
     /// All that was printed, when nobody prints any more.

@@ -323,7 +323,7 @@ impl Job {
             }
             ToHome::Printed { rank, which, bytes } => {
                 remote.taken += bytes.len();
-                self.outputs.take(rank, which.into(), &bytes);
+                self.print(rank, which.into(), &bytes);
             }
             ToHome::Failed { code, what } => {
                 let what = format!("host {}: {what}", remote.name());

@@ -37,6 +37,7 @@ fn a_wrong_command_line_is_refused_with_64_and_a_hint() {
         ("+pfour PROCESS where", "unknown option +pfour"),
         ("++ppn", "++ppn needs a value"),
         ("+p4", "no program given"),
+        ("++numHosts 2 PROCESS where", "++numHosts needs hosts: charmrun ++nodelist FILE"),
         // The program reads its own arguments, and the launcher says it once for all processes.
         ("+p2 ++ppn 1 PROCESS where ++sed 3", "unknown option ++sed (did you mean ++seed?)"),
         ("+p2 ++ppn 1 PROCESS where +p3", "+p is 2 for charmrun and 3 for the program"),
