@@ -91,15 +91,18 @@ fn processes_listen_on_the_way_to_the_others_and_on_nothing_else() {
 }
 
 #[test]
-fn hosts_with_ipv6_only_are_as_good_as_others() {
+fn a_host_with_ipv6_only_is_as_good_as_others_and_so_are_two() {
     let Some(hosts) = Hosts::new(2) else { return };
-    for host in 0..2 {
-        ip(&hosts, host, "-4 addr flush dev eth0");
-    }
-    let nodelist = hosts.write("v6", "fd77::1\nfd77::2\n");
-    let options = format!("+p4 ++ppn 1 ++nodelist {}", nodelist.display());
-    let ended = run(&hosts, &options, &example("stencil3d"), "--size 32 --steps 10");
-    assert!(ended.succeeded().stdout.contains("a serial run gives the same"), "{ended:?}");
+    let check = |names: &str| {
+        let nodelist = hosts.write("v6", names);
+        let options = format!("+p4 ++ppn 1 ++nodelist {}", nodelist.display());
+        let ended = run(&hosts, &options, &example("stencil3d"), "--size 32 --steps 10");
+        assert!(ended.succeeded().stdout.contains("a serial run gives the same"), "{ended:?}");
+    };
+    ip(&hosts, 1, "-4 addr flush dev eth0");
+    check(&format!("{}\nfd77::2\n", hosts.name(0)));
+    ip(&hosts, 0, "-4 addr flush dev eth0");
+    check("fd77::1\nfd77::2\n");
 }
 
 #[test]
