@@ -40,6 +40,7 @@ impl Hosts {
             eprintln!("skipped: making network namespaces needs root");
             return None;
         }
+        assert!(Path::new("/usr/sbin/sshd").exists(), "sshd is installed by ci/setup");
         let name = format!("hosts-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         assert!(tool("keys").arg(&folder).status().expect("ci/keys can be started").success());
