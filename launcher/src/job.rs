@@ -394,7 +394,7 @@ impl Owner for Job {
         match what {
             What::Stdout => _ = self.read_stream(number, 0),
             What::Stderr => _ = self.read_stream(number, 1),
-            What::Line => self.on_line(number),
+            What::Line => _ = self.on_line(number),
             What::Words => self.on_words(number),
             // A sink with room, or a line: it is written to in the next round anyway.
             What::Sink | What::Channel | What::Signals => {}

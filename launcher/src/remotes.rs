@@ -252,14 +252,16 @@ impl Job {
         Ok(())
     }
 
-    pub(crate) fn on_line(&mut self, number: u32) {
-        while let Some(line) = self.remote(number).and_then(|remote| remote.line.as_mut()) {
-            match line.read() {
-                Got::Bytes => self.on_frames(number),
-                Got::Nothing => return,
-                Got::End => return self.on_closed(number),
-            }
+    /// Reads once; whether there may be more.
+    pub(crate) fn on_line(&mut self, number: u32) -> bool {
+        let Some(line) = self.remote(number).and_then(|remote| remote.line.as_mut()) else { return false };
+        let got = line.read();
+        match got {
+            Got::Bytes => self.on_frames(number),
+            Got::Nothing => {}
+            Got::End => self.on_closed(number),
         }
+        got == Got::Bytes
     }
 
     fn on_frames(&mut self, number: u32) {
@@ -298,6 +300,8 @@ impl Job {
         let out_of_turn = match &frame {
             ToHome::Hello(_) => !matches!(remote.state, State::Dialed(_)),
             ToHome::Printed { bytes, .. } if remote.taken + bytes.len() > WINDOW && self.finishing.is_none() => true,
+            ToHome::News { news: News::Started(_), .. } if !matches!(remote.state, State::Ordered(_)) => true,
+            ToHome::Done if self.finishing.is_none() => true,
             ToHome::News { rank, .. } | ToHome::Printed { rank, .. } => !remote.has_agent() || !ranks.contains(rank),
             _ => !remote.has_agent(),
         };
@@ -368,7 +372,7 @@ impl Job {
         let found = (0..).zip(&self.remotes).find(|(_, r)| r.as_ref().is_some_and(|r| r.shell == Some(pid)));
         let Some((number, _)) = found else { return };
         // What came before.
-        self.on_line(number);
+        while self.on_line(number) {}
         self.on_words(number);
         if let Some(remote) = self.remote(number) {
             remote.shell = None;
