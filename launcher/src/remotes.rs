@@ -421,10 +421,11 @@ impl Job {
         }
     }
 
-    /// A signal for all that runs on other hosts. Who is killed before there is an agent is not started at all.
+    /// A signal for all that runs on other hosts. Who is to end before there is an agent is not started at all.
     pub(crate) fn signal_others(&mut self, signal: Signal) {
         for remote in self.remotes.iter_mut().flatten() {
-            if signal == Signal::KILL && matches!(remote.state, State::Waiting | State::Dialed(_)) {
+            let ends = [Signal::KILL, Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal);
+            if ends && matches!(remote.state, State::Waiting | State::Dialed(_)) {
                 remote.leave(&self.here);
             }
             remote.send(&ToAgent::Signal(number(signal)));

@@ -202,6 +202,21 @@ fn signals_of_the_user_reach_all_hosts() {
 }
 
 #[test]
+fn an_interrupted_job_does_not_wait_for_a_host_that_has_not_answered() {
+    let Some(hosts) = Hosts::new(2) else { return };
+    let silent = hosts.write("silent", "#!/bin/sh\nexec sleep 1000.5\n");
+    let (mut command, mark) = hosts.command(Path::new(CHARMRUN), "+p2 ++ppn 1 ++remote-shell");
+    command.args([&format!("sh {}", silent.display()), PROCESS, "ready"]);
+    let mut job = Job::spawn(command, mark);
+    job.ready(1);
+    let since = std::time::Instant::now();
+    job.signal(Signal::INT);
+    job.end().failed_on(hosts.name(0), 130, "interrupted by SIGINT");
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    hosts.assert_empty();
+}
+
+#[test]
 fn a_suspended_job_sleeps_on_all_hosts_and_goes_on() {
     let Some(hosts) = Hosts::new(2) else { return };
     let job = running(&hosts, "ready");
