@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -58,7 +57,7 @@ pub(crate) struct Near<W: Way> {
     first: u32,
     way: W,
     caps: Caps,
-    inbox: Rc<Inbox>,
+    inbox: Inbox,
     outboxes: Vec<Outbox>,
     pool: Pool,
     slab: Slab,
@@ -170,16 +169,12 @@ impl<W: Way> Near<W> {
         Ok(())
     }
 
-    /// Takes at most `max` arrivals. `IN_PLACE`: small messages may stay in the inbox, up to half of it.
+    /// Takes at most `max` arrivals.
     ///
     /// # Errors
     /// If a peer broke the protocol.
     #[inline]
-    pub(crate) fn receive<const IN_PLACE: bool>(
-        &mut self,
-        max: usize,
-        mut f: impl FnMut(Arrival),
-    ) -> Result<usize, TransportError> {
+    pub(crate) fn receive(&mut self, max: usize, mut f: impl FnMut(Arrival)) -> Result<usize, TransportError> {
         if self.armed {
             self.disarm();
         }
@@ -188,7 +183,7 @@ impl<W: Way> Near<W> {
             match self.inbox.take() {
                 Ok(None) => break,
                 Ok(Some(record)) => {
-                    if let Some(arrival) = self.arrival::<IN_PLACE>(&record)? {
+                    if let Some(arrival) = self.arrival(&record)? {
                         f(arrival);
                         n += 1;
                     }
@@ -200,18 +195,14 @@ impl<W: Way> Near<W> {
     }
 
     #[inline(always)]
-    fn arrival<const IN_PLACE: bool>(&mut self, record: &Record) -> Result<Option<Arrival>, TransportError> {
+    fn arrival(&mut self, record: &Record) -> Result<Option<Arrival>, TransportError> {
         let from = record.from;
         if from.wrapping_sub(self.first) as usize >= self.outboxes.len() {
             self.inbox.free(record);
             return Err(self.violation(from, "a record from a PE that is not here", from.into()));
         }
         if record.kind() == Kind::Message as u8 {
-            let msg = if IN_PLACE && !self.inbox.crowded() {
-                self.inbox.in_place(record)
-            } else {
-                self.inbox.moved_out(record, &self.slab)
-            };
+            let msg = self.inbox.moved_out(record, &self.slab);
             return Ok(Some(Arrival::Message(Pe(from), record.imm(), msg)));
         }
         self.rare(record)
@@ -225,30 +216,22 @@ impl<W: Way> Near<W> {
                 let whole = record.len() == W::HANDLE;
                 // SAFETY: by its kind and length the body is a handle that `write` wrote; each record is taken once.
                 match whole.then(|| unsafe { self.way.read(self.inbox.body(record)) }).flatten() {
-                    Some(buf) => Arrival::Message(from, record.imm(), buf.into()),
-                    None => return Err(self.violation(from.0, "a buffer that is none", record.len() as u64)),
+                    Some(buf) => Ok(Some(Arrival::Message(from, record.imm(), buf.into()))),
+                    None => Err(self.violation(from.0, "a buffer that is none", record.len() as u64)),
                 }
             }
-            kind if kind == Kind::Put as u8 => Arrival::Put(from, record.imm()),
-            kind if kind == Kind::Skip as u8 => {
-                self.inbox.free(record);
-                return Ok(None);
-            }
-            kind => return Err(self.violation(from.0, "unknown kind of record", kind.into())),
+            kind if kind == Kind::Put as u8 => Ok(Some(Arrival::Put(from, record.imm()))),
+            kind if kind == Kind::Skip as u8 => Ok(None),
+            kind => Err(self.violation(from.0, "unknown kind of record", kind.into())),
         };
         self.inbox.free(record);
-        Ok(Some(arrival))
+        arrival
     }
 
     #[cold]
     #[expect(clippy::unused_self, reason = "reads as what it is")]
     fn violation(&self, from: u32, what: &'static str, detail: u64) -> TransportError {
         TransportError::Protocol { from: Pe(from), what, detail }
-    }
-
-    /// Whether this much of the ring is held that the peers may be waiting for this PE's user.
-    pub(crate) fn crowded(&self) -> bool {
-        self.inbox.crowded()
     }
 
     /// Step 1 of sleeping.
@@ -503,7 +486,7 @@ impl<W: Way> Endpoint for Near<W> {
 
     fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
         let done = if self.busy() { self.tend(out, max)? } else { 0 };
-        let arrived = self.receive::<false>(max - done, |arrival| {
+        let arrived = self.receive(max - done, |arrival| {
             out.push(match arrival {
                 Arrival::Message(from, imm, msg) => Event::Recv { from, imm, msg },
                 Arrival::Put(from, imm) => Event::PutArrived { from, imm },
@@ -549,7 +532,7 @@ impl<W: Way> Drop for Near<W> {
         self.windows.close_all(|| gone(outboxes, way).is_some());
         // Buffers that were handed over and never read go home.
         while let Ok(Some(record)) = self.inbox.take() {
-            let _ = self.arrival::<false>(&record);
+            let _ = self.arrival(&record);
         }
     }
 }

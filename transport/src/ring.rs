@@ -19,10 +19,9 @@
 //! (the reader cleared it) or was never used; or the commit word of lap `l`. So a record of one slot, the usual case, is never
 //! written by its reader, and its cache line travels once there and once back.
 //!
-//! *Free.* The reader keeps private notes of which records are still held, and moves its own `head` over the
-//! oldest ones that are not. Before that it clears the first word of each of their slots but the first. It publishes `head`
-//! (release) once an eighth of the ring has come free, or when it finds nothing to read; a sender's acquire load of `head`
-//! therefore sees the clearing before it writes these slots again.
+//! *Free.* The reader copies a record's body out, or reads what it describes, and frees it before it looks at the next one: it clears the
+//! first word of each of its slots but the first. It publishes how far it is (`head`, release) once an eighth of the ring has come free, or
+//! when it finds nothing to read; a sender's acquire load of `head` therefore sees the clearing before it writes these slots again.
 //!
 //! *A sender that dies* between claim and publish stops the ring. Between threads, a panic in the middle publishes
 //! a record to be skipped; between processes the job ends with any of its processes.
@@ -174,12 +173,6 @@ impl Raw {
         unsafe { self.at(slot).add(HEADER) }
     }
 
-    /// The slot of the record whose body is at `body`.
-    #[inline]
-    pub(crate) fn slot_of(&self, body: NonNull<u8>) -> u64 {
-        ((body.as_ptr() as usize - HEADER - self.slots.as_ptr() as usize) / SLOT) as u64
-    }
-
     /// The header's second word: who sent the record.
     #[inline]
     pub(crate) fn from(&self, slot: u64) -> &AtomicU32 {
@@ -253,28 +246,15 @@ pub(crate) struct Consumer<P> {
     pub(crate) place: P,
     /// The next slot to read.
     next: Cell<u64>,
-    /// The oldest slot that is held.
-    head: Cell<u64>,
-    /// `head` as the senders know it.
+    /// The same as the senders know it.
     published: Cell<u64>,
-    /// For the first slot of each record between `head` and `next`: its length in slots, and whether it is free.
-    notes: Box<[Cell<u8>]>,
 }
-
-const FREE: u8 = 0x80;
 
 impl<P: Place> Consumer<P> {
     /// The only reader of `place`, a ring that nobody has read yet.
     pub(crate) fn new(place: P) -> Self {
-        let slots = usize::try_from(place.slots()).expect("a ring fits the address space");
-        assert!(slots.is_power_of_two() && place.slots() >= 4 * SLOTS_MAX || cfg!(loom));
-        let notes = (0..slots).map(|_| Cell::new(0)).collect();
-        Self { place, next: Cell::new(0), head: Cell::new(0), published: Cell::new(0), notes }
-    }
-
-    #[inline]
-    fn note(&self, slot: u64) -> &Cell<u8> {
-        &self.notes[low(slot) as usize & (self.notes.len() - 1)]
+        assert!(place.slots().is_power_of_two() && place.slots() >= 4 * SLOTS_MAX || cfg!(loom));
+        Self { place, next: Cell::new(0), published: Cell::new(0) }
     }
 
     /// Whether a record is there.
@@ -285,13 +265,13 @@ impl<P: Place> Consumer<P> {
         word != 0 && word >> 63 == lap(next, self.place.slots())
     }
 
-    /// Takes the next record. It stays in place until [`Consumer::free`].
+    /// Looks at the next record, which stays the next one until [`Consumer::free`].
     #[inline]
     pub(crate) fn take(&self) -> Result<Option<Found>, BadLength> {
         let slot = self.next.get();
         let word = self.place.word(slot).load(Ordering::Acquire);
         if word == 0 || word >> 63 != lap(slot, self.place.slots()) {
-            if self.published.get() != self.head.get() {
+            if self.published.get() != slot {
                 self.settle();
             }
             return Ok(None);
@@ -300,39 +280,21 @@ impl<P: Place> Consumer<P> {
         if len > BODY_MAX {
             return Err(BadLength(len as u64));
         }
-        let n = slots_for(len);
-        self.note(slot).set(u8::try_from(n).expect("at most 17"));
-        self.next.set(slot.wrapping_add(n));
         let kind = u8::try_from(word >> 56 & 0x7f).expect("7 bits");
         Ok(Some(Found { slot, kind, len, imm: Imm(low(word)) }))
     }
 
-    /// Gives a record's slots back, in any order. `slot` is what `take` found, reduced or not.
+    /// Gives the slots of the record back that `take` has found.
     #[inline]
-    pub(crate) fn free(&self, slot: u64) {
-        let mask = self.place.slots() - 1;
-        let mut head = self.head.get();
-        let note = self.note(slot);
-        debug_assert!(note.get() != 0 && note.get() & FREE == 0, "a record is freed once");
-        note.set(note.get() | FREE);
-        if (slot ^ head) & mask != 0 {
-            return;
+    pub(crate) fn free(&self, found: &Found) {
+        debug_assert_eq!(found.slot, self.next.get(), "a record is freed once, before the next is looked at");
+        let n = slots_for(found.len);
+        for inner in 1..n {
+            self.place.word(found.slot.wrapping_add(inner)).store(0, Ordering::Relaxed);
         }
-        let next = self.next.get();
-        while head != next {
-            let note = self.note(head);
-            let n = note.get();
-            if n & FREE == 0 {
-                break;
-            }
-            note.set(0);
-            for inner in 1..u64::from(n & !FREE) {
-                self.place.word(head.wrapping_add(inner)).store(0, Ordering::Relaxed);
-            }
-            head = head.wrapping_add(u64::from(n & !FREE));
-        }
-        self.head.set(head);
-        if head.wrapping_sub(self.published.get()) >= self.place.slots() / 8 {
+        let next = found.slot.wrapping_add(n);
+        self.next.set(next);
+        if next.wrapping_sub(self.published.get()) >= self.place.slots() / 8 {
             self.settle();
         }
     }
@@ -345,19 +307,13 @@ impl<P: Place> Consumer<P> {
     /// Publishes what is free.
     #[inline]
     pub(crate) fn settle(&self) {
-        self.published.set(self.head.get());
-        self.place.head().store(self.head.get(), Ordering::Release);
-    }
-
-    /// Whether more than half of the ring is held.
-    #[inline]
-    pub(crate) fn crowded(&self) -> bool {
-        self.next.get().wrapping_sub(self.head.get()) > self.place.slots() / 2
+        self.published.set(self.next.get());
+        self.place.head().store(self.next.get(), Ordering::Release);
     }
 }
 
 impl<P> fmt::Debug for Consumer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").field("next", &self.next).field("head", &self.head).finish_non_exhaustive()
+        f.debug_struct("Consumer").field("next", &self.next).finish_non_exhaustive()
     }
 }

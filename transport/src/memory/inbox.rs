@@ -3,7 +3,6 @@
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,13 +12,13 @@ use super::slab::Slab;
 use crate::ring::{BadLength, Consumer, Found, Kind, Raw, claim, has_room, publish, slots_for};
 use crate::{Imm, Pe};
 
-/// The reading end. Messages that are read in place keep it alive.
+/// The reading end.
 pub(crate) struct Inbox {
     consumer: Consumer<Raw>,
     segment: Arc<Segment>,
 }
 
-/// A record that has been taken and must be freed.
+/// A record that is there, and must be freed before the next one is taken.
 #[derive(Debug)]
 pub(crate) struct Record {
     found: Found,
@@ -28,8 +27,8 @@ pub(crate) struct Record {
 
 impl Inbox {
     /// The only reader of `segment`'s ring.
-    pub(crate) fn new(segment: Arc<Segment>) -> Rc<Self> {
-        Rc::new(Self { consumer: Consumer::new(segment.ring()), segment })
+    pub(crate) fn new(segment: Arc<Segment>) -> Self {
+        Self { consumer: Consumer::new(segment.ring()), segment }
     }
 
     /// The segment it lies in.
@@ -42,12 +41,6 @@ impl Inbox {
     #[inline]
     pub(crate) fn ready(&self) -> bool {
         self.consumer.ready()
-    }
-
-    /// Whether more than half of the ring is held.
-    #[inline]
-    pub(crate) fn crowded(&self) -> bool {
-        self.consumer.crowded()
     }
 
     /// Takes the next record.
@@ -75,14 +68,7 @@ impl Inbox {
     /// Frees a record.
     #[inline]
     pub(crate) fn free(&self, record: &Record) {
-        self.consumer.free(record.found.slot);
-    }
-
-    /// Makes a record a message that is read in place, and frees it when dropped.
-    #[inline]
-    pub(crate) fn in_place(self: &Rc<Self>, record: &Record) -> Msg {
-        // SAFETY: the body has as many bytes, written by its sender, and stays until `release`, which the message calls once.
-        unsafe { Msg::in_ring(self.body(record), record.found.len, self.clone()) }
+        self.consumer.free(&record.found);
     }
 
     /// Moves a record's body into a block of `slab`, and frees the record.
@@ -93,12 +79,6 @@ impl Inbox {
         let msg = unsafe { Msg::copied(slab, self.body(record), record.found.len) };
         self.free(record);
         msg
-    }
-
-    /// Frees the record whose body is at `body`.
-    #[inline]
-    pub(super) fn release(&self, body: NonNull<u8>) {
-        self.consumer.free(self.consumer.place.slot_of(body));
     }
 }
 

@@ -1,17 +1,14 @@
 //! A message as it arrived: bytes, 16-byte aligned, that stay on their PE.
 //!
-//! It may live in three kinds of memory: in place in the PE's inbox ring (small, the fast path), in a block of
-//! the PE's [`Slab`] (a call to itself; or kept for long), or in a [`RegBuf`] (large, handed over). The
-//! layers above cannot tell.
+//! It may live in two kinds of memory: in a block of the PE's [`Slab`] (small), or in a [`RegBuf`] (large, handed over). The layers
+//! above cannot tell.
 
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::rc::Rc;
 
-use super::inbox::Inbox;
-use super::{RegBuf, Slab, write_bytes};
+use super::{RegBuf, Slab};
 
 /// Larger messages are kept in buffers.
 const SLAB_MAX: usize = 1 << 20;
@@ -23,23 +20,21 @@ const SLAB_MAX: usize = 1 << 20;
 pub struct Msg {
     ptr: NonNull<u8>,
     len: usize,
-    /// A raw `Rc<Inbox>`, `Slab` or `Box<RegBuf>`, which this message owns; its lowest bits are one of the kinds below.
+    /// A raw `Slab` or `Box<RegBuf>`, which this message owns; its lowest bit is one of the kinds below.
     home: NonNull<()>,
 }
 
 // It is moved from hand to hand: the smaller the better.
 const _: () = assert!(size_of::<Msg>() == 24);
 
-/// The kinds of homes, as the lowest bits of their addresses.
+/// The kinds of homes, as the lowest bit of their addresses.
 const SLAB: usize = 0;
-const RING: usize = 1;
-const BUF: usize = 2;
-const KINDS: usize = 3;
+const BUF: usize = 1;
 
 /// Marks the address of a home as one of `kind`.
 #[inline]
 fn marked<T>(home: *const T, kind: usize) -> NonNull<()> {
-    const { assert!(align_of::<T>() > KINDS) };
+    const { assert!(align_of::<T>() > BUF) };
     let home = NonNull::new(home.cast_mut().cast::<()>()).expect("what owns memory has an address");
     home.map_addr(|addr| addr | kind)
 }
@@ -58,15 +53,6 @@ impl Msg {
         // SAFETY: the block has at least `len` bytes, and MaybeUninit asks for nothing more.
         fill(unsafe { std::slice::from_raw_parts_mut(ptr.as_ptr().cast(), len) });
         Self { ptr, len, home: marked(slab.clone().into_raw(), SLAB) }
-    }
-
-    /// A message in place.
-    ///
-    /// # Safety
-    /// `body` is that of a record of `inbox` that was taken, has `len` bytes, and is released by nobody else.
-    #[inline]
-    pub(super) unsafe fn in_ring(body: NonNull<u8>, len: usize, inbox: Rc<Inbox>) -> Self {
-        Self { ptr: body, len, home: marked(Rc::into_raw(inbox), RING) }
     }
 
     /// A copy in a block of `slab`.
@@ -89,25 +75,6 @@ impl Msg {
         Self { ptr, len, home: marked(slab.clone().into_raw(), SLAB) }
     }
 
-    /// Moves a message that lies in its inbox into a block of `slab`; any other stays where it is.
-    ///
-    /// An inbox can take new messages only behind the oldest that still lies in it. So whoever keeps a message for
-    /// longer than it takes to run what is before it (in a priority queue, in a buffer until something else arrives)
-    /// detaches it first.
-    #[inline]
-    pub fn detach(&mut self, slab: &Slab) {
-        if self.in_place() {
-            *self = Self::fill(slab, self.len(), |to| write_bytes(to, self));
-        }
-    }
-
-    /// Whether it lies in its inbox; see [`Msg::detach`].
-    #[inline]
-    #[must_use]
-    pub fn in_place(&self) -> bool {
-        self.kind() == RING
-    }
-
     /// The address of its first byte. The owner of the message may write through it.
     #[inline]
     #[must_use]
@@ -128,23 +95,19 @@ impl Msg {
 
     #[inline]
     fn kind(&self) -> usize {
-        self.home.addr().get() & KINDS
+        self.home.addr().get() & BUF
     }
 
     /// The home's address without its mark.
     #[inline]
     fn home(&self) -> *mut () {
-        self.home.as_ptr().map_addr(|addr| addr & !KINDS)
+        self.home.as_ptr().map_addr(|addr| addr & !BUF)
     }
 
-    fn free_elsewhere(&mut self) {
-        if self.kind() == RING {
-            // SAFETY: the kind says that `in_ring` made it of an `Rc`, which is taken back once, by drop.
-            unsafe { Rc::from_raw(self.home().cast::<Inbox>()) }.release(self.ptr);
-        } else {
-            // SAFETY: as above, of a box by `from`.
-            drop(unsafe { Box::from_raw(self.home().cast::<RegBuf>()) });
-        }
+    #[cold]
+    fn free_buf(&mut self) {
+        // SAFETY: the kind says that `from` made it of a box, which is taken back once, by drop.
+        drop(unsafe { Box::from_raw(self.home().cast::<RegBuf>()) });
     }
 }
 
@@ -164,7 +127,7 @@ impl Drop for Msg {
             // and nobody else uses it.
             unsafe { Slab::from_raw(self.home().cast()).give(self.ptr, self.len) }
         } else {
-            self.free_elsewhere();
+            self.free_buf();
         }
     }
 }

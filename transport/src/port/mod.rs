@@ -6,7 +6,7 @@
 //! a landing: such a message arrives when they have landed.
 //!
 //! # Protocols
-//! *In place.* A small message is written into the receiver's inbox, and read there ([`Msg::detach`] says for how long).
+//! *Small.* A message is written into the receiver's inbox in place, and copied from there into memory of the receiver's when it polls.
 //!
 //! *Large* messages travel in a pooled buffer, which near backends hand over.
 //!
@@ -35,10 +35,8 @@
 //!
 //! # Why a send always ends
 //! A sender without room receives meanwhile: it moves arrivals out of its own inbox into its memory and gives
-//! credit back, so two that send to each other free each other. It delivers nothing, for that could send again. One case
-//! remains: its user still reads a message in place, and the inbox is full behind it; its peers, in the same position,
-//! wait for it. So a sender that finds its own inbox more than half held does not wait: the message goes to the *backlog*,
-//! which the next polls send, and the user goes on.
+//! credit back, so two that send to each other free each other. It delivers nothing, for that could send again.
+//! Who may not wait, or has received very much meanwhile, leaves the message in the *backlog*, which the next polls send.
 
 mod builder;
 mod counters;
@@ -346,27 +344,11 @@ impl Port {
     /// What ends the job.
     #[inline]
     pub fn poll(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
-        self.poll_as::<false>(out, max)
-    }
-
-    /// [`Port::poll`] that leaves small messages in the inbox, up to half of it, which saves a copy. Whoever keeps one of
-    /// them for longer than it takes to work off what arrived before it calls [`Msg::detach`]: the inbox takes new
-    /// messages only behind the oldest that still lies in it.
-    ///
-    /// # Errors
-    /// As for `poll`.
-    #[inline]
-    pub fn poll_in_place(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
-        self.poll_as::<true>(out, max)
-    }
-
-    #[inline]
-    fn poll_as<const IN_PLACE: bool>(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         let mut n = 0;
         if !self.early.is_empty() {
             n = self.early_into(out, max);
         }
-        n += self.receive_near::<IN_PLACE>(out, max - n)?;
+        n += self.receive_near(out, max - n)?;
         if self.ends.net.is_some() {
             self.since_net += 1;
             if n == 0 || self.since_net >= NET_EVERY {
@@ -405,14 +387,14 @@ impl Port {
 
     /// Takes what is in the inboxes. Says how much that was for the user.
     #[inline]
-    fn receive_near<const IN_PLACE: bool>(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
+    fn receive_near(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         let (mut left, rare) = (max, &mut self.rare);
         let mut sort = Sort { inner: &mut self.inner, out, rare, failed: None, events: 0 };
         if let Some(local) = &mut self.ends.local {
-            left -= local.receive::<IN_PLACE>(left, |arrival| sort.take(Reach::Process, arrival))?;
+            left -= local.receive(left, |arrival| sort.take(Reach::Process, arrival))?;
         }
         if let Some(shm) = &mut self.ends.shm {
-            shm.receive::<IN_PLACE>(left, |arrival| sort.take(Reach::Host, arrival))?;
+            shm.receive(left, |arrival| sort.take(Reach::Host, arrival))?;
         }
         sort.failed.map_or(Ok(sort.events), Err)
     }

@@ -8,7 +8,6 @@ use super::inner::{Offered, Source, charged};
 use super::rendezvous::{kib, sending};
 use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
 use crate::memory::write_bytes;
-use crate::near::Near;
 use crate::ring::BODY_MAX;
 use crate::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
 
@@ -406,9 +405,8 @@ impl Port {
             return false;
         }
         let mut early = std::mem::take(&mut self.early);
-        let received = self
-            .receive_near::<false>(&mut early, SPINS as usize)
-            .and_then(|_| self.receive_net(&mut early, SPINS as usize));
+        let received =
+            self.receive_near(&mut early, SPINS as usize).and_then(|_| self.receive_net(&mut early, SPINS as usize));
         early.append(&mut self.early);
         self.early = early;
         if let Err(error) = received.and_then(|_| self.run_todo()) {
@@ -417,10 +415,6 @@ impl Port {
         }
         if !self.backlog.is_empty() {
             self.flush(true);
-        }
-        // See the module's text: why a send always ends.
-        if self.ends.local.as_ref().is_some_and(Near::crowded) || self.ends.shm.as_ref().is_some_and(Near::crowded) {
-            return false;
         }
         wait.rounds += 1;
         if !wait.rounds.is_multiple_of(SPINS) {

@@ -96,32 +96,6 @@ fn two_that_flood_each_other_without_reading_both_end() {
 }
 
 #[test]
-fn two_that_flood_each_other_while_they_keep_messages_in_place_both_end() {
-    const COUNT: u32 = 20_000;
-    for kind in KINDS {
-        let flood = |mut port: Port| {
-            let to = Pe(1 - port.pe().0);
-            let mut events = VecDeque::new();
-            // Kept in place all the while: the inbox fills up behind it.
-            port.send(to, Tag(1), 4, |at| write_bytes(at, &[7; 4]));
-            while port.poll_in_place(&mut events, 1).unwrap() == 0 {}
-            let Some(PortEvent::Message(kept)) = events.pop_front() else { panic!("a message") };
-            assert!(kept.msg.in_place());
-            for i in 0..COUNT {
-                port.send(to, Tag(1), 4, |at| write_bytes(at, &i.to_le_bytes()));
-            }
-            assert_eq!(*kept.msg, [7; 4]);
-            drop(kept);
-            for i in 0..COUNT {
-                assert_eq!(*message(&mut port, &mut events).msg, i.to_le_bytes());
-            }
-            port.close().unwrap();
-        };
-        two("flood in place", &options(kind), flood, flood);
-    }
-}
-
-#[test]
 fn a_sender_never_has_more_than_its_credit_on_the_way() {
     const CREDIT: u64 = 1 << 20;
     const LEN: usize = 300_000;
