@@ -1,4 +1,4 @@
-//! A PE's own free lists for the envelopes of calls to itself, and for messages that are kept for a while.
+//! A PE's own free lists for calls to itself, and for small messages, which are copied out of the inbox as they arrive.
 //!
 //! Neither atomic nor shared: a block is allocated and freed on one thread, last in, first out, so that the
 //! next call finds its memory in cache.

@@ -19,6 +19,16 @@ fn apart(change: impl Fn(u32, &mut TcpConfig)) -> (Vec<TcpFabric>, Vec<Proxy>) {
     (fabrics, proxies)
 }
 
+/// Two that have met, and whose connections from now on end within 600,000 bytes each.
+fn often_cut(checksum: bool) -> (Vec<TcpFabric>, Vec<Proxy>, End, End) {
+    let (fabrics, proxies) = apart(|_, config| config.checksum = checksum);
+    let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+    greet(&mut a, &mut b);
+    proxies.iter().for_each(|proxy| proxy.mode.cut_within.store(600_000, Ordering::Release));
+    proxies.iter().for_each(Proxy::cut);
+    (fabrics, proxies, a, b)
+}
+
 fn contents(from: Pe, number: u32, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut rng = Rng::stream(u64::from(from.0), u64::from(number));
@@ -115,11 +125,7 @@ fn puts_into_a_window_that_lasts_are_not_answered_and_arrive_once_and_in_order_t
     const LEN: usize = 1_200_000;
     let _watchdog = Watchdog::start("puts without answers over resets");
     for checksum in [false, true] {
-        let (fabrics, proxies) = apart(|_, config| config.checksum = checksum);
-        let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
-        greet(&mut a, &mut b);
-        proxies.iter().for_each(|proxy| proxy.mode.cut_within.store(600_000, Ordering::Release));
-        proxies.iter().for_each(Proxy::cut);
+        let (_fabrics, proxies, mut a, mut b) = often_cut(checksum);
         let window = b.end.expose_for_long(RegBuf::heap(LEN)).unwrap();
         let (mut put, mut pending) = (0, 0);
         let mut arrived = 0;
@@ -256,11 +262,7 @@ fn the_largest_message_arrives_though_no_connection_lives_for_the_whole_of_it() 
     const LEN: usize = 6_000_000;
     let _watchdog = Watchdog::start("a message longer than any connection");
     for checksum in [false, true] {
-        let (fabrics, proxies) = apart(|_, config| config.checksum = checksum);
-        let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
-        greet(&mut a, &mut b);
-        proxies.iter().for_each(|proxy| proxy.mode.cut_within.store(600_000, Ordering::Release));
-        proxies.iter().for_each(Proxy::cut);
+        let (_fabrics, proxies, mut a, mut b) = often_cut(checksum);
         let window = b.end.expose(RegBuf::heap(LEN)).unwrap();
         let [message, put] = [1, 2].map(|number| contents(Pe(0), number, LEN));
         a.send(Pe(1), 1, &message).unwrap();
