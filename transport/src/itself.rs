@@ -1,7 +1,6 @@
 //! Puts and gets of a PE to itself, which all networks do alike: a copy, and the events of one that went out.
 
-use std::collections::VecDeque;
-
+use crate::ready::Ready;
 use crate::{Event, Imm, OpId, Pe, PostError, Posted, RegBuf};
 
 /// Writes `src` into what a key of this PE's names, if it is there.
@@ -11,12 +10,12 @@ pub(crate) fn put(
     me: Pe,
     imm: Option<Imm>,
     op: OpId,
-    ready: &mut VecDeque<Event>,
+    ready: &mut Ready,
 ) -> Result<Posted, PostError<RegBuf>> {
     let Some(memory) = memory else { return Err(PostError::BadKey(src)) };
     memory.copy_from_slice(&src);
     ready.extend(imm.map(|imm| Event::PutArrived { from: me, imm }));
-    ready.push_back(Event::Sent { op, buf: Some(src) });
+    ready.push(Event::Sent { op, buf: Some(src) });
     Ok(Posted::Pending)
 }
 
@@ -25,10 +24,10 @@ pub(crate) fn get(
     memory: Option<&mut [u8]>,
     mut dst: RegBuf,
     op: OpId,
-    ready: &mut VecDeque<Event>,
+    ready: &mut Ready,
 ) -> Result<Posted, PostError<RegBuf>> {
     let Some(memory) = memory else { return Err(PostError::BadKey(dst)) };
     dst.copy_from_slice(memory);
-    ready.push_back(Event::Got { op, buf: dst });
+    ready.push(Event::Got { op, buf: dst });
     Ok(Posted::Pending)
 }

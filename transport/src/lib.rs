@@ -25,6 +25,7 @@ mod met;
 mod near;
 pub mod ofi;
 pub mod port;
+mod ready;
 pub mod reliable;
 mod ring;
 pub mod seam;

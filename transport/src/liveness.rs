@@ -35,3 +35,36 @@ pub trait Ear: Send + Debug {
     /// If the job cannot go on for another reason.
     fn take(&self) -> Result<Vec<Loss>, TransportError>;
 }
+
+/// Rounds of an endpoint from one look at its ear to the next.
+const ROUNDS_PER_LOOK: u32 = 64;
+
+/// An endpoint's ear, if it has one. A round, of which there are millions in a second, need not look at it each time.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    ear: Option<Box<dyn Ear>>,
+    rounds: u32,
+}
+
+impl Listener {
+    pub(crate) fn new(ear: Option<Box<dyn Ear>>) -> Self {
+        Self { ear, rounds: 0 }
+    }
+
+    /// In a round: whether there is something to hear, if this is one in which to look.
+    #[inline]
+    pub(crate) fn round(&mut self) -> bool {
+        self.rounds = self.rounds.wrapping_add(1);
+        self.rounds.is_multiple_of(ROUNDS_PER_LOOK) && self.has_news()
+    }
+
+    /// Whether there is something to hear.
+    pub(crate) fn has_news(&self) -> bool {
+        self.ear.as_ref().is_some_and(|ear| ear.has_news())
+    }
+
+    /// As [`Ear::take`].
+    pub(crate) fn take(&self) -> Result<Vec<Loss>, TransportError> {
+        self.ear.as_ref().map_or(Ok(Vec::new()), |ear| ear.take())
+    }
+}

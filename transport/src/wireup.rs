@@ -168,7 +168,7 @@ impl From<&Options> for TransportOptions {
 }
 
 /// Changes with every change of what processes say to each other.
-const PROTOCOL: u32 = 2;
+const PROTOCOL: u32 = 3;
 
 /// A job of one process, whose PEs are threads. One builder for each PE, in order. Where `shm` is forced they meet
 /// in shared memory, as processes would.

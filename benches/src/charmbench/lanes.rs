@@ -58,7 +58,9 @@ impl<'a> Raw<'a> {
     }
 
     fn poll(&mut self) -> Result<(), TransportError> {
-        self.end.progress(&mut self.events, BATCH)?;
+        if self.end.progress(&mut self.events, BATCH)? == 0 {
+            return Ok(());
+        }
         for event in self.events.drain(..) {
             match event {
                 Event::Recv { msg, .. } => {
@@ -254,7 +256,9 @@ impl Lane for Ported<'_> {
 
     fn take(&mut self, count: u64) -> Result<(), TransportError> {
         while self.arrived < count {
-            self.port.poll(&mut self.events, BATCH)?;
+            if self.port.poll(&mut self.events, BATCH)? == 0 {
+                continue;
+            }
             for event in self.events.drain(..) {
                 match event {
                     PortEvent::Message(message) => {

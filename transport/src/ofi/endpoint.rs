@@ -3,7 +3,6 @@
 //! A post that finds no room at the provider keeps its slot, and is tried again in every round; until it has left, other posts to the same
 //! peer are [`Busy`](PostError::Busy).
 
-use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
@@ -17,10 +16,11 @@ use super::link::{Control, Frame, Link};
 use super::memory::{Keys, Sources, Windows};
 use super::slots::{BODY, Op, Slots};
 use super::wire::{Header, Kind};
-use crate::liveness::Ear;
+use crate::liveness::{Ear, Listener};
 use crate::memory::pool::Pool;
 use crate::memory::{Msg, RegBuf, Slab, write_bytes};
 use crate::met::Met;
+use crate::ready::Ready;
 use crate::{Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window};
 
 /// Completions that are taken at once.
@@ -48,9 +48,10 @@ pub(super) struct OfiEndpoint {
     unsent: Vec<u32>,
     /// Slots that could not be given to the provider to take messages.
     idle_receivers: Vec<usize>,
-    pub(super) ready: VecDeque<Event>,
+    pub(super) ready: Ready,
     completions: Box<[Completion]>,
-    ear: Option<Box<dyn Ear>>,
+    /// Hears of processes that are gone.
+    listener: Listener,
     /// It was closed in good order.
     parted: bool,
 }
@@ -93,9 +94,9 @@ impl OfiEndpoint {
             links: Vec::new(),
             met: Met::default(),
             unsent: Vec::new(),
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             completions: vec![Completion::default(); BATCH].into(),
-            ear,
+            listener: Listener::new(ear),
             parted: false,
         };
         end.post_receivers()?;
@@ -157,14 +158,14 @@ impl OfiEndpoint {
         for waiting in std::mem::take(&mut link.waiting) {
             self.slots.free(waiting.slot);
             let buf = Some(waiting.rma.buf);
-            self.ready.push_back(Event::Failed { op: waiting.rma.op, buf, error: error() });
+            self.ready.push(Event::Failed { op: waiting.rma.op, buf, error: error() });
         }
         for op in self.slots.abandon(u32::try_from(index).expect("links are counted in 32 bits")) {
-            self.ready.push_back(Event::Failed { op, buf: None, error: error() });
+            self.ready.push(Event::Failed { op, buf: None, error: error() });
         }
         if !expected {
             tracing::warn!(pe = peer.0, why, "lost contact with a PE");
-            self.ready.push_back(Event::PeerLost { pe: peer, why });
+            self.ready.push(Event::PeerLost { pe: peer, why });
         }
     }
 
@@ -289,11 +290,19 @@ impl OfiEndpoint {
             let detail = u64::from(header.from.0);
             return Err(TransportError::Protocol { from: header.from, what: "an impossible sender", detail });
         }
-        let frame = Frame::new(&header, body, &self.slab)?;
-        let index = self.link_to(header.from);
-        if self.links[index].lost {
+        let from = header.from;
+        let index = self.met.place(from, || self.links.push(Link::new(from)));
+        let link = &mut self.links[index];
+        if link.lost {
             return Ok(());
         }
+        // Almost all are the next of the user's.
+        if header.kind == Kind::Data && link.passes(header.number) {
+            let msg = Msg::fill(&self.slab, body.len(), |to| write_bytes(to, body));
+            self.ready.push(Event::Recv { from, imm: Imm(header.imm), msg });
+            return Ok(());
+        }
+        let frame = Frame::new(&header, body, &self.slab)?;
         let mut next = self.links[index].take(header.number, frame)?;
         while let Some(frame) = next {
             self.deliver(index, frame)?;
@@ -307,14 +316,14 @@ impl OfiEndpoint {
         let link = &mut self.links[index];
         let from = link.peer;
         match frame {
-            Frame::Data(imm, msg) => self.ready.push_back(Event::Recv { from, imm, msg }),
-            Frame::Announce(imm) => self.ready.push_back(Event::PutArrived { from, imm }),
+            Frame::Data(imm, msg) => self.ready.push(Event::Recv { from, imm, msg }),
+            Frame::Announce(imm) => self.ready.push(Event::PutArrived { from, imm }),
             Frame::Fill(imm, msg) => {
                 if !self.windows.fill(&msg) {
                     let (what, detail) = ("a put to a window that was taken back", msg.len() as u64);
                     return Err(TransportError::Protocol { from, what, detail });
                 }
-                self.ready.push_back(Event::PutArrived { from, imm });
+                self.ready.push(Event::PutArrived { from, imm });
             }
             Frame::Ask(question) => {
                 let kind = if self.windows.allows(question) { Kind::Granted } else { Kind::Refused };
@@ -336,7 +345,7 @@ impl OfiEndpoint {
     /// Takes completions and news, until there are `max` events or nothing more happens. Who gets fewer completions than there is room for does not
     /// ask again: that costs a provider a look at all its sockets, for which what has come would wait.
     pub(super) fn round(&mut self, max: usize) -> Result<(), TransportError> {
-        if self.ear.as_ref().is_some_and(|ear| ear.has_news()) {
+        if self.listener.round() {
             self.hear()?;
         }
         if !self.unsent.is_empty() {
@@ -365,12 +374,14 @@ impl OfiEndpoint {
     #[inline]
     fn completed(&mut self, entry: &Completion) -> Result<(), TransportError> {
         let Some(slot) = self.slots.at(entry.op_context.addr()) else { return Ok(()) };
+        if self.slots.complete_receive(slot) {
+            self.message_arrived(slot, entry.len)?;
+            // Given to the provider again in the next round: what has come does not wait for that.
+            self.idle_receivers.push(slot);
+            return Ok(());
+        }
         match self.slots.complete(slot) {
-            Op::Recv => {
-                self.message_arrived(slot, entry.len)?;
-                // Given to the provider again in the next round: what has come does not wait for that.
-                self.idle_receivers.push(slot);
-            }
+            Op::Recv => unreachable!("it would have been taken above"),
             Op::Send { link } => {
                 self.slots.free(slot);
                 self.links[link as usize].flying -= 1;
@@ -415,8 +426,7 @@ impl OfiEndpoint {
 
     #[cold]
     fn hear(&mut self) -> Result<(), TransportError> {
-        let losses = self.ear.as_ref().map_or(Ok(Vec::new()), |ear| ear.take())?;
-        for loss in losses {
+        for loss in self.listener.take()? {
             for pe in self.shared.layout.pes_of(loss.process) {
                 let index = self.link_to(Pe(pe));
                 self.lose(index, loss.why);
@@ -437,7 +447,7 @@ impl OfiEndpoint {
         }
         if to == self.pe {
             let msg = Msg::fill(&self.slab, len, fill);
-            self.ready.push_back(Event::Recv { from: to, imm, msg });
+            self.ready.push(Event::Recv { from: to, imm, msg });
             return Ok(());
         }
         let (index, ()) = self.open_link(to, ())?;
@@ -515,16 +525,14 @@ impl Endpoint for OfiEndpoint {
 
     fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
         self.round(max)?;
-        let n = self.ready.len().min(max);
-        out.extend(self.ready.drain(..n));
-        Ok(n)
+        Ok(self.ready.give(out, max))
     }
 
     fn arm(&mut self) -> bool {
         self.flush_unsent();
         let quiet = self.ready.is_empty() && self.unsent.is_empty() && self.idle_receivers.is_empty();
         // News rings the doorbell.
-        quiet && !self.ear.as_ref().is_some_and(|ear| ear.has_news()) && (!self.lane.wakes() || self.lane.may_wait())
+        quiet && !self.listener.has_news() && (!self.lane.wakes() || self.lane.may_wait())
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

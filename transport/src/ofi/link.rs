@@ -148,6 +148,14 @@ impl Link {
         self.deferred.is_some() || !self.control.is_empty() || self.waiting.front().is_some_and(|w| !w.asked)
     }
 
+    /// Whether an arrival is the next, and none came early: then it counts as taken.
+    #[inline]
+    pub(super) fn passes(&mut self, number: u32) -> bool {
+        let passes = number == self.arrived && self.early.is_empty();
+        self.arrived = self.arrived.wrapping_add(passes.into());
+        passes
+    }
+
     /// Takes an arrival. Whether it is the next one; if it came early it is kept, for [`Link::next`].
     pub(super) fn take(&mut self, number: u32, frame: Frame) -> Result<Option<Frame>, TransportError> {
         let ahead = number.wrapping_sub(self.arrived);

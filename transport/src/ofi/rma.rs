@@ -107,7 +107,7 @@ impl OfiEndpoint {
                     return Err(PostError::NoMemory(buf));
                 }
                 let error = Box::new(super::memory::no_registration(&self.lane, error, buf.len()));
-                self.ready.push_back(Event::Failed { op, buf: Some(buf), error });
+                self.ready.push(Event::Failed { op, buf: Some(buf), error });
                 return Ok(Posted::Pending);
             }
         };
@@ -174,7 +174,7 @@ impl OfiEndpoint {
             let Some(Waiting { slot, mut rma, there, imm, delivered, .. }) = link.waiting.pop_front() else { return };
             if rma.buf.is_empty() {
                 self.slots.free(slot);
-                self.ready.push_back(if rma.put {
+                self.ready.push(if rma.put {
                     Event::Sent { op: rma.op, buf: Some(rma.buf) }
                 } else {
                     Event::Got { op: rma.op, buf: rma.buf }
@@ -219,7 +219,7 @@ impl OfiEndpoint {
         } else if let Some(waiting) = link.waiting.remove(at) {
             self.slots.free(waiting.slot);
             let error = Box::new(TransportError::WindowRefused { pe });
-            self.ready.push_back(Event::Failed { op: waiting.rma.op, buf: Some(waiting.rma.buf), error });
+            self.ready.push(Event::Failed { op: waiting.rma.op, buf: Some(waiting.rma.buf), error });
         }
         self.flush_waiting(index);
         if self.links[index].has_unsent() {
@@ -232,14 +232,14 @@ impl OfiEndpoint {
     pub(super) fn access_done(&mut self, rma: Rma) {
         let Rma { link, op, buf, put, number, .. } = rma;
         if put {
-            self.ready.push_back(Event::Sent { op, buf: Some(buf) });
+            self.ready.push(Event::Sent { op, buf: Some(buf) });
             let index = link as usize;
             self.links[index].mark_put(number);
             if !self.links[index].control.is_empty() {
                 self.flush(index);
             }
         } else {
-            self.ready.push_back(Event::Got { op, buf });
+            self.ready.push(Event::Got { op, buf });
         }
     }
 
@@ -253,11 +253,11 @@ impl OfiEndpoint {
                 self.links[index].mark_put(number);
             }
             let error = Box::new(TransportError::WindowRefused { pe });
-            return self.ready.push_back(Event::Failed { op, buf: Some(buf), error });
+            return self.ready.push(Event::Failed { op, buf: Some(buf), error });
         }
         let why = "its connection broke";
         let error = Box::new(TransportError::PeerDown { pe, why });
-        self.ready.push_back(Event::Failed { op, buf: Some(buf), error });
+        self.ready.push(Event::Failed { op, buf: Some(buf), error });
         self.lose(index, why);
     }
 }

@@ -400,18 +400,46 @@ impl Port {
     }
 
     /// Takes what came over the network. Says how much that was for the user.
+    #[inline]
     fn receive_net(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         self.since_net = 0;
         let Some(net) = &mut self.ends.net else { return Ok(0) };
+        let polled = net.progress(&mut self.events, max);
+        // What came before an error counts. Mostly nothing came: then nothing is moved.
+        let n = if self.events.is_empty() { 0 } else { self.sort_net(out)? };
+        polled.map(|_| n)
+    }
+
+    /// Takes events of the network apart.
+    fn sort_net(&mut self, out: &mut impl Sink) -> Result<usize, TransportError> {
         let mut events = std::mem::take(&mut self.events);
-        let polled = net.progress(&mut events, max);
-        let mut arrived = std::mem::take(&mut self.rare);
-        let sorted = events.drain(..).try_for_each(|event| self.event(event, &mut arrived));
+        let (mut n, mut sorted) = (0, Ok(()));
+        for event in events.drain(..) {
+            let event = match event {
+                Event::Recv { from, imm, msg } => {
+                    match self.inner.plain(Reach::Network, Arrival::Message(from, imm, msg)) {
+                        Ok(message) => {
+                            out.message(message);
+                            n += 1;
+                            continue;
+                        }
+                        Err(Arrival::Message(from, imm, msg)) => Event::Recv { from, imm, msg },
+                        Err(Arrival::Put(from, imm)) => Event::PutArrived { from, imm },
+                    }
+                }
+                event => event,
+            };
+            let mut rare = std::mem::take(&mut self.rare);
+            sorted = self.event(event, &mut rare);
+            let all = rare.len();
+            n += pour(&mut rare, all, out);
+            self.rare = rare;
+            if sorted.is_err() {
+                break;
+            }
+        }
         self.events = events;
-        let all = arrived.len();
-        let n = pour(&mut arrived, all, out);
-        self.rare = arrived;
-        sorted.and(polled).map(|_| n)
+        sorted.map(|()| n)
     }
 
     /// Sleeps until something may have arrived, somebody used the [`Waker`], or `limit` has passed.

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::frame::{self, Eager};
 use super::inner::{Offered, Source, charged};
 use super::rendezvous::{kib, sending};
-use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
+use super::{Ends, Fate, Incoming, Port, PortEvent, Tag, Way};
 use crate::memory::write_bytes;
 use crate::ring::BODY_MAX;
-use crate::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
+use crate::{Endpoint, Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
 
 /// A message that found no room.
 #[derive(Debug)]
@@ -69,6 +69,26 @@ struct Wait {
     since: Option<Instant>,
 }
 
+/// Sends a small message, if there is room. Gives `fill` back if there is none.
+#[inline]
+fn try_inject<F: FnOnce(&mut [MaybeUninit<u8>])>(
+    net: &mut dyn Endpoint,
+    to: Pe,
+    imm: Imm,
+    len: usize,
+    fill: F,
+) -> Result<(), F> {
+    let mut fill = Some(fill);
+    let sent = net.inject(to, imm, len, &mut |body| {
+        let fill = fill.take().expect("a body is filled once");
+        fill(body);
+    });
+    match (sent, fill) {
+        (Err(_), Some(fill)) => Err(fill),
+        _ => Ok(()),
+    }
+}
+
 impl Port {
     /// Sends a message of `len` bytes that `fill` writes (all of them). Any length; never fails, never blocks for ever:
     /// where the peer has no room it receives meanwhile, without delivering. An error comes out of the next poll.
@@ -80,9 +100,11 @@ impl Port {
             return self.send_otherwise(to, imm, len, fill);
         }
         let way = self.ends.way(self.pe, to);
-        let sent = match (way, &mut self.ends.local, &mut self.ends.shm) {
-            (Way::Local, Some(local), _) => local.try_send(to, imm, len, fill),
-            (Way::Shm, _, Some(shm)) => shm.try_send(to, imm, len, fill),
+        let Ends { local, shm, net, .. } = &mut self.ends;
+        let sent = match (way, local, shm, net) {
+            (Way::Local, Some(local), ..) => local.try_send(to, imm, len, fill),
+            (Way::Shm, _, Some(shm), _) => shm.try_send(to, imm, len, fill),
+            (Way::Net, .., Some(net)) => try_inject(&mut **net, to, imm, len, fill),
             _ => Err(fill),
         };
         match sent {

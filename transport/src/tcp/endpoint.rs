@@ -7,7 +7,7 @@
 //! The first post to a link in a round is written at once, for latency; those that follow wait for the round's end and leave
 //! in one system call, for throughput.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use super::shared::{Mail, Shared};
 use crate::itself;
 use crate::memory::exposed::Windows;
 use crate::memory::{Msg, RegBuf, Slab};
+use crate::ready::Ready;
 use crate::{
     Caps, Doorbell, Endpoint, EndpointBuilder, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError,
     Window,
@@ -93,7 +94,7 @@ pub(super) fn core(me: Pe, shared: Arc<Shared>, generation: u32) -> Result<Core,
         pool: Pool::new(),
         windows: Windows::new(generation),
         operations: Operations::default(),
-        ready: VecDeque::new(),
+        ready: Ready::default(),
         scratch: vec![0; SCRATCH].into(),
         epoll,
         touched: Vec::new(),
@@ -380,7 +381,7 @@ impl TcpEndpoint {
 
     /// A message of a PE to itself.
     fn loop_back(&mut self, imm: Imm, buf: RegBuf) {
-        self.core.ready.push_back(Event::Recv { from: self.core.me, imm, msg: Msg::from(buf) });
+        self.core.ready.push(Event::Recv { from: self.core.me, imm, msg: Msg::from(buf) });
     }
 
     /// Whether everything was said and acknowledged, as far as anybody listens.
@@ -443,7 +444,7 @@ impl Endpoint for TcpEndpoint {
         }
         if to == self.core.me {
             let msg = Msg::fill(&self.core.slab, len, fill);
-            self.core.ready.push_back(Event::Recv { from: to, imm, msg });
+            self.core.ready.push(Event::Recv { from: to, imm, msg });
             return Ok(());
         }
         let (index, ()) = self.open_for_post(to, ())?;
@@ -550,9 +551,7 @@ impl Endpoint for TcpEndpoint {
 
     fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
         self.round(max)?;
-        let n = self.core.ready.len().min(max);
-        out.extend(self.core.ready.drain(..n));
-        Ok(n)
+        Ok(self.core.ready.give(out, max))
     }
 
     fn arm(&mut self) -> bool {

@@ -18,6 +18,7 @@ use super::read::Body;
 use super::shared::{Command, Shared};
 use crate::memory::exposed::Windows;
 use crate::memory::{RegBuf, Slab};
+use crate::ready::Ready;
 use crate::{Event, Pe, TransportError};
 
 /// Longest body that travels through chunks, and is copied at both ends.
@@ -45,7 +46,7 @@ pub(super) struct Core {
     pub(super) windows: Windows,
     pub(super) operations: Operations,
     /// Events that were not handed out yet.
-    pub(super) ready: VecDeque<Event>,
+    pub(super) ready: Ready,
     /// Where sockets are read to, unless the bytes' last place is known.
     pub(super) scratch: Box<[u8]>,
     pub(super) epoll: OwnedFd,
@@ -55,13 +56,13 @@ pub(super) struct Core {
 
 impl Core {
     /// What becomes of a buffer that was acknowledged.
-    fn release(peer: Pe, operations: &mut Operations, ready: &mut VecDeque<Event>, then: Then, buf: RegBuf) {
+    fn release(peer: Pe, operations: &mut Operations, ready: &mut Ready, then: Then, buf: RegBuf) {
         match then {
             Then::Drop => drop(buf),
-            Then::Sent(op) => ready.push_back(Event::Sent { op, buf: Some(buf) }),
+            Then::Sent(op) => ready.push(Event::Sent { op, buf: Some(buf) }),
             Then::Refused(op) => {
                 let error = Box::new(TransportError::MessageRefused { pe: peer, size: buf.len() as u64 });
-                ready.push_back(Event::Failed { op, buf: Some(buf), error });
+                ready.push(Event::Failed { op, buf: Some(buf), error });
             }
             Then::Keep(key) => {
                 if let Some(pending) = operations.get_mut(key) {
@@ -439,7 +440,7 @@ impl Link {
         }
         tracing::warn!(pe = self.peer.0, why, "lost contact with a PE");
         self.give_up(core, why);
-        core.ready.push_back(Event::PeerLost { pe: self.peer, why });
+        core.ready.push(Event::PeerLost { pe: self.peer, why });
     }
 
     /// Ends everything that waits for the peer.
@@ -449,11 +450,11 @@ impl Link {
         self.serving.clear();
         self.halted = None;
         self.outbox.abandon(|then, buf| match then {
-            Then::Sent(op) => ready.push_back(Event::Failed { op, buf: Some(buf), error: error() }),
+            Then::Sent(op) => ready.push(Event::Failed { op, buf: Some(buf), error: error() }),
             then => Core::release(peer, operations, ready, then, buf),
         });
         for pending in operations.remove_all_of(self.peer) {
-            ready.push_back(Event::Failed { op: pending.op, buf: pending.buf, error: error() });
+            ready.push(Event::Failed { op: pending.op, buf: pending.buf, error: error() });
         }
     }
 

@@ -234,13 +234,13 @@ impl Link {
             let Some(memory) = core.windows.memory(key, offset, head.len) else { return Err(self.no_window(key)) };
             memory.copy_from_slice(bytes);
             if head.flags & ANNOUNCE != 0 {
-                core.ready.push_back(Event::PutArrived { from, imm });
+                core.ready.push(Event::PutArrived { from, imm });
             }
         } else {
             let msg = Msg::fill(&core.slab, bytes.len(), |to| {
                 to.iter_mut().zip(bytes).for_each(|(to, from)| _ = to.write(*from));
             });
-            core.ready.push_back(Event::Recv { from, imm, msg });
+            core.ready.push(Event::Recv { from, imm, msg });
         }
         self.note_received(core, bytes.len(), head.flags);
         Ok(())
@@ -320,7 +320,7 @@ impl Link {
         self.pending_answer(core, operation, false)?;
         let Some(pending) = core.operations.remove(operation) else { return Ok(()) };
         let (op, buf) = (pending.op, pending.buf);
-        core.ready.push_back(if status == 0 {
+        core.ready.push(if status == 0 {
             Event::Sent { op, buf }
         } else {
             Event::Failed { op, buf, error: Box::new(TransportError::WindowRefused { pe: self.peer }) }
@@ -336,7 +336,7 @@ impl Link {
             self.note_received(core, 0, head.flags);
             if let Some(pending) = core.operations.remove(operation) {
                 let error = Box::new(TransportError::WindowRefused { pe: self.peer });
-                core.ready.push_back(Event::Failed { op: pending.op, buf: pending.buf, error });
+                core.ready.push(Event::Failed { op: pending.op, buf: pending.buf, error });
             }
             return Ok(());
         }
@@ -370,7 +370,7 @@ impl Link {
         let arrived = !matches!(body.to, Place::Nowhere);
         match body.to {
             Place::Message(buf) => {
-                core.ready.push_back(Event::Recv { from: self.peer, imm: Imm(head.imm), msg: buf.into() });
+                core.ready.push(Event::Recv { from: self.peer, imm: Imm(head.imm), msg: buf.into() });
             }
             Place::Window(_) | Place::Nowhere if head.kind == Kind::Put => {
                 if head.words[2] != UNANSWERED {
@@ -380,7 +380,7 @@ impl Link {
                     self.touch(core);
                 }
                 if arrived && head.flags & ANNOUNCE != 0 {
-                    core.ready.push_back(Event::PutArrived { from: self.peer, imm: Imm(head.imm) });
+                    core.ready.push(Event::PutArrived { from: self.peer, imm: Imm(head.imm) });
                 }
             }
             Place::Destination(operation) => {
@@ -390,14 +390,14 @@ impl Link {
                         && let Some(pending) = core.operations.remove(operation)
                         && let Some(buf) = pending.buf
                     {
-                        core.ready.push_back(Event::Got { op: pending.op, buf });
+                        core.ready.push(Event::Got { op: pending.op, buf });
                     }
                 }
             }
             Place::Window(_) | Place::Nowhere => {
                 self.touch(core);
                 if head.kind == Kind::Data {
-                    core.ready.push_back(Event::Missed { from: self.peer, imm: Imm(head.imm), len: head.len });
+                    core.ready.push(Event::Missed { from: self.peer, imm: Imm(head.imm), len: head.len });
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! One PE's end: what is posted, and the beginning and end of it all. What becomes of it is in [`operations`](super::operations).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -13,12 +13,11 @@ use super::peer::{Peer, State};
 use super::worker::{Began, Closed, Held, Worker};
 use super::{Shared, Way};
 use crate::itself;
-use crate::liveness::Ear;
+use crate::liveness::Listener;
 use crate::memory::exposed::Windows;
 use crate::memory::map::PAGE;
 use crate::memory::pool::{Arena, Pool, fresh_tags};
 use crate::memory::segment::{Segment, arena_bytes};
-use crate::met::Met;
 use crate::{
     Caps, Doorbell, Endpoint, EndpointBuilder, Event, Imm, Msg, OpId, Pe, PostError, Posted, RegBuf, RemoteKey,
     TransportError, Window,
@@ -49,12 +48,13 @@ impl EndpointBuilder for UcxBuilder {
         let Self { pe, caps, worker, pass, shared } = *self;
         let layout = &shared.config.layout;
         let [a, b, c, d, ..] = crate::auth::random_bytes()?;
-        let inbox = Inbox::new(pass, layout.pes(), u32::from_le_bytes([a, b, c, d]));
+        let pes_here = layout.pes_of_host(layout.host_of(shared.config.process));
+        let segment = Arc::new(Segment::private(PAGE, arena_bytes(pes_here.end - pes_here.start))?);
+        let pool = Pool::new(pe, Arc::new(Arena::new(segment, fresh_tags())));
+        let inbox = Inbox::new(pass, layout.pes(), u32::from_le_bytes([a, b, c, d]), pool);
         let worker = worker.open(inbox).map_err(|failure| {
             TransportError::Config(format!("UCX does not work here: {} failed ({})", failure.call, failure.status))
         })?;
-        let pes_here = layout.pes_of_host(layout.host_of(shared.config.process));
-        let segment = Arc::new(Segment::private(PAGE, arena_bytes(pes_here.end - pes_here.start))?);
         let ear = shared.config.watch.as_ref().map(|watch| watch.ear(pe, doorbell));
         Ok(Box::new(UcxEndpoint {
             me: pe,
@@ -62,16 +62,12 @@ impl EndpointBuilder for UcxBuilder {
             worker,
             shared,
             peers: Vec::new(),
-            met: Met::default(),
             operations: Vec::new(),
             replies: HashMap::new(),
             next_reply: 0,
-            ready: VecDeque::new(),
-            blocks: Vec::new(),
-            pool: Pool::new(pe, Arc::new(Arena::new(segment, fresh_tags()))),
             graves: Vec::new(),
             copies: 0,
-            ear,
+            listener: Listener::new(ear),
             fatal: None,
         }))
     }
@@ -85,22 +81,17 @@ pub(super) struct UcxEndpoint {
     pub(super) worker: Worker,
     pub(super) shared: Arc<Shared>,
     pub(super) peers: Vec<Peer>,
-    met: Met,
     /// What is on its way, by the worker's numbers.
     pub(super) operations: Vec<Option<Operation>>,
     /// Puts and gets that wait for an answer, by their numbers.
     pub(super) replies: HashMap<u64, Reply>,
     pub(super) next_reply: u64,
-    pub(super) ready: VecDeque<Event>,
-    /// For messages that are written in place: those that are not on their way.
-    pub(super) blocks: Vec<RegBuf>,
-    pub(super) pool: Pool,
     /// Memory of windows that were given up while somebody may still write there.
     graves: Vec<RegBuf>,
     /// Messages of `UcxConfig::collected_min` bytes or more that arrived as a copy.
     pub(super) copies: u64,
     /// Hears of processes that are gone.
-    pub(super) ear: Option<Box<dyn Ear>>,
+    pub(super) listener: Listener,
     pub(super) fatal: Option<TransportError>,
 }
 
@@ -108,7 +99,17 @@ impl UcxEndpoint {
     /// What is known of a PE.
     #[inline]
     pub(super) fn peer(&mut self, pe: Pe) -> usize {
-        self.met.place(pe, || self.peers.push(Peer::new(pe)))
+        let index = self.worker.inbox().sender(pe);
+        if index >= self.peers.len() {
+            self.meet();
+        }
+        index
+    }
+
+    /// Takes note of those that have sent something, and were sent nothing.
+    fn meet(&mut self) {
+        let inbox = self.worker.inbox();
+        self.peers.extend(inbox.senders[self.peers.len()..].iter().map(|sender| Peer::new(sender.pe)));
     }
 
     /// Makes the connection to a peer, if there is none.
@@ -171,7 +172,7 @@ impl UcxEndpoint {
     pub(super) fn begin(&mut self, index: usize, head: &Head, held: Held, what: What) -> Result<Began, Held> {
         let len = held.len();
         let Some(connection) = &self.peers[index].connection else { return Err(held) };
-        match self.worker.send(connection, head.encode(), held, self.shared.config.way(len)) {
+        match self.worker.send(connection, head, held, self.shared.config.way(len)) {
             Began::On(slot) => {
                 self.note(slot, Operation { peer: index, len, what });
                 Ok(Began::On(slot))
@@ -220,6 +221,7 @@ impl UcxEndpoint {
     }
 
     fn say_goodbye(&mut self) {
+        self.meet();
         for index in 0..self.peers.len() {
             if self.peers[index].state == State::Live {
                 let number = self.peers[index].next_message;
@@ -245,7 +247,7 @@ impl UcxEndpoint {
         let (mut left, mut since) = (usize::MAX, Instant::now());
         while let Some(pe) = self.awaited() {
             self.round()?;
-            self.ready.clear();
+            self.worker.inbox().ready.clear();
             let now = self.unfinished();
             if now != left {
                 (left, since) = (now, Instant::now());
@@ -268,7 +270,7 @@ impl Endpoint for UcxEndpoint {
     }
 
     fn alloc(&mut self, len: usize) -> Option<RegBuf> {
-        self.pool.alloc(len).inspect_err(|error| tracing::debug!(%error, len, "pool")).ok()
+        self.worker.inbox().pool.alloc(len).inspect_err(|error| tracing::debug!(%error, len, "pool")).ok()
     }
 
     #[inline]
@@ -284,33 +286,30 @@ impl Endpoint for UcxEndpoint {
         }
         if to == self.me {
             let msg = Msg::fill(&self.worker.inbox().slab, len, fill);
-            self.ready.push_back(Event::Recv { from: to, imm, msg });
+            self.worker.inbox().ready.push(Event::Recv { from: to, imm, msg });
             return Ok(());
         }
         let (index, ()) = self.open_for_post(to, ())?;
         if self.peers[index].state == State::Closed {
             return Ok(());
         }
-        let mut block = self.blocks.pop().unwrap_or_else(|| RegBuf::heap(INJECT_MAX));
-        block.set_len(len);
-        block.fill_with(fill);
         let head = self.head(index, Kind::Message, imm, self.peers[index].next_message, [0; 3]);
-        match self.begin(index, &head, Held::Buf(block), What::Inject) {
-            Ok(began) => {
-                self.peers[index].next_message = head.number.wrapping_add(1);
-                if let Began::Done(Held::Buf(block)) = began {
-                    self.blocks.push(block);
-                }
-                Ok(())
-            }
-            // It was filled, so it counts as sent; that the peer is lost is reported.
-            Err(_) => Ok(()),
+        // Without a connection the peer has just been lost, which is reported.
+        let Some(connection) = &self.peers[index].connection else { return Ok(()) };
+        let began = self.worker.inject(connection, &head, len, fill);
+        // It was filled, so it counts as sent.
+        self.peers[index].next_message = head.number.wrapping_add(1);
+        match began {
+            Ok(None) => {}
+            Ok(Some(slot)) => self.note(slot, Operation { peer: index, len, what: What::Inject }),
+            Err(status) => self.lose(index, self.worker.words(status)),
         }
+        Ok(())
     }
 
     fn send(&mut self, to: Pe, imm: Imm, buf: RegBuf, op: OpId) -> Result<Posted, PostError<RegBuf>> {
         if to == self.me {
-            self.ready.push_back(Event::Recv { from: to, imm, msg: Msg::from(buf) });
+            self.worker.inbox().ready.push(Event::Recv { from: to, imm, msg: Msg::from(buf) });
             return Ok(Posted::Done);
         }
         let (index, buf) = self.open_for_post(to, buf)?;
@@ -373,9 +372,9 @@ impl Endpoint for UcxEndpoint {
     ) -> Result<Posted, PostError<RegBuf>> {
         let Some(window) = Windows::number(dst, offset, src.len()) else { return Err(PostError::BadKey(src)) };
         if to == self.me {
-            let mut inbox = self.worker.inbox();
-            let memory = inbox.windows.memory(window, offset, src.len() as u64);
-            return itself::put(memory, src, to, imm, op, &mut self.ready);
+            let Inbox { windows, ready, .. } = &mut *self.worker.inbox();
+            let memory = windows.memory(window, offset, src.len() as u64);
+            return itself::put(memory, src, to, imm, op, ready);
         }
         let (index, src) = self.open_for_window(to, src)?;
         // To a window that lasts it is done when UCX is done with its bytes, unless nobody else will hear of it.
@@ -415,9 +414,9 @@ impl Endpoint for UcxEndpoint {
     ) -> Result<Posted, PostError<RegBuf>> {
         let Some(window) = Windows::number(src, offset, dst.len()) else { return Err(PostError::BadKey(dst)) };
         if from == self.me {
-            let mut inbox = self.worker.inbox();
-            let memory = inbox.windows.memory(window, offset, dst.len() as u64);
-            return itself::get(memory, dst, op, &mut self.ready);
+            let Inbox { windows, ready, .. } = &mut *self.worker.inbox();
+            let memory = windows.memory(window, offset, dst.len() as u64);
+            return itself::get(memory, dst, op, ready);
         }
         let Ok(len) = u32::try_from(dst.len()) else {
             return Err(PostError::TooLarge { max: u32::MAX as usize, buf: dst });
@@ -435,20 +434,14 @@ impl Endpoint for UcxEndpoint {
     }
 
     fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
-        if self.ready.len() < max {
+        if self.worker.inbox().ready.len() < max {
             self.round()?;
         }
-        if let Some(error) = self.fatal.take() {
-            return Err(error);
-        }
-        let n = self.ready.len().min(max);
-        out.extend(self.ready.drain(..n));
-        Ok(n)
+        Ok(self.worker.inbox().ready.give(out, max))
     }
 
     fn arm(&mut self) -> bool {
-        let news = self.ear.as_ref().is_some_and(|ear| ear.has_news());
-        let quiet = self.ready.is_empty() && self.fatal.is_none() && !news;
+        let quiet = self.fatal.is_none() && !self.listener.has_news();
         // Sockets are watched for edges: what is left of an old one would wake nobody. And what a device completes just before it is armed
         // wakes nobody either, so this looks once more.
         quiet && self.is_idle() && self.worker.arm() && self.is_idle()

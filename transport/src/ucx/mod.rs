@@ -41,6 +41,7 @@
 //! reported where UCX notices. Within a host they are not, for then UCX would not use shared memory. Silence is noticed by none of this, but by
 //! whoever watches over the processes of the job ([`Watch`]).
 
+mod context;
 mod endpoint;
 mod head;
 mod inbox;
@@ -57,8 +58,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use library::Found;
 
+use self::context::{Context, Failure};
 use self::endpoint::UcxBuilder;
-use self::worker::{Closed, Context, Failure};
+use self::worker::Closed;
 use crate::liveness::Watch;
 use crate::{Caps, EndpointBuilder, Fabric, Layout, Pe, TransportError};
 

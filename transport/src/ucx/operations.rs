@@ -6,8 +6,8 @@ use charm4rs_ucx_sys::{UCS_OK, ucs_status_t};
 
 use super::endpoint::UcxEndpoint;
 use super::head::{Head, Kind, UNANSWERED};
-use super::inbox::Arrival;
-use super::peer::{State, Turn};
+use super::inbox::{Arrival, Turn};
+use super::peer::State;
 use super::worker::{Began, Held, Waiting};
 use crate::liveness::Loss;
 use crate::{Event, OpId, Pe, RegBuf, TransportError};
@@ -77,11 +77,20 @@ impl Held {
 
 impl UcxEndpoint {
     /// Looks at everything once.
+    #[inline]
     pub(super) fn round(&mut self) -> Result<(), TransportError> {
-        if self.ear.as_ref().is_some_and(|ear| ear.has_news()) {
+        if self.listener.round() {
             self.hear()?;
         }
         self.worker.progress();
+        if self.worker.take_news() {
+            self.look()?;
+        }
+        self.fatal.take().map_or(Ok(()), Err)
+    }
+
+    /// Looks at what has happened.
+    fn look(&mut self) -> Result<(), TransportError> {
         // What is done makes room for what arrived to be answered; what broke comes last, after all that came before.
         while let Some((slot, status)) = { self.worker.done().pop() } {
             self.ended(slot, status);
@@ -97,20 +106,24 @@ impl UcxEndpoint {
         if strangers > 0 {
             self.shared.counters.strangers.fetch_add(strangers, Ordering::Relaxed);
         }
-        self.fatal.take().map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Hears which processes are gone.
     #[cold]
     fn hear(&mut self) -> Result<(), TransportError> {
-        let losses = self.ear.as_ref().map_or(Ok(Vec::new()), |ear| ear.take())?;
-        for Loss { process, why } in losses {
+        for Loss { process, why } in self.listener.take()? {
             for pe in self.shared.config.layout.pes_of(process) {
                 let index = self.peer(Pe(pe));
                 self.lose(index, why);
             }
         }
         Ok(())
+    }
+
+    /// Memory for `len` bytes that arrive.
+    fn room(&mut self, len: usize) -> Option<RegBuf> {
+        self.worker.inbox().room(len)
     }
 
     fn violation(from: Pe, what: &'static str, detail: u64) -> TransportError {
@@ -146,7 +159,7 @@ impl UcxEndpoint {
                         return Err(Self::violation(head.from, "another length than was asked for", msg.len() as u64));
                     }
                     buf.copy_from_slice(&msg);
-                    self.ready.push_back(Event::Got { op, buf });
+                    self.worker.inbox().ready.push(Event::Got { op, buf });
                     Ok(())
                 }
                 _ => self.told(index, &head),
@@ -184,7 +197,7 @@ impl UcxEndpoint {
                     return Err(Self::violation(head.from, "an answer to no get", number));
                 };
                 let error = Box::new(TransportError::WindowRefused { pe: head.from });
-                self.ready.push_back(Event::Failed { op, buf, error });
+                self.worker.inbox().ready.push(Event::Failed { op, buf, error });
             }
             Kind::Get => self.answer(index, head),
             kind => return Err(Self::violation(head.from, "a message without its bytes", kind as u64)),
@@ -194,14 +207,9 @@ impl UcxEndpoint {
 
     /// Something whose turn may have come.
     fn turn(&mut self, index: usize, head: &Head, turn: Turn) -> Result<(), TransportError> {
-        let (ready, mut bye) = (&mut self.ready, false);
-        let taken = self.peers[index].messages.take(head.number, turn, |turn| match turn {
-            Turn::Event(event) => ready.push_back(event),
-            Turn::Bye => bye = true,
-        });
-        if !taken {
+        let Some(bye) = ({ self.worker.inbox().turn(index, head.number, turn) }) else {
             return Err(Self::violation(head.from, "a message out of its sequence", head.number.into()));
-        }
+        };
         if bye {
             self.control(index, Kind::ByeSeen, 0, [0; 3]);
             self.peers[index].state = State::Closed;
@@ -217,10 +225,10 @@ impl UcxEndpoint {
         } else if !placed {
             return Err(Self::violation(head.from, "a put to a window that was taken back", head.words[0]));
         }
-        let (ready, from) = (&mut self.ready, head.from);
+        let (inbox, from) = (&mut *self.worker.inbox(), head.from);
         let announced = (placed && head.kind == Kind::Put).then_some(head.imm);
         let taken = self.peers[index].puts.take(head.number, announced, |announced| {
-            ready.extend(announced.map(|imm| Event::PutArrived { from, imm }));
+            inbox.ready.extend(announced.map(|imm| Event::PutArrived { from, imm }));
         });
         if taken { Ok(()) } else { Err(Self::violation(from, "a put out of its sequence", head.number.into())) }
     }
@@ -229,7 +237,7 @@ impl UcxEndpoint {
     fn offered(&mut self, index: usize, head: Head, waiting: &Waiting, len: usize) -> Result<(), TransportError> {
         let (held, what) = match head.kind {
             Kind::Message => {
-                let Some(buf) = self.pool.alloc(len).ok().or_else(|| RegBuf::try_heap(len)) else {
+                let Some(buf) = self.room(len) else {
                     self.control(index, Kind::Refused, 0, [0, 0, head.words[2]]);
                     self.worker.refuse(waiting);
                     let missed = Event::Missed { from: head.from, imm: head.imm, len: len as u64 };
@@ -274,7 +282,7 @@ impl UcxEndpoint {
             if let What::Got { op } = what {
                 let error =
                     Box::new(TransportError::PeerDown { pe: self.peers[index].pe, why: self.worker.words(status) });
-                self.ready.push_back(Event::Failed { op, buf: held.buf(), error });
+                self.worker.inbox().ready.push(Event::Failed { op, buf: held.buf(), error });
             }
             let why = self.worker.words(status);
             return self.lose(index, why);
@@ -286,7 +294,7 @@ impl UcxEndpoint {
             }
             (What::Part(head), _) => self.placed(index, &head, true),
             (What::Got { op }, Held::Buf(buf)) => {
-                self.ready.push_back(Event::Got { op, buf });
+                self.worker.inbox().ready.push(Event::Got { op, buf });
                 Ok(())
             }
             _ => Ok(()),
@@ -304,7 +312,7 @@ impl UcxEndpoint {
         let there = { self.worker.inbox().windows.enter(window, offset, len) };
         let buf = there.and_then(|part| {
             self.worker.inbox().windows.leave(&part);
-            self.pool.alloc(len).ok().or_else(|| RegBuf::try_heap(len))
+            self.room(len)
         });
         let Some(mut buf) = buf else { return self.control(index, Kind::GetRefused, 0, [0, 0, number]) };
         if let Some(memory) = self.worker.inbox().windows.memory(window, offset, len as u64) {
@@ -326,8 +334,7 @@ impl UcxEndpoint {
         self.peers[index].operations -= 1;
         self.peers[index].bytes -= len;
         match what {
-            What::Inject => self.blocks.extend(held.buf()),
-            What::Control | What::Answer => {}
+            What::Inject | What::Control | What::Answer => {}
             What::Nothing => {
                 if let Held::Part(part) = &held {
                     self.worker.inbox().windows.leave(part);
@@ -338,7 +345,7 @@ impl UcxEndpoint {
                 let buf = held.buf();
                 let pe = self.peers[index].pe;
                 let size = len as u64;
-                self.ready.push_back(if refused {
+                self.worker.inbox().ready.push(if refused {
                     Event::Failed { op, buf, error: Box::new(TransportError::MessageRefused { pe, size }) }
                 } else if status == UCS_OK || self.peers[index].state == State::Closed {
                     Event::Sent { op, buf }
@@ -370,7 +377,7 @@ impl UcxEndpoint {
         let Some(Reply { op, peer, buf, answer, .. }) = ended.then(|| self.replies.remove(&number)).flatten() else {
             return;
         };
-        self.ready.push_back(if answer == Some(true) {
+        self.worker.inbox().ready.push(if answer == Some(true) {
             Event::Sent { op, buf }
         } else {
             let error = Box::new(TransportError::WindowRefused { pe: self.peers[peer].pe });
@@ -385,24 +392,27 @@ impl UcxEndpoint {
             return;
         }
         self.peers[index].state = State::Lost;
+        self.worker.inbox().forget(index);
         if let Some(connection) = self.peers[index].connection.take() {
             self.worker.cut(&connection);
         }
         if was == State::Live {
-            self.ready.push_back(Event::PeerLost { pe, why });
+            self.worker.inbox().ready.push(Event::PeerLost { pe, why });
         }
         let failed = |op, buf| Event::Failed { op, buf, error: Box::new(TransportError::PeerDown { pe, why }) };
         // Their buffers are freed when UCX is done with them, which may be at the end of this endpoint.
         for operation in self.operations.iter_mut().flatten().filter(|operation| operation.peer == index) {
             match operation.what {
-                What::Send { op, .. } if was == State::Closed => self.ready.push_back(Event::Sent { op, buf: None }),
-                What::Send { op, .. } | What::Got { op } => self.ready.push_back(failed(op, None)),
+                What::Send { op, .. } if was == State::Closed => {
+                    self.worker.inbox().ready.push(Event::Sent { op, buf: None })
+                }
+                What::Send { op, .. } | What::Got { op } => self.worker.inbox().ready.push(failed(op, None)),
                 _ => {}
             }
             operation.what = What::Nothing;
         }
         let mut waiting: Vec<_> = self.replies.extract_if(|_, reply| reply.peer == index).collect();
         waiting.sort_unstable_by_key(|(number, _)| *number);
-        self.ready.extend(waiting.into_iter().map(|(_, Reply { op, buf, .. })| failed(op, buf)));
+        self.worker.inbox().ready.extend(waiting.into_iter().map(|(_, Reply { op, buf, .. })| failed(op, buf)));
     }
 }

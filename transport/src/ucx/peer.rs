@@ -2,7 +2,7 @@
 
 use super::sequence::Sequence;
 use super::worker::Connection;
-use crate::{Event, Imm, Pe};
+use crate::{Imm, Pe};
 
 /// Operations to one peer that may be on their way at a time.
 const OPERATIONS_MAX: usize = 1024;
@@ -16,13 +16,6 @@ pub(super) enum State {
     Lost,
 }
 
-/// What has its turn among the messages of a peer.
-#[derive(Debug)]
-pub(super) enum Turn {
-    Event(Event),
-    Bye,
-}
-
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -33,8 +26,6 @@ pub(super) struct Peer {
     /// Numbers of the next message and the next put to it.
     pub(super) next_message: u32,
     pub(super) next_put: u32,
-    /// What comes from it.
-    pub(super) messages: Sequence<Turn>,
     /// Puts that are done; those with an immediate are to be announced.
     pub(super) puts: Sequence<Option<Imm>>,
     /// Sends and puts that are on their way to it, and their bytes.
@@ -53,7 +44,6 @@ impl Peer {
             connection: None,
             next_message: 0,
             next_put: 0,
-            messages: Sequence::default(),
             puts: Sequence::default(),
             operations: 0,
             bytes: 0,

@@ -26,12 +26,19 @@ impl<T> Sequence<T> {
     /// Takes what has this number, and gives to `deliver` all whose turn has come. `false`: it was here before, or cannot be.
     #[inline]
     pub(super) fn take(&mut self, number: u32, item: T, mut deliver: impl FnMut(T)) -> bool {
-        if number == self.next && self.ahead.is_empty() {
-            self.next = self.next.wrapping_add(1);
+        if self.passes(number) {
             deliver(item);
             return true;
         }
         self.take_ahead(number, item, deliver)
+    }
+
+    /// Whether this number is the next, and nothing came ahead: then it counts as taken.
+    #[inline]
+    pub(super) fn passes(&mut self, number: u32) -> bool {
+        let passes = number == self.next && self.ahead.is_empty();
+        self.next = self.next.wrapping_add(passes.into());
+        passes
     }
 
     #[cold]

@@ -11,10 +11,11 @@
 //!    callback.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::ptr::{NonNull, null, null_mut};
+use std::ptr::{NonNull, null_mut};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,74 +23,15 @@ use charm4rs_ucx_sys as sys;
 use sys::{Answer, Ucp, ucp_ep_h, ucs_status_t};
 
 use super::Way;
-use super::head::HEAD_MAX;
+use super::context::{Context, Failure, check};
+use super::endpoint::INJECT_MAX;
+use super::head::{HEAD_MAX, Head};
 use super::inbox::Inbox;
 use crate::RegBuf;
 use crate::memory::exposed::Part;
 
 /// The one active message that is used.
 const ID: u32 = 1;
-
-/// A failure of UCX's: the call, and its status.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Failure {
-    pub(super) call: &'static str,
-    pub(super) status: ucs_status_t,
-}
-
-fn check(call: &'static str, status: ucs_status_t) -> Result<(), Failure> {
-    if status == sys::UCS_OK { Ok(()) } else { Err(Failure { call, status }) }
-}
-
-/// What the workers of a process share: devices and registrations.
-#[derive(Debug)]
-pub(super) struct Context {
-    ucp: &'static Ucp,
-    raw: sys::ucp_context_h,
-}
-
-// SAFETY: it is opened with `mt_workers_shared`, by which UCX synchronizes it itself.
-unsafe impl Send for Context {}
-// SAFETY: as above.
-unsafe impl Sync for Context {}
-
-impl Context {
-    /// Opens what there is. `settings` are UCX's own, without their prefix; they come before those of the environment.
-    pub(super) fn open(ucp: &'static Ucp, settings: &[(&str, &str)]) -> Result<Arc<Self>, Failure> {
-        let mut config = null_mut();
-        // SAFETY: no prefix, no file, and a place for the answer.
-        check("ucp_config_read", unsafe { (ucp.ucp_config_read)(null(), null(), &raw mut config) })?;
-        let params = sys::ucp_params_t {
-            field_mask: u64::from(sys::UCP_PARAM_FIELD_FEATURES | sys::UCP_PARAM_FIELD_MT_WORKERS_SHARED),
-            features: u64::from(sys::UCP_FEATURE_AM | sys::UCP_FEATURE_WAKEUP),
-            mt_workers_shared: 1,
-            ..Default::default()
-        };
-        let mut raw = null_mut();
-        let mut opened = Ok(());
-        for (name, value) in settings {
-            let [name, value] = [name, value].map(|text| CString::new(*text).expect("settings have no zeros"));
-            // SAFETY: a configuration that was read, and two strings.
-            let set = unsafe { (ucp.ucp_config_modify)(config, name.as_ptr(), value.as_ptr()) };
-            opened = opened.and_then(|()| check("ucp_config_modify", set));
-        }
-        let opened = opened.and_then(|()| {
-            let (major, minor) = super::library::OLDEST;
-            // SAFETY: the parameters have the fields that their mask names; the version is that of the bindings.
-            check("ucp_init", unsafe { (ucp.ucp_init_version)(major, minor, &raw const params, config, &raw mut raw) })
-        });
-        // SAFETY: it was read above, and is not used again.
-        unsafe { (ucp.ucp_config_release)(config) };
-        opened.map(|()| Arc::new(Self { ucp, raw }))
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        // SAFETY: every worker keeps the context, so there is none any more.
-        unsafe { (self.ucp.ucp_cleanup)(self.raw) }
-    }
-}
 
 /// A worker that nobody uses yet. It may move to its thread.
 #[derive(Debug)]
@@ -141,6 +83,7 @@ impl Closed {
             inbox: RefCell::new(inbox),
             done: RefCell::default(),
             broken: RefCell::default(),
+            news: Cell::new(false),
             flushed: Cell::new(false),
         });
         let handler = sys::ucp_am_handler_param_t {
@@ -157,6 +100,8 @@ impl Closed {
         // SAFETY: a live worker; the handler's argument outlives it (2. in the module's text).
         let set = unsafe { (ucp.ucp_worker_set_am_recv_handler)(self.raw, &raw const handler) };
         check("ucp_worker_set_am_recv_handler", set)?;
+        let mut sending = Worker::param(null_mut(), 0);
+        sending.cb.send = Some(ended);
         Ok(Worker {
             closed: self,
             fd,
@@ -164,6 +109,7 @@ impl Closed {
             slots: Vec::new(),
             free: Vec::new(),
             watches: Vec::new(),
+            sending,
             _here: PhantomData,
         })
     }
@@ -187,6 +133,8 @@ struct Shared {
     done: RefCell<Vec<(u32, ucs_status_t)>>,
     /// Connections that broke, by their names.
     broken: RefCell<Vec<(u32, ucs_status_t)>>,
+    /// Whether any of these, or the inbox, has something to be looked at.
+    news: Cell<bool>,
     flushed: Cell<bool>,
 }
 
@@ -209,10 +157,24 @@ pub(super) enum Held {
     Part(Part),
 }
 
+impl Held {
+    /// Where its bytes are, and how many.
+    #[inline]
+    fn bytes(&self) -> (*mut u8, usize) {
+        match self {
+            Self::Nothing => (null_mut(), 0),
+            Self::Buf(buf) => (buf.as_ptr(), buf.len()),
+            Self::Part(part) => (part.memory.as_ptr(), part.len),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     ticket: NonNull<Ticket>,
     held: Held,
+    /// For what is written in place. Made when it is first needed.
+    block: Option<RegBuf>,
 }
 
 /// Bytes that wait at their sender, until they are collected or refused.
@@ -251,6 +213,8 @@ pub(super) struct Worker {
     slots: Vec<Slot>,
     free: Vec<u32>,
     watches: Vec<NonNull<Watch>>,
+    /// What is said with everything that is sent; what differs is written over.
+    sending: sys::ucp_request_param_t,
     /// Not `Send`: callbacks run on the thread that it is on.
     _here: PhantomData<*mut ()>,
 }
@@ -313,14 +277,14 @@ impl Worker {
         if !connection.watched {
             return;
         }
-        let mut param = self.param(Rc::as_ptr(&self.shared).cast_mut().cast(), sys::UCP_EP_CLOSE_FLAG_FORCE);
+        let mut param = Self::param(Rc::as_ptr(&self.shared).cast_mut().cast(), sys::UCP_EP_CLOSE_FLAG_FORCE);
         param.cb.send = Some(forget);
         // SAFETY: a connection of this worker, which its owner does not use again; the callback's argument outlives the worker.
         let answer = unsafe { (self.ucp().ucp_ep_close_nbx)(connection.raw, &raw const param) };
         debug_assert!(!matches!(Answer::of(answer), Answer::Failed(_)));
     }
 
-    fn param(&self, user_data: *mut c_void, flags: u32) -> sys::ucp_request_param_t {
+    fn param(user_data: *mut c_void, flags: u32) -> sys::ucp_request_param_t {
         sys::ucp_request_param_t {
             op_attr_mask: sys::UCP_OP_ATTR_FIELD_CALLBACK
                 | sys::UCP_OP_ATTR_FIELD_USER_DATA
@@ -339,56 +303,73 @@ impl Worker {
         }
         let index = u32::try_from(self.slots.len()).expect("operations are counted in 32 bits");
         let ticket = Box::new(Ticket { shared: Rc::as_ptr(&self.shared), index, head: [0; HEAD_MAX] });
-        self.slots.push(Slot { ticket: NonNull::from(Box::leak(ticket)), held: Held::Nothing });
+        self.slots.push(Slot { ticket: NonNull::from(Box::leak(ticket)), held: Held::Nothing, block: None });
         index
     }
 
     /// Sends a head and what is held.
     #[inline]
-    pub(super) fn send(
+    pub(super) fn send(&mut self, to: &Connection, head: &Head, held: Held, way: Way) -> Began {
+        let index = self.slot();
+        let data = held.bytes();
+        self.slots[index as usize].held = held;
+        let answer = self.post(index, to, head, data, way);
+        self.began(index, answer)
+    }
+
+    /// Sends a head and `len` bytes (at most [`INJECT_MAX`]) that `fill` writes. Says the number under which that goes on, unless it is done.
+    #[inline]
+    pub(super) fn inject(
         &mut self,
         to: &Connection,
-        (head, head_len): ([u8; HEAD_MAX], usize),
-        held: Held,
-        way: Way,
-    ) -> Began {
+        head: &Head,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [MaybeUninit<u8>]),
+    ) -> Result<Option<u32>, ucs_status_t> {
         let index = self.slot();
-        let ticket = self.slots[index as usize].ticket;
-        // SAFETY: the slot is free, so UCX does not look at its ticket.
-        unsafe { (*ticket.as_ptr()).head = head };
-        let (data, len) = match &held {
-            Held::Nothing => (null_mut(), 0),
-            Held::Buf(buf) => (buf.as_ptr(), buf.len()),
-            Held::Part(part) => (part.memory.as_ptr(), part.len),
+        let block = self.slots[index as usize].block.get_or_insert_with(|| RegBuf::heap(INJECT_MAX));
+        block.set_len(len);
+        block.fill_with(fill);
+        let data = (block.as_ptr(), len);
+        let ended = match self.post(index, to, head, data, Way::Eager) {
+            Answer::Pending(_) => return Ok(Some(index)),
+            Answer::Done => Ok(None),
+            Answer::Failed(status) => Err(status),
         };
-        self.slots[index as usize].held = held;
-        let flag = match way {
+        self.free.push(index);
+        ended
+    }
+
+    /// Sends a head and bytes that the slot owns.
+    #[inline]
+    fn post(&mut self, index: u32, to: &Connection, head: &Head, (data, len): (*mut u8, usize), way: Way) -> Answer {
+        let ticket = self.slots[index as usize].ticket;
+        // SAFETY: the slot was free, so UCX does not look at its ticket, and nobody else does.
+        let head_len = head.encode(unsafe { &mut (*ticket.as_ptr()).head });
+        let param = &mut self.sending;
+        param.user_data = ticket.as_ptr().cast();
+        param.flags = match way {
             Way::Eager => sys::UCP_AM_SEND_FLAG_EAGER,
             Way::Either => 0,
             Way::Collected => sys::UCP_AM_SEND_FLAG_RNDV,
         };
-        let mut param = self.param(ticket.as_ptr().cast(), flag);
-        param.cb.send = Some(ended);
+        let ucp = self.shared.ucp;
         // SAFETY: a live connection of this worker; head and bytes stay in their places until the operation has ended, since the slot
         // owns them (1. in the module's text).
         let answer = unsafe {
             let head = (&raw const (*ticket.as_ptr()).head).cast();
-            (self.ucp().ucp_am_send_nbx)(to.raw, ID, head, head_len, data.cast(), len, &raw const param)
+            (ucp.ucp_am_send_nbx)(to.raw, ID, head, head_len, data.cast(), len, &raw const *param)
         };
-        self.began(index, answer)
+        Answer::of(answer)
     }
 
     /// Collects bytes that wait at their sender: all of them, `held` is as long.
     pub(super) fn collect(&mut self, waiting: &Waiting, held: Held) -> Began {
         let index = self.slot();
         let ticket = self.slots[index as usize].ticket;
-        let (data, len) = match &held {
-            Held::Nothing => (null_mut(), 0),
-            Held::Buf(buf) => (buf.as_ptr(), buf.len()),
-            Held::Part(part) => (part.memory.as_ptr(), part.len),
-        };
+        let (data, len) = held.bytes();
         self.slots[index as usize].held = held;
-        let mut param = self.param(ticket.as_ptr().cast(), 0);
+        let mut param = Self::param(ticket.as_ptr().cast(), 0);
         param.cb.recv_am = Some(collected);
         // SAFETY: UCX gave the descriptor to `arrived`, which kept it, and it is used once (who has a `Waiting` collects or refuses it);
         // the slot owns the memory, or is inside of its window, until the operation has ended.
@@ -396,7 +377,7 @@ impl Worker {
             let collect = self.ucp().ucp_am_recv_data_nbx;
             collect(self.closed.raw, waiting.0.as_ptr(), data.cast(), len, &raw const param)
         };
-        self.began(index, answer)
+        self.began(index, Answer::of(answer))
     }
 
     /// Refuses bytes that wait at their sender, to whom they count as sent.
@@ -406,8 +387,8 @@ impl Worker {
     }
 
     #[inline]
-    fn began(&mut self, index: u32, answer: sys::ucs_status_ptr_t) -> Began {
-        match Answer::of(answer) {
+    fn began(&mut self, index: u32, answer: Answer) -> Began {
+        match answer {
             Answer::Pending(_) => Began::On(index),
             Answer::Done => Began::Done(self.take(index)),
             Answer::Failed(status) => Began::Failed(status, self.take(index)),
@@ -428,9 +409,15 @@ impl Worker {
         unsafe { (self.ucp().ucp_worker_progress)(self.closed.raw) }
     }
 
-    /// Whether everything that happened was looked at.
+    /// Whether nothing has happened that was not asked for yet.
     pub(super) fn is_quiet(&self) -> bool {
-        self.inbox().arrivals.is_empty() && self.done().is_empty() && self.broken().is_empty()
+        !self.shared.news.get() && self.inbox().ready.is_empty()
+    }
+
+    /// Whether something has happened that is to be looked at. Says so once.
+    #[inline]
+    pub(super) fn take_news(&self) -> bool {
+        self.shared.news.take()
     }
 
     /// Announces sleep. `false`: something has happened, make progress.
@@ -448,7 +435,7 @@ impl Worker {
     /// Asks to be told when all that was sent has left: see [`Worker::has_flushed`].
     pub(super) fn flush(&mut self) {
         self.shared.flushed.set(false);
-        let mut param = self.param(Rc::as_ptr(&self.shared).cast_mut().cast(), 0);
+        let mut param = Self::param(Rc::as_ptr(&self.shared).cast_mut().cast(), 0);
         param.cb.send = Some(flushed);
         // SAFETY: a live worker; the callback's argument outlives it.
         let answer = unsafe { (self.ucp().ucp_worker_flush_nbx)(self.closed.raw, &raw const param) };
@@ -498,9 +485,12 @@ unsafe extern "C" fn arrived(
     };
     let mut inbox = shared.inbox.borrow_mut();
     if attr & u64::from(sys::UCP_AM_RECV_ATTR_FLAG_RNDV) == 0 {
-        inbox.whole(bytes(head, head_len), bytes(data, len));
+        if inbox.whole(bytes(head, head_len), bytes(data, len)) {
+            shared.news.set(true);
+        }
         return sys::UCS_OK;
     }
+    shared.news.set(true);
     match NonNull::new(data) {
         Some(data) if inbox.offered(bytes(head, head_len), Waiting(data), len) => sys::UCS_INPROGRESS,
         _ => sys::UCS_OK,
@@ -514,6 +504,7 @@ unsafe extern "C" fn ended(request: *mut c_void, status: ucs_status_t, user_data
         let ticket = &*user_data.cast::<Ticket>();
         let shared = &*ticket.shared;
         shared.done.borrow_mut().push((ticket.index, status));
+        shared.news.set(true);
         (shared.ucp.ucp_request_free)(request);
     }
 }
@@ -544,6 +535,8 @@ unsafe extern "C" fn broke(arg: *mut c_void, _: ucp_ep_h, status: ucs_status_t) 
     // SAFETY: it is the connection's watch, which lives, as does what it points to.
     unsafe {
         let watch = &*arg.cast::<Watch>();
-        (*watch.shared).broken.borrow_mut().push((watch.name, status));
+        let shared = &*watch.shared;
+        shared.broken.borrow_mut().push((watch.name, status));
+        shared.news.set(true);
     }
 }

@@ -29,6 +29,12 @@ impl std::fmt::Debug for Ucp {
     }
 }
 
+impl std::fmt::Debug for ucp_request_param_t {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ucp_request_param_t")
+    }
+}
+
 /// What an operation that does not block says at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -43,6 +49,7 @@ pub enum Answer {
 impl Answer {
     /// What `UCS_PTR_IS_ERR` and its like say of a pointer: errors are the last addresses there are.
     #[must_use]
+    #[inline]
     pub fn of(pointer: ucs_status_ptr_t) -> Self {
         let number = pointer.addr().cast_signed();
         match ucs_status_t::try_from(number) {
