@@ -109,7 +109,9 @@ impl UcxEndpoint {
     /// Takes note of those that have sent something, and were sent nothing.
     fn meet(&mut self) {
         let inbox = self.worker.inbox();
-        self.peers.extend(inbox.senders[self.peers.len()..].iter().map(|sender| Peer::new(sender.pe)));
+        let addresses = self.shared.addresses.get().expect("wire-up has told all addresses");
+        let new = &inbox.senders[self.peers.len()..];
+        self.peers.extend(new.iter().map(|sender| Peer::new(sender.pe, addresses[sender.pe.0 as usize].0)));
     }
 
     /// Makes the connection to a peer, if there is none.
@@ -162,9 +164,7 @@ impl UcxEndpoint {
     /// The head of something for a peer.
     #[inline]
     pub(super) fn head(&self, index: usize, kind: Kind, imm: Imm, number: u32, words: [u64; 3]) -> Head {
-        let addresses = self.shared.addresses.get().expect("wire-up has told all addresses");
-        let pass = addresses[self.peers[index].pe.0 as usize].0;
-        Head { pass, from: self.me, imm, number, kind, words }
+        Head { pass: self.peers[index].pass, from: self.me, imm, number, kind, words }
     }
 
     /// Begins an operation. `Err`: the peer is lost, and what was held comes back.

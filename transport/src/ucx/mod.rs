@@ -124,6 +124,10 @@ impl UcxConfig {
     }
 }
 
+/// UCX does not ask by itself whether peers are alive: whoever watches over processes does, at a cost that does not grow with their
+/// number. And where UCX's question finds no such end of a connection at the peer, it cuts the connection, though the peer may live.
+const KEEPALIVE: (&str, &str) = ("KEEPALIVE_INTERVAL", "inf");
+
 /// What strangers left behind.
 #[derive(Default, Debug)]
 pub struct UcxCounters {
@@ -172,7 +176,8 @@ impl UcxFabric {
         let failed = |Failure { call, status }: Failure| {
             TransportError::Config(format!("UCX does not work here: {call}: {}", library::words(ucp, status)))
         };
-        let settings: Vec<(&str, &str)> = config.settings.iter().map(|(name, value)| (*name, &**value)).collect();
+        let mut settings: Vec<(&str, &str)> = config.settings.iter().map(|(name, value)| (*name, &**value)).collect();
+        settings.push(KEEPALIVE);
         let context = Context::open(ucp, &settings).map_err(failed)?;
         let mut workers = Vec::new();
         let mut published = Vec::new();

@@ -20,6 +20,8 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) pe: Pe,
+    /// What stands before every message to it.
+    pub(super) pass: u64,
     pub(super) state: State,
     /// Made when something is first sent to it.
     pub(super) connection: Option<Connection>,
@@ -37,9 +39,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(pe: Pe) -> Self {
+    pub(super) fn new(pe: Pe, pass: u64) -> Self {
         Self {
             pe,
+            pass,
             state: State::Live,
             connection: None,
             next_message: 0,
