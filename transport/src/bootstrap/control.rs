@@ -1,6 +1,7 @@
 //! The line between a process and whoever launched it, once the job runs: how it ended, and that it must end.
 //!
-//! Any thread may use it. Alone, the process prints for itself what a launcher would print, in the same words.
+//! Any thread may use it. Alone, or where another launcher than ours started it, the process prints for itself what ours would print,
+//! in the same words.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::channel::Channel;
-use super::sys;
 use super::wire::ToLauncher;
+use super::{site, sys};
 use crate::Pe;
 
 /// What a process tells.
@@ -64,11 +65,17 @@ pub struct Control(Arc<Shared>);
 type Callback = Arc<dyn Fn(Order) + Send + Sync>;
 
 struct Shared {
-    /// `None`: nobody launched this process.
-    launcher: Option<Channel>,
+    launcher: Launcher,
     quiet: bool,
     aborted: AtomicBool,
     on_order: Mutex<Option<Callback>>,
+}
+
+/// Who launched this process.
+enum Launcher {
+    Nobody,
+    Ours(Channel),
+    Site(Arc<site::Line>),
 }
 
 impl fmt::Debug for Control {
@@ -80,17 +87,30 @@ impl fmt::Debug for Control {
 impl Control {
     /// For a process with this line to its launcher; `None`: alone.
     pub(super) fn new(launcher: Option<Channel>, quiet: bool) -> Self {
+        Self::to(launcher.map_or(Launcher::Nobody, Launcher::Ours), quiet)
+    }
+
+    /// For a process that a site's launcher has started.
+    pub(super) fn of_site(line: Arc<site::Line>, quiet: bool) -> Self {
+        Self::to(Launcher::Site(line), quiet)
+    }
+
+    fn to(launcher: Launcher, quiet: bool) -> Self {
         Self(Arc::new(Shared { launcher, quiet, aborted: AtomicBool::new(false), on_order: Mutex::new(None) }))
     }
 
-    /// Whether somebody launched this process.
+    /// Whether a launcher of ours started this process, and listens to it.
     #[must_use]
     pub fn is_launched(&self) -> bool {
-        self.0.launcher.is_some()
+        self.channel().is_some()
     }
 
     pub(super) fn channel(&self) -> Option<&Channel> {
-        self.0.launcher.as_ref()
+        if let Launcher::Ours(channel) = &self.0.launcher { Some(channel) } else { None }
+    }
+
+    pub(super) fn site(&self) -> Option<&site::Line> {
+        if let Launcher::Site(line) = &self.0.launcher { Some(line) } else { None }
     }
 
     /// Tells. Does not end the process: see [`Control::abort`].
@@ -99,7 +119,7 @@ impl Control {
         if !first {
             return;
         }
-        if let Some(channel) = &self.0.launcher {
+        if let Some(channel) = self.channel() {
             let packet = match report {
                 Report::Exit { code } => ToLauncher::Exit(code),
                 Report::Abort { code, pe, what } => ToLauncher::Abort { code, pe: pe.map(|pe| pe.0), what },
@@ -112,9 +132,17 @@ impl Control {
             return;
         }
         match report {
-            Report::Exit { .. } => {}
+            Report::Exit { .. } => {
+                if let Some(site) = self.site() {
+                    site.finish();
+                }
+            }
             Report::Abort { code, pe, what } => {
-                to_stderr(&error_line(code, &what, pe, &host_name(), std::process::id()));
+                let line = error_line(code, &what, pe, &host_name(), std::process::id());
+                match self.site() {
+                    Some(site) => site.fail(code, &line),
+                    None => to_stderr(&line),
+                }
             }
             Report::Warning(text) if !self.0.quiet => to_stderr(&format!("charmrun: warning: {text}\n")),
             Report::Warning(_) | Report::Stacks(_) | Report::TakesInterrupt => {}
@@ -169,7 +197,7 @@ pub fn host_name() -> String {
 }
 
 /// Nobody is left to tell if it fails.
-fn to_stderr(text: &str) {
+pub(super) fn to_stderr(text: &str) {
     use std::io::Write as _;
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

@@ -83,6 +83,14 @@ fn tell(fault: &Fault) {
         unsafe { libc::send(channel.as_fd().as_raw_fd(), packet.as_ptr().cast(), packet.len(), flags) };
         return;
     }
+    if let Some(token) = line.control.site().and_then(super::site::Line::token) {
+        let mut count = 0u64;
+        // SAFETY: eight bytes are there to be written; `read` is safe in a signal handler.
+        if unsafe { libc::read(token, (&raw mut count).cast(), size_of_val(&count)) } < 0 {
+            // Another process of this host has told already why the job ends.
+            return;
+        }
+    }
     let mut text = Fixed { bytes: [0; 512], len: 0 };
     let code = 128u32 + u32::from(fault.signal);
     let _ = write!(text, "charmrun: error[{code}]: killed by signal {}{}, pe=", fault.signal, fault.why());

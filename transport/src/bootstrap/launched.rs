@@ -50,7 +50,7 @@ impl Launched {
             .to_str()
             .and_then(|t| t.split_once(':'))
             .and_then(|(fd, ino)| Some((fd.parse().ok()?, ino.parse().ok()?)));
-        let Some(socket) = named.and_then(|(fd, inode)| sys::inherited(fd, inode)) else {
+        let Some(socket) = named.and_then(|(fd, inode)| sys::inherited(fd, Some(inode))) else {
             return Err(TransportError::Startup(format!(
                 "{VARIABLE} is {}, but there is no such descriptor: did a wrapper close it? Unset it to run alone",
                 text.display()
@@ -88,15 +88,7 @@ impl Launched {
         let control = Control::new(Some(launcher), quiet);
         let (tell, answers) = channel();
         let (listener, group) = (control.clone(), welcome.group);
-        std::thread::Builder::new()
-            .name("charm4rs-control".to_owned())
-            .stack_size(256 << 10)
-            .spawn(move || listen(&listener, &tell, group, buf))
-            .map_err(|_| TransportError::Resource {
-                what: "threads",
-                need: "one more".to_owned(),
-                advice: "see ulimit -u and the pids limit of your control group",
-            })?;
+        super::listener("charm4rs-control", move || listen(&listener, &tell, group, buf))?;
         Ok(Self { welcome, answers, control })
     }
 

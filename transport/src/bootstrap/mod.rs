@@ -1,13 +1,14 @@
 //! How a process finds its job: who else is there, what the secret is, and a way to exchange a few bytes with each
 //! process before there is any transport (put, fence, get, and descriptors between the processes of a host).
 //!
-//! [`find`] looks for a launcher and falls back to a job of this process alone. Afterwards [`Control`] is the line on
+//! [`find`] looks for a launcher, ours or a site's ([`Kind`]), and falls back to a job of this process alone. Afterwards [`Control`] is the line on
 //! which a process tells its launcher how it ended, and hears that it must end. Knows nothing of backends, nor of
 //! what the job will do.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::auth::{JobId, Secret};
 use crate::{Layout, TransportError};
@@ -18,10 +19,13 @@ pub mod channel;
 mod control;
 pub mod crash;
 pub mod interrupt;
+mod kin;
 mod launched;
 pub mod options;
 #[cfg(test)]
 pub(crate) mod pair;
+mod pmi1;
+mod site;
 mod sys;
 mod threads;
 pub mod wire;
@@ -29,7 +33,9 @@ pub mod wire;
 pub use alone::Alone;
 pub use control::{Control, HANGS, Order, Report, error_line, host_name};
 pub use launched::{Launched, VARIABLE};
-use options::{Extent, OptionError, Options};
+use options::{Action, Extent, OptionError, Options};
+use pmi1::Pmi1;
+use site::{KeySpace, Site};
 pub use threads::Threads;
 
 /// Limits of what travels on a launcher's channel.
@@ -150,6 +156,102 @@ impl BootError {
     }
 }
 
+/// How a process finds its job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The launcher of this project started it.
+    Charmrun,
+    /// A launcher that speaks PMI-1 started it: MPICH's `mpiexec`, or `srun --mpi=pmi2`.
+    Pmi1,
+    /// Nobody did: it is a job by itself.
+    Alone,
+}
+
+impl Kind {
+    /// What this process's environment says. The nearest launcher counts: what `charmrun` starts within another launcher's job is
+    /// `charmrun`'s.
+    #[must_use]
+    pub fn here() -> Self {
+        let is_set = |name| std::env::var_os(name).is_some();
+        match () {
+            () if is_set(VARIABLE) => Self::Charmrun,
+            () if is_set(pmi1::VARIABLE) => Self::Pmi1,
+            () => Self::Alone,
+        }
+    }
+
+    /// What [`Kind::here`] has seen.
+    #[must_use]
+    pub fn because(self) -> &'static str {
+        match self {
+            Self::Charmrun => "charmrun started this process",
+            Self::Pmi1 => "a launcher that speaks PMI-1 started this process (PMI_FD)",
+            Self::Alone => "neither charmrun nor a launcher that speaks PMI-1 started this process",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Charmrun => "charmrun",
+            Self::Pmi1 => "pmi1",
+            Self::Alone => "alone",
+        })
+    }
+}
+
+impl std::str::FromStr for Kind {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        [Self::Charmrun, Self::Pmi1, Self::Alone].into_iter().find(|kind| kind.to_string() == name).ok_or(())
+    }
+}
+
+/// A launcher, before the job is known.
+enum Place {
+    Launched(Launched),
+    Site(Box<dyn KeySpace>, Arc<site::Line>),
+    Alone,
+}
+
+impl Place {
+    fn find(kind: Kind, options: &Options) -> Result<Self, TransportError> {
+        Ok(match kind {
+            Kind::Charmrun => Self::Launched(Launched::find()?.ok_or_else(|| {
+                TransportError::Config(format!("++bootstrap charmrun: no charmrun started this process ({VARIABLE})"))
+            })?),
+            Kind::Pmi1 => {
+                let space: Box<dyn KeySpace> = Box::new(Pmi1::find(options.timeout)?);
+                let line = Arc::new(site::Line::new(&*space));
+                Self::Site(space, line)
+            }
+            Kind::Alone => Self::Alone,
+        })
+    }
+
+    fn control(&self, quiet: bool) -> Control {
+        match self {
+            Self::Launched(launched) => launched.control(),
+            Self::Site(_, line) => Control::of_site(line.clone(), quiet),
+            Self::Alone => Control::new(None, quiet),
+        }
+    }
+
+    fn join(self, given: &Options, control: &Control) -> Result<(Box<dyn Bootstrap>, Options), BootError> {
+        Ok(match self {
+            Self::Launched(launched) => {
+                let options = Options::from_pairs(launched.options())?.overlaid(given)?;
+                (Box::new(launched), options)
+            }
+            Self::Site(space, line) => (Box::new(Site::join(space, given, &line, control.clone())?), given.clone()),
+            Self::Alone => (Box::new(Alone::new(given)?), given.clone()),
+        })
+    }
+}
+
 /// Finds this process's job. `args` are the program's arguments without its name; the runtime's options are taken
 /// out of them. To be called once, at the start of `main`, before there are other threads.
 ///
@@ -158,28 +260,40 @@ impl BootError {
 /// # Errors
 /// If the arguments are wrong, or the launcher cannot be understood.
 pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError> {
-    let launched = Launched::find();
-    let control = match &launched {
-        Ok(Some(launched)) => launched.control(),
-        _ => Control::new(None, false),
-    };
+    let parsed = options::parse(args, Extent::Everywhere);
+    let usual = Options::default();
+    let options = parsed.as_ref().map_or(&usual, |parsed| &parsed.options);
+    let kind = options.bootstrap.unwrap_or_else(Kind::here);
+    // A question is no job: a site's launcher would wait for what a job does at its end.
+    let kind = if kind == Kind::Pmi1 && options.action != Action::Run { Kind::Alone } else { kind };
+    let place = Place::find(kind, options);
+    let control = place.as_ref().map_or_else(|_| Control::new(None, false), |place| place.control(options.quiet));
     crash::watch(&control);
-    let found = launched.map_err(BootError::from).and_then(|launched| {
-        let parsed = options::parse(args, Extent::Everywhere)?;
-        let (boot, options): (Box<dyn Bootstrap>, _) = match launched {
-            Some(launched) => {
-                let options = Options::from_pairs(launched.options())?.overlaid(&parsed.options)?;
-                (Box::new(launched), options)
-            }
-            None => (Box::new(Alone::new(&parsed.options)?), parsed.options),
-        };
+    let found = place.map_err(BootError::from).and_then(|place| {
+        let parsed = parsed?;
+        let (boot, options) = place.join(&parsed.options, &control)?;
+        tracing::info!(%kind, rank = boot.rank(), processes = boot.size(), hosts = boot.layout().hosts(), "bootstrap");
+        if kind == Kind::Pmi1 && options.verbose && boot.rank() == 0 {
+            let (processes, hosts) = (boot.size(), boot.layout().hosts());
+            control::to_stderr(&format!("charmrun: bootstrap {kind} (processes: {processes}, hosts: {hosts})\n"));
+        }
         Ok(Found { boot, options, args: parsed.rest })
     });
-    // Versions that differ are seen, and reported, by the launcher.
+    // Versions that differ are seen, and reported, by our launcher.
     if let Err(error) = &found
-        && !matches!(error, BootError::Transport(TransportError::Version { .. }))
+        && !(kind == Kind::Charmrun && matches!(error, BootError::Transport(TransportError::Version { .. })))
     {
         control.report(Report::Abort { code: error.code(), pe: None, what: error.to_string() });
     }
     found
+}
+
+/// Starts a thread that listens to somebody for as long as the process lives.
+fn listener(name: &str, listen: impl FnOnce() + Send + 'static) -> Result<(), TransportError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(256 << 10).spawn(listen);
+    thread.map(drop).map_err(|_| TransportError::Resource {
+        what: "threads",
+        need: "one more".to_owned(),
+        advice: "see ulimit -u and the pids limit of your control group",
+    })
 }

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::Kind;
 use crate::wireup::TransportKind;
 
 /// No job is larger: a larger number is a slip of the pen.
@@ -26,6 +27,8 @@ pub struct Options {
     pub ppn: Option<u32>,
     /// `++transport T`: the only backend between PEs.
     pub transport: Option<TransportKind>,
+    /// `++bootstrap B`: how a process finds its job.
+    pub bootstrap: Option<Kind>,
     /// `++nodelist FILE`: the hosts of the job. This and the next four are the launcher's alone.
     pub nodelist: Option<String>,
     /// `++nodegroup NAME`: which group of hosts in that file.
@@ -65,6 +68,7 @@ impl Default for Options {
             pes: None,
             ppn: None,
             transport: None,
+            bootstrap: None,
             nodelist: None,
             nodegroup: None,
             hosts: None,
@@ -139,6 +143,21 @@ pub enum OptionError {
     /// An option of the launcher's among a program's arguments.
     #[error("{0} is for the launcher, in front of the program: charmrun {0} … PROGRAM")]
     Launchers(&'static str),
+    /// An option of a program's, given to the launcher.
+    #[error("{0} is for a program, behind its name: PROGRAM {0} …")]
+    Programs(&'static str),
+    /// `+p` is not what the processes of a site's launcher have together.
+    #[error(
+        "+p {pes} does not fit: {processes} processes have been started, with {started} PEs in all (++ppn K: K PEs to each)"
+    )]
+    Started {
+        /// PEs asked for.
+        pes: u32,
+        /// PEs of all processes.
+        started: u32,
+        /// Processes.
+        processes: u32,
+    },
     /// Two parts of the command line disagree.
     #[error("{name} is {launcher} for charmrun and {program} for the program")]
     Conflict {
@@ -224,6 +243,12 @@ const TABLE: &[Spec] = &[
     Spec::new("++transport", "T", "the only transport to use: local, shm, tcp, ofi, ucx or sim", |o, v| {
         v.parse().map(|kind| o.transport = Some(kind)).map_err(|_| NO_TRANSPORT)
     }),
+    Spec::new(
+        "++bootstrap",
+        "B",
+        "how a program finds its job: charmrun, pmi1 or alone (default: it looks)",
+        |o, v| v.parse().map(|kind| o.bootstrap = Some(kind)).map_err(|()| "must be charmrun, pmi1 or alone"),
+    ),
     Spec::new("++nodelist", "FILE", "run on the hosts that this file names", |o, v| text(&mut o.nodelist, v)),
     Spec::new("++nodegroup", "NAME", "those of this group of the file (default main)", |o, v| {
         text(&mut o.nodegroup, v)
@@ -275,6 +300,9 @@ const LATER: &[(&str, &str)] = &[("++encrypt", "use it on a trusted network")];
 /// Those that say where a job runs: nobody can act on them but a launcher.
 const LAUNCHERS: [&str; 5] = ["++nodelist", "++nodegroup", "++numHosts", "++remote-shell", "++remote-charmrun"];
 
+/// What only a process itself can act on.
+const PROGRAMS: [&str; 1] = ["++bootstrap"];
+
 /// `++info`, `++help`, and whatever else is printed, must name this.
 #[must_use]
 pub fn version() -> &'static str {
@@ -319,6 +347,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, extent: Extent) -> Result
         };
         if extent == Extent::Everywhere && LAUNCHERS.contains(&spec.name) {
             return Err(OptionError::Launchers(spec.name));
+        }
+        if extent == Extent::ToProgram && PROGRAMS.contains(&spec.name) {
+            return Err(OptionError::Programs(spec.name));
         }
         let value = match inline {
             Some(_) if spec.value.is_empty() => return Err(unknown(&word.to_string_lossy())),
@@ -492,6 +523,7 @@ impl Options {
         let default = Self::default();
         Ok(Self {
             action: program.action,
+            bootstrap: program.bootstrap,
             pes: self.pes.or(program.pes),
             ppn: self.ppn.or(program.ppn),
             transport: self.transport.or(program.transport),

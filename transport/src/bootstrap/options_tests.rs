@@ -44,10 +44,14 @@ fn a_wrong_option_is_refused_with_its_code_and_the_nearest_name() {
     check("++credit 12", "64: ++credit 12: must be a number of bytes, 64K or more");
     check("++encrypt", "78: ++encrypt is not available in this version: use it on a trusted network");
     check("++nodelist f", "64: ++nodelist is for the launcher, in front of the program: charmrun ++nodelist … PROGRAM");
+    check("++bootstrap mpi", "64: ++bootstrap mpi: must be charmrun, pmi1 or alone");
     check(
         "++transport mpi",
         "78: ++transport mpi: there is no such transport; there are local, shm, tcp, ofi, ucx and sim",
     );
+    let misplaced = read("++bootstrap alone prog", Extent::ToProgram).unwrap_err();
+    assert_eq!(misplaced, "64: ++bootstrap is for a program, behind its name: PROGRAM ++bootstrap …");
+    assert_eq!(read("prog ++bootstrap pmi1", Extent::Everywhere).unwrap().0.bootstrap, Some(super::Kind::Pmi1));
     assert_eq!(read("+zz prog", Extent::ToProgram).unwrap_err(), "64: unknown option +zz");
 }
 

@@ -8,8 +8,9 @@ pub(super) fn end_process(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Takes the descriptor that the launcher left open for us: number `fd`, if it is the socket with this inode.
-pub(super) fn inherited(fd: RawFd, inode: u64) -> Option<OwnedFd> {
+/// Takes the descriptor that the launcher left open for us: number `fd`, if it is a socket, and the one with this inode
+/// where the launcher told it.
+pub(super) fn inherited(fd: RawFd, inode: Option<u64>) -> Option<OwnedFd> {
     if fd <= 2 {
         return None;
     }
@@ -17,12 +18,12 @@ pub(super) fn inherited(fd: RawFd, inode: u64) -> Option<OwnedFd> {
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let stat = rustix::fs::fstat(borrowed).ok()?;
     let socket = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_socket();
-    if !socket || stat.st_ino != inode {
+    if !socket || inode.is_some_and(|inode| stat.st_ino != inode) {
         return None;
     }
     rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).ok()?;
-    // SAFETY: it is the launcher's socket, by its inode, which nothing else in this process knows of: the launcher
-    // made it for `find` alone, and the caller removes the variable that names it.
+    // SAFETY: it is the launcher's socket, which nothing else in this process knows of: the launcher made it for `find`
+    // alone, and the caller, who calls once, removes the variable that names it.
     Some(unsafe { OwnedFd::from_raw_fd(borrowed.as_raw_fd()) })
 }
 

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::bootstrap::Kind;
 use crate::{TransportError, ofi, ucx};
 
 /// Open files below which a job of many processes, or of many connections, may run into the limit.
@@ -48,6 +49,8 @@ pub fn report() -> String {
     line("UCX", &said(&ucx.as_ref().map(|found| format!("{} from {}", found.version, found.path))));
     line("topology", "the kernel's (/sys)");
 
+    let kind = Kind::here();
+    line("bootstrap", &format!("{kind}: {}", kind.because()));
     line("within a process", "local: threads hand values over");
     line("within a host", "shm: processes meet in shared memory, and hand payloads over");
     line("between hosts", &between_hosts(&devices));

@@ -1,0 +1,444 @@
+//! The processes of one host, where no launcher of ours stands between them: sockets to the host's first process, the *elder*.
+//!
+//! Each process listens on an abstract Unix socket, whose name it publishes; once it is known who shares a host, all but the
+//! elder stop listening and dial the elder. Both ends look at the other's user, and prove the job's secret by the
+//! [handshake](crate::auth), before a descriptor is taken. Over these sockets descriptors are shared, by way of the elder.
+//!
+//! They stay open as long as the processes live, so that a death is heard of: a thread waits for a socket that closes. A process
+//! that ends rightly says so first. With a death the job is over: the elder hears of every death, and ends; then the others
+//! hear of the elder's.
+//!
+//! A failure is to be told once for a host. The right to tell is a token, the count of an event descriptor that all of the host have:
+//! whoever takes it tells.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
+};
+use rustix::process::geteuid;
+
+use super::bytes::{Reader, Writer};
+use super::channel::Channel;
+use super::wire::{FDS_MAX, VERSION, WireError};
+use crate::auth::{
+    Acceptor, Answer, AuthError, CHALLENGE, Dialer, HELLO, Hello, Keys, PROOF, Purpose, Step, Terms, random_bytes,
+};
+use crate::{Pe, TransportError};
+
+/// How long one handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Pending connections: the kernel takes fewer where its own limit is lower, and dialers wait.
+const BACKLOG: i32 = 4096;
+
+/// What they say to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Word {
+    /// Descriptors of `rank` come with the packet.
+    Fds { rank: u32, count: u16, more: bool },
+    /// The job has ended rightly, and this process is about to.
+    Bye,
+}
+
+/// Length of the longest packet.
+const WORD_MAX: usize = 8;
+
+impl Word {
+    fn encode(self) -> Vec<u8> {
+        let mut w = Writer::default();
+        match self {
+            Self::Fds { rank, count, more } => w.u8(1).u32(rank).u16(count).u8(more.into()),
+            Self::Bye => w.u8(2),
+        };
+        w.into_bytes()
+    }
+
+    fn decode(packet: &[u8]) -> Result<Self, WireError> {
+        let mut r = Reader::new(packet);
+        let word = match r.u8()? {
+            1 => Self::Fds { rank: r.u32()?, count: u16::from_le_bytes(r.array()?), more: r.flag("more")? },
+            2 => Self::Bye,
+            kind => return Err(WireError::Kind(kind)),
+        };
+        r.close(word)
+    }
+}
+
+/// A socket that listens, before it is known who shares the host.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: OwnedFd,
+    name: [u8; Self::NAME],
+}
+
+impl Listener {
+    /// Bytes of its name.
+    pub(super) const NAME: usize = 16;
+
+    pub(super) fn open() -> Result<Self, TransportError> {
+        let mut name = [0; Self::NAME];
+        name.copy_from_slice(&random_bytes()?[..Self::NAME]);
+        let socket = socket().map_err(|e| TransportError::system("socket", e))?;
+        let address = address(&name).map_err(|e| TransportError::system("bind", e))?;
+        bind(&socket, &address).map_err(|e| TransportError::system("bind", e))?;
+        listen(&socket, BACKLOG).map_err(|e| TransportError::system("listen", e))?;
+        Ok(Self { socket, name })
+    }
+
+    pub(super) fn name(&self) -> &[u8; Self::NAME] {
+        &self.name
+    }
+}
+
+fn socket() -> rustix::io::Result<OwnedFd> {
+    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// Nothing of it is in the file system, so nothing is left behind.
+fn address(name: &[u8; Listener::NAME]) -> rustix::io::Result<SocketAddrUnix> {
+    let digits: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    SocketAddrUnix::new_abstract_name(format!("charm4rs-{digits}").as_bytes())
+}
+
+/// Another process of this host.
+#[derive(Debug)]
+struct Peer {
+    rank: u32,
+    pid: i32,
+    channel: Channel,
+}
+
+/// What a thread heard from a peer, or that it is gone.
+type Heard = (u32, Word, Vec<OwnedFd>);
+
+/// The processes of this host.
+#[derive(Debug)]
+pub(super) struct Kin {
+    ties: Arc<Ties>,
+    heard: Receiver<Heard>,
+    patience: Duration,
+}
+
+/// What outlives the bootstrap.
+#[derive(Debug)]
+pub(super) struct Ties {
+    rank: u32,
+    host: Range<u32>,
+    peers: Vec<Peer>,
+    token: OwnedFd,
+    /// The job has ended rightly.
+    over: AtomicBool,
+}
+
+/// What a process must know to meet the others of its host.
+pub(super) struct Meeting<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) rank: u32,
+    /// The processes of the host, the elder first.
+    pub(super) host: Range<u32>,
+    pub(super) listener: Listener,
+    /// The name of the elder's listener.
+    pub(super) elder: [u8; Listener::NAME],
+    pub(super) patience: Duration,
+}
+
+impl Meeting<'_> {
+    /// Meets them all; `gone` is called, on another thread, when one of them has died, with what to say of it.
+    ///
+    /// # Errors
+    /// If one of them does not come, or is another than it says.
+    pub(super) fn hold(self, gone: impl FnOnce(&Ties, &str) + Send + 'static) -> Result<Kin, TransportError> {
+        let elder = self.host.start;
+        let (peers, token) = if self.rank == elder {
+            let token = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE);
+            let token = token.map_err(|e| TransportError::system("eventfd", e))?;
+            let peers = self.gather()?;
+            let word = Word::Fds { rank: elder, count: 1, more: false }.encode();
+            for peer in &peers {
+                peer.channel.send(&word, &[token.as_fd()]).map_err(|_| lost(peer.rank))?;
+            }
+            (peers, token)
+        } else {
+            let channel = self.dial(elder)?;
+            let packet = channel.recv(&mut [0; WORD_MAX]).map_err(|_| lost(elder))?;
+            let token = packet.fds.into_iter().next().ok_or_else(|| lost(elder))?;
+            set_socket_timeout(&channel, Timeout::Recv, None).map_err(|e| TransportError::system("setsockopt", e))?;
+            let pid = peer_of(&channel).map_err(|_| lost(elder))?;
+            (vec![Peer { rank: elder, pid, channel }], token)
+        };
+        let over = AtomicBool::new(false);
+        let ties = Arc::new(Ties { rank: self.rank, host: self.host, peers, token, over });
+        let (tell, heard) = channel();
+        let watched = ties.clone();
+        super::listener("charm4rs-kin", move || {
+            if let Some(what) = watched.watch(&tell) {
+                gone(&watched, &what);
+            }
+        })?;
+        Ok(Kin { ties, heard, patience: self.patience })
+    }
+
+    /// Waits for all the others, in whatever order they come. Strangers are turned away.
+    fn gather(&self) -> Result<Vec<Peer>, TransportError> {
+        let until = Instant::now() + self.patience;
+        let mut peers: Vec<Peer> = Vec::new();
+        while peers.len() + 1 < self.host.len() {
+            if !ready(&self.listener.socket, until) {
+                let missing = self.host.clone().skip(1).find(|rank| peers.iter().all(|peer| peer.rank != *rank));
+                return Err(lost(missing.unwrap_or(self.host.start)));
+            }
+            let channel = match accept_with(&self.listener.socket, SocketFlags::CLOEXEC) {
+                Ok(socket) => Channel::from(socket),
+                Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => return Err(no_descriptors()),
+                // Whoever it was has gone already.
+                Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(TransportError::system("accept", error)),
+            };
+            match self.admit(&channel) {
+                Ok((rank, pid)) if self.host.contains(&rank) && peers.iter().all(|peer| peer.rank != rank) => {
+                    peers.push(Peer { rank, pid, channel });
+                }
+                Ok((rank, _)) => tracing::warn!(rank, "a process came twice, or is of another host"),
+                Err(error) => tracing::warn!(%error, "a stranger was turned away"),
+            }
+        }
+        peers.sort_by_key(|peer| peer.rank);
+        Ok(peers)
+    }
+
+    /// Who has come, and its process's number.
+    fn admit(&self, channel: &Channel) -> io::Result<(u32, i32)> {
+        let pid = peer_of(channel)?;
+        set_socket_timeout(channel, Timeout::Recv, Some(HANDSHAKE))?;
+        let mut acceptor = Acceptor::new(self.keys, TERMS, self.rank, random_bytes().map_err(io::Error::other)?);
+        let hello = exactly::<HELLO>(channel)?;
+        let Ok(Step::Reply(challenge)) = acceptor.accept_bytes(&hello) else { return Err(strange(AuthError::Garbage)) };
+        channel.send(&challenge, &[])?;
+        let proof = exactly::<PROOF>(channel)?;
+        let hello = match acceptor.accept_bytes(&proof).map_err(strange)? {
+            Step::Proven(hello) if hello.purpose == Purpose::Control && hello.terms == TERMS => hello,
+            _ => return Err(strange(AuthError::WrongPeer)),
+        };
+        set_socket_timeout(channel, Timeout::Recv, None)?;
+        Ok((hello.rank, pid))
+    }
+
+    /// Reaches the elder, and proves to it who this is.
+    fn dial(&self, elder: u32) -> Result<Channel, TransportError> {
+        let failed = |why: io::Error| {
+            TransportError::Startup(format!("process {elder}, the first of this host, does not answer: {why}"))
+        };
+        let attempt = || -> io::Result<Channel> {
+            let socket = socket()?;
+            connect(&socket, &address(&self.elder)?)?;
+            let channel = Channel::from(socket);
+            peer_of(&channel)?;
+            // The elder deals with one at a time.
+            set_socket_timeout(&channel, Timeout::Recv, Some(self.patience))?;
+            let hello = Hello {
+                purpose: Purpose::Control,
+                terms: TERMS,
+                rank: self.rank,
+                from: Pe(self.rank),
+                to: Pe(elder),
+                generation: 1,
+            };
+            let nonce = random_bytes().map_err(io::Error::other)?;
+            let mut dialer = Dialer::new(self.keys, hello, elder, nonce);
+            channel.send(dialer.hello(), &[])?;
+            match dialer.accept_bytes(&exactly::<CHALLENGE>(&channel)?).map_err(strange)? {
+                Step::Reply((proof, Answer { terms: TERMS, .. })) => channel.send(&proof, &[])?,
+                _ => return Err(strange(AuthError::WrongPeer)),
+            }
+            Ok(channel)
+        };
+        attempt().map_err(failed)
+    }
+}
+
+/// Under every proof, so none that was made for another connection of the job is one here.
+const TERMS: Terms = Terms { version: VERSION, digest: *b"charm4rs: processes of one host\0" };
+
+fn strange(error: AuthError) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, error)
+}
+
+/// The process at the other end, if it is this user's.
+fn peer_of(channel: &Channel) -> io::Result<i32> {
+    let peer = socket_peercred(channel)?;
+    if peer.uid != geteuid() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "a process of another user"));
+    }
+    Ok(peer.pid.as_raw_nonzero().get())
+}
+
+/// A packet of a known length, without descriptors.
+fn exactly<const N: usize>(channel: &Channel) -> io::Result<[u8; N]> {
+    let mut buf = [0; N];
+    let packet = channel.recv(&mut buf)?;
+    if packet.len != N || packet.cut || !packet.fds.is_empty() {
+        return Err(strange(AuthError::Garbage));
+    }
+    Ok(buf)
+}
+
+/// Whether somebody has dialed by then.
+fn ready(socket: &OwnedFd, until: Instant) -> bool {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            got => return got.is_ok_and(|ready| ready > 0),
+        }
+    }
+}
+
+impl Kin {
+    pub(super) fn ties(&self) -> &Arc<Ties> {
+        &self.ties
+    }
+
+    /// [`super::Bootstrap::share_fds`].
+    pub(super) fn share_fds(&self, fds: &[BorrowedFd<'_>]) -> Result<Vec<Vec<OwnedFd>>, TransportError> {
+        let Ties { rank, host, peers, .. } = &*self.ties;
+        let own = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<Result<Vec<_>, _>>();
+        let mut shared: Vec<Vec<OwnedFd>> = host.clone().map(|_| Vec::new()).collect();
+        let place = |of: u32| (of - host.start) as usize;
+        let is_elder = *rank == host.start;
+        if !is_elder {
+            peers.iter().try_for_each(|elder| give(elder, *rank, fds))?;
+        }
+        let mut missing: Vec<u32> = host.clone().filter(|other| other != rank).collect();
+        while !missing.is_empty() {
+            let waited = self.heard.recv_timeout(self.patience);
+            let (from, word, fds) = waited.map_err(|_| lost(missing[0]))?;
+            match word {
+                // The elder speaks for all, the others for themselves.
+                Word::Fds { rank: whose, count, more } if missing.contains(&whose) && (!is_elder || from == whose) => {
+                    if fds.len() != usize::from(count) {
+                        return Err(no_descriptors());
+                    }
+                    shared[place(whose)].extend(fds);
+                    missing.retain(|rank| more || *rank != whose);
+                }
+                _ => {
+                    let what = format!("process {from} said what nobody asked while descriptors were shared");
+                    return Err(TransportError::Startup(what));
+                }
+            }
+        }
+        shared[place(*rank)] = own.map_err(|_| no_descriptors())?;
+        if is_elder {
+            for peer in peers {
+                for whose in host.clone().filter(|whose| *whose != peer.rank) {
+                    let fds: Vec<BorrowedFd<'_>> = shared[place(whose)].iter().map(AsFd::as_fd).collect();
+                    give(peer, whose, &fds)?;
+                }
+            }
+        }
+        Ok(shared)
+    }
+}
+
+/// Sends `whose` descriptors.
+fn give(to: &Peer, whose: u32, fds: &[BorrowedFd<'_>]) -> Result<(), TransportError> {
+    let mut chunks = fds.chunks(FDS_MAX).peekable();
+    loop {
+        let chunk = chunks.next().unwrap_or_default();
+        let count = u16::try_from(chunk.len()).expect("at most FDS_MAX");
+        let more = chunks.peek().is_some();
+        let word = Word::Fds { rank: whose, count, more }.encode();
+        match to.channel.send(&word, chunk).map_err(|e| e.raw_os_error()) {
+            Ok(()) => {}
+            Err(Some(libc::ETOOMANYREFS)) => return Err(no_descriptors()),
+            Err(_) => return Err(lost(to.rank)),
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+impl Ties {
+    /// Whether it is for this process to tell of a failure: true once on a host.
+    pub(super) fn may_tell(&self) -> bool {
+        rustix::io::read(&self.token, &mut [0; 8]).is_ok()
+    }
+
+    /// What [`Ties::may_tell`] reads, for a signal handler.
+    pub(super) fn token(&self) -> RawFd {
+        self.token.as_raw_fd()
+    }
+
+    /// Tells the others that the job has ended rightly.
+    pub(super) fn finish(&self) {
+        self.over.store(true, Ordering::Release);
+        // Whoever is gone already need not know.
+        self.peers.iter().for_each(|peer| _ = peer.channel.send(&Word::Bye.encode(), &[]));
+    }
+
+    /// The life of the thread that listens: hands on what comes, until the job has ended or a process is gone, and says which.
+    fn watch(&self, tell: &Sender<Heard>) -> Option<String> {
+        let mut open: Vec<&Peer> = self.peers.iter().collect();
+        while !open.is_empty() {
+            let mut polled: Vec<_> = open.iter().map(|peer| PollFd::new(&peer.channel, PollFlags::IN)).collect();
+            if poll(&mut polled, None).is_err() {
+                continue;
+            }
+            let ready: Vec<bool> = polled.iter().map(|one| !one.revents().is_empty()).collect();
+            let mut ready = ready.into_iter();
+            let mut gone = None;
+            open.retain(|peer| {
+                let heard = !ready.next().unwrap_or(false) || self.hear(peer, tell);
+                if !heard {
+                    gone.get_or_insert((peer.rank, peer.pid));
+                }
+                heard
+            });
+            // A job that has ended rightly loses its processes one by one.
+            if let Some((rank, pid)) = gone.filter(|_| !self.over.load(Ordering::Acquire)) {
+                return Some(format!("process {rank} of this host (pid {pid}) is gone"));
+            }
+        }
+        None
+    }
+
+    /// Takes one packet of a peer's; false: there will be no more.
+    fn hear(&self, peer: &Peer, tell: &Sender<Heard>) -> bool {
+        let mut buf = [0; WORD_MAX];
+        let Ok(packet) = peer.channel.recv(&mut buf) else { return false };
+        match buf.get(..packet.len).map(Word::decode) {
+            Some(Ok(Word::Bye)) => self.over.store(true, Ordering::Release),
+            // Nobody may be waiting any more. What was cut shows by the number of descriptors.
+            Some(Ok(word)) => drop(tell.send((peer.rank, word, packet.fds))),
+            // It has closed, or has gone mad.
+            _ => return false,
+        }
+        true
+    }
+}
+
+fn lost(rank: u32) -> TransportError {
+    TransportError::Startup(format!("process {rank} of this host has not come, or is gone"))
+}
+
+fn no_descriptors() -> TransportError {
+    TransportError::Resource {
+        what: "file descriptors",
+        need: "some for each process of the host".to_owned(),
+        advice: "raise the limit with ulimit -n",
+    }
+}
+
+#[cfg(test)]
+#[path = "kin_tests.rs"]
+mod tests;
