@@ -106,10 +106,15 @@ impl Hosts {
         Job::spawn(command, mark)
     }
 
+    /// A command on a host.
+    pub(crate) fn on(&self, host: usize, program: &str) -> Command {
+        self.hosts(&["on", &host.to_string(), program])
+    }
+
     /// Its command and its mark.
     pub(crate) fn command(&self, charmrun: &Path, line: &str) -> (Command, String) {
         let (job, mark) = marked(charmrun.to_str().expect("a path of text"));
-        let mut command = self.hosts(&["on", "0", charmrun.to_str().expect("a path of text")]);
+        let mut command = self.on(0, charmrun.to_str().expect("a path of text"));
         command.envs(job.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.arg("++nodelist").arg(self.folder.join("nodelist"));
