@@ -2,7 +2,7 @@
 //!
 //! A line is `cmd=WORD` and `name=value` pairs, separated by blanks, ended by a newline. Values have no blanks in them, so
 //! bytes travel in hexadecimal digits. A launcher may take only short lines (Slurm cuts them at 1,024 bytes, and its job
-//! hangs), so long values travel in [pieces](pieces), the first of which begins with the length of the whole.
+//! hangs), so long values travel in [pieces], the first of which begins with the length of the whole.
 
 use std::fmt::Write as _;
 
