@@ -1,0 +1,110 @@
+//! Programs that Slurm starts, without `charmrun`: `srun --mpi=pmi2`, in a Slurm of the test's own (`ci/slurm`). What they compute, and how
+//! they end. Knows nothing of how a process speaks to that launcher.
+
+#[path = "../../launcher/tests/common/job.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod job;
+
+#[allow(dead_code, reason = "other tests use the rest")]
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use job::{Ended, Job};
+use rustix::process::{Pid, Signal, kill_process};
+
+const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
+/// The code of `ci/slurm` where it can do nothing.
+const IMPOSSIBLE: i32 = 77;
+
+fn tool() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").join("ci/slurm")
+}
+
+/// Whether there can be a Slurm.
+fn possible() -> bool {
+    let mut command = Command::new(tool());
+    let status = command.args(["1", "true"]).stdin(Stdio::null()).status().expect("ci/slurm can be started");
+    let possible = status.code() != Some(IMPOSSIBLE);
+    assert!(status.success() || !possible, "{status}");
+    if !possible {
+        eprintln!("skipped: there can be no Slurm here");
+    }
+    possible
+}
+
+/// `srun --mpi=pmi2 LINE` on two nodes.
+fn start(line: &str) -> Job {
+    let (mut command, mark) = job::marked(tool().to_str().expect("a path of text"));
+    command.args(["2", "srun", "--mpi=pmi2"]).args(line.split_whitespace()).env("RUST_BACKTRACE", "0");
+    Job::spawn(command, mark)
+}
+
+fn run(line: &str) -> Ended {
+    start(line).end()
+}
+
+fn example(name: &str) -> String {
+    common::beside(FAULTY, "charm4rs-examples", name).display().to_string()
+}
+
+#[test]
+fn programs_compute_the_same_as_a_serial_run() {
+    if !possible() {
+        return;
+    }
+    let stencil = format!("{} --size 32 --steps 10", example("stencil3d"));
+    for (tasks, options) in
+        [("-n 4", ""), ("-n 4", "++transport tcp"), ("-n 2", "++ppn 2"), ("-n 8", "+p8"), ("-N 2 -n 4 -m cyclic", "")]
+    {
+        let ended = run(&format!("{tasks} {stencil} {options}"));
+        assert!(ended.succeeded().stdout.contains("a serial run gives the same"), "{tasks} {options}: {ended:?}");
+    }
+    // More than Slurm takes in a line: many processes, each of which hears of all.
+    let ended = run(&format!("-n 16 {} ++verbose", example("hello")));
+    assert_eq!((ended.code, &*ended.stderr), (0, "charmrun: bootstrap pmi1 (processes: 16, hosts: 1)\n"));
+}
+
+/// Slurm says more, and may say it first; and what it kills counts for more with it than the code that it was told.
+#[track_caller]
+fn failed(ended: &Ended, code: i32, what: &str) {
+    assert_ne!(ended.code, 0, "{ended:?}");
+    let lines: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("error[")).collect();
+    let [line] = lines[..] else { panic!("the first cause is reported once: {ended:?}") };
+    assert!(line.starts_with(&format!("charmrun: error[{code}]: ")) && line.contains(what), "{ended:?}");
+}
+
+#[test]
+fn a_job_that_fails_says_why_and_ends() {
+    if !possible() {
+        return;
+    }
+    assert_eq!(run(&format!("-n 4 {FAULTY} exit")).code, 42);
+    failed(&run(&format!("-n 4 {FAULTY} panic")), 1, "Node[3].panics panicked on PE 3: on purpose");
+    failed(&run(&format!("-n 2 {} +p5", example("hello"))), 64, "+p 5 does not fit: 2 processes have been started");
+}
+
+#[test]
+fn a_task_that_is_killed_ends_the_step() {
+    if !possible() {
+        return;
+    }
+    for victim in [0, 2] {
+        let (mut command, mark) = job::marked(tool().to_str().expect("a path of text"));
+        command.args(["2", "srun", "--mpi=pmi2", "-n", "4", FAULTY, "ready"]);
+        let mut job = Job::spawn(command, mark.clone());
+        job.ready(4);
+        // They have told the numbers of their own namespace.
+        let mut tasks: Vec<i32> = job::processes(&mark)
+            .into_iter()
+            .filter(|(_, line)| line.starts_with(FAULTY))
+            .map(|(pid, _)| pid)
+            .collect();
+        tasks.sort_unstable();
+        assert_eq!(tasks.len(), 4, "{tasks:?}");
+        kill_process(Pid::from_raw(tasks[victim]).expect("a number"), Signal::KILL).expect("it runs");
+        let ended = job.end();
+        failed(&ended, 69, "of this host (pid ");
+    }
+}
