@@ -106,6 +106,7 @@ fn pack<B: serde::Serialize>(rt: Rt, body: B, bytes: &mut Vec<u8>) -> Result<Vec
     Ok(aside.into_iter().map(|memory| shared::leaving(rt, memory)).collect())
 }
 
+#[inline]
 pub(super) fn owners(payloads: Payloads) -> Vec<Arc<RegBuf>> {
     if payloads.is_empty() {
         return Vec::new();

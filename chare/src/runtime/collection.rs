@@ -219,7 +219,7 @@ impl<T: Chare> Members<T> {
     }
 
     /// The PE that knows where an element is.
-    #[inline]
+    #[inline(always)]
     pub(super) fn home(&self, rt: Rt, index: &T::Index) -> Pe {
         let pes = rt.sched.pes();
         let pe = match &self.shape {

@@ -40,7 +40,7 @@ impl<T: Chare> Elements<T> {
         (slot < self.block.borrow().len()).then_some(slot)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn with<R>(
         &self,
         slot: Option<usize>,

@@ -375,6 +375,7 @@ impl Scheduler {
     }
 
     /// One round; see the module's text.
+    #[inline]
     pub fn step(&self, handler: &impl Handler) -> Step {
         match self.round(handler) {
             _ if self.stop.get().is_some() => Step::Stopped(self.stop.get().unwrap_or_default()),

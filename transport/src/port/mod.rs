@@ -400,7 +400,8 @@ impl Port {
     }
 
     /// Takes what came over the network. Says how much that was for the user.
-    #[inline]
+    // Not into the loops of jobs that have no network: they would be longer by it.
+    #[inline(never)]
     fn receive_net(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         self.since_net = 0;
         let Some(net) = &mut self.ends.net else { return Ok(0) };

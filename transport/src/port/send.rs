@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::frame::{self, Eager};
 use super::inner::{Offered, Source, charged};
 use super::rendezvous::{kib, sending};
-use super::{Ends, Fate, Incoming, Port, PortEvent, Tag, Way};
+use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
 use crate::memory::write_bytes;
 use crate::ring::BODY_MAX;
 use crate::{Endpoint, Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
@@ -100,11 +100,9 @@ impl Port {
             return self.send_otherwise(to, imm, len, fill);
         }
         let way = self.ends.way(self.pe, to);
-        let Ends { local, shm, net, .. } = &mut self.ends;
-        let sent = match (way, local, shm, net) {
-            (Way::Local, Some(local), ..) => local.try_send(to, imm, len, fill),
-            (Way::Shm, _, Some(shm), _) => shm.try_send(to, imm, len, fill),
-            (Way::Net, .., Some(net)) => try_inject(&mut **net, to, imm, len, fill),
+        let sent = match (way, &mut self.ends.local, &mut self.ends.shm) {
+            (Way::Local, Some(local), _) => local.try_send(to, imm, len, fill),
+            (Way::Shm, _, Some(shm)) => shm.try_send(to, imm, len, fill),
             _ => Err(fill),
         };
         match sent {
@@ -196,6 +194,13 @@ impl Port {
     fn send_otherwise(&mut self, to: Pe, imm: Imm, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         let way = self.ends.way(self.pe, to);
         self.inner.counters.sent[way as usize].add(len as u64);
+        let mut fill = fill;
+        if let (Way::Net, true, Some(net)) = (way, self.plain && len <= BODY_MAX, &mut self.ends.net) {
+            match try_inject(&mut **net, to, imm, len, fill) {
+                Ok(()) => return,
+                Err(back) => fill = back,
+            }
+        }
         let tag = Tag(frame::tag(imm));
         if way == Way::Itself {
             let msg = Msg::fill(&self.inner.slab, len, fill);
