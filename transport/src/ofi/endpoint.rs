@@ -374,14 +374,12 @@ impl OfiEndpoint {
     #[inline]
     fn completed(&mut self, entry: &Completion) -> Result<(), TransportError> {
         let Some(slot) = self.slots.at(entry.op_context.addr()) else { return Ok(()) };
-        if self.slots.complete_receive(slot) {
-            self.message_arrived(slot, entry.len)?;
-            // Given to the provider again in the next round: what has come does not wait for that.
-            self.idle_receivers.push(slot);
-            return Ok(());
-        }
         match self.slots.complete(slot) {
-            Op::Recv => unreachable!("it would have been taken above"),
+            Op::Recv => {
+                self.message_arrived(slot, entry.len)?;
+                // Given to the provider again in the next round: what has come does not wait for that.
+                self.idle_receivers.push(slot);
+            }
             Op::Send { link } => {
                 self.slots.free(slot);
                 self.links[link as usize].flying -= 1;

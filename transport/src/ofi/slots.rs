@@ -254,16 +254,6 @@ impl Slots {
         std::mem::replace(&mut self.ops[slot], Op::Free)
     }
 
-    /// As [`Slots::complete`], if it took a message: else nothing happens.
-    #[inline]
-    pub(super) fn complete_receive(&mut self, slot: usize) -> bool {
-        let takes = matches!(self.ops[slot], Op::Recv);
-        if takes {
-            self.ops[slot] = Op::Free;
-        }
-        takes
-    }
-
     /// A slot that sends or accesses is of no use any more.
     pub(super) fn free(&mut self, slot: usize) {
         match slot {

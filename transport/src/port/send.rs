@@ -9,7 +9,7 @@ use super::rendezvous::{kib, sending};
 use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
 use crate::memory::write_bytes;
 use crate::ring::BODY_MAX;
-use crate::{Endpoint, Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
+use crate::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
 
 /// A message that found no room.
 #[derive(Debug)]
@@ -67,26 +67,6 @@ impl InFlight {
 struct Wait {
     rounds: u32,
     since: Option<Instant>,
-}
-
-/// Sends a small message, if there is room. Gives `fill` back if there is none.
-#[inline]
-fn try_inject<F: FnOnce(&mut [MaybeUninit<u8>])>(
-    net: &mut dyn Endpoint,
-    to: Pe,
-    imm: Imm,
-    len: usize,
-    fill: F,
-) -> Result<(), F> {
-    let mut fill = Some(fill);
-    let sent = net.inject(to, imm, len, &mut |body| {
-        let fill = fill.take().expect("a body is filled once");
-        fill(body);
-    });
-    match (sent, fill) {
-        (Err(_), Some(fill)) => Err(fill),
-        _ => Ok(()),
-    }
 }
 
 impl Port {
@@ -194,13 +174,6 @@ impl Port {
     fn send_otherwise(&mut self, to: Pe, imm: Imm, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         let way = self.ends.way(self.pe, to);
         self.inner.counters.sent[way as usize].add(len as u64);
-        let mut fill = fill;
-        if let (Way::Net, true, Some(net)) = (way, self.plain && len <= BODY_MAX, &mut self.ends.net) {
-            match try_inject(&mut **net, to, imm, len, fill) {
-                Ok(()) => return,
-                Err(back) => fill = back,
-            }
-        }
         let tag = Tag(frame::tag(imm));
         if way == Way::Itself {
             let msg = Msg::fill(&self.inner.slab, len, fill);

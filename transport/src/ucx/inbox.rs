@@ -147,7 +147,7 @@ impl Inbox {
         if sender.lost || !sender.messages.passes(head.number) {
             return sender.lost;
         }
-        let msg = Msg::fill(&self.slab, bytes.len(), |to| write_bytes(to, bytes));
+        let msg = self.copy(bytes);
         self.ready.push(Event::Recv { from: head.from, imm: head.imm, msg });
         true
     }
