@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use charm4rs::Job;
 use clap::Args;
@@ -79,15 +79,20 @@ const SYSTEMS: [(&str, System); 12] = [
     ("Python: charm4py, shm", System::Chares { ours: false }),
 ];
 
-/// Where servers of tests listen: each on a port of its own, for the kernel keeps those of ended ones for a while.
-const PORTS: Range<u16> = 47_000..49_000;
+/// Where servers of tests listen: each on a port of its own, for the kernel keeps those of ended ones for a while. It gives none of these
+/// to connections.
+const PORTS: Range<u16> = 20_000..30_000;
+/// As many are enough for all servers of one run.
+const PORTS_OF_A_RUN: u16 = 500;
+/// How long a server may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Measures all that are here, and prints the table.
 ///
 /// # Errors
 /// If not even this system can be measured, or the table cannot be written.
 pub(crate) async fn run(job: &Job, what: &Peers) -> Result<(), String> {
-    let mut measuring = Measuring { job, folder: Folder::new()?, what, mpi_program: None, ports: PORTS };
+    let mut measuring = Measuring { job, folder: Folder::new()?, what, mpi_program: None, ports: own_ports() };
     let mut columns: Vec<(&str, Vec<Figures>)> = Vec::new();
     let mut absent = Vec::new();
     let progress = Progress::of(SYSTEMS.len() * what.rounds.max(1) as usize);
@@ -279,10 +284,16 @@ impl Measuring<'_> {
     }
 
     /// A test of two ends: a server, and a client that prints.
-    async fn test(&self, mut server: Command, mut client: Command) -> Result<String, String> {
+    async fn test(&self, port: &str, mut server: Command, mut client: Command) -> Result<String, String> {
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut server = Running::new(&mut server)?;
-        self.job.sleep(Duration::from_millis(300)).await;
+        let began = Instant::now();
+        while !is_listening(port) {
+            if began.elapsed() > PATIENCE {
+                return Err(format!("its server does not listen at port {port}"));
+            }
+            self.job.sleep(Duration::from_millis(10)).await;
+        }
         let said = self.folder.said(self.job, &mut client).await?;
         server.end(self.job).await?;
         Ok(said)
@@ -301,7 +312,7 @@ impl Measuring<'_> {
             let mut client = end();
             let rounds = if size > 1 << 16 { "500" } else { "20000" };
             client.args(["127.0.0.1", "-t", test, "-s", &size.to_string(), "-n", rounds, "-f", "-v"]);
-            let said = self.test(end(), client).await?;
+            let said = self.test(&port, end(), client).await?;
             // Iterations, then latencies (the third is that of the whole run), bandwidths, and rates.
             let column = if test == "tag_lat" { 3 } else { 7 };
             figures.insert(name.to_owned(), last_line(&said, ',', column)?);
@@ -322,11 +333,32 @@ impl Measuring<'_> {
             let port = self.port()?;
             server.args(["-B", &port]);
             client.args(["-P", &port, "127.0.0.1"]);
-            let said = self.test(server, client).await?;
+            let said = self.test(&port, server, client).await?;
             figures.insert(name.to_owned(), last_line(&said, ' ', 6)?);
         }
         Ok(figures)
     }
+}
+
+/// Those that this run uses, which are not those that the run before it used.
+fn own_ports() -> Range<u16> {
+    let runs = u32::from((PORTS.end - PORTS.start) / PORTS_OF_A_RUN);
+    let run = u16::try_from(std::process::id() % runs).expect("there are fewer runs than ports");
+    let first = PORTS.start + run * PORTS_OF_A_RUN;
+    first..first + PORTS_OF_A_RUN
+}
+
+/// Whether somebody on this host waits for connections at a port.
+fn is_listening(port: &str) -> bool {
+    let Ok(port) = port.parse::<u16>() else { return false };
+    let (port, listens) = (format!(":{port:04X}"), Some("0A"));
+    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().any(|table| {
+        let table = std::fs::read_to_string(table).unwrap_or_default();
+        table.lines().any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            words.next().is_some_and(|own| own.ends_with(&port)) && words.nth(1) == listens
+        })
+    })
 }
 
 /// Figures as programs print them for programs: where there are several of a name, the first.
@@ -346,4 +378,18 @@ fn last_line(said: &str, between: char, column: usize) -> Result<f64, String> {
     let line = said.trim_end().lines().next_back().unwrap_or_default();
     let words = line.split(between).filter(|word| !word.is_empty());
     words.map(str::trim).nth(column).and_then(|word| word.parse().ok()).ok_or_else(|| format!("no figure: {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_listens_from_when_a_listener_is_there_until_it_is_gone() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        assert!(is_listening(&port));
+        drop(listener);
+        assert!(!is_listening(&port) && !is_listening("none"));
+    }
 }
