@@ -19,7 +19,7 @@ const MARK: &str = "CHARMRUN_TEST_JOB";
 /// A job that runs.
 pub(crate) struct Job {
     child: Child,
-    mark: String,
+    pub(crate) mark: String,
     stdout: Option<BufReader<ChildStdout>>,
     stderr: JoinHandle<String>,
     began: Instant,

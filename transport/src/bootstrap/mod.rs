@@ -25,6 +25,7 @@ pub mod options;
 #[cfg(test)]
 pub(crate) mod pair;
 mod pmi1;
+mod pmix;
 mod site;
 mod sys;
 mod threads;
@@ -35,6 +36,7 @@ pub use control::{Control, HANGS, Order, Report, error_line, host_name};
 pub use launched::{Launched, VARIABLE};
 use options::{Action, Extent, OptionError, Options};
 use pmi1::Pmi1;
+use pmix::PmixSpace;
 use site::{KeySpace, Site};
 pub use threads::Threads;
 
@@ -162,6 +164,8 @@ impl BootError {
 pub enum Kind {
     /// The launcher of this project started it.
     Charmrun,
+    /// A launcher that speaks PMIx started it: Open MPI's `mpirun`, or `srun --mpi=pmix`.
+    Pmix,
     /// A launcher that speaks PMI-1 started it: MPICH's `mpiexec`, or `srun --mpi=pmi2`.
     Pmi1,
     /// Nobody did: it is a job by itself.
@@ -176,6 +180,9 @@ impl Kind {
         let is_set = |name| std::env::var_os(name).is_some();
         match () {
             () if is_set(VARIABLE) => Self::Charmrun,
+            // A name of the environment reaches whatever is started from there; a descriptor only what its launcher has started.
+            () if pmi1::is_near() => Self::Pmi1,
+            () if is_set(pmix::VARIABLE) => Self::Pmix,
             () if is_set(pmi1::VARIABLE) => Self::Pmi1,
             () => Self::Alone,
         }
@@ -186,9 +193,15 @@ impl Kind {
     pub fn because(self) -> &'static str {
         match self {
             Self::Charmrun => "charmrun started this process",
+            Self::Pmix => "a launcher that speaks PMIx started this process (PMIX_NAMESPACE)",
             Self::Pmi1 => "a launcher that speaks PMI-1 started this process (PMI_FD)",
-            Self::Alone => "neither charmrun nor a launcher that speaks PMI-1 started this process",
+            Self::Alone => "neither charmrun nor a launcher that speaks PMIx or PMI-1 started this process",
         }
+    }
+
+    /// Whether it is a site's launcher.
+    fn is_of_site(self) -> bool {
+        matches!(self, Self::Pmix | Self::Pmi1)
     }
 }
 
@@ -196,6 +209,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Charmrun => "charmrun",
+            Self::Pmix => "pmix",
             Self::Pmi1 => "pmi1",
             Self::Alone => "alone",
         })
@@ -206,7 +220,10 @@ impl std::str::FromStr for Kind {
     type Err = ();
 
     fn from_str(name: &str) -> Result<Self, ()> {
-        [Self::Charmrun, Self::Pmi1, Self::Alone].into_iter().find(|kind| kind.to_string() == name).ok_or(())
+        [Self::Charmrun, Self::Pmix, Self::Pmi1, Self::Alone]
+            .into_iter()
+            .find(|kind| kind.to_string() == name)
+            .ok_or(())
     }
 }
 
@@ -223,13 +240,15 @@ impl Place {
             Kind::Charmrun => Self::Launched(Launched::find()?.ok_or_else(|| {
                 TransportError::Config(format!("++bootstrap charmrun: no charmrun started this process ({VARIABLE})"))
             })?),
-            Kind::Pmi1 => {
-                let space: Box<dyn KeySpace> = Box::new(Pmi1::find(options.timeout)?);
-                let line = Arc::new(site::Line::new(&*space));
-                Self::Site(space, line)
-            }
+            Kind::Pmix => Self::site(PmixSpace::find(options.timeout)?),
+            Kind::Pmi1 => Self::site(Pmi1::find(options.timeout)?),
             Kind::Alone => Self::Alone,
         })
+    }
+
+    fn site(space: impl KeySpace + 'static) -> Self {
+        let line = Arc::new(site::Line::new(&space));
+        Self::Site(Box::new(space), line)
     }
 
     fn control(&self, quiet: bool) -> Control {
@@ -265,7 +284,7 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
     let options = parsed.as_ref().map_or(&usual, |parsed| &parsed.options);
     let kind = options.bootstrap.unwrap_or_else(Kind::here);
     // A question is no job: a site's launcher would wait for what a job does at its end.
-    let kind = if kind == Kind::Pmi1 && options.action != Action::Run { Kind::Alone } else { kind };
+    let kind = if kind.is_of_site() && options.action != Action::Run { Kind::Alone } else { kind };
     let place = Place::find(kind, options);
     let control = place.as_ref().map_or_else(|_| Control::new(None, false), |place| place.control(options.quiet));
     crash::watch(&control);
@@ -273,7 +292,7 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
         let parsed = parsed?;
         let (boot, options) = place.join(&parsed.options, &control)?;
         tracing::info!(%kind, rank = boot.rank(), processes = boot.size(), hosts = boot.layout().hosts(), "bootstrap");
-        if kind == Kind::Pmi1 && options.verbose && boot.rank() == 0 {
+        if kind.is_of_site() && options.verbose && boot.rank() == 0 {
             let (processes, hosts) = (boot.size(), boot.layout().hosts());
             control::to_stderr(&format!("charmrun: bootstrap {kind} (processes: {processes}, hosts: {hosts})\n"));
         }

@@ -246,8 +246,8 @@ const TABLE: &[Spec] = &[
     Spec::new(
         "++bootstrap",
         "B",
-        "how a program finds its job: charmrun, pmi1 or alone (default: it looks)",
-        |o, v| v.parse().map(|kind| o.bootstrap = Some(kind)).map_err(|()| "must be charmrun, pmi1 or alone"),
+        "what started the job: charmrun, pmix, pmi1 or alone (default: it looks)",
+        |o, v| v.parse().map(|kind| o.bootstrap = Some(kind)).map_err(|()| "must be charmrun, pmix, pmi1 or alone"),
     ),
     Spec::new("++nodelist", "FILE", "run on the hosts that this file names", |o, v| text(&mut o.nodelist, v)),
     Spec::new("++nodegroup", "NAME", "those of this group of the file (default main)", |o, v| {

@@ -44,7 +44,7 @@ fn a_wrong_option_is_refused_with_its_code_and_the_nearest_name() {
     check("++credit 12", "64: ++credit 12: must be a number of bytes, 64K or more");
     check("++encrypt", "78: ++encrypt is not available in this version: use it on a trusted network");
     check("++nodelist f", "64: ++nodelist is for the launcher, in front of the program: charmrun ++nodelist … PROGRAM");
-    check("++bootstrap mpi", "64: ++bootstrap mpi: must be charmrun, pmi1 or alone");
+    check("++bootstrap mpi", "64: ++bootstrap mpi: must be charmrun, pmix, pmi1 or alone");
     check(
         "++transport mpi",
         "78: ++transport mpi: there is no such transport; there are local, shm, tcp, ofi, ucx and sim",

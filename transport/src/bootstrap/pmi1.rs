@@ -16,7 +16,7 @@ use self::line::{Joined, LineError, Lines, Reply, Request, digits, pieces};
 use super::VALUE_MAX;
 use super::alone::check_put;
 use super::options::PES_MAX;
-use super::site::{Ending, KeySpace};
+use super::site::{Ending, KeySpace, not_all};
 use super::sys;
 use crate::TransportError;
 
@@ -24,6 +24,12 @@ use crate::TransportError;
 pub(super) const VARIABLE: &str = "PMI_FD";
 /// How long a process that ends waits for the launcher's leave.
 const LEAVE: Duration = Duration::from_secs(2);
+
+/// Whether the descriptor is there that such a launcher gives to what it starts.
+pub(super) fn is_near() -> bool {
+    let fd = std::env::var_os(VARIABLE).and_then(|fd| fd.to_str()?.parse().ok());
+    fd.is_some_and(sys::is_socket)
+}
 
 /// A process's line to such a launcher.
 #[derive(Debug)]
@@ -114,10 +120,7 @@ impl Pmi1 {
             Ok(Err(error)) => Err(TransportError::Startup(format!("the launcher cannot be understood: {error}"))),
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
             Err(RecvTimeoutError::Timeout) if matches!(request, Request::Barrier) => {
-                let (size, patience) = (self.size, self.patience.as_secs_f64());
-                Err(TransportError::Startup(format!(
-                    "not all {size} processes have joined within {patience} s: has one ended, or is one no program of charm4rs? (++timeout S waits longer)"
-                )))
+                Err(not_all(self.size, self.patience))
             }
             Err(RecvTimeoutError::Timeout) => {
                 let patience = self.patience.as_secs_f64();

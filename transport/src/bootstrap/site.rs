@@ -56,6 +56,14 @@ pub(super) trait Ending: Send + Sync + Debug {
     fn finish(&self);
 }
 
+/// What is wrong when some do not come.
+pub(super) fn not_all(size: u32, patience: Duration) -> TransportError {
+    let patience = patience.as_secs_f64();
+    TransportError::Startup(format!(
+        "not all {size} processes have joined within {patience} s: has one ended, or is one no program of charm4rs? (++timeout S waits longer)"
+    ))
+}
+
 /// How long a launcher that may end the job by itself, for a better reason, is given.
 const GRACE: Duration = Duration::from_secs(1);
 
