@@ -115,3 +115,19 @@ fn a_task_that_is_killed_ends_the_step() {
         }
     }
 }
+
+#[test]
+fn processes_that_slurm_tells_nothing_of_each_other_say_so_once_and_do_no_work() {
+    if languages().is_empty() {
+        return;
+    }
+    let hello = example("hello");
+    let ended = run("none", &format!("-n 3 {hello}"));
+    assert_eq!(ended.stdout, "");
+    failed(&ended, 78, "srun started 3 processes, and gave them no way to find each other: srun --mpi=pmix or");
+    for (line, jobs) in [(format!("-n 3 {hello} ++bootstrap alone"), 3), (format!("-n 1 {hello}"), 1)] {
+        let ended = run("none", &line);
+        let all = ended.succeeded().stdout.matches("have answered, and one of them again").count();
+        assert_eq!(all, jobs, "{ended:?}");
+    }
+}

@@ -8,6 +8,30 @@ use super::{BootError, Bootstrap, Control, KEY_MAX, VALUE_MAX};
 use crate::auth::{JobId, Secret, random_bytes};
 use crate::{Layout, TransportError};
 
+/// Processes that Slurm has started together, and that it has told nothing of each other: each would do the whole work alone.
+#[derive(Debug)]
+pub(super) struct Strays {
+    tasks: u32,
+    /// Whether this is the first of them.
+    pub(super) first: bool,
+}
+
+impl Strays {
+    /// Whether this process is one.
+    pub(super) fn here() -> Option<Self> {
+        let number = |name| std::env::var_os(name).and_then(|number| number.to_str()?.parse::<u32>().ok());
+        let tasks = number("SLURM_STEP_NUM_TASKS").filter(|&tasks| tasks > 1)?;
+        Some(Self { tasks, first: number("SLURM_PROCID") == Some(0) })
+    }
+
+    pub(super) fn error(&self) -> TransportError {
+        TransportError::Config(format!(
+            "srun started {} processes, and gave them no way to find each other: srun --mpi=pmix or --mpi=pmi2 does (++bootstrap alone makes each a job by itself)",
+            self.tasks
+        ))
+    }
+}
+
 /// A job of this process alone.
 #[derive(Debug)]
 pub struct Alone {

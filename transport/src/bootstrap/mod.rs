@@ -32,6 +32,7 @@ mod threads;
 pub mod wire;
 
 pub use alone::Alone;
+use alone::Strays;
 pub use control::{Control, HANGS, Order, Report, error_line, host_name};
 pub use launched::{Launched, VARIABLE};
 use options::{Action, Extent, OptionError, Options};
@@ -285,7 +286,9 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
     let kind = options.bootstrap.unwrap_or_else(Kind::here);
     // A question is no job: a site's launcher would wait for what a job does at its end.
     let kind = if kind.is_of_site() && options.action != Action::Run { Kind::Alone } else { kind };
-    let place = Place::find(kind, options);
+    let looked = options.bootstrap.is_none() && options.action == Action::Run;
+    let strays = Strays::here().filter(|_| kind == Kind::Alone && looked);
+    let place = strays.as_ref().map_or_else(|| Place::find(kind, options), |strays| Err(strays.error()));
     let control = place.as_ref().map_or_else(|_| Control::new(None, false), |place| place.control(options.quiet));
     crash::watch(&control);
     let found = place.map_err(BootError::from).and_then(|place| {
@@ -298,8 +301,9 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
         }
         Ok(Found { boot, options, args: parsed.rest })
     });
-    // Versions that differ are seen, and reported, by our launcher.
+    // Versions that differ are seen, and reported, by our launcher; what is wrong with all of a step by its first.
     if let Err(error) = &found
+        && strays.is_none_or(|strays| strays.first)
         && !(kind == Kind::Charmrun && matches!(error, BootError::Transport(TransportError::Version { .. })))
     {
         control.report(Report::Abort { code: error.code(), pe: None, what: error.to_string() });

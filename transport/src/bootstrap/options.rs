@@ -243,12 +243,9 @@ const TABLE: &[Spec] = &[
     Spec::new("++transport", "T", "the only transport to use: local, shm, tcp, ofi, ucx or sim", |o, v| {
         v.parse().map(|kind| o.transport = Some(kind)).map_err(|_| NO_TRANSPORT)
     }),
-    Spec::new(
-        "++bootstrap",
-        "B",
-        "what started the job: charmrun, pmix, pmi1 or alone (default: it looks)",
-        |o, v| v.parse().map(|kind| o.bootstrap = Some(kind)).map_err(|()| "must be charmrun, pmix, pmi1 or alone"),
-    ),
+    Spec::new("++bootstrap", "B", "what started the job: charmrun, pmix, pmi1 or alone (default: it looks)", |o, v| {
+        v.parse().map(|kind| o.bootstrap = Some(kind)).map_err(|()| "must be charmrun, pmix, pmi1 or alone")
+    }),
     Spec::new("++nodelist", "FILE", "run on the hosts that this file names", |o, v| text(&mut o.nodelist, v)),
     Spec::new("++nodegroup", "NAME", "those of this group of the file (default main)", |o, v| {
         text(&mut o.nodegroup, v)
