@@ -27,7 +27,7 @@ pub(crate) mod tag {
     pub(crate) const SOLO: Tag = Tag(7);
     /// A new element of a sparse array.
     pub(crate) const INSERT: Tag = Tag(8);
-    /// Where an element lives (to its home), or that it is gone.
+    /// Where an element is, and who asks.
     pub(crate) const LOCATION: Tag = Tag(9);
     /// The elements of a subtree have been counted.
     pub(crate) const COUNTED: Tag = Tag(10);
@@ -100,6 +100,8 @@ pub(crate) const PRIORITY: u16 = 2;
 pub(crate) const LIFO: u16 = 4;
 /// Ahead of every priority.
 pub(crate) const EXPEDITED: u16 = 8;
+/// It came by way of a PE that does not have the element.
+pub(crate) const PASSED: u16 = 16;
 
 impl Header {
     pub(crate) fn new(collection: u64, source: Pe) -> Self {

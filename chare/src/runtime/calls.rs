@@ -11,12 +11,12 @@ use charm4rs_scheduler::{Class, TaskId};
 use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
-use super::collection::{CollectionId, Members, Place};
+use super::collection::{CollectionId, Members};
 use super::exit::{Failure, Panicked};
-use super::{Rt, class_of, here, shared};
+use super::{Rt, class_of, here, location, shared};
 use crate::call::Options;
 use crate::cx::Element;
-use crate::envelope::{FutureId, HEADER, Header, MOVED, tag};
+use crate::envelope::{FutureId, HEADER, Header, MOVED, PASSED, tag};
 use crate::{Arguments, CallError, Chare, Entry, One, Started, Target, This, moved, wire};
 
 /// What travels when a call is moved.
@@ -28,7 +28,10 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
     let to = match rt.collection::<E::Chare>(target.collection) {
         Some(members) => match members.find(&target.which) {
             Some(element) => return here::call::<E>(rt, element, args, options, reply),
-            None => members.believed(rt, &target.which),
+            None => match members.believed(rt, &target.which) {
+                Some(to) => to,
+                None => return wait::<E>(rt, members, target.which, args, options, reply),
+            },
         },
         // A collection that is not known here yet: the call waits on this PE until it is.
         None => rt.sched.pe(),
@@ -39,6 +42,20 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
     } else if let Err(error) = send_wire(rt, to, tag::CALL, &header, (target.which, args), E::POSTS) {
         fail_call(rt, reply, wire_error::<E>(rt, &error));
     }
+}
+
+/// Keeps a call until it is known where its element is.
+#[cold]
+fn wait<E: Entry>(
+    rt: Rt,
+    members: &Members<E::Chare>,
+    index: <E::Chare as Chare>::Index,
+    args: E::Args,
+    options: Options,
+    reply: FutureId,
+) {
+    let header = header_of::<E>(rt, members.id(), options, reply);
+    members.wait(index, moved_here::<Body<E>>(rt, tag::CALL, header, (index, args)));
 }
 
 /// The header of a call.
@@ -54,23 +71,31 @@ pub(super) fn header_of<E: Entry>(rt: Rt, collection: CollectionId, options: Opt
 /// Moves a value to a PE of this process.
 #[inline]
 pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, mut header: Header, body: B) {
-    header.flags |= MOVED;
-    let len = HEADER + moved::size::<B>();
-    let fill = |room: &mut [std::mem::MaybeUninit<u8>]| {
-        moved::put_pod(room, 0, &header);
-        moved::write(body, &mut room[HEADER..]);
-    };
     if to == rt.sched.pe() {
-        let msg = Msg::fill(rt.sched.slab(), len, fill);
         let class = match tag {
             tag::CALL => class_of(&header),
             tag::SOLO => Class::Expedited,
             _ => Class::Default,
         };
-        rt.sched.enqueue(Incoming { from: to, tag, msg, payloads: Payloads::default() }, class);
-    } else {
-        rt.sched.send(to, tag, len, fill);
+        return rt.sched.enqueue(moved_here(rt, tag, header, body), class);
     }
+    header.flags |= MOVED;
+    rt.sched.send(to, tag, HEADER + moved::size::<B>(), |room| write_moved(room, header, body));
+}
+
+/// A message of this PE to itself.
+#[inline]
+fn moved_here<B: Send>(rt: Rt, tag: Tag, mut header: Header, body: B) -> Incoming {
+    header.flags |= MOVED;
+    let len = HEADER + moved::size::<B>();
+    let msg = Msg::fill(rt.sched.slab(), len, |room| write_moved(room, header, body));
+    Incoming { from: rt.sched.pe(), tag, msg, payloads: Payloads::default() }
+}
+
+#[inline]
+fn write_moved<B: Send>(room: &mut [std::mem::MaybeUninit<u8>], header: Header, body: B) {
+    moved::put_pod(room, 0, &header);
+    moved::write(body, &mut room[HEADER..]);
 }
 
 /// Serializes a value for any PE.
@@ -133,6 +158,9 @@ pub(crate) fn deliver<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
     let Some(element) = members.find(&index) else {
         return elsewhere::<E>(rt, members, index, header, msg);
     };
+    if header.flags & PASSED != 0 {
+        location::hint(rt, members, index, header.source);
+    }
     let args = if header.is_moved() {
         // SAFETY: as above, and the message is dropped below without another look.
         Ok(unsafe { moved::read::<Body<E>>(body) }.1)
@@ -177,27 +205,19 @@ fn elsewhere<E: Entry>(
     msg: Incoming,
 ) {
     let here = rt.sched.pe();
-    let home = members.home(rt, &index);
-    let known = members.place(&index);
-    if known == Some(Place::Gone) {
-        return no_such_element::<E>(rt, index, header, msg);
+    match members.next(rt, &index, msg.from == here) {
+        Some(to) if to == here => members.wait(index, msg),
+        Some(to) => forward::<E>(rt, to, header, msg),
+        None => no_such_element::<E>(rt, index, header, msg),
     }
-    let to = match known {
-        Some(Place::At(pe)) => pe,
-        _ => home,
-    };
-    if to != here {
-        return forward::<E>(rt, to, header, msg);
-    }
-    if members.may_come(rt, &index) {
-        return members.wait(index, msg);
-    }
-    no_such_element::<E>(rt, index, header, msg);
 }
 
 /// Sends a call on to another PE, in the form that it needs there.
 fn forward<E: Entry>(rt: Rt, to: Pe, header: &Header, msg: Incoming) {
     let mut header = *header;
+    if header.source != rt.sched.pe().0 {
+        header.flags |= PASSED;
+    }
     if !header.is_moved() {
         let Incoming { msg, payloads, .. } = msg;
         let fill = |room: &mut [std::mem::MaybeUninit<u8>]| header.fill(&msg[HEADER..], room);

@@ -1,8 +1,8 @@
 //! A PE's members of a collection, and where the others are: the location manager.
 //!
 //! Every element has a *home* PE, which the collection's map names and every PE can compute. An element lives at home
-//! unless it was inserted elsewhere; then its home knows where. A call goes to where the caller believes
-//! the element to be: here if it is, else the last place it heard of, else the home. A PE that gets a call
+//! unless it was inserted elsewhere; then its home knows where. A call goes to where the caller's PE believes
+//! the element to be: here if it is, else where it has learned it to be ([`super::location`]), else the home. A PE that gets a call
 //! for an element it does not have passes it on; the home passes it to where the element lives, or keeps
 //! it until the element is made.
 
@@ -22,7 +22,7 @@ use super::elements::Elements;
 use super::reduction::Reductions;
 use super::span::Span;
 use super::waiting::Waiting;
-use super::{Rt, census, create, reduction};
+use super::{Rt, census, location, reduction};
 use crate::cx::Element;
 use crate::envelope::{Header, tag};
 use crate::registry::ChareInfo;
@@ -74,11 +74,14 @@ impl fmt::Debug for CollectionId {
     }
 }
 
-/// What the home knows of an element that does not live there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+/// What a PE knows of an element that does not live there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
     At(Pe),
+    /// At its home.
     Gone,
+    /// Elsewhere: that is being asked ([`super::location`]); calls wait here meanwhile.
+    Asked,
 }
 
 pub(super) type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
@@ -91,8 +94,10 @@ pub(crate) struct Members<T: Chare> {
     elements: Elements<T>,
     /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
     places: Table<T::Index, Place>,
-    /// At an element's home: calls that came before it.
+    /// At an element's home: calls that came before it. Elsewhere: calls that wait until it is known where it is.
     waiting: Table<T::Index, Vec<Incoming>>,
+    /// Which PE was told last where an element is.
+    pub(super) hinted: Cell<Option<(T::Index, Pe)>>,
     /// All that is to be made here at creation has been made.
     pub(super) complete: Cell<bool>,
     pub(super) reductions: Reductions,
@@ -136,6 +141,7 @@ impl<T: Chare> Members<T> {
             elements: Elements::default(),
             places: RefCell::default(),
             waiting: RefCell::default(),
+            hinted: Cell::new(None),
             complete: Cell::new(false),
             reductions: Reductions::new(id, root, span, exchanges),
             inserted: census::Insertions::default(),
@@ -234,12 +240,28 @@ impl<T: Chare> Members<T> {
         Pe(pe.map_or(0, |pe| pe.0) % pes)
     }
 
-    /// Where to send a call for an element that is not here.
+    /// Where to send a call for an element that is not here. `None`: it waits until that is known.
     #[inline]
-    pub(super) fn believed(&self, rt: Rt, index: &T::Index) -> Pe {
+    pub(super) fn believed(&self, rt: Rt, index: &T::Index) -> Option<Pe> {
         match self.place(index) {
-            Some(Place::At(pe)) => pe,
-            _ => self.home(rt, index),
+            Some(Place::At(pe)) => Some(pe),
+            Some(Place::Asked) => None,
+            Some(Place::Gone) | None => Some(self.home(rt, index)),
+        }
+    }
+
+    /// Where a call goes on that is here, though its element is not: this PE, if it is to wait here. `None`: there is no such element.
+    ///
+    /// What this PE has learned is for its `own` calls. Those of others go by way of the home, which knows: two PEs that pass on what they have
+    /// learned at different times might pass to each other for ever.
+    pub(super) fn next(&self, rt: Rt, index: &T::Index, own: bool) -> Option<Pe> {
+        let (here, home) = (rt.sched.pe(), self.home(rt, index));
+        match self.place(index) {
+            Some(Place::Asked) if own => Some(here),
+            Some(Place::At(pe)) if own || home == here => Some(pe),
+            _ if home != here => Some(home),
+            Some(Place::Gone) => None,
+            _ => self.may_come(rt, index).then_some(here),
         }
     }
 
@@ -248,14 +270,22 @@ impl<T: Chare> Members<T> {
         if places.is_empty() { None } else { places.get(index).copied() }
     }
 
-    /// Learns where an element is, and sends on what waited for it here.
+    /// Learns where an element is, and sends on what waited for it here, unless that is being asked.
     pub(super) fn learn(&self, rt: Rt, index: T::Index, place: Place) {
         if place == Place::At(rt.sched.pe()) {
             self.places.borrow_mut().remove(&index);
         } else {
             self.places.borrow_mut().insert(index, place);
         }
-        self.wake(rt, &index);
+        if place != Place::Asked {
+            self.wake(rt, &index);
+        }
+    }
+
+    /// The element's home is all that is known of it, again.
+    pub(super) fn forget(&self, rt: Rt, index: &T::Index) {
+        self.places.borrow_mut().remove(index);
+        self.wake(rt, index);
     }
 
     pub(super) fn wait(&self, index: T::Index, msg: Incoming) {
@@ -290,7 +320,7 @@ impl<T: Chare> AnyCollection for Members<T> {
 
     fn system(&'static self, rt: Rt, header: &Header, msg: Incoming) {
         match msg.tag {
-            tag::LOCATION => create::location::<T>(rt, self, &msg),
+            tag::LOCATION => location::told::<T>(rt, self, msg),
             tag::CENSUS => census::step(rt, self, header, &msg),
             _ => reduction::system(rt, self, header, msg),
         }

@@ -17,10 +17,10 @@ use charm4rs_transport::port::{Incoming, Tag};
 use serde::{Deserialize, Serialize};
 
 use super::calls::{self, guard, send_moved, send_wire};
-use super::collection::{CollectionId, Members, Place};
+use super::collection::{CollectionId, Members};
 use super::exit::Failure;
 use super::shared::{self, Opened};
-use super::{Rt, reduction, section, tree};
+use super::{Rt, location, reduction, section, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
@@ -301,10 +301,7 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
     make(rt, members, index, init);
     if matches!(members.shape, Shape::Sparse) {
         members.inserted.one_made();
-        let home = members.home(rt, &index);
-        if home != rt.sched.pe() {
-            announce(rt, members, home, index, Place::At(rt.sched.pe()));
-        }
+        location::announce(rt, members, index, true);
     }
     if let Some(solo) = T::naming().solo {
         let (creator, serial) = (solo.origin)(&index);
@@ -318,23 +315,6 @@ pub(crate) fn discard_new<T: Chare>(header: &Header, msg: Incoming) {
     if header.is_moved() {
         // SAFETY: as in `create_solo`; read only to be dropped.
         drop(unsafe { moved::read::<(T::Index, T::Init)>(msg.msg.as_ptr().wrapping_add(HEADER)) });
-    }
-}
-
-fn announce<T: Chare>(rt: Rt, members: &Members<T>, home: Pe, index: T::Index, place: Place) {
-    let header = Header::new(members.id().0, rt.sched.pe());
-    send_wire(rt, home, tag::LOCATION, &header, (index, place), false)
-        .expect("an index can be packed: it came here so");
-}
-
-/// An element's home learns where it is.
-pub(super) fn location<T: Chare>(rt: Rt, members: &Members<T>, msg: &Incoming) {
-    match wire::unpack::<(T::Index, Place)>(&msg.msg[HEADER..], Vec::new()) {
-        Ok((_, Place::At(pe))) if pe.0 >= rt.sched.pes() => {
-            rt.violation(msg.from, "an element on a PE that does not exist", u64::from(pe.0));
-        }
-        Ok((index, place)) => members.learn(rt, index, place),
-        Err(_) => rt.violation(msg.from, "a location that cannot be read", msg.msg.len() as u64),
     }
 }
 
@@ -355,12 +335,7 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
     if matches!(members.shape, Shape::Solo) {
         return;
     }
-    let home = members.home(rt, &element.index);
-    if home == rt.sched.pe() {
-        members.learn(rt, element.index, Place::Gone);
-    } else {
-        announce(rt, members, home, element.index, Place::Gone);
-    }
+    location::announce(rt, members, element.index, false);
     reduction::depart(rt, members, element.contributed.get());
     section::leave(element);
 }

@@ -20,6 +20,7 @@ mod exchange;
 mod exit;
 mod here;
 pub(crate) mod landings;
+mod location;
 mod part;
 mod pieces;
 mod reduction;

@@ -178,7 +178,7 @@ fn locate<T: Chare>(rt: Rt, header: &Header, whole: &Members<T>, indices: &[T::I
     for index in indices {
         places.push(match whole.place(index) {
             Some(Place::At(pe)) => pe,
-            Some(Place::Gone) => rt.sched.pe(),
+            Some(Place::Gone | Place::Asked) => rt.sched.pe(),
             None if whole.find(index).is_some() => rt.sched.pe(),
             None => return missing::<T>(rt, index),
         });

@@ -12,6 +12,7 @@ mod futures;
 mod jobs;
 mod landings;
 mod large;
+mod locations;
 mod payloads;
 mod receives;
 mod reductions;

@@ -1,0 +1,113 @@
+//! Where elements are: told to their homes, and learned by who calls them.
+//!
+//! A home is told when an element is made elsewhere, and when it is gone. Others send to the home, which passes calls on; whoever runs
+//! a call that was passed on tells the caller's PE where the element is (a *hint*), so that later ones can come straight.
+//!
+//! *Order.* The caller's earlier calls may still be on the long way, and calls that take the short one would overtake them. So
+//! after a hint its PE *asks*: it sends a marker the long way, behind them, and keeps its own calls meanwhile. A marker goes where a call
+//! would go, waits where a call would wait, and is answered by the PE that has the element, or that knows that it is gone. What was kept goes
+//! to that PE then.
+//!
+//! Order is kept among calls that are equally urgent, and no less so than others by default: the marker is as urgent as those. Messages with
+//! payloads may overtake others on a network anyway.
+
+use charm4rs_transport::Pe;
+use charm4rs_transport::port::Incoming;
+use serde::{Deserialize, Serialize};
+
+use super::Rt;
+use super::calls::send_wire;
+use super::collection::{Members, Place};
+use crate::envelope::{HEADER, Header, tag};
+use crate::{Chare, wire};
+
+/// What is said of an element.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Step {
+    /// To its home: it lives on the sender.
+    Lives,
+    /// To its home: it is gone.
+    Gone,
+    /// To a caller: it lives on the sender.
+    Hint,
+    /// On the way of calls of this PE.
+    Marker(Pe),
+    /// The answer: it lives on the sender, or it is gone.
+    Here(bool),
+}
+
+fn send<T: Chare>(rt: Rt, members: &Members<T>, to: Pe, index: T::Index, step: Step) {
+    let header = Header::new(members.id().0, rt.sched.pe());
+    send_wire(rt, to, tag::LOCATION, &header, (index, step), false).expect("an index can be packed: it came here so");
+}
+
+/// Tells an element's home that it is here, or, if it is not, that it is gone.
+pub(super) fn announce<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, lives: bool) {
+    let home = members.home(rt, &index);
+    if home != rt.sched.pe() {
+        send(rt, members, home, index, if lives { Step::Lives } else { Step::Gone });
+    } else if !lives {
+        members.learn(rt, index, Place::Gone);
+    }
+}
+
+/// A call of `caller`'s has come here by way of another PE.
+#[cold]
+pub(super) fn hint<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, caller: u32) {
+    let caller = Pe(caller);
+    // Who sends much at once is told once.
+    if caller != rt.sched.pe()
+        && caller.0 < rt.sched.pes()
+        && members.hinted.replace(Some((index, caller))) != Some((index, caller))
+    {
+        send(rt, members, caller, index, Step::Hint);
+    }
+}
+
+/// Something is said of an element.
+pub(super) fn told<T: Chare>(rt: Rt, members: &Members<T>, msg: Incoming) {
+    let from = msg.from;
+    let Ok((index, step)) = wire::unpack::<(T::Index, Step)>(&msg.msg[HEADER..], Vec::new()) else {
+        return rt.violation(from, "a location that cannot be read", msg.msg.len() as u64);
+    };
+    match step {
+        Step::Lives => members.learn(rt, index, Place::At(from)),
+        Step::Gone => members.learn(rt, index, Place::Gone),
+        Step::Hint => ask(rt, members, index, from),
+        Step::Marker(asker) if asker.0 >= rt.sched.pes() => {
+            rt.violation(from, "a question of a PE that does not exist", u64::from(asker.0));
+        }
+        Step::Marker(asker) => pass(rt, members, index, asker, msg),
+        Step::Here(lives) if members.place(&index) == Some(Place::Asked) => match lives {
+            true => members.learn(rt, index, Place::At(from)),
+            false => members.forget(rt, &index),
+        },
+        Step::Here(_) => rt.violation(from, "an answer to no question", u64::from(from.0)),
+    }
+}
+
+/// Finds out whether calls can go straight to where an element seems to be.
+fn ask<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, at: Pe) {
+    let here = rt.sched.pe();
+    let known = members.place(&index);
+    let needless = known == Some(Place::At(at)) || members.find(&index).is_some();
+    if needless || members.home(rt, &index) == here {
+        return;
+    }
+    let Some(way) = members.believed(rt, &index) else { return };
+    members.learn(rt, index, Place::Asked);
+    send(rt, members, way, index, Step::Marker(here));
+}
+
+/// A marker goes the way of calls.
+fn pass<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, asker: Pe, msg: Incoming) {
+    let here = rt.sched.pe();
+    if members.find(&index).is_some() {
+        return send(rt, members, asker, index, Step::Here(true));
+    }
+    match members.next(rt, &index, false) {
+        Some(to) if to == here => members.wait(index, msg),
+        Some(to) => send(rt, members, to, index, Step::Marker(asker)),
+        None => send(rt, members, asker, index, Step::Here(false)),
+    }
+}

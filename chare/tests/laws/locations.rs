@@ -1,0 +1,139 @@
+//! Where elements are that do not live at home, as their callers learn it.
+
+use charm4rs::prelude::*;
+use charm4rs::testing::{SimOptions, simulate};
+use charm4rs::{Collection, IndexMap, Places};
+
+use crate::{law, simulated};
+
+const LOGS: u32 = 5;
+
+/// One PE beside where the tests put elements.
+#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+struct Beside;
+
+impl IndexMap<u32> for Beside {
+    fn pe(&self, index: &u32, places: &Places) -> Pe {
+        Pe((index + 1) % places.pes)
+    }
+}
+
+/// Wants the calls of each caller in the order of their numbers, each once.
+#[derive(Default)]
+struct Log {
+    next: Vec<u64>,
+}
+
+#[chare(index = u32, map = Beside)]
+impl Log {
+    #[init]
+    fn new() -> Self {
+        Self::default()
+    }
+    #[entry]
+    fn note(&mut self, caller: u32, number: u64) -> u64 {
+        let caller = caller as usize;
+        self.next.resize(self.next.len().max(caller + 1), 0);
+        assert_eq!(number, self.next[caller], "of caller {caller}");
+        self.next[caller] += 1;
+        number
+    }
+    #[entry]
+    fn whole(&self) -> Vec<u64> {
+        self.next.clone()
+    }
+    #[entry]
+    fn leave(&self, cx: &mut Cx<Self>) {
+        cx.destroy();
+    }
+}
+
+struct Caller;
+
+#[chare(index = u32)]
+impl Caller {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+    /// Calls all logs, often without waiting, at times until one has answered.
+    #[entry]
+    async fn calls(this: This<Self>, logs: Collection<Log>, rounds: u64) {
+        let caller = this.index();
+        for round in 0..rounds {
+            for log in 0..LOGS {
+                let wait = (round + u64::from(log + caller)).is_multiple_of(4);
+                let answer = logs.at(log).note(caller, round);
+                if wait {
+                    assert_eq!(answer.call().await, round);
+                }
+            }
+        }
+    }
+}
+
+fn make(job: &Job, logs: Collection<Log>, shift: u32) {
+    for log in 0..LOGS {
+        logs.insert_on(Pe((log + shift) % job.pes()), log, ());
+    }
+}
+
+async fn all_called(job: &Job, logs: Collection<Log>, callers: Collection<Caller>, rounds: u64) {
+    callers.all().calls(logs, rounds).done().await;
+    for log in 0..LOGS {
+        assert_eq!(logs.at(log).whole().call().await, vec![rounds; job.pes() as usize]);
+    }
+}
+
+#[test]
+fn calls_keep_their_order_while_callers_learn_where_elements_are() {
+    law(|job| async move {
+        let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
+        make(&job, logs, 0);
+        all_called(&job, logs, callers, 12).await;
+    });
+    simulated(300, |job| async move {
+        let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
+        // Some are made while they are called already.
+        let called = callers.all().calls(logs, 12).done();
+        make(&job, logs, 3);
+        called.await;
+    });
+}
+
+#[test]
+fn elements_that_are_made_anew_elsewhere_are_found_by_those_who_knew_the_old_place() {
+    simulated(150, |job| async move {
+        let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
+        for shift in 0..4 {
+            make(&job, logs, shift);
+            // Until then their homes know that they are gone.
+            job.quiescence().await;
+            all_called(&job, logs, callers, 6).await;
+            for log in 0..LOGS {
+                logs.at(log).leave().done().await;
+            }
+            job.quiescence().await;
+        }
+        logs.done_inserting().await;
+        let error = logs.at(2).whole().call().checked().await.unwrap_err();
+        assert!(matches!(error, CallError::NoSuchElement { .. }), "{error}");
+    });
+}
+
+#[test]
+fn who_knows_where_an_element_is_calls_it_straight() {
+    let messages = |calls: u64| {
+        let outcome = simulate(&SimOptions::new(3, 7), move |job| async move {
+            // Its home is PE 2, and neither is PE 0, from which it is called.
+            let logs = job.sparse::<Log>();
+            logs.insert_on(Pe(1), 1, ());
+            for number in 0..calls {
+                logs.at(1).note(0, number).call().await;
+            }
+        });
+        assert_eq!(outcome.unwrap(), 0);
+        outcome.messages
+    };
+    assert_eq!(messages(40) - messages(20), 20 * 2, "there and back");
+}
