@@ -60,6 +60,50 @@ unsafe impl Home for Heap {
 
 static HEAP: LazyLock<Arc<dyn Home>> = LazyLock::new(|| Arc::new(Heap));
 
+/// Blocks of the heap up to this size are aligned by hand: to ask an allocator for that takes it several times as long as to ask for memory.
+const SMALL_MAX: usize = 4 << 10;
+
+/// The heap, for small blocks. How far a block is from the beginning of its memory stands in front of it.
+struct SmallHeap;
+
+/// What the heap aligns to by itself.
+const ALIGN_OF_HEAP: usize = 16;
+const _: () = assert!(size_of::<usize>() <= ALIGN_OF_HEAP);
+
+fn small_layout(cap: usize) -> AllocLayout {
+    AllocLayout::from_size_align(cap + ALIGN, ALIGN_OF_HEAP).expect("a small size")
+}
+
+impl SmallHeap {
+    /// A block of zeros.
+    fn alloc(cap: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the layout's size is not 0.
+        let memory = NonNull::new(unsafe { std::alloc::alloc(small_layout(cap)) })?;
+        let offset = ALIGN - memory.addr().get() % ALIGN;
+        // SAFETY: at least ALIGN_OF_HEAP and at most ALIGN bytes from the beginning there are `cap` bytes, and in front of them those that were
+        // skipped, at an address that is a multiple of ALIGN_OF_HEAP.
+        unsafe {
+            let block = memory.add(offset);
+            block.cast::<usize>().sub(1).write(offset);
+            block.write_bytes(0, cap);
+            Some(block)
+        }
+    }
+}
+
+// SAFETY: blocks come from the global allocator, and nobody else knows them.
+unsafe impl Home for SmallHeap {
+    unsafe fn reclaim(&self, block: NonNull<u8>, cap: usize) {
+        // SAFETY: `alloc` made the block with this layout, and wrote the offset in front of it, where nobody else writes.
+        unsafe {
+            let offset = block.cast::<usize>().sub(1).read();
+            std::alloc::dealloc(block.sub(offset).as_ptr(), small_layout(cap));
+        }
+    }
+}
+
+static SMALL_HEAP: LazyLock<Arc<dyn Home>> = LazyLock::new(|| Arc::new(SmallHeap));
+
 struct VecHome<T> {
     vec: std::sync::Mutex<Option<Vec<T>>>,
 }
@@ -90,6 +134,9 @@ impl RegBuf {
     #[must_use]
     pub fn try_heap(len: usize) -> Option<Self> {
         let cap = len.max(1).checked_next_multiple_of(ALIGN).filter(|&cap| cap <= isize::MAX as usize)?;
+        if cap <= SMALL_MAX {
+            return Some(Self { ptr: SmallHeap::alloc(cap)?, len, cap, home: SMALL_HEAP.clone() });
+        }
         // SAFETY: the layout's size is not 0.
         let ptr = NonNull::new(unsafe { std::alloc::alloc_zeroed(heap_layout(cap)) })?;
         Some(Self { ptr, len, cap, home: HEAP.clone() })
@@ -272,9 +319,20 @@ mod tests {
 
     #[test]
     fn a_heap_buffer_is_zeroed_and_aligned() {
-        let buf = RegBuf::heap(100);
-        assert!(buf.iter().all(|&b| b == 0) && buf.len() == 100);
-        assert_eq!(buf.as_ptr() as usize % ALIGN, 0);
+        let lens = (0..300).chain([SMALL_MAX - 1, SMALL_MAX, SMALL_MAX + 1, 100_000]);
+        // Some are alive while others come and go, written in all of their memory.
+        let mut kept = Vec::new();
+        for len in lens {
+            let mut buf = RegBuf::heap(len);
+            assert!(buf.iter().all(|&b| b == 0) && buf.len() == len && buf.capacity() >= len);
+            assert_eq!(buf.as_ptr() as usize % ALIGN, 0);
+            buf.set_len(buf.capacity());
+            buf.fill(0xFF);
+            if len % 3 == 0 {
+                kept.push(buf);
+            }
+        }
+        assert!(kept.iter().all(|buf| buf.iter().all(|&b| b == 0xFF)));
     }
 
     #[test]
