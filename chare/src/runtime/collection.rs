@@ -217,6 +217,8 @@ impl<T: Chare> Members<T> {
 
     /// Adds an element; `None` if there is one already.
     pub(super) fn add(&self, element: Rc<Element<T>>) -> Option<()> {
+        // Whoever was told of an earlier one of this index may have learned of another since.
+        self.hinted.set(None);
         self.elements.add(self.slot(&element.index), element)
     }
 
