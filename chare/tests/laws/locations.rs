@@ -70,6 +70,22 @@ impl Caller {
             }
         }
     }
+
+    /// Calls a log that goes away meanwhile, two calls at a time: says how many were answered before the first that was not.
+    #[entry]
+    async fn calls_until_gone(this: This<Self>, logs: Collection<Log>) -> u64 {
+        let (caller, mut answered) = (this.index(), 0);
+        loop {
+            let two = [answered, answered + 1].map(|number| logs.at(1).note(caller, number).call().checked());
+            for answer in two {
+                match answer.await {
+                    Ok(_) => answered += 1,
+                    Err(CallError::NoSuchElement { .. }) => return answered,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
 }
 
 fn make(job: &Job, logs: Collection<Log>, shift: u32) {
@@ -117,6 +133,27 @@ fn elements_that_are_made_anew_elsewhere_are_found_by_those_who_knew_the_old_pla
         }
         logs.done_inserting().await;
         let error = logs.at(2).whole().call().checked().await.unwrap_err();
+        assert!(matches!(error, CallError::NoSuchElement { .. }), "{error}");
+    });
+}
+
+#[test]
+fn who_calls_an_element_that_goes_away_is_told_so_and_never_waits_for_ever() {
+    simulated(200, |job| async move {
+        let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
+        make(&job, logs, 0);
+        logs.done_inserting().await;
+        // Not from where it lives: there a call takes no time, and simulated time goes on only when all wait.
+        let away = (0..job.pes()).filter(|&pe| pe != 1 % job.pes());
+        let called: Vec<_> = away.map(|pe| callers.on(Pe(pe)).calls_until_gone(logs).call()).collect();
+        for number in 0..3 {
+            logs.at(1).note(job.pes(), number).call().await;
+        }
+        logs.at(1).leave();
+        for answered in called {
+            answered.await;
+        }
+        let error = logs.at(1).whole().call().checked().await.unwrap_err();
         assert!(matches!(error, CallError::NoSuchElement { .. }), "{error}");
     });
 }
