@@ -107,3 +107,9 @@ impl TransportError {
         Self::System { call, source: source.into() }
     }
 }
+
+/// What the loader of libraries says of an error.
+pub(crate) fn loader_said(error: &libloading::Error) -> String {
+    use std::error::Error as _;
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}

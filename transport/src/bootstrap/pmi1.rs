@@ -15,16 +15,12 @@ use std::time::Duration;
 use self::line::{Joined, LineError, Lines, Reply, Request, digits, pieces};
 use super::VALUE_MAX;
 use super::alone::check_put;
-use super::options::PES_MAX;
-use super::site::{Ending, KeySpace, not_all};
+use super::site::{Ending, KeySpace, LEAVE, check_place, not_all, silent};
 use super::sys;
 use crate::TransportError;
 
 /// Names the inherited descriptor.
 pub(super) const VARIABLE: &str = "PMI_FD";
-/// How long a process that ends waits for the launcher's leave.
-const LEAVE: Duration = Duration::from_secs(2);
-
 /// Whether the descriptor is there that such a launcher gives to what it starts.
 pub(super) fn is_near() -> bool {
     let fd = std::env::var_os(VARIABLE).and_then(|fd| fd.to_str()?.parse().ok());
@@ -78,9 +74,7 @@ impl Pmi1 {
 
     /// Joins the job of the launcher at the other end of `socket`.
     fn join(socket: UnixStream, rank: u32, size: u32, patience: Duration) -> Result<Self, TransportError> {
-        if rank >= size || size > PES_MAX {
-            return Err(TransportError::Startup(format!("the launcher started process {rank} of {size}")));
-        }
+        check_place(rank, size)?;
         let reader = socket.try_clone().map_err(|e| TransportError::system("dup", e))?;
         let wire =
             Arc::new(Wire { socket, over: AtomicBool::new(false), leave: Mutex::new(false), left: Condvar::new() });
@@ -122,10 +116,7 @@ impl Pmi1 {
             Err(RecvTimeoutError::Timeout) if matches!(request, Request::Barrier) => {
                 Err(not_all(self.size, self.patience))
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let patience = self.patience.as_secs_f64();
-                Err(TransportError::Startup(format!("the launcher has not answered within {patience} s")))
-            }
+            Err(RecvTimeoutError::Timeout) => Err(silent(self.patience)),
         }
     }
 

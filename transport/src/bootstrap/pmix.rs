@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use self::library::{ALL, NOT_FOUND, PLACE, Pmix, Proc, Status};
+use self::library::{ALL, PLACE, Pmix, Proc, Status};
 use super::alone::check_put;
-use super::options::PES_MAX;
-use super::site::{Ending, KeySpace, not_all};
+use super::site::{Ending, KeySpace, LEAVE, check_place, not_all, silent};
 use super::{VALUE_MAX, sys};
 use crate::TransportError;
 
@@ -21,8 +20,6 @@ use crate::TransportError;
 pub(super) const VARIABLE: &str = "PMIX_NAMESPACE";
 /// For how many seconds the library keeps news to itself, in case that there will be more: 1, unless it is told otherwise.
 const WINDOW: &str = "PMIX_MCA_pmix_event_caching_window";
-/// How long a process that ends waits for the launcher's leave.
-const LEAVE: Duration = Duration::from_secs(2);
 
 /// A process's line to such a launcher.
 #[derive(Debug)]
@@ -89,10 +86,7 @@ impl PmixSpace {
         let size =
             space.ask("how many processes there are", move |pmix| pmix.number(&all, "pmix.job.size", seconds))?;
         space.size = size.unwrap_or_default();
-        let (rank, size) = (own.rank, space.size);
-        if rank >= size || size > PES_MAX {
-            return Err(TransportError::Startup(format!("the launcher started process {rank} of {size}")));
-        }
+        check_place(own.rank, space.size)?;
         Ok(space)
     }
 
@@ -142,11 +136,7 @@ impl KeySpace for PmixSpace {
     fn get(&mut self, rank: u32, key: &str) -> Result<Option<Vec<u8>>, TransportError> {
         check_put(key, &[])?;
         let (of, name, seconds) = (self.own.with_rank(rank), name_of(key), self.seconds());
-        let found = self.line.call(self.patience, move |pmix| pmix.bytes(&of, &name, seconds, VALUE_MAX));
-        match found.ok_or_else(|| silent(self.patience))? {
-            Err(NOT_FOUND) => Ok(None),
-            other => other.map_err(|status| self.line.failed("asking what was published", status)),
-        }
+        self.ask("asking what was published", move |pmix| pmix.bytes(&of, &name, seconds, VALUE_MAX))
     }
 
     fn ending(&self) -> Arc<dyn Ending> {
@@ -171,9 +161,4 @@ impl Ending for Line {
     fn finish(&self) {
         let _ = self.call(LEAVE, Pmix::finalize);
     }
-}
-
-fn silent(patience: Duration) -> TransportError {
-    let patience = patience.as_secs_f64();
-    TransportError::Startup(format!("the launcher has not answered within {patience} s"))
 }

@@ -56,6 +56,20 @@ pub(super) trait Ending: Send + Sync + Debug {
     fn finish(&self);
 }
 
+/// Checks the place that a launcher has made for this process.
+pub(super) fn check_place(rank: u32, size: u32) -> Result<(), TransportError> {
+    if rank >= size || size > PES_MAX {
+        return Err(TransportError::Startup(format!("the launcher started process {rank} of {size}")));
+    }
+    Ok(())
+}
+
+/// What is wrong when a launcher says nothing.
+pub(super) fn silent(patience: Duration) -> TransportError {
+    let patience = patience.as_secs_f64();
+    TransportError::Startup(format!("the launcher has not answered within {patience} s"))
+}
+
 /// What is wrong when some do not come.
 pub(super) fn not_all(size: u32, patience: Duration) -> TransportError {
     let patience = patience.as_secs_f64();
@@ -63,6 +77,9 @@ pub(super) fn not_all(size: u32, patience: Duration) -> TransportError {
         "not all {size} processes have joined within {patience} s: has one ended, or is one no program of charm4rs? (++timeout S waits longer)"
     ))
 }
+
+/// How long a process that ends waits for its launcher's leave.
+pub(super) const LEAVE: Duration = Duration::from_secs(2);
 
 /// How long a launcher that may end the job by itself, for a better reason, is given.
 const GRACE: Duration = Duration::from_secs(1);

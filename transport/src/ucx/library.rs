@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use charm4rs_ucx_sys::{Ucp, ucs_status_t};
 
 use crate::TransportError;
+use crate::error::loader_said;
 
 /// The environment's name for the library, where it is not where libraries are.
 const PLACE: &str = "CHARM4RS_UCX";
@@ -50,7 +51,7 @@ fn open(place: Option<OsString>) -> Result<Library, String> {
     };
     // SAFETY: UCX's initializers may run on any thread; they read the environment, as this function does.
     let library = unsafe { libloading::Library::new(&name) }
-        .map_err(|error| format!("UCX is not here: looked for {looked}: {}", said(&error)))?;
+        .map_err(|error| format!("UCX is not here: looked for {looked}: {}", loader_said(&error)))?;
     // It would handle crashes by itself, in place of the runtime, which says whose they are.
     // SAFETY: where it is exported it has this type.
     if let Ok(quiet) = unsafe { library.get::<unsafe extern "C" fn()>(b"ucs_debug_disable_signals\0") } {
@@ -60,7 +61,7 @@ fn open(place: Option<OsString>) -> Result<Library, String> {
     // SAFETY: a library of this name has functions of these types from version 1.13 on, and the version is checked before one of
     // them is called that was there before but took something else.
     let ucp = unsafe { Ucp::from_library(library) }.map_err(|error| {
-        format!("the UCX that was found lacks what is needed: looked for {looked}: {}", said(&error))
+        format!("the UCX that was found lacks what is needed: looked for {looked}: {}", loader_said(&error))
     })?;
     let (mut major, mut minor, mut release) = (0, 0, 0);
     // SAFETY: three places for numbers.
@@ -73,12 +74,6 @@ fn open(place: Option<OsString>) -> Result<Library, String> {
         ));
     }
     Ok(Library { ucp, found: Found { version, path: path() } })
-}
-
-/// What the loader says of an error.
-fn said(error: &libloading::Error) -> String {
-    use std::error::Error as _;
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The file of the library that is loaded.

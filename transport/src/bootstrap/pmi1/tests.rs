@@ -6,6 +6,7 @@ mod launcher;
 use std::io::{BufRead as _, BufReader};
 
 use super::*;
+use crate::bootstrap::options::PES_MAX;
 use launcher::launcher;
 
 /// Longer than any test takes.

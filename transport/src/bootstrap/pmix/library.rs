@@ -4,11 +4,12 @@
 //! Its interface for programs has been the same since version 2: only what has not changed since is here.
 
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+use crate::error::loader_said;
 
 /// The environment's name for the library, where it is not where libraries are.
 pub(super) const PLACE: &str = "CHARM4RS_PMIX";
@@ -75,10 +76,10 @@ const COMPLETE: c_int = -334;
 
 /// Why a call failed, by PMIx's number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Status(pub(super) c_int);
+pub(super) struct Status(c_int);
 
 /// PMIx's: a value is not there.
-pub(super) const NOT_FOUND: Status = Status(-46);
+const NOT_FOUND: Status = Status(-46);
 
 type Init = unsafe extern "C" fn(*mut Proc, *const Info, usize) -> c_int;
 type Finalize = unsafe extern "C" fn(*const Info, usize) -> c_int;
@@ -117,15 +118,15 @@ static CODE: AtomicU8 = AtomicU8::new(69);
 
 /// Where the library may be: where the environment says; or where the process has it that started this one, which may be the launcher's, or
 /// where libraries are.
-fn places() -> Vec<PathBuf> {
+fn places() -> Vec<OsString> {
     if let Some(place) = std::env::var_os(PLACE) {
-        return vec![place.into()];
+        return vec![place];
     }
     let parent = rustix::process::getppid().map_or(0, rustix::process::Pid::as_raw_pid);
     let maps = std::fs::read_to_string(format!("/proc/{parent}/maps")).unwrap_or_default();
     let files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
-    let theirs = files.filter(|file| file.contains("/libpmix.so")).map(PathBuf::from).next();
-    theirs.into_iter().chain([PathBuf::from(NAME)]).collect()
+    let theirs = files.filter(|file| file.contains("/libpmix.so")).map(OsString::from).next();
+    theirs.into_iter().chain([OsString::from(NAME)]).collect()
 }
 
 impl Pmix {
@@ -135,8 +136,7 @@ impl Pmix {
     /// With what was looked for.
     pub(super) fn open() -> Result<&'static Self, String> {
         static OPEN: OnceLock<Result<Pmix, String>> = OnceLock::new();
-        let open = || Self::first_of(places().into_iter().map(PathBuf::into_os_string).collect());
-        OPEN.get_or_init(open).as_ref().map_err(Clone::clone)
+        OPEN.get_or_init(|| Self::first_of(places())).as_ref().map_err(Clone::clone)
     }
 
     fn first_of(places: Vec<OsString>) -> Result<Self, String> {
@@ -151,8 +151,7 @@ impl Pmix {
     }
 
     fn at(place: &OsString) -> Result<Self, String> {
-        use std::error::Error as _;
-        let said = |error: libloading::Error| error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        let said = |error| loader_said(&error);
         // Its plugins look for its functions among those that all libraries share.
         // SAFETY: the library's initializers are trusted as those of any library are.
         let library = unsafe { Library::open(Some(place), RTLD_NOW | RTLD_GLOBAL) }.map_err(said)?;
@@ -263,9 +262,9 @@ impl Pmix {
         })
     }
 
-    /// What was published as bytes, of which there are no more than `max`.
+    /// What was published as bytes, of which there are no more than `max`; `None` if there is no such value.
     pub(super) fn bytes(&self, of: &Proc, key: &str, seconds: u32, max: usize) -> Result<Option<Vec<u8>>, Status> {
-        self.look(of, key, seconds, |value| {
+        let found = self.look(of, key, seconds, |value| {
             let [at, len, _] = value.data;
             let len = usize::try_from(len).ok().filter(|&len| len <= max && value.kind == BYTES)?;
             if at == 0 || len == 0 {
@@ -273,7 +272,8 @@ impl Pmix {
             }
             // SAFETY: a value of this kind has so many bytes there.
             Some(unsafe { std::slice::from_raw_parts(address(at).cast::<u8>(), len) }.to_vec())
-        })
+        });
+        if found == Err(NOT_FOUND) { Ok(None) } else { found }
     }
 
     /// Has the launcher end the job, with this exit status if it can.
