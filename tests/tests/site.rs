@@ -14,43 +14,30 @@ mod launcher;
 
 mod common;
 
+#[path = "common/launchers.rs"]
+mod launchers;
+
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use hosts::Hosts;
-use job::{Ended, Job};
+use job::Ended;
+use launchers::Launcher;
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Signal, kill_process};
 
 const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
-const LAUNCHER: &str = "mpiexec.hydra";
+const LAUNCHER: Launcher = Launcher { program: "mpiexec.hydra", options: &[] };
 
-/// Whether that launcher is here.
-fn possible() -> bool {
-    let found = Command::new(LAUNCHER).arg("--version").output().is_ok_and(|out| out.status.success());
-    if !found {
-        eprintln!("skipped: there is no {LAUNCHER} here (as root, ci/setup installs it)");
-    }
-    found
-}
-
-/// A program of the examples, as a word of a line.
 fn example(name: &str) -> String {
-    common::beside(FAULTY, "charm4rs-examples", name).display().to_string()
+    common::example(FAULTY, name)
 }
 
 /// `mpiexec LINE`.
-fn start(line: &str) -> Job {
-    let (mut command, mark) = job::marked(LAUNCHER);
-    command.args(line.split_whitespace()).env("RUST_BACKTRACE", "0");
-    Job::spawn(command, mark)
-}
-
 fn run(line: &str) -> Ended {
-    start(line).end()
+    LAUNCHER.run(line)
 }
 
 /// What a serial run of the same problem has computed.
@@ -61,7 +48,7 @@ fn checksum(ended: &Ended) -> &str {
 
 #[test]
 fn programs_compute_the_same_as_alone() {
-    if !possible() {
+    if !LAUNCHER.possible() {
         return;
     }
     let stencil = format!("{} --size 32 --steps 10", example("stencil3d"));
@@ -82,21 +69,14 @@ fn programs_compute_the_same_as_alone() {
 
 #[test]
 fn a_program_that_is_told_so_is_a_job_by_itself() {
-    if !possible() {
-        return;
+    if LAUNCHER.possible() {
+        LAUNCHER.leaves_programs_alone_that_are_told_so();
     }
-    let ended = run(&format!("-n 2 {} ++bootstrap alone +p1", example("hello")));
-    let all = ended.succeeded().stdout.matches("have answered, and one of them again").count();
-    assert_eq!(all, 2, "two jobs: {ended:?}");
-    // Within the launcher's job charmrun's own counts.
-    let charmrun = common::charmrun(FAULTY);
-    let ended = run(&format!("-n 1 {} +p4 ++ppn 1 {}", charmrun.display(), example("hello")));
-    assert!(ended.succeeded().stdout.contains("from 3 of a group on PE 3"), "{ended:?}");
 }
 
 #[test]
 fn what_was_found_is_said_where_it_is_asked_for() {
-    if !possible() {
+    if !LAUNCHER.possible() {
         return;
     }
     let ended = run(&format!("-n 3 {} ++verbose", example("hello")));
@@ -107,7 +87,7 @@ fn what_was_found_is_said_where_it_is_asked_for() {
 
 #[test]
 fn the_launcher_ends_with_the_code_of_the_job() {
-    if !possible() {
+    if !LAUNCHER.possible() {
         return;
     }
     let ended = run(&format!("-n 4 {FAULTY} exit"));
@@ -119,19 +99,10 @@ fn the_launcher_ends_with_the_code_of_the_job() {
     run(&format!("-n 2 {} ++transprot shm", example("hello"))).failed(64, "unknown option ++transprot");
 }
 
-/// The launcher's own code counts, and it may be faster than the others' line; that nothing is left is looked at in any case.
 #[test]
 fn a_process_that_is_killed_ends_the_job() {
-    if !possible() {
-        return;
-    }
-    for (victim, options) in [(0, ""), (3, ""), (2, "++transport tcp")] {
-        let mut job = start(&format!("-n 4 {FAULTY} ready-and-compute {options}"));
-        let pids = job.ready(4);
-        kill_process(pids[victim], Signal::KILL).expect("it runs");
-        let ended = job.end();
-        assert_ne!(ended.code, 0, "{ended:?}");
-        assert!(ended.stderr.matches("error[").count() <= 1, "{ended:?}");
+    if LAUNCHER.possible() {
+        LAUNCHER.ends_the_job_of_a_process_that_is_killed();
     }
 }
 
@@ -173,7 +144,7 @@ fn where_the_launcher_lets_them_live_the_others_notice_a_death_and_end() {
 
 #[test]
 fn a_process_that_never_joins_ends_the_job_in_time() {
-    if !possible() {
+    if !LAUNCHER.possible() {
         return;
     }
     let ended = run(&format!("-n 2 {} ++timeout 1 : -n 1 true", example("hello")));
@@ -182,39 +153,14 @@ fn a_process_that_never_joins_ends_the_job_in_time() {
 
 #[test]
 fn nothing_outlives_the_launcher() {
-    if !possible() {
-        return;
+    if LAUNCHER.possible() {
+        LAUNCHER.is_outlived_by_nothing();
     }
-    for signal in [Signal::KILL, Signal::TERM] {
-        let mut job = start(&format!("-n 4 {FAULTY} ready-and-compute"));
-        job.ready(4);
-        job.signal(signal);
-        // That nothing is left is looked at there. What code it has after a signal is the launcher's own affair.
-        job.end();
-    }
-}
-
-/// Hosts that the launcher reaches by ssh.
-fn on_hosts(hosts: &Hosts, line: &str) -> Ended {
-    let (marked, mark) = job::marked(LAUNCHER);
-    let mut command = hosts.on(0, LAUNCHER);
-    command.envs(marked.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-    let shell = hosts.write("shell", &format!("#!/bin/sh\nexec {} \"$@\"\n", hosts.shell()));
-    std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).expect("our file");
-    command.args(["-launcher", "ssh", "-launcher-exec"]).arg(&shell);
-    command.args(line.split_whitespace());
-    let ended = Job::spawn(command, mark).end();
-    hosts.assert_empty();
-    ended
 }
 
 #[test]
 fn processes_of_two_hosts_are_one_job_in_whatever_order_they_were_started() {
-    if !possible() {
+    if !LAUNCHER.possible() {
         return;
     }
     let Some(hosts) = Hosts::new(2) else { return };
@@ -222,7 +168,11 @@ fn processes_of_two_hosts_are_one_job_in_whatever_order_they_were_started() {
     let names = format!("{},{}", hosts.name(0), hosts.name(1));
     // By host, and round the hosts.
     for order in ["-ppn 2", "-ppn 1"] {
-        let ended = on_hosts(&hosts, &format!("-hosts {names} {order} -n 4 {stencil}"));
+        let line = format!("-hosts {names} {order} -n 4 {stencil}");
+        let by = |command: &mut Command, shell: &Path| {
+            command.args(["-launcher", "ssh", "-launcher-exec"]).arg(shell);
+        };
+        let ended = LAUNCHER.run_on(&hosts, by, &line);
         // Between hosts it is a network, of which more may be said.
         assert!(ended.code == 0 && ended.stderr.contains("pmi1 (processes: 4, hosts: 2)\n"), "{ended:?}");
         assert!(ended.stdout.contains("a serial run gives the same"), "{order}: {ended:?}");

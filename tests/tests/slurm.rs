@@ -52,7 +52,7 @@ fn run(language: &str, line: &str) -> Ended {
 }
 
 fn example(name: &str) -> String {
-    common::beside(FAULTY, "charm4rs-examples", name).display().to_string()
+    common::example(FAULTY, name)
 }
 
 #[test]
@@ -76,22 +76,14 @@ fn programs_compute_the_same_as_a_serial_run() {
     }
 }
 
-/// Slurm says more, and may say it first; and what it kills counts for more with it than the code that it was told.
-#[track_caller]
-fn failed(ended: &Ended, code: i32, what: &str) {
-    assert_ne!(ended.code, 0, "{ended:?}");
-    let lines: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("error[")).collect();
-    let [line] = lines[..] else { panic!("the first cause is reported once: {ended:?}") };
-    assert!(line.starts_with(&format!("charmrun: error[{code}]: ")) && line.contains(what), "{ended:?}");
-}
-
 #[test]
 fn a_job_that_fails_says_why_and_ends() {
     for (language, _) in languages() {
         assert_eq!(run(language, &format!("-n 4 {FAULTY} exit")).code, 42);
-        failed(&run(language, &format!("-n 4 {FAULTY} panic")), 1, "Node[3].panics panicked on PE 3: on purpose");
+        let ended = run(language, &format!("-n 4 {FAULTY} panic"));
+        ended.failed_among_others(1, "Node[3].panics panicked on PE 3: on purpose");
         let ended = run(language, &format!("-n 2 {} +p5", example("hello")));
-        failed(&ended, 64, "+p 5 does not fit: 2 processes have been started");
+        ended.failed_among_others(64, "+p 5 does not fit: 2 processes have been started");
     }
 }
 
@@ -111,7 +103,7 @@ fn a_task_that_is_killed_ends_the_step() {
             assert_eq!(tasks.len(), 4, "{tasks:?}");
             kill_process(Pid::from_raw(tasks[victim]).expect("a number"), Signal::KILL).expect("it runs");
             let ended = job.end();
-            failed(&ended, 69, "of this host (pid ");
+            ended.failed_among_others(69, "of this host (pid ");
         }
     }
 }
@@ -124,7 +116,10 @@ fn processes_that_slurm_tells_nothing_of_each_other_say_so_once_and_do_no_work()
     let hello = example("hello");
     let ended = run("none", &format!("-n 3 {hello}"));
     assert_eq!(ended.stdout, "");
-    failed(&ended, 78, "srun started 3 processes, and gave them no way to find each other: srun --mpi=pmix or");
+    ended.failed_among_others(
+        78,
+        "srun started 3 processes, and gave them no way to find each other: srun --mpi=pmix or",
+    );
     for (line, jobs) in [(format!("-n 3 {hello} ++bootstrap alone"), 3), (format!("-n 1 {hello}"), 1)] {
         let ended = run("none", &line);
         let all = ended.succeeded().stdout.matches("have answered, and one of them again").count();

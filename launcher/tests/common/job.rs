@@ -151,6 +151,16 @@ impl Ended {
         self
     }
 
+    /// The same of a job whose launcher is none of ours: it says more, and may say it first, and has codes of its own.
+    #[track_caller]
+    pub(crate) fn failed_among_others(&self, code: i32, what: &str) -> &Self {
+        assert_ne!(self.code, 0, "{self:?}");
+        let lines: Vec<&str> = self.stderr.lines().filter(|line| line.contains("error[")).collect();
+        let [line] = lines[..] else { panic!("the first cause is reported once: {self:?}") };
+        assert!(line.starts_with(&format!("charmrun: error[{code}]: ")) && line.contains(what), "{self:?}");
+        self
+    }
+
     #[track_caller]
     pub(crate) fn succeeded(&self) -> &Self {
         assert_eq!((self.code, &*self.stderr), (0, ""), "{self:?}");

@@ -8,6 +8,12 @@ pub(crate) fn charmrun(program: &str) -> PathBuf {
     beside(program, "charm4rs-launcher", "charmrun")
 }
 
+/// A program of the examples, as a word of a line.
+#[allow(dead_code, reason = "tests of launchers use it")]
+pub(crate) fn example(program: &str, name: &str) -> String {
+    beside(program, "charm4rs-examples", name).display().to_string()
+}
+
 /// A program of another package that lies beside `program`: cargo does not build it for a test of this package alone.
 pub(crate) fn beside(program: &str, package: &str, name: &str) -> PathBuf {
     let folder = Path::new(program).parent().expect("a program lies in a folder");
