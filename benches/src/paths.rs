@@ -73,7 +73,7 @@ fn threads() -> Together {
 }
 
 /// A path: its name, the job, and a burst of it.
-type Path = (&'static str, Setup, fn(&Together, &Collection<Member>));
+type Path = (&'static str, Setup, fn(&Together, &Group<Member>));
 
 const PATHS: [Path; 7] = [
     ("call-itself", one, |job, members| call(job, members.on(Pe(0)))),
@@ -98,13 +98,13 @@ fn call(job: &Together, member: Proxy<Member>) {
     settle(job);
 }
 
-fn reply(job: &Together, members: &Collection<Member>) {
+fn reply(job: &Together, members: &Group<Member>) {
     let replies: Vec<_> = job.on(Pe(0), |_| (0..BURST).map(|_| members.on(Pe(1)).get().call()).collect());
     settle(job);
     job.on(Pe(0), |_| drop(replies));
 }
 
-fn reduction(job: &Together, members: &Collection<Member>) {
+fn reduction(job: &Together, members: &Group<Member>) {
     let sums: Vec<_> = job.on(Pe(0), |job| {
         let one = |_| {
             let (to, sum) = job.promise::<u64>();
@@ -123,7 +123,7 @@ fn settle(job: &Together) {
 
 /// What is counted.
 #[inline(never)]
-fn measured(job: &Together, members: &Collection<Member>, path: fn(&Together, &Collection<Member>)) {
+fn measured(job: &Together, members: &Group<Member>, path: fn(&Together, &Group<Member>)) {
     (0..BURSTS).for_each(|_| path(job, members));
 }
 

@@ -76,8 +76,10 @@ macro_rules! integers {
             }
         }
         impl GroupIndex for $t {
+            #[track_caller]
             fn of(pe: Pe) -> Self {
-                <$t>::try_from(pe.0).expect("the index type of a group can count the job's PEs")
+                <$t>::try_from(pe.0)
+                    .unwrap_or_else(|_| panic!("a group's index of type {} cannot name PE {pe}", stringify!($t)))
             }
             fn pe(&self) -> Option<u32> {
                 u32::try_from(*self).ok()

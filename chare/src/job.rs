@@ -11,7 +11,9 @@ use crate::index::Bounds;
 use crate::proxy::volume;
 use crate::reply::Awaited;
 use crate::runtime::{self, Rt, Shape};
-use crate::{Arguments, Chare, Collection, GridIndex, GroupIndex, Landing, Promise, Proxy, PutHandle, Reply, Solo};
+use crate::{
+    Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Landing, Promise, Proxy, PutHandle, Reply, Solo,
+};
 
 /// A handle to the job. Copy it freely; it stays on its PE.
 #[derive(Clone, Copy)]
@@ -78,8 +80,13 @@ impl Job {
     }
 
     /// A group: one element on every PE.
-    pub fn group<T: Chare<Index: GroupIndex>>(&self, init: T::Init) -> Collection<T> {
-        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Group, T::Map::default(), init))
+    ///
+    /// # Panics
+    /// If the index type is too small to name every PE.
+    #[track_caller]
+    pub fn group<T: Chare<Index: GroupIndex>>(&self, init: T::Init) -> Group<T> {
+        let _ = T::Index::of(Pe(self.pes() - 1));
+        Group::of(Collection::named(runtime::create_collection::<T>(self.rt, Shape::Group, T::Map::default(), init)))
     }
 
     /// An empty array, to be filled by [`Collection::insert`] and closed by [`Collection::done_inserting`].

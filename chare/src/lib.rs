@@ -18,6 +18,7 @@ mod envelope;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod group;
 #[doc(hidden)]
 pub mod index;
 mod job;
@@ -43,6 +44,7 @@ pub use charm4rs_macros::{chare, entry, init, main};
 pub use charm4rs_transport::{Layout, Pe};
 pub use cx::{Cx, This};
 pub use error::CallError;
+pub use group::Group;
 pub use index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Places, Solo};
 pub use job::Job;
 pub use landing::{Landed, Landing, Put, PutHandle};
@@ -55,7 +57,7 @@ pub use runtime::CollectionId;
 /// What a program needs; `use charm4rs::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        All, Args, CallError, Collection, Cx, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, entry, init,
+        All, Args, CallError, Collection, Cx, Group, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, entry, init,
         join_all, reduce,
     };
     pub use serde::{Deserialize, Serialize};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::call::Options;
 use crate::envelope::FutureId;
 use crate::runtime::{self, CollectionId};
-use crate::{Calls, Chare, Entry, GridIndex, GroupIndex, Reply};
+use crate::{Calls, Chare, Entry, GridIndex, Group, Reply};
 
 mod sealed {
     pub trait Sealed {}
@@ -284,6 +284,21 @@ impl<T: Chare> Collection<T> {
         exists.then(|| Proxy::to(Target { collection: self.whole, which: index }))
     }
 
+    /// The element at `index`, for the time of `f`, without a call; `None` if it does not live on this PE, or is in use.
+    pub fn with_local_at<R>(&self, index: T::Index, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let element = runtime::current().collection::<T>(self.whole)?.find(&index)?;
+        let mut state = element.state.try_borrow_mut().ok()?;
+        state.as_mut().map(f)
+    }
+
+    /// The group that it is, or is a section of; `None` if that is an array, or is not known on this PE yet. An element's own
+    /// group is always known.
+    #[must_use]
+    pub fn as_group(&self) -> Option<Group<T>> {
+        let members = runtime::try_current()?.collection::<T>(self.whole)?;
+        members.is_group().then(|| Group::of(self.whole()))
+    }
+
     /// Completes when all elements have been made on all PEs. Only its creator may ask, once.
     pub fn created(&self) -> Reply<()> {
         runtime::current().created(self.id)
@@ -325,23 +340,6 @@ impl<T: Chare> Collection<T> {
     #[track_caller]
     fn assert_whole(&self) {
         assert!(!self.is_section(), "{} is filled as a whole, not by a section", T::NAME);
-    }
-}
-
-impl<T: Chare<Index: GroupIndex>> Collection<T> {
-    /// The element of a group on `pe`.
-    #[track_caller]
-    #[must_use]
-    pub fn on(&self, pe: Pe) -> Proxy<T> {
-        self.at(T::Index::of(pe))
-    }
-
-    /// The element of a group on this PE, for the time of `f`; `None` if it is in use or does not exist.
-    pub fn with_local<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
-        let rt = runtime::current();
-        let element = rt.collection::<T>(self.whole)?.find(&T::Index::of(rt.sched.pe()))?;
-        let mut state = element.state.try_borrow_mut().ok()?;
-        state.as_mut().map(f)
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::OsString;
 use std::time::Duration;
 
-use charm4rs::{Collection, Job, Joining, Pe};
+use charm4rs::{Collection, Group, Job, Joining, Pe};
 use hashbrown::HashMap;
 use pyo3::exceptions::{
     PyException, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
@@ -26,7 +26,7 @@ use crate::proxy::{Proxy, Target, checked_pe};
 pub(crate) struct Engine {
     pub(crate) job: Job,
     pub(crate) futures: Futures,
-    agents: OnceCell<Collection<Agent>>,
+    agents: OnceCell<Group<Agent>>,
     /// What maps of arrays are made of that this PE has made: an array takes it along, since it may be there before its map.
     maps: RefCell<HashMap<Collection<Element>, Init>>,
     /// Objects of maps that were asked before their group had reached this PE.
@@ -58,11 +58,11 @@ pub(crate) fn engine() -> PyResult<&'static Engine> {
 }
 
 impl Engine {
-    pub(crate) fn agents(&self) -> Collection<Agent> {
+    pub(crate) fn agents(&self) -> Group<Agent> {
         *self.agents.get().expect("agents are made before all else")
     }
 
-    pub(crate) fn meet(&self, agents: Collection<Agent>) {
+    pub(crate) fn meet(&self, agents: Group<Agent>) {
         let _ = self.agents.set(agents);
     }
 
@@ -283,7 +283,7 @@ pub(crate) fn group(class: u32, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>, 
     let Some(pes) = pes else {
         let init = Init { class, shape: Shape::Group, args };
         let own = is_map.then(|| init.clone());
-        let collection = engine.job.group::<Element>(init);
+        let collection = Collection::from(engine.job.group::<Element>(init));
         engine.maps.borrow_mut().extend(own.map(|own| (collection, own)));
         return Ok(Proxy::of(class, Target::All(collection, Shape::Group)));
     };

@@ -106,7 +106,7 @@ fn work(time: Duration) {
 pub(crate) struct Collectives {
     job: Job,
     options: Options,
-    members: Collection<Member>,
+    members: Group<Member>,
 }
 
 impl Collectives {

@@ -169,7 +169,7 @@ impl Dust {
 pub(crate) struct Bench {
     job: Job,
     options: Options,
-    players: Collection<Player>,
+    players: Group<Player>,
     peer: Pe,
 }
 

@@ -65,7 +65,7 @@ const OPERATIONS: [(Operation, &str); 6] = [
     (Operation::QuiescenceOfWork, "broadcast, and quiescence"),
 ];
 
-async fn perform(job: Job, members: Collection<Member>, what: Operation, count: u32) {
+async fn perform(job: Job, members: Group<Member>, what: Operation, count: u32) {
     match what {
         Operation::Allreduce => return members.all().allreduces(count).done().await,
         Operation::Barrier => return members.all().barriers(count).done().await,

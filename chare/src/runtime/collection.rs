@@ -182,6 +182,10 @@ impl<T: Chare> Members<T> {
         }
     }
 
+    pub(crate) fn is_group(&self) -> bool {
+        matches!(self.shape, Shape::Group)
+    }
+
     pub(crate) fn extent_text(&self) -> String {
         self.shape.to_string()
     }

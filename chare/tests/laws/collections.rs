@@ -302,7 +302,7 @@ impl Gossip {
         Self
     }
     #[entry]
-    fn make(&self, cx: &mut Cx<Self>, others: charm4rs::Collection<Gossip>, done: Proxy<Tally>) {
+    fn make(&self, cx: &mut Cx<Self>, others: Group<Gossip>, done: Proxy<Tally>) {
         for pe in 0..cx.job().pes() {
             let fresh = cx.job().single_on::<Fresh>(Pe(pe), ());
             for to in 0..cx.job().pes() {
@@ -381,5 +381,43 @@ fn a_group_element_is_used_in_place() {
         let group = job.group::<Gossip>(());
         group.created().await;
         assert_eq!(group.with_local(|_| 5), Some(5));
+    });
+}
+
+#[test]
+fn an_element_is_used_in_place_where_it_lives() {
+    law(|job| async move {
+        let cells = job.array::<Cell>(16, 7);
+        cells.created().await;
+        let homes = cells.all().who().call().await;
+        for (index, home, _) in homes {
+            let found = cells.with_local_at(index, |cell| cell.made_with);
+            assert_eq!(found, (home == job.pe()).then_some(7), "{index} lives on PE {home}");
+        }
+    });
+}
+
+/// Asks its collection what it is.
+struct Asker;
+
+#[chare(index = u32)]
+impl Asker {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+    #[entry]
+    fn is_in_its_pes_group(&self, cx: &mut Cx<Self>) -> Option<bool> {
+        cx.collection().as_group().map(|group| group.on(cx.pe()) == cx.proxy())
+    }
+}
+
+#[test]
+fn an_element_of_a_group_finds_its_group_and_one_of_an_array_finds_none() {
+    law(|job| async move {
+        let asked = job.group::<Asker>(()).all().is_in_its_pes_group().call().await;
+        assert_eq!(asked, vec![Some(true); job.pes() as usize]);
+        let asked = job.array::<Asker>(job.pes(), ()).all().is_in_its_pes_group().call().await;
+        assert_eq!(asked, vec![None; job.pes() as usize]);
     });
 }

@@ -94,7 +94,7 @@ fn make(job: &Job, logs: Collection<Log>, shift: u32) {
     }
 }
 
-async fn all_called(job: &Job, logs: Collection<Log>, callers: Collection<Caller>, rounds: u64) {
+async fn all_called(job: &Job, logs: Collection<Log>, callers: Group<Caller>, rounds: u64) {
     callers.all().calls(logs, rounds).done().await;
     for log in 0..LOGS {
         assert_eq!(logs.at(log).whole().call().await, vec![rounds; job.pes() as usize]);

@@ -80,13 +80,13 @@ impl Counter {
 struct Search {
     n: u32,
     grain: u32,
-    counter: Collection<Counter>,
+    counter: Group<Counter>,
 }
 
 #[chare]
 impl Search {
     #[init]
-    fn new(n: u32, grain: u32, counter: Collection<Counter>) -> Self {
+    fn new(n: u32, grain: u32, counter: Group<Counter>) -> Self {
         Self { n, grain, counter }
     }
 

@@ -58,7 +58,7 @@ async fn main(job: Job, options: Options) {
     let count = elements.unwrap_or(job.pes().into());
     let ring = match elements {
         Some(count) => job.array::<Station>(count, count),
-        None => job.group::<Station>(count),
+        None => job.group::<Station>(count).into(),
     };
     ring.created().await;
     let (end, last) = job.promise();
