@@ -42,14 +42,17 @@ impl Args {
     /// The argument at `position` (the first after the name is 1) as a number or other value; `default` if it is not there.
     ///
     /// # Panics
-    /// If it is there and cannot be read; the job ends with a message that names it.
+    /// If it is there and cannot be read. A job whose `main` does not catch that ends with status 64 (usage) and a message that
+    /// names the argument and what was expected.
     #[track_caller]
     #[must_use]
-    pub fn get<T: std::str::FromStr>(&self, position: usize, default: T) -> T {
+    pub fn get<T: std::str::FromStr<Err: fmt::Display>>(&self, position: usize, default: T) -> T {
         let Some(arg) = self.0.get(position) else { return default };
         let text = arg.to_string_lossy();
-        text.parse()
-            .unwrap_or_else(|_| panic!("argument {position}, {text:?}, is not of type {}", std::any::type_name::<T>()))
+        text.parse().unwrap_or_else(|error| {
+            let expected = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default();
+            runtime::wrong_usage(format!("argument {position} is {text:?}, which is no {expected}: {error}"))
+        })
     }
 }
 
@@ -171,7 +174,7 @@ pub fn main_after<A: FromArgs, F: Future<Output: MainResult> + 'static>(before: 
     std::process::exit(status)
 }
 
-fn inform(action: &Action) -> i32 {
+fn inform(action: &Action) -> u8 {
     let text = match action {
         Action::Version => bootstrap::options::version().to_string() + "\n",
         _ => bootstrap::options::help(),
@@ -180,9 +183,9 @@ fn inform(action: &Action) -> i32 {
 }
 
 /// Prints, and gives the exit status: 74 if that fails.
-fn print(text: &str) -> i32 {
+fn print(text: &str) -> u8 {
     use std::io::Write as _;
-    i32::from(std::io::stdout().write_all(text.as_bytes()).is_err()) * 74
+    u8::from(std::io::stdout().write_all(text.as_bytes()).is_err()) * 74
 }
 
 fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
@@ -366,7 +369,7 @@ impl Joining {
         let mut found = bootstrap::find(args).map_err(|error| i32::from(error.code()))?;
         match found.options.action {
             Action::Run => {}
-            ref other => return Err(inform(other)),
+            ref other => return Err(inform(other).into()),
         }
         let args = Args(std::iter::once(name).chain(std::mem::take(&mut found.args)).collect());
         Ok(Self { found, args })

@@ -91,15 +91,14 @@ impl Job {
 
     /// An empty array, to be filled by [`Collection::insert`] and closed by [`Collection::done_inserting`].
     #[must_use]
-    pub fn sparse<T: Chare<Init: Default>>(&self) -> Collection<T> {
+    pub fn sparse<T: Chare>(&self) -> Collection<T> {
         self.sparse_by(T::Map::default())
     }
 
     /// An empty array whose elements are placed by `map`, unless they are inserted on a PE.
     #[must_use]
-    pub fn sparse_by<T: Chare<Init: Default>>(&self, map: T::Map) -> Collection<T> {
-        let init = T::Init::default();
-        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Sparse, map, init))
+    pub fn sparse_by<T: Chare>(&self, map: T::Map) -> Collection<T> {
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Sparse, map, ()))
     }
 
     /// A single chare, on the PE whose turn it is.
@@ -162,8 +161,10 @@ impl Job {
     }
 
     /// Ends the job on all PEs with a status: as they hear of it, each finishes the entry method that it runs, and stops.
-    pub fn exit(&self, code: i32) {
-        runtime::exit(self.rt, code);
+    ///
+    /// A status is a number from 0 to 255: the system keeps no more of it.
+    pub fn exit(&self, code: u8) {
+        runtime::exit(self.rt, i32::from(code));
     }
 
     /// Asks the launcher to send the user's next SIGINT to this process alone, instead of ending the job because of it. For programs with a
@@ -178,7 +179,12 @@ impl Job {
     }
 
     /// Ends the job at once with an error message and a status: 64, by custom, for wrong arguments of the program.
+    ///
+    /// # Panics
+    /// If the status is 0, which means success.
+    #[track_caller]
     pub fn abort_with(&self, code: u8, message: &str) {
+        assert_ne!(code, 0, "a job that is aborted has no status of success; the message is: {message}");
         self.rt.fail(runtime::Failure { code, what: message.to_string() });
     }
 }

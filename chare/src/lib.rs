@@ -57,8 +57,8 @@ pub use runtime::CollectionId;
 /// What a program needs; `use charm4rs::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        All, Args, CallError, Collection, Cx, Group, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, entry, init,
-        join_all, reduce,
+        All, Args, CallError, Collection, Cx, Group, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, entry,
+        init, join_all, reduce,
     };
     pub use serde::{Deserialize, Serialize};
 }

@@ -143,6 +143,7 @@ macro_rules! proxy {
 }
 proxy!(Proxy One, All Many);
 
+// Each name here is one that entry methods cannot have: `OF_PROXIES` in the macros.
 impl<T: Chare> Proxy<T> {
     /// The index of the element that it names.
     #[must_use]
@@ -189,14 +190,14 @@ impl<T: Chare> Collection<T> {
     /// #     #[init]
     /// #     fn new() -> Self { Self }
     /// #     #[entry]
-    /// #     fn index(&mut self, cx: &mut Cx<Self>) -> usize { cx.index() }
+    /// #     fn number(&mut self, cx: &mut Cx<Self>) -> usize { cx.index() }
     /// # }
     /// # charm4rs::testing::threads(2, |job| async move {
     /// let blocks = job.array::<Block>(10, ());
     /// let odd = blocks.section((0..10).filter(|i| i % 2 == 1));
-    /// assert_eq!(odd.all().index().call().await, [1, 3, 5, 7, 9]);
+    /// assert_eq!(odd.all().number().call().await, [1, 3, 5, 7, 9]);
     /// let ends = odd.section([1, 9]);
-    /// assert_eq!(ends.all().index().call().await, [1, 9]);
+    /// assert_eq!(ends.all().number().call().await, [1, 9]);
     /// # }).unwrap();
     /// ```
     ///

@@ -16,7 +16,7 @@ impl Agent {
     #[init]
     fn new(cx: &mut Cx<Self>) -> Self {
         if let Ok(engine) = engine() {
-            engine.meet(cx.collection());
+            engine.meet(cx.collection().as_group().expect("agents are a group"));
         }
         Agent
     }

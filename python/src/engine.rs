@@ -121,7 +121,7 @@ pub(crate) fn fatal(py: Python<'_>, error: &PyErr, place: &str) {
     });
     match ending {
         Ok((code, Some(text))) => engine.job.abort_with(code, &text),
-        Ok((code, None)) => engine.job.exit(i32::from(code)),
+        Ok((code, None)) => engine.job.exit(code),
         Err(worse) => engine.job.abort_with(1, &format!("{error} in {place}, and while it was reported: {worse}")),
     }
 }
@@ -241,7 +241,8 @@ fn asleep(sleep: &mut dyn FnMut()) {
 /// Ends the job.
 #[pyfunction]
 pub(crate) fn exit(code: i32) -> PyResult<()> {
-    engine()?.job.exit(code);
+    // As of a process of Python's, whose status are the low bits.
+    engine()?.job.exit(code.to_le_bytes()[0]);
     Ok(())
 }
 

@@ -89,6 +89,7 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
     let Some(init) = init else {
         return error(&name, "a chare needs a constructor: mark one `fn(…) -> Self` of this block with `#[init]`");
     };
+    check_sinks(&entries)?;
     for method in entries.iter().filter_map(|entry| entry.post.as_ref()) {
         check_post(method, &kept)?;
     }
@@ -248,7 +249,62 @@ fn parse_init(function: &ImplItemFn, self_type: &Type) -> Result<Init> {
     Ok(Init { name: sig.ident.clone(), takes_cx, args })
 }
 
+/// The methods that every proxy has itself, or by a trait that it implements. They are found before the entry methods, to which a
+/// proxy dereferences: an entry method of such a name would never be called.
+const OF_PROXIES: [&str; 17] = [
+    "borrow",
+    "borrow_mut",
+    "clone",
+    "clone_from",
+    "clone_into",
+    "collection",
+    "deref",
+    "eq",
+    "fmt",
+    "hash",
+    "index",
+    "into",
+    "ne",
+    "serialize",
+    "to_owned",
+    "try_into",
+    "type_id",
+];
+
+fn check_name(name: &Ident) -> Result<()> {
+    let text = name.to_string();
+    if !OF_PROXIES.contains(&&*text) {
+        return Ok(());
+    }
+    error(
+        name,
+        &format!(
+            "an entry method cannot be named `{text}`: each proxy has a method of that name, which would be called instead. Taken names are {}",
+            OF_PROXIES.map(|name| format!("`{name}`")).join(", ")
+        ),
+    )
+}
+
+/// Each method whose argument a reduction's result can be has a sink of its own, whose name is taken.
+fn check_sinks(entries: &[Entry]) -> Result<()> {
+    for Entry { name, .. } in entries {
+        let text = name.to_string();
+        let of = |other: &&Entry| text.strip_suffix("_sink").is_some_and(|other_name| other.name == other_name);
+        if let Some(other) = entries.iter().find(of).filter(|other| !other.args.is_empty()) {
+            let other = &other.name;
+            return error(
+                name,
+                &format!(
+                    "an entry method cannot be named `{text}` beside `{other}`: proxies have `{other}_sink(…)`, a reduction's way to `{other}`"
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
 fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self_type: &Type) -> Result<Entry> {
+    check_name(&sig.ident)?;
     plain_signature(sig)?;
     let mut inputs: Vec<&FnArg> = sig.inputs.iter().collect();
     let kind = if sig.asyncness.is_some() {
@@ -448,6 +504,42 @@ mod tests {
         assert_eq!(quote!(#ty).to_string(), "Vec < a :: B >");
         assert_eq!(parsed.entries[0].docs.len(), 1);
         assert_eq!(parsed.block.items.len(), 4, "a receive leaves the block, the rest stays");
+    }
+
+    #[test]
+    fn an_entry_method_cannot_be_named_as_a_method_that_all_proxies_have() {
+        for name in OF_PROXIES {
+            let method = Ident::new(name, Span::call_site());
+            let said = complaint(quote!(impl A { #[init] fn new() -> Self {} #[entry] fn #method(&self) {} }));
+            assert!(said.starts_with(&format!("an entry method cannot be named `{name}`")), "{said}");
+        }
+        let said = complaint(quote!(impl A {
+            #[init] fn new() -> Self {}
+            #[entry] fn total(&self, x: u8) {}
+            #[entry] fn total_sink(&self) {}
+        }));
+        assert!(said.starts_with("an entry method cannot be named `total_sink` beside `total`"), "{said}");
+    }
+
+    #[test]
+    fn the_names_that_proxies_take_are_known() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/proxy.rs");
+        let source = std::fs::read_to_string(path).expect("the crate whose macros these are");
+        let file = syn::parse_file(&source).expect("it compiles");
+        let mut found = 0;
+        for item in file.items {
+            let syn::Item::Impl(block) = item else { continue };
+            if !last_name(&block.self_ty).is_some_and(|name| name == "Proxy" || name == "All") {
+                continue;
+            }
+            for method in block.items {
+                let ImplItem::Fn(method) = method else { continue };
+                let name = method.sig.ident.to_string();
+                assert!(OF_PROXIES.contains(&&*name), "a proxy's method {name} takes the name from entry methods");
+                found += 1;
+            }
+        }
+        assert!(found >= 2, "proxies are looked for where they are");
     }
 
     #[test]

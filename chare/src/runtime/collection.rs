@@ -19,6 +19,7 @@ use hashbrown::HashMap;
 
 use super::create::Shape;
 use super::elements::Elements;
+use super::exit::Failure;
 use super::reduction::Reductions;
 use super::span::Span;
 use super::waiting::Waiting;
@@ -234,16 +235,18 @@ impl<T: Chare> Members<T> {
     #[inline(always)]
     pub(super) fn home(&self, rt: Rt, index: &T::Index) -> Pe {
         let pes = rt.sched.pes();
-        let pe = match &self.shape {
-            Shape::Solo | Shape::Group => self.shape.fixed(index),
-            Shape::Bounded(bounds) => {
-                let position = bounds.position(index).map(|at| (at, bounds.volume));
-                Some(self.map.pe(index, &Places { pes, position }))
-            }
-            Shape::Sparse => Some(self.map.pe(index, &Places { pes, position: None })),
+        let position = match &self.shape {
+            // Of names that cannot be, which a PE may meet that does not know the collection yet, PE 0 knows that they are not.
+            Shape::Solo | Shape::Group => return self.shape.fixed(index).filter(|pe| pe.0 < pes).unwrap_or(Pe(0)),
+            Shape::Bounded(bounds) => match bounds.position(index) {
+                Some(at) => Some((at, bounds.volume)),
+                None => return Pe(0),
+            },
+            Shape::Sparse => None,
             Shape::Section(whole) => return whole.home(rt, index),
         };
-        Pe(pe.map_or(0, |pe| pe.0) % pes)
+        let pe = self.map.pe(index, &Places { pes, position });
+        if pe.0 < pes { pe } else { misplaced::<T>(rt, index, pe) }
     }
 
     /// Where to send a call for an element that is not here. `None`: it waits until that is known.
@@ -309,6 +312,18 @@ impl<T: Chare> Members<T> {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_values().flatten().for_each(|msg| super::Driver(rt).deliver(msg));
     }
+}
+
+/// A map has named a PE that the job does not have: the job ends. For the rest of its time the element is at home on PE 0.
+#[cold]
+#[inline(never)]
+pub(super) fn misplaced<T: Chare>(rt: Rt, index: &T::Index, pe: Pe) -> Pe {
+    let (chare, map, pes) = (T::NAME, std::any::type_name::<T::Map>(), rt.sched.pes());
+    let what = format!(
+        "the map {map} places {chare}[{index:?}] on PE {pe}, which does not exist: the job has {pes} PEs, and a map answers with a number below `places.pes`"
+    );
+    rt.fail(Failure { code: 1, what });
+    Pe(0)
 }
 
 impl<T: Chare> AnyCollection for Members<T> {

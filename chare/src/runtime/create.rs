@@ -17,7 +17,7 @@ use charm4rs_transport::port::{Incoming, Tag};
 use serde::{Deserialize, Serialize};
 
 use super::calls::{self, guard, send_moved, send_wire};
-use super::collection::{CollectionId, Members};
+use super::collection::{CollectionId, Members, misplaced};
 use super::exit::Failure;
 use super::shared::{self, Opened};
 use super::{Rt, location, reduction, section, tree};
@@ -108,16 +108,19 @@ impl<T: Chare> Description<T> {
     }
 }
 
-/// Makes a collection; returns its name at once.
-pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: T::Init) -> CollectionId {
+/// Makes a collection; returns its name at once. `init` is a `T::Init`, or nothing for a collection whose elements are inserted.
+pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: impl Serialize) -> CollectionId {
     let here = rt.sched.pe();
     let id = rt.new_id();
     let (kind, root) = match &shape {
         Shape::Group => (Kind::Group, Pe(0)),
         Shape::Bounded(bounds) => {
             let places = Places { pes: rt.sched.pes(), position: Some((0, bounds.volume)) };
-            let first = (bounds.volume > 0).then(|| map.pe(&(bounds.grid.at)(0, &bounds.extent), &places));
-            (Kind::Bounded(bounds.extent), first.map_or(here, |pe| Pe(pe.0 % places.pes)))
+            let first = (bounds.volume > 0).then(|| (bounds.grid.at)(0, &bounds.extent));
+            let first = first.map(|index| (index, map.pe(&index, &places)));
+            let exists =
+                |(index, pe): (T::Index, Pe)| if pe.0 < places.pes { pe } else { misplaced::<T>(rt, &index, pe) };
+            (Kind::Bounded(bounds.extent), first.map_or(here, exists))
         }
         Shape::Sparse | Shape::Solo | Shape::Section(_) => (Kind::Sparse, here),
     };

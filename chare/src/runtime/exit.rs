@@ -40,6 +40,9 @@ impl Failure {
     }
 
     pub(crate) fn panic(what: &str, panic: &Panicked) -> Self {
+        if panic.usage {
+            return Self { code: USAGE, what: panic.message.clone() };
+        }
         Self { code: 1, what: format!("{what} panicked: {}{}", panic.message, stack()) }
     }
 }
@@ -106,6 +109,23 @@ pub(crate) struct Panicked {
     pub(crate) message: String,
     /// It only passes on the error of a call.
     pub(crate) passed_on: Option<CallError>,
+    /// The program's arguments are wrong.
+    usage: bool,
+}
+
+/// The status of a program whose arguments are wrong.
+const USAGE: u8 = 64;
+
+/// A panic that says that the program's arguments are wrong.
+struct Usage(String);
+
+/// Panics because an argument of the program is wrong.
+#[track_caller]
+pub(crate) fn wrong_usage(what: String) -> ! {
+    if super::try_current().is_none() {
+        panic!("{what}");
+    }
+    std::panic::panic_any(Usage(what))
 }
 
 thread_local! {
@@ -136,8 +156,11 @@ impl Panicked {
     pub(crate) fn take(panic: Box<dyn Any + Send>) -> Self {
         let place = PLACE.take().unwrap_or_default();
         match panic.downcast::<CallError>() {
-            Ok(error) => Self { message: error.to_string(), passed_on: Some(*error) },
-            Err(panic) => Self { message: format!("{}{place}", text(&*panic)), passed_on: None },
+            Ok(error) => Self { message: error.to_string(), passed_on: Some(*error), usage: false },
+            Err(panic) => match panic.downcast::<Usage>() {
+                Ok(usage) => Self { message: usage.0, passed_on: None, usage: true },
+                Err(panic) => Self { message: format!("{}{place}", text(&*panic)), passed_on: None, usage: false },
+            },
         }
     }
 }

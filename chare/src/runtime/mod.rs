@@ -49,7 +49,7 @@ pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};
 pub use exit::{Failure, Host};
-pub(crate) use exit::{exit, install_panic_hook};
+pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
 pub use reduction::sink;
 pub(crate) use running::IndexLook;
 pub(crate) use section::{Membership, allreduce, contribute, section, section_of, step as section_step};

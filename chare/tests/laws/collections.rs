@@ -210,8 +210,7 @@ struct Stripes {
 
 impl IndexMap<(u8, u8)> for Stripes {
     fn pe(&self, index: &(u8, u8), places: &Places) -> Pe {
-        assert!(places.pes > 0);
-        Pe(u32::from(index.1) + self.shift)
+        Pe((u32::from(index.1) + self.shift) % places.pes)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use charm4rs::prelude::*;
 use charm4rs::testing::{Failure, simulate, threads};
+use charm4rs::{IndexMap, Places};
 use serde::{Deserializer, Serializer};
 
 use crate::{law, shapes};
@@ -50,7 +51,7 @@ impl Fragile {
         cx.index()
     }
     #[entry]
-    fn exits(&self, cx: &mut Cx<Self>, code: i32) {
+    fn exits(&self, cx: &mut Cx<Self>, code: u8) {
         cx.job().exit(code);
     }
 }
@@ -174,6 +175,75 @@ fn an_index_outside_of_a_bounded_array_is_refused_where_it_is_named() {
     failure(|job| async move { _ = group(job).on(Pe(job.pes())) }, refused("one element for each PE"));
 }
 
+/// Places elements where no PE is, from the third on.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Astray;
+
+impl IndexMap<u32> for Astray {
+    fn pe(&self, index: &u32, places: &Places) -> Pe {
+        Pe(if *index < 3 { 0 } else { places.pes + index })
+    }
+}
+
+struct Lost;
+
+#[chare(index = u32, map = Astray)]
+impl Lost {
+    #[init]
+    fn new(_: NotDefault) -> Self {
+        Self
+    }
+    #[entry]
+    fn fine(&self) {}
+}
+
+/// A constructor's argument that has no default.
+#[derive(Serialize, Deserialize)]
+struct NotDefault;
+
+#[test]
+fn a_map_that_answers_a_pe_which_does_not_exist_is_refused_with_the_map_the_index_the_pe_and_the_count() {
+    let refused = |index: u32| {
+        move |failure: Failure| {
+            let says = |part: &str| failure.what.contains(part);
+            assert!(failure.code == 1 && says("the map ") && says("failures::Astray places "), "{failure}");
+            assert!(says(&format!("Lost[{index}] on PE ")) && says("does not exist: the job has "), "{failure}");
+        }
+    };
+    failure(
+        |job| async move {
+            job.array::<Lost>(4, NotDefault).created().await;
+        },
+        refused(3),
+    );
+    failure(
+        |job| async move {
+            let lost = job.sparse::<Lost>();
+            lost.insert(7, NotDefault);
+            lost.done_inserting().await;
+        },
+        refused(7),
+    );
+    failure(
+        |job| async move {
+            let lost = job.sparse::<Lost>();
+            lost.done_inserting().await;
+            lost.at(9).fine().done().await;
+        },
+        refused(9),
+    );
+}
+
+#[test]
+fn a_sparse_array_is_made_of_chares_whose_constructors_take_what_has_no_default() {
+    law(|job| async move {
+        let all = job.sparse::<Lost>();
+        (0..3).for_each(|index| all.insert(index, NotDefault));
+        all.done_inserting().await;
+        assert_eq!(all.all().fine().call().await.len(), 3);
+    });
+}
+
 #[test]
 #[should_panic(expected = "only inside a job")]
 fn what_needs_a_job_says_so_outside_of_one() {
@@ -211,7 +281,7 @@ fn exit_on_any_pe_ends_the_job_with_its_code() {
     for pes in [1, 2, 4] {
         for pe in 0..pes {
             let code = threads(pes, |job| async move {
-                job.group::<Fragile>((0, 1)).on(Pe(pe)).exits(40 + i32::try_from(pe).unwrap());
+                job.group::<Fragile>((0, 1)).on(Pe(pe)).exits(40 + u8::try_from(pe).unwrap());
                 job.promise::<()>().1.await;
             });
             assert_eq!(code, Ok(40 + i32::try_from(pe).unwrap()));

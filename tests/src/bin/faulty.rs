@@ -129,7 +129,7 @@ impl Node {
         panic!("on purpose")
     }
     #[entry]
-    fn exits(&self, cx: &mut Cx<Self>, code: i32) {
+    fn exits(&self, cx: &mut Cx<Self>, code: u8) {
         cx.job().exit(code);
     }
     #[entry]
