@@ -97,6 +97,16 @@ pub(crate) fn pack<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Res
     Ok(packing.aside())
 }
 
+/// Packs a value with its payloads, large ones too, among the bytes.
+pub(crate) fn pack_inside<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
+    let outer = PACKING.take();
+    let mut bytes = Vec::new();
+    let packed = postcard::serialize_with_flavor(value, Appending(&mut bytes));
+    PACKING.set(outer);
+    packed?;
+    Ok(bytes)
+}
+
 /// Where packed bytes go: behind those that are there.
 struct Appending<'a>(&'a mut Vec<u8>);
 

@@ -212,19 +212,21 @@ fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
     let Entry { name, docs, .. } = entry;
     let params = entry.args.iter().map(|(name, ty)| quote!(#name: #ty));
     let names = entry.args.iter().map(|(name, _)| name);
-    let sink = match &entry.args[..] {
-        [(_, ty)] => {
-            let sink = format_ident!("{name}_sink");
-            let doc = format!("A reduction's sink: its result is the argument of a call of [`{name}`](Self::{name}).");
-            quote! {
-                #[doc = #doc]
-                pub fn #sink(&self) -> ::charm4rs::reduce::Sink<#ty> {
-                    ::charm4rs::__private::sink::<#name<#this>, K, #ty>(&self.0)
-                }
+    let sink = entry.args.split_last().map(|((_, result), first)| {
+        let sink = format_ident!("{name}_sink");
+        let doc = format!(
+            "A reduction's sink: its result is the last argument of a call of [`{name}`](Self::{name}), the others are given here."
+        );
+        let params = first.iter().map(|(name, ty)| quote!(#name: #ty));
+        let names = first.iter().map(|(name, _)| name);
+        quote! {
+            #[doc = #doc]
+            #[track_caller]
+            pub fn #sink(&self, #(#params),*) -> ::charm4rs::reduce::Sink<#result> {
+                ::charm4rs::__private::sink::<#name<#this>, K, _, #result>(&self.0, (#(#names,)*))
             }
         }
-        _ => TokenStream::new(),
-    };
+    });
     quote! {
         #(#docs)*
         #[inline]

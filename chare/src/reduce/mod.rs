@@ -305,7 +305,39 @@ impl<V, W, R: Reducer<V>, S: Reducer<W>> Reducer<(V, W)> for (R, S) {
     }
 }
 
-/// Where a result goes: a [`Promise`], an entry method (`proxy.method_sink()`), or nowhere.
+/// Where a result goes: a [`Promise`], an entry method (`proxy.method_sink(…)`), or nowhere.
+///
+/// The result is the last argument of the entry method. The sink holds those before it:
+///
+/// ```
+/// # use charm4rs::prelude::*;
+/// struct Report;
+///
+/// #[chare]
+/// impl Report {
+///     #[init]
+///     fn new() -> Self { Self }
+///     #[entry]
+///     fn energy(&mut self, step: u32, done: Promise<(u32, f64)>, energy: f64) { done.send((step, energy)) }
+/// }
+///
+/// struct Particles;
+///
+/// #[chare(index = usize)]
+/// impl Particles {
+///     #[init]
+///     fn new() -> Self { Self }
+///     #[entry]
+///     fn measure(&mut self, cx: &mut Cx<Self>, to: reduce::Sink<f64>) { cx.contribute(0.5, reduce::sum, to); }
+/// }
+/// # charm4rs::testing::threads(2, |job| async move {
+///
+/// let (done, told) = job.promise();
+/// let report = job.single::<Report>(());
+/// job.array::<Particles>(4, ()).all().measure(report.energy_sink(3, done));
+/// assert_eq!(told.await, (3, 2.0));
+/// # }).unwrap();
+/// ```
 pub struct Sink<O> {
     pub(crate) route: Route,
     item: PhantomData<fn(O)>,
@@ -317,7 +349,7 @@ pub(crate) enum Route {
     Future(FutureId),
     /// Every contributor.
     Everyone,
-    /// An entry method; `before` is what stands before the argument in its message.
+    /// An entry method; `before` is what stands before the last argument in its message.
     Entry {
         collection: CollectionId,
         method: u16,
@@ -342,7 +374,7 @@ impl<O> Sink<O> {
 #[diagnostic::on_unimplemented(
     message = "a result of type `{O}` cannot go to `{Self}`",
     label = "does not take a `{O}`",
-    note = "it can go to a `Promise<{O}>`, to an entry method whose argument it is (`proxy.method_sink()`), or to `Sink::nowhere()`"
+    note = "it can go to a `Promise<{O}>`, to an entry method whose last argument it is (`proxy.method_sink(…)`, with the arguments before it), or to `Sink::nowhere()`"
 )]
 pub trait IntoSink<O> {
     /// As a sink.

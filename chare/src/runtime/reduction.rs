@@ -530,7 +530,7 @@ pub(super) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(
     Ok(())
 }
 
-/// Calls an entry method with a result; `bytes` is what stands before the argument.
+/// Calls an entry method with a result; `bytes` is what stands before it in the message.
 fn call_sink<O: Arguments>(
     rt: Rt,
     header: &Header,
@@ -575,14 +575,19 @@ fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     }
 }
 
-/// A sink that is an entry method of one argument. For `#[chare]`.
-pub fn sink<E: crate::Entry<Args = (V,)>, K: crate::Kind, V>(target: &crate::Target<E::Chare, K>) -> Sink<V> {
-    let mut before = Vec::new();
-    if K::BROADCAST {
-        before.push(broadcast::SILENT);
+/// A sink that is an entry method, whose arguments but for the last one are `first`. They travel with each part of the
+/// reduction, their payloads among the bytes. For `#[chare]`.
+#[track_caller]
+pub fn sink<E: crate::Entry, K: crate::Kind, A: serde::Serialize, V>(
+    target: &crate::Target<E::Chare, K>,
+    first: A,
+) -> Sink<V> {
+    let before = if K::BROADCAST {
+        wire::pack_inside(&(broadcast::SILENT, first))
     } else {
-        wire::pack(&target.which, &mut before).expect("an index can be packed");
-    }
+        wire::pack_inside(&(target.which, first))
+    };
+    let before = before.unwrap_or_else(|why| panic!("the arguments of a sink of {} cannot be kept: {why}", E::NAME));
     let (collection, method) = (target.collection, E::info().id());
     Sink::to(Route::Entry { collection, method, before, broadcast: K::BROADCAST })
 }

@@ -58,6 +58,24 @@ impl Part {
         self.heard.push(x);
     }
     #[entry]
+    fn to_large_sink(&self, cx: &mut Cx<Self>, sink: Sink<Payload<i64>>) {
+        cx.contribute(Payload::from(vec![1i64; 3_000]), reduce::sum, sink);
+    }
+    #[entry]
+    fn hear_large(
+        &self,
+        first: Payload<u8>,
+        text: String,
+        to: Promise<(Vec<u8>, String, Vec<i64>)>,
+        sum: Payload<i64>,
+    ) {
+        to.send((first.to_vec(), text, sum.to_vec()));
+    }
+    #[entry]
+    fn hear_in_step(&self, cx: &mut Cx<Self>, step: i64, to: Promise<i64>, x: i64) {
+        cx.contribute(step * x, reduce::sum, to);
+    }
+    #[entry]
     fn heard(&self) -> Vec<i64> {
         self.heard.clone()
     }
@@ -130,6 +148,20 @@ fn a_result_goes_to_a_promise_an_element_all_elements_or_nowhere() {
         job.quiescence().await;
         let expected = (0..6).map(|i| vec![6; if i == 4 { 2 } else { 1 }]).collect::<Vec<_>>();
         assert_eq!(parts.all().heard().call().await, expected);
+    });
+}
+
+#[test]
+fn a_sink_holds_the_arguments_before_the_result() {
+    law(|job| async move {
+        let parts = job.array::<Part>(6, ());
+        let (told, heard) = job.promise();
+        let (large, text) = (Payload::from(vec![7u8; 5_000]), "step".to_owned());
+        parts.all().to_large_sink(parts.at(5).hear_large_sink(large.clone(), text.clone(), told));
+        assert_eq!(heard.await, (large.to_vec(), text, vec![6; 3_000]));
+        let (told, heard) = job.promise();
+        parts.all().to_sink(parts.all().hear_in_step_sink(3, told));
+        assert_eq!(heard.await, 3 * 6 * 6);
     });
 }
 
