@@ -14,6 +14,8 @@ pub mod bootstrap;
 pub mod conformance;
 pub mod doorbell;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod itself;
 pub mod layout;
 pub mod liveness;

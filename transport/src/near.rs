@@ -6,6 +6,7 @@ mod way;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,6 +56,8 @@ pub(crate) struct Near<W: Way> {
     pe: Pe,
     /// The first of the peers, which are numbered without gaps.
     first: u32,
+    /// Peers that reach this PE in another way: the first of them, and how many. No record is theirs.
+    elsewhere: (u32, u32),
     way: W,
     caps: Caps,
     inbox: Inbox,
@@ -87,6 +90,7 @@ impl<W: Way> Near<W> {
         Self {
             pe,
             first,
+            elsewhere: (0, 0),
             way,
             caps,
             inbox: Inbox::new(own.clone()),
@@ -107,6 +111,12 @@ impl<W: Way> Near<W> {
     /// Shares the port's free lists.
     pub(crate) fn use_slab(&mut self, slab: &Slab) {
         self.slab = slab.clone();
+    }
+
+    /// Refuses records that say that these PEs have sent them: whoever writes into the inbox writes that, too, and who is in this process
+    /// is believed more than others.
+    pub(crate) fn refuse_from(&mut self, pes: &Range<u32>) {
+        self.elsewhere = (pes.start, pes.end - pes.start);
     }
 
     /// Sends a message of at most [`BODY_MAX`] bytes. Gives `fill` back where there is no room.
@@ -197,9 +207,10 @@ impl<W: Way> Near<W> {
     #[inline(always)]
     fn arrival(&mut self, record: &Record) -> Result<Option<Arrival>, TransportError> {
         let from = record.from;
-        if from.wrapping_sub(self.first) as usize >= self.outboxes.len() {
+        let (start, count) = self.elsewhere;
+        if from.wrapping_sub(self.first) as usize >= self.outboxes.len() || from.wrapping_sub(start) < count {
             self.inbox.free(record);
-            return Err(self.violation(from, "a record from a PE that is not here", from.into()));
+            return Err(self.violation(from, "a record from a PE that does not send any", from.into()));
         }
         if record.kind() == Kind::Message as u8 {
             let msg = self.inbox.moved_out(record, &self.slab);

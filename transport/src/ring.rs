@@ -132,6 +132,12 @@ pub(crate) fn publish<P: Place>(place: &P, slot: u64, kind: Kind, len: usize, im
     }
 }
 
+/// Publishes whatever stands in 63 bits as the record at `slot`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn publish_forged<P: Place>(place: &P, slot: u64, word: u64) {
+    place.word(slot).store(lap(slot, place.slots()) << 63 | word >> 1, Ordering::Release);
+}
+
 /// Where senders and the reader of a [`Raw`] ring write, each on cache lines of its own (two, for the prefetcher's sake).
 #[repr(C, align(128))]
 pub(crate) struct Ends {

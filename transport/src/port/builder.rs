@@ -72,6 +72,9 @@ impl PortBuilder {
         shm.iter_mut().for_each(|near| near.use_slab(&slab));
         let net = fabrics.net.map(|fabric| fabric.builder(pe).build(&doorbell)).transpose()?;
         let process = layout.process_of(pe);
+        if let (Some(shm), true) = (&mut shm, local.is_some()) {
+            shm.refuse_from(&layout.pes_of(process));
+        }
         let ends = Ends {
             process: if local.is_some() { layout.pes_of(process) } else { 0..0 },
             host: if shm.is_some() { layout.pes_of_host(layout.host_of(process)) } else { 0..0 },

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::frame::{self, Request};
 use super::{Port, PortEvent, Tag};
+use crate::fuzz::Input;
 use crate::memory::write_bytes;
 use crate::sim::{Config, Network};
 use crate::wireup::TransportOptions;
@@ -16,56 +17,70 @@ use crate::{Doorbell, Imm, Layout, Pe, RegBuf, TransportError};
 const PAYLOADS_MAX: u64 = 1 << 20;
 
 /// Frames of PE 0 for a port that has sent it a message with payloads, and offers what comes to a user who takes one of two.
-/// Each: four bytes, the immediate; the length of its body; the body.
+/// Each: four bytes, the immediate; the length of its body; the body. Over a network that hands buffers over, and over one that does not.
 ///
 /// # Panics
 /// If the port does.
-pub fn frames(mut input: &[u8]) {
-    thread_local! {
-        static DOORBELL: Doorbell = Doorbell::new().expect("a descriptor");
-    }
-    let network = Network::new(Config::reliable(Layout::one_host(2, 1), 1));
+pub fn frames(input: &[u8]) {
+    frames_over(input, false);
+    frames_over(input, true);
+}
+
+thread_local! {
+    static DOORBELL: Doorbell = Doorbell::new().expect("a descriptor");
+}
+
+fn frames_over(input: &[u8], handover: bool) {
+    let network = Network::new(Config { handover, ..Config::reliable(Layout::one_host(2, 1), 1) });
     let mut peer = network.endpoint(Pe(0));
     let end = network.endpoint(Pe(1));
     let mut port = DOORBELL.with(|bell| Port::over(end, network.layout().clone(), TransportOptions::default(), bell));
     let payloads = vec![RegBuf::heap(2_000), RegBuf::heap(10)];
     port.send_payloads(Pe(0), Tag(1), 3, |to| write_bytes(to, b"abc"), payloads, true);
-    let (mut events, mut theirs) = (VecDeque::new(), Vec::new());
-    while let Some((&[a, b, c, d, len], rest)) = input.split_first_chunk() {
-        let (body, rest) = rest.split_at(rest.len().min(usize::from(len)));
-        input = rest;
-        let imm = Imm(u32::from_le_bytes([a, b, c, d]));
-        let asks = |request: Request<'_>| request.sizes.iter().sum::<u64>() > PAYLOADS_MAX;
-        if frame::tag(imm) == frame::REQUEST && Request::decode(body).is_some_and(asks) {
+    let (mut events, mut theirs, mut input) = (VecDeque::new(), Vec::new(), Input(input));
+    while let (Some(imm), Some(body)) = (input.u32(), input.run()) {
+        if asks_for_much(Imm(imm), body) {
             continue;
         }
-        if peer.inject(Pe(1), imm, body.len(), &mut |to| write_bytes(to, body)).is_err() {
+        if peer.inject(Pe(1), Imm(imm), body.len(), &mut |to| write_bytes(to, body)).is_err() {
             return;
         }
         while let Some(at_ns) = network.next_ns() {
             network.advance_to(at_ns);
         }
-        match port.poll(&mut events, 64) {
-            Ok(_) => {}
-            Err(TransportError::Protocol { from: Pe(0), .. }) => return,
-            Err(other) => panic!("{other}"),
-        }
-        for (at, event) in events.drain(..).enumerate() {
-            if let PortEvent::Offer(offer) = event {
-                let len = offer.sizes.first().copied().unwrap_or_default();
-                let landing = (at % 2 == 0).then(|| RegBuf::heap(usize::try_from(len).expect("it is bounded above")));
-                port.accept(offer.id, vec![landing]);
-            }
+        if !takes(&mut port, &mut events) {
+            return;
         }
         let _ = peer.progress(&mut theirs, 64);
         theirs.clear();
     }
 }
 
+/// A request for so much that a fuzzer has no memory for it.
+pub(super) fn asks_for_much(imm: Imm, body: &[u8]) -> bool {
+    let asks = |request: Request<'_>| request.sizes.iter().sum::<u64>() > PAYLOADS_MAX;
+    frame::tag(imm) == frame::REQUEST && Request::decode(body).is_some_and(asks)
+}
+
+/// Has the port take what has come, and its user take every other offer. Whether it goes on: if it does not, its peer broke the protocol.
+pub(super) fn takes(port: &mut Port, events: &mut VecDeque<PortEvent>) -> bool {
+    match port.poll(events, 64) {
+        Ok(_) => {}
+        Err(TransportError::Protocol { .. }) => return false,
+        Err(other) => panic!("{other}"),
+    }
+    for (at, event) in events.drain(..).enumerate() {
+        if let PortEvent::Offer(offer) = event {
+            let len = offer.sizes.first().copied().unwrap_or_default();
+            let landing = (at % 2 == 0).then(|| RegBuf::heap(usize::try_from(len).expect("it is bounded above")));
+            port.accept(offer.id, vec![landing]);
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::super::frame::{Accept, Landing};
     use super::*;
     use crate::RemoteKey;
@@ -73,13 +88,7 @@ mod tests {
 
     #[test]
     fn the_corpus_of_the_frames_is_survived() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/frames");
-        let mut replayed = 0;
-        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            frames(&std::fs::read(entry.unwrap().path()).unwrap());
-            replayed += 1;
-        }
-        assert!(replayed > 0, "{} is empty", folder.display());
+        crate::fuzz::replay("frames", frames);
     }
 
     fn body(tag: u8, rng: &mut Rng) -> Vec<u8> {

@@ -18,6 +18,12 @@ pub(super) fn charged(len: usize) -> bool {
     len > BODY_MAX
 }
 
+/// Whether an immediate is of a frame of the port's own, which carries nothing of the user's.
+fn is_own(imm: Imm) -> bool {
+    let tag = frame::tag(imm);
+    tag >= frame::FIRST && !matches!(tag, frame::EAGER | frame::PAYLOAD | frame::HANDED)
+}
+
 /// What is known of one peer. Made at the first large message.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
@@ -149,10 +155,15 @@ impl Inner {
         arrival: Arrival,
         out: &mut VecDeque<PortEvent>,
     ) -> Result<(), TransportError> {
+        let (Arrival::Message(from, imm, _) | Arrival::Put(from, imm)) = &arrival;
+        let (from, imm) = (*from, *imm);
+        if from == self.pe {
+            // What a PE says to itself passes no backend; and no backend reaches it, to answer.
+            return Err(TransportError::Protocol { from, what: "a frame from this PE itself", detail: imm.0.into() });
+        }
         if let Arrival::Message(from, imm, msg) = arrival {
             return self.rare(reach, from, imm, msg, out);
         }
-        let Arrival::Put(from, imm) = arrival else { unreachable!("there are two kinds") };
         match frame::tag(imm) {
             frame::LANDED => return self.landed(from, frame::arg(imm), None),
             frame::PUT => {
@@ -219,6 +230,8 @@ impl Inner {
             frame::PAYLOAD => self.peers.entry(from).or_default().payloads.push(msg.into_buf()),
             frame::HANDED => return self.landed(from, frame::arg(imm), Some(msg.into_buf())),
             frame::MISSED => match frame::Missed::decode(&msg) {
+                // Whose own frame finds no memory fails, and sends no notice.
+                Some(missed) if is_own(missed.imm) => return bad("a notice of no message", msg.len()),
                 Some(missed) => return self.missed(from, missed.imm, missed.len),
                 None => return bad("a malformed notice", msg.len()),
             },
@@ -270,7 +283,9 @@ impl Inner {
             frame::HANDED => {
                 let slot = frame::arg(imm);
                 match self.arriving.get_mut(slot) {
-                    Some(Some(arriving)) if arriving.from == from => arriving.missed += len.max(1),
+                    Some(Some(arriving)) if arriving.from == from => {
+                        arriving.missed = arriving.missed.saturating_add(len.max(1));
+                    }
                     _ => {
                         return Err(TransportError::Protocol {
                             from,
@@ -380,22 +395,34 @@ impl Inner {
         if arriving.from != from || arriving.missing == 0 {
             return bad;
         }
-        if let Some(handed) = handed {
-            // Payloads are handed over in order.
-            let Some(part) = arriving.parts.iter_mut().find(|p| matches!(p, Part::Hand(_))) else { return bad };
-            let Part::Hand(landing) = std::mem::replace(part, Part::Hand(None)) else { return bad };
-            *part = Part::Here(match landing {
-                Some(mut landing) if landing.len() == handed.len() => {
-                    landing.copy_from_slice(&handed);
-                    self.counters.copies += 1;
-                    landing
-                }
-                _ => handed,
-            });
-        }
-        arriving.missing -= 1;
-        if arriving.missing == 0 {
-            self.todo.push_back(Todo::Finish(slot));
+        let Some(handed) = handed else {
+            // One that was put. All that are missing may be to be handed over.
+            if arriving.parts.iter().filter(|part| matches!(part, Part::Hand(_))).count() >= arriving.missing {
+                return bad;
+            }
+            return self.here(slot);
+        };
+        // Payloads are handed over in order.
+        let Some(part) = arriving.parts.iter_mut().find(|part| matches!(part, Part::Hand(_))) else { return bad };
+        let Part::Hand(landing) = std::mem::replace(part, Part::Hand(None)) else { return bad };
+        *part = Part::Here(match landing {
+            Some(mut landing) if landing.len() == handed.len() => {
+                landing.copy_from_slice(&handed);
+                self.counters.copies += 1;
+                landing
+            }
+            _ => handed,
+        });
+        self.here(slot)
+    }
+
+    /// One payload more is here of the message in `slot`, which lacks one.
+    fn here(&mut self, slot: usize) -> Result<(), TransportError> {
+        if let Some(Some(arriving)) = self.arriving.get_mut(slot) {
+            arriving.missing -= 1;
+            if arriving.missing == 0 {
+                self.todo.push_back(Todo::Finish(slot));
+            }
         }
         Ok(())
     }

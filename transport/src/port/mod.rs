@@ -44,6 +44,8 @@ mod faults;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_records;
 mod inner;
 mod landing;
 #[cfg(test)]

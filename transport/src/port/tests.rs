@@ -4,10 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::frame::Request;
 use super::*;
 use crate::Fabric;
+use crate::Imm;
 use crate::conformance::Watchdog;
+use crate::local::LocalFabric;
+use crate::memory::inbox::Outbox;
 use crate::memory::write_bytes;
+use crate::ring::Kind;
 use crate::shm::ShmFabric;
 use crate::sim::{Config, Network};
 use crate::wireup::{self, TransportKind};
@@ -316,6 +321,65 @@ fn frames_that_no_port_sends_are_an_error_that_names_the_sender() {
         assert!(error.code() == 76 && events.is_empty());
         peer.close().unwrap();
     }
+}
+
+/// A port of PE 0, of two processes in shared memory, and its inbox, as the other one writes it.
+fn exposed() -> (Port, Outbox, Arc<ShmFabric>) {
+    let fabric = ShmFabric::alone(2, 1 << 16).unwrap();
+    let layout = Arc::new(Layout::one_host(2, 1));
+    let local = LocalFabric::new(0..1, 1 << 16).unwrap();
+    let fabrics = Fabrics { shm: Some(fabric.clone()), local: Some(local), net: None };
+    let port = PortBuilder::new(Pe(0), &layout, &fabrics, &TransportOptions::default()).unwrap().open().unwrap();
+    (port, Outbox::new(fabric.segment(Pe(0)).clone()), fabric)
+}
+
+/// Writes a record that says that `from` has sent it.
+fn write(inbox: &mut Outbox, from: u32, kind: Kind, imm: Imm, body: &[u8]) {
+    let mut claim = inbox.claim(body.len()).unwrap();
+    write_bytes(claim.body(), body);
+    claim.publish(Pe(from), kind, imm);
+}
+
+#[test]
+fn a_record_that_says_that_this_process_has_sent_it_is_refused() {
+    let request = Request { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
+    for (tag, body) in [(3, &b"a message"[..]), (frame::REQUEST, &request)] {
+        let (mut port, mut inbox, _fabric) = exposed();
+        write(&mut inbox, 0, Kind::Message, frame::imm(tag, 0), body);
+        let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
+        assert!(matches!(error, TransportError::Protocol { from: Pe(0), .. }), "{tag:#x}: {error}");
+    }
+}
+
+#[test]
+fn a_payload_that_is_to_be_handed_over_cannot_be_announced_as_put() {
+    let (mut port, mut inbox, _fabric) = exposed();
+    let request = Request { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
+    write(&mut inbox, 1, Kind::Message, frame::imm(frame::REQUEST, 0), &request);
+    assert_eq!(port.poll(&mut VecDeque::new(), 9).unwrap(), 0);
+    write(&mut inbox, 1, Kind::Put, frame::imm(frame::LANDED, 0), b"");
+    let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
+    assert!(matches!(error, TransportError::Protocol { from: Pe(1), .. }), "{error}");
+}
+
+#[test]
+fn notices_of_what_found_no_memory_are_believed_of_the_users_messages_only() {
+    let missed = |tag, len| frame::Missed { imm: frame::imm(tag, 0), len }.encode();
+    for own in [frame::REQUEST, frame::ACCEPT, frame::CREDIT, frame::MISSED, 0xFF] {
+        let (mut port, mut inbox, _fabric) = exposed();
+        write(&mut inbox, 1, Kind::Message, frame::imm(frame::MISSED, 0), &missed(own, 1 << 62));
+        let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
+        assert!(matches!(error, TransportError::Protocol { from: Pe(1), .. }), "{own:#x}: {error}");
+    }
+    // However much they say it was.
+    let (mut port, mut inbox, _fabric) = exposed();
+    let request = Request { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![9; 3], head: b"" }.encode();
+    write(&mut inbox, 1, Kind::Message, frame::imm(frame::REQUEST, 0), &request);
+    assert_eq!(port.poll(&mut VecDeque::new(), 9).unwrap(), 0);
+    for _ in 0..2 {
+        write(&mut inbox, 1, Kind::Message, frame::imm(frame::MISSED, 0), &missed(frame::HANDED, u64::MAX));
+    }
+    assert_eq!(port.poll(&mut VecDeque::new(), 9).unwrap(), 0);
 }
 
 #[test]

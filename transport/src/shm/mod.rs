@@ -146,6 +146,12 @@ impl ShmFabric {
         Ok(Self::over(0..pes, segments, bells))
     }
 
+    /// The segment of `pe`, for who plays a process that has gone mad.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn segment(&self, pe: Pe) -> &Arc<Segment> {
+        &self.host.segments[(pe.0 - self.host.first) as usize]
+    }
+
     /// The endpoint of `pe`, to be opened on its thread.
     pub(crate) fn endpoint(&self, pe: Pe) -> Near<Shm> {
         open(&self.host, pe, &self.caps)

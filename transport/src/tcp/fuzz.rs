@@ -78,23 +78,11 @@ pub fn stream(input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use proptest::prelude::*;
 
     use super::super::frame::HEAD_MAX;
     use super::*;
-
-    /// Replays the corpus of a target: what a fuzzer found, or a person thought of.
-    fn replay(target: &str, run: fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-        let mut replayed = 0;
-        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            run(&std::fs::read(entry.unwrap().path()).unwrap());
-            replayed += 1;
-        }
-        assert!(replayed > 0, "{} is empty", folder.display());
-    }
+    use crate::fuzz::replay;
 
     #[test]
     fn the_corpus_of_the_handshake_is_survived() {

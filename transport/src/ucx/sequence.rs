@@ -2,7 +2,8 @@
 //!
 //! UCX keeps the order only of what travels alike: a message that is collected, or cut to pieces, is overtaken by short ones.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// How far ahead of its turn something may arrive. More than any sender has on its way.
 const AHEAD_MAX: u32 = 1 << 20;
@@ -12,13 +13,13 @@ const AHEAD_MAX: u32 = 1 << 20;
 pub(super) struct Sequence<T> {
     /// The number of the next.
     next: u32,
-    /// What came ahead of its turn, from `next` on. The first is missing, or all.
-    ahead: VecDeque<Option<T>>,
+    /// What came ahead of its turn, by its number: as much memory as has come, however far ahead it says it is.
+    ahead: BTreeMap<u32, T>,
 }
 
 impl<T> Default for Sequence<T> {
     fn default() -> Self {
-        Self { next: 0, ahead: VecDeque::new() }
+        Self { next: 0, ahead: BTreeMap::new() }
     }
 }
 
@@ -43,20 +44,14 @@ impl<T> Sequence<T> {
 
     #[cold]
     fn take_ahead(&mut self, number: u32, item: T, mut deliver: impl FnMut(T)) -> bool {
-        let ahead = number.wrapping_sub(self.next);
-        if ahead >= AHEAD_MAX {
+        if number.wrapping_sub(self.next) >= AHEAD_MAX {
             return false;
         }
-        let at = ahead as usize;
-        if self.ahead.len() <= at {
-            self.ahead.resize_with(at + 1, || None);
-        }
-        if self.ahead[at].replace(item).is_some() {
-            return false;
-        }
-        while let Some(Some(_)) = self.ahead.front() {
+        let Entry::Vacant(place) = self.ahead.entry(number) else { return false };
+        place.insert(item);
+        while let Some(item) = self.ahead.remove(&self.next) {
             self.next = self.next.wrapping_add(1);
-            self.ahead.pop_front().flatten().into_iter().for_each(&mut deliver);
+            deliver(item);
         }
         true
     }
@@ -71,7 +66,7 @@ mod tests {
     fn whatever_the_order_of_arrival_the_order_of_delivery_is_that_of_sending() {
         for seed in 0..50 {
             let mut rng = Rng::new(seed);
-            let mut sequence = Sequence { next: u32::MAX - 20, ahead: VecDeque::new() };
+            let mut sequence = Sequence { next: u32::MAX - 20, ahead: BTreeMap::new() };
             let mut numbers: Vec<u32> = (0..200).collect();
             for chunk in numbers.chunks_mut(1 + usize::try_from(seed).unwrap()) {
                 rng.shuffle(chunk);
