@@ -166,15 +166,21 @@ mod tests {
     use crate::envelope::{FutureId, Header, tag};
     use crate::registry::registry;
 
-    #[test]
-    fn the_corpus_of_the_envelope_is_survived() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/envelope");
+    fn replay(target: &str, run: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
         let mut replayed = 0;
         for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            envelope(&std::fs::read(entry.unwrap().path()).unwrap());
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            run(&std::fs::read(path).unwrap());
             replayed += 1;
         }
         assert!(replayed > 0, "{} is empty", folder.display());
+    }
+
+    #[test]
+    fn the_corpus_of_the_envelope_is_survived() {
+        replay("envelope", envelope);
     }
 
     /// A header that is well-formed, with a body that may be, or not.

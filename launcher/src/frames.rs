@@ -327,7 +327,7 @@ fn decode_news(r: &mut Reader<'_>) -> Result<News, WireError> {
 }
 
 #[cfg(any(test, fuzzing))]
-pub mod fuzz {
+pub(crate) mod fuzz {
     //! What a fuzzer calls: bytes of a remote host, read by a launcher, and by an agent. Nothing here may panic, whatever they are.
 
     use super::{Frame, Incoming, ToAgent, ToHome, opening};

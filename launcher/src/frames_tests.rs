@@ -125,17 +125,6 @@ fn a_body_that_is_cut_or_goes_on_is_refused() {
     }
 }
 
-#[test]
-fn the_corpus_of_the_agents_frames_is_survived() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/agent");
-    let mut count = 0;
-    for entry in std::fs::read_dir(&folder).expect("the corpus is committed") {
-        fuzz::frames(&std::fs::read(entry.expect("an entry").path()).expect("a file"));
-        count += 1;
-    }
-    assert!(count > 5, "{count} files in {}", folder.display());
-}
-
 /// Writes what the fuzzer starts from: `cargo test -p charm4rs-launcher -- --ignored the_corpus_is_made_anew`.
 #[test]
 #[ignore = "writes into the tree"]

@@ -11,6 +11,8 @@ mod cargo;
 mod end;
 mod error;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guardian;
 mod here;
 mod job;
@@ -34,8 +36,6 @@ use charm4rs_transport::wireup::survey;
 use rustix::process::{Resource, Rlimit};
 
 pub use error::{LaunchError, Why};
-#[cfg(any(test, fuzzing))]
-pub use frames::fuzz;
 pub use nodelist::{NodelistError, Problem};
 
 /// The program `charmrun`: its arguments without its name.

@@ -113,7 +113,7 @@ struct Settings {
     login: Option<String>,
 }
 
-fn parse(text: &str, group: &str, path: &Path) -> Result<Vec<Host>, NodelistError> {
+pub(crate) fn parse(text: &str, group: &str, path: &Path) -> Result<Vec<Host>, NodelistError> {
     let mut hosts: Vec<Host> = Vec::new();
     let mut settings = Settings::default();
     // Hosts in front of the first group are of the main one.

@@ -33,6 +33,9 @@
 //! | 21..29 | the fragment's number (0 if there is none) |
 //! | 29.. | the fragment |
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes of a datagram that are not the message's.

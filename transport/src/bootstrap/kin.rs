@@ -72,6 +72,14 @@ impl Word {
     }
 }
 
+/// A packet of a process of this host.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(packet: &[u8]) {
+    if let Ok(word) = Word::decode(packet) {
+        assert_eq!(word.encode(), packet, "what was read is written alike");
+    }
+}
+
 /// A socket that listens, before it is known who shares the host.
 #[derive(Debug)]
 pub(super) struct Listener {

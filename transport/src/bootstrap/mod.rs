@@ -18,6 +18,8 @@ pub mod bytes;
 pub mod channel;
 mod control;
 pub mod crash;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod interrupt;
 mod kin;
 mod launched;

@@ -135,6 +135,36 @@ impl Pmi1 {
     }
 }
 
+/// What a launcher says, in pieces as they come.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz<'a>(said: impl Iterator<Item = &'a [u8]>) {
+    let (mut lines, mut joined, mut key_max, mut value_max) = (Lines::default(), Joined::default(), 64, 256);
+    for bytes in said {
+        lines.push(bytes);
+        loop {
+            let line = match lines.next() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(_) => return,
+            };
+            match Reply::parse(&line) {
+                Ok(Reply::Maxes { key, value }) => (key_max, value_max) = (key.min(super::KEY_MAX), value),
+                Ok(Reply::Space(space)) => {
+                    let Some(digits) = digits(&space, key_max, value_max) else { continue };
+                    let (mut again, value) = (Joined::default(), &line[..line.len().min(VALUE_MAX)]);
+                    let whole = pieces(value, digits).iter().map(|piece| again.push(piece, VALUE_MAX)).last();
+                    assert_eq!(whole, Some(Ok(Some(value.to_vec()))), "what was cut to pieces is whole again");
+                }
+                Ok(Reply::Get(Some(text))) => match joined.push(&text, VALUE_MAX) {
+                    Ok(None) => {}
+                    _ => joined = Joined::default(),
+                },
+                _ => {}
+            }
+        }
+    }
+}
+
 impl KeySpace for Pmi1 {
     fn rank(&self) -> u32 {
         self.rank

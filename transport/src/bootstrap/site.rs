@@ -177,6 +177,22 @@ impl Introduction {
     }
 }
 
+/// What processes publish, each behind the length of what follows its beginning.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let (mut input, mut all) = (crate::fuzz::Input(bytes), Vec::new());
+    while let Some(one) = input.run() {
+        let whole = [&MAGIC[..], &VERSION.to_le_bytes(), one].concat();
+        let Ok(one) = Introduction::decode(&whole) else { continue };
+        assert_eq!(Introduction::decode(&one.encode()).as_ref(), Ok(&one), "what was read is written alike");
+        all.push(one);
+    }
+    if !all.is_empty() {
+        let (layout, numbers) = arrange(&all);
+        assert_eq!(layout.processes() as usize, numbers.len());
+    }
+}
+
 /// What names this host: its name, and that its memory, sockets and process numbers are the same.
 fn host() -> [u8; 32] {
     let mut digest = Sha256::new();

@@ -18,6 +18,8 @@
 mod close;
 mod endpoint;
 mod fi;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod link;
 mod memory;
 mod provider;

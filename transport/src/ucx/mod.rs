@@ -43,6 +43,8 @@
 
 mod context;
 mod endpoint;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod head;
 mod inbox;
 mod library;

@@ -1,0 +1,80 @@
+//! What a fuzzer calls: what comes from other hosts, from processes, and from files. Nothing here may panic, whatever the bytes.
+
+use std::path::Path;
+
+use charm4rs_transport::Layout;
+use charm4rs_transport::bootstrap::wire::{ToLauncher, ToProcess};
+
+use crate::board::Board;
+pub use crate::frames::fuzz::frames;
+use crate::{nodelist, shell};
+
+/// A nodelist, behind two bytes: how many PEs, and of which processes.
+///
+/// # Panics
+/// If not every PE is dealt once.
+pub fn nodelist(input: &[u8]) {
+    let Some((&[pes, ppn], text)) = input.split_first_chunk() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let _ = shell::split(text);
+    let Ok(hosts) = nodelist::parse(text, nodelist::MAIN, Path::new("nodes")) else { return };
+    let cpus: Vec<u32> = hosts.iter().map(|host| host.cpus).collect();
+    let pes = u32::from(pes) + 1;
+    let (layout, used) = nodelist::deal(pes, (ppn > 0).then_some(ppn.into()), &cpus);
+    assert_eq!((layout.pes(), layout.hosts() as usize), (pes, used.len()));
+    for host in &hosts {
+        let words = shell::words(&["ssh".to_owned()], host, &["charmrun".into()]);
+        assert!(words.iter().skip(7).all(|word| !word.is_empty()), "no word gets lost");
+    }
+}
+
+/// Packets of the processes of a job, each behind its sender and the length of what follows its beginning: what they put, ask and wait for.
+///
+/// # Panics
+/// If an answer is none.
+pub fn board(mut input: &[u8]) {
+    const PROCESSES: u32 = 3;
+    /// Bytes with which every packet begins.
+    const BEGINNING: usize = 4;
+    let mut board = Board::new(&Layout::one_host(PROCESSES, 1));
+    while let Some((&[from, len], rest)) = input.split_first_chunk() {
+        let (packet, rest) = rest.split_at(rest.len().min(len.into()));
+        input = rest;
+        let rank = u32::from(from) % PROCESSES;
+        let packet = [&ToLauncher::Fence.encode()[..BEGINNING], packet].concat();
+        let answers = match ToLauncher::decode(&packet) {
+            Ok(ToLauncher::Put { key, value }) => board.put(rank, key, value).map(|()| Vec::new()),
+            Ok(ToLauncher::Get { rank: of, key }) => Ok(vec![board.get(rank, of, &key)]),
+            Ok(ToLauncher::Fence) => board.fence(rank),
+            _ => continue,
+        };
+        let Ok(answers) = answers else { return };
+        for answer in answers {
+            assert!(answer.to < PROCESSES && ToProcess::decode(&answer.packet).is_ok());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replay(target: &str, run: fn(&[u8])) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        let mut replayed = 0;
+        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            run(&std::fs::read(path).unwrap());
+            replayed += 1;
+        }
+        assert!(replayed > 0, "{} is empty", folder.display());
+    }
+
+    #[test]
+    fn the_corpora_of_what_a_launcher_reads_are_survived() {
+        replay("agent", frames);
+        replay("nodelist", nodelist);
+        replay("board", board);
+    }
+}
