@@ -29,6 +29,15 @@ pub trait Kind: sealed::Sealed + Copy + 'static {
     fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Self>, args: E::Args, options: Options);
 }
 
+/// Never: it stands for methods of a chare that are no entry methods, for its message.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "this method of the chare is not an entry method",
+    label = "not an entry method: proxies do not have it",
+    note = "mark it with `#[entry]` to call it through proxies, from everywhere; a method without the mark is called by its chare only"
+)]
+pub trait HasMethodsWithoutEntry {}
+
 /// One element.
 #[derive(Clone, Copy, Debug)]
 pub enum One {}

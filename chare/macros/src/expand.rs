@@ -17,6 +17,7 @@ pub(crate) fn chare(chare: &Chare) -> TokenStream {
     let receives = format_ident!("{name}Receives");
     let entries = chare.entries.iter().map(|entry| entry_type(this, entry));
     let methods = chare.entries.iter().map(|entry| proxy_method(this, entry));
+    let helpers = chare.helpers.iter().map(helper);
     let receive_methods =
         chare.entries.iter().filter(|entry| entry.kind == Kind::Receive).map(|entry| receive_method(this, entry));
     let chare_impl = chare_impl(chare, &calls, &receives);
@@ -50,6 +51,7 @@ pub(crate) fn chare(chare: &Chare) -> TokenStream {
             #[allow(dead_code, reason = "a program need not call all entry methods itself")]
             impl<K: ::charm4rs::Kind> #calls<K> {
                 #(#methods)*
+                #(#helpers)*
             }
 
             /// The bodiless entry methods of a chare as receives of its `async` ones.
@@ -234,6 +236,19 @@ fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
             ::charm4rs::Call::new(&self.0, (#(#names,)*))
         }
         #sink
+    }
+}
+
+/// A method that is no entry method, for a proxy: it cannot be called, and the compiler says why.
+fn helper((name, count): &(syn::Ident, usize)) -> TokenStream {
+    let types: Vec<_> = (0..*count).map(|at| format_ident!("A{at}")).collect();
+    quote! {
+        #[doc(hidden)]
+        pub fn #name<#(#types),*>(&self, #(_: #types),*)
+        where
+            K: ::charm4rs::__private::HasMethodsWithoutEntry,
+        {
+        }
     }
 }
 

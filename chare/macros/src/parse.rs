@@ -18,6 +18,8 @@ pub(crate) struct Chare {
     pub(crate) map: Option<Type>,
     pub(crate) init: Init,
     pub(crate) entries: Vec<Entry>,
+    /// Other methods of the block, which proxies do not have, and how many arguments they take.
+    pub(crate) helpers: Vec<(Ident, usize)>,
 }
 
 pub(crate) struct Init {
@@ -75,8 +77,9 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
                 }
                 kept.push(ImplItem::Fn(function));
             }
-            Marked::Entry(function, post) => {
+            Marked::Entry(mut function, post) => {
                 let entry = parse_entry(&function.sig, &function.attrs, true, &self_type)?;
+                check_with(&mut function, entry.kind)?;
                 entries.push(Entry { post, ..entry });
                 kept.push(ImplItem::Fn(function));
             }
@@ -93,8 +96,27 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
     for method in entries.iter().filter_map(|entry| entry.post.as_ref()) {
         check_post(method, &kept)?;
     }
+    let helpers = helpers(&kept, &entries);
     block.items = kept;
-    Ok(Chare { block, name, index, map, init, entries })
+    Ok(Chare { block, name, index, map, init, entries, helpers })
+}
+
+/// The methods that are no entry methods.
+fn helpers(items: &[ImplItem], entries: &[Entry]) -> Vec<(Ident, usize)> {
+    let is_taken = |name: &Ident| {
+        let text = name.to_string();
+        let is_sink = |entry: &Entry| text.strip_suffix("_sink").is_some_and(|other| entry.name == other);
+        OF_PROXIES.contains(&&*text) || entries.iter().any(|entry| entry.name == *name || is_sink(entry))
+    };
+    let methods = items.iter().filter_map(|item| match item {
+        ImplItem::Fn(function) if function.sig.receiver().is_some() && !is_taken(&function.sig.ident) => {
+            // Under a condition it may not be there, and may be there twice.
+            let is_plain = !function.attrs.iter().any(|attr| attr.path().is_ident("cfg"));
+            is_plain.then(|| (function.sig.ident.clone(), function.sig.inputs.len() - 1))
+        }
+        _ => None,
+    });
+    methods.collect()
 }
 
 fn chare_name(block: &ItemImpl) -> Result<Ident> {
@@ -189,6 +211,56 @@ fn entry_options(meta: &Meta) -> Result<Option<Ident>> {
         Ok(())
     })?;
     Ok(post)
+}
+
+/// An `async` block inside of `this.with(…)` would keep the state borrowed while it waits: the compiler's words for that are about
+/// lifetimes.
+fn check_with(function: &mut ImplItemFn, kind: Kind) -> Result<()> {
+    let this = match function.sig.inputs.first() {
+        Some(FnArg::Typed(arg)) if kind == Kind::Async => match &*arg.pat {
+            Pat::Ident(pat) => pat.ident.clone(),
+            _ => return Ok(()),
+        },
+        _ => return Ok(()),
+    };
+    let mut waits = WaitsInside { this, at: None };
+    waits.visit_block_mut(&mut function.block);
+    match waits.at {
+        Some(at) => Err(Error::new(
+            at,
+            format!(
+                "`{0}.with(…)` borrows the chare's state until its closure returns, so nothing can be awaited in there: take out what you need by `{0}.with(|state| …)`, await, and call `with` again",
+                waits.this
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+struct WaitsInside {
+    this: Ident,
+    at: Option<Span>,
+}
+
+impl VisitMut for WaitsInside {
+    fn visit_expr_method_call_mut(&mut self, call: &mut syn::ExprMethodCall) {
+        let of_this = matches!(&*call.receiver, syn::Expr::Path(path) if path.path.is_ident(&self.this));
+        if of_this
+            && call.method == "with"
+            && let Some(syn::Expr::Closure(closure)) = call.args.first()
+        {
+            let is_async = match &*closure.body {
+                syn::Expr::Async(block) => Some(block.async_token.span),
+                syn::Expr::Block(block) => match block.block.stmts.last() {
+                    Some(syn::Stmt::Expr(syn::Expr::Async(block), None)) => Some(block.async_token.span),
+                    _ => None,
+                },
+                _ => None,
+            };
+            self.at = self.at.or(is_async).or(closure.asyncness.map(|token| token.span));
+        }
+        visit_mut::visit_expr_method_call_mut(self, call);
+    }
 }
 
 /// The method that says where payloads land, if it stands in this block: what it takes. Its types are the compiler's to check.
@@ -398,12 +470,37 @@ fn arguments(inputs: &[&FnArg], self_type: &Type) -> Result<Vec<(Ident, Type)>> 
 fn reject_borrow(ty: &Type, why: &str) -> Result<()> {
     let mut borrow = FirstBorrow(None);
     borrow.visit_type_mut(&mut ty.clone());
-    match borrow.0 {
-        Some(at) => Err(Error::new(
+    if let Some(at) = borrow.0 {
+        let text = format!("{why}, so they must be owned: `String` for `&str`, `Vec<T>` or `Payload<T>` for `&[T]`");
+        return Err(Error::new(at, text));
+    }
+    let mut shared = FirstShared(None);
+    shared.visit_type_mut(&mut ty.clone());
+    match shared.0 {
+        Some((at, name)) => Err(Error::new(
             at,
-            format!("{why}, so they must be owned: `String` for `&str`, `Vec<T>` or `Payload<T>` for `&[T]`"),
+            format!(
+                "{why}, and {name} cannot leave its thread: send what it holds, or a proxy of the chare that holds it"
+            ),
         )),
         None => Ok(()),
+    }
+}
+
+/// Where a type first points to what belongs to one thread, at whatever depth: the compiler would need a page to say so.
+struct FirstShared(Option<(Span, String)>);
+
+impl VisitMut for FirstShared {
+    fn visit_type_path_mut(&mut self, path: &mut TypePath) {
+        if let Some(last) = path.path.segments.last()
+            && last.ident == "Rc"
+        {
+            self.0.get_or_insert_with(|| (last.ident.span(), "an `Rc`".to_owned()));
+        }
+        visit_mut::visit_type_path_mut(self, path);
+    }
+    fn visit_type_ptr_mut(&mut self, pointer: &mut syn::TypePtr) {
+        self.0.get_or_insert_with(|| (pointer.star_token.span, "a raw pointer".to_owned()));
     }
 }
 
@@ -566,6 +663,16 @@ mod tests {
             (quote!(impl A { #[entry] async fn f(&mut self) {} }), "This<Self>"),
             (quote!(impl A { #[entry] fn f<T>(&self, t: T) {} }), "generic"),
             (quote!(impl A { #[entry] fn f(&self, t: &str) {} }), "String"),
+            (quote!(impl A { #[entry] fn f(&self, t: Vec<std::rc::Rc<u8>>) {} }), "an `Rc` cannot leave its thread"),
+            (quote!(impl A { #[entry] fn f(&self, t: *const u8) {} }), "a raw pointer cannot leave"),
+            (
+                quote!(impl A { #[entry] async fn f(me: This<Self>) { me.with(|a| async { a.x }).await } }),
+                "`me.with(…)` borrows",
+            ),
+            (
+                quote!(impl A { #[entry] async fn f(this: This<Self>) { this.with(async |a| a.x).await } }),
+                "nothing can be awaited",
+            ),
             (quote!(impl A { #[entry] fn f(&self) -> &str { "" } }), "String"),
             (quote!(impl A { #[entry] fn f(&self, x: u8, cx: &mut Cx<Self>) {} }), "before the arguments"),
             (quote!(impl A { #[entry] fn f(&self) -> u8; }), "no result"),

@@ -374,9 +374,14 @@ impl<O> Future for Guarded<O> {
 
 /// Runs a future of the user's on this PE; a panic in it ends the job.
 pub(crate) fn spawn(rt: Rt, future: impl Future<Output = ()> + 'static) -> TaskId {
+    spawn_named(rt, "a task", Box::pin(future))
+}
+
+/// The same, of a future that a report of its panic calls `who`.
+pub(crate) fn spawn_named(rt: Rt, who: &'static str, future: Pin<Box<dyn Future<Output = ()>>>) -> TaskId {
     rt.sched.spawn(async move {
-        if let Err(panic) = Guarded(Box::pin(future)).await {
-            rt.fail(Failure::panic("a task", &panic));
+        if let Err(panic) = Guarded(future).await {
+            rt.fail(Failure::panic(who, &panic));
         }
     })
 }

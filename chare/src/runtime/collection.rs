@@ -20,6 +20,7 @@ use hashbrown::HashMap;
 use super::create::Shape;
 use super::elements::Elements;
 use super::exit::Failure;
+use super::lacking::Collected;
 use super::reduction::Reductions;
 use super::span::Span;
 use super::waiting::Waiting;
@@ -116,6 +117,8 @@ pub(super) trait AnyCollection {
     fn clear(&self, rt: Rt);
     /// Tells which methods of its elements here wait, and for calls of which entry methods.
     fn waiting(&self, rt: Rt, found: &mut Waiting);
+    /// What its elements here have contributed, and which calls wait for elements that are still to be inserted; `None` for single chares.
+    fn collected(&self) -> Option<Collected>;
 }
 
 impl<T: Chare> Members<T> {
@@ -355,6 +358,23 @@ impl<T: Chare> AnyCollection for Members<T> {
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         waiting.into_values().flatten().for_each(|msg| rt.discard(msg));
         self.reductions.clear();
+    }
+
+    fn collected(&self) -> Option<Collected> {
+        let is_section = matches!(self.shape, Shape::Section(_));
+        let is_open = matches!(self.shape, Shape::Sparse) && !self.complete.get();
+        if matches!(self.shape, Shape::Solo) {
+            return None;
+        }
+        let mut collected = Collected::new(T::NAME, is_section, is_open);
+        for element in self.elements.all() {
+            let contributed = if is_section { element.contributed_in(self.id) } else { element.contributed.get() };
+            collected.element(contributed, || format!("{:?}", element.index));
+        }
+        for (index, calls) in self.waiting.borrow().iter() {
+            collected.calls(calls.len() as u64, Some(format!("{index:?}")));
+        }
+        Some(collected)
     }
 
     fn waiting(&self, rt: Rt, found: &mut Waiting) {

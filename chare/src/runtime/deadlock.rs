@@ -22,6 +22,7 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
+use super::lacking::Lacking;
 use super::waiting::{self, Wait};
 use super::{Rt, tree};
 use crate::envelope::{HEADER, Header, tag};
@@ -45,6 +46,7 @@ struct Part {
     turns: u64,
     waiting: u64,
     told: Vec<Wait>,
+    lacking: Lacking,
 }
 
 impl Part {
@@ -63,6 +65,7 @@ impl Part {
             turns: standing.turns,
             waiting,
             told,
+            lacking: if idle.is_some() { Lacking::of(rt) } else { Lacking::default() },
         }
     }
 
@@ -75,6 +78,7 @@ impl Part {
         self.waiting = self.waiting.saturating_add(other.waiting);
         let room = TOLD.saturating_sub(self.told.len());
         self.told.extend(other.told.into_iter().take(room));
+        self.lacking.add(other.lacking);
     }
 
     fn may_be_stuck(&self) -> bool {
@@ -114,6 +118,8 @@ pub struct Deadlock {
     pub(crate) sums: [u64; 3],
     waiting: u64,
     told: Vec<Wait>,
+    /// What collections lack, a line each.
+    lacking: Vec<String>,
 }
 
 impl Deadlock {
@@ -132,10 +138,11 @@ impl fmt::Display for Deadlock {
             self.waiting
         )?;
         self.told.iter().try_for_each(|wait| write!(f, "\n  {wait}"))?;
-        match self.waiting.saturating_sub(self.told.len() as u64) {
-            0 => Ok(()),
-            more => write!(f, "\n  and {more} more"),
+        let more = self.waiting.saturating_sub(self.told.len() as u64);
+        if more > 0 {
+            write!(f, "\n  and {more} more")?;
         }
+        self.lacking.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
 
@@ -205,9 +212,9 @@ fn judge(rt: Rt, part: Part) {
     let stuck = part.may_be_stuck().then(|| part.sums());
     let before = rt.deadlock.before.replace(stuck);
     let (Some(sums), Some(idle_ns)) = (stuck.filter(|_| before == stuck), part.idle_ns) else { return };
-    let Part { waiting, mut told, .. } = part;
+    let Part { waiting, mut told, lacking, .. } = part;
     told.sort_by_key(Wait::pe);
-    let found = Deadlock { idle_for: Duration::from_nanos(idle_ns), sums, waiting, told };
+    let found = Deadlock { idle_for: Duration::from_nanos(idle_ns), sums, waiting, told, lacking: lacking.lines() };
     rt.host.deadlock(&found);
     #[cfg(test)]
     rt.deadlock.found.borrow_mut().push(found);

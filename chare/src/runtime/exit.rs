@@ -6,7 +6,6 @@
 //! launcher ends the others. In a simulation nothing ends but the simulation.
 
 use std::any::Any;
-use std::backtrace::Backtrace;
 use std::cell::RefCell;
 use std::panic::PanicHookInfo;
 use std::sync::Once;
@@ -14,7 +13,7 @@ use std::sync::Once;
 use charm4rs_transport::{Pe, TransportError};
 
 use super::deadlock::Deadlock;
-use super::{Rt, tree};
+use super::{Rt, stack, tree};
 use crate::CallError;
 use crate::envelope::{Header, tag};
 
@@ -35,15 +34,15 @@ impl std::fmt::Display for Failure {
 
 impl Failure {
     pub(crate) fn call(error: &CallError) -> Self {
-        let stack = if let CallError::Panicked { .. } = error { stack() } else { String::new() };
-        Self { code: 1, what: format!("{error}{stack}") }
+        let hint = if let CallError::Panicked { .. } = error { stack::hint() } else { "" };
+        Self { code: 1, what: format!("{error}{hint}") }
     }
 
     pub(crate) fn panic(what: &str, panic: &Panicked) -> Self {
         if panic.usage {
             return Self { code: USAGE, what: panic.message.clone() };
         }
-        Self { code: 1, what: format!("{what} panicked: {}{}", panic.message, stack()) }
+        Self { code: 1, what: format!("{what} panicked: {}{}", panic.message, stack::hint()) }
     }
 }
 
@@ -105,7 +104,7 @@ const FIRST: Pe = Pe(0);
 /// A panic of user code, caught.
 #[derive(Debug)]
 pub(crate) struct Panicked {
-    /// Its text and place.
+    /// In one line its text and place; then all of a text that has several lines, and the stack, if the user wants it.
     pub(crate) message: String,
     /// It only passes on the error of a call.
     pub(crate) passed_on: Option<CallError>,
@@ -129,39 +128,32 @@ pub(crate) fn wrong_usage(what: String) -> ! {
 }
 
 thread_local! {
-    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
-    /// Of the last panic of user code on this PE. Its symbols are looked up only if it is printed.
-    static STACK: RefCell<Option<Backtrace>> = const { RefCell::new(None) };
-}
-
-/// The stack of the last panic, as further lines of a failure: the frames between the panic and the runtime.
-fn stack() -> String {
-    let Some(stack) = STACK.take() else { return String::new() };
-    let text = stack.to_string();
-    let user = text.split_once("rust_begin_unwind").or_else(|| text.split_once("begin_panic_handler")).map_or(
-        &*text,
-        |(_, rest)| {
-            let frames = rest.split_once('\n').map_or(rest, |(_, frames)| frames);
-            // The line that says where the panic handler itself is.
-            if frames.trim_start().starts_with("at ") { frames.split_once('\n').map_or("", |(_, f)| f) } else { frames }
-        },
-    );
-    let end = user.find("charm4rs::runtime::").map_or(user.len(), |at| user[..at].rfind('\n').unwrap_or(at));
-    format!("\n{}", &user[..end])
+    /// Of the last panic on this PE: its place, and further lines for its stack.
+    static LAST: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
 }
 
 impl Panicked {
     /// From what `catch_unwind` caught.
     #[cold]
     pub(crate) fn take(panic: Box<dyn Any + Send>) -> Self {
-        let place = PLACE.take().unwrap_or_default();
-        match panic.downcast::<CallError>() {
-            Ok(error) => Self { message: error.to_string(), passed_on: Some(*error), usage: false },
-            Err(panic) => match panic.downcast::<Usage>() {
-                Ok(usage) => Self { message: usage.0, passed_on: None, usage: true },
-                Err(panic) => Self { message: format!("{}{place}", text(&*panic)), passed_on: None, usage: false },
-            },
+        let (place, stack) = LAST.take().unwrap_or_default();
+        let panic = match panic.downcast::<CallError>() {
+            Ok(error) => return Self { message: error.to_string(), passed_on: Some(*error), usage: false },
+            Err(panic) => panic,
+        };
+        match panic.downcast::<Usage>() {
+            Ok(usage) => Self { message: usage.0, passed_on: None, usage: true },
+            Err(panic) => Self { message: message(text(&*panic), &place, &stack), passed_on: None, usage: false },
         }
+    }
+}
+
+/// A panic's text and place in one line, then all of it.
+fn message(text: &str, place: &str, stack: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines[..] {
+        [] | [_] => format!("{text}{place}{stack}", text = text.trim_end()),
+        _ => format!("{}{place}\n{text}{stack}", lines.join(", ")),
     }
 }
 
@@ -178,7 +170,7 @@ const FATAL: [&str; 2] = ["panic in a destructor during cleanup", "panic in a fu
 /// 128 and SIGABRT.
 const ABORTED: u8 = 134;
 
-/// Keeps the place and the stack of a panic on a PE's thread for its report, instead of printing it there.
+/// Keeps the place of a panic, and its stack if the user wants it, on a PE's thread for its report, instead of printing them there.
 /// Other threads keep the hook that was there.
 pub(crate) fn install_panic_hook() {
     static ONCE: Once = Once::new();
@@ -188,12 +180,15 @@ pub(crate) fn install_panic_hook() {
             let Some(rt) = super::try_current() else { return others(info) };
             if FATAL.contains(&text(info.payload())) {
                 // The process is about to abort: nobody will ever catch it.
-                let place = PLACE.take().unwrap_or_default();
-                let what = format!("a panic that cannot be caught, such as one during another one{place}{}", stack());
+                let (place, stack) = LAST.take().unwrap_or_default();
+                let what = format!("a panic that cannot be caught, such as one during another one{place}{stack}");
                 return rt.fail(Failure { code: ABORTED, what });
             }
-            PLACE.set(info.location().map(|at| format!(" at {at}")));
-            STACK.set(Some(Backtrace::force_capture()));
+            if info.payload().is::<CallError>() || info.payload().is::<Usage>() {
+                return; // nothing of this place is of interest
+            }
+            let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
+            LAST.set(Some((place, stack::of_panic())));
         }));
     });
 }

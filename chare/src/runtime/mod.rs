@@ -19,6 +19,7 @@ mod elements;
 mod exchange;
 mod exit;
 mod here;
+pub(crate) mod lacking;
 pub(crate) mod landings;
 mod location;
 mod part;
@@ -29,6 +30,7 @@ mod section;
 mod shared;
 mod solos;
 mod span;
+mod stack;
 pub(crate) mod waiting;
 
 use std::any::Any;
@@ -43,7 +45,7 @@ use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
-pub(crate) use calls::{call, deliver, discard_call, guard, offer, reply_serialized, spawn};
+pub(crate) use calls::{call, deliver, discard_call, guard, offer, reply_serialized, spawn, spawn_named};
 pub(crate) use census::census;
 pub use collection::CollectionId;
 pub(crate) use collection::Members;

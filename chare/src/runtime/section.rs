@@ -253,6 +253,11 @@ fn stranger<T: Chare>() -> Failure {
 }
 
 impl<T: Chare> Element<T> {
+    /// How often it has contributed to a section.
+    pub(super) fn contributed_in(&self, id: CollectionId) -> u64 {
+        self.membership(id, |membership| membership.contributed)
+    }
+
     /// Looks at its part in a section.
     fn membership<R>(&self, id: CollectionId, look: impl FnOnce(&mut Membership<T>) -> R) -> R {
         let mut all = self.sections.borrow_mut();

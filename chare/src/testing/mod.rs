@@ -139,12 +139,13 @@ where
 
 /// Makes a job's `main` a task of this PE.
 pub(crate) fn start<F: Future<Output: MainResult> + 'static>(rt: Rt, main: F) {
-    let main = runtime::spawn(rt, async move {
+    let main = async move {
         match main.await.status() {
             Ok(code) => runtime::exit(rt, code),
             Err(what) => rt.fail(Failure { code: 1, what }),
         }
-    });
+    };
+    let main = runtime::spawn_named(rt, "main", Box::pin(main));
     rt.main.set(Some(main));
 }
 

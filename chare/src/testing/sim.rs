@@ -14,6 +14,7 @@ use charm4rs_transport::wireup::TransportOptions;
 use charm4rs_transport::{Doorbell, Layout, Pe, TransportError};
 
 use super::{First, Recorder, start};
+use crate::runtime::lacking::Lacking;
 use crate::runtime::{self, Failure, Rt};
 use crate::{Job, MainResult, pe};
 
@@ -55,7 +56,12 @@ pub enum End {
     /// Something failed, on this PE.
     Failed(Pe, Failure),
     /// All PEs wait, and nothing is on its way: these suspended tasks and open futures will wait for ever.
-    Deadlock(Vec<Waits>),
+    Deadlock {
+        /// What each PE waits for.
+        waits: Vec<Waits>,
+        /// What collections lack, such as contributions to a reduction; a line each.
+        lacking: Vec<String>,
+    },
     /// It took [`SimOptions::steps_max`] steps without an end.
     Endless,
 }
@@ -98,8 +104,8 @@ impl Outcome {
         match &self.end {
             End::Exit(code) => Ok(*code),
             End::Failed(_, failure) => Err(failure.clone()),
-            End::Deadlock(waits) => {
-                let each: Vec<String> = waits.iter().map(ToString::to_string).collect();
+            End::Deadlock { waits, lacking } => {
+                let each: Vec<String> = waits.iter().map(ToString::to_string).chain(lacking.iter().cloned()).collect();
                 hangs(format!("deadlock: all PEs wait and nothing is on its way ({})", each.join("; ")))
             }
             End::Endless => hangs(format!("no end after {} steps", self.steps)),
@@ -262,7 +268,10 @@ impl Sim {
                 return End::Exit(self.stopped[0].unwrap_or_default());
             }
         }
-        End::Deadlock(self.pes.iter().map(|rt| waits(rt)).filter(Waits::any).collect())
+        let waits = self.pes.iter().map(|rt| waits(rt)).filter(Waits::any).collect();
+        let mut lacking = Lacking::default();
+        self.pes.iter().for_each(|rt| lacking.add(Lacking::of(rt)));
+        End::Deadlock { waits, lacking: lacking.lines() }
     }
 
     fn close(&mut self, end: &End) {
@@ -392,12 +401,12 @@ mod tests {
                 workers.all().work(9, true).done().await;
                 workers.at(1).work(1, false).done().await;
             });
-            assert!(matches!(end, End::Deadlock(_)), "every {every}: {end:?}");
+            assert!(matches!(end, End::Deadlock { .. }), "every {every}: {end:?}");
             sim.search_every = 0;
             sim.found();
             for _ in 0..3 {
                 sim.search();
-                assert!(matches!(sim.run(u64::MAX), End::Deadlock(_)));
+                assert!(matches!(sim.run(u64::MAX), End::Deadlock { .. }));
             }
             let found = sim.found();
             assert!(found.len() >= 2, "every {every}: {found:?}");

@@ -146,7 +146,16 @@ fn a_panic_that_nobody_awaits_ends_the_job_and_says_all() {
         },
         says(&["constructor of ", "Fragile[", "no such chare"]),
     );
-    failure(|job| async move { assert!(job.pes() == 0, "main fails") }, says(&["main fails", "failures.rs:"]));
+    failure(
+        |job| async move { assert!(job.pes() == 0, "main fails") },
+        says(&["main panicked: main fails at chare/tests/laws/failures.rs:"]),
+    );
+    failure(
+        |_| async { assert_eq!(1 + 1, 3, "arithmetic") },
+        says(&[
+            "main panicked: assertion `left == right` failed: arithmetic, left: 2, right: 3 at chare/tests/laws/failures.rs:",
+        ]),
+    );
     failure(|_| async { Err::<(), _>("main says no") }, says(&["main says no"]));
     failure(
         |job| async move {
@@ -312,4 +321,101 @@ fn a_job_that_waits_for_itself_is_a_deadlock_that_names_who_waits() {
             "{failure}"
         );
     }
+}
+
+/// A job in a deadlock: what is said of it.
+fn deadlock<F: Future<Output: charm4rs::MainResult> + 'static>(job: impl Fn(Job) -> F, says: &str) {
+    for options in shapes(12) {
+        let failure = simulate(&options, &job).unwrap_err();
+        assert!(failure.code == 124 && failure.what.contains(says), "{says:?} is not in {failure}");
+    }
+}
+
+/// Contributes when it is told to.
+struct Giver;
+
+#[chare(index = u32)]
+impl Giver {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+    #[entry]
+    fn gives(&self, cx: &mut Cx<Self>, to: Promise<u64>) {
+        cx.contribute((), reduce::count, to);
+    }
+    #[entry]
+    fn gives_in(&self, cx: &mut Cx<Self>, section: charm4rs::Collection<Self>, to: Promise<u64>) {
+        cx.contribute_in(&section, (), reduce::count, to);
+    }
+}
+
+#[test]
+fn a_deadlock_report_names_the_elements_that_a_reduction_lacks() {
+    deadlock(
+        |job| async move {
+            let givers = job.array::<Giver>(8, ());
+            let (to, first) = job.promise();
+            givers.all().gives(to);
+            assert_eq!(first.await, 8);
+            let (to, second) = job.promise();
+            for giver in (0..8).filter(|giver| *giver != 3) {
+                givers.at(giver).gives(to);
+            }
+            second.await;
+        },
+        "reduction 2 of laws::failures::Giver lacks laws::failures::Giver[3]",
+    );
+    deadlock(
+        |job| async move {
+            let givers = job.array::<Giver>(9, ());
+            let (to, count) = job.promise();
+            givers.at(8).gives(to);
+            count.await;
+        },
+        " and 4 more",
+    );
+    deadlock(
+        |job| async move {
+            let givers = job.array::<Giver>(9, ());
+            let some = givers.section([1, 2, 7]);
+            let (to, count) = job.promise();
+            some.at(2).gives_in(some, to);
+            some.at(7).gives_in(some, to);
+            count.await;
+        },
+        "reduction 1 of a section of laws::failures::Giver lacks laws::failures::Giver[1]",
+    );
+}
+
+#[test]
+fn a_deadlock_report_says_that_calls_wait_for_the_end_of_insertions() {
+    deadlock(
+        |job| async move {
+            let givers = job.sparse::<Giver>();
+            givers.insert(1, ());
+            givers.at(2).gives(job.promise().0).done().await;
+        },
+        "calls of laws::failures::Giver wait (1), one of them for laws::failures::Giver[2], until the array is closed",
+    );
+    deadlock(
+        |job| async move {
+            let givers = job.sparse::<Giver>();
+            givers.insert(1, ());
+            givers.all().gives(job.promise().0).done().await;
+        },
+        "until the array is closed: `done_inserting` has not completed",
+    );
+}
+
+#[test]
+fn a_deadlock_report_says_that_an_empty_collection_has_nobody_to_contribute() {
+    deadlock(
+        |job| async move {
+            let (to, count) = job.promise();
+            job.array::<Giver>(0, ()).all().gives(to);
+            count.await;
+        },
+        "laws::failures::Giver has no elements: nobody contributes to its reductions",
+    );
 }

@@ -1,0 +1,162 @@
+//! What collections lack in a deadlock: elements that have not contributed to a reduction, elements at all, an end of their insertions.
+//! Found out when somebody asks; knows nothing of how a deadlock is found.
+//!
+//! Each element counts its contributions, so the first reduction that is not complete is named by the least of the counts, and those
+//! that it lacks are the elements of that count, if others have more.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Rt;
+
+/// How many elements are named.
+const NAMED: usize = 4;
+
+/// Of how many collections a PE tells.
+const TOLD: usize = 64;
+
+/// A collection, as one PE or several see it.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub(crate) struct Collected {
+    chare: String,
+    is_section: bool,
+    elements: u64,
+    /// The least and the greatest number of contributions of an element.
+    least: u64,
+    most: u64,
+    /// How many elements have contributed least, and some of them.
+    lacking: u64,
+    named: Vec<String>,
+    /// It is a sparse array that has not been closed.
+    is_open: bool,
+    /// Calls that wait for that, and one element that they are for.
+    calls: u64,
+    called: Option<String>,
+}
+
+/// All collections that something is told of, by name.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub(crate) struct Lacking(BTreeMap<u64, Collected>);
+
+impl Collected {
+    pub(super) fn new(chare: &str, is_section: bool, is_open: bool) -> Self {
+        Self { chare: chare.to_owned(), is_section, is_open, ..Self::default() }
+    }
+
+    /// An element has contributed so often.
+    pub(super) fn element(&mut self, contributed: u64, index: impl Fn() -> String) {
+        let one = Self { elements: 1, least: contributed, most: contributed, lacking: 1, ..Self::default() };
+        let is_named = self.elements == 0 || contributed < self.least || self.named.len() < NAMED;
+        let named = if is_named { vec![index()] } else { Vec::new() };
+        self.add(Self { named, ..one });
+    }
+
+    /// Calls wait for an element.
+    pub(super) fn calls(&mut self, calls: u64, index: Option<String>) {
+        self.add(Self { calls, called: index, ..Self::default() });
+    }
+
+    fn add(&mut self, other: Self) {
+        if other.elements > 0 && (self.elements == 0 || other.least < self.least) {
+            (self.least, self.lacking, self.named) = (other.least, other.lacking, other.named);
+        } else if other.elements > 0 && other.least == self.least {
+            self.lacking = self.lacking.saturating_add(other.lacking);
+            let room = NAMED.saturating_sub(self.named.len());
+            self.named.extend(other.named.into_iter().take(room));
+        }
+        self.most = self.most.max(other.most);
+        self.elements = self.elements.saturating_add(other.elements);
+        self.is_open |= other.is_open;
+        self.calls = self.calls.saturating_add(other.calls);
+        self.called = self.called.take().or(other.called);
+    }
+}
+
+impl fmt::Display for Collected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { chare, calls, least, lacking, named, .. } = self;
+        let of = if self.is_section { "a section of " } else { "" };
+        if self.is_open && *calls > 0 {
+            let first =
+                self.called.as_ref().map(|index| format!(", one of them for {chare}[{index}],")).unwrap_or_default();
+            return write!(
+                f,
+                "calls of {chare} wait ({calls}){first} until the array is closed: `done_inserting` has not completed"
+            );
+        }
+        if self.elements == 0 {
+            return write!(f, "{of}{chare} has no elements: nobody contributes to its reductions");
+        }
+        let named: Vec<String> = named.iter().map(|index| format!("{chare}[{index}]")).collect();
+        write!(f, "reduction {} of {of}{chare} lacks {}", least + 1, named.join(", "))?;
+        match lacking.saturating_sub(named.len() as u64) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl Lacking {
+    /// What this PE sees.
+    pub(crate) fn of(rt: Rt) -> Self {
+        let mut all = Self::default();
+        let collections: Vec<_> = rt.collections.borrow().values().copied().collect();
+        for members in collections {
+            if let Some(mut collected) = members.collected() {
+                // Calls of all of them wait in the runtime's own table.
+                let held = rt.early.borrow().get(&members.id()).map_or(0, Vec::len);
+                collected.calls(held as u64, None);
+                all.0.insert(members.id().0, collected);
+            }
+        }
+        while all.0.len() > TOLD {
+            all.0.pop_last();
+        }
+        all
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        for (id, collected) in other.0 {
+            if let Some(known) = self.0.get_mut(&id) {
+                known.add(collected);
+            } else if self.0.len() < TOLD {
+                self.0.insert(id, collected);
+            }
+        }
+    }
+
+    /// What is lacking, a line each, once all PEs have been added.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let lacks = |of: &&Collected| {
+            (of.is_open && of.calls > 0) || (!of.is_open && of.elements == 0) || (of.elements > 0 && of.least < of.most)
+        };
+        self.0.values().filter(lacks).map(ToString::to_string).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_that_have_contributed_least_are_named_whatever_the_order_in_which_pes_are_added() {
+        let pe = |contributed: &[(u32, u64)]| {
+            let mut collected = Collected::new("W", false, false);
+            contributed.iter().for_each(|&(index, times)| collected.element(times, || index.to_string()));
+            Lacking(BTreeMap::from([(7, collected)]))
+        };
+        let pes =
+            [pe(&[(0, 2), (1, 2)]), pe(&[(2, 1), (3, 2)]), pe(&[]), pe(&[(4, 1), (5, 1), (6, 1), (7, 1), (8, 1)])];
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
+            let mut all = Lacking::default();
+            order.into_iter().for_each(|at| all.add(pes[at].clone()));
+            let [line] = &all.lines()[..] else { panic!("{all:?}") };
+            assert!(line.starts_with("reduction 2 of W lacks W["), "{line}");
+            assert_eq!(line.matches("W[").count(), 4, "{line}");
+            assert!(line.ends_with(" and 2 more"), "{line}");
+        }
+        assert!(pe(&[(0, 3), (1, 3)]).lines().is_empty(), "nothing lacks");
+    }
+}

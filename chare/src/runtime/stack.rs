@@ -1,0 +1,102 @@
+//! The stacks of panics, as `RUST_BACKTRACE` asks for them: unset or `0`, none; `full`, all frames; else those of the user's code. Knows
+//! nothing of who reports them.
+
+use std::backtrace::Backtrace;
+use std::sync::OnceLock;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    No,
+    Short,
+    Full,
+}
+
+fn wanted() -> Wanted {
+    static WANTED: OnceLock<Wanted> = OnceLock::new();
+    *WANTED.get_or_init(|| match std::env::var_os("RUST_BACKTRACE") {
+        None => Wanted::No,
+        Some(value) if value == "0" => Wanted::No,
+        Some(value) if value == "full" => Wanted::Full,
+        Some(_) => Wanted::Short,
+    })
+}
+
+/// What stands below a panic's report if no stack does.
+pub(super) fn hint() -> &'static str {
+    if wanted() == Wanted::No { "\nnote: run with `RUST_BACKTRACE=1` for the stack" } else { "" }
+}
+
+/// Further lines for the panic whose hook this runs in.
+pub(super) fn of_panic() -> String {
+    match wanted() {
+        Wanted::No => String::new(),
+        Wanted::Short => format!("\nstack:\n{}", users(&Backtrace::force_capture().to_string())),
+        Wanted::Full => format!("\nstack:\n{:#}", Backtrace::force_capture()),
+    }
+}
+
+/// Frames of the standard library and of this crate.
+fn is_ours(name: &str) -> bool {
+    let of_std = ["std::", "core::", "alloc::", "<core::", "<std::", "<alloc::", "__rust", "rust_"];
+    of_std.iter().any(|path| name.starts_with(path))
+        || name.starts_with("charm4rs::")
+        || name.starts_with("<charm4rs::")
+}
+
+/// Of a stack as text, innermost frame first: the frames between the panic and the runtime.
+fn users(stack: &str) -> String {
+    // A frame is a line with its number and name, and perhaps one with its place.
+    let mut frames: Vec<(&str, Option<&str>)> = Vec::new();
+    for line in stack.lines() {
+        let line = line.trim();
+        match (line.split_once(": "), frames.last_mut()) {
+            (_, Some((_, place))) if line.starts_with("at ") => *place = Some(line),
+            (Some((number, name)), _) if number.bytes().all(|b| b.is_ascii_digit()) => frames.push((name, None)),
+            _ => {}
+        }
+    }
+    let panics = |(name, _): &(&str, _)| name.contains("rust_begin_unwind") || name.contains("begin_panic");
+    let from = frames.iter().rposition(panics).map_or(0, |at| at + 1);
+    let runtime = |(name, _): &(&str, _)| {
+        name.starts_with("charm4rs::runtime::") || name.contains("__rust_begin_short_backtrace")
+    };
+    let frames = &frames[from..];
+    let frames = &frames[..frames.iter().position(runtime).unwrap_or(frames.len())];
+    let first = frames.iter().position(|(name, _)| !is_ours(name)).unwrap_or(0);
+    let end = frames
+        .iter()
+        .rposition(|(name, _)| !is_ours(name) && !name.contains(" as charm4rs::"))
+        .map_or(frames.len(), |at| at + 1);
+    let frame = |(at, (name, place)): (usize, &(&str, Option<&str>))| {
+        format!("  {at}: {name}{}", place.map(|place| format!("\n      {place}")).unwrap_or_default())
+    };
+    let lines: Vec<String> = frames[first.min(end)..end].iter().enumerate().map(frame).collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_stack_the_frames_between_the_panic_and_the_runtime_are_kept() {
+        let stack = "   0: charm4rs::runtime::stack::of_panic
+             at /r/stack.rs:1:1
+   1: std::panicking::rust_panic_with_hook
+   2: __rustc::rust_begin_unwind
+             at /rustc/x/panicking.rs:689:5
+   3: core::panicking::panic_fmt
+   4: prog::inner
+             at ./src/main.rs:3:9
+   5: core::iter::Iterator::for_each
+   6: prog::Block::step
+             at ./src/main.rs:9:9
+   7: <prog::_::step<prog::Block> as charm4rs::chare::Entry>::run::{{closure}}
+   8: charm4rs::cx::This<T>::with
+   9: charm4rs::runtime::calls::run_then
+  10: prog::main";
+        let kept = "  0: prog::inner\n      at ./src/main.rs:3:9\n  1: core::iter::Iterator::for_each\n  2: prog::Block::step\n      at ./src/main.rs:9:9";
+        assert_eq!(users(stack), kept);
+        assert_eq!(users(""), "");
+    }
+}
