@@ -319,7 +319,12 @@ fn decode_news(r: &mut Reader<'_>) -> Result<News, WireError> {
         4 => News::LineLost,
         5 => {
             let (by_signal, number) = (r.flag("ending")?, r.u8()?);
-            let how = if by_signal { Ending::Signal(number) } else { Ending::Code(number) };
+            let how = match (by_signal, number) {
+                // A status has seven bits for a signal.
+                (true, 1..=127) => Ending::Signal(number),
+                (true, _) => return Err(WireError::Field("signal")),
+                (false, code) => Ending::Code(code),
+            };
             News::Died(Death { how, resident_kib_max: u64::from_le_bytes(r.array()?) })
         }
         kind => return Err(WireError::Kind(kind)),

@@ -158,3 +158,12 @@ proptest! {
         fuzz::frames(&bytes);
     }
 }
+
+#[test]
+fn a_signal_that_no_status_can_hold_is_refused() {
+    for number in [0, 128, 255] {
+        let news = News::Died(Death { how: Ending::Signal(number), resident_kib_max: 0 });
+        let (kind, body) = ToHome::News { rank: 0, news }.encode();
+        assert_eq!(ToHome::decode(kind, &body), Err(WireError::Field("signal")), "{number}");
+    }
+}
