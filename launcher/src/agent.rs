@@ -25,7 +25,6 @@ use crate::frames::{Order, PRINTED_MAX, ToAgent, ToHome};
 use crate::here::{self, Event, GIVE_UP, Here, Owner, What, token};
 use crate::line::{Got, Line};
 use crate::program::{Program, environment};
-use crate::{FDS_EACH, make_room};
 
 /// How long a launcher may be silent.
 pub(crate) const SILENCE: Duration = Duration::from_secs(5);
@@ -160,7 +159,7 @@ impl Agent {
         let own = environment().into_iter().filter(|entry| is_own(entry));
         let env = texts(env).filter(|entry| !is_own(entry)).chain(own).collect();
         let args: Vec<OsString> = texts(args).collect();
-        make_room(self.here.ranks().len() as u64 * FDS_EACH + 32)?;
+        self.here.make_room(0)?;
         let mut program = Program::find(OsStr::from_bytes(&program), &args, env)?;
         let started = self.here.start(&mut program, &welcome, false);
         here::hand_over(self);
@@ -222,14 +221,15 @@ impl Agent {
 
     /// Passes on what a process has printed, as far as the launcher takes it. Whether there may be more.
     fn print(&mut self, rank: u32, which: u8) -> bool {
-        let mut buf = [0; PRINTED_MAX];
+        let mut buf = vec![0; PRINTED_MAX];
         let room = buf.len().min(self.credit);
         // A read of nothing would look like the end.
         let Some(n) = (room > 0).then(|| self.here.read(rank, which.into(), &mut buf[..room])).flatten() else {
             return false;
         };
         self.credit -= n;
-        self.line.send(&ToHome::Printed { rank, which, bytes: buf[..n].to_vec() });
+        buf.truncate(n);
+        self.line.send(&ToHome::Printed { rank, which, bytes: buf });
         n > 0
     }
 

@@ -29,7 +29,7 @@ use crate::here::GIVE_UP;
 use crate::job::Job;
 use crate::output::Sink;
 use crate::remotes::Remote;
-use crate::sys::{self, Death, Ending};
+use crate::sys::{Death, Ending};
 
 /// How long a lost peer may be explained by a death.
 const SUSPICION: Duration = Duration::from_millis(200);
@@ -519,10 +519,10 @@ impl Job {
             }
             let mut ready: Vec<_> =
                 waiting.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)).collect();
-            ready.push(PollFd::new(self.here.signals(), PollFlags::IN));
+            ready.push(PollFd::from_borrowed_fd(self.here.signals_fd(), PollFlags::IN));
             let _ = poll(&mut ready, None);
             drop(ready);
-            while let Some(signal) = sys::next_signal(self.here.signals()) {
+            while let Some(signal) = self.here.signals().next() {
                 if let libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT = signal {
                     self.on_interrupt(signal);
                     return;

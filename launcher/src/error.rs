@@ -72,6 +72,9 @@ pub enum LaunchError {
         /// What it said.
         said: String,
     },
+    /// This process runs another job.
+    #[error("this process runs another job already: start this one from a process of its own")]
+    Busy,
     /// The system refused.
     #[error("{call}: {source}")]
     System {
@@ -113,7 +116,7 @@ impl LaunchError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Usage(error) => error.code(),
-            Self::NoProgram | Self::NoTarget { .. } | Self::NoNodelist(_) => 64,
+            Self::NoProgram | Self::NoTarget { .. } | Self::NoNodelist(_) | Self::Busy => 64,
             Self::Program { .. } | Self::Nodelist(_) | Self::Shell { .. } | Self::Folder { .. } => 78,
             Self::Descriptors { .. } => 71,
             Self::Cargo { code, .. } => *code,

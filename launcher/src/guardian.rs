@@ -1,17 +1,64 @@
 //! A small process beside the launcher that outlives it by a moment: when the launcher is killed with no chance to clean
 //! up, the kernel kills the job's processes (their parent's death signal), but not what they have started. The guardian
-//! holds the reading end of a pipe, learns of each process group, and kills those that are left when the pipe closes.
+//! holds the reading end of a pipe, learns of each process group, and kills those that are left when the pipe closes, and then
+//! whatever else has the job's mark in its environment.
 //!
-//! The process that leads a group writes the group's number into the pipe before it runs its program; the launcher takes
-//! the number back before anybody else can have it. So no group is missed, and the guardian never kills a stranger.
+//! The process that leads a group writes a record of it into the pipe before it runs its program; the launcher takes
+//! it back before anybody else can have the group's number. A record has a form that is checked, and says when the group's leader started:
+//! other bytes mean nothing, and a number that is used again names nobody.
+//!
+//! The job needs no guardian. One that was killed is replaced; while there is none, or one that stands still, nobody waits for it: no write to it blocks, none ends its writer by a
+//! signal, and a record that cannot be written is left out.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::{read, retry_on_intr};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::{read, retry_on_intr, write};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
+use crate::processes::{self, Identity};
 use crate::sys;
+
+/// What it is called, for those who list processes.
+const NAME: &core::ffi::CStr = c"charmrun-guard";
+
+/// What a record says of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Word {
+    Kill,
+    /// Its number will be somebody else's.
+    Forget,
+}
+
+/// What a record begins with.
+const MAGIC: [u8; 8] = *b"c4guard\x01";
+/// Bytes of a record: a pipe takes it whole or not at all.
+pub(crate) const RECORD: usize = 24;
+
+pub(crate) fn record(word: Word, leader: Identity) -> [u8; RECORD] {
+    let mut bytes = [0; RECORD];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8] = match word {
+        Word::Kill => 1,
+        Word::Forget => 2,
+    };
+    bytes[12..16].copy_from_slice(&leader.pid.as_raw_nonzero().get().to_le_bytes());
+    bytes[16..].copy_from_slice(&leader.began.to_le_bytes());
+    bytes
+}
+
+fn read_record(bytes: &[u8; RECORD]) -> Option<(Word, Identity)> {
+    let (head, rest) = bytes.split_first_chunk::<12>()?;
+    let word = match head.strip_prefix(&MAGIC)? {
+        [1, 0, 0, 0] => Word::Kill,
+        [2, 0, 0, 0] => Word::Forget,
+        _ => return None,
+    };
+    let (pid, began) = rest.split_first_chunk()?;
+    // Every launcher has a parent: process 1 is nobody's child, and smaller numbers mean many processes.
+    let pid = Some(i32::from_le_bytes(*pid)).filter(|pid| *pid > 1).and_then(Pid::from_raw)?;
+    Some((word, Identity { pid, began: u64::from_le_bytes(*began.first_chunk()?) }))
+}
 
 /// The launcher's end.
 #[derive(Debug)]
@@ -22,14 +69,19 @@ pub(crate) struct Guardian {
 }
 
 impl Guardian {
-    /// Starts it. Call it before anything else is open: it shares nothing with the launcher but the pipe.
-    pub(crate) fn start() -> io::Result<Self> {
+    /// Starts it, for a job whose processes have this mark. It shares nothing with the launcher but the pipe.
+    pub(crate) fn start(mark: &str) -> io::Result<Self> {
         let (mine, pipe) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&pipe, true)?;
         let pid = sys::fork(|| {
             // Away from the terminal's signals.
             let _ = rustix::process::setsid();
+            let _ = rustix::thread::set_name(NAME);
             sys::close_all_but(mine.as_fd());
-            watch(&mine);
+            let groups = watch(&mine);
+            let now = processes::now();
+            groups.into_iter().for_each(|leader| processes::kill_group(leader, now));
+            processes::kill_marked(mark);
         })?;
         Ok(Self { pid, pipe })
     }
@@ -38,37 +90,92 @@ impl Guardian {
         self.pid
     }
 
-    /// Where the leader of a group writes its number.
+    /// Where the leader of a group writes its record.
     pub(crate) fn pipe(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
 
-    /// Ends it, without it killing anything.
+    /// Ends it, without it killing anything, even if it stands still.
     pub(crate) fn dismiss(self) {
-        drop(self.pipe);
-        let _ = retry_on_intr(|| rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty()));
+        let _ = kill_process(self.pid, Signal::KILL);
+        let _ = retry_on_intr(|| waitpid(Some(self.pid), WaitOptions::empty()));
+    }
+
+    /// Tells it of a group that was there before it.
+    pub(crate) fn watch_over(&self, leader: Identity) {
+        let _ = retry_on_intr(|| write(&self.pipe, &record(Word::Kill, leader)));
     }
 
     /// This group's number will be somebody else's.
-    pub(crate) fn forget(&self, group: Pid) {
-        let number = -group.as_raw_nonzero().get();
-        // If the guardian is gone, somebody killed it: the job goes on without.
-        let _ = retry_on_intr(|| rustix::io::write(&self.pipe, &number.to_ne_bytes()));
+    pub(crate) fn forget(&self, leader: Identity) {
+        let _ = retry_on_intr(|| write(&self.pipe, &record(Word::Forget, leader)));
     }
 }
 
-/// The guardian's life.
-fn watch(pipe: &OwnedFd) {
-    let mut groups: Vec<i32> = Vec::new();
-    // Four bytes are written, and so read, whole or not at all.
-    let mut number = [0; 4];
-    while let Ok(4) = retry_on_intr(|| read(pipe, &mut number)) {
-        match i32::from_ne_bytes(number) {
-            group if group > 0 => groups.push(group),
-            group => groups.retain(|g| *g != -group),
+/// Reads records until the pipe closes. Gives the groups that are left.
+fn watch(pipe: &OwnedFd) -> Vec<Identity> {
+    let mut groups: Vec<Identity> = Vec::new();
+    let mut bytes: Vec<u8> = Vec::new();
+    let mut buf = [0; 64 * RECORD];
+    while let Ok(n @ 1..) = retry_on_intr(|| read(pipe, &mut buf)) {
+        bytes.extend_from_slice(&buf[..n]);
+        take_records(&mut bytes, |word, leader| {
+            groups.retain(|group| *group != leader);
+            if word == Word::Kill {
+                groups.push(leader);
+            }
+        });
+    }
+    groups
+}
+
+/// Takes whole records out of what was read. What is none is passed over, byte by byte.
+fn take_records(bytes: &mut Vec<u8>, mut each: impl FnMut(Word, Identity)) {
+    let mut at = 0;
+    while let Some(next) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        match read_record(next) {
+            Some((word, leader)) => {
+                each(word, leader);
+                at += RECORD;
+            }
+            None => at += 1,
         }
     }
-    for group in groups.into_iter().filter_map(Pid::from_raw) {
-        let _ = kill_process_group(group, Signal::KILL);
+    bytes.drain(..at);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_found_among_other_bytes_and_other_bytes_are_none() {
+        let leader = |pid| Identity { pid: Pid::from_raw(pid).expect("a number"), began: 1 << 40 };
+        let [kill, forget] = [Word::Kill, Word::Forget].map(|word| record(word, leader(77)));
+        let mut many = kill;
+        many[12..16].copy_from_slice(&(-1i32).to_le_bytes());
+        let mut stream = b"\xff\xff\xff\xff12345\n".to_vec();
+        stream
+            .extend([&kill[..], b"PE 3 says hello\n", &MAGIC, &forget, &record(Word::Kill, leader(1)), &many].concat());
+        for piece in [1, 7, RECORD, 1000] {
+            let (mut bytes, mut found) = (Vec::new(), Vec::new());
+            for part in stream.chunks(piece) {
+                bytes.extend_from_slice(part);
+                take_records(&mut bytes, |word, leader| found.push((word, leader)));
+            }
+            assert_eq!(found, [(Word::Kill, leader(77)), (Word::Forget, leader(77))]);
+        }
+    }
+
+    #[test]
+    fn what_a_guardian_kills_is_what_it_was_told_last() {
+        let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+        let leader = |pid| Identity { pid: Pid::from_raw(pid).expect("a number"), began: 5 };
+        for (word, pid) in [(Word::Kill, 20), (Word::Kill, 21), (Word::Forget, 20), (Word::Kill, 22), (Word::Kill, 22)]
+        {
+            write(&writer, &record(word, leader(pid))).expect("room");
+        }
+        drop(writer);
+        assert_eq!(watch(&reader), [leader(21), leader(22)]);
     }
 }

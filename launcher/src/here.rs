@@ -6,10 +6,10 @@
 //! a process's own words about its failure come before its death, and the message about either before the
 //! output that followed.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::bootstrap::channel::{Channel, Packet};
@@ -20,14 +20,25 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::board::{Answer, BoardError};
+use crate::caller::Caller;
 use crate::error::LaunchError;
 use crate::guardian::Guardian;
+use crate::processes::Identity;
 use crate::program::Program;
 use crate::sharing::Sharing;
+use crate::signals::Signals;
 use crate::sys::{self, Death, Reads, Started};
 
 /// How long the kernel may take to end what was killed.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(1);
+
+/// Descriptors that a process costs its launcher or agent, those that it shares not counted; and another host its launcher.
+const FDS_EACH: u64 = 4;
+
+/// How many guardians may follow the first one.
+const GUARDIANS: u32 = 10;
+/// How often to look again at a process of which it is not known whose it is.
+const UNTOLD: u32 = 5;
 
 /// What happened.
 #[derive(Debug)]
@@ -130,8 +141,8 @@ pub(crate) fn token(what: What, number: u32) -> EventData {
 
 #[derive(Debug)]
 struct Child {
-    /// Its number, which is its group's too; `None`: it has been reaped.
-    pid: Option<Pid>,
+    /// Who it is, and the leader of its group too; `None`: it has been reaped.
+    leader: Option<Identity>,
     channel: Option<Channel>,
     /// What does not fit into its channel now.
     outbox: VecDeque<Answer>,
@@ -153,10 +164,14 @@ pub(crate) struct Here {
     /// Those that belong here, in order.
     ranks: Range<u32>,
     children: Vec<Child>,
-    commands: Vec<Pid>,
+    commands: Vec<Identity>,
     guardian: Option<Guardian>,
+    /// So many more there may be.
+    guardians: u32,
     epoll: OwnedFd,
-    signals: OwnedFd,
+    caller: Caller,
+    /// Of all that was started here, which is where what they have started may be found.
+    sessions: HashSet<Pid>,
     sharing: Sharing,
     events: VecDeque<Event>,
     /// Descriptors on their way hit the kernel's limit: try again then.
@@ -168,24 +183,31 @@ impl Here {
     /// A place for these processes.
     pub(crate) fn new(ranks: Range<u32>) -> Result<Self, LaunchError> {
         let system = |call| move |e: Errno| LaunchError::system(call)(e.into());
-        let guardian = Guardian::start().map_err(LaunchError::system("fork"))?;
-        // Whatever the job's processes leave behind becomes our child, so that we can end it.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(system("prctl"))?;
+        let caller = Caller::new()?;
+        let guardian = Guardian::start(caller.mark()).map_err(LaunchError::system("fork"))?;
+        caller.adopt()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create1"))?;
-        let signals = sys::take_signals().map_err(LaunchError::system("signalfd"))?;
-        epoll::add(&epoll, &signals, token(What::Signals, 0), EventFlags::IN).map_err(system("epoll_ctl"))?;
+        let signals = caller.signals.fd();
+        epoll::add(&epoll, signals, token(What::Signals, 0), EventFlags::IN).map_err(system("epoll_ctl"))?;
         Ok(Self {
             sharing: Sharing::new(ranks.clone()),
             ranks,
             children: Vec::new(),
             commands: Vec::new(),
             guardian: Some(guardian),
+            guardians: GUARDIANS,
             epoll,
-            signals,
+            caller,
+            sessions: HashSet::new(),
             events: VecDeque::new(),
             retry_at: None,
             packet: vec![0; PACKET_MAX],
         })
+    }
+
+    /// Makes room for the descriptors of all processes here, and of the lines to so many hosts.
+    pub(crate) fn make_room(&self, hosts: usize) -> Result<(), LaunchError> {
+        self.caller.make_room((self.ranks.len() + hosts) as u64 * FDS_EACH + 32)
     }
 
     /// Where the loop listens: the owner may have it listen to more.
@@ -193,8 +215,12 @@ impl Here {
         &self.epoll
     }
 
-    pub(crate) fn signals(&self) -> &OwnedFd {
-        &self.signals
+    pub(crate) fn signals_fd(&self) -> BorrowedFd<'_> {
+        self.caller.signals.fd().as_fd()
+    }
+
+    pub(crate) fn signals(&mut self) -> &mut Signals {
+        &mut self.caller.signals
     }
 
     /// Starts them all, and welcomes each as the first of them would be. The job's first process reads our standard input, if
@@ -202,17 +228,15 @@ impl Here {
     pub(crate) fn start(&mut self, program: &mut Program, welcome: &Welcome, reads: bool) -> Result<(), LaunchError> {
         for rank in self.ranks.clone() {
             let (channel, theirs) = Channel::pair().map_err(LaunchError::system("socketpair"))?;
-            let guardian = self.guardian.as_ref().expect("there until the end");
-            let started = program.start(
-                Some(theirs.as_fd()),
-                guardian.pipe(),
-                if reads && rank == 0 { Reads::Ours } else { Reads::Nothing },
-            )?;
+            let reads = if reads && rank == 0 { Reads::Ours } else { Reads::Nothing };
+            let guardian = self.guardian.as_ref().map(Guardian::pipe);
+            let started = program.start(self.caller.mark(), Some(theirs.as_fd()), guardian, reads)?;
             drop(theirs);
-            let number = u32::try_from(started.pid.as_raw_nonzero().get()).expect("process numbers are positive");
+            self.sessions.insert(started.leader.pid);
+            let number = started.leader.pid.as_raw_nonzero().get().unsigned_abs();
             let stream = |fd| Some(Stream { fd, heard: false });
             self.children.push(Child {
-                pid: Some(started.pid),
+                leader: Some(started.leader),
                 channel: Some(channel),
                 outbox: VecDeque::new(),
                 outbox_heard: false,
@@ -228,15 +252,16 @@ impl Here {
 
     /// Starts another command, which reads what we write, and is nobody's process of the job.
     pub(crate) fn start_command(&mut self, program: &mut Program) -> Result<Started, LaunchError> {
-        let guardian = self.guardian.as_ref().expect("there until the end");
-        let started = program.start(None, guardian.pipe(), Reads::Us)?;
-        self.commands.push(started.pid);
+        let guardian = self.guardian.as_ref().map(Guardian::pipe);
+        let started = program.start(self.caller.mark(), None, guardian, Reads::Us)?;
+        self.sessions.insert(started.leader.pid);
+        self.commands.push(started.leader);
         Ok(started)
     }
 
     /// Kills it, with what it has started.
     pub(crate) fn kill_command(&self, command: Pid) {
-        if self.commands.contains(&command) {
+        if self.commands.iter().any(|leader| leader.pid == command) {
             let _ = kill_process_group(command, Signal::KILL);
         }
     }
@@ -432,92 +457,115 @@ impl Here {
 
     /// To every process and what it has started.
     pub(crate) fn signal_all(&self, signal: Signal) {
-        for pid in self.children.iter().filter_map(|p| p.pid) {
-            let _ = kill_process_group(pid, signal);
+        for leader in self.children.iter().filter_map(|child| child.leader) {
+            let _ = kill_process_group(leader.pid, signal);
         }
     }
 
     /// To one process and what it has started.
     pub(crate) fn signal(&mut self, rank: u32, signal: Signal) {
-        if let Some(pid) = self.child(rank).and_then(|child| child.pid) {
-            let _ = kill_process_group(pid, signal);
+        if let Some(leader) = self.child(rank).and_then(|child| child.leader) {
+            let _ = kill_process_group(leader.pid, signal);
         }
     }
 
     fn on_signals(&mut self) {
-        while let Some(signal) = sys::next_signal(&self.signals) {
+        let mut ended = false;
+        while let Some(signal) = self.caller.signals.next() {
             if signal == libc::SIGCHLD {
-                self.on_deaths();
+                ended = true;
             } else {
                 self.events.push_back(Event::Signal(signal));
             }
         }
+        if ended {
+            self.on_deaths();
+        }
     }
 
+    /// Takes the status of those that have ended, of nobody else's children.
     fn on_deaths(&mut self) {
-        while let Some(pid) = sys::next_dead() {
-            let rank = self.ranks.clone().zip(&self.children).find(|(_, child)| child.pid == Some(pid)).map(|(r, _)| r);
-            let command = self.commands.iter().position(|command| *command == pid);
-            if let Some(rank) = rank {
+        let ended = |leader: &Option<Identity>| leader.is_some_and(|leader| sys::has_ended(leader.pid));
+        for rank in self.ranks.clone() {
+            if self.child(rank).is_some_and(|child| ended(&child.leader)) {
                 // Its last words first.
                 self.on_channel(rank);
-            }
-            if rank.is_some() || command.is_some() {
-                // What it has started: until it is reaped its group's number is its own.
-                let _ = kill_process_group(pid, Signal::KILL);
-                if let Some(guardian) = &self.guardian {
-                    guardian.forget(pid);
-                }
-            }
-            let death = sys::reap(pid);
-            if let Some(rank) = rank {
-                if let Some(child) = self.child(rank) {
-                    child.pid = None;
-                }
-                death.into_iter().for_each(|death| self.tell(rank, News::Died(death)));
-            } else if let Some(command) = command {
-                self.commands.swap_remove(command);
-                self.events.extend(death.map(|death| Event::Command(pid, death)));
-            } else if death.is_none() {
-                return;
+                let Some(leader) = self.child(rank).and_then(|child| child.leader.take()) else { continue };
+                let death = self.bury(leader);
+                self.tell(rank, News::Died(death));
             }
         }
+        let commands = self.commands.extract_if(.., |leader| sys::has_ended(leader.pid)).collect::<Vec<_>>();
+        for leader in commands {
+            let death = self.bury(leader);
+            self.events.push_back(Event::Command(leader.pid, death));
+        }
+        let guardian = self.guardian.as_ref().map(Guardian::pid);
+        if guardian.is_some_and(sys::has_ended) {
+            self.replace_guardian();
+        }
+        // Orphans that have come to us.
+        while let Some(pid) = sys::next_dead().filter(|_| self.caller.is_alone()) {
+            let _ = sys::reap(pid);
+        }
+    }
+
+    /// The guardian has ended before its time. Somebody who does not want one gets no more than some.
+    fn replace_guardian(&mut self) {
+        self.dismiss_guardian();
+        if self.guardians == 0 {
+            return;
+        }
+        self.guardians -= 1;
+        self.guardian = Guardian::start(self.caller.mark()).ok();
+        if let Some(guardian) = &self.guardian {
+            let leaders = self.children.iter().filter_map(|child| child.leader).chain(self.commands.iter().copied());
+            leaders.for_each(|leader| guardian.watch_over(leader));
+        }
+    }
+
+    /// Kills what it has started, whose group's number is its own until it is reaped, and takes its status.
+    fn bury(&mut self, leader: Identity) -> Death {
+        let _ = kill_process_group(leader.pid, Signal::KILL);
+        if let Some(guardian) = &self.guardian {
+            guardian.forget(leader);
+        }
+        sys::reap(leader.pid)
     }
 
     /// Whether one of them has not been reaped.
     pub(crate) fn one_runs(&self) -> bool {
-        self.children.iter().any(|child| child.pid.is_some())
+        self.children.iter().any(|child| child.leader.is_some())
     }
 
     // After the end.
 
     /// Kills what has become our child by losing its parent, again and again until nothing is left.
     pub(crate) fn sweep(&mut self) {
-        let guardian = self.guardian.as_ref().map(Guardian::pid);
-        let me = rustix::process::getpid();
-        let path = format!("/proc/self/task/{me}/children");
-        let until = Instant::now() + GIVE_UP;
+        let (until, mut clean) = (Instant::now() + GIVE_UP, 0);
         loop {
-            while let Some(pid) = sys::next_dead().filter(|pid| Some(*pid) != guardian) {
-                if let Some(guardian) = &self.guardian {
-                    guardian.forget(pid);
+            self.on_deaths();
+            let guardian = self.guardian.as_ref().map(Guardian::pid);
+            let (mut left, all_are_told) = self.caller.left_behind(&self.sessions);
+            left.retain(|pid| Some(*pid) != guardian);
+            // What is ours once is ours when it has ended, too, and so is what it has started.
+            self.sessions.extend(&left);
+            left.retain(|pid| {
+                let ended = sys::has_ended(*pid);
+                if ended {
+                    let _ = sys::reap(*pid);
                 }
-                let _ = sys::reap(pid);
-            }
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let left: Vec<Pid> = text
-                .split_whitespace()
-                .filter_map(|n| Pid::from_raw(n.parse().ok()?))
-                .filter(|pid| Some(*pid) != guardian)
-                .collect();
-            if left.is_empty() || Instant::now() > until {
+                !ended
+            });
+            clean = if left.is_empty() { clean + 1 } else { 0 };
+            if clean > 0 && (all_are_told || clean > UNTOLD) || Instant::now() > until {
                 return;
             }
             left.into_iter().for_each(|pid| _ = kill_process(pid, Signal::KILL));
-            // One of them has ended when there is a signal, which stays to be read.
-            let mut ready = [PollFd::new(&self.signals, PollFlags::IN)];
+            // One of them has ended when there is a signal.
+            let mut ready = [PollFd::new(self.caller.signals.fd(), PollFlags::IN)];
             let _ = poll(&mut ready, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 }));
-            while sys::next_signal(&self.signals).is_some() {}
+            while self.caller.signals.next().is_some() {}
         }
     }
 

@@ -26,7 +26,7 @@ use crate::output::Sink;
 use crate::outputs::Outputs;
 use crate::program::{Program, environment};
 use crate::remotes::{Orders, Remote, number};
-use crate::{FDS_EACH, Launch, make_room, shell};
+use crate::{Launch, shell};
 
 /// Bytes of one read of a process's output.
 const READ: usize = 64 << 10;
@@ -40,8 +40,6 @@ pub(crate) fn run(options: Options, launch: Launch) -> Result<u8, LaunchError> {
         Some(_) => Some(Program::find(&launch.program, &launch.args, environment())?),
         None => None,
     };
-    let here = place.here.map_or(0..0, |host| place.layout.processes_of(host));
-    make_room((here.len() + place.hosts.len()) as u64 * FDS_EACH + 32)?;
     let mut job = Job::new(options, place, launch)?;
     match job.start(program) {
         Ok(()) => {
@@ -151,6 +149,8 @@ pub(crate) struct Job {
     pub(crate) board: Board,
     pub(crate) end: End,
     prompt_at: Option<Instant>,
+    /// For one read. A stack may be too small for it.
+    buf: Vec<u8>,
 }
 
 impl Job {
@@ -210,10 +210,12 @@ impl Job {
             orders,
             finishing: None,
             prompt_at: None,
+            buf: vec![0; READ],
         })
     }
 
     fn start(&mut self, program: Option<Program>) -> Result<(), LaunchError> {
+        self.here.make_room(self.remotes.len())?;
         self.dial()?;
         let (Some(mut program), Some(host)) = (program, self.this) else { return Ok(()) };
         let started = self.here.start(&mut program, &self.orders.welcome(host), true);
@@ -320,10 +322,13 @@ impl Job {
 
     /// Reads once; whether there may be more.
     fn read_stream(&mut self, rank: u32, which: usize) -> bool {
-        let mut buf = [0; READ];
-        let Some(n) = self.here.read(rank, which, &mut buf) else { return false };
-        self.print(rank, which, &buf[..n]);
-        n > 0
+        let mut buf = std::mem::take(&mut self.buf);
+        let read = self.here.read(rank, which, &mut buf);
+        if let Some(n) = read {
+            self.print(rank, which, &buf[..n]);
+        }
+        self.buf = buf;
+        read.is_some_and(|n| n > 0)
     }
 
     /// Takes what a process has printed; nothing: it prints no more.

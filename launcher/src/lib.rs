@@ -7,6 +7,7 @@
 
 mod agent;
 mod board;
+mod caller;
 mod cargo;
 mod end;
 mod error;
@@ -20,10 +21,12 @@ mod line;
 mod nodelist;
 mod output;
 mod outputs;
+mod processes;
 mod program;
 mod remotes;
 mod sharing;
 mod shell;
+mod signals;
 mod sys;
 
 use std::ffi::{OsStr, OsString};
@@ -31,9 +34,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use charm4rs_transport::bootstrap::options::{self, Action, Extent};
-use charm4rs_transport::bootstrap::{error_line, host_name};
+use charm4rs_transport::bootstrap::{error_line, host_name, open_standard_descriptors};
 use charm4rs_transport::wireup::survey;
-use rustix::process::{Resource, Rlimit};
 
 pub use error::{LaunchError, Why};
 pub use nodelist::{NodelistError, Problem};
@@ -66,6 +68,8 @@ fn agent_or(
     args: impl IntoIterator<Item = OsString>,
     run: impl FnOnce(Vec<OsString>) -> Result<u8, LaunchError>,
 ) -> Result<u8, LaunchError> {
+    // Nothing of ours may get their numbers. Rust's own programs begin like this, interpreters do not.
+    open_standard_descriptors().map_err(LaunchError::system("/dev/null"))?;
     let args: Vec<OsString> = args.into_iter().collect();
     if let [word] = &args[..]
         && word == shell::AGENT
@@ -116,22 +120,6 @@ fn launcher(interpreter: Option<(&OsStr, &'static str)>) -> Result<Vec<OsString>
         }
         None => Ok(vec![std::env::current_exe().map_err(LaunchError::system("the launcher's own path"))?.into()]),
     }
-}
-
-/// Descriptors that a process costs its launcher or agent, those that it shares not counted; and another host its launcher.
-const FDS_EACH: u64 = 4;
-
-/// Raises the limit of open files to what is needed.
-fn make_room(need: u64) -> Result<(), LaunchError> {
-    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= need) {
-        return Ok(());
-    }
-    if let Some(limit) = maximum.filter(|maximum| *maximum < need) {
-        return Err(LaunchError::Descriptors { need, limit });
-    }
-    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-        .map_err(|e| LaunchError::system("setrlimit")(e.into()))
 }
 
 fn is_script(name: &OsStr) -> bool {

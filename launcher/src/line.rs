@@ -23,6 +23,8 @@ pub(crate) struct Line {
     heard: bool,
     /// The other end takes no more.
     closed: bool,
+    /// For one read. A stack may be too small for it.
+    buf: Vec<u8>,
 }
 
 /// What one read has given.
@@ -39,7 +41,15 @@ impl Line {
         rustix::io::ioctl_fionbio(&input, true)?;
         rustix::io::ioctl_fionbio(&output, true)?;
         let outbox = opening().into();
-        Ok(Self { input, output, incoming: Incoming::default(), outbox, heard: false, closed: false })
+        Ok(Self {
+            input,
+            output,
+            incoming: Incoming::default(),
+            outbox,
+            heard: false,
+            closed: false,
+            buf: vec![0; READ],
+        })
     }
 
     pub(crate) fn input(&self) -> &OwnedFd {
@@ -57,10 +67,9 @@ impl Line {
 
     /// Reads once.
     pub(crate) fn read(&mut self) -> Got {
-        let mut buf = [0; READ];
-        match retry_on_intr(|| rustix::io::read(&self.input, &mut buf)) {
+        match retry_on_intr(|| rustix::io::read(&self.input, &mut self.buf[..])) {
             Ok(n) if n > 0 => {
-                self.incoming.take(&buf[..n]);
+                self.incoming.take(&self.buf[..n]);
                 Got::Bytes
             }
             Err(Errno::AGAIN) => Got::Nothing,

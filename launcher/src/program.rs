@@ -11,6 +11,7 @@ use charm4rs_transport::bootstrap::VARIABLE;
 use rustix::fs::Access;
 
 use crate::error::{LaunchError, Why};
+use crate::processes::MARK;
 use crate::sys::{self, Reads, Start, Started};
 
 /// How often, and after what pause, a file that is open for writing is tried again.
@@ -24,6 +25,8 @@ pub(crate) struct Program {
     file: CString,
     args: Vec<CString>,
     env: Vec<CString>,
+    /// Of the launchers in whose jobs this one runs.
+    marks: Option<String>,
 }
 
 impl Program {
@@ -34,19 +37,33 @@ impl Program {
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(|_| fault(&path, Why::Missing));
         let file = text(path.as_os_str())?;
         let args = std::iter::once(text(name)).chain(args.iter().map(|a| text(a))).collect::<Result<_, _>>()?;
+        let is_mark =
+            |entry: &OsString| Some(entry.as_bytes().strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?.to_vec());
+        let marks =
+            env.iter().find_map(is_mark).and_then(|marks| String::from_utf8(marks).ok()).filter(|m| !m.is_empty());
         // What cannot be passed on was not there for us either.
-        let env = env.into_iter().flat_map(|entry| CString::new(entry.into_vec())).collect();
-        Ok(Self { path, file, args, env })
+        let env = env
+            .into_iter()
+            .filter(|entry| is_mark(entry).is_none())
+            .flat_map(|entry| CString::new(entry.into_vec()))
+            .collect();
+        Ok(Self { path, file, args, env, marks })
     }
 
-    /// Starts a process of it, which inherits `line`.
+    /// Starts a process of it, which has the mark of its launcher and inherits `line`.
     pub(crate) fn start(
         &mut self,
+        mark: &str,
         line: Option<BorrowedFd<'_>>,
-        guardian: BorrowedFd<'_>,
+        guardian: Option<BorrowedFd<'_>>,
         reads: Reads,
     ) -> Result<Started, LaunchError> {
         let shared = self.env.len();
+        let entry = match &self.marks {
+            Some(marks) => format!("{MARK}={marks} {mark}"),
+            None => format!("{MARK}={mark}"),
+        };
+        self.env.push(CString::new(entry).expect("there was no zero in it"));
         if let Some(line) = line {
             let inode = rustix::fs::fstat(line).map_err(|e| LaunchError::system("fstat")(e.into()))?.st_ino;
             self.env.push(CString::new(format!("{VARIABLE}={}:{inode}", line.as_raw_fd())).expect("digits"));

@@ -128,7 +128,7 @@ impl Remote {
         let words = shell::words(&words, &self.host, launcher);
         let (name, args) = words.split_first().expect("a host's name at least");
         let started = here.start_command(&mut Program::find(name, args, environment())?)?;
-        self.shell = Some(started.pid);
+        self.shell = Some(started.leader.pid);
         let system = LaunchError::system("the line to an agent");
         let stdin = started.stdin.expect("it was asked for");
         let line = Line::new(started.stdout.into(), stdin.into()).map_err(system)?;

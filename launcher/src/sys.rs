@@ -1,57 +1,15 @@
-//! The calls to the system that the compiler cannot check: signals as a descriptor, the reaping of children, the start of
-//! a process and of the guardian.
+//! The calls to the system that the compiler cannot check: the reaping of children, the start of a process and of the guardian.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::Pid;
 
-/// Signals that the launcher takes from its descriptor instead of being interrupted.
-const TAKEN: [libc::c_int; 9] = [
-    libc::SIGCHLD,
-    libc::SIGINT,
-    libc::SIGTERM,
-    libc::SIGHUP,
-    libc::SIGQUIT,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGTSTP,
-    libc::SIGCONT,
-];
-
-/// Blocks the signals that the launcher acts on, and gives the descriptor on which they arrive.
-pub(crate) fn take_signals() -> io::Result<OwnedFd> {
-    // SAFETY: an all-zero `sigset_t` is valid memory for `sigemptyset` to initialize; all pointers are to live locals.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        // Whoever started us may have ignored it, and then children vanish without a status.
-        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-        for signal in TAKEN {
-            let mut now: libc::sigaction = std::mem::zeroed();
-            check(libc::sigaction(signal, std::ptr::null(), &raw mut now))?;
-            // What we were started to ignore (`nohup`, a script's `&`) stays ignored, in the processes too. Blocked it
-            // would arrive all the same.
-            if now.sa_sigaction != libc::SIG_IGN {
-                libc::sigaddset(&raw mut set, signal);
-            }
-        }
-        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
-        let fd = check(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
-}
-
-/// The next signal that has arrived, if any.
-pub(crate) fn next_signal(fd: &OwnedFd) -> Option<libc::c_int> {
-    let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
-    let read = rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut info)).ok()?;
-    let number = info.first_chunk::<4>().filter(|_| read == info.len())?;
-    libc::c_int::try_from(u32::from_ne_bytes(*number)).ok()
-}
+use crate::guardian;
+use crate::processes::Identity;
 
 /// How a child ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,34 +27,44 @@ pub(crate) enum Ending {
 
 /// A child that has ended and still keeps its number: nobody else can have it, nor that of its group, until [`reap`].
 pub(crate) fn next_dead() -> Option<Pid> {
+    ended(libc::P_ALL, 0).ok().flatten()
+}
+
+/// Whether this child has ended, and was not reaped by [`reap`]; somebody else may have reaped it.
+pub(crate) fn has_ended(pid: Pid) -> bool {
+    ended(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs()).map_or(true, |pid| pid.is_some())
+}
+
+fn ended(which: libc::idtype_t, id: libc::id_t) -> io::Result<Option<Pid>> {
     // SAFETY: all-zero is a valid `siginfo_t`, and the pointer is to a live local.
     let (result, pid) = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        let result = libc::waitid(libc::P_ALL, 0, &raw mut info, options);
+        let result = libc::waitid(which, id, &raw mut info, options);
         (result, info.si_pid())
     };
-    if result == 0 { Pid::from_raw(pid) } else { None }
+    check(result)?;
+    Ok(Pid::from_raw(pid))
 }
 
-/// Takes the status of a child that [`next_dead`] gave.
-pub(crate) fn reap(pid: Pid) -> Option<Death> {
+/// Takes the status of a child that has ended.
+pub(crate) fn reap(pid: Pid) -> Death {
     let mut status = 0;
     // SAFETY: all-zero is a valid `rusage`, and the pointers are to live locals.
     let (result, usage) = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
         (libc::wait4(pid.as_raw_nonzero().get(), &raw mut status, libc::WNOHANG, &raw mut usage), usage)
     };
-    if result <= 0 {
-        return None;
-    }
     let byte = |n: libc::c_int| u8::try_from(n & 0xff).unwrap_or(0);
-    let how = if libc::WIFSIGNALED(status) {
+    let how = if result <= 0 {
+        // Another thread of this process waits for any child, and has taken the status: nobody knows it.
+        Ending::Code(0)
+    } else if libc::WIFSIGNALED(status) {
         Ending::Signal(byte(libc::WTERMSIG(status)))
     } else {
         Ending::Code(byte(libc::WEXITSTATUS(status)))
     };
-    Some(Death { how, resident_kib_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) })
+    Death { how, resident_kib_max: u64::try_from(usage.ru_maxrss).unwrap_or(0) }
 }
 
 /// A process to start.
@@ -110,8 +78,8 @@ pub(crate) struct Start<'a> {
     /// The descriptor that it inherits besides the standard ones.
     pub(crate) inherits: Option<BorrowedFd<'a>>,
     pub(crate) reads: Reads,
-    /// Where it writes its number, which is its group's, before its program runs.
-    pub(crate) guardian: BorrowedFd<'a>,
+    /// Where it writes who it is, which names its group, before its program runs.
+    pub(crate) guardian: Option<BorrowedFd<'a>>,
 }
 
 /// What a process's standard input is.
@@ -127,7 +95,7 @@ pub(crate) enum Reads {
 /// A process that was started.
 #[derive(Debug)]
 pub(crate) struct Started {
-    pub(crate) pid: Pid,
+    pub(crate) leader: Identity,
     /// If it reads what we write.
     pub(crate) stdin: Option<ChildStdin>,
     pub(crate) stdout: ChildStdout,
@@ -143,7 +111,7 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
         args: pointers(start.args),
         env: pointers(start.env),
         inherits: start.inherits.map(|fd| fd.as_raw_fd()),
-        guardian: start.guardian.as_raw_fd(),
+        guardian: start.guardian.map(|fd| fd.as_raw_fd()),
         launcher: rustix::process::getpid(),
     };
     // The program is executed by the closure: the standard library's own way would run a file that is no program
@@ -157,14 +125,15 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
         })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // SAFETY: between fork and exec the closure only makes system calls, on memory made before the fork; the launcher
-    // has one thread.
+    // SAFETY: between fork and exec the closure only makes system calls, on memory made before the fork or on its stack.
     unsafe { command.pre_exec(move || Err(exec.run())) };
     let mut child = command.spawn()?;
     let pid = Pid::from_child(&child);
+    // Where `/proc` does not say when it started, its number has to do.
+    let leader = Identity::of_child(pid).unwrap_or(Identity { pid, began: 0 });
     let stdout = child.stdout.take().expect("it was asked for");
     let stderr = child.stderr.take().expect("it was asked for");
-    Ok(Started { pid, stdin: child.stdin.take(), stdout, stderr })
+    Ok(Started { leader, stdin: child.stdin.take(), stdout, stderr })
 }
 
 /// What a new process does before its program runs.
@@ -173,7 +142,7 @@ struct Exec {
     args: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
     inherits: Option<libc::c_int>,
-    guardian: libc::c_int,
+    guardian: Option<libc::c_int>,
     launcher: Pid,
 }
 
@@ -198,8 +167,13 @@ impl Exec {
                 let mut none: libc::sigset_t = std::mem::zeroed();
                 libc::sigemptyset(&raw mut none);
                 check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
-                let group = libc::getpid().to_ne_bytes();
-                libc::write(self.guardian, group.as_ptr().cast(), group.len());
+                if let (Some(guardian), Some(leader)) = (self.guardian, Identity::own()) {
+                    // A guardian that is gone, or does not read, is no reason not to start.
+                    libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+                    let record = guardian::record(guardian::Word::Kill, leader);
+                    libc::write(guardian, record.as_ptr().cast(), record.len());
+                    libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+                }
                 if let Some(fd) = self.inherits {
                     check(libc::fcntl(fd, libc::F_SETFD, 0))?;
                 }
@@ -213,7 +187,8 @@ impl Exec {
 
 /// A process of the launcher's, which runs `guard` and ends.
 pub(crate) fn fork(guard: impl FnOnce()) -> io::Result<Pid> {
-    // SAFETY: the launcher has one thread, so the child's memory is whole and no lock is held by a thread that it lacks.
+    // SAFETY: another thread of a program that calls the launcher as a function may hold a lock, which stays closed in the child. The
+    // child takes none but the allocator's, which `fork` sees to.
     let pid = unsafe { check(libc::fork())? };
     if let Some(pid) = Pid::from_raw(pid) {
         return Ok(pid);

@@ -121,11 +121,12 @@ fn warnings_come_through_unless_they_are_not_wanted() {
 }
 
 #[test]
-fn closed_standard_descriptors_do_no_harm() {
-    let (base, mark) = command("+p2 ++ppn 1 PROCESS exchange");
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "exec \"$0\" \"$@\" <&- >&-", common::CHARMRUN]).args(base.get_args());
-    shell.envs(base.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Job::spawn(shell, mark).end().succeeded();
+fn a_file_of_the_longest_length_and_a_pipe_without_a_reader_are_errors_and_no_signals() {
+    let full = common::Scratch::new("full", "", 0o644);
+    let ended =
+        common::run_after("ulimit -f 0; trap - XFSZ", &format!(">{}", full.path()), "+p2 ++ppn 1 PROCESS lines 3 7");
+    assert_eq!(ended.code, 74, "{ended:?}");
+    assert!(ended.stderr.starts_with("charmrun: error[74]: cannot write standard output: File too large"), "{ended:?}");
+    let ended = common::run_after("", "2> >(exec true)", "+p2 ++ppn 1 PROCESS kill 1");
+    assert_eq!(ended.code, 137, "{ended:?}");
 }

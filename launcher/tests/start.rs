@@ -5,7 +5,7 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{CHARMRUN, PROCESS, Scratch, command, run};
+use common::{CHARMRUN, PROCESS, Scratch, command, run, run_after};
 
 #[test]
 fn a_job_is_one_process_of_threads_unless_something_else_is_asked_for() {
@@ -173,17 +173,46 @@ fn help_version_and_info_need_no_program() {
 
 #[test]
 fn too_few_descriptors_are_an_error_only_if_the_hard_limit_is_too_low() {
-    let limited = |limit: &str, line: &str| {
-        let (base, mark) = command(line);
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\""), CHARMRUN]).args(base.get_args());
-        shell.envs(base.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
-        common::Job::spawn(shell, mark).end()
-    };
+    let limited = |limit, line| run_after(limit, "", line);
     limited("ulimit -S -n 48", "+p12 ++ppn 1 PROCESS exchange").succeeded();
     limited("ulimit -n 48", "+p12 ++ppn 1 PROCESS exchange").failed(71, "80 needed, 48 allowed");
+}
+
+#[test]
+fn standard_descriptors_may_be_closed() {
+    for closed in 0..8 {
+        let redirections: String = (0..3).filter(|fd| closed & (1 << fd) != 0).map(|fd| format!(" {fd}>&-")).collect();
+        let end = |line: &str| run_after("", &redirections, line);
+        let ended = end("+p2 ++ppn 1 PROCESS exchange");
+        assert_eq!((ended.code, &*ended.stderr), (0, ""), "{redirections}: {ended:?}");
+        assert_eq!(ended.stdout.lines().count(), if closed & 2 == 0 { 2 } else { 0 }, "{redirections}: {ended:?}");
+        assert_eq!(end("+p2 ++ppn 1 PROCESS exit 3").code, 3, "{redirections}");
+    }
+}
+
+#[test]
+fn a_small_stack_is_enough() {
+    let ended = run_after("ulimit -s 64", "", "+p2 ++ppn 1 PROCESS exchange");
+    assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
+}
+
+#[test]
+fn a_process_without_room_for_a_thread_is_told_of_once_with_71() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root becomes another user, whose processes are counted");
+        return;
+    }
+    let (base, mark) = command("+p2 ++ppn 1 PROCESS exchange");
+    // So many processes and threads the user may have, of which this job needs more. Files of the tests are for their user only.
+    for limit in 1..6 {
+        let mut user = Command::new("setpriv");
+        user.args(["--reuid=65533", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "bash", "-c"]);
+        user.args([&format!("ulimit -u {limit}; exec \"$0\" \"$@\""), CHARMRUN]).args(base.get_args());
+        user.envs(base.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        user.stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let ended = common::Job::spawn(user, mark.clone()).end();
+        ended.failed(71, "");
+    }
 }

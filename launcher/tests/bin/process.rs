@@ -62,6 +62,11 @@ fn main() -> ExitCode {
             println!("ready");
             forever();
         }
+        "children-in-session" => {
+            child("setsid", &["sleep", "1000.25"]);
+            println!("ready");
+            forever();
+        }
         "ready" => {
             println!("ready {}", std::process::id());
             forever();

@@ -7,7 +7,7 @@ mod job;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 pub(crate) use job::{Ended, GONE, Job, assert_gone, processes};
 
@@ -19,6 +19,16 @@ pub(crate) fn command(line: &str) -> (Command, String) {
     let (mut command, mark) = job::marked(CHARMRUN);
     command.args(line.split_whitespace().map(|word| if word == "PROCESS" { PROCESS } else { word }));
     (command, mark)
+}
+
+/// Runs a job as a shell does that has done something first.
+pub(crate) fn run_after(prelude: &str, redirections: &str, line: &str) -> Ended {
+    let (base, mark) = command(line);
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &format!("{prelude}\nexec \"$0\" \"$@\" {redirections}"), CHARMRUN]).args(base.get_args());
+    shell.envs(base.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Job::spawn(shell, mark).end()
 }
 
 /// Starts a job.

@@ -113,8 +113,15 @@ impl Control {
         if let Launcher::Site(line) = &self.0.launcher { Some(line) } else { None }
     }
 
-    /// Tells. Does not end the process: see [`Control::abort`].
+    /// Tells. Does not end the process: see [`Control::abort`]. A child that was forked from a process of the job has nothing to tell.
     pub fn report(&self, report: Report) {
+        if sys::is_fork() {
+            // No part of the job: only who reads its output hears of its failure.
+            if let Report::Abort { what, .. } = report {
+                to_stderr(&format!("{}\n", what.trim_end()));
+            }
+            return;
+        }
         let first = !matches!(report, Report::Abort { .. }) || !self.0.aborted.swap(true, Ordering::Relaxed);
         if !first {
             return;

@@ -26,6 +26,8 @@ struct Line {
     /// Keeps the channel open.
     control: Control,
     host: String,
+    /// The process that it speaks for: a child that is forked from it is no part of the job.
+    pid: u32,
 }
 
 /// Remembers that this thread is a PE's, for the message of a crash.
@@ -36,7 +38,7 @@ pub fn this_thread_is(pe: Pe) {
 /// Installs the handler. Signals that somebody handles already are left to him, except that of the standard library's
 /// own message about stack overflows, which this one replaces.
 pub(super) fn watch(control: &Control) {
-    if LINE.set(Line { control: control.clone(), host: host_name() }).is_err() {
+    if LINE.set(Line { control: control.clone(), host: host_name(), pid: std::process::id() }).is_err() {
         return;
     }
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
@@ -48,6 +50,26 @@ pub(super) fn watch(control: &Control) {
         // SAFETY: `action` is initialized, and `on_fault` has the signature that SA_SIGINFO asks for and calls only
         // what is safe in a signal handler.
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    }
+}
+
+/// A pipe whose reader has gone, and a file that has its longest length, are errors of a call, and not the end of the process: a handler
+/// that does nothing leaves it at that, and programs that this process starts do not inherit it. What somebody else has
+/// chosen stays.
+pub(super) fn survive_writes() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: all-zero is a valid `sigaction`, for the call to fill and for a handler without flags; the pointers are to live locals;
+        // the handler does nothing.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_DFL {
+                let handler: extern "C" fn(libc::c_int) = nothing;
+                action.sa_sigaction = handler as libc::sighandler_t;
+                action.sa_flags = libc::SA_RESTART;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
     }
 }
 
@@ -75,7 +97,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
 }
 
 fn tell(fault: &Fault) {
-    let Some(line) = LINE.get() else { return };
+    let Some(line) = LINE.get().filter(|line| line.pid == std::process::id()) else { return };
     if let Some(channel) = line.control.channel() {
         let packet = fault.encode();
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;

@@ -40,11 +40,11 @@ enum Answer {
 }
 
 impl Launched {
-    /// Takes the place that a launcher made for this process; `None`: nobody launched it.
+    /// The line to the launcher that started this process; `None`: nobody launched it. To be called once.
     ///
     /// # Errors
-    /// If the descriptor is not there, or what comes out of it cannot be understood.
-    pub fn find() -> Result<Option<Self>, TransportError> {
+    /// If the descriptor is not there.
+    pub(super) fn line() -> Result<Option<Channel>, TransportError> {
         let Some(text) = std::env::var_os(VARIABLE) else { return Ok(None) };
         let named = text
             .to_str()
@@ -57,16 +57,31 @@ impl Launched {
             )));
         };
         sys::forget_variable(VARIABLE);
-        Self::join(socket.into()).map(Some)
+        Ok(Some(socket.into()))
     }
 
-    /// Joins the job at the other end of `launcher`.
+    /// Joins the job of the launcher at the other end of `line`.
     ///
     /// # Errors
-    /// If the launcher is gone, or cannot be understood.
-    pub fn join(launcher: Channel) -> Result<Self, TransportError> {
+    /// If the launcher is gone, or cannot be understood, or a thread cannot be started: to be told on the line.
+    pub(super) fn join(line: Channel) -> Result<Self, (TransportError, Control)> {
         let mut buf = vec![0; PACKET_MAX];
-        let packet = launcher.recv(&mut buf).map_err(|e| TransportError::system("recvmsg", e))?;
+        let welcome = match Self::be_welcomed(&line, &mut buf) {
+            Ok(welcome) => welcome,
+            Err(error) => return Err((error, Control::new(Some(line), false))),
+        };
+        let quiet = welcome.options.iter().any(|(name, _)| name == "quiet");
+        let control = Control::new(Some(line), quiet);
+        let (tell, answers) = channel();
+        let (listener, group) = (control.clone(), welcome.group);
+        match super::listener("charm4rs-control", move || listen(&listener, &tell, group, buf)) {
+            Ok(()) => Ok(Self { welcome, answers, control }),
+            Err(error) => Err((error, control)),
+        }
+    }
+
+    fn be_welcomed(line: &Channel, buf: &mut [u8]) -> Result<Box<Welcome>, TransportError> {
+        let packet = line.recv(buf).map_err(|e| TransportError::system("recvmsg", e))?;
         let first = buf.get(..packet.len).unwrap_or_default();
         let welcome = match ToProcess::decode(first) {
             Ok(ToProcess::Welcome(welcome)) => welcome,
@@ -74,22 +89,16 @@ impl Launched {
             Err(_) if first.is_empty() => return Err(gone()),
             Err(error) => {
                 // Its launcher recognizes the version of this packet too, and says so for all.
-                let _ = launcher.send(&ToLauncher::Join { rank: 0, pid: std::process::id() }.encode(), &[]);
+                let _ = line.send(&ToLauncher::Join { rank: 0, pid: std::process::id() }.encode(), &[]);
                 return Err(not_understood(error));
             }
         };
         // Wipes the secret that passed through here.
         buf.fill(0);
         std::hint::black_box(&buf);
-        let quiet = welcome.options.iter().any(|(name, _)| name == "quiet");
         let join = ToLauncher::Join { rank: welcome.rank, pid: std::process::id() };
-        launcher.send(&join.encode(), &[]).map_err(|_| gone())?;
-
-        let control = Control::new(Some(launcher), quiet);
-        let (tell, answers) = channel();
-        let (listener, group) = (control.clone(), welcome.group);
-        super::listener("charm4rs-control", move || listen(&listener, &tell, group, buf))?;
-        Ok(Self { welcome, answers, control })
+        line.send(&join.encode(), &[]).map_err(|_| gone())?;
+        Ok(welcome)
     }
 
     fn send(&self, message: &ToLauncher, fds: &[BorrowedFd<'_>]) -> Result<(), TransportError> {

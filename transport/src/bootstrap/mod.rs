@@ -41,6 +41,7 @@ use options::{Action, Extent, OptionError, Options};
 use pmi1::Pmi1;
 use pmix::PmixSpace;
 use site::{KeySpace, Site};
+pub use sys::{end_fork, is_fork, on_fork, open_standard_descriptors};
 pub use threads::Threads;
 
 /// Limits of what travels on a launcher's channel.
@@ -238,14 +239,24 @@ enum Place {
 }
 
 impl Place {
-    fn find(kind: Kind, options: &Options) -> Result<Self, TransportError> {
+    /// An error comes with the line on which to tell it.
+    fn find(kind: Kind, options: &Options) -> Result<Self, (TransportError, Control)> {
+        let alone = |error| (error, Control::new(None, false));
+        if kind == Kind::Charmrun {
+            let line = Launched::line().and_then(|line| {
+                let none = || format!("++bootstrap charmrun: no charmrun started this process ({VARIABLE})");
+                line.ok_or_else(|| TransportError::Config(none()))
+            });
+            return Launched::join(line.map_err(alone)?).map(Self::Launched);
+        }
+        Self::find_other(kind, options).map_err(alone)
+    }
+
+    fn find_other(kind: Kind, options: &Options) -> Result<Self, TransportError> {
         Ok(match kind {
-            Kind::Charmrun => Self::Launched(Launched::find()?.ok_or_else(|| {
-                TransportError::Config(format!("++bootstrap charmrun: no charmrun started this process ({VARIABLE})"))
-            })?),
             Kind::Pmix => Self::site(PmixSpace::find(options.timeout)?),
             Kind::Pmi1 => Self::site(Pmi1::find(options.timeout)?),
-            Kind::Alone => Self::Alone,
+            Kind::Charmrun | Kind::Alone => Self::Alone,
         })
     }
 
@@ -282,6 +293,9 @@ impl Place {
 /// # Errors
 /// If the arguments are wrong, or the launcher cannot be understood.
 pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError> {
+    sys::this_is_home();
+    // If it fails there is nothing to tell anybody with.
+    let _ = sys::open_standard_descriptors();
     let parsed = options::parse(args, Extent::Everywhere);
     let usual = Options::default();
     let options = parsed.as_ref().map_or(&usual, |parsed| &parsed.options);
@@ -290,9 +304,19 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
     let kind = if kind.is_of_site() && options.action != Action::Run { Kind::Alone } else { kind };
     let looked = options.bootstrap.is_none() && options.action == Action::Run;
     let strays = Strays::here().filter(|_| kind == Kind::Alone && looked);
-    let place = strays.as_ref().map_or_else(|| Place::find(kind, options), |strays| Err(strays.error()));
-    let control = place.as_ref().map_or_else(|_| Control::new(None, false), |place| place.control(options.quiet));
+    let place = match &strays {
+        None => Place::find(kind, options),
+        Some(strays) => Err((strays.error(), Control::new(None, false))),
+    };
+    let (place, control) = match place {
+        Ok(place) => {
+            let control = place.control(options.quiet);
+            (Ok(place), control)
+        }
+        Err((error, control)) => (Err(error), control),
+    };
     crash::watch(&control);
+    crash::survive_writes();
     let found = place.map_err(BootError::from).and_then(|place| {
         let parsed = parsed?;
         let (boot, options) = place.join(&parsed.options, &control)?;

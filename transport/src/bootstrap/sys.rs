@@ -1,11 +1,73 @@
 //! The few calls of the bootstrap that the compiler cannot check.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd as _, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{Mode, OFlags};
 
 /// Ends this process without running anything of it.
 pub(super) fn end_process(code: i32) -> ! {
     // SAFETY: `_exit` has no precondition; it ends all threads of this process.
     unsafe { libc::_exit(code) }
+}
+
+/// The process that has looked for its job; 0: none has.
+static HOME: AtomicU32 = AtomicU32::new(0);
+/// What a child of `fork` does first.
+static AT_FORK: OnceLock<fn()> = OnceLock::new();
+
+/// This is the process that looks for its job.
+pub(super) fn this_is_home() {
+    HOME.store(std::process::id(), Ordering::Relaxed);
+}
+
+/// Whether this process is a child that a process of a job has forked and that has executed no program since. It is no part of the job:
+/// how it ends is nobody's business there, and it must not use what connects the job, of which it has a copy.
+#[must_use]
+pub fn is_fork() -> bool {
+    let home = HOME.load(Ordering::Relaxed);
+    home != 0 && home != std::process::id()
+}
+
+/// Ends such a child at once, when what it has printed is written.
+pub fn end_fork(code: i32) -> ! {
+    let _ = std::io::stdout().flush();
+    end_process(code & 0xff)
+}
+
+/// Has every child that is forked from here on call `act` before anything else, on the thread that forked it. The first one that is given stays.
+pub fn on_fork(act: fn()) {
+    extern "C" fn child() {
+        if let Some(act) = AT_FORK.get().filter(|_| is_fork()) {
+            act();
+        }
+    }
+    if AT_FORK.set(act).is_ok() {
+        // SAFETY: the function may be called in any child; what it calls takes no lock.
+        unsafe { libc::pthread_atfork(None, None, Some(child)) };
+    }
+}
+
+/// Opens the standard descriptors that are closed, on `/dev/null`: what this process opens later would get their numbers, and what it prints
+/// would go there. To be called before anything is opened.
+///
+/// # Errors
+/// If `/dev/null` cannot be opened.
+pub fn open_standard_descriptors() -> io::Result<()> {
+    for standard in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: asking about a number that is not open makes the call fail and nothing else.
+        if unsafe { libc::fcntl(standard, libc::F_GETFD) } >= 0 {
+            continue;
+        }
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+        // The lowest number that is free, unless another thread has taken it: then it is open, too.
+        if null.as_raw_fd() == standard {
+            let _ = null.into_raw_fd();
+        }
+    }
+    Ok(())
 }
 
 /// Whether a number is that of an open socket, and no standard one's.

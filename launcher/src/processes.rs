@@ -1,0 +1,214 @@
+//! What `/proc` says of processes: who they are, whose children, and of which job. Knows nothing of what is done about them.
+//!
+//! A process's number is used again when the process has gone. Its number together with the moment of its start names it for good.
+//! The processes of a job, and what they start, inherit a variable of the environment, [`MARK`], that names the launcher in this way:
+//! a list, the outermost launcher first, for a job may run within a job.
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{read, retry_on_intr};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// The variable that names the launchers to whose jobs a process belongs.
+pub(crate) const MARK: &str = "CHARM4RS_JOB";
+
+/// A process, for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    pub(crate) pid: Pid,
+    /// When it started, in the kernel's ticks since the machine did.
+    pub(crate) began: u64,
+}
+
+/// What is known of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stat {
+    pub(crate) group: i32,
+    pub(crate) session: i32,
+    pub(crate) began: u64,
+}
+
+/// Longest text of `/proc/PID/stat` up to the moment of its start: a name of 64 bytes and 21 numbers.
+const STAT_MAX: usize = 1024;
+
+impl Stat {
+    /// Of a process that runs, or has ended and was not reaped.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name, which may contain anything, ends with the last parenthesis.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let end = text.iter().rposition(|b| *b == b')')?;
+        let mut fields = text.get(end + 1..)?.split(|b| *b == b' ').skip(1);
+        let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u64>().ok();
+        let [group, session] = [fields.nth(2)?, fields.next()?].map(|field| number(field).unwrap_or(0));
+        let began = number(fields.nth(15)?)?;
+        Some(Self { group: i32::try_from(group).ok()?, session: i32::try_from(session).ok()?, began })
+    }
+}
+
+impl Identity {
+    /// This process's. Takes no memory from the heap, so that it may be called between `fork` and `exec`.
+    pub(crate) fn own() -> Option<Self> {
+        let fd = rustix::fs::open("/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let mut text = [0; STAT_MAX];
+        let n = retry_on_intr(|| read(&fd, &mut text)).ok()?;
+        let began = Stat::parse(&text[..n])?.began;
+        Some(Self { pid: rustix::process::getpid(), began })
+    }
+
+    /// Of a child of this process that was not reaped.
+    pub(crate) fn of_child(pid: Pid) -> Option<Self> {
+        Some(Self { pid, began: Stat::of(pid.as_raw_nonzero().get())?.began })
+    }
+
+    /// As it stands in [`MARK`].
+    pub(crate) fn mark(self) -> String {
+        format!("{}.{}", self.pid, self.began)
+    }
+}
+
+/// The children of this process, of all its threads, those among them that have ended.
+pub(crate) fn children() -> Vec<Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|n| Pid::from_raw(n.parse().ok()?)).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Whether nobody else in this process can start another one.
+pub(crate) fn has_one_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
+
+/// All processes.
+pub(crate) fn all() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Whether a process that runs has a mark in its environment, as it was when its program started. `None`: it has no environment, which is
+/// so for a moment while it executes a program.
+pub(crate) fn mark_of(pid: i32, mark: &str) -> Option<bool> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok().filter(|bytes| !bytes.is_empty())?;
+    let values =
+        environment.split(|b| *b == 0).filter_map(|entry| entry.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="));
+    Some(values.flat_map(|value| value.split(|b| *b == b' ')).any(|one| one == mark.as_bytes()))
+}
+
+fn has_mark(pid: i32, mark: &str) -> bool {
+    mark_of(pid, mark) == Some(true)
+}
+
+/// Kills all processes with a mark, and what they start meanwhile. Gives up after some rounds: a program that starts processes faster
+/// than that has to be stopped by other means.
+pub(crate) fn kill_marked(mark: &str) {
+    const ROUNDS: usize = 50;
+    let mut clean = 0;
+    for _ in 0..ROUNDS {
+        let found: Vec<i32> = all().filter(|pid| has_mark(*pid, mark)).collect();
+        clean = if found.is_empty() { clean + 1 } else { 0 };
+        // Who executes a program just now is not seen the first time.
+        if clean == 3 {
+            return;
+        }
+        found.into_iter().for_each(|pid| kill_if(pid, || has_mark(pid, mark)));
+        std::thread::sleep(std::time::Duration::from_millis(3));
+    }
+}
+
+/// Kills the process of this number if `so` holds of it. The number may become another process's at any time; a descriptor names one
+/// process for good, so what is checked after it was opened holds of what is killed, or nothing is killed.
+fn kill_if(pid: i32, so: impl FnOnce() -> bool) {
+    let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    if let Some(process) = process.filter(|_| so()) {
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
+}
+
+/// Kills the group that `leader` leads or has led, with all that is still in it, provided that the number is still that group's. While a
+/// group has members its number is given to no other process. So it is the same if its leader is, or, where the leader has gone, if it
+/// has a member from the time before `until`: one that started when the leader's number was taken.
+pub(crate) fn kill_group(leader: Identity, until: u64) {
+    let number = leader.pid.as_raw_nonzero().get();
+    let is_same = match Stat::of(number) {
+        Some(now) => now.began == leader.began,
+        None => all().filter_map(Stat::of).any(|member| {
+            let in_time = (leader.began..=until).contains(&member.began);
+            in_time && (member.group, member.session) == (number, number)
+        }),
+    };
+    if is_same {
+        let _ = rustix::process::kill_process_group(leader.pid, Signal::KILL);
+    }
+}
+
+/// This moment, in the kernel's ticks since the machine started.
+pub(crate) fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
+    let ticks = rustix::param::clock_ticks_per_second();
+    seconds.saturating_mul(ticks).saturating_add(nanoseconds.saturating_mul(ticks) / 1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A process that leads a group and a session of its own, and has a mark.
+    fn sleeper(mark: &str) -> Child {
+        let mut command = Command::new("setsid");
+        command.args(["--wait", "sleep", "1000.5"]).env(MARK, mark).stdin(Stdio::null());
+        command.process_group(0).spawn().expect("setsid")
+    }
+
+    #[test]
+    fn a_name_with_anything_in_it_does_not_hide_what_follows() {
+        let text = b"7 (a) S 1 2 3) S 1 70 71 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99887 5 6 7";
+        assert_eq!(Stat::parse(text), Some(Stat { group: 70, session: 71, began: 99887 }));
+        for cut in 0..text.len() {
+            let _ = Stat::parse(&text[..cut]);
+        }
+    }
+
+    #[test]
+    fn this_process_knows_itself_and_its_children() {
+        let own = Identity::own().expect("proc");
+        assert_eq!(Some(own.began), Stat::of(own.pid.as_raw_nonzero().get()).map(|stat| stat.began));
+        assert!(own.began <= now());
+        let mut child = sleeper(&own.mark());
+        assert!(children().contains(&Pid::from_child(&child)));
+        child.kill().and_then(|()| child.wait()).expect("ours");
+        kill_marked(&own.mark());
+    }
+
+    #[test]
+    fn a_number_that_has_become_another_process_is_left_alone() {
+        let mark = format!("{}.reused", std::process::id());
+        let mut child = sleeper(&mark);
+        let pid = Pid::from_child(&child);
+        let began = Identity::of_child(pid).expect("it runs").began;
+        kill_group(Identity { pid, began: began + 1 }, now());
+        assert!(child.try_wait().expect("ours").is_none(), "it was killed by a stranger's name");
+        kill_group(Identity { pid, began }, now());
+        child.wait().expect("ours");
+        kill_marked(&mark);
+    }
+
+    #[test]
+    fn a_list_of_marks_belongs_to_each_of_its_launchers_and_to_no_other() {
+        let mark = format!("{}.list", std::process::id());
+        let mut child = sleeper(&format!("1.2 {mark}"));
+        let pid = Pid::from_child(&child).as_raw_nonzero().get();
+        while !has_mark(pid, &mark) {
+            std::thread::yield_now();
+        }
+        assert!(!has_mark(pid, "1.") && !has_mark(pid, &mark[1..]));
+        kill_marked(&mark);
+        child.wait().expect("ours");
+    }
+}
