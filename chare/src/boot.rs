@@ -315,6 +315,7 @@ impl Setup {
 /// Runs one PE on this thread until the job ends; `first` before its loop.
 fn run_pe(builder: PortBuilder, setup: &Setup, around_sleep: Option<Box<AroundSleep>>, first: impl FnOnce(Rt)) -> i32 {
     bootstrap::crash::this_thread_is(builder.pe());
+    bootstrap::on_fork(pe::leave_fork);
     let pe = builder.pe();
     let abort = |error: &TransportError| -> ! { setup.control.abort(error.code(), Some(pe), &error.to_string()) };
     let layout = builder.layout();

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use charm4rs_scheduler::{Config, Scheduler};
 use charm4rs_transport::TransportError;
+use charm4rs_transport::bootstrap;
 use charm4rs_transport::port::Port;
 
 pub(crate) use crate::runtime::Driver;
@@ -21,9 +22,20 @@ pub(crate) fn open(port: Port, config: Config, host: Rc<dyn Host>) -> Rt {
     Runtime::new(Scheduler::new(port, config), host)
 }
 
+/// A child that user code has forked leaves the loop when that code returns to it: the PE is its parent.
+pub(crate) fn leave_fork() {
+    if let Some(rt) = runtime::try_current() {
+        rt.sched.leave_fork();
+    }
+}
+
 /// Runs its loop until the job ends.
 pub(crate) fn run(rt: Rt) -> Result<i32, TransportError> {
-    guarded(rt, || rt.sched.run(&Driver(rt))).unwrap_or(Ok(i32::from(u8::MAX)))
+    let code = guarded(rt, || rt.sched.run(&Driver(rt))).unwrap_or(Ok(i32::from(u8::MAX)));
+    if bootstrap::is_fork() {
+        bootstrap::end_fork(code.unwrap_or(i32::from(u8::MAX)));
+    }
+    code
 }
 
 /// Runs what may run code of the user's outside of entry methods: a serializer, a reducer, a map, a destructor. Its panic

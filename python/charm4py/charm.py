@@ -67,6 +67,8 @@ class Charm:
         self._line_by_line()
         _engine.set_hooks(Hooks)
         args = _engine.join(sys.argv)
+        # What this process starts is no part of the job, not even a program of chares.
+        os.environ.pop("CHARM4RS_BOOT", None)
         pes, processes = _engine.shape()
         if processes < pes:
             self._launch(pes)

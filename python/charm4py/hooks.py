@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import traceback
 from typing import Any, NoReturn
 
 from . import _engine, entry_method, errors, reduction, sections, threads, wait
@@ -35,6 +37,8 @@ class Hooks:
     @staticmethod
     def ending(error: BaseException, place: str) -> tuple[int, str | None]:
         """How the job ends because of an exception: its status, and the message, if it is a failure."""
+        if forked:
+            leave_fork(error)
         flush()
         if isinstance(error, SystemExit):
             code = error.code
@@ -68,8 +72,33 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except (AttributeError, OSError, ValueError):  # None, if it was closed from the beginning
             pass
+
+
+#: This process is a child that a process of the job has forked: no part of the job.
+forked = False
+
+
+def note_fork() -> None:
+    global forked
+    forked = True
+
+
+os.register_at_fork(after_in_child=note_fork)
+
+
+def leave_fork(error: BaseException) -> NoReturn:
+    """Ends such a child because of an exception, as a program ends because of it."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    elif code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()
+    flush()
+    os._exit((code or 0) & 0xFF)
 
 
 class NobodysAnswer:

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::panic::PanicHookInfo;
 use std::sync::Once;
 
-use charm4rs_transport::{Pe, TransportError};
+use charm4rs_transport::{Pe, TransportError, bootstrap};
 
 use super::deadlock::Deadlock;
 use super::{Rt, stack, tree};
@@ -73,6 +73,9 @@ pub trait Host {
 
 /// `exit` was called here.
 pub(crate) fn exit(rt: Rt, code: i32) {
+    if bootstrap::is_fork() {
+        bootstrap::end_fork(code);
+    }
     let mut header = Header::new(0, rt.sched.pe());
     header.priority = code;
     if rt.sched.pe() == FIRST {
@@ -136,6 +139,10 @@ impl Panicked {
     /// From what `catch_unwind` caught.
     #[cold]
     pub(crate) fn take(panic: Box<dyn Any + Send>) -> Self {
+        if bootstrap::is_fork() {
+            // A child that user code has forked ends as a program does: the hook has printed why.
+            bootstrap::end_fork(1);
+        }
         let (place, stack) = LAST.take().unwrap_or_default();
         let panic = match panic.downcast::<CallError>() {
             Ok(error) => return Self { message: error.to_string(), passed_on: Some(*error), usage: false },
@@ -177,7 +184,7 @@ pub(crate) fn install_panic_hook() {
     ONCE.call_once(|| {
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
-            let Some(rt) = super::try_current() else { return others(info) };
+            let Some(rt) = super::try_current().filter(|_| !bootstrap::is_fork()) else { return others(info) };
             if FATAL.contains(&text(info.payload())) {
                 // The process is about to abort: nobody will ever catch it.
                 let (place, stack) = LAST.take().unwrap_or_default();

@@ -9,6 +9,7 @@ mod alone;
 #[path = "../common/mod.rs"]
 mod common;
 mod fabrics;
+mod forks;
 mod hangs;
 mod memory;
 mod ucx;
