@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::io::BufRead as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{assert_gone, processes, run, start};
+use common::{Ended, assert_gone, processes, run, start};
 use rustix::process::{Signal, kill_process};
 
 #[test]
@@ -116,19 +118,41 @@ fn nothing_outlives_a_launcher_that_is_killed_while_it_starts() {
 }
 
 #[test]
-fn a_killed_guardian_does_no_harm() {
-    let mut job = start("+p2 ++ppn 1 PROCESS ready");
-    let numbers = job.ready(2);
-    let launcher = job.pid();
-    let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).expect("proc");
-    let guardian = children
-        .split_whitespace()
-        .filter_map(|n| rustix::process::Pid::from_raw(n.parse().ok()?))
-        .find(|pid| !numbers.contains(pid))
-        .expect("a third child");
-    kill_process(guardian, Signal::KILL).expect("it runs");
-    kill_process(numbers[0], Signal::KILL).expect("it runs");
-    job.end().failed(137, "was killed by signal 9");
+fn a_job_needs_no_guardian_whenever_it_is_killed_or_stopped() {
+    for signal in [Signal::KILL, Signal::STOP] {
+        for _ in 0..5 {
+            let job = start("+p3 ++ppn 1 PROCESS exchange");
+            kill_process(job.guardian(), signal).expect("it runs");
+            let ended = job.end();
+            assert_eq!((ended.code, &*ended.stderr), (0, ""), "{ended:?}");
+        }
+        let mut job = start("+p2 ++ppn 1 PROCESS ready");
+        let numbers = job.ready(2);
+        kill_process(job.guardian(), signal).expect("it runs");
+        kill_process(numbers[0], Signal::KILL).expect("it runs");
+        job.end().failed(137, "was killed by signal 9");
+    }
+}
+
+#[test]
+fn a_killed_guardian_is_replaced() {
+    let mut job = start("+p2 ++ppn 1 PROCESS children-in-group");
+    job.ready(2);
+    let first = job.guardian();
+    kill_process(first, Signal::KILL).expect("it runs");
+    while job.guardian() == first {
+        std::thread::yield_now();
+    }
+    job.signal(Signal::KILL);
+    assert_eq!(job.end().code, -9);
+}
+
+#[test]
+fn what_has_left_its_session_ends_with_a_killed_launcher() {
+    let mut job = start("+p2 ++ppn 1 PROCESS children-in-session");
+    job.ready(2);
+    job.signal(Signal::KILL);
+    assert_eq!(job.end().code, -9);
 }
 
 #[test]
@@ -145,13 +169,28 @@ fn the_test_would_see_what_a_job_leaves_behind() {
     let mut job = start("+p2 ++ppn 1 PROCESS ready");
     job.ready(2);
     job.signal(Signal::TERM);
-    let mark = job.end().mark;
-    assert_gone(&mark);
-    let child = std::process::Command::new("sleep").arg("1000.75").env("CHARMRUN_TEST_JOB", &mark).spawn();
-    let mut child = child.expect("sleep");
-    while processes(&mark).is_empty() {
-        std::thread::yield_now();
-    }
+    let Ended { mark, mut traces, .. } = job.end();
+    assert_gone(&mark, &traces);
+    // A process with the mark, which listens, and has an object in shared memory and a temporary file.
+    let script = "import os, socket, sys, tempfile, time
+listens = socket.create_server(('127.0.0.1', 0))
+files = [open(name, 'w') for name in sys.argv[1:]]
+print('ready', flush=True)
+time.sleep(1000.75)";
+    let files =
+        [PathBuf::from("/dev/shm"), std::env::temp_dir()].map(|folder| folder.join(format!("charmrun-test-{mark}")));
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", script]).args(&files).env("CHARMRUN_TEST_JOB", &mark).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("python3");
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a pipe");
+    traces.look(&mark);
+    assert!(!processes(&mark).is_empty());
+    let left = traces.left();
+    assert_eq!(left.len(), 3, "{left:?}");
     child.kill().and_then(|()| child.wait()).expect("ours");
-    assert_gone(&mark);
+    let left = traces.left();
+    assert_eq!(left, files.clone().map(|file| file.display().to_string()), "the socket has gone, files have not");
+    files.iter().for_each(|file| std::fs::remove_file(file).expect("it is there"));
+    assert_gone(&mark, &traces);
 }

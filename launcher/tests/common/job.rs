@@ -1,6 +1,7 @@
 //! A job under test: started with a watchdog, its output read, and what it has left behind looked for in `/proc`. Knows nothing of
 //! which launcher and program it is.
 
+use std::cell::RefCell;
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,13 +10,18 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+#[path = "traces.rs"]
+pub(crate) mod traces;
+
+pub(crate) use traces::processes;
+use traces::{MARK, Traces};
+
 /// Every test ends by then, or fails.
 const WATCHDOG: Duration = Duration::from_secs(60);
+/// Between two looks at what a job has.
+const LOOK: Duration = Duration::from_millis(50);
 /// The contract: what a job leaves behind is gone so soon after its launcher.
 pub(crate) const GONE: Duration = Duration::from_secs(1);
-/// In the environment of everything that a job starts.
-const MARK: &str = "CHARMRUN_TEST_JOB";
-
 /// A job that runs.
 pub(crate) struct Job {
     child: Child,
@@ -23,6 +29,8 @@ pub(crate) struct Job {
     stdout: Option<BufReader<ChildStdout>>,
     stderr: JoinHandle<String>,
     began: Instant,
+    /// What it has had so far, whenever somebody looked.
+    traces: RefCell<Traces>,
 }
 
 /// A job that has ended.
@@ -33,6 +41,7 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
     pub(crate) took: Duration,
     pub(crate) mark: String,
+    pub(crate) traces: Traces,
 }
 
 /// A launcher's command, without standard input, and the mark of what it starts.
@@ -46,7 +55,7 @@ pub(crate) fn marked(launcher: &str) -> (Command, String) {
 
 impl Job {
     pub(crate) fn spawn(mut command: Command, mark: String) -> Self {
-        let began = Instant::now();
+        let (began, traces) = (Instant::now(), RefCell::new(Traces::new()));
         let mut child = command.spawn().expect("charmrun starts");
         let mut stderr = child.stderr.take().expect("piped");
         let stderr = std::thread::spawn(move || {
@@ -55,7 +64,7 @@ impl Job {
             String::from_utf8_lossy(&text).into_owned()
         });
         let stdout = child.stdout.take().map(BufReader::new);
-        Self { child, mark, stdout, stderr, began }
+        Self { child, mark, stdout, stderr, began, traces }
     }
 
     /// The launcher's number.
@@ -63,7 +72,28 @@ impl Job {
         Pid::from_child(&self.child)
     }
 
+    /// Looks at what the job has now, which is to be gone at its end.
+    pub(crate) fn look(&self) {
+        self.traces.borrow_mut().look(&self.mark);
+    }
+
+    /// The launcher's guardian, as soon as there is one.
+    pub(crate) fn guardian(&self) -> Pid {
+        let list = format!("/proc/{0}/task/{0}/children", self.pid());
+        let is_it =
+            |pid: &i32| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"charmrun-guard\n");
+        loop {
+            let children = std::fs::read_to_string(&list).expect("charmrun runs");
+            let found = children.split_whitespace().filter_map(|n| n.parse().ok()).find(is_it);
+            if let Some(pid) = found.and_then(Pid::from_raw) {
+                return pid;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
+        self.look();
         kill_process(self.pid(), signal).expect("charmrun runs");
     }
 
@@ -84,14 +114,16 @@ impl Job {
 
     /// Waits until `n` processes have said `ready`, and gives the numbers that they said with it.
     pub(crate) fn ready(&mut self, n: usize) -> Vec<Pid> {
-        (0..n)
+        let numbers = (0..n)
             .filter_map(|_| {
                 let line = self.line();
                 let (word, pid) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "0"));
                 assert_eq!(word, "ready");
                 Pid::from_raw(pid.parse().expect("a number"))
             })
-            .collect()
+            .collect();
+        self.look();
+        numbers
     }
 
     pub(crate) fn end(mut self) -> Ended {
@@ -101,6 +133,7 @@ impl Job {
             stdout.map(|mut stdout| stdout.read_to_end(&mut text).expect("a pipe"));
             String::from_utf8_lossy(&text).into_owned()
         });
+        let mut look_at = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("our child") {
                 break status;
@@ -110,10 +143,14 @@ impl Job {
                 let left = processes(&self.mark);
                 panic!("the job hangs; its processes: {left:?}; it said {:?}", self.stderr.join());
             }
+            if look_at <= Instant::now() {
+                self.look();
+                look_at = Instant::now() + LOOK;
+            }
             std::thread::sleep(Duration::from_millis(2));
         };
         let took = self.began.elapsed();
-        assert_gone(&self.mark);
+        assert_gone(&self.mark, &self.traces.borrow());
         let code = std::os::unix::process::ExitStatusExt::signal(&status)
             .map_or_else(|| status.code().expect("an exit status or a signal"), |signal| -signal);
         Ended {
@@ -122,6 +159,7 @@ impl Job {
             stderr: self.stderr.join().expect("it reads"),
             took,
             mark: self.mark,
+            traces: self.traces.into_inner(),
         }
     }
 }
@@ -181,32 +219,17 @@ impl Ended {
     }
 }
 
-/// Living processes that have inherited the job's mark, with their command lines.
-pub(crate) fn processes(mark: &str) -> Vec<(i32, String)> {
-    let wanted = format!("{MARK}={mark}");
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // What cannot be read has just ended. A zombie has neither environment nor command line.
-        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.split(|b| *b == 0).any(|variable| variable == wanted.as_bytes()) {
-            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
-        }
-    }
-    found
-}
-
-/// Within the contract's time after now nothing of the job is left.
+/// Within the contract's time after now nothing of the job is left: no process, and nothing of what its processes had.
 #[track_caller]
-pub(crate) fn assert_gone(mark: &str) {
+pub(crate) fn assert_gone(mark: &str, traces: &Traces) {
     let since = Instant::now();
     loop {
-        let left = processes(mark);
-        if left.is_empty() {
+        let processes = processes(mark);
+        let left = traces.left();
+        if processes.is_empty() && left.is_empty() {
             return;
         }
-        assert!(since.elapsed() < GONE, "the job has left behind {left:?}");
+        assert!(since.elapsed() < GONE, "the job has left behind {processes:?} {left:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
