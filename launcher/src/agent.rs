@@ -5,7 +5,8 @@
 //! 1. The launcher says that the job has ended: what processes have left behind is killed, the rest of the output sent, and `Done`.
 //! 2. The line ends, or the launcher is silent for five seconds (while it is known to run), or a signal asks it to: the launcher is taken
 //!    for gone, and everything is killed.
-//! 3. It is killed: its processes hear of it from the kernel, what they have started from the guardian.
+//! 3. It is killed: its processes hear of it from the kernel, what they have started from the guardian. So it is if it stands still for as long as makes
+//!    its launcher take its host for lost: the guardian kills it.
 //!
 //! An agent knows nothing of the job but its own processes, and decides nothing.
 
@@ -136,9 +137,9 @@ impl Agent {
     fn new(line: Line, order: &Order) -> Result<Self, LaunchError> {
         let layout = &order.welcome.layout;
         let ranks = layout.processes_of(layout.host_of(order.welcome.rank));
-        let here = Here::new(ranks)?;
-        line.listen(here.epoll(), token(What::Line, 0)).map_err(|e| LaunchError::system("epoll_ctl")(e.into()))?;
         let options = Options::from_pairs(&order.welcome.options)?;
+        let here = Here::new(ranks, options.liveness)?;
+        line.listen(here.epoll(), token(What::Line, 0)).map_err(|e| LaunchError::system("epoll_ctl")(e.into()))?;
         Ok(Self {
             here,
             line,

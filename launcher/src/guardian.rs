@@ -12,13 +12,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{read, retry_on_intr, write};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use crate::processes::{self, Identity};
+use crate::processes::{self, Identity, Stat};
 use crate::sys;
 
+/// For how long an agent may stand still, and how often to look.
+const STOPPED: Duration = Duration::from_secs(4);
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
 /// What it is called, for those who list processes.
 const NAME: &core::ffi::CStr = c"charmrun-guard";
 
@@ -70,15 +75,17 @@ pub(crate) struct Guardian {
 
 impl Guardian {
     /// Starts it, for a job whose processes have this mark. It shares nothing with the launcher but the pipe.
-    pub(crate) fn start(mark: &str) -> io::Result<Self> {
+    /// `agent`: it serves an agent, of whom nobody can be told that it stands still.
+    pub(crate) fn start(mark: &str, agent: bool) -> io::Result<Self> {
         let (mine, pipe) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&pipe, true)?;
+        let served = Identity::own().filter(|_| agent);
         let pid = sys::fork(|| {
             // Away from the terminal's signals.
             let _ = rustix::process::setsid();
             let _ = rustix::thread::set_name(NAME);
             sys::close_all_but(mine.as_fd());
-            let groups = watch(&mine);
+            let groups = watch(&mine, served);
             let now = processes::now();
             groups.into_iter().for_each(|leader| processes::kill_group(leader, now));
             processes::kill_marked(mark);
@@ -112,12 +119,26 @@ impl Guardian {
     }
 }
 
-/// Reads records until the pipe closes. Gives the groups that are left.
-fn watch(pipe: &OwnedFd) -> Vec<Identity> {
+/// Reads records until the pipe closes. Gives the groups that are left. `agent` is killed if it stands still for so long that its launcher takes
+/// its host for lost: the line to it is closed then, and nobody else can end it.
+fn watch(pipe: &OwnedFd, agent: Option<Identity>) -> Vec<Identity> {
     let mut groups: Vec<Identity> = Vec::new();
     let mut bytes: Vec<u8> = Vec::new();
     let mut buf = [0; 64 * RECORD];
-    while let Ok(n @ 1..) = retry_on_intr(|| read(pipe, &mut buf)) {
+    let mut stopped: Option<Instant> = None;
+    loop {
+        if let Some(agent) = agent {
+            let stands = Stat::of(agent.pid.as_raw_nonzero().get()).is_some_and(|now| now.stopped);
+            stopped = stopped.or_else(|| Some(Instant::now())).filter(|_| stands);
+            if stopped.is_some_and(|since| since.elapsed() >= STOPPED) {
+                processes::kill(agent);
+            }
+            let mut ready = [PollFd::new(pipe, PollFlags::IN)];
+            if !matches!(poll(&mut ready, Some(&LOOK)), Ok(1)) {
+                continue;
+            }
+        }
+        let Ok(n @ 1..) = retry_on_intr(|| read(pipe, &mut buf)) else { return groups };
         bytes.extend_from_slice(&buf[..n]);
         take_records(&mut bytes, |word, leader| {
             groups.retain(|group| *group != leader);
@@ -126,7 +147,6 @@ fn watch(pipe: &OwnedFd) -> Vec<Identity> {
             }
         });
     }
-    groups
 }
 
 /// Takes whole records out of what was read. What is none is passed over, byte by byte.
@@ -176,6 +196,6 @@ mod tests {
             write(&writer, &record(word, leader(pid))).expect("room");
         }
         drop(writer);
-        assert_eq!(watch(&reader), [leader(21), leader(22)]);
+        assert_eq!(watch(&reader, None), [leader(21), leader(22)]);
     }
 }

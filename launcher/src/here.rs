@@ -168,6 +168,7 @@ pub(crate) struct Here {
     guardian: Option<Guardian>,
     /// So many more there may be.
     guardians: u32,
+    agent: bool,
     epoll: OwnedFd,
     caller: Caller,
     /// Of all that was started here, which is where what they have started may be found.
@@ -180,11 +181,11 @@ pub(crate) struct Here {
 }
 
 impl Here {
-    /// A place for these processes.
-    pub(crate) fn new(ranks: Range<u32>) -> Result<Self, LaunchError> {
+    /// A place for these processes. `agent`: it is an agent's, which is ended if it stands still.
+    pub(crate) fn new(ranks: Range<u32>, agent: bool) -> Result<Self, LaunchError> {
         let system = |call| move |e: Errno| LaunchError::system(call)(e.into());
         let caller = Caller::new()?;
-        let guardian = Guardian::start(caller.mark()).map_err(LaunchError::system("fork"))?;
+        let guardian = Guardian::start(caller.mark(), agent).map_err(LaunchError::system("fork"))?;
         caller.adopt()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(system("epoll_create1"))?;
         let signals = caller.signals.fd();
@@ -196,6 +197,7 @@ impl Here {
             commands: Vec::new(),
             guardian: Some(guardian),
             guardians: GUARDIANS,
+            agent,
             epoll,
             caller,
             sessions: HashSet::new(),
@@ -517,7 +519,7 @@ impl Here {
             return;
         }
         self.guardians -= 1;
-        self.guardian = Guardian::start(self.caller.mark()).ok();
+        self.guardian = Guardian::start(self.caller.mark(), self.agent).ok();
         if let Some(guardian) = &self.guardian {
             let leaders = self.children.iter().filter_map(|child| child.leader).chain(self.commands.iter().copied());
             leaders.for_each(|leader| guardian.watch_over(leader));

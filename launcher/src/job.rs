@@ -156,7 +156,7 @@ pub(crate) struct Job {
 impl Job {
     fn new(options: Options, place: Place, launch: Launch) -> Result<Self, LaunchError> {
         let Place { layout, hosts, here: this } = place;
-        let here = Here::new(this.map_or(0..0, |host| layout.processes_of(host)))?;
+        let here = Here::new(this.map_or(0..0, |host| layout.processes_of(host)), false)?;
         let own = host_name();
         let mut names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         match this {

@@ -22,6 +22,8 @@ pub(crate) struct Identity {
 /// What is known of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stat {
+    /// A signal has stopped it.
+    pub(crate) stopped: bool,
     pub(crate) group: i32,
     pub(crate) session: i32,
     pub(crate) began: u64,
@@ -41,9 +43,10 @@ impl Stat {
         let end = text.iter().rposition(|b| *b == b')')?;
         let mut fields = text.get(end + 1..)?.split(|b| *b == b' ').skip(1);
         let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u64>().ok();
-        let [group, session] = [fields.nth(2)?, fields.next()?].map(|field| number(field).unwrap_or(0));
+        let stopped = fields.next()? == b"T";
+        let [group, session] = [fields.nth(1)?, fields.next()?].map(|field| number(field).unwrap_or(0));
         let began = number(fields.nth(15)?)?;
-        Some(Self { group: i32::try_from(group).ok()?, session: i32::try_from(session).ok()?, began })
+        Some(Self { stopped, group: i32::try_from(group).ok()?, session: i32::try_from(session).ok()?, began })
     }
 }
 
@@ -118,6 +121,12 @@ pub(crate) fn kill_marked(mark: &str) {
     }
 }
 
+/// Kills this process, if it is still that one.
+pub(crate) fn kill(process: Identity) {
+    let number = process.pid.as_raw_nonzero().get();
+    kill_if(number, || Stat::of(number).is_some_and(|now| now.began == process.began));
+}
+
 /// Kills the process of this number if `so` holds of it. The number may become another process's at any time; a descriptor names one
 /// process for good, so what is checked after it was opened holds of what is killed, or nothing is killed.
 fn kill_if(pid: i32, so: impl FnOnce() -> bool) {
@@ -169,7 +178,7 @@ mod tests {
     #[test]
     fn a_name_with_anything_in_it_does_not_hide_what_follows() {
         let text = b"7 (a) S 1 2 3) S 1 70 71 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99887 5 6 7";
-        assert_eq!(Stat::parse(text), Some(Stat { group: 70, session: 71, began: 99887 }));
+        assert_eq!(Stat::parse(text), Some(Stat { stopped: false, group: 70, session: 71, began: 99887 }));
         for cut in 0..text.len() {
             let _ = Stat::parse(&text[..cut]);
         }

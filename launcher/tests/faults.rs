@@ -156,6 +156,31 @@ fn what_has_left_its_session_ends_with_a_killed_launcher() {
 }
 
 #[test]
+fn a_second_fault_while_a_job_ends_changes_nothing() {
+    for (to, signal) in [(1, Signal::KILL), (1, Signal::STOP), (2, Signal::ABORT)] {
+        let mut job = start("+p3 ++ppn 1 PROCESS stubborn");
+        let processes = job.ready(3);
+        job.signal(Signal::INT);
+        // The end has begun when the processes say so.
+        (0..3).for_each(|_| assert!(job.line().contains("heard Stop")));
+        kill_process(processes[to], signal).expect("it runs");
+        let ended = job.end();
+        ended.failed(130, "interrupted by SIGINT");
+        assert!(ended.took < Duration::from_secs(4), "{ended:?}");
+    }
+    // The launcher itself, and its guardian before it.
+    for guardian in [None, Some(Signal::KILL)] {
+        let mut job = start("+p3 ++ppn 1 PROCESS stubborn");
+        job.ready(3);
+        job.signal(Signal::INT);
+        (0..3).for_each(|_| assert!(job.line().contains("heard Stop")));
+        guardian.into_iter().for_each(|signal| kill_process(job.guardian(), signal).expect("it runs"));
+        job.signal(Signal::KILL);
+        assert_eq!(job.end().code, -9);
+    }
+}
+
+#[test]
 fn many_jobs_at_once_do_not_disturb_each_other() {
     let jobs: Vec<_> =
         (0..6).map(|i| start(&format!("+p3 ++ppn 1 PROCESS {}", ["exchange", "exit 4"][i % 2]))).collect();

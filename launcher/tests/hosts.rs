@@ -148,6 +148,18 @@ fn a_killed_shell_or_agent_is_a_lost_host() {
     }
 }
 
+#[test]
+fn an_agent_that_stands_still_is_a_lost_host_and_leaves_nothing_there() {
+    let Some(hosts) = Hosts::new(2) else { return };
+    for what in ["ready", "children-in-group"] {
+        let job = running(&hosts, what);
+        kill_process(agent(&hosts), Signal::STOP).expect("it runs");
+        let ended = job.end();
+        ended.failed_on(hosts.name(1), 69, &format!("host {} is lost", hosts.name(1)));
+        hosts.assert_empty();
+    }
+}
+
 /// The agent on the second host: of two with its command line, the one that is no child of the other.
 fn agent(hosts: &Hosts) -> rustix::process::Pid {
     let mut all: Vec<_> = hosts.processes(1).into_iter().filter(|(_, line)| line.ends_with("++agent")).collect();

@@ -84,7 +84,7 @@ fn main() -> ExitCode {
                 // SAFETY: ignoring a signal has no precondition.
                 unsafe { libc::signal(signal, libc::SIG_IGN) };
             }
-            println!("ready");
+            println!("ready {}", std::process::id());
             forever();
         }
         "obeys" => {
