@@ -90,15 +90,16 @@ os.register_at_fork(after_in_child=note_fork)
 
 def leave_fork(error: BaseException) -> NoReturn:
     """Ends such a child because of an exception, as a program ends because of it."""
-    code = error.code if isinstance(error, SystemExit) else 1
+    status = 1
     if not isinstance(error, SystemExit):
         traceback.print_exception(type(error), error, error.__traceback__)
-    elif code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)
-        code = 1
+    elif error.code is None or isinstance(error.code, int):
+        status = (error.code or 0) & 0xFF
+    else:
+        print(error.code, file=sys.stderr)
     atexit._run_exitfuncs()
     flush()
-    os._exit((code or 0) & 0xFF)
+    os._exit(status)
 
 
 class NobodysAnswer:

@@ -25,6 +25,7 @@ use crate::proxy::{Proxy, Target, checked_pe};
 /// A PE of Python chares.
 pub(crate) struct Engine {
     pub(crate) job: Job,
+    process: u32,
     pub(crate) futures: Futures,
     agents: OnceCell<Group<Agent>>,
     /// What maps of arrays are made of that this PE has made: an array takes it along, since it may be there before its map.
@@ -106,9 +107,10 @@ pub(crate) fn charm4py_error(py: Python<'_>, text: &str) -> PyResult<PyErr> {
     Ok(PyErr::from_value(error.into_bound(py)))
 }
 
-/// Whether an exception asks for the end of the job.
+/// Whether an exception asks for the end of the job; or is that of a child that was forked, which ends because of any.
 pub(crate) fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py)
+    let asks = error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py);
+    asks || engine().is_ok_and(|engine| engine.process != std::process::id())
 }
 
 /// Ends the job because of an exception that nobody waits for.
@@ -187,6 +189,7 @@ pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
     Ok(joining.run(asleep, move |job| {
         let engine: &'static Engine = Box::leak(Box::new(Engine {
             job,
+            process: std::process::id(),
             futures: Futures::default(),
             agents: OnceCell::new(),
             maps: RefCell::default(),
