@@ -216,6 +216,8 @@ class Chaos:
         self.counts: collections.Counter[tuple[str, str, str, str]] = collections.Counter()
         self.wrong: collections.Counter[str] = collections.Counter()
         self.trials = 0
+        #: Jobs that were over before their fault.
+        self.missed = 0
         self.begins: dict[tuple[str, str], float] = {}
         self.hosts: Hosts | None = None
         (folder / "prog.py").write_text(PYTHON)
@@ -265,7 +267,7 @@ class Chaos:
         for _ in range(2 if rng.random() < 0.3 else 1):
             victim = rng.choice(victims)
             instant = rng.choice(["start", "running", "ending"])
-            at = {"start": rng.random(), "running": rng.uniform(0, 0.15), "ending": rng.uniform(-0.03, 0.06)}[instant]
+            at = {"start": rng.random(), "running": rng.uniform(0, 0.15), "ending": rng.uniform(-0.05, 0.03)}[instant]
             act = "cut" if victim == "cut" else "stop" if rng.random() < 0.12 else "kill"
             faults.append(Fault(act, "host" if victim == "cut" else victim, instant, at))
         faults.sort(key=lambda fault: ["start", "running", "ending"].index(fault.instant))
@@ -308,17 +310,18 @@ class Chaos:
         words, env = self.command(trial, mark)
         began = time.monotonic()
         job = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder)
-        out, ready, left = [], threading.Event(), threading.Event()
+        out: list[bytes] = []
+        ready = threading.Event()
+        ready_at: list[float] = []
         errors: list[bytes] = []
 
         def read_output() -> None:
             assert job.stdout is not None
             for line in job.stdout:
                 out.append(line)
-                if sum(text.startswith(b"ready") for text in out) == PES:
+                if not ready_at and sum(text.startswith(b"ready") for text in out) == PES:
+                    ready_at.append(time.monotonic())
                     ready.set()
-                if line.startswith(b"left"):
-                    left.set()
             ready.set()
 
         readers = [threading.Thread(target=read_output, daemon=True), threading.Thread(target=lambda: errors.append(job.stderr.read()), daemon=True)]
@@ -328,7 +331,6 @@ class Chaos:
         stopped: list[int] = []
         times: dict[tuple[str, str], float] = {}
         cut = False
-        all_ready = 0.0
         for fault in trial.faults:
             if fault.instant == "start":
                 usual = self.begins.get((trial.language, trial.transport), 1.0)
@@ -336,14 +338,17 @@ class Chaos:
                 ready.wait(max(0.0, wait))
             else:
                 ready.wait(HANG_S)
-                all_ready = all_ready or time.monotonic()
-                wait = all_ready + fault.at + (trial.life_ms / 1000 if fault.instant == "ending" else 0) - time.monotonic()
+                wait = (ready_at or [time.monotonic()])[0] + fault.at + (trial.life_ms / 1000 if fault.instant == "ending" else 0) - time.monotonic()
                 time.sleep(max(0.0, wait))
-            if not all_ready and ready.is_set() and fault is trial.faults[0]:
-                all_ready = time.monotonic()
+            # Who is not there yet comes soon.
+            while True:
+                pids = processes(mark) if trial.transport == "hosts" else descendants(job.pid)
+                found = victims(pids, job.pid)
+                if fault.act == "cut" or found.get(fault.victim) or fault.instant != "start" or job.poll() is not None or ready.is_set():
+                    break
+                time.sleep(0.001)
             if job.poll() is not None:
                 break
-            pids = processes(mark) if trial.transport == "hosts" else descendants(job.pid)
             if fault is trial.faults[0]:
                 sockets |= listening(pids)
             if fault.act == "cut":
@@ -351,7 +356,6 @@ class Chaos:
                 self.hosts.plug("cut")
                 cut = True
             else:
-                found = victims(pids, job.pid)
                 there = found.get(fault.victim) or []
                 if not there:
                     continue
@@ -396,16 +400,13 @@ class Chaos:
         text = b"".join(errors).decode(errors="replace")
         if code is not None:
             self.check_end(code, text, ended - acted, out, outcome)
-        if not done and code == 0 and all_ready:
-            self.note_start(trial, all_ready - began)
+        if not done and code == 0 and ready_at:
+            self.begins[trial.language, trial.transport] = ready_at[0] - began
         if self.apart:
             shutil.rmtree(self.folder / mark, ignore_errors=True)
         if outcome.wrong and self.args.verbose:
             print(text, flush=True)
         return outcome
-
-    def note_start(self, trial: Trial, took: float) -> None:
-        self.begins[trial.language, trial.transport] = took
 
     @staticmethod
     def signal(pid: int, number: signal.Signals) -> None:
@@ -514,6 +515,9 @@ class Chaos:
                 print(trial, flush=True)
             outcome = self.run(trial)
             self.trials += 1
+            self.missed += not outcome.done
+            if self.args.verbose:
+                print(f"    done {len(outcome.done)} of {len(trial.faults)}", flush=True)
             for fault in outcome.done:
                 self.counts[fault.act, fault.victim, fault.instant, trial.transport] += 1
             for kind, what in outcome.wrong:
@@ -535,14 +539,14 @@ class Chaos:
             faults[key[0]] += count
         wrong = ", ".join(f"{name} {self.wrong[kind]}" for name, kind in
                           (("hangs", "hang"), ("wrong codes", "code"), ("missing first lines", "first line"), ("leftovers", "leftover")))
-        print(f"chaos: {self.trials} jobs; kills {faults['kill']}, stops {faults['stop']}, cuts {faults['cut']}; {wrong}; seed {self.args.seed}")
+        print(f"chaos: {self.trials} jobs, {self.missed} over before their fault; kills {faults['kill']}, stops {faults['stop']}, cuts {faults['cut']}; {wrong}; seed {self.args.seed}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="ci/chaos", description="Random faults in jobs of all kinds.")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--kills", type=int, default=0, metavar="N", help="at most so many jobs, each with one fault or two")
+    parser.add_argument("--kills", type=int, default=0, metavar="N", help="so many jobs, each with one fault or two")
     parser.add_argument("--trial", type=int, help="only this one of the seed's trials")
     parser.add_argument("--only", default="", help="only kinds of jobs whose language and transport contain this, as in 'rust ucx'")
     parser.add_argument("--no-hosts", action="store_true")
