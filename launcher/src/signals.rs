@@ -70,6 +70,8 @@ impl Signals {
     fn install(&mut self) -> io::Result<()> {
         // SAFETY: all pointers are to live locals or fields, and all-zero is valid memory for what the calls fill.
         unsafe {
+            // What there is to be put back, if anything fails from here on.
+            libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut self.mask);
             let mut ours: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut ours);
             for signal in TAKEN.into_iter().chain(ENDING) {
@@ -93,7 +95,7 @@ impl Signals {
                 self.actions.push((signal, now));
                 libc::sigaddset(&raw mut ours, signal);
             }
-            match libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const ours, &raw mut self.mask) {
+            match libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const ours, std::ptr::null_mut()) {
                 0 => Ok(()),
                 error => Err(io::Error::from_raw_os_error(error)),
             }

@@ -138,6 +138,8 @@ def victims(pids: list[int], launcher: int) -> dict[str, list[int]]:
     for pid, (name, parent, line) in sorted(known.items()):
         if name == "charmrun-guard":
             found["guardian"].append(pid)
+        elif pid != launcher and line == known.get(parent, ("", 0, ""))[2]:
+            continue  # it has not executed its program yet: nobody can say what it will be
         elif pid in agents:
             found["agent"].append(pid)
         elif line.startswith("ssh "):
@@ -304,9 +306,13 @@ class Chaos:
             words = ["unshare", "--mount", "sh", "-c", mounts + 'exec "$@"', "sh", *words]
         return words, env
 
+    @staticmethod
+    def mark_of(trial: Trial) -> str:
+        return f"chaos-{os.getpid()}-{trial.number}"
+
     def run(self, trial: Trial) -> Outcome:
         outcome = Outcome()
-        mark = f"chaos-{os.getpid()}-{trial.number}"
+        mark = self.mark_of(trial)
         words, env = self.command(trial, mark)
         began = time.monotonic()
         job = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder)
@@ -513,7 +519,11 @@ class Chaos:
             trial = self.plan(number)
             if self.args.verbose:
                 print(trial, flush=True)
-            outcome = self.run(trial)
+            try:
+                outcome = self.run(trial)
+            except KeyboardInterrupt:
+                self.end_all(self.mark_of(trial))
+                break
             self.trials += 1
             self.missed += not outcome.done
             if self.args.verbose:
