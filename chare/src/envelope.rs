@@ -35,16 +35,16 @@ pub(crate) mod tag {
     pub(crate) const PARTIAL: Tag = Tag(11);
     /// The result of a reduction for every contributor, on its way down.
     pub(crate) const RESULT: Tag = Tag(12);
-    /// The job ends.
-    pub(crate) const EXIT: Tag = Tag(13);
+    /// The job ends. A system message.
+    pub(crate) const EXIT: Tag = Tag(0xE8);
     /// A sparse array is complete: a question down, answers up, the verdict down.
     pub(crate) const CENSUS: Tag = Tag(14);
     /// A piece of a large partial result, on its way up.
     pub(crate) const PIECE: Tag = Tag(16);
     /// A piece of a large result for every contributor, or all of it, on its way down.
     pub(crate) const RESULT_PIECE: Tag = Tag(17);
-    /// Whether the job is in a deadlock: a question down a tree, answers up.
-    pub(crate) const DEADLOCK: Tag = Tag(18);
+    /// Whether the job is in a deadlock: a question down a tree, answers up. A system message.
+    pub(crate) const DEADLOCK: Tag = Tag(0xE9);
     /// A step of a section's creation.
     pub(crate) const SECTION: Tag = Tag(19);
     /// What a PE has of a reduction whose parts PEs exchange.

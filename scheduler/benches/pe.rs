@@ -39,7 +39,7 @@ fn pe() -> Rc<Scheduler> {
 
 fn call(pe: &Scheduler, class: Class) {
     let msg = Msg::fill(pe.slab(), 16, |out| out.iter_mut().for_each(|b| _ = b.write(1)));
-    pe.enqueue(Incoming { from: pe.pe(), tag: Tag(0), msg, payloads: charm4rs_transport::Payloads::default() }, class);
+    pe.enqueue(Incoming::own(pe.pe(), Tag(0), msg, charm4rs_transport::Payloads::default()), class);
 }
 
 fn settle(pe: &Scheduler, handler: &Sum) {

@@ -10,20 +10,19 @@ use crate::{Class, Clock};
 
 /// What messages mean: the layer above.
 pub trait Handler {
-    /// How urgent a message is that arrived. Only looks at it: the PE is in the middle of taking what arrived.
+    /// How urgent a call is that arrived. Only looks at it: the PE is in the middle of taking what arrived.
     fn class(&self, msg: &Incoming) -> Class;
 
-    /// Runs the call that a message is.
+    /// Runs the call that a message is, or handles a system message ([`Tag::is_system`]), which comes straight from the poll.
     fn deliver(&self, msg: Incoming);
 
     /// Where an offer's payloads shall land, in order; `None`: in pooled memory.
     fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>>;
 
     /// A message of this PE could not be delivered: there is no memory for its `bytes`. `head`: its first ones, at most 256; none, if
-    /// even they are lost. Says what the message was.
-    fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) -> Kind {
+    /// even they are lost.
+    fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) {
         let _ = (to, tag, head, bytes);
-        Kind::Call
     }
 
     /// The PE has run out of work. Called once, until it has had work again.
@@ -34,15 +33,6 @@ pub trait Handler {
     fn sleep(&self, sleep: &mut dyn FnMut()) {
         sleep();
     }
-}
-
-/// How a message was sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// Counted for quiescence.
-    Call,
-    /// Not counted.
-    System,
 }
 
 /// How a PE is to run.

@@ -29,10 +29,10 @@ pub mod topology;
 pub mod tree;
 
 pub use clock::{Clock, VirtualClock};
-pub use handler::{Config, Handler, Kind, Stalled, Standing, Step};
+pub use handler::{Config, Handler, Stalled, Standing, Step};
 pub use idle::Spin;
 pub use inbox::{Hold, PeGone, Remote};
-pub use pe::Scheduler;
+pub use pe::{Scheduler, Sent};
 pub use pulse::{Pulse, Seen};
 pub use queue::{Class, Order};
 pub use tasks::{Suspended, TaskId, WakerKey};

@@ -20,9 +20,6 @@ pub enum Order {
 /// How urgent a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Class {
-    /// A system message: delivered straight from the poll, before everything else, and not counted for quiescence.
-    /// For exactly the messages that are sent with [`send_system`](crate::Scheduler::send_system).
-    Now,
     /// Before all that have a priority, in the order of arrival.
     Expedited,
     /// Priority 0, first in, first out.
@@ -63,7 +60,7 @@ impl<T> Queue<T> {
     pub(crate) fn push(&mut self, item: T, class: Class) {
         match class {
             Class::Default | Class::Priority(0, Order::Fifo) => self.default.push_back(ManuallyDrop::new(item)),
-            Class::Now | Class::Expedited => self.expedited.push_back(item),
+            Class::Expedited => self.expedited.push_back(item),
             Class::Priority(0, Order::Lifo) => self.default.push_front(ManuallyDrop::new(item)),
             Class::Priority(priority, order) => self.push_ranked(item, priority, order),
         }
@@ -166,7 +163,7 @@ mod tests {
     /// What a queue means, without regard to cost: the position of each item in one sorted list.
     fn rank(class: Class, turn: i64) -> (u8, i32, i64) {
         match class {
-            Class::Now | Class::Expedited => (0, 0, turn),
+            Class::Expedited => (0, 0, turn),
             Class::Default => (1, 0, turn),
             Class::Priority(p, Order::Fifo) => (1, p, turn),
             Class::Priority(p, Order::Lifo) => (1, p, -turn),

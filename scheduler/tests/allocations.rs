@@ -52,7 +52,7 @@ fn one_of_each<H: Handler>(pes: &[(Rc<Scheduler>, H)], waker: &Waker, sum: &Rc<C
     for class in [Class::Default, Class::Expedited, Class::Priority(3, Order::Lifo), Class::Priority(-3, Order::Fifo)] {
         for len in [0, 8, 64, 200, 1000] {
             let msg = Msg::fill(pe.slab(), len, |out| out.iter_mut().for_each(|b| _ = b.write(1)));
-            pe.enqueue(Incoming { from: pe.pe(), tag: CALL, msg, payloads: Payloads::default() }, class);
+            pe.enqueue(Incoming::own(pe.pe(), CALL, msg, Payloads::default()), class);
         }
         add_by_call(pe, class, sum, [1; 8]);
         add_by_call(pe, class, sum, [1; 500]);

@@ -41,7 +41,7 @@ fn letter(pe: &Scheduler, class: Class, letter: u8) {
     let msg = Msg::fill(pe.slab(), 8, |out| {
         out.iter_mut().zip(u64::from(letter).to_le_bytes()).for_each(|(o, b)| _ = o.write(b));
     });
-    pe.enqueue(Incoming { from: pe.pe(), tag: CALL, msg, payloads: charm4rs_transport::Payloads::default() }, class);
+    pe.enqueue(Incoming::own(pe.pe(), CALL, msg, charm4rs_transport::Payloads::default()), class);
 }
 
 #[test]

@@ -49,7 +49,11 @@ impl Pair {
 
     fn poll(&mut self) -> usize {
         let count = self.to.poll(&mut self.arrivals, 64).expect("a healthy job");
-        self.arrivals.clear();
+        for event in self.arrivals.drain(..) {
+            if let PortEvent::Message(message) = event {
+                self.to.took(&message);
+            }
+        }
         count
     }
 

@@ -154,7 +154,7 @@ impl<W: Way> Near<W> {
     }
 
     /// Whether a peer has closed: what is sent to it is dropped.
-    fn has_closed(&self, to: Pe) -> bool {
+    fn closed(&self, to: Pe) -> bool {
         self.outboxes[to.0.wrapping_sub(self.first) as usize].closed() == CLOSED
     }
 
@@ -286,7 +286,7 @@ impl<W: Way> Near<W> {
             let Some(notice) = self.notices.pop_front() else { break };
             match self.record(notice.to, Kind::Put, notice.imm, 0, |_| {}) {
                 Ok(()) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
-                Err(_) if self.has_closed(notice.to) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
+                Err(_) if self.closed(notice.to) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
                 Err(_) if self.is_lost(notice.to) => {
                     let error = Box::new(TransportError::PeerDown { pe: notice.to, why: "it ended without closing" });
                     self.ready.push_back(Event::Failed { op: notice.op, buf: None, error });
@@ -371,14 +371,14 @@ impl<W: Way> Endpoint for Near<W> {
         }
         match self.try_send(to, imm, len, fill) {
             Ok(()) => Ok(()),
-            Err(_) if self.has_closed(to) => Ok(()),
+            Err(_) if self.closed(to) => Ok(()),
             Err(_) => Err(self.no_room(to, ())),
         }
     }
 
     fn send(&mut self, to: Pe, imm: Imm, buf: RegBuf, _op: OpId) -> Result<Posted, PostError<RegBuf>> {
         // A buffer in an inbox that nobody reads would be lost.
-        if self.has_closed(to) {
+        if self.closed(to) {
             return Ok(Posted::Done);
         }
         if self.is_lost(to) {
@@ -467,7 +467,7 @@ impl<W: Way> Endpoint for Near<W> {
         }
         if self.copy(to, dst, offset, &mut src, true).is_err() {
             // Who has closed takes no puts any more, as he takes no messages.
-            return if self.has_closed(to) { Ok(Posted::Done) } else { Err(PostError::BadKey(src)) };
+            return if self.closed(to) { Ok(Posted::Done) } else { Err(PostError::BadKey(src)) };
         }
         let Some(imm) = imm else { return Ok(Posted::Done) };
         if self.notices.is_empty() && self.record(to, Kind::Put, imm, 0, |_| {}).is_ok() {
@@ -513,6 +513,10 @@ impl<W: Way> Endpoint for Near<W> {
         }
         self.disarm();
         false
+    }
+
+    fn has_closed(&mut self, peer: Pe) -> bool {
+        self.closed(peer)
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -283,6 +283,12 @@ pub trait Endpoint: Debug {
     /// Announces sleep; see the module's text.
     fn arm(&mut self) -> bool;
 
+    /// Whether a peer has closed, so that it takes nothing any more. `false` where that is not known.
+    fn has_closed(&mut self, peer: Pe) -> bool {
+        let _ = peer;
+        false
+    }
+
     /// What to wait on while asleep, besides the doorbell.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 

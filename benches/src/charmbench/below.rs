@@ -144,6 +144,7 @@ fn hear(port: &mut Port) -> Result<Words, TransportError> {
             let PortEvent::Message(message) = event else {
                 return Err(TransportError::Config(format!("not an order: {event:?}")));
             };
+            port.took(&message);
             let mut words = Words::default();
             for (word, bytes) in words.iter_mut().zip(message.msg.as_chunks().0) {
                 *word = u64::from_le_bytes(*bytes);

@@ -262,6 +262,7 @@ impl Lane for Ported<'_> {
             for event in self.events.drain(..) {
                 match event {
                     PortEvent::Message(message) => {
+                        self.port.took(&message);
                         read_lines(&message.msg);
                         if self.touch {
                             message.payloads.iter().for_each(|payload| read_lines(payload));

@@ -89,7 +89,7 @@ fn moved_here<B: Send>(rt: Rt, tag: Tag, mut header: Header, body: B) -> Incomin
     header.flags |= MOVED;
     let len = HEADER + moved::size::<B>();
     let msg = Msg::fill(rt.sched.slab(), len, |room| write_moved(room, header, body));
-    Incoming { from: rt.sched.pe(), tag, msg, payloads: Payloads::default() }
+    Incoming::own(rt.sched.pe(), tag, msg, Payloads::default())
 }
 
 #[inline]

@@ -39,7 +39,7 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
-use charm4rs_scheduler::{Class, Handler, Kind, Scheduler, TaskId, Tree};
+use charm4rs_scheduler::{Class, Handler, Scheduler, TaskId, Tree};
 use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
@@ -310,7 +310,6 @@ impl Handler for Driver {
     #[inline]
     fn class(&self, msg: &Incoming) -> Class {
         match msg.tag {
-            tag::EXIT | tag::DEADLOCK => Class::Now,
             tag::CALL | tag::BROADCAST => Header::of(msg).map_or(Class::Default, |header| class_of(&header)),
             // A chare is made before it is called, however urgent the call is.
             tag::REPLY | tag::FAILURE | tag::READ | tag::SOLO => Class::Expedited,
@@ -318,10 +317,9 @@ impl Handler for Driver {
         }
     }
 
-    fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) -> Kind {
+    fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) {
         let header = head.get(..HEADER).map(bytemuck::pod_read_unaligned);
         calls::refused(self.0, to, tag, header, bytes);
-        if matches!(tag, tag::EXIT | tag::DEADLOCK) { Kind::System } else { Kind::Call }
     }
 
     fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>> {

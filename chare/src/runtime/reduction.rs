@@ -547,7 +547,7 @@ fn call_sink<O: Arguments>(
     } else {
         let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
         let payloads = beside.into_iter().map(|memory| shared::leaving(rt, memory)).collect();
-        rt.sched.enqueue(Incoming { from: here, tag: tag::CALL, msg, payloads }, Class::Default);
+        rt.sched.enqueue(Incoming::own(here, tag::CALL, msg, payloads), Class::Default);
     }
     Ok(())
 }

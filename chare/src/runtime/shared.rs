@@ -64,7 +64,7 @@ pub(super) fn post<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, header: &Heade
 fn deliver(rt: Rt, to: Pe, tag: Tag, header: &Header, len: usize, fill: impl FnOnce(&mut [std::mem::MaybeUninit<u8>])) {
     if to == rt.sched.pe() {
         let msg = Msg::fill(rt.sched.slab(), len, fill);
-        rt.sched.enqueue(Incoming { from: to, tag, msg, payloads: Payloads::default() }, class_of(header));
+        rt.sched.enqueue(Incoming::own(to, tag, msg, Payloads::default()), class_of(header));
     } else {
         rt.sched.send(to, tag, len, fill);
     }
@@ -90,7 +90,7 @@ impl Opened {
     /// Of a message that [`send`] sent.
     pub(super) fn new(header: &Header, incoming: Incoming) -> Self {
         assert!(is_shared(incoming.tag));
-        let Incoming { from, tag, msg, payloads } = incoming;
+        let Incoming { from, tag, msg, payloads, .. } = incoming;
         if header.is_moved() {
             // SAFETY: all messages of these kinds are sent by `send`, which wrote a Beside in this process (the
             // dispatcher has checked that); the message is ours alone, and only its bytes behind that are read again.

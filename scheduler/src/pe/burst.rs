@@ -60,7 +60,10 @@ impl Scheduler {
             }
             let Some(next) = self.queue.borrow_mut().pop() else { break };
             match next {
-                Ready::Message(msg) => handler.deliver(msg),
+                Ready::Message(msg) => {
+                    self.took(&msg);
+                    handler.deliver(msg);
+                }
                 Ready::Call(call) => call.run(),
             }
             self.pulse.one_processed();

@@ -13,7 +13,10 @@ impl Scheduler {
         loop {
             let queued = self.queue.borrow_mut().pop();
             match queued {
-                Some(Ready::Message(msg)) => return Some(msg),
+                Some(Ready::Message(msg)) => {
+                    self.took(&msg);
+                    return Some(msg);
+                }
                 Some(Ready::Call(call)) => {
                     drop(call);
                     continue;
@@ -22,7 +25,10 @@ impl Scheduler {
             }
             let arrived = self.arrived.borrow_mut().pop_front();
             match arrived {
-                Some(PortEvent::Message(msg)) if !is_signal(&msg) => return Some(msg),
+                Some(PortEvent::Message(msg)) if !is_signal(&msg) => {
+                    self.took(&msg);
+                    return Some(msg);
+                }
                 Some(_) => {}
                 None => {
                     let mut port = self.port.borrow_mut();

@@ -31,9 +31,12 @@
 
 mod burst;
 mod end;
+mod flow;
 mod landings;
 mod stand;
 mod waves;
+
+pub use flow::Sent;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -43,13 +46,14 @@ use std::future::Future;
 use std::mem::MaybeUninit;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::memory::{Once, Slab};
-use charm4rs_transport::port::{Incoming, Port, PortEvent, Sink, Tag};
+use charm4rs_transport::port::{Charge, Incoming, Ledger, Port, PortEvent, Sink, Tag};
 use charm4rs_transport::{Layout, Msg, Payloads, Pe, RegBuf, TransportError};
 
-use crate::handler::{Config, Handler, Kind, Step};
+use crate::handler::{Config, Handler, Step};
 use crate::idle::{Idle, Rest};
 use crate::inbox::{Foreign, Hold, Inbox, Remote};
 use crate::pulse::Pulse;
@@ -84,6 +88,10 @@ pub struct Scheduler {
     /// What arrived, or was sent to this PE itself, and is not sorted yet.
     arrived: RefCell<VecDeque<PortEvent>>,
     queue: RefCell<Queue<Ready>>,
+    /// Where it says that it has taken a message out of the queue.
+    ledger: Ledger,
+    /// Tasks that wait for messages of theirs to leave.
+    room: RefCell<Vec<Waker>>,
     tasks: Tasks,
     timers: Rc<RefCell<Timers>>,
     inbox: Arc<Inbox>,
@@ -124,10 +132,10 @@ struct Arriving<'a, H> {
 impl<H: Handler> Sink for Arriving<'_, H> {
     #[inline(always)]
     fn message(&mut self, message: Incoming) {
-        let class = if is_signal(&message) { Class::Now } else { self.handler.class(&message) };
-        if class == Class::Now {
+        if message.tag.is_system() {
             self.others.push_back(PortEvent::Message(message));
         } else {
+            let class = self.handler.class(&message);
             self.queue.push(Ready::Message(message), class);
         }
     }
@@ -140,10 +148,10 @@ impl<H: Handler> Sink for Arriving<'_, H> {
     }
 }
 
-/// Whether a message is the scheduler's own.
+/// Whether a message is the scheduler's own: the first eight of the tags of system messages are its.
 #[inline]
 fn is_signal(msg: &Incoming) -> bool {
-    msg.tag.0 & 0xF0 == 0xE0
+    msg.tag.0 & 0xF8 == Tag::SYSTEM
 }
 
 #[inline]
@@ -157,7 +165,7 @@ impl Scheduler {
     pub fn new(port: Port, config: Config) -> Rc<Self> {
         let inbox = Arc::new(Inbox::new(sync::bell(port.waker())));
         let (pe, layout, slab) = (port.pe(), port.layout().clone(), port.slab().clone());
-        let burst = Cell::new(config.burst_max.clamp(1, burst::FIRST));
+        let (burst, ledger) = (Cell::new(config.burst_max.clamp(1, burst::FIRST)), port.ledger());
         Rc::new_cyclic(|me| Self {
             me: me.clone(),
             pe,
@@ -166,6 +174,8 @@ impl Scheduler {
             port: RefCell::new(Some(port)),
             arrived: RefCell::new(VecDeque::with_capacity(BATCH)),
             queue: RefCell::new(Queue::new()),
+            ledger,
+            room: RefCell::default(),
             tasks: Tasks::new(inbox.clone()),
             timers: Rc::default(),
             inbox,
@@ -227,10 +237,29 @@ impl Scheduler {
         self.post(to, tag, len, fill);
     }
 
-    /// Sends a system message, for which [`Handler::class`] must say [`Class::Now`] at its receiver. Not counted for
-    /// quiescence, so it must not be what work waits for.
+    /// As [`Scheduler::send`], of a call that owns memory besides its bytes.
+    #[inline]
+    pub fn send_weighing(
+        &self,
+        to: Pe,
+        tag: Tag,
+        charge: Charge,
+        len: usize,
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]),
+    ) {
+        bump(&self.sent);
+        if to == self.pe {
+            self.post(to, tag, len, fill);
+        } else if let Some(port) = &mut *self.port.borrow_mut() {
+            port.send_weighing(to, tag, charge, len, fill);
+        }
+    }
+
+    /// Sends a system message: `tag` is one of those that the layers above name so ([`Tag::is_system`]). Its receiver delivers it straight
+    /// from the poll. Not counted for quiescence, so it must not be what work waits for.
     #[inline]
     pub fn send_system(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+        debug_assert!(tag.is_system());
         self.post(to, tag, len, fill);
     }
 
@@ -238,7 +267,7 @@ impl Scheduler {
     fn post(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         if to == self.pe {
             let msg = Msg::fill(&self.slab, len, fill);
-            self.arrive(Incoming { from: to, tag, msg, payloads: Payloads::default() });
+            self.arrive(Incoming::own(to, tag, msg, Payloads::default()));
         } else if let Some(port) = &mut *self.port.borrow_mut() {
             port.send(to, tag, len, fill);
         }
@@ -262,7 +291,7 @@ impl Scheduler {
         bump(&self.sent);
         if to == self.pe {
             let msg = Msg::fill(&self.slab, len, fill);
-            self.arrive(Incoming { from: to, tag, msg, payloads: payloads.into() });
+            self.arrive(Incoming::own(to, tag, msg, payloads.into()));
         } else if let Some(port) = &mut *self.port.borrow_mut() {
             port.send_payloads(to, tag, len, fill, payloads, offer);
         }
@@ -277,22 +306,18 @@ impl Scheduler {
         }
     }
 
-    /// Queues a call to this PE whose class is known. Counted for quiescence, unless the class is [`Class::Now`].
+    /// Queues a call to this PE whose class is known. Counted for quiescence.
     #[inline]
     pub fn enqueue(&self, msg: Incoming, class: Class) {
-        if class == Class::Now {
-            self.arrive(msg);
-        } else {
-            bump(&self.sent);
-            self.queue.borrow_mut().push(Ready::Message(msg), class);
-        }
+        debug_assert!(!msg.tag.is_system(), "a call is no system message");
+        bump(&self.sent);
+        self.queue.borrow_mut().push(Ready::Message(msg), class);
     }
 
-    /// Queues a call to this PE itself, as a closure: the shortest way. Counted for quiescence; the class is not [`Class::Now`].
+    /// Queues a call to this PE itself, as a closure: the shortest way. Counted for quiescence.
     /// If the PE ends before, the closure is dropped.
     #[inline]
     pub fn call_self(&self, class: Class, call: impl FnOnce() + 'static) {
-        debug_assert!(class != Class::Now, "a call is no system message");
         bump(&self.sent);
         self.queue.borrow_mut().push(Ready::Call(Once::new(&self.slab, call)), class);
     }
@@ -432,10 +457,11 @@ impl Scheduler {
             let Some(event) = self.arrived.borrow_mut().pop_front() else { break };
             match event {
                 PortEvent::Message(msg) if is_signal(&msg) => self.signal(&msg)?,
-                PortEvent::Message(msg) => match handler.class(&msg) {
-                    Class::Now => handler.deliver(msg),
-                    class => self.queue.borrow_mut().push(Ready::Message(msg), class),
-                },
+                PortEvent::Message(msg) if msg.tag.is_system() => handler.deliver(msg),
+                PortEvent::Message(msg) => {
+                    let class = handler.class(&msg);
+                    self.queue.borrow_mut().push(Ready::Message(msg), class);
+                }
                 PortEvent::Offer(offer) => {
                     let landings = handler.offer(&offer);
                     if let Some(port) = &mut *self.port.borrow_mut() {
@@ -443,10 +469,12 @@ impl Scheduler {
                     }
                 }
                 PortEvent::Refused { to, tag, head, bytes } => {
-                    if handler.refused(to, tag, &head, bytes) == Kind::Call {
+                    handler.refused(to, tag, &head, bytes);
+                    if !tag.is_system() {
                         self.pulse.one_processed();
                     }
                 }
+                PortEvent::Room => self.room.take().into_iter().for_each(Waker::wake),
                 other => tracing::debug!(?other, "the port reports what the scheduler does not know"),
             }
             if self.stopped() {

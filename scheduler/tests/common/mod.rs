@@ -19,7 +19,7 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 pub(crate) struct Each<F>(pub(crate) Rc<Scheduler>, pub(crate) F);
 
 /// A system message.
-pub(crate) const SYSTEM: Tag = Tag(1);
+pub(crate) const SYSTEM: Tag = Tag(0xE8);
 /// A call of default priority.
 pub(crate) const CALL: Tag = Tag(2);
 /// A call before all others.
@@ -28,7 +28,6 @@ pub(crate) const EXPEDITED: Tag = Tag(3);
 impl<F: Fn(&Rc<Scheduler>, Incoming)> Handler for Each<F> {
     fn class(&self, msg: &Incoming) -> Class {
         match msg.tag {
-            SYSTEM => Class::Now,
             EXPEDITED => Class::Expedited,
             _ => Class::Default,
         }

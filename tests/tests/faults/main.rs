@@ -9,6 +9,7 @@ mod alone;
 #[path = "../common/mod.rs"]
 mod common;
 mod fabrics;
+mod flow;
 mod forks;
 mod hangs;
 mod memory;
@@ -22,8 +23,13 @@ const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
 
 /// `charmrun OPTIONS faulty ARGS`, of a line in which `-` stands between them.
 fn command(line: &str) -> (Command, String) {
-    let (mut command, mark) = job::marked(common::charmrun(FAULTY).to_str().expect("a path of text"));
-    command.args(line.split_whitespace().map(|word| if word == "-" { FAULTY } else { word }));
+    command_of(FAULTY, line)
+}
+
+/// As [`command`], of another program.
+fn command_of(program: &str, line: &str) -> (Command, String) {
+    let (mut command, mark) = job::marked(common::charmrun(program).to_str().expect("a path of text"));
+    command.args(line.split_whitespace().map(|word| if word == "-" { program } else { word }));
     command.env("RUST_BACKTRACE", "0");
     (command, mark)
 }

@@ -533,6 +533,11 @@ impl Endpoint for OfiEndpoint {
         quiet && !self.listener.has_news() && (!self.lane.wakes() || self.lane.may_wait())
     }
 
+    fn has_closed(&mut self, peer: Pe) -> bool {
+        let index = self.link_to(peer);
+        self.links[index].is_gone()
+    }
+
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         self.lane.wait_fd()
     }

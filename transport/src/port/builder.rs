@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::credit::Accounts;
+use super::held::Waiting;
 use super::inner::Inner;
 use super::send::InFlight;
 use super::{Ends, Port};
@@ -113,13 +115,15 @@ impl Port {
             pe,
             doorbell,
             ends,
-            inner: Inner::new(pe, slab, options.credit),
+            inner: Inner::new(pe, slab, Accounts::new(layout.pes(), options.credit)),
             plain: options.faults.is_none(),
             layout,
             options,
             rare: VecDeque::new(),
             early: VecDeque::new(),
             backlog: BTreeMap::new(),
+            held: BTreeMap::new(),
+            waiting: Waiting::default(),
             outgoing: BTreeMap::new(),
             next_request: 0,
             puts: VecDeque::new(),
@@ -139,6 +143,7 @@ impl Port {
         let counts = [
             ("early", self.early.len()),
             ("backlog", self.backlog.len()),
+            ("held", self.held.len()),
             ("outgoing", self.outgoing.len()),
             ("puts", self.puts.len()),
             ("credits", self.credits.len()),
@@ -156,6 +161,6 @@ impl Port {
     /// The credit that it owes a peer, and that the peer owes it.
     #[cfg(test)]
     pub(crate) fn credit(&self, peer: Pe) -> (u64, u64) {
-        self.inner.peers.get(&peer).map_or((0, 0), |peer| (peer.owed, peer.debt))
+        (self.inner.accounts.owed(peer), self.inner.accounts.debt(peer))
     }
 }

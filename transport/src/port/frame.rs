@@ -4,7 +4,7 @@
 use std::mem::MaybeUninit;
 
 use crate::memory::write_bytes;
-use crate::{Imm, RegBuf, RemoteKey};
+use crate::{Imm, Pe, RegBuf, RemoteKey};
 
 /// Tags from here on are the port's.
 pub(super) const FIRST: u8 = 0xF0;
@@ -37,8 +37,16 @@ pub(super) const PUT: u8 = 0xFA;
 /// Bytes of a put that no device can write: [`Write`].
 pub(super) const WRITE: u8 = 0xFB;
 
+/// A sender waits for credit: [`Probe`].
+pub(super) const PROBE: u8 = 0xFC;
+
 /// The largest argument of an immediate.
 pub(super) const ARG_MAX: usize = (1 << 24) - 1;
+
+/// In the argument of a message without payloads: below it stands the message's weight.
+pub(super) const WEIGHED: usize = 1 << 23;
+/// The most payloads of a message.
+pub(super) const PAYLOADS_MAX: usize = WEIGHED - 1;
 
 /// A tag and 24 more bits.
 #[inline]
@@ -121,6 +129,17 @@ pub(super) struct Write<'a> {
     pub(super) bytes: &'a [u8],
 }
 
+/// Follows PEs that wait for credit; see `credit`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Probe {
+    /// Who sent it first.
+    pub(super) origin: Pe,
+    /// The number of its wait.
+    pub(super) wait: u32,
+    /// How many PEs have passed it on.
+    pub(super) hops: u32,
+}
+
 /// Takes values off the front of bytes.
 struct Reader<'a>(&'a [u8]);
 
@@ -162,7 +181,7 @@ impl<'a> Request<'a> {
         let mut reader = Reader(bytes);
         let (id, tag, flags) = (reader.u64()?, reader.u8()?, reader.u8()?);
         let n = reader.u32()? as usize;
-        if flags > 3 || tag >= FIRST || n == 0 || n > ARG_MAX {
+        if flags > 3 || tag >= FIRST || n == 0 || n > PAYLOADS_MAX + 1 {
             return None;
         }
         let sizes: Vec<u64> = reader
@@ -297,6 +316,22 @@ impl<'a> Bounced<'a> {
         let mut reader = Reader(bytes);
         let (len, tag) = (reader.u64()?, reader.u8()?);
         (tag < FIRST && reader.0.len() <= Self::HEAD_MAX).then_some(Self { tag, len, head: reader.0 })
+    }
+}
+
+impl Probe {
+    pub(super) fn encode(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        for (to, word) in bytes.as_chunks_mut().0.iter_mut().zip([self.origin.0, self.wait, self.hops]) {
+            *to = word.to_le_bytes();
+        }
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let (origin, wait, hops) = (Pe(reader.u32()?), reader.u32()?, reader.u32()?);
+        reader.0.is_empty().then_some(Self { origin, wait, hops })
     }
 }
 

@@ -70,6 +70,9 @@ pub(super) fn takes(port: &mut Port, events: &mut VecDeque<PortEvent>) -> bool {
         Err(other) => panic!("{other}"),
     }
     for (at, event) in events.drain(..).enumerate() {
+        if let PortEvent::Message(message) = &event {
+            port.took(message);
+        }
         if let PortEvent::Offer(offer) = event {
             let len = offer.sizes.first().copied().unwrap_or_default();
             let landing = (at % 2 == 0).then(|| RegBuf::heap(usize::try_from(len).expect("it is bounded above")));
@@ -130,7 +133,7 @@ mod tests {
             let mut rng = Rng::stream(seed, 0);
             let mut input = Vec::new();
             for _ in 0..1 + rng.below(8) {
-                let tag = if rng.below(3) == 0 { rng.below(5) } else { 0xF0 + rng.below(11) };
+                let tag = if rng.below(3) == 0 { rng.below(5) } else { 0xF0 + rng.below(14) };
                 let tag = u8::try_from(tag).unwrap();
                 let body = body(tag, &mut rng);
                 input.extend(frame::imm(tag, [0, 0, 1, 2, frame::ARG_MAX][rng.below(5)]).0.to_le_bytes());

@@ -3,20 +3,15 @@
 //! in the middle of a send.
 
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
-use super::frame::{self, Accept, Eager, Request};
+use super::credit::{Accounts, Charge};
+use super::frame::{self, Accept, Eager, Probe, Request};
 use super::landing::Landings;
 use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
 use crate::memory::{Payloads, Slab, write_bytes};
 use crate::near::Arrival;
-use crate::ring::BODY_MAX;
 use crate::{Imm, Layout, Msg, Pe, Reach, RegBuf, TransportError, Window};
-
-/// Whether a message or payload of this length counts against the credit. Shorter ones are bounded by the inbox.
-#[inline]
-pub(super) fn charged(len: usize) -> bool {
-    len > BODY_MAX
-}
 
 /// Whether an immediate is of a frame of the port's own, which carries nothing of the user's.
 fn is_own(imm: Imm) -> bool {
@@ -24,17 +19,23 @@ fn is_own(imm: Imm) -> bool {
     tag >= frame::FIRST && !matches!(tag, frame::EAGER | frame::PAYLOAD | frame::HANDED)
 }
 
-/// What is known of one peer. Made at the first large message.
+/// What a peer has sent ahead of a message.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    /// Payloads that came ahead of their message.
+    /// Its payloads.
     pub(super) payloads: Vec<RegBuf>,
-    /// Bytes of such payloads for which there was no memory; in their place stand empty ones.
-    pub(super) missed: u64,
-    /// Charged bytes sent and not yet credited.
-    pub(super) debt: u64,
-    /// Charged bytes received and not yet credited.
-    pub(super) owed: u64,
+    /// How many of them found no memory; in their place stand empty ones.
+    missed: usize,
+    /// The bytes of those.
+    missed_bytes: u64,
+}
+
+impl Peer {
+    /// Forgets it. The bytes of all payloads, also of those that found no memory.
+    fn forget(&mut self) -> u64 {
+        let Self { payloads, missed_bytes, .. } = std::mem::take(self);
+        payloads.iter().fold(missed_bytes, |sum, payload| sum.saturating_add(payload.len() as u64))
+    }
 }
 
 /// A message whose payloads are on their way into landings.
@@ -45,8 +46,10 @@ pub(super) struct Arriving {
     pub(super) head: Option<Msg>,
     pub(super) parts: Vec<Part>,
     pub(super) missing: usize,
-    /// Bytes for which there was no memory.
-    pub(super) missed: u64,
+    /// Whether there was no memory for some of them.
+    pub(super) missed: bool,
+    /// Bytes of the whole message.
+    pub(super) bytes: u64,
 }
 
 /// A payload on its way.
@@ -83,7 +86,9 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) enum Todo {
     /// Give credit back.
-    Credit(Pe, u64),
+    Credit(Pe),
+    /// Pass a probe on, if this PE waits for credit.
+    Probe(Probe),
     /// Answer an offer that its sender does not leave to the user: pooled memory.
     Accept(u64),
     /// Send what was accepted.
@@ -112,12 +117,11 @@ pub(super) struct Inner {
     pub(super) asked: HashMap<u64, usize>,
     pub(super) todo: VecDeque<Todo>,
     pub(super) landings: Landings,
-    /// Bytes after which credit is given back.
-    pub(super) credit_step: u64,
+    pub(super) accounts: Rc<Accounts>,
 }
 
 impl Inner {
-    pub(super) fn new(pe: Pe, slab: Slab, credit: u64) -> Self {
+    pub(super) fn new(pe: Pe, slab: Slab, accounts: Rc<Accounts>) -> Self {
         Self {
             pe,
             slab,
@@ -130,7 +134,7 @@ impl Inner {
             asked: HashMap::new(),
             todo: VecDeque::new(),
             landings: Landings::default(),
-            credit_step: (credit / 4).max(1),
+            accounts,
         }
     }
 
@@ -138,11 +142,10 @@ impl Inner {
     #[inline(always)]
     pub(super) fn plain(&mut self, reach: Reach, arrival: Arrival) -> Result<Incoming, Arrival> {
         match arrival {
-            Arrival::Message(from, imm, msg)
-                if imm.0 & 0xffff_ff00 == 0 && frame::tag(imm) < frame::FIRST && !charged(msg.len()) =>
-            {
+            Arrival::Message(from, imm, msg) if imm.0 & 0xffff_ff00 == 0 && frame::tag(imm) < frame::FIRST => {
                 self.counters.received[reach as usize].add(msg.len() as u64);
-                Ok(Incoming { from, tag: Tag(frame::tag(imm)), msg, payloads: Payloads::default() })
+                let tag = Tag(frame::tag(imm));
+                Ok(Incoming { from, tag, charge: tag.charge(), msg, payloads: Payloads::default() })
             }
             other => Err(other),
         }
@@ -168,7 +171,7 @@ impl Inner {
             frame::LANDED => return self.landed(from, frame::arg(imm), None),
             frame::PUT => {
                 if let Some((tag, notice)) = self.notice(frame::arg(imm)) {
-                    self.message(reach, from, tag, notice, Vec::new(), out);
+                    self.message(reach, (from, tag, Charge::NONE), notice, Vec::new(), out);
                     return Ok(());
                 }
             }
@@ -180,15 +183,14 @@ impl Inner {
     fn message(
         &mut self,
         reach: Reach,
-        from: Pe,
-        tag: Tag,
+        (from, tag, charge): (Pe, Tag, Charge),
         msg: Msg,
         payloads: Vec<RegBuf>,
         out: &mut VecDeque<PortEvent>,
     ) {
         let bytes = msg.len() as u64 + payloads.iter().map(|p| p.len() as u64).sum::<u64>();
         self.counters.received[reach as usize].add(bytes);
-        out.push_back(PortEvent::Message(Incoming { from, tag, msg, payloads: payloads.into() }));
+        out.push_back(PortEvent::Message(Incoming { from, tag, charge, msg, payloads: payloads.into() }));
     }
 
     fn rare(
@@ -200,30 +202,29 @@ impl Inner {
         out: &mut VecDeque<PortEvent>,
     ) -> Result<(), TransportError> {
         let bad = |what, detail: usize| Err(TransportError::Protocol { from, what, detail: detail as u64 });
-        if charged(msg.len()) {
-            self.owe(from, msg.len() as u64);
-        }
         match frame::tag(imm) {
             tag if tag < frame::FIRST => {
-                let n = frame::arg(imm);
-                let payloads = match self.peers.get_mut(&from) {
-                    _ if n == 0 => Vec::new(),
+                let (tag, n) = (Tag(tag), frame::arg(imm));
+                let (payloads, charge) = match self.peers.get_mut(&from) {
+                    _ if n == 0 => (Vec::new(), tag.charge()),
+                    _ if reach == Reach::Process && n & frame::WEIGHED != 0 => (Vec::new(), weight(n)),
                     Some(peer) if peer.payloads.len() == n && peer.missed > 0 => {
-                        let here = std::mem::take(&mut peer.payloads).iter().map(|p| p.len() as u64).sum::<u64>();
-                        let bytes = std::mem::take(&mut peer.missed).saturating_add(here + msg.len() as u64);
-                        self.todo.push_back(Todo::Bounce(from, Tag(tag), Some(msg), bytes));
+                        let bytes = peer.forget().saturating_add(msg.len() as u64);
+                        self.owe(from, tag.charge().cost(bytes));
+                        self.todo.push_back(Todo::Bounce(from, tag, Some(msg), bytes));
                         return Ok(());
                     }
-                    Some(peer) if peer.payloads.len() == n => std::mem::take(&mut peer.payloads),
+                    Some(peer) if peer.payloads.len() == n => (std::mem::take(&mut peer.payloads), tag.charge()),
                     _ => return bad("a message without its payloads", n),
                 };
-                self.message(reach, from, Tag(tag), msg, payloads, out);
+                self.message(reach, (from, tag, charge), msg, payloads, out);
             }
             frame::EAGER => match Eager::decode(&msg) {
                 Some(Eager { tag, payloads, head }) => {
                     let payloads = payloads.into_iter().map(RegBuf::copy_of).collect();
                     let head = Msg::fill(&self.slab, head.len(), |to| write_bytes(to, head));
-                    self.message(reach, from, Tag(tag), head, payloads, out);
+                    let tag = Tag(tag);
+                    self.message(reach, (from, tag, tag.charge()), head, payloads, out);
                 }
                 None => return bad("a malformed message", msg.len()),
             },
@@ -244,9 +245,13 @@ impl Inner {
                 }),
                 None => return bad("a malformed notice", msg.len()),
             },
-            frame::CREDIT => match (frame::decode_word(&msg), self.peers.get_mut(&from)) {
-                (Some(bytes), Some(peer)) if bytes <= peer.debt => peer.debt -= bytes,
+            frame::CREDIT => match frame::decode_word(&msg) {
+                Some(bytes) if self.accounts.give_back(from, bytes) => {}
                 _ => return bad("credit for nothing", msg.len()),
+            },
+            frame::PROBE => match Probe::decode(&msg) {
+                Some(probe) => self.todo.push_back(Todo::Probe(probe)),
+                None => return bad("a malformed probe", msg.len()),
             },
             frame::REQUEST => match Request::decode(&msg) {
                 Some(request) => self.request(from, request, out),
@@ -272,20 +277,20 @@ impl Inner {
         match frame::tag(imm) {
             // Its sender knows, and has what it needs to say so. What came ahead of it belongs to nothing.
             tag if tag < frame::FIRST => {
-                peer.payloads.clear();
-                peer.missed = 0;
+                let bytes = peer.forget().saturating_add(len);
+                self.owe(from, Tag(tag).charge().cost(bytes));
             }
+            // Its sender gets all of it back, and settles it.
             frame::EAGER => {}
             frame::PAYLOAD => {
                 peer.payloads.push(RegBuf::heap(0));
-                peer.missed = peer.missed.saturating_add(len.max(1));
+                peer.missed += 1;
+                peer.missed_bytes = peer.missed_bytes.saturating_add(len);
             }
             frame::HANDED => {
                 let slot = frame::arg(imm);
                 match self.arriving.get_mut(slot) {
-                    Some(Some(arriving)) if arriving.from == from => {
-                        arriving.missed = arriving.missed.saturating_add(len.max(1));
-                    }
+                    Some(Some(arriving)) if arriving.from == from => arriving.missed = true,
                     _ => {
                         return Err(TransportError::Protocol {
                             from,
@@ -299,14 +304,6 @@ impl Inner {
             _ => return Err(TransportError::MessageRefused { pe: self.pe, size: len }),
         }
         Ok(())
-    }
-
-    /// As [`Inner::missed`], of what the sender did send.
-    pub(super) fn missed_here(&mut self, from: Pe, imm: Imm, len: u64) -> Result<(), TransportError> {
-        if usize::try_from(len).is_ok_and(charged) {
-            self.owe(from, len);
-        }
-        self.missed(from, imm, len)
     }
 
     /// A message of this PE's came back, for it found no memory there, or here. A payload's message will be told of by the
@@ -325,7 +322,9 @@ impl Inner {
                 Ok(())
             }
             frame::EAGER => {
-                if let Some(Eager { tag, head, .. }) = Eager::decode(message) {
+                if let Some(Eager { tag, head, payloads }) = Eager::decode(message) {
+                    let bytes = payloads.iter().map(|p| p.len() as u64).sum::<u64>() + head.len() as u64;
+                    self.accounts.refund(to, Tag(tag).charge().cost(bytes));
                     let head = head[..head.len().min(frame::Bounced::HEAD_MAX)].into();
                     out.push_back(PortEvent::Refused { to, tag: Tag(tag), head, bytes: message.len() as u64 });
                 }
@@ -336,11 +335,10 @@ impl Inner {
         }
     }
 
-    fn owe(&mut self, to: Pe, bytes: u64) {
-        let peer = self.peers.entry(to).or_default();
-        peer.owed += bytes;
-        if peer.owed >= self.credit_step {
-            self.todo.push_back(Todo::Credit(to, std::mem::take(&mut peer.owed)));
+    /// A message of a peer's is over, without having been in the queue of this PE.
+    pub(super) fn owe(&mut self, to: Pe, cost: u64) {
+        if self.accounts.take(to, cost) {
+            self.todo.push_back(Todo::Credit(to));
         }
     }
 
@@ -441,6 +439,11 @@ impl Inner {
             None => payloads.remove(0).into(),
         };
         let reach = layout.reach(self.pe, arrived.from);
-        self.message(reach, arrived.from, arrived.tag, msg, payloads, out);
+        self.message(reach, (arrived.from, arrived.tag, arrived.tag.charge()), msg, payloads, out);
     }
+}
+
+/// The weight that an immediate's argument states.
+fn weight(arg: usize) -> Charge {
+    Charge::of_units(u16::try_from(arg & usize::from(u16::MAX)).expect("16 bits"))
 }

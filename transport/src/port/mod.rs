@@ -27,29 +27,33 @@
 //! sender can say whose it was. So a message that is too large harms nobody else, and the order of the others stays.
 //!
 //! # Flow control
-//! Small messages are bounded by the inbox. Larger ones count against a *credit* for each peer (64 MiB), given back in
-//! quarters when the receiver's port has taken them: it may keep nearly a quarter for ever, so a sender that owes less than that
-//! may send any length. Credit never waits behind messages, which may wait for the credit of the other side.
+//! All messages count against a *credit* for each peer (64 MiB), which comes back when the receiver's user has taken them out of
+//! its queue. `credit` has the rule, what a sender without credit does, and why it never waits without end.
 //!
 //! A message that has waited for ten seconds is reported, once for each peer.
 //!
 //! # Why a send always ends
-//! A sender without room receives meanwhile: it moves arrivals out of its own inbox into its memory and gives
-//! credit back, so two that send to each other free each other. It delivers nothing, for that could send again.
-//! Who may not wait, or has received very much meanwhile, leaves the message in the *backlog*, which the next polls send.
+//! A sender without room in a backend receives meanwhile: it moves arrivals out of its own inbox into its memory, so two that send to each
+//! other free each other. It delivers nothing, for that could send again. A sender that may not wait leaves the message in the *backlog*, which the
+//! next polls send.
 
 mod builder;
 mod counters;
+mod credit;
+#[cfg(test)]
+mod credit_tests;
 mod faults;
 mod frame;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_records;
+mod held;
 mod inner;
 mod landing;
 #[cfg(test)]
 mod memory_tests;
+mod message;
 mod rendezvous;
 mod send;
 #[cfg(test)]
@@ -65,37 +69,22 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub(crate) use builder::Fabrics;
 pub use builder::PortBuilder;
 pub use counters::{Counters, Flow};
+pub use credit::{Charge, Ledger};
 pub use faults::{Fate, Faults};
+pub use held::HeldId;
 use inner::Inner;
 pub use landing::{LandingAddress, LandingId, LandingMemory};
+pub use message::{Incoming, Tag};
 use rendezvous::{Outgoing, Put};
 use send::{InFlight, Queued};
 
 use crate::doorbell::Fences;
 use crate::local::Local;
-use crate::memory::Payloads;
 use crate::memory::Slab;
 use crate::near::{Arrival, Near};
 use crate::shm::Shm;
 use crate::wireup::TransportOptions;
 use crate::{Doorbell, Endpoint, Event, Layout, Msg, Pe, Reach, RegBuf, TransportError, Waker};
-
-/// What kind of message: the layers above name theirs below 0xF0; from there on they are the port's own.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Tag(pub u8);
-
-/// A message that arrived.
-#[derive(Debug)]
-pub struct Incoming {
-    /// Who sent it.
-    pub from: Pe,
-    /// Its kind.
-    pub tag: Tag,
-    /// Its bytes, 16-byte aligned.
-    pub msg: Msg,
-    /// What came with it out of band.
-    pub payloads: Payloads,
-}
 
 /// Names an offer within its port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -135,6 +124,8 @@ pub enum PortEvent {
         /// Its size with all payloads, in bytes.
         bytes: u64,
     },
+    /// Messages that were held have left; see [`Port::is_held`].
+    Room,
 }
 
 /// Where a port puts what has arrived, which does no more with it: the port is in the middle of its poll.
@@ -261,7 +252,7 @@ pub struct Port {
     doorbell: Doorbell,
     ends: Ends,
     inner: Inner,
-    /// Whether small messages may go straight to a near peer: nothing is in the backlog, no faults are asked for.
+    /// Whether small messages may go straight to a near peer: nothing is in the backlog or held, no faults are asked for.
     plain: bool,
     /// Reused for what arrives and is no plain message.
     rare: VecDeque<PortEvent>,
@@ -269,6 +260,9 @@ pub struct Port {
     early: VecDeque<PortEvent>,
     /// For each peer what waits for room, never empty.
     backlog: BTreeMap<Pe, VecDeque<Queued>>,
+    /// For each peer what waits for credit, never empty but for a moment.
+    held: BTreeMap<Pe, held::Queue>,
+    waiting: held::Waiting,
     /// Messages of ours that wait for landings.
     outgoing: BTreeMap<u64, Outgoing>,
     next_request: u64,
@@ -278,8 +272,8 @@ pub struct Port {
     stalled: BTreeSet<Pe>,
     /// How often the backlog was looked at.
     flushes: u32,
-    /// Credit that found no room on its way back yet.
-    credits: Vec<(Pe, u64)>,
+    /// Peers to whom credit is due.
+    credits: Vec<Pe>,
     /// Buffer for the events of endpoints.
     events: Vec<Event>,
     fatal: Option<TransportError>,
@@ -311,6 +305,12 @@ impl Port {
     #[must_use]
     pub fn reach(&self, to: Pe) -> Reach {
         self.layout.reach(self.pe, to)
+    }
+
+    /// The accounts of what is taken, for who takes messages while the port is in use.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        Ledger(self.inner.accounts.clone())
     }
 
     /// The PE's free lists, for messages to itself.
@@ -384,7 +384,7 @@ impl Port {
 
     /// Whether it has something that found no room.
     fn waits_for_room(&self) -> bool {
-        !(self.backlog.is_empty() && self.puts.is_empty() && self.credits.is_empty())
+        !(self.backlog.is_empty() && self.held.is_empty() && self.puts.is_empty() && self.credits.is_empty())
     }
 
     /// Takes what is in the inboxes. Says how much that was for the user.
@@ -523,7 +523,11 @@ impl Port {
         let mut late = VecDeque::new();
         while let Some(to) = self.undelivered() {
             self.poll(&mut late, usize::MAX)?;
-            late.clear();
+            for event in late.drain(..) {
+                if let PortEvent::Message(message) = event {
+                    self.took(&message);
+                }
+            }
             if start.elapsed() > CLOSE_LIMIT {
                 return Err(TransportError::PeerDown { pe: to, why: "it does not receive what was sent to it" });
             }
@@ -537,7 +541,8 @@ impl Port {
 
     /// A peer for whom something is left.
     fn undelivered(&self) -> Option<Pe> {
-        let queued = self.backlog.keys().next().copied().or_else(|| self.credits.first().map(|(to, _)| *to));
+        let queued = self.backlog.keys().next().or_else(|| self.held.keys().next()).or_else(|| self.credits.first());
+        let queued = queued.copied();
         queued.or_else(|| self.puts.front().map(|put| put.to)).or_else(|| self.outgoing.values().next().map(|o| o.to))
     }
 }

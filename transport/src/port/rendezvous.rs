@@ -51,7 +51,8 @@ pub(super) struct Outgoing {
     payloads: Vec<RegBuf>,
     /// The message's first bytes.
     head: Box<[u8]>,
-    head_len: usize,
+    /// All its bytes.
+    bytes: u64,
     /// What is noted as on its way.
     waits_kib: u64,
 }
@@ -71,8 +72,8 @@ impl Port {
     pub(super) fn request(&mut self, to: Pe, tag: Tag, head: RegBuf, mut payloads: Vec<RegBuf>, offer: bool) {
         let room = self.ends.to(self.pe, to).caps().send_max.saturating_sub(32 + 8 * payloads.len());
         let head_follows = head.len() > room;
-        let head_len = head.len();
-        let first = head[..head_len.min(frame::Bounced::HEAD_MAX)].into();
+        let bytes = payloads.iter().fold(head.len() as u64, |sum, payload| sum + payload.len() as u64);
+        let first = head[..head.len().min(frame::Bounced::HEAD_MAX)].into();
         let mut inline: &[u8] = &head;
         let kept;
         if head_follows {
@@ -88,7 +89,7 @@ impl Port {
         self.in_flight.add(waits_kib);
         let frame = Request { id, tag: tag.0, offer, head_follows, sizes, head: inline }.encode();
         self.inner.asked.insert(id, payloads.len());
-        self.outgoing.insert(id, Outgoing { to, tag, payloads, head: first, head_len, waits_kib });
+        self.outgoing.insert(id, Outgoing { to, tag, payloads, head: first, bytes, waits_kib });
         self.send_frame(
             to,
             frame::imm(frame::REQUEST, 0),
@@ -137,8 +138,9 @@ impl Port {
             answers.push(answer);
         }
         let head = (!offered.head_follows).then_some(offered.head);
+        let bytes = offered.sizes.iter().sum::<u64>().wrapping_add(head.as_ref().map_or(0, |head| head.len() as u64));
         let missing = parts.len();
-        let slot = self.inner.slot(Arriving { from, tag: offered.tag, head, parts, missing, missed: 0 });
+        let slot = self.inner.slot(Arriving { from, tag: offered.tag, head, parts, missing, missed: false, bytes });
         let Some(slot) = u32::try_from(slot).ok().filter(|&s| s as usize <= frame::ARG_MAX) else {
             self.fatal = Some(TransportError::Resource {
                 what: "landings",
@@ -190,7 +192,8 @@ impl Port {
     pub(super) fn run_todo(&mut self) -> Result<(), TransportError> {
         while let Some(todo) = self.inner.todo.pop_front() {
             match todo {
-                Todo::Credit(to, bytes) => self.credits.push((to, bytes)),
+                Todo::Credit(to) => self.credits.push(to),
+                Todo::Probe(probe) => self.pass_on(probe),
                 Todo::Accept(id) => self.accept_offer(id, Vec::new()),
                 Todo::Write(from, msg) => self.write_here(from, &msg)?,
                 Todo::Send(from, accept) => self.send_accepted(from, accept)?,
@@ -206,10 +209,10 @@ impl Port {
                             Part::Hand(_) => unreachable!("all parts are here"),
                         }
                     }
-                    if arrived.missed > 0 {
-                        let here = bufs.iter().map(|buf| buf.len() as u64).sum::<u64>();
+                    if arrived.missed {
                         let head = arrived.head.as_deref().or(bufs.first().map(|buf| &**buf));
-                        self.bounce(from, arrived.tag, head, arrived.missed.saturating_add(here));
+                        self.inner.owe(from, arrived.tag.charge().cost(arrived.bytes));
+                        self.bounce(from, arrived.tag, head, arrived.bytes);
                     } else {
                         self.inner.finish(&self.layout, arrived, bufs, &mut self.early);
                     }
@@ -217,13 +220,15 @@ impl Port {
                 Todo::Refused(id) => {
                     let Some(out) = self.outgoing.remove(&id) else { continue };
                     self.in_flight.remove(out.waits_kib);
-                    let bytes = out.head_len as u64 + out.payloads.iter().map(|p| p.len() as u64).sum::<u64>();
-                    self.early.push_back(PortEvent::Refused { to: out.to, tag: out.tag, head: out.head, bytes });
+                    let Outgoing { to, tag, head, bytes, .. } = out;
+                    self.inner.accounts.refund(to, tag.charge().cost(bytes));
+                    self.early.push_back(PortEvent::Refused { to, tag, head, bytes });
                 }
                 Todo::Bounce(to, tag, head, len) => self.bounce(to, tag, head.as_deref(), len),
             }
         }
         self.give_credit();
+        self.release_held();
         Ok(())
     }
 
@@ -231,20 +236,6 @@ impl Port {
     fn bounce(&mut self, to: Pe, tag: Tag, head: Option<&[u8]>, len: u64) {
         let bounced = frame::Bounced { tag: tag.0, len, head: head.unwrap_or_default() }.encode();
         self.control(to, frame::imm(frame::BOUNCED, 0), &bounced);
-    }
-
-    /// Gives credit back, past the backlog.
-    fn give_credit(&mut self) {
-        for (to, bytes) in std::mem::take(&mut self.credits) {
-            let bytes_le = bytes.to_le_bytes();
-            let mut fill = |body: &mut [std::mem::MaybeUninit<u8>]| crate::memory::write_bytes(body, &bytes_le);
-            let imm = frame::imm(frame::CREDIT, 0);
-            match self.ends.to(self.pe, to).inject(to, imm, bytes_le.len(), &mut fill) {
-                Ok(()) => {}
-                Err(PostError::Busy(())) => self.credits.push((to, bytes)),
-                Err(_) => self.lost(to),
-            }
-        }
     }
 
     /// The receiver says where our payloads go.
@@ -380,7 +371,7 @@ impl Port {
                 Ok(())
             }
             Event::Got { .. } => Ok(()),
-            Event::Missed { from, imm, len } => self.inner.missed_here(from, imm, len),
+            Event::Missed { from, imm, len } => self.inner.missed(from, imm, len),
             Event::Failed { op, buf: Some(buf), error } => {
                 self.in_flight.remove(kib(op));
                 match (*error, message_of(op)) {
@@ -414,7 +405,7 @@ impl Port {
         self.events = events;
         self.run_todo()?;
         self.flush_puts()?;
-        if !self.backlog.is_empty() {
+        if self.waits_for_room() {
             self.flush(true);
         }
         self.fatal.take().map_or(Ok(()), Err)

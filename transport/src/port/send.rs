@@ -3,8 +3,10 @@
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
+use super::credit::Charge;
 use super::frame::{self, Eager};
-use super::inner::{Offered, Source, charged};
+use super::held::Held;
+use super::inner::{Offered, Source};
 use super::rendezvous::{kib, sending};
 use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
 use crate::memory::write_bytes;
@@ -25,8 +27,9 @@ pub(super) struct Queued {
 const STALL: Duration = Duration::from_secs(10);
 /// How often a send that waits looks again before it lets others run.
 const SPINS: u32 = 64;
-/// How many messages a send that waits receives before it goes to the backlog instead.
-const EARLY_MAX: usize = 1 << 16;
+/// A send that has waited for so long sleeps for a moment in each round.
+const NAP_AFTER: Duration = Duration::from_millis(1);
+const NAP: Duration = Duration::from_micros(50);
 
 /// After how many looks at the backlog its age is looked at.
 const FLUSHES: u32 = 1024;
@@ -64,22 +67,27 @@ impl InFlight {
 
 /// A send that waits.
 #[derive(Debug, Default)]
-struct Wait {
+pub(super) struct Wait {
     rounds: u32,
-    since: Option<Instant>,
+    /// When it began to let others run.
+    pub(super) since: Option<Instant>,
 }
 
 impl Port {
-    /// Sends a message of `len` bytes that `fill` writes (all of them). Any length; never fails, never blocks for ever:
-    /// where the peer has no room it receives meanwhile, without delivering. An error comes out of the next poll.
+    /// Sends a message of `len` bytes that `fill` writes (all of them). Any length; never fails, and never blocks without end:
+    /// where the peer has no room, or this PE no credit, it receives meanwhile, without delivering. An error comes out of the next poll.
     #[inline]
     pub fn send(&mut self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         debug_assert!(tag.0 < frame::FIRST, "tags from 0xF0 on are the port's own");
-        let imm = frame::imm(tag.0, 0);
         if len > BODY_MAX || !self.plain {
-            return self.send_otherwise(to, imm, len, fill);
+            return self.send_otherwise(to, (tag, tag.charge()), len, fill);
         }
-        let way = self.ends.way(self.pe, to);
+        let (way, cost) = (self.ends.way(self.pe, to), tag.charge().cost(len as u64));
+        let near = matches!(way, Way::Local | Way::Shm);
+        if !(near && self.inner.accounts.charge(to, cost)) {
+            return self.send_otherwise(to, (tag, tag.charge()), len, fill);
+        }
+        let imm = frame::imm(tag.0, 0);
         let sent = match (way, &mut self.ends.local, &mut self.ends.shm) {
             (Way::Local, Some(local), _) => local.try_send(to, imm, len, fill),
             (Way::Shm, _, Some(shm)) => shm.try_send(to, imm, len, fill),
@@ -87,7 +95,27 @@ impl Port {
         };
         match sent {
             Ok(()) => self.inner.counters.sent[way as usize].add(len as u64),
-            Err(fill) => self.send_otherwise(to, imm, len, fill),
+            Err(fill) => {
+                self.inner.accounts.refund(to, cost);
+                self.send_otherwise(to, (tag, tag.charge()), len, fill);
+            }
+        }
+    }
+
+    /// As [`Port::send`], of a message that owns memory besides its bytes: to a PE of the same process it counts with that.
+    #[inline]
+    pub fn send_weighing(
+        &mut self,
+        to: Pe,
+        tag: Tag,
+        charge: Charge,
+        len: usize,
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]),
+    ) {
+        if charge.is_heavy() && self.ends.way(self.pe, to) == Way::Local {
+            self.send_otherwise(to, (tag, charge), len, fill);
+        } else {
+            self.send(to, tag, len, fill);
         }
     }
 
@@ -105,9 +133,9 @@ impl Port {
         if payloads.is_empty() {
             return self.send(to, tag, len, fill);
         }
-        debug_assert!(tag.0 < frame::FIRST, "tags from 0xF0 on are the port's own");
+        debug_assert!(!tag.is_system(), "system messages have no payloads");
         let n = payloads.len();
-        assert!(n <= frame::ARG_MAX, "{n} payloads in one message");
+        assert!(n <= frame::PAYLOADS_MAX, "{n} payloads in one message");
         let way = self.ends.way(self.pe, to);
         let bytes = payloads.iter().map(|p| p.len() as u64).sum::<u64>();
         self.inner.counters.sent[way as usize].add(bytes + len as u64);
@@ -127,8 +155,29 @@ impl Port {
             Fate::Drop | Fate::Kill => return,
             Fate::Pass | Fate::Delay(_) => {}
         }
+        let charge = tag.charge();
+        if !self.admit(to, charge.cost(bytes + len as u64)) {
+            return self.hold(to, Held { tag, charge, head: filled(len, fill), payloads, offer });
+        }
         if way == Way::Net && self.in_flight.much() {
             self.ease(to);
+        }
+        self.transmit(to, (tag, charge), len, fill, payloads, offer);
+    }
+
+    /// Sends a message that has been charged, by the protocol that suits it.
+    pub(super) fn transmit(
+        &mut self,
+        to: Pe,
+        (tag, charge): (Tag, Charge),
+        len: usize,
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]),
+        payloads: Vec<RegBuf>,
+        offer: bool,
+    ) {
+        let (way, n) = (self.ends.way(self.pe, to), payloads.len());
+        if payloads.is_empty() {
+            return self.send_frame(to, frame::imm(tag.0, Self::weighed(way, charge)), len, fill, true);
         }
         let whole = Eager::len(len, &payloads).filter(|_| way == Way::Net && !offer);
         if let Some(whole) = whole.filter(|&whole| whole <= self.ends.to(self.pe, to).caps().inject_max) {
@@ -140,9 +189,7 @@ impl Port {
             }
             self.send_frame(to, frame::imm(tag.0, n), len, fill, true);
         } else {
-            let mut head = RegBuf::heap(len);
-            head.fill_with(fill);
-            self.request(to, tag, head, payloads, offer);
+            self.request(to, tag, filled(len, fill), payloads, offer);
         }
     }
 
@@ -156,7 +203,7 @@ impl Port {
     pub(super) fn deliver_here(&mut self, tag: Tag, msg: Msg, payloads: Vec<RegBuf>) {
         let bytes = msg.len() as u64 + payloads.iter().map(|p| p.len() as u64).sum::<u64>();
         self.inner.counters.received[Way::Itself as usize].add(bytes);
-        self.early.push_back(PortEvent::Message(Incoming { from: self.pe, tag, msg, payloads: payloads.into() }));
+        self.early.push_back(PortEvent::Message(Incoming::own(self.pe, tag, msg, payloads.into())));
     }
 
     #[cold]
@@ -171,21 +218,30 @@ impl Port {
 
     #[cold]
     #[inline(never)]
-    fn send_otherwise(&mut self, to: Pe, imm: Imm, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+    fn send_otherwise(
+        &mut self,
+        to: Pe,
+        (tag, charge): (Tag, Charge),
+        len: usize,
+        fill: impl FnOnce(&mut [MaybeUninit<u8>]),
+    ) {
         let way = self.ends.way(self.pe, to);
         self.inner.counters.sent[way as usize].add(len as u64);
-        let tag = Tag(frame::tag(imm));
         if way == Way::Itself {
             let msg = Msg::fill(&self.inner.slab, len, fill);
             return self.deliver_here(tag, msg, Vec::new());
         }
+        let cost = charge.cost(len as u64);
         match self.fate(to, tag, len) {
-            Fate::Pass => self.send_frame(to, imm, len, fill, true),
+            Fate::Pass if self.admit(to, cost) => self.transmit(to, (tag, charge), len, fill, Vec::new(), false),
+            Fate::Pass => {
+                let held = Held { tag, charge, head: filled(len, fill), payloads: Vec::new(), offer: false };
+                self.hold(to, held);
+            }
             Fate::Drop | Fate::Kill => {}
             Fate::Delay(polls) => {
-                let mut buf = RegBuf::heap(len);
-                buf.fill_with(fill);
-                self.queue(to, imm, buf, polls);
+                self.inner.accounts.charge_anyway(to, cost);
+                self.queue(to, frame::imm(tag.0, Self::weighed(way, charge)), filled(len, fill), polls);
             }
         }
     }
@@ -210,7 +266,7 @@ impl Port {
         }
         let (mut fill, mut wait) = (Some(fill), Wait::default());
         loop {
-            if self.clear_for(to) && self.has_credit(to, len) {
+            if self.clear_for(to) {
                 match self.try_small(to, imm, len, &mut fill) {
                     Ok(()) => return,
                     Err(PostError::Busy(())) => {}
@@ -238,16 +294,7 @@ impl Port {
         self.ends.to(self.pe, to).inject(to, imm, len, &mut |body| {
             let fill = fill.take().expect("a body is filled once");
             fill(body);
-        })?;
-        self.charge(to, len);
-        Ok(())
-    }
-
-    /// Notes what the receiver will credit.
-    fn charge(&mut self, to: Pe, len: usize) {
-        if charged(len) {
-            self.inner.peers.entry(to).or_default().debt += len as u64;
-        }
+        })
     }
 
     /// A buffer that the backend to `to` sends best.
@@ -266,7 +313,7 @@ impl Port {
         }
         let mut wait = Wait::default();
         loop {
-            if self.clear_for(to) && self.has_credit(to, buf.len()) {
+            if self.clear_for(to) {
                 match self.post(to, &mut imm, buf) {
                     Ok(()) => return,
                     Err(back) => buf = back,
@@ -278,7 +325,7 @@ impl Port {
         }
     }
 
-    /// Posts a buffer, and charges it. Gives back where there is no room: the buffer, or, if there is no memory to send it, the
+    /// Posts a buffer. Gives back where there is no room: the buffer, or, if there is no memory to send it, the
     /// notice that goes in its place.
     fn post(&mut self, to: Pe, imm: &mut Imm, mut buf: RegBuf) -> Result<(), RegBuf> {
         let (way, mut len) = (self.ends.way(self.pe, to), buf.len());
@@ -301,7 +348,6 @@ impl Port {
                 if posted == Posted::Pending {
                     self.in_flight.add(kib(op));
                 }
-                self.charge(to, len);
                 Ok(())
             }
             Err(PostError::Busy(buf)) => Err(buf),
@@ -313,16 +359,6 @@ impl Port {
             Err(PostError::BadKey(_)) => unreachable!("a message has no key"),
             Err(PostError::NoMemory(_)) => unreachable!("a notice is small"),
         }
-    }
-
-    /// A receiver gives credit back in steps, so it may keep nearly a step for ever: that much debt hinders nobody.
-    fn has_credit(&self, to: Pe, len: usize) -> bool {
-        !charged(len)
-            || self
-                .inner
-                .peers
-                .get(&to)
-                .is_none_or(|peer| peer.debt < self.inner.credit_step || peer.debt + len as u64 <= self.options.credit)
     }
 
     pub(super) fn lost(&mut self, to: Pe) {
@@ -348,8 +384,9 @@ impl Port {
         }
         self.flushes = self.flushes.wrapping_add(1);
         if self.flushes.is_multiple_of(FLUSHES) {
-            let oldest: Vec<_> =
-                self.backlog.iter().filter_map(|(to, queue)| Some((*to, queue.front()?.since))).collect();
+            let backlog = self.backlog.iter().filter_map(|(to, queue)| Some((*to, queue.front()?.since)));
+            let held = self.held.iter().filter_map(|(to, queue)| Some((*to, queue.since()?)));
+            let oldest: Vec<_> = backlog.chain(held).collect();
             oldest.into_iter().for_each(|(to, since)| self.report_stall(to, since));
         }
     }
@@ -369,7 +406,7 @@ impl Port {
         while let Some(mut queued) = queue.pop_front() {
             if queued.delay > 0 {
                 queued.delay -= u32::from(polled);
-            } else if self.has_credit(to, queued.buf.len()) {
+            } else {
                 match self.post(to, &mut queued.imm, queued.buf) {
                     Ok(()) => continue,
                     Err(back) => queued.buf = back,
@@ -379,7 +416,7 @@ impl Port {
             self.backlog.insert(to, queue);
             return false;
         }
-        self.plain = self.backlog.is_empty() && self.options.faults.is_none();
+        self.note_plain();
         true
     }
 
@@ -400,8 +437,8 @@ impl Port {
 
     /// Waits a little for room at `to`, receiving meanwhile. `false`: do not wait, use the backlog.
     #[cold]
-    fn wait(&mut self, wait: &mut Wait, to: Pe) -> bool {
-        if !self.options.may_block || self.fatal.is_some() || self.early.len() > EARLY_MAX {
+    pub(super) fn wait(&mut self, wait: &mut Wait, to: Pe) -> bool {
+        if !self.options.may_block || self.waiting.forbidden || self.fatal.is_some() {
             return false;
         }
         let mut early = std::mem::take(&mut self.early);
@@ -416,7 +453,7 @@ impl Port {
         if !self.backlog.is_empty() {
             self.flush(true);
         }
-        wait.rounds += 1;
+        wait.rounds = wait.rounds.wrapping_add(1);
         if !wait.rounds.is_multiple_of(SPINS) {
             std::hint::spin_loop();
             return true;
@@ -426,6 +463,9 @@ impl Port {
             self.inner.counters.waits += 1;
             Instant::now()
         });
+        if since.elapsed() > NAP_AFTER {
+            std::thread::sleep(NAP);
+        }
         self.report_stall(to, since);
         true
     }
@@ -434,4 +474,11 @@ impl Port {
     pub(super) fn control(&mut self, to: Pe, imm: Imm, bytes: &[u8]) {
         self.send_frame(to, imm, bytes.len(), |body| write_bytes(body, bytes), false);
     }
+}
+
+/// A buffer of `len` bytes that `fill` writes.
+fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) -> RegBuf {
+    let mut buf = RegBuf::heap(len);
+    buf.fill_with(fill);
+    buf
 }

@@ -47,7 +47,10 @@ pub(super) fn next(port: &mut Port, events: &mut VecDeque<PortEvent>) -> PortEve
 
 pub(super) fn message(port: &mut Port, events: &mut VecDeque<PortEvent>) -> Incoming {
     match next(port, events) {
-        PortEvent::Message(m) => m,
+        PortEvent::Message(m) => {
+            port.took(&m);
+            m
+        }
         other => panic!("a message, not {other:?}"),
     }
 }
@@ -112,13 +115,13 @@ fn a_sender_never_has_more_than_its_credit_on_the_way() {
             |mut port| {
                 for _ in 0..40 {
                     port.send(Pe(0), Tag(1), LEN, |to| write_bytes(to, &bytes(LEN, 1)));
-                    assert!(port.inner.peers[&Pe(0)].debt <= CREDIT);
+                    assert!(port.inner.accounts.debt(Pe(0)) <= CREDIT);
                 }
                 assert!(port.counters().backlogged >= 37);
                 let mut events = VecDeque::new();
                 while port.undelivered().is_some() {
                     port.poll(&mut events, 1).unwrap();
-                    assert!(port.inner.peers[&Pe(0)].debt <= CREDIT);
+                    assert!(port.inner.accounts.debt(Pe(0)) <= CREDIT);
                     std::thread::yield_now();
                 }
             },

@@ -566,6 +566,11 @@ impl Endpoint for TcpEndpoint {
         flushed && acknowledged && watched && !mail && self.core.ready.is_empty()
     }
 
+    fn has_closed(&mut self, peer: Pe) -> bool {
+        let index = self.link_to(peer);
+        self.links[index].is_gone()
+    }
+
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.core.epoll.as_fd())
     }

@@ -447,6 +447,11 @@ impl Endpoint for UcxEndpoint {
         quiet && self.is_idle() && self.worker.arm() && self.is_idle()
     }
 
+    fn has_closed(&mut self, peer: Pe) -> bool {
+        let index = self.peer(peer);
+        self.peers[index].state != State::Live
+    }
+
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.worker.fd())
     }

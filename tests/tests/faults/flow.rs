@@ -1,0 +1,75 @@
+//! Producers that run ahead of slow receivers: memory stays within the credit on both sides, over every backend, and every job ends.
+
+use crate::command_of;
+use crate::job::{Ended, Job};
+
+const FLOWS: &str = env!("CARGO_BIN_EXE_flows");
+
+/// All backends between two PEs.
+const BACKENDS: [&str; 5] =
+    ["+p2 ++ppn 2", "+p2 ++transport shm", "+p2 ++transport tcp", "+p2 ++transport ofi", "+p2 ++transport ucx"];
+
+/// `charmrun OPTIONS flows ARGS`; `None` where there is no such backend.
+fn run(options: &str, args: &str) -> Option<Ended> {
+    let (command, mark) = command_of(FLOWS, &format!("{options} ++quiet - {args}"));
+    let ended = Job::spawn(command, mark).end();
+    if ended.code == 78 {
+        eprintln!("{options}: skipped");
+        return None;
+    }
+    Some(ended)
+}
+
+/// What each PE took, and by how many KiB its process grew.
+fn each(ended: &Ended) -> Vec<(u64, u64)> {
+    let number = |word: &str| word.parse().expect("a number");
+    let line = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        (number(words[3]), number(words[words.len() - 2]))
+    };
+    ended.stdout.lines().map(line).collect()
+}
+
+/// Runs over every backend, and asserts what each PE took and that no process grew by more than `most` MiB.
+fn check(backends: &[&str], args: &str, credit: &str, took: &[u64], most: u64) {
+    for backend in backends {
+        let Some(ended) = run(&format!("{backend} ++credit {credit}"), args) else { continue };
+        let each = each(ended.succeeded());
+        assert_eq!(each.iter().map(|(took, _)| *took).collect::<Vec<_>>(), took, "{backend}: {ended:?}");
+        for (_, grown) in each {
+            assert!(grown < most << 10, "{backend} {args}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn payloads_for_a_slow_receiver_take_no_more_memory_than_the_credit_on_either_side() {
+    // 300 MB.
+    check(&BACKENDS[1..], "one payload 3000 200", "4M", &[0, 3_000], 64);
+}
+
+#[test]
+fn small_calls_for_a_slow_receiver_take_no_more_memory_than_the_credit_on_either_side() {
+    // 100 MB in queues, if all could lie there.
+    check(&BACKENDS, "one small 1000000 1", "1M", &[0, 1_000_000], 24);
+}
+
+#[test]
+fn a_broadcast_flood_takes_no_more_memory_than_the_credit() {
+    check(&BACKENDS, "all payload 1000 400", "4M", &[1_000, 1_000], 64);
+}
+
+#[test]
+fn pes_that_flood_each_other_in_entry_methods_that_do_not_return_all_end() {
+    // Nobody takes anything before all is sent, so this needs memory for all of it.
+    check(&BACKENDS, "circle small 50000 0", "100k", &[50_000, 50_000], 64);
+}
+
+#[test]
+fn a_receiver_that_ends_the_job_lets_its_waiting_senders_go() {
+    for backend in BACKENDS {
+        if let Some(ended) = run(&format!("{backend} ++credit 100k"), "leave small 1000000 1") {
+            assert_eq!(ended.succeeded().stdout, "", "{backend}");
+        }
+    }
+}
