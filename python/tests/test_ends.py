@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
-from conftest import Run, check
+from conftest import Run, check, run_job
 
 
 @pytest.mark.parametrize(
@@ -146,8 +148,5 @@ def test_a_script_that_does_not_start_says_so_without_a_launcher(run: Run) -> No
 
 
 def test_a_script_that_does_not_exist_is_reported(run: Run) -> None:
-    import subprocess
-    import sys
-
-    job = subprocess.run([sys.executable, "-m", "charmrun.start", "+p2", "nowhere.py"], capture_output=True, text=True, timeout=30)
+    job = run_job([sys.executable, "-m", "charmrun.start", "+p2", "nowhere.py"])
     assert job.returncode != 0 and "nowhere.py" in job.stderr

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Run, check, program_text
+from conftest import MARK, Run, Traces, check, program_text
 
 #: Opens on this PE only: `Bad(where)` cannot be unpickled anywhere else.
 BAD = """
@@ -125,6 +125,7 @@ def test_an_interrupt_ends_the_job_with_one_word_of_it(tmp_path: Path, busy: str
         charm.start(main)
     """
     (tmp_path / "prog.py").write_text(program_text(program))
+    traces = Traces()
     job = subprocess.Popen(
         [sys.executable, "-m", "charmrun.start", "+p2", "prog.py"],
         cwd=tmp_path,
@@ -132,6 +133,7 @@ def test_an_interrupt_ends_the_job_with_one_word_of_it(tmp_path: Path, busy: str
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={**os.environ, MARK: traces.mark},
         # Who started the tests in the background has it ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -139,10 +141,12 @@ def test_an_interrupt_ends_the_job_with_one_word_of_it(tmp_path: Path, busy: str
     watchdog.start()
     assert job.stdout is not None
     assert [job.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    traces.look()
     begun = time.monotonic()
     os.killpg(job.pid, signal.SIGINT)
     _, err = job.communicate()
     watchdog.cancel()
+    traces.assert_gone()
     # The contract's limit, and something for a busy machine.
     assert job.returncode == 130 and time.monotonic() - begun < 4, err
     assert err.count("Traceback") <= 1 and "Fatal Python error" not in err, err

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import WATCHDOG_S, program_text
+from conftest import program_text, run_job
 
 HOSTS = Path(__file__).parents[2] / "ci" / "hosts"
 
@@ -45,13 +44,7 @@ def test_a_job_over_two_hosts_has_the_folder_the_environment_and_the_modules_of_
     (tmp_path / "modules" / "there.py").write_text("import os\ndef mine(n): return os.environ['MARK'] + str(n)\n")
     (tmp_path / "prog.py").write_text(program_text(program))
     (tmp_path / "shell").write_text(SHELL)
-    job = subprocess.run(
-        [HOSTS, "2", "bash", "-c", JOB, sys.executable],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=WATCHDOG_S,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "modules", "MARK": "m"},
-    )
+    env = {**os.environ, "PYTHONPATH": "modules", "MARK": "m"}
+    job = run_job([str(HOSTS), "2", "bash", "-c", JOB, sys.executable], env, cwd=tmp_path)
     assert job.returncode == 0, job.stderr
     assert job.stdout == "2 True ['m0', 'm1', 'm2', 'm3'] ['a', 'b c']\n"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import Run, check, program_text
+from conftest import Run, check, program_text, run_job
 
 
 def test_the_package_has_the_names_that_programs_import(run: Run) -> None:
@@ -144,5 +143,5 @@ def test_a_job_may_be_a_module_or_a_line_of_code(tmp_path: Path, launcher: bool)
     (tmp_path / "job.py").write_text(program_text("def main(args):\n    print(charm.numPes())\n    exit()\ncharm.start(main)"))
     for program in (["-m", "job"], ["-c", "import job"]):
         command = [sys.executable, "-m", "charmrun.start", "+p2", *program] if launcher else [sys.executable, *program]
-        job = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        job = run_job(command, cwd=tmp_path)
         assert (job.returncode, job.stdout) == (0, "2\n" if launcher else "1\n"), job.stderr
