@@ -3,34 +3,22 @@
 use std::sync::Mutex;
 
 use charm4rs::Payload;
+use charm4rs_python_form::Form;
 use numpy::npyffi::{NPY_ARRAY_CARRAY, NPY_ARRAY_FARRAY, NPY_TYPES, NpyTypes, PY_ARRAY_API, get_type_object, npy_intp};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::codec::{Reader, write_number};
-
 /// The numbers of NumPy's types of plain numbers, by their sizes: the last of those without a pointer inside is a complex
 /// one; half precision stands apart.
 const LAST_NUMBER: i32 = NPY_TYPES::NPY_CLONGDOUBLE as i32;
 const HALF: i32 = NPY_TYPES::NPY_HALF as i32;
-/// NumPy's own limit is 64.
-const DIMS_MAX: usize = 64;
 
 /// An array whose bytes can be sent as they lie in memory.
 pub(crate) struct Plain<'py> {
     array: Bound<'py, PyUntypedArray>,
     form: Form,
-}
-
-/// All that makes an array of a run of bytes.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Form {
-    number: u8,
-    item: u8,
-    fortran: bool,
-    shape: Vec<u64>,
 }
 
 /// `value` as an array of plain numbers; a copy in one piece if it is strided. `None`: it is no such array.
@@ -80,10 +68,7 @@ impl Plain<'_> {
 
     /// Appends what the receiver needs beside the bytes.
     pub(crate) fn write_form(&self, bytes: &mut Vec<u8>) {
-        let Form { number, item, fortran, shape } = &self.form;
-        bytes.extend([*number, *item, u8::from(*fortran)]);
-        write_number(bytes, shape.len() as u64);
-        shape.iter().for_each(|&side| write_number(bytes, side));
+        self.form.write(bytes);
     }
 }
 
@@ -91,32 +76,17 @@ fn damaged() -> PyErr {
     PyValueError::new_err("an array that cannot be read: its form is damaged")
 }
 
-impl Form {
-    pub(crate) fn read(reader: &mut Reader<'_>) -> PyResult<Self> {
-        let (number, item, fortran) = (reader.byte()?, reader.byte()?, reader.byte()? != 0);
-        let dims = usize::try_from(reader.number()?).ok().filter(|&dims| dims <= DIMS_MAX).ok_or_else(damaged)?;
-        let shape = (0..dims).map(|_| reader.number()).collect::<PyResult<_>>()?;
-        Ok(Self { number, item, fortran, shape })
+/// The array of this form that these bytes are, in their place.
+pub(crate) fn array<'py>(py: Python<'py>, form: &Form, memory: Payload<u8>) -> PyResult<Bound<'py, PyAny>> {
+    let number = i32::from(form.number);
+    if form.bytes() != Ok(memory.len()) || number > LAST_NUMBER && number != HALF {
+        return Err(damaged());
     }
-
-    /// How many bytes the array has.
-    pub(crate) fn len(&self) -> PyResult<usize> {
-        let len = self.shape.iter().try_fold(u64::from(self.item), |len, &side| len.checked_mul(side));
-        len.and_then(|len| usize::try_from(len).ok()).filter(|&len| isize::try_from(len).is_ok()).ok_or_else(damaged)
+    let dtype = dtype(py, number)?;
+    if dtype.itemsize() != usize::from(form.item) {
+        return Err(damaged());
     }
-
-    /// The array that these bytes are, in their place.
-    pub(crate) fn array<'py>(&self, py: Python<'py>, memory: Payload<u8>) -> PyResult<Bound<'py, PyAny>> {
-        let number = i32::from(self.number);
-        if memory.len() != self.len()? || number > LAST_NUMBER && number != HALF {
-            return Err(damaged());
-        }
-        let dtype = dtype(py, number)?;
-        if dtype.itemsize() != usize::from(self.item) {
-            return Err(damaged());
-        }
-        over(py, &dtype, &self.shape, self.fortran, memory)
-    }
+    over(py, &dtype, &form.shape, form.fortran, memory)
 }
 
 /// The description of a type of numbers.

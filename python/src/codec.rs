@@ -6,12 +6,10 @@
 //! else is pickled (protocol 5), its buffers out of band too. A value in which an object that can change may occur twice is pickled as
 //! a whole, so that it is the same object twice at its receiver too.
 //!
-//! # Form
-//! A tag byte, then what the tag says: numbers as little-endian base 128 (signed ones zigzag), `f64` as 8 bytes, lengths before
-//! their bytes, counts before their items. A buffer is the next of the list beside the bytes. All lengths are checked
-//! against what is there before anything is allocated.
+//! What they look like as bytes, and how those are taken apart, is in `charm4rs-python-form`; here is what becomes of them.
 
 use charm4rs::Payload;
+use charm4rs_python_form::{self as form, Arguments, Build, DEPTH_MAX, Damaged, Leaf, tag, write_number, zigzag};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -26,34 +24,8 @@ use crate::proxy::{Method, Proxy};
 
 /// Smaller buffers travel among the bytes.
 const ASIDE_MIN: usize = 256;
-/// Deeper nesting is left to pickle.
-const DEPTH_MAX: u32 = 64;
 /// More mutable containers than this in one value are left to pickle.
 const SEEN_MAX: usize = 64;
-
-mod tag {
-    pub(super) const NONE: u8 = 0;
-    pub(super) const TRUE: u8 = 1;
-    pub(super) const FALSE: u8 = 2;
-    pub(super) const INT: u8 = 3;
-    pub(super) const FLOAT: u8 = 4;
-    pub(super) const STR: u8 = 5;
-    pub(super) const BYTES: u8 = 6;
-    pub(super) const TUPLE: u8 = 7;
-    pub(super) const LIST: u8 = 8;
-    pub(super) const DICT: u8 = 9;
-    pub(super) const ARRAY: u8 = 10;
-    pub(super) const BYTEARRAY: u8 = 11;
-    pub(super) const PICKLE: u8 = 12;
-    pub(super) const PROXY: u8 = 13;
-    pub(super) const METHOD: u8 = 14;
-    pub(super) const FUTURE: u8 = 15;
-    pub(super) const BYTES_ASIDE: u8 = 16;
-    pub(super) const BYTEARRAY_ASIDE: u8 = 17;
-    pub(super) const ARRAY_ASIDE: u8 = 18;
-    /// Of the module `array`.
-    pub(super) const ROW_ASIDE: u8 = 19;
-}
 
 /// Why a value is not written in our own form.
 enum Plain {
@@ -77,30 +49,21 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Packed> {
 
 /// Decodes one value, which is all that there is.
 pub(crate) fn decode<'py>(py: Python<'py>, packed: Packed) -> PyResult<Bound<'py, PyAny>> {
-    let mut reader = Reader::of(&packed.bytes, packed.buffers);
-    let value = reader.value(py, 0)?;
-    if reader.bytes.is_empty() { Ok(value) } else { Err(damaged()) }
+    Ok(form::value(&mut Objects(py), &packed.bytes, packed.buffers)?)
 }
 
 /// Decodes a tuple of arguments into one that begins with `first`.
 pub(crate) fn decode_args<'py>(first: &Bound<'py, PyAny>, packed: Packed) -> PyResult<Bound<'py, PyTuple>> {
     let py = first.py();
-    let mut reader = Reader::of(&packed.bytes, packed.buffers);
-    let mut items = vec![first.clone()];
-    match reader.byte()? {
-        tag::TUPLE => {
-            for _ in 0..reader.count()? {
-                items.push(reader.value(py, 1)?);
-            }
+    let items = match form::arguments(&mut Objects(py), &packed.bytes, packed.buffers, vec![first.clone()])? {
+        Arguments::Items(items) => items,
+        Arguments::Whole(args) => {
+            let mut items = vec![first.clone()];
+            items.extend(args.cast_into::<PyTuple>().map_err(PyErr::from)?.iter());
+            items
         }
-        // The arguments were pickled as a whole.
-        tag::PICKLE => {
-            let args = reader.pickled(py)?;
-            items.extend(args.cast_into::<PyTuple>()?.iter());
-        }
-        _ => return Err(damaged()),
-    }
-    if reader.bytes.is_empty() { PyTuple::new(py, items) } else { Err(damaged()) }
+    };
+    PyTuple::new(py, items)
 }
 
 /// The class of the standard library's arrays.
@@ -123,8 +86,27 @@ fn row_kind(value: &Bound<'_, PyAny>) -> PyResult<Option<u8>> {
     Ok(code.bytes().next().filter(|code| !b"uw".contains(code)))
 }
 
-fn damaged() -> PyErr {
-    PyValueError::new_err("a message that cannot be read: its sender runs another version, or its bytes are damaged")
+/// Why there is no object.
+struct Failed(PyErr);
+
+impl From<Damaged> for Failed {
+    fn from(_: Damaged) -> Self {
+        Self(PyValueError::new_err(
+            "a message that cannot be read: its sender runs another version, or its bytes are damaged",
+        ))
+    }
+}
+
+impl From<PyErr> for Failed {
+    fn from(error: PyErr) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Failed> for PyErr {
+    fn from(failed: Failed) -> Self {
+        failed.0
+    }
 }
 
 struct Writer {
@@ -305,138 +287,63 @@ impl Writer {
     }
 }
 
-/// Appends a number, seven bits a byte, the lowest first.
-pub(crate) fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push(number.to_le_bytes()[0] | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number.to_le_bytes()[0]);
-}
+/// Makes Python's objects of what was read.
+struct Objects<'py>(Python<'py>);
 
-fn zigzag(number: i64) -> u64 {
-    ((number << 1) ^ (number >> 63)).cast_unsigned()
-}
+impl<'py> Build for Objects<'py> {
+    type Value = Bound<'py, PyAny>;
+    type Buffer = Payload<u8>;
+    type Error = Failed;
 
-fn unzigzag(number: u64) -> i64 {
-    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
-}
-
-/// Reads what a [`Writer`] wrote.
-pub(crate) struct Reader<'a> {
-    bytes: &'a [u8],
-    buffers: std::vec::IntoIter<Payload<u8>>,
-}
-
-impl<'a> Reader<'a> {
-    fn of(bytes: &'a [u8], buffers: Vec<Payload<u8>>) -> Self {
-        Self { bytes, buffers: buffers.into_iter() }
-    }
-
-    fn value<'py>(&mut self, py: Python<'py>, depth: u32) -> PyResult<Bound<'py, PyAny>> {
-        if depth > DEPTH_MAX + 1 {
-            return Err(damaged());
-        }
-        Ok(match self.byte()? {
-            tag::NONE => py.None().into_bound(py),
-            tag::TRUE => PyBool::new(py, true).to_owned().into_any(),
-            tag::FALSE => PyBool::new(py, false).to_owned().into_any(),
-            tag::INT => unzigzag(self.number()?).into_pyobject(py)?.into_any(),
-            tag::FLOAT => {
-                let bytes = self.take(8)?.try_into().map_err(|_| damaged())?;
-                PyFloat::new(py, f64::from_le_bytes(bytes)).into_any()
-            }
-            tag::STR => {
-                let bytes = self.run()?;
-                PyString::new(py, std::str::from_utf8(bytes).map_err(|_| damaged())?).into_any()
-            }
-            tag::TUPLE => PyTuple::new(py, self.items(py, depth)?)?.into_any(),
-            tag::LIST => PyList::new(py, self.items(py, depth)?)?.into_any(),
-            tag::DICT => {
-                let dict = PyDict::new(py);
-                for _ in 0..self.count()? {
-                    let key = self.value(py, depth + 1)?;
-                    dict.set_item(key, self.value(py, depth + 1)?)?;
-                }
-                dict.into_any()
-            }
-            tag::PICKLE => self.pickled(py)?,
-            other => self.larger(py, other)?,
+    fn leaf(&mut self, leaf: Leaf<'_, Payload<u8>>) -> Result<Self::Value, Failed> {
+        let py = self.0;
+        Ok(match leaf {
+            Leaf::None => py.None().into_bound(py),
+            Leaf::Truth(truth) => PyBool::new(py, truth).to_owned().into_any(),
+            Leaf::Int(number) => match number.into_pyobject(py) {
+                Ok(number) => number.into_any(),
+                Err(never) => match never {},
+            },
+            Leaf::Float(number) => PyFloat::new(py, number).into_any(),
+            Leaf::Text(text) => PyString::new(py, text).into_any(),
+            leaf => larger(py, leaf)?,
         })
     }
 
-    fn larger<'py>(&mut self, py: Python<'py>, kind: u8) -> PyResult<Bound<'py, PyAny>> {
-        Ok(match kind {
-            tag::BYTES => PyBytes::new(py, self.run()?).into_any(),
-            tag::BYTES_ASIDE => PyBytes::new(py, &self.aside()?).into_any(),
-            tag::BYTEARRAY => PyByteArray::new(py, self.run()?).into_any(),
-            tag::BYTEARRAY_ASIDE => PyByteArray::new(py, &self.aside()?).into_any(),
-            tag::ARRAY => {
-                let form = arrays::Form::read(self)?;
-                let bytes = self.take(form.len()?)?;
-                form.array(py, Payload::copy_of(bytes))?
-            }
-            tag::ARRAY_ASIDE => {
-                let form = arrays::Form::read(self)?;
-                form.array(py, self.aside()?)?
-            }
-            tag::ROW_ASIDE => {
-                let row = row_class(py)?.call1((char::from(self.byte()?).to_string(),))?;
-                row.call_method1(intern!(py, "frombytes"), (arrays::bytes_over(py, self.aside()?)?,))?;
-                row
-            }
-            tag::PROXY => Proxy::read(self)?.into_pyobject(py)?.into_any(),
-            tag::METHOD => Method::read(self)?.into_pyobject(py)?.into_any(),
-            tag::FUTURE => FutureName::read(self)?.to_python(py)?,
-            _ => return Err(damaged()),
-        })
+    fn tuple(&mut self, items: Vec<Self::Value>) -> Result<Self::Value, Failed> {
+        Ok(PyTuple::new(self.0, items)?.into_any())
     }
 
-    fn items<'py>(&mut self, py: Python<'py>, depth: u32) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        (0..self.count()?).map(|_| self.value(py, depth + 1)).collect()
+    fn list(&mut self, items: Vec<Self::Value>) -> Result<Self::Value, Failed> {
+        Ok(PyList::new(self.0, items)?.into_any())
     }
 
-    fn pickled<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let buffers = (0..self.number()?).map(|_| self.aside()).collect::<PyResult<Vec<_>>>()?;
-        pickle::loads(py, self.run()?, buffers)
+    fn dict(&mut self, items: Vec<(Self::Value, Self::Value)>) -> Result<Self::Value, Failed> {
+        let dict = PyDict::new(self.0);
+        items.into_iter().try_for_each(|(key, value)| dict.set_item(key, value))?;
+        Ok(dict.into_any())
     }
+}
 
-    fn aside(&mut self) -> PyResult<Payload<u8>> {
-        self.buffers.next().ok_or_else(damaged)
-    }
-
-    /// A count of items, each of which takes a byte at least.
-    fn count(&mut self) -> PyResult<usize> {
-        usize::try_from(self.number()?).ok().filter(|&count| count <= self.bytes.len()).ok_or_else(damaged)
-    }
-
-    fn run(&mut self) -> PyResult<&'a [u8]> {
-        let len = usize::try_from(self.number()?).map_err(|_| damaged())?;
-        self.take(len)
-    }
-
-    /// The next `len` bytes.
-    pub(crate) fn take(&mut self, len: usize) -> PyResult<&'a [u8]> {
-        let (front, rest) = self.bytes.split_at_checked(len).ok_or_else(damaged)?;
-        self.bytes = rest;
-        Ok(front)
-    }
-
-    /// The next byte.
-    pub(crate) fn byte(&mut self) -> PyResult<u8> {
-        Ok(self.take(1)?[0])
-    }
-
-    /// The next number.
-    pub(crate) fn number(&mut self) -> PyResult<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
+fn larger<'py>(py: Python<'py>, leaf: Leaf<'_, Payload<u8>>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match leaf {
+        Leaf::Bytes(bytes) => PyBytes::new(py, bytes).into_any(),
+        Leaf::BytesAside(memory) => PyBytes::new(py, &memory).into_any(),
+        Leaf::ByteArray(bytes) => PyByteArray::new(py, bytes).into_any(),
+        Leaf::ByteArrayAside(memory) => PyByteArray::new(py, &memory).into_any(),
+        Leaf::Array(form, bytes) => arrays::array(py, &form, Payload::copy_of(bytes))?,
+        Leaf::ArrayAside(form, memory) => arrays::array(py, &form, memory)?,
+        Leaf::RowAside(kind, memory) => {
+            let row = row_class(py)?.call1((char::from(kind).to_string(),))?;
+            row.call_method1(intern!(py, "frombytes"), (arrays::bytes_over(py, memory)?,))?;
+            row
         }
-        Err(damaged())
-    }
+        Leaf::Pickle(bytes, buffers) => pickle::loads(py, bytes, buffers)?,
+        Leaf::Proxy(name) => Proxy::read(name)?.into_pyobject(py)?.into_any(),
+        Leaf::Method(name) => Method::read(name)?.into_pyobject(py)?.into_any(),
+        Leaf::Future { pe, number } => FutureName { pe, number }.to_python(py)?,
+        Leaf::None | Leaf::Truth(_) | Leaf::Int(_) | Leaf::Float(_) | Leaf::Text(_) => {
+            unreachable!("the caller makes them")
+        }
+    })
 }

@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 
 use charm4rs::Pe;
+use charm4rs_python_form::write_number;
 use hashbrown::HashMap;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{self, Reader, write_number};
+use crate::codec;
 use crate::element::Outcome;
 use crate::engine::{Engine, engine};
 
@@ -24,11 +25,6 @@ impl FutureName {
     pub(crate) fn write(self, bytes: &mut Vec<u8>) {
         write_number(bytes, u64::from(self.pe));
         write_number(bytes, self.number);
-    }
-
-    pub(crate) fn read(reader: &mut Reader<'_>) -> PyResult<Self> {
-        let pe = u32::try_from(reader.number()?).map_err(|_| PyRuntimeError::new_err("a future of no PE"))?;
-        Ok(Self { pe, number: reader.number()? })
     }
 
     /// The future itself on its PE, elsewhere one that only sends.

@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 
 use charm4rs::{Collection, Pe};
+use charm4rs_python_form::write_number;
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -10,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PySlice, PyString, PyTuple, P
 use serde::{Deserialize, Serialize};
 
 use crate::classes::{Class, EntryMethod};
-use crate::codec::{self, Reader, write_number};
+use crate::codec;
 use crate::element::{CallArgs, Element, Outcome, ReplyTo};
 use crate::engine::{Engine, engine, refused_argument};
 use crate::future::{Arrived, FutureBase, FutureName, arrived, name_of};
@@ -49,9 +50,8 @@ fn write_name(name: &impl Serialize, bytes: &mut Vec<u8>) {
     bytes.extend(name);
 }
 
-fn read_name<T: serde::de::DeserializeOwned>(reader: &mut Reader<'_>) -> PyResult<T> {
-    let len = usize::try_from(reader.number()?).map_err(|_| no_name())?;
-    postcard::from_bytes(reader.take(len)?).map_err(|_| no_name())
+fn read_name<T: serde::de::DeserializeOwned>(name: &[u8]) -> PyResult<T> {
+    postcard::from_bytes(name).map_err(|_| no_name())
 }
 
 fn no_name() -> PyErr {
@@ -114,8 +114,8 @@ impl Proxy {
         self.name.collection()
     }
 
-    pub(crate) fn read(reader: &mut Reader<'_>) -> PyResult<Self> {
-        Ok(Self { name: read_name(reader)? })
+    pub(crate) fn read(name: &[u8]) -> PyResult<Self> {
+        Ok(Self { name: read_name(name)? })
     }
 }
 
@@ -288,8 +288,8 @@ impl Method {
         &self.name
     }
 
-    pub(crate) fn read(reader: &mut Reader<'_>) -> PyResult<Self> {
-        Ok(Self { name: read_name(reader)? })
+    pub(crate) fn read(name: &[u8]) -> PyResult<Self> {
+        Ok(Self { name: read_name(name)? })
     }
 }
 
