@@ -137,7 +137,9 @@ impl Message {
             let (&[kind, how, len], rest) = input.split_first_chunk()?;
             let (bytes, rest) = rest.split_at(rest.len().min(usize::from(len)));
             input = rest;
-            Some(Self { kind: kind % 32, how, bytes: bytes.to_vec() })
+            // The last four are the scheduler's.
+            let kind = if kind % 36 < 32 { kind % 36 } else { 0xC0 + kind % 36 };
+            Some(Self { kind, how, bytes: bytes.to_vec() })
         })
         .take(MESSAGES)
     }
@@ -209,7 +211,7 @@ mod tests {
                 _ => bytes.push(u8::try_from(rng.below(6)).unwrap()),
             }
         }
-        let kind = if rng.below(40) == 0 { rng.below(32) } else { 1 + rng.below(usize::from(tag::UNUSED.0)) };
+        let kind = if rng.below(40) == 0 { rng.below(36) } else { 1 + rng.below(usize::from(tag::UNUSED.0)) };
         let how = rng.below(8) | if rng.below(4) == 0 { rng.below(4) << 6 } else { 0 };
         let mut message: Vec<u8> = [kind, how, bytes.len()].map(|n| u8::try_from(n).unwrap()).to_vec();
         message.append(&mut bytes);

@@ -7,6 +7,7 @@ use charm4rs_transport::bootstrap::wire::{ToLauncher, ToProcess};
 
 use crate::board::Board;
 pub use crate::frames::fuzz::frames;
+use crate::guardian::{self, RECORD};
 use crate::{nodelist, shell};
 
 /// A nodelist, behind two bytes: how many PEs, and of which processes.
@@ -26,6 +27,26 @@ pub fn nodelist(input: &[u8]) {
         let words = shell::words(&["ssh".to_owned()], host, &["charmrun".into()]);
         assert!(words.iter().skip(7).all(|word| !word.is_empty()), "no word gets lost");
     }
+}
+
+/// What a guardian reads, in pieces; the first byte says of which length.
+///
+/// # Panics
+/// If it believes what no launcher has written.
+pub fn guardian(input: &[u8]) {
+    let Some((piece, stream)) = input.split_first() else { return };
+    let (mut bytes, mut found) = (Vec::new(), 0);
+    for part in stream.chunks(usize::from(*piece).max(1)) {
+        bytes.extend_from_slice(part);
+        guardian::take_records(&mut bytes, |word, leader| {
+            let record = guardian::record(word, leader);
+            assert!(stream.windows(RECORD).any(|window| *window == record), "it stands there");
+            assert!(leader.pid.as_raw_nonzero().get() > 1, "it is a group that a launcher can lead");
+            found += 1;
+        });
+        assert!(bytes.len() < RECORD, "no more is kept than may still become one");
+    }
+    assert!(found * RECORD <= stream.len(), "each byte is of one record");
 }
 
 /// Packets of the processes of a job, each behind its sender and the length of what follows its beginning: what they put, ask and wait for.
@@ -76,5 +97,6 @@ mod tests {
         replay("agent", frames);
         replay("nodelist", nodelist);
         replay("board", board);
+        replay("guardian", guardian);
     }
 }

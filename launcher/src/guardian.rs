@@ -150,7 +150,7 @@ fn watch(pipe: &OwnedFd, agent: Option<Identity>) -> Vec<Identity> {
 }
 
 /// Takes whole records out of what was read. What is none is passed over, byte by byte.
-fn take_records(bytes: &mut Vec<u8>, mut each: impl FnMut(Word, Identity)) {
+pub(crate) fn take_records(bytes: &mut Vec<u8>, mut each: impl FnMut(Word, Identity)) {
     let mut at = 0;
     while let Some(next) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
         match read_record(next) {

@@ -62,11 +62,12 @@ pub(super) fn asks_for_much(imm: Imm, body: &[u8]) -> bool {
     frame::tag(imm) == frame::REQUEST && Request::decode(body).is_some_and(asks)
 }
 
-/// Has the port take what has come, and its user take every other offer. Whether it goes on: if it does not, its peer broke the protocol.
+/// Has the port take what has come, and its user take every other offer. Whether it goes on: if it does not, its peer broke the protocol, or
+/// said that it is gone.
 pub(super) fn takes(port: &mut Port, events: &mut VecDeque<PortEvent>) -> bool {
     match port.poll(events, 64) {
         Ok(_) => {}
-        Err(TransportError::Protocol { .. }) => return false,
+        Err(TransportError::Protocol { .. } | TransportError::PeerDown { .. }) => return false,
         Err(other) => panic!("{other}"),
     }
     for (at, event) in events.drain(..).enumerate() {
