@@ -97,6 +97,26 @@ fn no_file_names_a_path_of_somebodys_machine() {
 }
 
 #[test]
+fn every_fuzz_target_is_built_and_its_corpus_is_replayed() {
+    let (tree, manifest) = (tree(), fs::read_to_string(root().join("fuzz/Cargo.toml")).expect("there are targets"));
+    let mut found = Vec::new();
+    let targets = tree.iter().filter_map(|s| s.path.strip_prefix("fuzz/fuzz_targets/")?.strip_suffix(".rs"));
+    for target in targets {
+        let replays = format!("replay(\"{target}\"");
+        if !manifest.contains(&format!("name = \"{target}\"")) {
+            found.push(format!("fuzz/Cargo.toml does not have the target {target}"));
+        }
+        if fs::read_dir(root().join("fuzz/corpus").join(target)).map_or(0, Iterator::count) == 0 {
+            found.push(format!("fuzz/corpus/{target} is empty"));
+        }
+        if !tree.iter().any(|s| s.is_rust() && s.text.contains(&replays)) {
+            found.push(format!("no test has {replays}"));
+        }
+    }
+    none(&found);
+}
+
+#[test]
 fn unsafe_code_lives_in_the_modules_that_the_architecture_names_and_nowhere_else() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
     let list = unsafety::list(&architecture);
