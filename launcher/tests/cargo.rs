@@ -36,7 +36,13 @@ impl Workspace {
         command.envs(base.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("CARGO_TARGET_DIR", self.0.join("target")).env("CARGO_NET_OFFLINE", "true");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Job::spawn(command, mark).end()
+        let mut ended = Job::spawn(command, mark).end();
+        // A build that takes long on a busy machine is worth a word, which stands first.
+        if ended.stderr.starts_with("charmrun: building ") {
+            let at = ended.stderr.find("charmrun: error[").unwrap_or(ended.stderr.len());
+            ended.stderr.drain(..at);
+        }
+        ended
     }
 }
 

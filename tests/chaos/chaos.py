@@ -512,6 +512,8 @@ class Chaos:
                 self.wrong.update(kind for kind, _ in outcome.wrong)
         self.trials = 0
         until = time.monotonic() + self.args.seconds
+        # What a number means depends on which kinds of jobs there are.
+        only = f" --only '{self.args.only}'" if self.args.only else ""
         numbers = [self.args.trial] if self.args.trial is not None else range(1 << 30)
         for number in numbers:
             if self.args.trial is None and (time.monotonic() > until or self.args.kills and self.trials >= self.args.kills):
@@ -532,7 +534,7 @@ class Chaos:
                 self.counts[fault.act, fault.victim, fault.instant, trial.transport] += 1
             for kind, what in outcome.wrong:
                 self.wrong[kind] += 1
-                print(f"chaos: {kind.upper()} in {trial}\n    {what}\n    again: ci/chaos --seed {self.args.seed} --trial {number}", flush=True)
+                print(f"chaos: {kind.upper()} in {trial}\n    {what}\n    again: ci/chaos --seed {self.args.seed} --trial {number}{only}", flush=True)
         self.table()
         if self.hosts is not None:
             self.hosts.close()
