@@ -567,6 +567,9 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--sabotage", action="store_true", help="kill guardians together with launchers: leftovers must be found, or this tool sees nothing")
     args = parser.parse_args()
+    # Also where a shell has started it in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if args.seconds == float("inf") and not args.kills and args.trial is None:
         args.seconds = 60.0
     args.python = os.path.abspath(shutil.which(args.python) or args.python)
