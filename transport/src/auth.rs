@@ -98,11 +98,39 @@ impl std::fmt::Debug for Secret {
 /// 32 fresh random bytes.
 ///
 /// # Errors
-/// If the system has no randomness to give.
+/// [`TransportError::Resource`] if the system has no randomness to give. Nothing else can stand for it: a secret, key or name that can be
+/// guessed looks like any other.
 pub fn random_bytes() -> Result<[u8; 32], TransportError> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|e| TransportError::system("getrandom", std::io::Error::other(e)))?;
+    fill(&mut bytes).map_err(|error| TransportError::Resource {
+        what: "random numbers",
+        need: format!("{} bytes of getrandom ({error})", bytes.len()),
+        advice: "permit getrandom in the container's filter of system calls, or provide /dev/urandom",
+    })?;
     Ok(bytes)
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    #[cfg(test)]
+    if NO_RANDOMNESS.get() {
+        return Err(getrandom::Error::UNSUPPORTED);
+    }
+    getrandom::fill(bytes)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether this thread's system has no randomness.
+    pub(crate) static NO_RANDOMNESS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// A fresh random number.
+///
+/// # Errors
+/// As [`random_bytes`].
+pub fn random_u64() -> Result<u64, TransportError> {
+    let [a, b, c, d, e, f, g, h, ..] = random_bytes()?;
+    Ok(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
 }
 
 /// Tells jobs apart, so that a stray process of another job is turned away before any cryptography. No secret.

@@ -210,7 +210,7 @@ impl Meeting<'_> {
                 Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(TransportError::system("accept", error)),
             };
-            match self.admit(&channel) {
+            match self.admit(&channel, random_bytes()?) {
                 Ok((rank, pid)) if self.host.contains(&rank) && peers.iter().all(|peer| peer.rank != rank) => {
                     peers.push(Peer { rank, pid, channel });
                 }
@@ -223,10 +223,10 @@ impl Meeting<'_> {
     }
 
     /// Who has come, and its process's number.
-    fn admit(&self, channel: &Channel) -> io::Result<(u32, i32)> {
+    fn admit(&self, channel: &Channel, nonce: [u8; 32]) -> io::Result<(u32, i32)> {
         let pid = peer_of(channel)?;
         set_socket_timeout(channel, Timeout::Recv, Some(HANDSHAKE))?;
-        let mut acceptor = Acceptor::new(self.keys, TERMS, self.rank, random_bytes().map_err(io::Error::other)?);
+        let mut acceptor = Acceptor::new(self.keys, TERMS, self.rank, nonce);
         let hello = exactly::<HELLO>(channel)?;
         let Ok(Step::Reply(challenge)) = acceptor.accept_bytes(&hello) else { return Err(strange(AuthError::Garbage)) };
         channel.send(&challenge, &[])?;
@@ -244,6 +244,7 @@ impl Meeting<'_> {
         let failed = |why: io::Error| {
             TransportError::Startup(format!("process {elder}, the first of this host, does not answer: {why}"))
         };
+        let nonce = random_bytes()?;
         let attempt = || -> io::Result<Channel> {
             let socket = socket()?;
             connect(&socket, &address(&self.elder)?)?;
@@ -259,7 +260,6 @@ impl Meeting<'_> {
                 to: Pe(elder),
                 generation: 1,
             };
-            let nonce = random_bytes().map_err(io::Error::other)?;
             let mut dialer = Dialer::new(self.keys, hello, elder, nonce);
             channel.send(dialer.hello(), &[])?;
             match dialer.accept_bytes(&exactly::<CHALLENGE>(&channel)?).map_err(strange)? {

@@ -194,15 +194,23 @@ pub(super) fn fuzz(bytes: &[u8]) {
 }
 
 /// What names this host: its name, and that its memory, sockets and process numbers are the same.
-fn host() -> [u8; 32] {
+///
+/// # Errors
+/// If the kernel does not say: two hosts that said nothing would look like one.
+fn host() -> Result<[u8; 32], TransportError> {
     let mut digest = Sha256::new();
     digest.update(host_name());
-    digest.update(std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default());
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id");
+    digest.update(boot.map_err(|e| TransportError::system("read(/proc/sys/kernel/random/boot_id)", e))?);
     for space in ["net", "pid"] {
-        let link = std::fs::read_link(format!("/proc/self/ns/{space}")).unwrap_or_default();
-        digest.update(link.as_os_str().as_encoded_bytes());
+        match std::fs::read_link(format!("/proc/self/ns/{space}")) {
+            Ok(link) => digest.update(link.as_os_str().as_encoded_bytes()),
+            // A kernel without such namespaces has one of each.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => digest.update([0]),
+            Err(error) => return Err(TransportError::system("readlink(/proc/self/ns)", error)),
+        }
     }
-    digest.finalize().into()
+    Ok(digest.finalize().into())
 }
 
 /// Who is where, and which number the launcher gave to each: hosts in the order of their first processes.
@@ -263,7 +271,7 @@ impl Site {
         let [a, b, c, d, e, f, g, h, ..] = random_bytes()?;
         let own = Introduction {
             pes: own_pes(options, size)?,
-            host: host(),
+            host: host()?,
             name: host_name(),
             socket: *listener.name(),
             job: if number == 0 { Some((JobId([a, b, c, d, e, f, g, h]), Secret::random()?)) } else { None },

@@ -115,9 +115,15 @@ fn reserve_file(fd: BorrowedFd<'_>, at: usize, len: usize) -> Result<(), Transpo
     }
 }
 
+/// Where a segment's windows begin to count: keys of one segment must not fit another's windows by chance.
+fn first_generation() -> Result<u64, TransportError> {
+    Ok((crate::auth::random_u64()? >> 32).max(1) << 32)
+}
+
 impl Segment {
     /// The segment of a PE that only threads of this process reach.
     pub(crate) fn private(ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
+        let first_generation = first_generation()?;
         let head = (HEADER + ring_bytes).next_multiple_of(PAGE);
         let fd = file(head)?;
         reserve_file(fd.as_fd(), 0, head)?;
@@ -129,7 +135,7 @@ impl Segment {
             });
             match segment {
                 Ok(segment) => {
-                    segment.init();
+                    segment.init(first_generation);
                     return Ok(segment);
                 }
                 // Strict overcommit, or a limit on addresses: make do with less.
@@ -147,7 +153,7 @@ impl Segment {
         let mut segment = Self::map(fd.as_fd(), ring_bytes, arena_len)?;
         segment.map.place_file(segment.arena, arena_len, fd.as_fd(), arena_at as u64)?;
         segment.fd = Some(fd);
-        segment.init();
+        segment.init(first_generation()?);
         Ok(segment)
     }
 
@@ -185,15 +191,13 @@ impl Segment {
         Ok(Self { map, ring_bytes, arena, arena_len, fd: None })
     }
 
-    fn init(&self) {
+    fn init(&self, first_generation: u64) {
         use std::sync::atomic::Ordering::Relaxed;
         let header = self.header();
         header.magic.store(MAGIC, Relaxed);
         header.ring_bytes.store(self.ring_bytes as u64, Relaxed);
         header.arena_bytes.store(self.arena_len as u64, Relaxed);
-        // Keys of one segment shall not fit another's windows by chance.
-        let start = u64::from(getrandom::u32().unwrap_or(1).max(1)) << 32;
-        header.windows.iter().for_each(|window| window.state.store(start, Relaxed));
+        header.windows.iter().for_each(|window| window.state.store(first_generation, Relaxed));
         self.map.advise_huge(self.arena, self.arena_len);
     }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, Once};
 use charm4rs_libfabric_sys::bindings as fi;
 use charm4rs_libfabric_sys::{Library, VERSION};
 
+use super::keys::KeyChooser;
 pub(super) use raw::Mapped;
 #[cfg(test)]
 pub(super) use raw::stub;
@@ -301,6 +302,8 @@ pub(super) struct Lane {
     fabric: Fid<fi::fid_fabric>,
     wait: Option<RawFd>,
     info: Info,
+    /// Where we choose the keys of registrations, and not the provider.
+    keys: Option<KeyChooser>,
     /// As if the limit of locked memory were met beyond.
     #[cfg(test)]
     pub(super) registered_max: usize,
@@ -310,8 +313,8 @@ pub(super) struct Lane {
 unsafe impl Send for Lane {}
 
 impl Lane {
-    /// Opens all of it, for at most `completions` operations at a time.
-    pub(super) fn open(info: &Info, completions: usize) -> Result<Self, (&'static str, Errno)> {
+    /// Opens all of it, for at most `completions` operations at a time. Keys are derived from `random` bytes that only this lane has.
+    pub(super) fn open(info: &Info, completions: usize, random: [u8; 32]) -> Result<Self, (&'static str, Errno)> {
         let (library, raw) = (info.library().clone(), info.raw.as_ptr());
         // SAFETY: (here and below) valid descriptions and objects, which the functions only read; each makes what is asked for.
         let fabric = unsafe { Fid::new(|out| (library.fabric)((*raw).fabric_attr, out, null_mut())) };
@@ -360,6 +363,7 @@ impl Lane {
             domain,
             fabric,
             wait: wait.then_some(fd),
+            keys: (!info.mr_mode(fi::FI_MR_PROV_KEY)).then(|| KeyChooser::new(random, info.domain().mr_key_size)),
             info: info.clone(),
             #[cfg(test)]
             registered_max: usize::MAX,
@@ -509,24 +513,30 @@ impl Lane {
         code == 0
     }
 
-    /// Registers memory for the accesses in `access`. Where the application chooses keys, `key` is asked for.
+    /// Registers memory for the accesses in `access`, under a key that nobody guesses.
     ///
     /// # Safety
     /// The memory is valid, and stays where it is, for as long as the region exists.
-    pub(super) unsafe fn register(&self, at: *mut u8, len: usize, access: u64, key: u64) -> Result<Region, Errno> {
+    pub(super) unsafe fn register(&self, at: *mut u8, len: usize, access: u64) -> Result<Region, Errno> {
         #[cfg(test)]
         if len > self.registered_max {
             return Err(Errno(libc::ENOMEM));
         }
         let domain = self.domain.raw();
-        // SAFETY: the caller's promise.
-        let mr = unsafe {
-            Fid::<fi::fid_mr>::new(|out| {
-                call!(
-                    (*domain).mr,
-                    reg(self.domain.fid(), at.cast_const().cast(), len, access, 0, key, 0, out, null_mut())
-                )
-            })
+        let register = |key| {
+            // SAFETY: the caller's promise.
+            unsafe {
+                Fid::<fi::fid_mr>::new(|out| {
+                    call!(
+                        (*domain).mr,
+                        reg(self.domain.fid(), at.cast_const().cast(), len, access, 0, key, 0, out, null_mut())
+                    )
+                })
+            }
+        };
+        let mr = match &self.keys {
+            None => register(0),
+            Some(keys) => keys.try_each(register, |error| error.0 == libc::ENOKEY),
         }?;
         if self.info.mr_mode(fi::FI_MR_ENDPOINT)
             && let Some(ep) = &self.ep

@@ -88,7 +88,7 @@ impl Sources {
         let make = || {
             // SAFETY: a pooled buffer's memory stays while its tag is in use, and the region is looked up by the tag; any other one is
             // held beside the region by its operation, which drops the region first or closed the lane.
-            unsafe { lane.register(buf.as_ptr(), if pooled { len } else { buf.len() }, access, random_key(lane)) }
+            unsafe { lane.register(buf.as_ptr(), if pooled { len } else { buf.len() }, access) }
         };
         let region = match make() {
             Err(_) if !self.kept.is_empty() => {
@@ -144,19 +144,6 @@ impl Keys {
     }
 }
 
-/// A key that nobody guesses: some providers listen to anybody.
-fn random_key(lane: &Lane) -> u64 {
-    if lane.info().mr_mode(fi::FI_MR_PROV_KEY) {
-        return 0;
-    }
-    let random =
-        auth::random_bytes().map_or(0, |bytes| bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word)));
-    match lane.info().domain().mr_key_size {
-        size @ 1..8 => random & ((1 << (8 * size)) - 1),
-        _ => random,
-    }
-}
-
 /// The memory of a window, as its owner knows it.
 #[derive(Debug)]
 struct Open {
@@ -180,8 +167,7 @@ impl Windows {
     }
 
     pub(super) fn new() -> Result<Self, TransportError> {
-        let random = auth::random_bytes()?;
-        Ok(Self { open: HashMap::new(), next: random.first_chunk().map_or(0, |word| u64::from_le_bytes(*word) >> 8) })
+        Ok(Self { open: HashMap::new(), next: auth::random_u64()? >> 8 })
     }
 
     /// Makes a buffer accessible: the key, and the provider's raw one.
@@ -195,7 +181,7 @@ impl Windows {
             }
             let access = u64::from(fi::FI_REMOTE_READ | fi::FI_REMOTE_WRITE);
             // SAFETY: the window holds the buffer until it is taken back, which closes the region first.
-            match unsafe { lane.register(buf.as_ptr(), buf.len(), access, random_key(lane)) } {
+            match unsafe { lane.register(buf.as_ptr(), buf.len(), access) } {
                 Ok(registered) => {
                     if lane.has_raw_keys() {
                         raw = lane.raw_key(&registered)?;

@@ -20,6 +20,7 @@ mod endpoint;
 mod fi;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod keys;
 mod link;
 mod memory;
 mod provider;
@@ -36,7 +37,7 @@ use self::endpoint::{OfiEndpoint, Parts};
 use self::fi::Lane;
 use self::slots::{BODY, SLOTS};
 use self::wire::Sealer;
-use crate::auth::Secret;
+use crate::auth::{self, Secret};
 use crate::liveness::Watch;
 use crate::memory::pool::{Arena, Pool, fresh_tags};
 use crate::memory::segment::{Segment, arena_bytes};
@@ -103,7 +104,10 @@ impl OfiFabric {
     ) -> Result<Self, TransportError> {
         let mut tried = Vec::new();
         for info in &found.infos {
-            let lanes = layout.pes_of(process).map(|pe| Lane::open(info, SLOTS + 64).map(|lane| (Pe(pe), lane)));
+            let random = layout.pes_of(process).map(|pe| Ok((Pe(pe), auth::random_bytes()?)));
+            let random = random.collect::<Result<Vec<_>, TransportError>>()?;
+            let lanes =
+                random.into_iter().map(|(pe, random)| Lane::open(info, SLOTS + 64, random).map(|lane| (pe, lane)));
             match lanes.collect::<Result<Vec<_>, _>>() {
                 Ok(lanes) => return Self::over(lanes, layout, secret, watch),
                 Err((call, error)) => {

@@ -106,7 +106,7 @@ impl Slots {
         let block = RegBuf::try_heap(BLOCK).ok_or_else(no_memory)?;
         let region = if lane.info().mr_mode(fi::FI_MR_LOCAL) {
             // SAFETY: the block lives as long as the region, and does not move.
-            let region = unsafe { lane.register(block.as_ptr(), block.len(), u64::from(fi::FI_SEND | fi::FI_RECV), 0) };
+            let region = unsafe { lane.register(block.as_ptr(), block.len(), u64::from(fi::FI_SEND | fi::FI_RECV)) };
             Some(region.map_err(|e| super::memory::no_registration(lane, e, block.len()))?)
         } else {
             None

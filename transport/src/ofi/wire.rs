@@ -135,9 +135,8 @@ impl std::fmt::Debug for Sealer {
 impl Sealer {
     pub(super) fn new(secret: &Secret) -> Self {
         let mac = Hmac::new_from_slice(&secret.derive("charm4rs fabric, windows")).expect("any length will do");
-        let token = secret.derive("charm4rs fabric, messages");
-        let token = token.first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
-        Self { mac, token }
+        let [a, b, c, d, e, f, g, h, ..] = secret.derive("charm4rs fabric, messages");
+        Self { mac, token: u64::from_le_bytes([a, b, c, d, e, f, g, h]) }
     }
 
     fn seal(&self, owner: Pe, len: u64, bytes: &[u8]) -> [u8; SEAL] {

@@ -126,7 +126,14 @@ impl Helper {
         let Role::Dialing(dialing) = &mut conn.role else { return Some(conn) };
         let dial = dialing.dial;
         let Some(machine) = &mut dialing.machine else {
-            return match self.say_hello(&conn.socket, &dial, index) {
+            let nonce = match random_bytes() {
+                Ok(nonce) => nonce,
+                Err(error) => {
+                    self.fatal(Some(dial.from), error);
+                    return None;
+                }
+            };
+            return match self.say_hello(&conn.socket, &dial, nonce, index) {
                 Ok(machine) => {
                     dialing.machine = Some(machine);
                     Some(conn)
@@ -175,9 +182,14 @@ impl Helper {
         }
     }
 
-    fn say_hello(&self, socket: &OwnedFd, dial: &Dial, index: usize) -> Result<Dialer, Errno> {
+    fn say_hello(
+        &self,
+        socket: &OwnedFd,
+        dial: &Dial,
+        nonce: [u8; 32],
+        index: usize,
+    ) -> Result<Dialer, Errno> {
         sockopt::socket_error(socket)??;
-        let nonce = random_bytes().map_err(|_| Errno::IO)?;
         let hello = Hello {
             purpose: dial.purpose,
             terms: self.shared.terms,

@@ -185,7 +185,7 @@ impl UcxFabric {
         let mut published = Vec::new();
         for _ in config.layout.pes_of(config.process) {
             let worker = Closed::new(&context).map_err(failed)?;
-            let pass = u64::from_le_bytes(crate::auth::random_bytes()?[..8].try_into().expect("eight of many"));
+            let pass = crate::auth::random_u64()?;
             let address = worker.address();
             published.extend(pass.to_le_bytes());
             published.extend(u32::try_from(address.len()).expect("an address is short").to_le_bytes());
