@@ -98,7 +98,20 @@ impl TransportError {
             Self::Auth(_) => 77,
             Self::Resource { .. } | Self::MessageRefused { .. } => 71,
             Self::Config(_) => 78,
+            Self::System { source, .. } if is_exhausted(source) => 71,
             Self::System { .. } => 74,
+        }
+    }
+
+    /// There is no memory for `what`, which wants about `bytes`. Says the limit of addresses, where there is one.
+    #[must_use]
+    pub(crate) fn no_memory(what: &str, bytes: usize) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
+        let limit = limit.map_or_else(String::new, |limit| format!(" (ulimit -v is {} KiB)", limit >> 10));
+        Self::Resource {
+            what: "memory",
+            need: format!("{bytes} bytes for {what}{limit}"),
+            advice: "free some, or raise the limit: ulimit -v unlimited, or that of the container or cgroup",
         }
     }
 
@@ -108,8 +121,38 @@ impl TransportError {
     }
 }
 
+/// Whether the system says that it is out of something, rather than that something failed.
+fn is_exhausted(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOBUFS))
+}
+
+/// Makes sure that a library which does not always notice that there is no memory, and crashes, finds some: so many `bytes` for `what`.
+pub(crate) fn require_memory(what: &str, bytes: usize) -> Result<(), TransportError> {
+    match crate::memory::map::Mapping::reserve(bytes) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(TransportError::no_memory(what, bytes)),
+    }
+}
+
 /// What the loader of libraries says of an error.
 pub(crate) fn loader_said(error: &libloading::Error) -> String {
     use std::error::Error as _;
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_that_is_out_of_something_is_a_lack_and_no_failure() {
+        let code = |errno| TransportError::system("call", std::io::Error::from_raw_os_error(errno)).code();
+        for errno in [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::ENOBUFS] {
+            assert_eq!(code(errno), 71);
+        }
+        assert_eq!([libc::EIO, libc::EINVAL, libc::ENOSPC].map(code), [74; 3]);
+        assert!(require_memory("a test", 1 << 20).is_ok());
+        let error = require_memory("a test", 1 << 60).unwrap_err();
+        assert!(error.code() == 71 && error.to_string().contains("for a test"), "{error}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Memory that lacks.
 
-use crate::run;
+use crate::job::{self, Ended, Job};
+use crate::{FAULTY, common, run};
 
 #[test]
 fn a_payload_too_large_for_its_receiver_is_an_error_of_the_call_and_both_live_on() {
@@ -28,4 +29,48 @@ fn a_result_too_large_for_its_caller_is_an_error_of_the_call_and_both_live_on() 
 fn a_payload_too_large_in_a_call_that_nobody_awaits_ends_the_job_with_71() {
     let ended = run("+p2 ++transport tcp - too-large-for-nobody");
     ended.failed(71, "there is no memory for the 5368");
+}
+
+/// A job of two processes whose every process may have so many KiB of addresses.
+fn limited(kib: u32, options: &str) -> Ended {
+    let (mut command, mark) = job::marked("sh");
+    command.args(["-c", "ulimit -v $0; exec \"$@\"", &kib.to_string()]).arg(common::charmrun(FAULTY));
+    command.args(["+p2", "++ppn", "1", "++quiet"]).args(options.split_whitespace());
+    command.arg(common::example(FAULTY, "stencil3d")).args(["--size", "24", "--steps", "5"]);
+    Job::spawn(command, mark).end()
+}
+
+/// In steps from nearly nothing to plenty: right results, or a lack that is told; never a wait without end, never a signal.
+fn works_or_tells_with_few_addresses(options: &str, enough: u32) {
+    for kib in [40_000, 60_000, 100_000, 150_000, 200_000, 250_000, 350_000, 500_000, 1_000_000, 2_000_000, 4_000_000] {
+        let ended = limited(kib, options);
+        if ended.code == 0 {
+            assert!(ended.stdout.contains("a serial run gives the same"), "{kib} KiB: {ended:?}");
+        } else if ended.code == 78 {
+            return eprintln!("skipped: {}", ended.stderr);
+        } else {
+            ended.failed(71, "out of");
+            assert!(kib < enough, "{kib} KiB are enough: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn a_job_in_shared_memory_with_few_addresses_works_or_ends_with_71() {
+    works_or_tells_with_few_addresses("", 100_000);
+}
+
+#[test]
+fn a_job_over_tcp_with_few_addresses_works_or_ends_with_71() {
+    works_or_tells_with_few_addresses("++transport tcp", 100_000);
+}
+
+#[test]
+fn a_job_over_libfabric_with_few_addresses_works_or_ends_with_71() {
+    works_or_tells_with_few_addresses("++transport ofi", 1_000_000);
+}
+
+#[test]
+fn a_job_over_ucx_with_few_addresses_works_or_ends_with_71() {
+    works_or_tells_with_few_addresses("++transport ucx", 1_000_000);
 }

@@ -1,5 +1,7 @@
 //! Says which PE ran into a fatal signal (an access outside memory, a stack that overflowed, an abort), then lets the
-//! signal take its course, so that the exit status and a core file are what they would have been.
+//! signal take its course, so that the exit status and a core file are what they would have been. A process that crashes because it has met
+//! its limit of addresses (`ulimit -v`) is told apart: an allocation failed that nobody could do without, here or in a library, so it ends with
+//! 71 and that limit.
 //!
 //! The handler runs in a broken process: it uses no memory, no lock and no buffer, only a message of fixed size on the
 //! launcher's channel, or, alone, a line written straight to standard error. A stack overflow leaves no stack to run
@@ -10,7 +12,8 @@ use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::OnceLock;
 
-use super::wire::Fault;
+use super::channel::Channel;
+use super::wire::{Fault, ToLauncher};
 use super::{Control, host_name};
 use crate::Pe;
 
@@ -28,6 +31,46 @@ struct Line {
     host: String,
     /// The process that it speaks for: a child that is forked from it is no part of the job.
     pid: u32,
+    /// Where there is a limit of addresses: what is said of a process that has met it.
+    starved: Option<Starved>,
+}
+
+/// A process that crashes because it has no memory ends with this code, and not by a signal.
+const STARVED: u8 = 71;
+/// A process that cannot have so many bytes more has met its limit: libraries ask for pieces of this size.
+const PIECE: usize = 64 << 20;
+
+struct Starved {
+    what: String,
+    /// The same, as it goes to the launcher, without the PE.
+    packet: Vec<u8>,
+}
+
+impl Starved {
+    fn new() -> Option<Self> {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::As).current?;
+        let what = format!(
+            "out of memory: it crashed with less than {} MiB left of its addresses (ulimit -v is {} KiB; raise it)",
+            PIECE >> 20,
+            limit >> 10
+        );
+        let packet = ToLauncher::Abort { code: STARVED, pe: None, what: what.clone() }.encode();
+        Some(Self { what, packet })
+    }
+}
+
+/// Whether this process has met its limit of addresses. Safe in a signal handler.
+fn is_starved() -> bool {
+    // SAFETY: a mapping at an address of the kernel's choice, of which nothing is used; it is unmapped at once.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let at = libc::mmap(std::ptr::null_mut(), PIECE, libc::PROT_NONE, flags, -1, 0);
+        if at == libc::MAP_FAILED {
+            return true;
+        }
+        libc::munmap(at, PIECE);
+    }
+    false
 }
 
 /// Remembers that this thread is a PE's, for the message of a crash.
@@ -38,7 +81,8 @@ pub fn this_thread_is(pe: Pe) {
 /// Installs the handler. Signals that somebody handles already are left to him, except that of the standard library's
 /// own message about stack overflows, which this one replaces.
 pub(super) fn watch(control: &Control) {
-    if LINE.set(Line { control: control.clone(), host: host_name(), pid: std::process::id() }).is_err() {
+    let line = Line { control: control.clone(), host: host_name(), pid: std::process::id(), starved: Starved::new() };
+    if LINE.set(line).is_err() {
         return;
     }
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
@@ -88,6 +132,18 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
     let sp = unsafe { stack_pointer(context) };
     let stack = signal == libc::SIGSEGV && !sent && address.abs_diff(sp) < 64 << 10;
     let pe = THREAD_PE.try_with(Cell::get).ok().filter(|pe| *pe != u32::MAX);
+    // SAFETY: the kernel fills this field for signals that a process sends.
+    let own = !sent || unsafe { info.si_pid() }.cast_unsigned() == std::process::id();
+    if let Some(line) = LINE.get().filter(|line| line.pid == std::process::id())
+        && let Some(starved) = &line.starved
+        && own
+        && !stack
+        && is_starved()
+    {
+        tell_starved(line, starved, pe);
+        // SAFETY: it is safe in a signal handler.
+        unsafe { libc::_exit(STARVED.into()) }
+    }
     tell(&Fault { signal: u8::try_from(signal).unwrap_or(0), pe, address, stack });
     if sent {
         // Returning would go on as if nothing had happened: the default action takes it as soon as we return.
@@ -99,12 +155,33 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
 fn tell(fault: &Fault) {
     let Some(line) = LINE.get().filter(|line| line.pid == std::process::id()) else { return };
     if let Some(channel) = line.control.channel() {
-        let packet = fault.encode();
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        // SAFETY: the buffer is valid for its length; `send` is safe in a signal handler.
-        unsafe { libc::send(channel.as_fd().as_raw_fd(), packet.as_ptr().cast(), packet.len(), flags) };
-        return;
+        return send(channel, &fault.encode());
     }
+    let code = 128u32 + u32::from(fault.signal);
+    say(line, code, fault.pe, format_args!("killed by signal {}{}", fault.signal, fault.why()));
+}
+
+fn tell_starved(line: &Line, starved: &Starved, pe: Option<u32>) {
+    let Some(channel) = line.control.channel() else {
+        return say(line, STARVED.into(), pe, format_args!("{}", starved.what));
+    };
+    let mut packet = [0; 512];
+    let len = starved.packet.len().min(packet.len());
+    packet[..len].copy_from_slice(&starved.packet[..len]);
+    if let Some(pe) = pe {
+        packet[ToLauncher::ABORTS_PE].copy_from_slice(&pe.to_le_bytes());
+    }
+    send(channel, &packet[..len]);
+}
+
+fn send(channel: &Channel, packet: &[u8]) {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the buffer is valid for its length; `send` is safe in a signal handler.
+    unsafe { libc::send(channel.as_fd().as_raw_fd(), packet.as_ptr().cast(), packet.len(), flags) };
+}
+
+/// Says why the job ends, where no launcher of ours does.
+fn say(line: &Line, code: u32, pe: Option<u32>, what: std::fmt::Arguments<'_>) {
     if let Some(token) = line.control.site().and_then(super::site::Line::token) {
         let mut count = 0u64;
         // SAFETY: eight bytes are there to be written; `read` is safe in a signal handler.
@@ -114,9 +191,8 @@ fn tell(fault: &Fault) {
         }
     }
     let mut text = Fixed { bytes: [0; 512], len: 0 };
-    let code = 128u32 + u32::from(fault.signal);
-    let _ = write!(text, "charmrun: error[{code}]: killed by signal {}{}, pe=", fault.signal, fault.why());
-    let _ = match fault.pe {
+    let _ = write!(text, "charmrun: error[{code}]: {what}, pe=");
+    let _ = match pe {
         Some(pe) => write!(text, "{pe}"),
         None => text.write_str("-"),
     };

@@ -209,6 +209,10 @@ impl ToProcess {
 }
 
 impl ToLauncher {
+    /// Where an encoded [`ToLauncher::Abort`] names its PE: behind what every packet begins with, the kind, and the code. A handler of
+    /// signals, which cannot encode, writes it there.
+    pub(super) const ABORTS_PE: std::ops::Range<usize> = MAGIC.len() + 4..MAGIC.len() + 8;
+
     /// As a packet. Texts are cut to [`TEXT_MAX`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

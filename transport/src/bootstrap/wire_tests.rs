@@ -132,3 +132,11 @@ proptest! {
         let _ = (ToProcess::decode(&a), ToLauncher::decode(&b));
     }
 }
+
+#[test]
+fn the_pe_of_an_abort_is_where_a_handler_of_signals_writes_it() {
+    let mut packet = ToLauncher::Abort { code: 71, pe: None, what: "no memory".into() }.encode();
+    packet[ToLauncher::ABORTS_PE].copy_from_slice(&5u32.to_le_bytes());
+    let expected = ToLauncher::Abort { code: 71, pe: Some(5), what: "no memory".into() };
+    assert_eq!(ToLauncher::decode(&packet).unwrap(), expected);
+}

@@ -26,11 +26,7 @@ unsafe impl Sync for Mapping {}
 
 fn memory(len: usize, source: rustix::io::Errno) -> TransportError {
     if matches!(source, rustix::io::Errno::NOMEM | rustix::io::Errno::NOSPC) {
-        return TransportError::Resource {
-            what: "address space",
-            need: format!("{len} bytes"),
-            advice: "raise `ulimit -v`, or vm.max_map_count",
-        };
+        return TransportError::no_memory("shared memory", len);
     }
     TransportError::system("mmap", source)
 }

@@ -11,7 +11,9 @@
 //! error of the owner's and never a SIGBUS. A *private* segment serves the threads of one process: its arena is
 //! anonymous memory, which gets huge pages more easily.
 //!
-//! The arena is as large as it could ever become; only addresses are spent on it. Peers map it once.
+//! The arena is as large as it could ever become; only addresses are spent on it. Peers map it once. Where the process may have few
+//! addresses (`ulimit -v`) or files must be short (`ulimit -f`) it is smaller. Each owner decides for itself, and the length of the
+//! sealed file tells peers.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -19,6 +21,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
+use rustix::process::Resource;
 
 use super::map::{HUGE, Mapping, PAGE};
 use crate::TransportError;
@@ -31,6 +34,10 @@ const HEADER: usize = size_of::<Header>().next_multiple_of(PAGE);
 const MAGIC: u64 = u64::from_le_bytes(*b"charm4r\x01");
 /// The addresses that all arenas of a host may take in one process.
 const ARENAS_MAX: u64 = 16 << 40;
+/// The smallest arena that is of any use.
+const ARENA_MIN: usize = 8 * HUGE;
+/// What stands before the arena in a file has at most so many bytes.
+const FILE_HEAD_MAX: u64 = 64 << 20;
 
 /// What stands at the beginning of a segment. Parts that different threads write are 128 bytes apart.
 #[repr(C, align(128))]
@@ -38,11 +45,12 @@ pub(crate) struct Header {
     magic: AtomicU64,
     ring_bytes: AtomicU64,
     arena_bytes: AtomicU64,
-    /// The owner's process, and a word of its memory by which peers find out whether they can reach it.
+    /// The owner's process, and a random word of its memory, with its address, by which peers find out whether they can reach it.
     pub(crate) process: AtomicU32,
     /// Whether the owner's process can be reached by `membarrier`.
     pub(crate) barriers: AtomicU32,
     pub(crate) probe: AtomicU64,
+    pub(crate) probe_word: AtomicU64,
     /// Not 0 once the owner reads no more.
     pub(crate) closed: AtomicU32,
     /// The ends of the inbox.
@@ -80,22 +88,55 @@ pub(crate) struct Segment {
 }
 
 fn no_memory(len: usize) -> TransportError {
-    TransportError::Resource {
-        what: "memory",
-        need: format!("{len} bytes"),
-        advice: "free some, or raise the limit of the container or cgroup",
-    }
+    TransportError::no_memory("buffers", len)
 }
 
-/// The addresses to set aside for the pool of each of `pes` PEs of this host.
+/// The addresses to set aside for the pool of each of `pes` PEs of this host, all of which this process maps: as much as a pool can ever
+/// use, unless the process may have less.
 pub(crate) fn arena_bytes(pes: u32) -> usize {
     let info = rustix::system::sysinfo();
     let ram = u64::from(info.mem_unit.max(1)).saturating_mul(info.totalram);
-    let each = ram.min(ARENAS_MAX / u64::from(pes.max(1))).max(HUGE as u64 * 32);
-    usize::try_from(each).unwrap_or(1 << 30).next_multiple_of(HUGE)
+    let limit = |resource| rustix::process::getrlimit(resource).current;
+    arena_bytes_within(
+        pes,
+        ram,
+        limit(Resource::As).map(|limit| limit.saturating_sub(mapped())),
+        limit(Resource::Fsize),
+    )
+}
+
+/// Where this process may map `addresses` bytes more, and files may have `file` bytes.
+fn arena_bytes_within(pes: u32, ram: u64, addresses: Option<u64>, file: Option<u64>) -> usize {
+    let pes = u64::from(pes.max(1));
+    let mut each = ram.min(ARENAS_MAX / pes);
+    if let Some(addresses) = addresses {
+        // The rest is for the heap, stacks and libraries; what finds no room in the pool is taken from the heap.
+        each = each.min(addresses / 2 / pes);
+    }
+    if let Some(file) = file {
+        each = each.min(file.saturating_sub(FILE_HEAD_MAX));
+    }
+    let each = usize::try_from(each).unwrap_or(1 << 30);
+    (each / HUGE * HUGE).max(ARENA_MIN)
+}
+
+/// Bytes that this process has mapped.
+fn mapped() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = statm.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+    // Without /proc an estimate: the program, its libraries, and some stacks.
+    pages.map_or(256 << 20, |pages| pages * rustix::param::page_size() as u64)
 }
 
 fn file(len: usize) -> Result<OwnedFd, TransportError> {
+    // Where the kernel may not make a file as long as that, it sends a signal.
+    if let Some(limit) = rustix::process::getrlimit(Resource::Fsize).current.filter(|limit| *limit < len as u64) {
+        return Err(TransportError::Resource {
+            what: "file size",
+            need: format!("{len} bytes for shared memory (ulimit -f is {} KiB)", limit >> 10),
+            advice: "raise the limit: ulimit -f unlimited",
+        });
+    }
     let fd = rustix::fs::memfd_create("charm4rs", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
         .map_err(|e| TransportError::system("memfd_create", e))?;
     rustix::fs::ftruncate(&fd, len as u64).map_err(|e| TransportError::system("ftruncate", e))?;
@@ -139,7 +180,7 @@ impl Segment {
                     return Ok(segment);
                 }
                 // Strict overcommit, or a limit on addresses: make do with less.
-                Err(_) if arena_len > 32 * HUGE => arena_len = (arena_len / 2).next_multiple_of(HUGE),
+                Err(_) if arena_len > ARENA_MIN => arena_len = (arena_len / 2).next_multiple_of(HUGE).max(ARENA_MIN),
                 Err(error) => return Err(error),
             }
         }
@@ -157,14 +198,17 @@ impl Segment {
         Ok(segment)
     }
 
-    /// A peer's segment. `ring_bytes` and `arena_len` are what the job agreed upon: what the peer says must be the same.
-    pub(crate) fn attach(fd: &OwnedFd, ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
+    /// A peer's segment. `ring_bytes` is what the job agreed upon: what the peer says must be the same. Its arena has the length that it
+    /// chose, at most what all `pes` of the host may have.
+    pub(crate) fn attach(fd: &OwnedFd, ring_bytes: usize, pes: u32) -> Result<Self, TransportError> {
         let bad = |what| TransportError::Startup(format!("a peer's shared memory {what}"));
         let arena_at = (HEADER + ring_bytes).next_multiple_of(HUGE);
         let stat = rustix::fs::fstat(fd).map_err(|e| TransportError::system("fstat", e))?;
-        if u64::try_from(stat.st_size).ok() != Some((arena_at + arena_len) as u64) {
-            return Err(bad("has another size"));
-        }
+        let arena_len = usize::try_from(stat.st_size).ok().and_then(|size| size.checked_sub(arena_at));
+        let fits = |len: &usize| {
+            len.is_multiple_of(HUGE) && *len >= HUGE && *len as u64 <= ARENAS_MAX / u64::from(pes.max(1)) + HUGE as u64
+        };
+        let arena_len = arena_len.filter(fits).ok_or_else(|| bad("has an impossible size"))?;
         let seals = rustix::fs::fcntl_get_seals(fd).map_err(|_| bad("cannot be sealed"))?;
         if !seals.contains(SealFlags::SHRINK | SealFlags::GROW) {
             return Err(bad("is not sealed"));
@@ -243,5 +287,43 @@ impl Segment {
 impl std::fmt::Debug for Header {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Header").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arenas_are_as_large_as_the_machine_s_memory_unless_addresses_or_files_are_limited() {
+        const RAM: u64 = 24 << 30;
+        let each = |pes, addresses, file| arena_bytes_within(pes, RAM, addresses, file) as u64;
+        for pes in [1, 2, 16, 128] {
+            assert_eq!(each(pes, None, None), RAM);
+            for addresses in [300 << 20, 4_000_000 << 10, 64 << 30] {
+                let arena = each(pes, Some(addresses), None);
+                let all = arena * u64::from(pes);
+                assert!(all <= addresses / 2 || arena == ARENA_MIN as u64, "{pes} PEs, {addresses}: {arena}");
+                assert!(all * 4 >= addresses || arena >= RAM, "no less than is needed: {arena}");
+            }
+        }
+        assert_eq!(each(2, Some(0), Some(0)), ARENA_MIN as u64);
+        assert!(each(2, None, Some(1 << 30)) < 1 << 30);
+        assert!(each(1 << 20, None, None) <= ARENAS_MAX >> 20);
+    }
+
+    #[test]
+    fn a_peer_s_arena_has_the_length_that_its_owner_chose_and_no_impossible_one() {
+        const RING: usize = 1 << 16;
+        for arena in [ARENA_MIN, 5 * HUGE, 1 << 30] {
+            let own = Segment::shared(RING, arena).unwrap();
+            let fd = own.fd().unwrap().try_clone_to_owned().unwrap();
+            assert_eq!(Segment::attach(&fd, RING, 2).unwrap().arena_len(), arena);
+            assert!(Segment::attach(&fd, 2 * RING, 2).is_err(), "of another job's form");
+        }
+        let huge = Segment::shared(RING, 1 << 30).unwrap();
+        let fd = huge.fd().unwrap().try_clone_to_owned().unwrap();
+        let why = Segment::attach(&fd, RING, u32::MAX).unwrap_err();
+        assert!(why.to_string().contains("impossible size"), "{why}");
     }
 }

@@ -15,6 +15,7 @@ use super::fi::{Completion, Failed, Lane, Post};
 use super::link::{Control, Frame, Link};
 use super::memory::{Keys, Sources, Windows};
 use super::slots::{BODY, Op, Slots};
+use super::starving::Starving;
 use super::wire::{Header, Kind};
 use crate::liveness::{Ear, Listener};
 use crate::memory::pool::Pool;
@@ -52,6 +53,7 @@ pub(super) struct OfiEndpoint {
     completions: Box<[Completion]>,
     /// Hears of processes that are gone.
     listener: Listener,
+    starving: Starving,
     /// It was closed in good order.
     parted: bool,
 }
@@ -97,6 +99,7 @@ impl OfiEndpoint {
             ready: Ready::default(),
             completions: vec![Completion::default(); BATCH].into(),
             listener: Listener::new(ear),
+            starving: Starving::default(),
             parted: false,
         };
         end.post_receivers()?;
@@ -348,6 +351,8 @@ impl OfiEndpoint {
         if self.listener.round() {
             self.hear()?;
         }
+        let watched = self.starving.watches(!self.unsent.is_empty());
+        let mut happened = false;
         if !self.unsent.is_empty() {
             self.flush_unsent();
         }
@@ -359,6 +364,7 @@ impl OfiEndpoint {
         while self.ready.len() < max && outcome.is_ok() {
             match self.lane.completions(&mut batch) {
                 Ok(done) => {
+                    happened |= !done.is_empty();
                     outcome = done.iter().try_for_each(|entry| self.completed(entry));
                     if done.len() < BATCH {
                         break;
@@ -368,6 +374,9 @@ impl OfiEndpoint {
             }
         }
         self.completions = batch;
+        if watched && let Some(error) = self.starving.verdict(happened) {
+            return Err(super::memory::lack(self.lane.info().library(), error, "a connection"));
+        }
         outcome
     }
 

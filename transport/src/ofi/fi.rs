@@ -3,6 +3,7 @@
 //! A [`Lane`] is all that one PE has of libfabric: a domain, a queue of completions, a table of addresses and an endpoint of its
 //! own. Nothing of it is shared, so the provider is told that no two threads are ever in one domain, and needs no locks.
 
+mod errno;
 mod raw;
 
 use std::ffi::{CStr, CString, c_int, c_void};
@@ -14,36 +15,13 @@ use std::sync::{Arc, Once};
 use charm4rs_libfabric_sys::bindings as fi;
 use charm4rs_libfabric_sys::{Library, VERSION};
 
-use super::keys::KeyChooser;
+pub(super) use errno::{Errno, Post};
+use errno::{check, post};
 pub(super) use raw::Mapped;
 #[cfg(test)]
 pub(super) use raw::stub;
 
-/// What libfabric says of a call that failed: its number, positive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Errno(pub(super) c_int);
-
-fn check(code: c_int) -> Result<(), Errno> {
-    if code == 0 { Ok(()) } else { Err(Errno(-code)) }
-}
-
-/// The answer to a post.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Post {
-    Taken,
-    /// Make progress, then try again.
-    Again,
-    Failed(Errno),
-}
-
-fn post(code: isize) -> Post {
-    match c_int::try_from(-code) {
-        Ok(0) => Post::Taken,
-        Ok(libc::EAGAIN) => Post::Again,
-        Ok(code) => Post::Failed(Errno(code)),
-        Err(_) => Post::Failed(Errno(libc::EINVAL)),
-    }
-}
+use super::keys::KeyChooser;
 
 /// Calls a function of an object's table.
 macro_rules! call {

@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use charm4rs_libfabric_sys::bindings as fi;
+use charm4rs_libfabric_sys::{Library, bindings as fi};
 
 use super::fi::{Errno, Lane, Mapped, Region};
 use super::wire::{Question, WindowKey};
@@ -51,6 +51,21 @@ pub(super) fn no_registration(lane: &Lane, error: Errno, len: usize) -> Transpor
         advice: "raise the limit: ulimit -l unlimited",
     }
 }
+
+/// The system was out of something in a call of libfabric's.
+pub(super) fn lack(library: &Library, error: Errno, call: &str) -> TransportError {
+    match error.0 {
+        libc::EMFILE | libc::ENFILE => TransportError::Resource {
+            what: "file descriptors",
+            need: format!("some for each peer ({call})"),
+            advice: "raise the limit: ulimit -n",
+        },
+        _ => TransportError::no_memory(&format!("libfabric ({call}: {})", library.describe(error.0)), WANTED),
+    }
+}
+
+/// What libfabric may have wanted when it found no memory: it does not say.
+const WANTED: usize = 32 << 20;
 
 /// Registrations that keep up with their memory; see the module's text.
 #[derive(Debug, Default)]

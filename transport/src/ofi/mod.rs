@@ -26,6 +26,7 @@ mod memory;
 mod provider;
 mod rma;
 mod slots;
+mod starving;
 mod wire;
 
 use std::collections::HashMap;
@@ -38,10 +39,15 @@ use self::fi::Lane;
 use self::slots::{BODY, SLOTS};
 use self::wire::Sealer;
 use crate::auth::{self, Secret};
+use crate::error::require_memory;
 use crate::liveness::Watch;
 use crate::memory::pool::{Arena, Pool, fresh_tags};
 use crate::memory::segment::{Segment, arena_bytes};
 use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Layout, Pe, TransportError};
+
+/// Some providers do not notice that there is no memory, or try again without end: so much must be there (tcp's connections take 17 MB each).
+const CONNECTION_BYTES: usize = 64 << 20;
+const CONNECTIONS: &str = "libfabric's connections";
 
 /// What all endpoints of a process share.
 #[derive(Debug)]
@@ -103,13 +109,20 @@ impl OfiFabric {
         watch: Option<Arc<dyn Watch>>,
     ) -> Result<Self, TransportError> {
         let mut tried = Vec::new();
+        require_memory(CONNECTIONS, CONNECTION_BYTES)?;
         for info in &found.infos {
             let random = layout.pes_of(process).map(|pe| Ok((Pe(pe), auth::random_bytes()?)));
             let random = random.collect::<Result<Vec<_>, TransportError>>()?;
             let lanes =
                 random.into_iter().map(|(pe, random)| Lane::open(info, SLOTS + 64, random).map(|lane| (pe, lane)));
             match lanes.collect::<Result<Vec<_>, _>>() {
-                Ok(lanes) => return Self::over(lanes, layout, secret, watch),
+                Ok(lanes) => {
+                    // What connections will take.
+                    require_memory(CONNECTIONS, CONNECTION_BYTES)?;
+                    return Self::over(lanes, layout, secret, watch);
+                }
+                // Another provider would not find more.
+                Err((call, error)) if error.is_lack() => return Err(memory::lack(info.library(), error, call)),
                 Err((call, error)) => {
                     let why = info.library().describe(error.0);
                     tried.push(format!("{} ({}): {call}: {why}", info.provider(), info.domain_name()));

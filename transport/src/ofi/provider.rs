@@ -69,11 +69,19 @@ pub fn find(peers: u32, any: bool, own: IpAddr) -> Result<Found, TransportError>
         .map_err(|missing| TransportError::Config(format!("there is no libfabric (1.17 or newer): {missing}")))?;
     let library = Arc::new(library);
     let mut infos = Vec::new();
-    let mut ask = |want: &Want<'_>| infos.extend(fi::find(&library, want, DEPTH).unwrap_or_default());
-    ask(&Want::default());
+    let mut ask = |want: &Want<'_>| match fi::find(&library, want, DEPTH) {
+        Ok(found) => {
+            infos.extend(found);
+            Ok(())
+        }
+        Err(error) if error.is_lack() => Err(super::memory::lack(&library, error, "fi_getinfo")),
+        // There is none such.
+        Err(_) => Ok(()),
+    };
+    ask(&Want::default())?;
     if any {
         for provider in ["tcp", "tcp;ofi_rxm"] {
-            ask(&Want { provider: Some(provider), source: Some(own) });
+            ask(&Want { provider: Some(provider), source: Some(own) })?;
         }
     }
     let rank = |info: &Info| {

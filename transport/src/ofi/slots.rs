@@ -98,12 +98,7 @@ impl Slots {
 
     /// For the operations of a lane.
     pub(super) fn new(lane: &Lane) -> Result<Self, TransportError> {
-        let no_memory = || TransportError::Resource {
-            what: "memory",
-            need: format!("{BLOCK} bytes for messages"),
-            advice: "free some",
-        };
-        let block = RegBuf::try_heap(BLOCK).ok_or_else(no_memory)?;
+        let block = RegBuf::try_heap(BLOCK).ok_or_else(|| TransportError::no_memory("messages", BLOCK))?;
         let region = if lane.info().mr_mode(fi::FI_MR_LOCAL) {
             // SAFETY: the block lives as long as the region, and does not move.
             let region = unsafe { lane.register(block.as_ptr(), block.len(), u64::from(fi::FI_SEND | fi::FI_RECV)) };

@@ -84,7 +84,7 @@ impl ShmFabric {
             while let (Some(segment), Some(bell)) = (fds.next(), fds.next()) {
                 segments.push(match own.next().filter(|_| process == rank) {
                     Some(own) => own,
-                    None => Arc::new(Segment::attach(&segment, ring_bytes, arena_len)?),
+                    None => Arc::new(Segment::attach(&segment, ring_bytes, pes.end - pes.start)?),
                 });
                 all_bells.push(bell);
             }

@@ -52,9 +52,7 @@ impl EndpointBuilder for UcxBuilder {
         let segment = Arc::new(Segment::private(PAGE, arena_bytes(pes_here.end - pes_here.start))?);
         let pool = Pool::new(pe, Arc::new(Arena::new(segment, fresh_tags())));
         let inbox = Inbox::new(pass, layout.pes(), u32::from_le_bytes([a, b, c, d]), pool);
-        let worker = worker.open(inbox).map_err(|failure| {
-            TransportError::Config(format!("UCX does not work here: {} failed ({})", failure.call, failure.status))
-        })?;
+        let worker = worker.open(inbox).map_err(super::failed)?;
         let ear = shared.config.watch.as_ref().map(|watch| watch.ear(pe, doorbell));
         Ok(Box::new(UcxEndpoint {
             me: pe,
@@ -132,6 +130,9 @@ impl UcxEndpoint {
             Err(failure) => {
                 // UCX has one answer for both, and says more on standard error.
                 tracing::debug!(%pe, failure.call, words = self.worker.words(failure.status), "connect");
+                if let Some(lack) = super::lack(failure.call, failure.status) {
+                    self.fatal.get_or_insert(lack);
+                }
                 self.lose(index, "it is gone, or UCX has no way to it (see UCX_TLS)");
                 false
             }
@@ -144,15 +145,21 @@ impl UcxEndpoint {
         let index = self.peer(to);
         let peer = &self.peers[index];
         if peer.state == State::Lost {
-            return Err(PostError::PeerDown(to, buf));
+            return Err(self.gone(to, buf));
         }
         if peer.connection.is_none() && peer.state == State::Live && !self.connect(index) {
-            return Err(PostError::PeerDown(to, buf));
+            return Err(self.gone(to, buf));
         }
         if !self.peers[index].has_room(self.shared.config.credit) {
             return Err(PostError::Busy(buf));
         }
         Ok((index, buf))
+    }
+
+    /// Why a post to a lost peer fails: it is gone, or this endpoint ends for another reason, which the next round tells.
+    #[cold]
+    fn gone<B>(&self, pe: Pe, buf: B) -> PostError<B> {
+        if self.fatal.is_some() { PostError::Busy(buf) } else { PostError::PeerDown(pe, buf) }
     }
 
     /// As [`Self::open_for_post`]; who has said goodbye answers no more.
@@ -179,8 +186,7 @@ impl UcxEndpoint {
             }
             Began::Done(held) => Ok(Began::Done(held)),
             Began::Failed(status, held) => {
-                let why = self.worker.words(status);
-                self.lose(index, why);
+                self.fails(index, status);
                 Err(held)
             }
         }
@@ -302,7 +308,7 @@ impl Endpoint for UcxEndpoint {
         match began {
             Ok(None) => {}
             Ok(Some(slot)) => self.note(slot, Operation { peer: index, len, what: What::Inject }),
-            Err(status) => self.lose(index, self.worker.words(status)),
+            Err(status) => self.fails(index, status),
         }
         Ok(())
     }
@@ -327,7 +333,7 @@ impl Endpoint for UcxEndpoint {
                 self.peers[index].next_message = head.number.wrapping_add(1);
                 Ok(if matches!(began, Began::On(_)) { Posted::Pending } else { Posted::Done })
             }
-            Err(held) => Err(PostError::PeerDown(to, held.into_buf())),
+            Err(held) => Err(self.gone(to, held.into_buf())),
         }
     }
 
@@ -399,7 +405,7 @@ impl Endpoint for UcxEndpoint {
             }
             Err(held) => {
                 self.replies.remove(&number);
-                Err(PostError::PeerDown(to, held.into_buf()))
+                Err(self.gone(to, held.into_buf()))
             }
         }
     }
@@ -428,7 +434,7 @@ impl Endpoint for UcxEndpoint {
             Ok(_) => Ok(Posted::Pending),
             Err(_) => {
                 let buf = self.replies.remove(&number).and_then(|reply| reply.buf);
-                Err(PostError::PeerDown(from, buf.expect("it was put there, and nothing has taken it")))
+                Err(self.gone(from, buf.expect("it was put there, and nothing has taken it")))
             }
         }
     }

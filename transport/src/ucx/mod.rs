@@ -58,11 +58,16 @@ mod worker;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use charm4rs_ucx_sys::{
+    UCS_ERR_EXCEEDS_LIMIT, UCS_ERR_NO_MEMORY, UCS_ERR_NO_RESOURCE, UCS_ERR_SHMEM_SEGMENT, ucs_status_t,
+};
+
 pub use library::Found;
 
 use self::context::{Context, Failure};
 use self::endpoint::UcxBuilder;
 use self::worker::Closed;
+use crate::error::require_memory;
 use crate::liveness::Watch;
 use crate::{Caps, EndpointBuilder, Fabric, Layout, Pe, TransportError};
 
@@ -168,16 +173,33 @@ pub fn find() -> Result<Found, TransportError> {
     library::library().map(|library| library.found.clone())
 }
 
+/// UCX aborts where it finds no memory for its threads and tables: so much must be there to open it, and then for its connections.
+const START_BYTES: usize = 160 << 20;
+const CONNECTION_BYTES: usize = 32 << 20;
+
+/// What UCX lacked, if that is why a call failed.
+fn lack(call: &str, status: ucs_status_t) -> Option<TransportError> {
+    let lacks =
+        matches!(status, UCS_ERR_NO_MEMORY | UCS_ERR_NO_RESOURCE | UCS_ERR_EXCEEDS_LIMIT | UCS_ERR_SHMEM_SEGMENT);
+    lacks.then(|| TransportError::no_memory(&format!("UCX ({call})"), CONNECTION_BYTES))
+}
+
+/// Why UCX cannot be used.
+fn failed(Failure { call, status }: Failure) -> TransportError {
+    lack(call, status).unwrap_or_else(|| {
+        let words = library::library().map_or("", |library| library::words(&library.ucp, status));
+        TransportError::Config(format!("UCX does not work here: {call}: {words}"))
+    })
+}
+
 impl UcxFabric {
     /// Opens UCX, and a worker for each PE of this process.
     ///
     /// # Errors
     /// [`TransportError::Config`] if UCX is not here, or finds no way to communicate.
     pub fn open(config: UcxConfig) -> Result<Self, TransportError> {
+        require_memory("UCX", START_BYTES)?;
         let ucp = &library::library()?.ucp;
-        let failed = |Failure { call, status }: Failure| {
-            TransportError::Config(format!("UCX does not work here: {call}: {}", library::words(ucp, status)))
-        };
         let mut settings: Vec<(&str, &str)> = config.settings.iter().map(|(name, value)| (*name, &**value)).collect();
         settings.push(KEEPALIVE);
         let context = Context::open(ucp, &settings).map_err(failed)?;
@@ -192,6 +214,7 @@ impl UcxFabric {
             published.extend(address);
             workers.push(Some((worker, pass)));
         }
+        require_memory("UCX's connections", CONNECTION_BYTES)?;
         let caps = Caps {
             name: "ucx",
             inject_max: endpoint::INJECT_MAX,

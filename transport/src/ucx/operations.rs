@@ -99,8 +99,7 @@ impl UcxEndpoint {
             self.arrived(arrival)?;
         }
         while let Some((index, status)) = { self.worker.broken().pop() } {
-            let why = self.worker.words(status);
-            self.lose(index as usize, why);
+            self.fails(index as usize, status);
         }
         let strangers = std::mem::take(&mut self.worker.inbox().strangers);
         if strangers > 0 {
@@ -284,8 +283,7 @@ impl UcxEndpoint {
                     Box::new(TransportError::PeerDown { pe: self.peers[index].pe, why: self.worker.words(status) });
                 self.worker.inbox().ready.push(Event::Failed { op, buf: held.buf(), error });
             }
-            let why = self.worker.words(status);
-            return self.lose(index, why);
+            return self.fails(index, status);
         }
         let sequenced = match (what, held) {
             (What::Message(head), Held::Buf(buf)) => {
@@ -366,9 +364,18 @@ impl UcxEndpoint {
             }
         }
         if status != UCS_OK {
-            let why = self.worker.words(status);
-            self.lose(index, why);
+            self.fails(index, status);
         }
+    }
+
+    /// What was to pass between this PE and a peer failed: the peer is lost, or, if the system is out of something, this PE.
+    #[cold]
+    pub(super) fn fails(&mut self, index: usize, status: ucs_status_t) {
+        if let Some(lack) = super::lack("a message", status) {
+            self.fatal.get_or_insert(lack);
+        }
+        let why = self.worker.words(status);
+        self.lose(index, why);
     }
 
     /// Reports a put, once it was answered and UCX is done with its source.
