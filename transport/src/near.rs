@@ -327,9 +327,9 @@ impl<W: Way> Near<W> {
                 }
                 Ok(())
             }
-            Target::There { process, addr } => {
+            Target::There { peer, addr } => {
                 let addr = addr.checked_add(offset).ok_or(Refused)?;
-                if self.way.copy(here, process, addr, put) { Ok(()) } else { Err(Refused) }
+                if self.way.copy(here, peer, addr, put) { Ok(()) } else { Err(Refused) }
             }
         }
     }

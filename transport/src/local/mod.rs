@@ -147,7 +147,7 @@ unsafe impl Way for Local {
         NonNull::new(std::ptr::with_exposed_provenance_mut(usize::try_from(place.addr).ok()?)).map(Target::Here)
     }
 
-    fn copy(&self, _: &mut [u8], _: rustix::process::Pid, _: u64, _: bool) -> bool {
+    fn copy(&self, _: &mut [u8], _: usize, _: u64, _: bool) -> bool {
         false
     }
 

@@ -13,8 +13,8 @@ use crate::memory::window::Place;
 pub(crate) enum Target {
     /// Addressable here.
     Here(NonNull<u8>),
-    /// At an address of another process.
-    There { process: rustix::process::Pid, addr: u64 },
+    /// At an address of a peer's process, by the peer's index.
+    There { peer: usize, addr: u64 },
 }
 
 /// Why a put or get could not be done.
@@ -51,8 +51,8 @@ pub(crate) unsafe trait Way: Debug {
     /// Finds a peer's window.
     fn resolve(&self, owner: usize, place: &Place) -> Option<Target>;
 
-    /// Copies between a buffer here and memory of another process; true on success.
-    fn copy(&self, here: &mut [u8], process: rustix::process::Pid, addr: u64, put: bool) -> bool;
+    /// Copies between a buffer here and memory of a peer's process; true on success.
+    fn copy(&self, here: &mut [u8], peer: usize, addr: u64, put: bool) -> bool;
 
     /// Whether a peer's process has ended.
     fn has_ended(&self, _peer: usize) -> bool {

@@ -15,9 +15,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
 
+use self::vm::Process;
 use crate::bootstrap::Bootstrap;
 use crate::doorbell::{self, Fences};
 use crate::memory::pool::Arena;
@@ -35,13 +35,16 @@ struct Host {
     segments: Vec<Arc<Segment>>,
     arenas: Vec<Arc<Arena>>,
     bells: Vec<OwnedFd>,
-    processes: Vec<Option<Pid>>,
+    processes: Processes,
     /// Tags of arenas are this and the PE's index.
     tag: u64,
     fences: Fences,
     /// Whether memory outside the arenas can be reached.
     vm: bool,
 }
+
+/// The processes of PEs; those of one process share it. `None`: it told nonsense.
+type Processes = Vec<Option<Arc<Process>>>;
 
 /// The process-wide half.
 #[derive(Debug)]
@@ -68,7 +71,7 @@ impl ShmFabric {
             own.push(Segment::shared(ring_bytes, arena_len)?);
             bells.push(doorbell::event_fd()?);
         }
-        own.iter().for_each(introduce);
+        own.iter().try_for_each(introduce)?;
         let fds: Vec<BorrowedFd<'_>> =
             own.iter().zip(&bells).flat_map(|(s, b)| [s.fd().expect("shared segments have one"), b.as_fd()]).collect();
         let theirs = boot.share_fds(&fds)?;
@@ -92,21 +95,16 @@ impl ShmFabric {
         if segments.len() != pes.len() {
             return Err(TransportError::Startup("a process of this host shared no memory".into()));
         }
-        Ok(Self::over(pes, segments, all_bells))
+        Self::over(pes, segments, all_bells)
     }
 
-    fn over(pes: Range<u32>, segments: Vec<Arc<Segment>>, bells: Vec<OwnedFd>) -> Arc<Self> {
+    fn over(pes: Range<u32>, segments: Vec<Arc<Segment>>, bells: Vec<OwnedFd>) -> Result<Arc<Self>, TransportError> {
         let tag = crate::memory::pool::fresh_tags();
         let arenas = (tag..).zip(&segments).map(|(tag, s)| Arc::new(Arena::new(s.clone(), tag))).collect();
         let all = |f: fn(&Segment) -> bool| segments.iter().all(|s| f(s));
         let fences =
             if all(|s| s.header().barriers.load(Ordering::Relaxed) == 1) { Fences::host() } else { Fences::Both };
-        let process = |s: &Arc<Segment>| Pid::from_raw(s.header().process.load(Ordering::Relaxed).cast_signed());
-        let processes: Vec<_> = segments.iter().map(process).collect();
-        let mut probes: Vec<_> =
-            processes.iter().zip(&segments).map(|(p, s)| (*p, s.header().probe.load(Ordering::Relaxed))).collect();
-        probes.dedup();
-        let vm = probes.into_iter().all(|(p, probe)| p.is_some_and(|p| vm::reachable(p, probe)));
+        let (processes, vm) = processes_of(&segments)?;
         let caps = Caps {
             name: "shm",
             inject_max: BODY_MAX,
@@ -119,10 +117,10 @@ impl ShmFabric {
             latency_ns: 200,
             bandwidth_mb_s: 10_000,
         };
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             host: Arc::new(Host { first: pes.start, segments, arenas, bells, processes, tag, fences, vm }),
             caps,
-        })
+        }))
     }
 
     /// All PEs of one host in one process, for tests: the same code, the same memory, no other process.
@@ -139,11 +137,11 @@ impl ShmFabric {
         let mut bells = Vec::new();
         for _ in 0..pes {
             let segment = Segment::shared(ring_bytes, arena)?;
-            introduce(&segment);
+            introduce(&segment)?;
             segments.push(Arc::new(segment));
             bells.push(doorbell::event_fd()?);
         }
-        Ok(Self::over(0..pes, segments, bells))
+        Self::over(0..pes, segments, bells)
     }
 
     /// The segment of `pe`, for who plays a process that has gone mad.
@@ -159,11 +157,35 @@ impl ShmFabric {
 }
 
 /// Writes into a segment of ours what its peers have to know of this process.
-fn introduce(segment: &Segment) {
+fn introduce(segment: &Segment) -> Result<(), TransportError> {
     let header = segment.header();
     header.process.store(getpid().as_raw_nonzero().get().cast_unsigned(), Ordering::Relaxed);
     header.barriers.store(u32::from(Fences::host() == Fences::Host), Ordering::Relaxed);
-    header.probe.store(std::ptr::from_ref(&vm::PROBE).expose_provenance() as u64, Ordering::Relaxed);
+    let (address, word) = vm::own_probe()?;
+    header.probe.store(address, Ordering::Relaxed);
+    header.probe_word.store(word, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The processes of PEs' segments, and whether the memory of all of them can be reached.
+fn processes_of(segments: &[Arc<Segment>]) -> Result<(Processes, bool), TransportError> {
+    let mut processes = Processes::new();
+    let (mut last, mut vm) = (None, true);
+    for segment in segments {
+        let header = segment.header();
+        let pid = header.process.load(Ordering::Relaxed);
+        let probe = (header.probe.load(Ordering::Relaxed), header.probe_word.load(Ordering::Relaxed));
+        // PEs of one process follow each other.
+        if last == Some((pid, probe)) {
+            processes.push(processes.last().cloned().flatten());
+            continue;
+        }
+        last = Some((pid, probe));
+        let process = Pid::from_raw(pid.cast_signed()).map(Process::open).transpose()?;
+        vm = vm && process.as_ref().is_some_and(|process| process.is_reachable(probe));
+        processes.push(process.map(Arc::new));
+    }
+    Ok((processes, vm))
 }
 
 fn open(host: &Arc<Host>, pe: Pe, caps: &Caps) -> Near<Shm> {
@@ -263,18 +285,17 @@ unsafe impl Way for Shm {
 
     fn resolve(&self, owner: usize, place: &Place) -> Option<Target> {
         if place.whose == FOREIGN {
-            let process = self.host.processes[owner]?;
-            return Some(Target::There { process, addr: place.addr });
+            return self.host.vm.then_some(Target::There { peer: owner, addr: place.addr });
         }
         self.host.arenas.get(usize::try_from(place.whose).ok()?)?.range(place.addr, place.len).map(Target::Here)
     }
 
-    fn copy(&self, here: &mut [u8], process: Pid, addr: u64, put: bool) -> bool {
-        vm::copy(here, process, addr, put)
+    fn copy(&self, here: &mut [u8], peer: usize, addr: u64, put: bool) -> bool {
+        self.host.processes[peer].as_ref().is_some_and(|process| process.copy(here, addr, put))
     }
 
     fn has_ended(&self, peer: usize) -> bool {
-        self.host.processes[peer].is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))
+        self.host.processes[peer].as_ref().is_none_or(|process| process.has_ended())
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -1,12 +1,42 @@
-//! Memory of another process that is not shared with us, where the kernel lets us at it.
+//! Memory of another process that is not shared with us, where the kernel lets us at it; and whether that process still runs.
+//!
+//! # Whose memory it is
+//! The kernel's calls name a process by its number, which another process may have once the first one has ended and its parent has reaped
+//! it. A [`Process`] is a number and a *pidfd*, which stands for one process for good: it becomes readable when that one ends, and never
+//! refers to another.
+//!
+//! - *At the start*: the descriptor is opened by the number that a peer wrote into its shared segment; then a random word of the peer's is
+//!   read, at an address that it told, and compared with what it told. If the descriptor says afterwards that its process still runs, the
+//!   number was that process's all the time, so all three are one.
+//! - *A read* is followed by such a look. If the process runs, the number was its own during the read. Else the bytes are not used.
+//! - *A write* follows such a look, since it cannot be taken back. For it to reach another process, the peer would have to end, be reaped, and
+//!   its number be given to a new process, all between the look and the kernel's search for the number, a few instructions later. The
+//!   kernel gives numbers in turn, so that takes a whole round of them, 2^15 or 2^22 new processes, in a time in which this thread does
+//!   nothing else: longer only if it loses its core just there. A look behind the write tells if even that can have happened; then the
+//!   write has failed.
+//!
+//! (`/proc/PID/mem`, once open, names its process for good, too; but it copies everything twice.)
 
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
-use rustix::process::{PTracer, Pid, set_ptracer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{PTracer, Pid, PidfdFlags, pidfd_open, set_ptracer, test_kill_process};
 
-/// What a process that may look finds at the address in our header.
-pub(super) static PROBE: AtomicU64 = AtomicU64::new(MAGIC);
-const MAGIC: u64 = 0x6368_6172_6d34_7273;
+use crate::TransportError;
+
+/// What a process that may look finds at the address in our header: the word that is there, too.
+static PROBE: OnceLock<AtomicU64> = OnceLock::new();
+
+/// The address of this process's word, and what it is.
+pub(super) fn own_probe() -> Result<(u64, u64), TransportError> {
+    let word = crate::auth::random_u64()?;
+    let probe = PROBE.get_or_init(|| AtomicU64::new(word));
+    let address = std::ptr::from_ref(probe).expose_provenance() as u64;
+    Ok((address, probe.load(std::sync::atomic::Ordering::Relaxed)))
+}
 
 /// Lets the job's other processes at our memory, where Yama asks for it.
 pub(super) fn allow() {
@@ -14,8 +44,55 @@ pub(super) fn allow() {
     let _ = set_ptracer(PTracer::Any);
 }
 
-/// Copies between `here` and another process; true if all bytes were copied.
-pub(super) fn copy(here: &mut [u8], process: Pid, addr: u64, put: bool) -> bool {
+/// A process of this host; see the module's text.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: Pid,
+    /// `None` where the kernel has no such descriptors (before Linux 5.3, or filtered).
+    fd: Option<OwnedFd>,
+}
+
+impl Process {
+    /// The process that has this number now.
+    pub(super) fn open(pid: Pid) -> Result<Self, TransportError> {
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => Ok(Self { pid, fd: Some(fd) }),
+            Err(Errno::MFILE | Errno::NFILE) => Err(TransportError::Resource {
+                what: "file descriptors",
+                need: "one more for each process of the host".to_owned(),
+                advice: "raise the limit: ulimit -n",
+            }),
+            Err(Errno::SRCH) => Err(TransportError::Startup(format!("process {pid} of this host has ended"))),
+            Err(_) => Ok(Self { pid, fd: None }),
+        }
+    }
+
+    /// Whether it has ended. Without a descriptor another process may pass for it.
+    pub(super) fn has_ended(&self) -> bool {
+        let Some(fd) = &self.fd else { return test_kill_process(self.pid) == Err(Errno::SRCH) };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        loop {
+            match poll(&mut [PollFd::new(&fd.as_fd(), PollFlags::IN)], Some(&now)) {
+                Err(Errno::INTR) => {}
+                ready => return ready != Ok(0),
+            }
+        }
+    }
+
+    /// Whether we can reach its memory, and it is the one that told of its probe.
+    pub(super) fn is_reachable(&self, (address, word): (u64, u64)) -> bool {
+        let mut bytes = [0; 8];
+        self.fd.is_some() && self.copy(&mut bytes, address, false) && u64::from_ne_bytes(bytes) == word
+    }
+
+    /// Copies between `here` and that process; true if all bytes were copied, and it is still that process.
+    pub(super) fn copy(&self, here: &mut [u8], address: u64, put: bool) -> bool {
+        !(put && self.has_ended()) && copy(here, self.pid, address, put) && !self.has_ended()
+    }
+}
+
+/// Copies between `here` and the process that has this number; true if all bytes were copied.
+fn copy(here: &mut [u8], process: Pid, addr: u64, put: bool) -> bool {
     let Ok(addr) = usize::try_from(addr) else { return false };
     let mut done = 0;
     while done < here.len() {
@@ -39,8 +116,35 @@ pub(super) fn copy(here: &mut [u8], process: Pid, addr: u64, put: bool) -> bool 
     true
 }
 
-/// Whether we can reach a peer's memory.
-pub(super) fn reachable(process: Pid, probe: u64) -> bool {
-    let mut word = [0; 8];
-    copy(&mut word, process, probe, false) && u64::from_ne_bytes(word) == MAGIC
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_is_not_reached_though_another_one_may_have_its_number() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let process = Process::open(Pid::from_child(&child)).unwrap();
+        assert!(!process.has_ended());
+        drop(child.stdin.take());
+        let own = Process::open(rustix::process::getpid()).unwrap();
+        // It has ended, and is not reaped: its number still names it.
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(Pid::from_child(&child)),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .unwrap();
+        assert!(process.has_ended());
+        child.wait().unwrap();
+        // The number of a process that lives (our own), with the descriptor of one that has ended: what a number that is used again looks like.
+        let stale = Process { pid: own.pid, fd: process.fd };
+        let word = 77u64;
+        let address = std::ptr::from_ref(&word).expose_provenance() as u64;
+        let mut bytes = [1; 8];
+        assert!(!stale.copy(&mut bytes, address, true) && !stale.copy(&mut bytes, address, false));
+        assert_eq!(std::hint::black_box(word), 77, "untouched");
+        assert!(own.copy(&mut bytes, address, false) && u64::from_ne_bytes(bytes) == 77);
+        assert!(own.is_reachable((address, 77)) && !own.is_reachable((address, 78)));
+    }
 }
