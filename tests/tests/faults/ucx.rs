@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{run, start_with};
+use crate::job::Job;
+use crate::{command, run, start_with};
 
 /// Whether UCX is here. Says so if it is not.
 fn is_here() -> bool {
@@ -13,7 +14,7 @@ fn is_here() -> bool {
 }
 
 /// Over memory that processes of a host share, and over sockets.
-const WAYS: [(&str, &str); 2] = [("UCX_TLS", "posix,cma,self"), ("UCX_TLS", "tcp,self")];
+const WAYS: [(&str, &str); 2] = [("UCX_TLS", "sysv,cma,self"), ("UCX_TLS", "tcp,self")];
 
 #[test]
 fn a_job_that_wants_ucx_where_there_is_none_ends_with_78_and_says_what_was_looked_for_and_where() {
@@ -30,10 +31,58 @@ fn a_job_over_ucx_does_what_it_does_elsewhere_and_says_nothing_else() {
 }
 
 #[test]
+fn ucx_warns_on_standard_error_unless_the_user_names_another_place() {
+    if is_here() {
+        const UNUSED: (&str, &str) = ("UCX_NO_SUCH_SETTING", "1");
+        let ended = start_with("+p2 ++transport ucx - sleep 0", UNUSED).end();
+        assert_eq!((ended.code, &*ended.stdout), (0, "slept\n"), "{ended:?}");
+        assert!(ended.stderr.contains("UCX_NO_SUCH_SETTING"), "{ended:?}");
+        let (mut command, mark) = command("+p2 ++transport ucx - sleep 0");
+        command.envs([UNUSED, ("UCX_LOG_FILE", "stdout")]);
+        let ended = Job::spawn(command, mark).end();
+        assert!(ended.succeeded().stdout.contains("UCX_NO_SUCH_SETTING"), "{ended:?}");
+    }
+}
+
+/// Sockets of a process that listen on TCP.
+fn listening(pid: Pid) -> usize {
+    let folder = format!("/proc/{}", pid.as_raw_nonzero());
+    let own: Vec<String> = std::fs::read_dir(format!("{folder}/fd"))
+        .expect("it runs")
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()?.to_str().map(str::to_owned))
+        .collect();
+    let tables =
+        ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("{folder}/net/{table}")).unwrap_or_default());
+    let rows =
+        tables.iter().flat_map(|table| table.lines().skip(1)).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[3] == "0A" && own.contains(&format!("socket:[{}]", row[9]))).count()
+}
+
+#[test]
+fn a_job_of_one_host_over_ucx_listens_nowhere_but_where_a_proof_is_asked_for_or_says_so() {
+    if !is_here() {
+        return;
+    }
+    let listening = |line: &str, tls: Option<&str>| {
+        let (mut command, mark) = command(line);
+        command.envs(tls.map(|tls| ("UCX_TLS", tls)));
+        let mut job = Job::spawn(command, mark);
+        let most = job.ready(2).into_iter().map(listening).max();
+        job.signal(Signal::TERM);
+        (most.expect("two"), job.end().stderr)
+    };
+    let (tcp, _) = listening("+p2 ++transport tcp - ready", None);
+    let (ucx, said) = listening("+p2 ++transport ucx - ready", None);
+    assert!(tcp >= 1 && ucx == tcp && !said.contains("authentication"), "{tcp} {ucx} {said}");
+    let (ucx, said) = listening("+p2 ++transport ucx - ready", Some("tcp,self"));
+    assert!(ucx > tcp && said.contains("without authentication"), "{tcp} {ucx} {said}");
+}
+
+#[test]
 fn a_job_over_ucx_is_gone_within_a_second_of_any_process_s_death() {
     for way in WAYS.iter().filter(|_| is_here()) {
         for victim in [0, 2] {
-            let mut job = start_with("+p3 ++transport ucx - ready", *way);
+            let mut job = start_with("+p3 ++quiet ++transport ucx - ready", *way);
             let pids = job.ready(3);
             let since = Instant::now();
             kill_process(pids[victim], Signal::KILL).expect("it runs");

@@ -49,9 +49,11 @@ fn open(place: Option<OsString>) -> Result<Library, String> {
             format!("{NAME} in the system's folders for libraries and those of LD_LIBRARY_PATH ({PLACE} names another)")
         }
     };
+    let log = Log::to_stderr();
     // SAFETY: UCX's initializers may run on any thread; they read the environment, as this function does.
-    let library = unsafe { libloading::Library::new(&name) }
-        .map_err(|error| format!("UCX is not here: looked for {looked}: {}", loader_said(&error)))?;
+    let library = unsafe { libloading::Library::new(&name) };
+    drop(log);
+    let library = library.map_err(|error| format!("UCX is not here: looked for {looked}: {}", loader_said(&error)))?;
     // It would handle crashes by itself, in place of the runtime, which says whose they are.
     // SAFETY: where it is exported it has this type.
     if let Ok(quiet) = unsafe { library.get::<unsafe extern "C" fn()>(b"ucs_debug_disable_signals\0") } {
@@ -74,6 +76,33 @@ fn open(place: Option<OsString>) -> Result<Library, String> {
         ));
     }
     Ok(Library { ucp, found: Found { version, path: path() } })
+}
+
+/// While it lives, UCX finds that its warnings go to standard error, unless the user has named another place: by default it would print them among
+/// what the program prints. UCX reads that once, when it is loaded, so nothing else needs to see it.
+struct Log(bool);
+
+impl Log {
+    const NAME: &str = "UCX_LOG_FILE";
+
+    fn to_stderr() -> Self {
+        let said = std::env::var_os(Self::NAME).is_some();
+        if !said {
+            // SAFETY: wire-up happens before the process has PEs; whoever else reads the environment at this moment does so by
+            // the standard library, which has a lock.
+            unsafe { std::env::set_var(Self::NAME, "stderr") };
+        }
+        Self(!said)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if self.0 {
+            // SAFETY: as above.
+            unsafe { std::env::remove_var(Self::NAME) };
+        }
+    }
 }
 
 /// The file of the library that is loaded.

@@ -23,16 +23,18 @@ pub(super) fn open(
     config.watch = Some(watch);
     choose(&mut config, has_rdma());
     collect(&mut config, std::env::var(COLLECT).ok().as_deref())?;
-    alone_on_this_host(&mut config);
+    let said = |name| std::env::var(name).ok();
+    let listens = ways(&mut config, said("UCX_TLS").as_deref(), said("UCX_NET_DEVICES").as_deref());
     let fabric = UcxFabric::open(config)?;
-    if layout.hosts() > 1 && tells && !has_rdma() {
+    if listens && tells {
         options.notices.tell(UNPROVEN.to_owned());
     }
     Ok(fabric)
 }
 
-const UNPROVEN: &str = "UCX finds no RDMA device here, and its own sockets ask nobody who connects for a proof: \
-                        ++transport tcp does";
+/// UCX opens each transport that it may use, and listens there, whichever it prefers.
+const UNPROVEN: &str = "++transport ucx: UCX listens on TCP and takes connections without authentication; \
+                        UCX_TLS=^tcp forbids it, and ++transport tcp asks for a proof";
 
 /// Over sockets and shared memory what is shorter is copied: there UCX's handshake costs more than copies do. (Measured, copied in place of collected:
 /// 256 KiB over sockets 58 us in place of 70, a stream of them 5.8 GB/s in place of 4.1; over shared memory 8.4 in place of 4 to 8. At 1 MiB
@@ -64,11 +66,30 @@ fn has_rdma() -> bool {
     std::fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
 }
 
-/// A job of one host listens on loopback only, unless the user says otherwise.
-fn alone_on_this_host(config: &mut UcxConfig) {
-    let said = ["UCX_NET_DEVICES", "UCX_TLS"].into_iter().any(|name| std::env::var_os(name).is_some());
-    if config.layout.hosts() == 1 && !said {
-        config.settings.push(("NET_DEVICES", "lo".to_owned()));
+/// Chooses among UCX's transports, unless the user does (`tls` and `devices` are what is said of them). Whether UCX will listen on TCP.
+///
+/// Never `posix`: it makes files in /dev/shm, and removes their names a little later, so a process that is killed in between leaves one behind.
+/// UCX's `sysv` does the same work with memory that goes away with its last process: it is marked for that in the call after the one that makes it.
+/// And inside one host no network: shared memory reaches everybody.
+fn ways(config: &mut UcxConfig, tls: Option<&str>, devices: Option<&str>) -> bool {
+    let alone = config.layout.hosts() == 1 && devices.is_none();
+    match tls {
+        Some(tls) => {
+            if alone {
+                config.settings.push(("NET_DEVICES", "lo".to_owned()));
+            }
+            let (names, allowed) = tls.strip_prefix('^').map_or((tls, true), |names| (names, false));
+            names.split(',').any(|name| matches!(name.trim(), "tcp" | "all")) == allowed
+        }
+        None if alone => {
+            config.settings.push(("NET_DEVICES", "lo".to_owned()));
+            config.settings.push(("TLS", "^tcp,posix".to_owned()));
+            false
+        }
+        None => {
+            config.settings.push(("TLS", "^posix".to_owned()));
+            true
+        }
     }
 }
 
@@ -87,6 +108,34 @@ mod tests {
         let hosts = || Layout::new(&[1, 1], &[1, 1]);
         assert!(either_min(hosts(), true) < either_min(hosts(), false));
         assert_eq!(either_min(hosts(), false), either_min(Layout::one_host(2, 1), true));
+    }
+
+    #[test]
+    fn ucx_listens_on_tcp_only_where_that_is_known_and_leaves_no_names_unless_it_is_told_to() {
+        let check = |hosts: usize, tls: Option<&str>, devices: Option<&str>, listens: bool, set: &[(&str, &str)]| {
+            let layout = Layout::new(&vec![1; hosts], &vec![1; hosts]);
+            let mut config = UcxConfig::new(Arc::new(layout), 0);
+            assert_eq!(ways(&mut config, tls, devices), listens, "{hosts} {tls:?} {devices:?}");
+            let settings: Vec<_> = config.settings.iter().map(|(name, value)| (*name, &**value)).collect();
+            assert_eq!(settings, set, "{hosts} {tls:?} {devices:?}");
+        };
+        check(1, None, None, false, &[("NET_DEVICES", "lo"), ("TLS", "^tcp,posix")]);
+        check(2, None, None, true, &[("TLS", "^posix")]);
+        check(1, None, Some("eth0"), true, &[("TLS", "^posix")]);
+        for (tls, listens) in [
+            ("tcp,self", true),
+            ("all", true),
+            ("self, tcp", true),
+            ("^posix", true),
+            ("posix,cma,self", false),
+            ("rc_verbs,ud_verbs", false),
+            ("^tcp", false),
+            ("^cma,tcp", false),
+        ] {
+            check(2, Some(tls), None, listens, &[]);
+            check(1, Some(tls), None, listens, &[("NET_DEVICES", "lo")]);
+            check(1, Some(tls), Some("eth0"), listens, &[]);
+        }
     }
 
     #[test]
