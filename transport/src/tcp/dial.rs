@@ -1,4 +1,13 @@
 //! The helper's outgoing connections: tried at every address of the process, again until a deadline, and proven.
+//!
+//! # Who answers wrongly
+//! Whoever answers at a process's address and cannot prove the job's secret is nobody that we know: perhaps a process of ours that has another
+//! secret, perhaps a stranger that has got the port of a process which has ended. Nothing that he says tells which, so he costs one connection,
+//! and the address is tried again, until the deadline. Then what happened before decides:
+//! - The process has proven itself before, on any connection: it had the secret, so this is not it. It cannot be reached any more, as if nobody
+//!   answered (69).
+//! - It never has: to the best of our knowledge what listens there is what the job's own bootstrap named, so the job ends with 77. (If it was
+//!   a stranger after all, the process died before anybody met it, which ends the job by other ways, and sooner.)
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -31,6 +40,8 @@ pub(super) struct Dial {
     pub(super) deadline: Instant,
     attempts: u32,
     refusals: u32,
+    /// Whoever answered last could not prove the job's secret.
+    unproven: bool,
     /// There was a connection before: a refusal means more.
     pub(super) known: bool,
 }
@@ -46,7 +57,19 @@ impl Dial {
     ) -> Self {
         let known = generation > 1;
         let purpose = Purpose::Data;
-        Self { purpose, process, from, to, generation, not_before, deadline, attempts: 0, refusals: 0, known }
+        Self {
+            purpose,
+            process,
+            from,
+            to,
+            generation,
+            not_before,
+            deadline,
+            attempts: 0,
+            refusals: 0,
+            unproven: false,
+            known,
+        }
     }
 
     pub(super) fn control(process: u32, from: Pe, to: Pe, known: bool, deadline: Instant) -> Self {
@@ -77,6 +100,7 @@ impl Helper {
         let addresses: Vec<SocketAddr> = published.map(|bytes| decode(bytes)).unwrap_or_default();
         let address = (!addresses.is_empty()).then(|| addresses[dial.attempts as usize % addresses.len()]);
         dial.attempts += 1;
+        dial.unproven = false;
         let Some(address) = address else {
             return self.dial_broke(dial, "its address is not known", false);
         };
@@ -109,6 +133,12 @@ impl Helper {
             dial.not_before = now + back_off;
             self.dials.push(dial);
             return;
+        }
+        if dial.unproven && !self.has_proven(dial.process) {
+            return self.fatal(
+                Some(dial.from),
+                TransportError::Auth("a dialed process has another secret, or a stranger answers at its address"),
+            );
         }
         match dial.purpose {
             Purpose::Control => self.control_failed(dial.process, why),
@@ -170,9 +200,13 @@ impl Helper {
                 None
             }
             Ok(_) => Some(conn),
-            Err(AuthError::WrongProof) => {
-                // Its address came from the job's own bootstrap, and it knows the job's name.
-                self.fatal(Some(dial.from), TransportError::Auth("the dialed process has another secret"));
+            Err(error @ AuthError::WrongProof) => {
+                self.refused(error);
+                self.dial_broke(
+                    Dial { unproven: true, ..dial },
+                    "whoever answers at its address has another secret",
+                    false,
+                );
                 None
             }
             Err(_) => {
@@ -182,13 +216,7 @@ impl Helper {
         }
     }
 
-    fn say_hello(
-        &self,
-        socket: &OwnedFd,
-        dial: &Dial,
-        nonce: [u8; 32],
-        index: usize,
-    ) -> Result<Dialer, Errno> {
+    fn say_hello(&self, socket: &OwnedFd, dial: &Dial, nonce: [u8; 32], index: usize) -> Result<Dialer, Errno> {
         sockopt::socket_error(socket)??;
         let hello = Hello {
             purpose: dial.purpose,
@@ -206,7 +234,7 @@ impl Helper {
     }
 
     fn dialed(&mut self, conn: Conn, dial: &Dial) -> Option<Conn> {
-        self.count(|counters| &counters.proven);
+        self.note_proven(dial.process);
         match dial.purpose {
             Purpose::Control => self.control_made(conn, dial.process),
             Purpose::Data => {

@@ -5,6 +5,7 @@
 //! pending; another one evicts the oldest that has not even said hello (a member of the job says hello at once, and dials
 //! again if it was the unlucky one). Out of descriptors, it stops accepting for a moment instead of spinning.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub(super) struct Helper {
     /// Connections to be made, at their time.
     pub(super) dials: Vec<Dial>,
     pub(super) liveness: Liveness,
+    /// Processes that have proven the job's secret.
+    proven: HashSet<u32>,
     paused_until: Option<Instant>,
     stopping: bool,
 }
@@ -90,6 +93,7 @@ pub(super) fn start(shared: Arc<Shared>, listeners: Vec<Listener>) -> Result<Han
         listeners,
         conns: Vec::new(),
         dials: Vec::new(),
+        proven: HashSet::new(),
         paused_until: None,
         stopping: false,
     };
@@ -308,7 +312,7 @@ impl Helper {
         }
     }
 
-    fn refused(&self, error: AuthError) {
+    pub(super) fn refused(&self, error: AuthError) {
         if error == AuthError::WrongProof {
             self.count(|counters| &counters.wrong_proofs);
             tracing::warn!("a connection with a wrong proof was closed");
@@ -318,13 +322,23 @@ impl Helper {
         }
     }
 
+    pub(super) fn has_proven(&self, process: u32) -> bool {
+        self.proven.contains(&process)
+    }
+
+    pub(super) fn note_proven(&mut self, process: u32) {
+        self.count(|counters| &counters.proven);
+        self.proven.insert(process);
+    }
+
     /// The peer belongs to the job.
     fn proven(&mut self, conn: Conn, hello: Hello) -> Option<Conn> {
-        self.count(|counters| &counters.proven);
         if let Err(error) = self.check(&hello) {
+            self.count(|counters| &counters.proven);
             self.fatal(Some(hello.to), error);
             return None;
         }
+        self.note_proven(hello.rank);
         match hello.purpose {
             Purpose::Control => self.control_made(conn, hello.rank),
             Purpose::Data => {

@@ -154,10 +154,60 @@ fn one_of_our_own_ranks_with_a_wrong_secret_is_told_so() {
     let fabrics = two(|process, config| {
         config.secret = Secret::new([u8::try_from(process).unwrap(); 32]);
         config.liveness = None;
+        config.reconnect = Duration::from_millis(300);
     });
     wire_up(&fabrics);
     let [_, error] = errors(&fabrics);
     assert_eq!(error.map(|error| error.code()), Some(77));
+}
+
+/// Listens where a process did that has gone, and answers every HELLO as a member of the job would, but for the proof.
+fn impostor(door: SocketAddr) {
+    let listener = loop {
+        match TcpListener::bind(door) {
+            Ok(listener) => break listener,
+            // The process is about to go.
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut hello = [0; HELLO];
+            if stream.read_exact(&mut hello).is_ok() {
+                let mut challenge = [7; CHALLENGE];
+                challenge[..8].copy_from_slice(&hello[..8]);
+                let _ = stream.write_all(&challenge);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_stranger_at_the_address_of_a_process_that_has_gone_costs_connections_and_is_no_failed_authentication() {
+    let _watchdog = Watchdog::start("an impostor");
+    for liveness in [None, Some(crate::tcp::Liveness::default())] {
+        let fabrics = two(|_, config| {
+            config.reconnect = Duration::from_millis(300);
+            config.liveness = liveness;
+        });
+        wire_up(&fabrics);
+        let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
+        greet(&mut a, &mut b);
+        let door = door(&fabrics[1]);
+        fabrics[1].vanish();
+        impostor(door);
+        drop(b);
+        let lost = loop {
+            let event = a.event().expect("a stranger ends no job");
+            if let Event::PeerLost { pe, .. } = event {
+                break pe;
+            }
+        };
+        assert_eq!(lost, Pe(1));
+        assert!(fabrics[0].counters().wrong_proofs.load(Ordering::Relaxed) > 0, "{:?}", fabrics[0].counters());
+    }
 }
 
 #[test]
