@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use charm4rs_transport::bootstrap::leftovers;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{read, retry_on_intr, write};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
@@ -87,8 +88,9 @@ impl Guardian {
             sys::close_all_but(mine.as_fd());
             let groups = watch(&mine, served);
             let now = processes::now();
-            groups.into_iter().for_each(|leader| processes::kill_group(leader, now));
+            groups.iter().for_each(|leader| processes::kill_group(*leader, now));
             processes::kill_marked(mark);
+            clear_up(&groups);
         })?;
         Ok(Self { pid, pipe })
     }
@@ -116,6 +118,22 @@ impl Guardian {
     /// This group's number will be somebody else's.
     pub(crate) fn forget(&self, leader: Identity) {
         let _ = retry_on_intr(|| write(&self.pipe, &record(Word::Forget, leader)));
+    }
+}
+
+/// How long processes that were killed may take to end.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Removes what libraries have left in the leaders' names, once they have ended.
+fn clear_up(leaders: &[Identity]) {
+    let until = Instant::now() + PATIENCE;
+    for leader in leaders {
+        while processes::runs(*leader) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if processes::has_its_number(*leader) && !processes::runs(*leader) {
+            leftovers::remove(leader.pid);
+        }
     }
 }
 

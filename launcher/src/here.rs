@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::bootstrap::channel::{Channel, Packet};
+use charm4rs_transport::bootstrap::leftovers;
 use charm4rs_transport::bootstrap::wire::{self, PACKET_MAX, ToLauncher, ToProcess, Welcome, WireError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -532,6 +533,8 @@ impl Here {
         if let Some(guardian) = &self.guardian {
             guardian.forget(leader);
         }
+        // Until it is reaped, what has its number is its own.
+        leftovers::remove(leader.pid);
         sys::reap(leader.pid)
     }
 

@@ -71,6 +71,19 @@ impl Identity {
     }
 }
 
+/// Whether a process has not ended. (One that has, and was not reaped, is a zombie.)
+pub(crate) fn runs(process: Identity) -> bool {
+    let text = std::fs::read(format!("/proc/{}/stat", process.pid.as_raw_nonzero())).unwrap_or_default();
+    let end = text.iter().rposition(|b| *b == b')').unwrap_or(text.len());
+    let state = text.get(end + 2).copied();
+    Stat::parse(&text).is_some_and(|stat| stat.began == process.began) && !matches!(state, Some(b'Z' | b'X'))
+}
+
+/// Whether no other process has the number of one.
+pub(crate) fn has_its_number(process: Identity) -> bool {
+    Stat::of(process.pid.as_raw_nonzero().get()).is_none_or(|stat| stat.began == process.began)
+}
+
 /// The children of this process, of all its threads, those among them that have ended.
 pub(crate) fn children() -> Vec<Pid> {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();

@@ -1,11 +1,13 @@
 //! Faults that take their time, or whose time counts.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use charm4rs_transport::seed::{self, Rng};
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::job::Job;
-use crate::{run, start};
+use crate::job::{GONE, Job, processes};
+use crate::{run, start, start_with};
 
 /// Jobs over both transports between processes, at the same time.
 fn both(rest: &str) -> Vec<Job> {
@@ -132,6 +134,54 @@ fn a_failure_ends_the_job_within_a_second_though_others_compute() {
             } else {
                 ended.failed(code, words);
             }
+        }
+    }
+}
+
+/// Names of shared memory on this machine: files, and System V segments.
+fn names() -> BTreeSet<String> {
+    let files = std::fs::read_dir("/dev/shm").expect("a folder").flatten();
+    let files = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").expect("proc");
+    let segment = |line: &str| {
+        let id = line.split_whitespace().nth(1)?;
+        Some(format!("segment {id}"))
+    };
+    files.chain(segments.lines().skip(1).filter_map(segment)).collect()
+}
+
+#[test]
+fn a_job_that_is_killed_while_it_starts_leaves_no_shared_memory_behind() {
+    let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| u64::from(since.subsec_nanos()));
+    let seed = seed::from_environment().unwrap_or_else(clock);
+    println!("{}={seed}", seed::SEED_VARIABLE);
+    let mut random = Rng::new(seed);
+    let before = names();
+    let ways = [("ofi", "FI_PROVIDER", "shm"), ("ofi", "FI_PROVIDER", "tcp"), ("ucx", "UCX_WARN_UNUSED_ENV_VARS", "n")];
+    for round in 0..45 {
+        let (transport, name, value) = ways[round % ways.len()];
+        let job = start_with(&format!("+p3 ++quiet ++transport {transport} - ready-and-compute"), (name, value));
+        std::thread::sleep(Duration::from_micros(random.range(0..800_000)));
+        let others: Vec<_> = processes(&job.mark).into_iter().filter_map(|(pid, _)| Pid::from_raw(pid)).collect();
+        let victim = match random.below(2) {
+            0 => job.pid(),
+            _ => others.get(random.below(4)).copied().unwrap_or(job.pid()),
+        };
+        // It may have ended, for there is no such transport.
+        let _ = kill_process(victim, Signal::KILL);
+        if victim != job.pid() {
+            // The launcher's guardian may have been hit, which ends nothing.
+            let _ = kill_process(job.pid(), Signal::TERM);
+        }
+        job.end();
+        let since = Instant::now();
+        loop {
+            let left: Vec<_> = names().difference(&before).cloned().collect();
+            if left.is_empty() {
+                break;
+            }
+            assert!(since.elapsed() < GONE, "seed {seed}, round {round}, {transport}: {left:?} is left");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod fuzz;
 pub mod interrupt;
 mod kin;
 mod launched;
+pub mod leftovers;
 pub mod options;
 #[cfg(test)]
 pub(crate) mod pair;

@@ -70,6 +70,12 @@ pub fn open_standard_descriptors() -> io::Result<()> {
     Ok(())
 }
 
+/// Removes a System V segment of shared memory, which lives on while anybody uses it.
+pub(super) fn remove_segment(id: i32) {
+    // SAFETY: the call takes no memory of ours, and those who use the segment keep it.
+    unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
+}
+
 /// Whether a number is that of an open socket, and no standard one's.
 pub(super) fn is_socket(fd: RawFd) -> bool {
     if fd <= 2 {
