@@ -399,8 +399,11 @@ impl Ties {
         let mut open: Vec<&Peer> = self.peers.iter().collect();
         while !open.is_empty() {
             let mut polled: Vec<_> = open.iter().map(|peer| PollFd::new(&peer.channel, PollFlags::IN)).collect();
-            if poll(&mut polled, None).is_err() {
-                continue;
+            match poll(&mut polled, None) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
+                // Trying again would not help.
+                Err(error) => return Some(format!("the processes of this host cannot be watched any more: {error}")),
             }
             let ready: Vec<bool> = polled.iter().map(|one| !one.revents().is_empty()).collect();
             let mut ready = ready.into_iter();

@@ -86,6 +86,14 @@ pub(super) struct Dialing {
     machine: Option<Dialer>,
 }
 
+fn out_of_ports() -> TransportError {
+    TransportError::Resource {
+        what: "ports",
+        need: "one for each connection to a peer".into(),
+        advice: "widen net.ipv4.ip_local_port_range, or end what uses them",
+    }
+}
+
 impl Helper {
     /// Starts the dials whose time has come.
     pub(super) fn dial_due(&mut self, now: Instant) {
@@ -116,6 +124,12 @@ impl Helper {
             Err(Errno::CONNREFUSED) => self.dial_broke(dial, "connection refused: its process has ended", true),
             Err(Errno::MFILE | Errno::NFILE) if Instant::now() >= dial.deadline => {
                 self.fatal(Some(dial.from), out_of_descriptors());
+            }
+            Err(e @ (Errno::NOMEM | Errno::NOBUFS)) if Instant::now() >= dial.deadline => {
+                self.fatal(Some(dial.from), TransportError::system("connect", e));
+            }
+            Err(Errno::ADDRNOTAVAIL) if Instant::now() >= dial.deadline => {
+                self.fatal(Some(dial.from), out_of_ports());
             }
             Err(e) => {
                 tracing::debug!(address = name(Some(&address)), error = %e, "cannot connect");
@@ -238,8 +252,11 @@ impl Helper {
         match dial.purpose {
             Purpose::Control => self.control_made(conn, dial.process),
             Purpose::Data => {
-                self.deliver(conn.socket, dial.from, dial.to, dial.generation, true);
-                self.watch_process(dial.process);
+                if self.deliver(conn.socket, dial.from, dial.to, dial.generation, true) {
+                    self.watch_process(dial.process);
+                } else {
+                    self.dial_broke(*dial, "its connections break at once", false);
+                }
                 None
             }
         }

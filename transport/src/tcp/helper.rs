@@ -228,7 +228,12 @@ impl Helper {
         match epoll::add(&self.epoll, &conn.socket, epoll::EventData::new_u64(index as u64), flags) {
             Ok(()) => self.conns[index] = Some(conn),
             // No memory for it: as if the peer had hung up.
-            Err(e) => tracing::warn!(error = %e, "epoll_ctl"),
+            Err(e) => {
+                tracing::warn!(error = %e, "epoll_ctl");
+                if let Role::Dialing(dialing) = conn.role {
+                    self.dial_broke(dialing.dial, "there is no memory for its connection", false);
+                }
+            }
         }
     }
 
@@ -359,13 +364,13 @@ impl Helper {
         Ok(())
     }
 
-    /// Hands an authenticated connection to a PE of this process.
-    pub(super) fn deliver(&mut self, socket: OwnedFd, to: Pe, peer: Pe, generation: u32, dialed: bool) {
+    /// Hands an authenticated connection to a PE of this process. `false`: it broke already. (Who has made it must try again; the other end need not
+    /// know that it was ever made.)
+    pub(super) fn deliver(&mut self, socket: OwnedFd, to: Pe, peer: Pe, generation: u32, dialed: bool) -> bool {
         if set_options(&socket).is_err() || epoll::delete(&self.epoll, &socket).is_err() {
-            // The connection is gone already; the peer notices by itself.
-            return;
+            return false;
         }
-        let Some(mailbox) = self.shared.mailbox(to) else { return };
+        let Some(mailbox) = self.shared.mailbox(to) else { return true };
         if let Err(Mail::Connected { socket, .. }) = mailbox.post(Mail::Connected { peer, generation, dialed, socket })
         {
             let mut gone = [0; HEAD_MAX];
@@ -373,6 +378,7 @@ impl Helper {
             let len = format.encode(&Head::new(Kind::Gone, 0), 0, &mut gone);
             let _ = send_whole(&socket, &gone[..len]);
         }
+        true
     }
 }
 
