@@ -230,6 +230,9 @@ fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options, control: &Contro
     if let Some(credit) = options.credit {
         transport.credit = credit;
     }
+    if let Some(message_max) = options.message_max {
+        transport.message_max = message_max;
+    }
     wireup::open(boot, &transport).unwrap_or_else(|error| control.abort(error.code(), None, &error.to_string()))
 }
 

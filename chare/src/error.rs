@@ -55,6 +55,23 @@ pub enum CallError {
         /// Its size with all payloads.
         bytes: u64,
     },
+    /// The call or its result has more bytes than may pass between processes.
+    #[error(
+        "the {bytes} bytes of {what} between PE {from} and PE {to} are more than the {limit} that a message may have; \
+         ++message-max sets another limit"
+    )]
+    TooLong {
+        /// A call of an entry method, or a result.
+        what: String,
+        /// Who sent it.
+        from: Pe,
+        /// Who should have received it.
+        to: Pe,
+        /// Its size with all payloads.
+        bytes: u64,
+        /// What it may have.
+        limit: u64,
+    },
     /// The entry method's future was dropped before it had a result.
     #[error("{entry} ended without a result on PE {pe}")]
     Dropped {

@@ -112,6 +112,9 @@ impl std::fmt::Debug for Notices {
     }
 }
 
+/// Where `++message-max` does not say otherwise.
+pub(crate) const MESSAGE_MAX: u64 = 16 << 30;
+
 /// What the user may choose.
 #[derive(Clone, Debug)]
 pub struct TransportOptions {
@@ -119,6 +122,8 @@ pub struct TransportOptions {
     pub force: Option<TransportKind>,
     /// Bytes that may be on their way to one peer before the sender waits (`++credit`).
     pub credit: u64,
+    /// Bytes of the longest message, with all its payloads, that may pass between processes (`++message-max`).
+    pub message_max: u64,
     /// Bytes of a PE's inbox, a power of two.
     pub ring: usize,
     /// Whether a send may wait for room. Where one thread drives many PEs it may not: it keeps a backlog instead.
@@ -142,6 +147,7 @@ impl Default for TransportOptions {
         Self {
             force: None,
             credit: 64 << 20,
+            message_max: MESSAGE_MAX,
             ring: 256 << 10,
             may_block: true,
             digest: [0; 32],
@@ -154,12 +160,23 @@ impl Default for TransportOptions {
     }
 }
 
+impl TransportOptions {
+    /// Bytes of the longest frame: a message, and what the port puts around it.
+    pub(crate) fn frame_max(&self) -> u64 {
+        self.message_max.saturating_add(FRAMING_MAX)
+    }
+}
+
+/// What the port puts around a message has at most so many bytes.
+const FRAMING_MAX: u64 = 1 << 20;
+
 impl From<&Options> for TransportOptions {
     fn from(options: &Options) -> Self {
         let usual = Self::default();
         Self {
             force: options.transport,
             credit: options.credit.unwrap_or(usual.credit),
+            message_max: options.message_max.unwrap_or(usual.message_max),
             checksum: options.checksum,
             liveness: options.liveness,
             ..usual
@@ -242,6 +259,7 @@ fn tcp_config(boot: &dyn Bootstrap, layout: &Arc<Layout>, options: &TransportOpt
     config.toward = boot.toward().to_vec();
     config.checksum = options.checksum;
     config.credit = usize::try_from(options.credit).unwrap_or(usize::MAX);
+    config.message_max = options.frame_max();
     config.port = options.port;
     if !options.liveness {
         config.liveness = None;

@@ -390,7 +390,7 @@ fn wire_error<E: Entry>(rt: Rt, error: &wire::WireError) -> CallError {
     CallError::Wire { entry: E::NAME.into(), pe: rt.sched.pe(), why: error.to_string() }
 }
 
-/// A message of this PE's could not be delivered: there is no memory for it. Who waits for what it was about learns so.
+/// A message of this PE's could not be delivered: there is no memory for it, or it is too long. Who waits for what it was about learns so.
 pub(super) fn refused(rt: Rt, to: Pe, tag: Tag, header: Option<Header>, bytes: u64) {
     let entry = header.and_then(|header| rt.registry.methods.get(usize::from(header.method)));
     let what = match (tag, entry) {
@@ -398,7 +398,12 @@ pub(super) fn refused(rt: Rt, to: Pe, tag: Tag, header: Option<Header>, bytes: u
         (tag::REPLY, _) => "a result".to_owned(),
         _ => "a message".to_owned(),
     };
-    let error = CallError::TooLarge { what, from: rt.sched.pe(), to, bytes };
+    let from = rt.sched.pe();
+    let limit = rt.sched.with_port(|port| port.message_max()).filter(|limit| bytes > *limit);
+    let error = match limit {
+        Some(limit) => CallError::TooLong { what, from, to, bytes, limit },
+        None => CallError::TooLarge { what, from, to, bytes },
+    };
     match header.filter(|_| matches!(tag, tag::CALL | tag::REPLY)).and_then(|header| header.reply().wanted()) {
         Some(reply) => send_failure(rt, reply, error),
         None => rt.fail(Failure { code: 71, what: error.to_string() }),

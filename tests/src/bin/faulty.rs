@@ -274,6 +274,13 @@ async fn main(job: Job, args: Args) {
             drop(last.length(vec![0; HUGE].into()));
             job.quiescence().await;
         }
+        "too-long" => {
+            let error = last.length(vec![0; 2 << 20].into()).call().checked().await.expect_err("it is too long");
+            println!("{error}");
+            let error = last.give(2 << 20).call().checked().await.expect_err("it is too long");
+            println!("{error}");
+            println!("{}", last.length(vec![0; 1_000_000].into()).call().await);
+        }
         what => panic!("{what:?} is not among what can go wrong"),
     }
 }

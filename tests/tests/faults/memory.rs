@@ -31,6 +31,24 @@ fn a_payload_too_large_in_a_call_that_nobody_awaits_ends_the_job_with_71() {
     ended.failed(71, "there is no memory for the 5368");
 }
 
+#[test]
+fn a_call_longer_than_messages_may_be_is_an_error_that_names_the_limit_and_its_option() {
+    for transport in ["shm", "tcp", "ofi", "ucx"] {
+        let ended = run(&format!("+p2 ++ppn 1 ++quiet ++message-max 1M ++transport {transport} - too-long"));
+        if ended.code == 78 {
+            eprintln!("skipped: {}", ended.stderr);
+            continue;
+        }
+        let lines: Vec<_> = ended.succeeded().stdout.lines().collect();
+        let [call, result, after] = lines[..] else { panic!("{transport}: {ended:?}") };
+        for (error, what) in [(call, "a call of"), (result, "a result between PE 1 and PE 0")] {
+            assert!(error.contains(what) && error.contains("more than the 1048576 "), "{transport}: {error}");
+            assert!(error.ends_with("++message-max sets another limit"), "{transport}: {error}");
+        }
+        assert_eq!(after, "1000000", "{transport}");
+    }
+}
+
 /// A job of two processes whose every process may have so many KiB of addresses.
 fn limited(kib: u32, options: &str) -> Ended {
     let (mut command, mark) = job::marked("sh");

@@ -45,6 +45,8 @@ pub struct Options {
     pub liveness: bool,
     /// `++credit BYTES`: what may be on its way to one peer.
     pub credit: Option<u64>,
+    /// `++message-max BYTES`: the longest message that may pass between processes.
+    pub message_max: Option<u64>,
     /// `++checksum`: every message carries one.
     pub checksum: bool,
     /// `++seed N`: of everything random.
@@ -77,6 +79,7 @@ impl Default for Options {
             timeout: Duration::from_secs(60),
             liveness: true,
             credit: None,
+            message_max: None,
             checksum: false,
             seed: None,
             pemap: None,
@@ -270,6 +273,9 @@ const TABLE: &[Spec] = &[
     }),
     Spec::new("++credit", "BYTES", "bytes on their way to one peer at most (default 64M)", |o, v| {
         bytes(v).map(|n| o.credit = Some(n)).ok_or("must be a number of bytes, 64K or more")
+    }),
+    Spec::new("++message-max", "BYTES", "bytes of a message between processes at most (default 16G)", |o, v| {
+        bytes(v).map(|n| o.message_max = Some(n)).ok_or("must be a number of bytes, 64K or more")
     }),
     Spec::new("++checksum", "", "every message between processes carries a checksum", |o, _| {
         set(&mut o.checksum, true)
@@ -471,6 +477,7 @@ impl Options {
         add("no-liveness", flag(!self.liveness));
         add("hang-timeout", self.hang_timeout.map(|d| d.as_secs_f64().to_string()));
         add("credit", self.credit.map(|n| n.to_string()));
+        add("message-max", self.message_max.map(|n| n.to_string()));
         add("checksum", flag(self.checksum));
         add("seed", self.seed.map(|n| n.to_string()));
         add("pemap", self.pemap.clone());
@@ -527,6 +534,7 @@ impl Options {
             timeout: if program.timeout == default.timeout { self.timeout } else { program.timeout },
             liveness: self.liveness && program.liveness,
             credit: program.credit.or(self.credit),
+            message_max: program.message_max.or(self.message_max),
             checksum: self.checksum || program.checksum,
             seed: program.seed.or(self.seed),
             pemap: program.pemap.clone().or_else(|| self.pemap.clone()),

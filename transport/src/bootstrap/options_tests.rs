@@ -42,6 +42,7 @@ fn a_wrong_option_is_refused_with_its_code_and_the_nearest_name() {
     check("++timeout 1e300", "64: ++timeout 1e300: must be a number of seconds, up to a year");
     check("++checksum=1", "64: unknown option ++checksum=1 (did you mean ++checksum?)");
     check("++credit 12", "64: ++credit 12: must be a number of bytes, 64K or more");
+    check("++message-max 1", "64: ++message-max 1: must be a number of bytes, 64K or more");
     check("++encrypt", "78: ++encrypt is not available in this version: use it on a trusted network");
     check("++nodelist f", "64: ++nodelist is for the launcher, in front of the program: charmrun ++nodelist … PROGRAM");
     check("++bootstrap mpi", "64: ++bootstrap mpi: must be charmrun, pmix, pmi1 or alone");
@@ -57,7 +58,7 @@ fn a_wrong_option_is_refused_with_its_code_and_the_nearest_name() {
 
 #[test]
 fn options_survive_the_way_to_a_process() {
-    let line = "+p8 ++ppn 2 ++transport tcp ++timeout 2.5 ++no-liveness ++credit 2M ++checksum ++seed 7 +pemap 0-3 \
+    let line = "+p8 ++ppn 2 ++transport tcp ++timeout 2.5 ++no-liveness ++credit 2M ++message-max 3G ++checksum ++seed 7 +pemap 0-3 \
                 ++hang-timeout 3 ++quiet ++verbose ++prefix-output";
     let options = read(line, Extent::ToProgram).unwrap().0;
     assert_eq!(Options::from_pairs(&options.to_pairs()), Ok(options));

@@ -115,7 +115,7 @@ impl Port {
             pe,
             doorbell,
             ends,
-            inner: Inner::new(pe, slab, Accounts::new(layout.pes(), options.credit)),
+            inner: Inner::new(pe, slab, Accounts::new(layout.pes(), options.credit), options.message_max),
             plain: options.faults.is_none(),
             layout,
             options,

@@ -118,10 +118,12 @@ pub(super) struct Inner {
     pub(super) todo: VecDeque<Todo>,
     pub(super) landings: Landings,
     pub(super) accounts: Rc<Accounts>,
+    /// Bytes of the longest message with its payloads.
+    pub(super) message_max: u64,
 }
 
 impl Inner {
-    pub(super) fn new(pe: Pe, slab: Slab, accounts: Rc<Accounts>) -> Self {
+    pub(super) fn new(pe: Pe, slab: Slab, accounts: Rc<Accounts>, message_max: u64) -> Self {
         Self {
             pe,
             slab,
@@ -135,6 +137,7 @@ impl Inner {
             todo: VecDeque::new(),
             landings: Landings::default(),
             accounts,
+            message_max,
         }
     }
 
@@ -254,7 +257,15 @@ impl Inner {
                 None => return bad("a malformed probe", msg.len()),
             },
             frame::REQUEST => match Request::decode(&msg) {
-                Some(request) => self.request(from, request, out),
+                Some(request) => {
+                    let bytes =
+                        request.sizes.iter().fold(request.head.len() as u64, |sum, size| sum.saturating_add(*size));
+                    if bytes > self.message_max {
+                        let what = "a message above the limit of ++message-max";
+                        return Err(TransportError::Protocol { from, what, detail: bytes });
+                    }
+                    self.request(from, request, out);
+                }
                 None => return bad("a malformed request", msg.len()),
             },
             frame::ACCEPT => match Accept::decode(&msg, |id| self.asked.remove(&id)) {

@@ -72,3 +72,40 @@ fn a_message_without_memory_comes_back_to_its_sender_with_its_payloads_forgotten
         assert!(*after.msg == bytes(300, 2) && after.payloads.len() == 1);
     }
 }
+
+#[test]
+fn a_message_longer_than_it_may_be_comes_back_or_if_its_sender_thinks_otherwise_is_a_violation() {
+    let _watchdog = Watchdog::start("a message that is too long");
+    const LIMIT: u64 = 100_000;
+    let layout = Arc::new(Layout::one_host(2, 2));
+    let fabrics = Fabrics { shm: Some(ShmFabric::alone_with(2, 1 << 16, POOL).unwrap()), ..Fabrics::default() };
+    let ports = |limits: [u64; 2]| {
+        [0, 1].map(|pe| {
+            let options = TransportOptions { message_max: limits[pe], ..TransportOptions::default() };
+            let pe = Pe(u32::try_from(pe).unwrap());
+            PortBuilder::new(pe, &layout, &fabrics, &options).unwrap().open().unwrap()
+        })
+    };
+    let [mut zero, mut one] = ports([LIMIT, LIMIT]);
+    let mut events = VecDeque::new();
+    for (len, payloads) in [(200_000, vec![]), (300, vec![60_000, 60_000]), (99_999, vec![2])] {
+        let bytes = (len + payloads.iter().sum::<usize>()) as u64;
+        let payloads = payloads.into_iter().map(RegBuf::heap).collect();
+        zero.send_payloads(Pe(1), Tag(9), len, |to| write_bytes(to, &self::bytes(len, 1)), payloads, false);
+        let refused = next(&mut zero, &mut events);
+        let PortEvent::Refused { to: Pe(1), tag: Tag(9), head, bytes: said } = refused else { panic!("{refused:?}") };
+        assert_eq!((&*head, said), (&self::bytes(len, 1)[..256], bytes));
+    }
+    send(&mut zero, 2, &[99_000]);
+    assert!(*message(&mut one, &mut VecDeque::new()).msg == bytes(300, 2));
+    drop((zero, one));
+
+    let [mut zero, mut one] = ports([1 << 40, LIMIT]);
+    zero.send_payloads(Pe(1), Tag(9), 300, |to| write_bytes(to, &bytes(300, 1)), vec![RegBuf::heap(200_000)], true);
+    let error = loop {
+        if let Err(error) = one.poll(&mut events, 16) {
+            break error;
+        }
+    };
+    assert!(error.code() == 76 && error.to_string().contains("++message-max"), "{error}");
+}

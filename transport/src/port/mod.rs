@@ -113,7 +113,7 @@ pub enum PortEvent {
     Message(Incoming),
     /// A message arrived whose payloads want a landing. (In a box, so that messages, which come by the million, are moved in few bytes.)
     Offer(Box<Offer>),
-    /// A message could not be delivered: there is no memory for it, there or here. Both ends live on.
+    /// A message could not be delivered: there is no memory for it, there or here, or it is longer than [`Port::message_max`]. Both ends live on.
     Refused {
         /// The receiver.
         to: Pe,
@@ -502,6 +502,12 @@ impl Port {
     #[must_use]
     pub fn waker(&self) -> Waker {
         self.doorbell.waker()
+    }
+
+    /// Bytes of the longest message, with its payloads, that may pass between processes.
+    #[must_use]
+    pub fn message_max(&self) -> u64 {
+        self.options.message_max
     }
 
     /// What has passed.

@@ -151,6 +151,9 @@ impl Port {
             }
             return;
         }
+        if self.is_too_long(way, bytes + len as u64) {
+            return self.refuse_too_long(to, tag, len, fill, bytes + len as u64);
+        }
         match self.fate(to, tag, len) {
             Fate::Drop | Fate::Kill => return,
             Fate::Pass | Fate::Delay(_) => {}
@@ -193,6 +196,21 @@ impl Port {
         }
     }
 
+    /// Whether a message has more bytes, with its payloads, than may pass between processes.
+    fn is_too_long(&self, way: Way, bytes: u64) -> bool {
+        bytes > self.options.message_max && matches!(way, Way::Shm | Way::Net)
+    }
+
+    /// A message that is too long comes back to its sender, as one does for which there is no memory.
+    #[cold]
+    fn refuse_too_long(&mut self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>]), bytes: u64) {
+        let head = RegBuf::try_heap(len).map_or_else(Box::default, |mut buf| {
+            buf.fill_with(fill);
+            buf[..len.min(frame::Bounced::HEAD_MAX)].into()
+        });
+        self.early.push_back(PortEvent::Refused { to, tag, head, bytes });
+    }
+
     /// Whether a payload of `len` bytes can be sent ahead to `to`, without a landing.
     pub(super) fn can_hand(&mut self, to: Pe, len: usize) -> bool {
         let caps = self.ends.to(self.pe, to).caps();
@@ -230,6 +248,9 @@ impl Port {
         if way == Way::Itself {
             let msg = Msg::fill(&self.inner.slab, len, fill);
             return self.deliver_here(tag, msg, Vec::new());
+        }
+        if self.is_too_long(way, len as u64) {
+            return self.refuse_too_long(to, tag, len, fill, len as u64);
         }
         let cost = charge.cost(len as u64);
         match self.fate(to, tag, len) {

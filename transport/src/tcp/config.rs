@@ -83,7 +83,7 @@ impl TcpConfig {
             toward: Vec::new(),
             port: None,
             credit: 64 << 20,
-            message_max: 1 << 40,
+            message_max: crate::wireup::MESSAGE_MAX,
             checksum: false,
             liveness: Some(Liveness::default()),
             reconnect: Duration::from_secs(5),

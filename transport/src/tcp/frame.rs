@@ -203,7 +203,7 @@ impl Format {
             return Err(Malformed::Rule("no such kind of frame", u64::from(kind_byte)));
         };
         if len > self.message_max {
-            return Err(Malformed::Rule("a frame above the limit", len));
+            return Err(Malformed::Rule("a frame above the limit of ++message-max", len));
         }
         if len > 0 && !kind.has_body() {
             return Err(Malformed::Rule("a body where there is none", len));
@@ -320,8 +320,8 @@ mod tests {
         let format = Format { checksum: false, message_max: 1000 };
         let mut bytes = [0; HEAD_MAX];
         for (kind, len, what) in [
-            (Kind::Data, 1001, "a frame above the limit"),
-            (Kind::Put, u64::MAX >> 16, "a frame above the limit"),
+            (Kind::Data, 1001, "a frame above the limit of ++message-max"),
+            (Kind::Put, u64::MAX >> 16, "a frame above the limit of ++message-max"),
             (Kind::Ack, 1, "a body where there is none"),
         ] {
             format.encode(&Head::new(kind, len), 1, &mut bytes);

@@ -58,9 +58,7 @@ mod worker;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use charm4rs_ucx_sys::{
-    UCS_ERR_EXCEEDS_LIMIT, UCS_ERR_NO_MEMORY, UCS_ERR_NO_RESOURCE, UCS_ERR_SHMEM_SEGMENT, ucs_status_t,
-};
+use charm4rs_ucx_sys::{UCS_ERR_EXCEEDS_LIMIT, UCS_ERR_NO_MEMORY, ucs_status_t};
 
 pub use library::Found;
 
@@ -80,6 +78,8 @@ pub struct UcxConfig {
     pub process: u32,
     /// Bytes on their way to one peer before posts are [`Busy`](crate::PostError::Busy).
     pub credit: usize,
+    /// Largest message or put that is accepted from a peer, in bytes.
+    pub message_max: u64,
     /// Below this length bytes are sent at once, and copied out of UCX's memory as they arrive.
     pub either_min: usize,
     /// From this length on they wait at their sender until they are collected. In between UCX decides, by what it knows of the way.
@@ -100,6 +100,7 @@ impl UcxConfig {
             layout,
             process,
             credit: 64 << 20,
+            message_max: crate::wireup::MESSAGE_MAX,
             either_min: 16 << 10,
             collected_min: 256 << 10,
             watch_near: false,
@@ -179,9 +180,8 @@ const CONNECTION_BYTES: usize = 32 << 20;
 
 /// What UCX lacked, if that is why a call failed.
 fn lack(call: &str, status: ucs_status_t) -> Option<TransportError> {
-    let lacks =
-        matches!(status, UCS_ERR_NO_MEMORY | UCS_ERR_NO_RESOURCE | UCS_ERR_EXCEEDS_LIMIT | UCS_ERR_SHMEM_SEGMENT);
-    lacks.then(|| TransportError::no_memory(&format!("UCX ({call})"), CONNECTION_BYTES))
+    matches!(status, UCS_ERR_NO_MEMORY | UCS_ERR_EXCEEDS_LIMIT)
+        .then(|| TransportError::no_memory(&format!("UCX ({call})"), CONNECTION_BYTES))
 }
 
 /// Why UCX cannot be used.

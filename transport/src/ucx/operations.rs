@@ -234,6 +234,10 @@ impl UcxEndpoint {
 
     /// Bytes that wait at their sender.
     fn offered(&mut self, index: usize, head: Head, waiting: &Waiting, len: usize) -> Result<(), TransportError> {
+        if len as u64 > self.shared.config.message_max {
+            self.worker.refuse(waiting);
+            return Err(Self::violation(head.from, "a message above the limit of ++message-max", len as u64));
+        }
         let (held, what) = match head.kind {
             Kind::Message => {
                 let Some(buf) = self.room(len) else {

@@ -20,6 +20,7 @@ pub(super) fn open(
 ) -> Result<UcxFabric, TransportError> {
     let mut config = UcxConfig::new(layout.clone(), process);
     config.credit = usize::try_from(options.credit).unwrap_or(usize::MAX);
+    config.message_max = options.frame_max();
     config.watch = Some(watch);
     choose(&mut config, has_rdma());
     collect(&mut config, std::env::var(COLLECT).ok().as_deref())?;
