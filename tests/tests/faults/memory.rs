@@ -75,12 +75,12 @@ fn works_or_tells_with_few_addresses(options: &str, enough: u32) {
 
 #[test]
 fn a_job_in_shared_memory_with_few_addresses_works_or_ends_with_71() {
-    works_or_tells_with_few_addresses("", 100_000);
+    works_or_tells_with_few_addresses("", 400_000);
 }
 
 #[test]
 fn a_job_over_tcp_with_few_addresses_works_or_ends_with_71() {
-    works_or_tells_with_few_addresses("++transport tcp", 100_000);
+    works_or_tells_with_few_addresses("++transport tcp", 400_000);
 }
 
 #[test]
