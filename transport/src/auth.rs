@@ -20,8 +20,8 @@
 //! so neither end's proof is any use as the other's. *No oracle*: an acceptor answers a HELLO of its own job only,
 //! and what it answers is good for that HELLO alone. MACs are compared in constant time.
 //!
-//! *No verdict by strangers*: a wrong proof says that the other end is not known to belong to the job, and no more. What
-//! it means for the job is for those to say who know what the address was, and who has proven himself there before (`tcp::dial`).
+//! *No verdict by strangers*: a wrong proof says that the other end is not known to belong to the job, and no more. What it means for the job
+//! depends on the address and on who has proven itself there before (`tcp::dial`).
 //!
 //! Version and digest travel in the messages but count only once the peer has proven itself ([`Terms::check`]): a
 //! stranger cannot make a job believe that its program differs, and the authenticated peer's values can be named.

@@ -5,8 +5,8 @@
 //! - UCX makes System V segments and marks them at once for removal with their last user; a process that is killed in between does not. The kernel
 //!   knows who made a segment.
 //!
-//! Both name the process, so whoever reaps it knows what was its own. To be asked while the number of the process is nobody else's: before it is reaped,
-//! or when nobody has it.
+//! Both name the process, so its parent knows what belongs to it. Call [`remove`] while no other process can have the number: before the process is
+//! reaped, or when no process has it.
 
 use rustix::fs::{AtFlags, CWD, unlinkat};
 use rustix::process::{Pid, geteuid};

@@ -2,7 +2,7 @@
 //!
 //! `FI_EAGAIN` means "make progress, then try again". Providers also answer it when an allocation fails, as one for a new connection (rxm, and
 //! tcp below it); and the end that accepts such a connection says nothing at all. Then no progress ever helps, if the process is at a limit, and
-//! who tries again waits without end. (How long a peer needs to make a connection, on the other hand, has no bound: it may compute.)
+//! trying again never ends. (How long a peer needs to make a connection, on the other hand, has no bound: it may compute.)
 //!
 //! The C library tells them apart: where an allocation, `mmap` or `socket` fails it leaves the reason in `errno`. So in some rounds (all in which
 //! something waits to be sent, and one of many others) `errno` is cleared before the provider is called, and looked at afterwards. Once is no

@@ -1,13 +1,13 @@
 //! The helper's outgoing connections: tried at every address of the process, again until a deadline, and proven.
 //!
-//! # Who answers wrongly
-//! Whoever answers at a process's address and cannot prove the job's secret is nobody that we know: perhaps a process of ours that has another
-//! secret, perhaps a stranger that has got the port of a process which has ended. Nothing that he says tells which, so he costs one connection,
-//! and the address is tried again, until the deadline. Then what happened before decides:
-//! - The process has proven itself before, on any connection: it had the secret, so this is not it. It cannot be reached any more, as if nobody
+//! # Wrong answers
+//! A process that answers at a peer's address and cannot prove the job's secret is unknown: it may be a process of this job with another secret, or a
+//! stranger that has got the port of a process which has ended. Nothing that it says tells which. So it costs one connection, and the
+//! address is tried again until the deadline. Then the history of the peer decides:
+//! - The peer has proven itself before, on any connection. It had the secret, so this is another process. The peer is unreachable, as if nothing
 //!   answered (69).
-//! - It never has: to the best of our knowledge what listens there is what the job's own bootstrap named, so the job ends with 77. (If it was
-//!   a stranger after all, the process died before anybody met it, which ends the job by other ways, and sooner.)
+//! - The peer never has. As far as is known, the process there is the one that the job's own bootstrap named, so the job ends with 77. (If it is a
+//!   stranger after all, the peer died before it met anybody; that ends the job in other ways, and sooner.)
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -40,7 +40,7 @@ pub(super) struct Dial {
     pub(super) deadline: Instant,
     attempts: u32,
     refusals: u32,
-    /// Whoever answered last could not prove the job's secret.
+    /// The last answer did not prove the job's secret.
     unproven: bool,
     /// There was a connection before: a refusal means more.
     pub(super) known: bool,
@@ -218,7 +218,7 @@ impl Helper {
                 self.refused(error);
                 self.dial_broke(
                     Dial { unproven: true, ..dial },
-                    "whoever answers at its address has another secret",
+                    "the process at its address has another secret, or is a stranger",
                     false,
                 );
                 None

@@ -88,7 +88,7 @@ impl Log {
     fn to_stderr() -> Self {
         let said = std::env::var_os(Self::NAME).is_some();
         if !said {
-            // SAFETY: wire-up happens before the process has PEs; whoever else reads the environment at this moment does so by
+            // SAFETY: wire-up happens before the process has PEs; other threads read the environment at this moment by
             // the standard library, which has a lock.
             unsafe { std::env::set_var(Self::NAME, "stderr") };
         }
