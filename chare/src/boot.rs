@@ -219,20 +219,11 @@ fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
 
 fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options, control: &Control) -> Vec<PortBuilder> {
     let reports = control.clone();
-    let mut transport = TransportOptions {
-        force: options.transport,
-        checksum: options.checksum,
-        liveness: options.liveness,
+    let transport = TransportOptions {
         digest: registry().digest,
         notices: Notices::new(move |text| reports.report(Report::Warning(text))),
-        ..TransportOptions::default()
+        ..TransportOptions::from(options)
     };
-    if let Some(credit) = options.credit {
-        transport.credit = credit;
-    }
-    if let Some(message_max) = options.message_max {
-        transport.message_max = message_max;
-    }
     wireup::open(boot, &transport).unwrap_or_else(|error| control.abort(error.code(), None, &error.to_string()))
 }
 
@@ -283,9 +274,15 @@ fn run_pes(
 }
 
 fn pinning(options: &Options) -> Result<placement::Options, String> {
-    let Some(map) = &options.pemap else { return Ok(placement::Options::default()) };
-    let map = map.parse().map_err(|error| format!("+pemap {map}: {error}"))?;
-    Ok(placement::Options { pin: placement::Pin::Map(map), ..placement::Options::default() })
+    let pin = match &options.pemap {
+        _ if options.no_pin => placement::Pin::Never,
+        Some(map) => placement::Pin::Map(map.parse().map_err(|error| format!("+pemap {map}: {error}"))?),
+        None => placement::Pin::Auto,
+    };
+    let cpus = options.exclude.iter().flat_map(|cpus| cpus.split(','));
+    let exclude = cpus.map(|cpu| cpu.parse().map_err(|error| format!("+excludecore {cpu}: {error}")));
+    let exclude = exclude.collect::<Result<Vec<u32>, String>>()?;
+    Ok(placement::Options { pin, exclude, ..placement::Options::default() })
 }
 
 /// What the PEs of a process share at start.

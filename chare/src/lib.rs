@@ -34,6 +34,7 @@ mod reply;
 #[doc(hidden)]
 pub mod runtime;
 pub mod testing;
+mod thread;
 mod watch;
 mod wire;
 
@@ -53,6 +54,7 @@ pub use proxy::{All, Collection, Kind, Many, One, Proxy, Target};
 pub use receive::Receive;
 pub use reply::{Checked, Promise, Reply, join_all};
 pub use runtime::CollectionId;
+pub use thread::{spawn_thread, unpin_thread};
 
 /// What a program needs; `use charm4rs::prelude::*;`.
 pub mod prelude {

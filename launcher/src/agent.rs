@@ -138,14 +138,14 @@ impl Agent {
         let layout = &order.welcome.layout;
         let ranks = layout.processes_of(layout.host_of(order.welcome.rank));
         let options = Options::from_pairs(&order.welcome.options)?;
-        let here = Here::new(ranks, options.liveness)?;
+        let here = Here::new(ranks, !options.no_liveness)?;
         line.listen(here.epoll(), token(What::Line, 0)).map_err(|e| LaunchError::system("epoll_ctl")(e.into()))?;
         Ok(Self {
             here,
             line,
             credit: WINDOW,
             heard: Instant::now(),
-            liveness: options.liveness,
+            liveness: !options.no_liveness,
             stopped: false,
             ending: None,
             awaited: false,

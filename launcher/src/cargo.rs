@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use charm4rs_transport::bootstrap::options::{self, Extent, Options, nearest};
+use charm4rs_transport::bootstrap::options::{End, Options, Reader, nearest};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -57,12 +57,14 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Result<u8, Launch
         crate::print(&text);
         return Ok(0);
     }
-    let (name, args) = line.program.split_first().ok_or(LaunchError::NoProgram)?;
+    let name = line.program.first().ok_or(LaunchError::NoProgram)?;
     let path = match name.to_str() {
         Some(name) if !name.contains('/') => build(&find(&targets(&line.cargo)?, name, &line.cargo)?, &line.cargo)?,
         _ => PathBuf::from(name),
     };
-    let launch = Launch { program: path.into(), args: args.to_vec(), stranger: STRANGER, launcher: launcher(None)? };
+    let mut program = line.program;
+    program[0] = path.into();
+    let launch = Launch::new(&line.options, program, STRANGER, launcher(None)?)?;
     job::run(line.options, launch)
 }
 
@@ -72,21 +74,18 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Line, LaunchError> {
     if words.front().is_some_and(|word| word == "charmrun") {
         words.pop_front();
     }
-    let (mut ours, mut cargo) = (Vec::new(), Vec::new());
+    let (mut ours, mut cargo) = (Reader::default(), Vec::new());
     loop {
-        let rest = options::parse(words.iter().cloned(), Extent::ToProgram)?.rest;
-        let taken = words.len() - rest.len();
-        let ended = words.range(..taken).any(|word| word == "--");
-        ours.extend(words.drain(..taken));
-        let next = words.front().and_then(|word| word.to_str()).filter(|_| !ended).unwrap_or_default();
+        let end = ours.in_front(&mut words)?;
+        let next = words.front().and_then(|word| word.to_str()).filter(|_| end == End::Word).unwrap_or_default();
         let name = next.split('=').next().unwrap_or_default();
         let values = if WITHOUT.contains(&next) {
             0
         } else if WITH_VALUE.contains(&name) {
             usize::from(name == next)
         } else {
-            let options = options::parse(ours, Extent::ToProgram)?.options;
-            return Ok(Line { options, cargo, program: words.into() });
+            let parsed = ours.with_program(words, end)?;
+            return Ok(Line { options: parsed.options, cargo, program: parsed.rest });
         };
         cargo.extend(words.drain(..(1 + values).min(words.len())));
     }

@@ -133,7 +133,7 @@ impl End {
             started: now,
             joined: 0,
             progress_at: (!options.quiet).then(|| now + PROGRESS),
-            ping_at: options.liveness.then(|| now + PING),
+            ping_at: (!options.no_liveness).then(|| now + PING),
             pings: 0,
         }
     }
@@ -358,11 +358,12 @@ impl Job {
             end.suspicion.as_ref().map(|(at, _)| *at),
             end.alone.as_ref().map(|(at, _)| *at),
             end.ending.map(|at| at + GRACE),
-            missing.as_ref().map(|(since, _)| *since + self.options.timeout),
+            missing.as_ref().map(|(since, _)| *since + self.options.timeout()),
             missing.and(end.progress_at),
             self.lost_lines().map(|(_, at)| at + LINE).min(),
             end.ping_at,
             self.others_deadline(),
+            self.options.timelimit.map(|limit| end.started + limit),
         ]
         .into_iter()
         .flatten()
@@ -398,6 +399,10 @@ impl Job {
             self.warn(&format!("{} still ran {} s after the job's end", ranks(&left), GRACE.as_secs()));
             return self.kill();
         }
+        if let Some(limit) = self.options.timelimit.filter(|limit| now >= self.end.started + *limit) {
+            let what = format!("the job still ran after {} s (++timelimit)", limit.as_secs_f64());
+            return self.fail(Cause::ours(self, 1, what));
+        }
         self.check_others(now);
         self.check_start(now);
         self.check_lines(now);
@@ -410,8 +415,8 @@ impl Job {
             return;
         };
         let (of, host) = (self.layout.processes(), self.hosts_of(&missing));
-        if now >= since + self.options.timeout {
-            let seconds = self.options.timeout.as_secs_f64();
+        if now >= since + self.options.timeout() {
+            let seconds = self.options.timeout().as_secs_f64();
             let what =
                 format!("not all processes joined within {seconds} s: {} of {of} missing on {host}", ranks(&missing));
             let first = missing.first().copied().unwrap_or(0);

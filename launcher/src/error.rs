@@ -37,6 +37,9 @@ pub enum LaunchError {
         /// As given.
         command: String,
     },
+    /// What `++runscript` names is no command.
+    #[error("++runscript {0}: is no command: a quote without end, or nothing")]
+    Script(String),
     /// The folder in which a job runs is not on every host.
     #[error("cannot start in {folder}: {why}", folder = folder.display())]
     Folder {
@@ -116,7 +119,7 @@ impl LaunchError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Usage(error) => error.code(),
-            Self::NoProgram | Self::NoTarget { .. } | Self::NoNodelist(_) | Self::Busy => 64,
+            Self::NoProgram | Self::NoTarget { .. } | Self::NoNodelist(_) | Self::Script(_) | Self::Busy => 64,
             Self::Program { .. } | Self::Nodelist(_) | Self::Shell { .. } | Self::Folder { .. } => 78,
             Self::Descriptors { .. } => 71,
             Self::Cargo { code, .. } => *code,

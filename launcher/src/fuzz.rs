@@ -18,7 +18,8 @@ pub fn nodelist(input: &[u8]) {
     let Some((&[pes, ppn], text)) = input.split_first_chunk() else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
     let _ = shell::split(text);
-    let Ok(hosts) = nodelist::parse(text, nodelist::MAIN, Path::new("nodes")) else { return };
+    let Ok(nodelist) = nodelist::parse(text, nodelist::MAIN, Path::new("nodes")) else { return };
+    let hosts = nodelist.hosts;
     let cpus: Vec<u32> = hosts.iter().map(|host| host.cpus).collect();
     let pes = u32::from(pes) + 1;
     let (layout, used) = nodelist::deal(pes, (ppn > 0).then_some(ppn.into()), &cpus);

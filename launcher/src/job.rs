@@ -34,8 +34,10 @@ const READ: usize = 64 << 10;
 const PROMPT: Duration = Duration::from_millis(50);
 
 /// Starts a job and serves it to its end. Gives its exit status.
-pub(crate) fn run(options: Options, launch: Launch) -> Result<u8, LaunchError> {
-    let place = Place::of(&options)?;
+pub(crate) fn run(mut options: Options, launch: Launch) -> Result<u8, LaunchError> {
+    let place = Place::of(&mut options)?;
+    // What a program's own arguments say must not differ.
+    options.pes = Some(place.layout.pes());
     let program = match &place.here {
         Some(_) => Some(Program::find(&launch.program, &launch.args, environment())?),
         None => None,
@@ -65,33 +67,50 @@ struct Place {
 }
 
 impl Place {
-    fn of(options: &Options) -> Result<Self, LaunchError> {
-        let pes = options.pes.unwrap_or(1);
+    fn of(options: &mut Options) -> Result<Self, LaunchError> {
+        let Some(hosts) = Self::hosts(options)? else {
+            options.provision(None)?;
+            let (pes, ppn) = Self::size(options);
+            return Ok(Self { layout: Layout::one_host(pes, ppn.unwrap_or(pes)), hosts: Vec::new(), here: Some(0) });
+        };
+        options.provision(Some(u32::try_from(hosts.len()).unwrap_or(u32::MAX)))?;
+        let (pes, ppn) = Self::size(options);
+        let cpus: Vec<u32> = hosts.iter().map(|host| host.cpus).collect();
+        let (layout, used) = nodelist::deal(pes, ppn, &cpus);
+        let hosts: Vec<Host> = used.into_iter().map(|host| hosts[host].clone()).collect();
+        let here = (0..).zip(&hosts).find(|(_, host)| is_this_host(&host.name)).map(|(number, _)| number);
+        Ok(Self { layout, hosts, here })
+    }
+
+    /// PEs, and how many of them a process has at most; none: as many as there are.
+    fn size(options: &Options) -> (u32, Option<u32>) {
         let apart = matches!(
             options.transport,
             Some(TransportKind::Shm | TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx)
         );
-        let ppn = options.ppn.or(apart.then_some(1));
-        let Some(file) = &options.nodelist else {
+        (options.pes.unwrap_or(1), options.ppn.or(apart.then_some(1)))
+    }
+
+    /// The hosts of the nodelist; none without one.
+    fn hosts(options: &mut Options) -> Result<Option<Vec<Host>>, LaunchError> {
+        let Some(file) = options.nodelist.as_ref().filter(|_| !options.local) else {
             let others = [
                 ("++nodegroup", options.nodegroup.is_some()),
                 ("++numHosts", options.hosts.is_some()),
                 ("++remote-shell", options.remote_shell.is_some()),
                 ("++remote-charmrun", options.remote_charmrun.is_some()),
             ];
-            if let Some((name, _)) = others.into_iter().find(|(_, given)| *given) {
-                return Err(LaunchError::NoNodelist(name));
-            }
-            return Ok(Self { layout: Layout::one_host(pes, ppn.unwrap_or(pes)), hosts: Vec::new(), here: Some(0) });
+            return match others.into_iter().find(|(_, given)| *given && !options.local) {
+                Some((name, _)) => Err(LaunchError::NoNodelist(name)),
+                None => Ok(None),
+            };
         };
         let group = options.nodegroup.as_deref().unwrap_or(nodelist::MAIN);
-        let mut hosts = nodelist::one_for_all(nodelist::read(Path::new(file), group)?, is_this_host);
+        let nodelist = nodelist::read(Path::new(file), group)?;
+        options.ignored.extend(nodelist.ignored);
+        let mut hosts = nodelist::one_for_all(nodelist.hosts, is_this_host);
         hosts.truncate(options.hosts.map_or(usize::MAX, |n| n as usize));
-        let cpus: Vec<u32> = hosts.iter().map(|host| host.cpus).collect();
-        let (layout, used) = nodelist::deal(pes, ppn, &cpus);
-        let hosts: Vec<Host> = used.into_iter().map(|host| hosts[host].clone()).collect();
-        let here = (0..).zip(&hosts).find(|(_, host)| is_this_host(&host.name)).map(|(number, _)| number);
-        Ok(Self { layout, hosts, here })
+        Ok(Some(hosts))
     }
 }
 
@@ -215,6 +234,9 @@ impl Job {
     }
 
     fn start(&mut self, program: Option<Program>) -> Result<(), LaunchError> {
+        if let Some(text) = self.options.note() {
+            self.note(|| text);
+        }
         self.here.make_room(self.remotes.len())?;
         self.dial()?;
         let (Some(mut program), Some(host)) = (program, self.this) else { return Ok(()) };

@@ -33,7 +33,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use charm4rs_transport::bootstrap::options::{self, Action, Extent};
+use charm4rs_transport::bootstrap::options::{self, Action, Options};
 use charm4rs_transport::bootstrap::{error_line, host_name, open_standard_descriptors};
 use charm4rs_transport::wireup::survey;
 
@@ -83,7 +83,7 @@ fn run_by(
     args: impl IntoIterator<Item = OsString>,
     interpreter: Option<(&OsStr, &'static str)>,
 ) -> Result<u8, LaunchError> {
-    let mut parsed = options::parse(args, Extent::ToProgram)?;
+    let mut parsed = options::parse_launcher(args)?;
     if let Some(text) = asked_for(parsed.options.action, "charmrun") {
         print(&text);
         return Ok(0);
@@ -96,8 +96,7 @@ fn run_by(
         parsed.options.ppn.get_or_insert(1);
         stranger = missing;
     }
-    let (name, args) = parsed.rest.split_first().ok_or(LaunchError::NoProgram)?;
-    let launch = Launch { program: name.clone(), args: args.to_vec(), stranger, launcher: launcher(interpreter)? };
+    let launch = Launch::new(&parsed.options, parsed.rest, stranger, launcher(interpreter)?)?;
     job::run(parsed.options, launch)
 }
 
@@ -110,6 +109,27 @@ struct Launch {
     stranger: &'static str,
     /// What runs this launcher, on other hosts too.
     launcher: Vec<OsString>,
+}
+
+impl Launch {
+    /// `words` are the program and its arguments.
+    fn new(
+        options: &Options,
+        mut words: Vec<OsString>,
+        stranger: &'static str,
+        launcher: Vec<OsString>,
+    ) -> Result<Self, LaunchError> {
+        if words.is_empty() {
+            return Err(LaunchError::NoProgram);
+        }
+        if let Some(script) = &options.runscript {
+            let script = shell::split(script).filter(|script| !script.is_empty());
+            let script = script.ok_or_else(|| LaunchError::Script(options.runscript.clone().unwrap_or_default()))?;
+            words.splice(0..0, script.into_iter().map(OsString::from));
+        }
+        let program = words.remove(0);
+        Ok(Self { program, args: words, stranger, launcher })
+    }
 }
 
 /// The program that runs, with its arguments: where it is on this host.

@@ -1,8 +1,9 @@
 //! Which hosts a job runs on: the file that `++nodelist` names, and how PEs are dealt over its hosts. Knows nothing of how a
 //! host is reached.
 //!
-//! The form is that of Charm++'s files, in what makes sense here: lines `group NAME [options]` and `host NAME [options]`; a line that
-//! is a host's name alone is a host too. Options of a group hold for its hosts. A `#` begins a comment.
+//! The form is that of Charm++'s files: lines `group NAME [options]` and `host NAME [options]`; a line that is a host's name alone is a
+//! host too. Options of a group hold for its hosts. They may also stand on lines of their own, without the pluses (`login me`), and hold for
+//! the hosts that follow; `*` is an option's default. A `#` begins a comment.
 
 use std::path::{Path, PathBuf};
 
@@ -83,6 +84,14 @@ pub enum Problem {
     /// A command that is none.
     #[error("++shell {0}: a quote without end")]
     Shell(String),
+    /// A word of Charm++'s that cannot work.
+    #[error("{word} does not work here: {instead}")]
+    Refused {
+        /// The word.
+        word: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
     /// A number that is none.
     #[error("++cpus {0}: must be a number between 1 and 1048576")]
     Cpus(String),
@@ -99,8 +108,17 @@ pub enum Problem {
     TooMany,
 }
 
-/// The hosts of a group, those that are named more than once once, in the order in which they come first.
-pub(crate) fn read(path: &Path, group: &str) -> Result<Vec<Host>, NodelistError> {
+/// What a file says of a group.
+#[derive(Debug)]
+pub(crate) struct Nodelist {
+    /// Those that are named more than once once, in the order in which they come first.
+    pub(crate) hosts: Vec<Host>,
+    /// Words of Charm++'s that do nothing here.
+    pub(crate) ignored: Vec<String>,
+}
+
+/// Reads a group's hosts.
+pub(crate) fn read(path: &Path, group: &str) -> Result<Nodelist, NodelistError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| NodelistError::Unreadable { path: path.to_owned(), source })?;
     parse(&text, group, path)
@@ -113,8 +131,37 @@ struct Settings {
     login: Option<String>,
 }
 
-pub(crate) fn parse(text: &str, group: &str, path: &Path) -> Result<Vec<Host>, NodelistError> {
+/// What an option of a host or group does.
+#[derive(Clone, Copy)]
+enum Does {
+    Cpus,
+    Shell,
+    Login,
+    /// Charm++'s; it has no effect there either, or need not have one here.
+    Nothing,
+    /// Charm++'s; what to do instead.
+    Refused(&'static str),
+}
+
+static OPTIONS: [(&str, Does); 8] = [
+    ("++cpus", Does::Cpus),
+    ("++shell", Does::Shell),
+    ("++login", Does::Login),
+    ("++speed", Does::Nothing),
+    ("++passwd", Does::Nothing),
+    (
+        "++setup",
+        Does::Refused(
+            "put the command into a script that ends with exec \"$@\", and name it on the command line: ++runscript SCRIPT",
+        ),
+    ),
+    ("++pathfix", Does::Refused("a program has the same path on all hosts; a link on the host makes it so")),
+    ("++ext", Does::Refused("a program has the same name on all hosts; a link on the host makes it so")),
+];
+
+pub(crate) fn parse(text: &str, group: &str, path: &Path) -> Result<Nodelist, NodelistError> {
     let mut hosts: Vec<Host> = Vec::new();
+    let mut ignored = Vec::new();
     let mut settings = Settings::default();
     // Hosts in front of the first group are of the main one.
     let (mut here, mut seen) = (group == MAIN, group == MAIN);
@@ -125,13 +172,19 @@ pub(crate) fn parse(text: &str, group: &str, path: &Path) -> Result<Vec<Host>, N
             ["group"] => return Err(wrong(Problem::NoName("group"))),
             ["host"] => return Err(wrong(Problem::NoName("host"))),
             ["group", name, rest @ ..] => {
-                settings = options(rest, Settings::default()).map_err(wrong)?;
+                settings = options(rest, Settings::default(), &mut ignored).map_err(wrong)?;
                 here = *name == group;
                 seen |= here;
             }
+            // Unless it is a host of this name, with options.
+            [word, value, ..] if !value.starts_with("++") && named(&format!("++{word}")).is_some() => {
+                let word = format!("++{word}");
+                let words: Vec<&str> = std::iter::once(&*word).chain(words[1..].iter().copied()).collect();
+                settings = options(&words, settings, &mut ignored).map_err(wrong)?;
+            }
             ["host", name, rest @ ..] | [name, rest @ ..] => {
                 let name = host_name(name).map_err(wrong)?;
-                let settings = options(rest, settings.clone()).map_err(wrong)?;
+                let settings = options(rest, settings.clone(), &mut ignored).map_err(wrong)?;
                 if here {
                     add(&mut hosts, name, settings).map_err(wrong)?;
                 }
@@ -142,7 +195,7 @@ pub(crate) fn parse(text: &str, group: &str, path: &Path) -> Result<Vec<Host>, N
     match (seen, hosts.is_empty()) {
         (false, _) => Err(NodelistError::NoGroup { path, group }),
         (true, true) => Err(NodelistError::NoHost { path, group }),
-        (true, false) => Ok(hosts),
+        (true, false) => Ok(Nodelist { hosts, ignored }),
     }
 }
 
@@ -156,25 +209,41 @@ fn host_name(name: &str) -> Result<String, Problem> {
     if plain && !name.starts_with('-') { Ok(name.to_owned()) } else { Err(Problem::NoHost(name.to_owned())) }
 }
 
-fn options(words: &[&str], mut settings: Settings) -> Result<Settings, Problem> {
-    const NAMES: [&str; 3] = ["++cpus", "++shell", "++login"];
+fn named(word: &str) -> Option<&'static (&'static str, Does)> {
+    OPTIONS.iter().find(|(name, _)| *name == word)
+}
+
+fn options(words: &[&str], mut settings: Settings, ignored: &mut Vec<String>) -> Result<Settings, Problem> {
     let mut words = words.iter();
     while let Some(word) = words.next() {
-        if !NAMES.contains(word) {
-            return Err(Problem::Unknown { given: (*word).to_owned(), nearest: nearest(word, NAMES) });
+        let Some((name, does)) = named(word) else {
+            let nearest = nearest(word, OPTIONS.iter().map(|(name, _)| *name));
+            return Err(Problem::Unknown { given: (*word).to_owned(), nearest });
+        };
+        if let Does::Refused(instead) = *does {
+            return Err(Problem::Refused { word: name, instead });
         }
-        let value = *words.next().ok_or_else(|| Problem::NoValue((*word).to_owned()))?;
-        match *word {
-            "++cpus" => {
-                let cpus = value.parse().ok().filter(|n| (1..=PES_MAX).contains(n));
-                settings.cpus = Some(cpus.ok_or_else(|| Problem::Cpus(value.to_owned()))?);
+        let value = *words.next().ok_or_else(|| Problem::NoValue((*name).to_owned()))?;
+        let given = (value != "*").then_some(value);
+        match *does {
+            Does::Cpus => settings.cpus = given.map(cpus).transpose()?,
+            Does::Shell => settings.shell = given.map(command).transpose()?,
+            Does::Login => {
+                let login = |name| host_name(name).map_err(|_| Problem::NoHost(value.to_owned()));
+                settings.login = given.map(login).transpose()?;
             }
-            "++shell" if shell::split(value).is_none() => return Err(Problem::Shell(value.to_owned())),
-            "++shell" => settings.shell = Some(value.to_owned()),
-            _ => settings.login = Some(host_name(value).map_err(|_| Problem::NoHost(value.to_owned()))?),
+            Does::Nothing | Does::Refused(_) => ignored.push(format!("{} {value}", name.trim_start_matches('+'))),
         }
     }
     Ok(settings)
+}
+
+fn cpus(text: &str) -> Result<u32, Problem> {
+    text.parse().ok().filter(|n| (1..=PES_MAX).contains(n)).ok_or_else(|| Problem::Cpus(text.to_owned()))
+}
+
+fn command(text: &str) -> Result<String, Problem> {
+    shell::split(text).map(|_| text.to_owned()).ok_or_else(|| Problem::Shell(text.to_owned()))
 }
 
 fn add(hosts: &mut Vec<Host>, name: String, settings: Settings) -> Result<(), Problem> {
@@ -235,12 +304,13 @@ mod tests {
     use super::*;
 
     fn read(text: &str, group: &str) -> Result<String, String> {
-        let hosts = parse(text, group, Path::new("f")).map_err(|e| e.to_string())?;
+        let Nodelist { hosts, ignored } = parse(text, group, Path::new("f")).map_err(|e| e.to_string())?;
         let show = |h: &Host| {
             let extra = [&h.login, &h.shell].into_iter().flatten().map(|text| format!(" {text}")).collect::<String>();
             format!("{}*{}{extra}", h.name, h.cpus)
         };
-        Ok(hosts.iter().map(show).collect::<Vec<_>>().join(", "))
+        let ignored = if ignored.is_empty() { String::new() } else { format!("; {}", ignored.join(", ")) };
+        Ok(hosts.iter().map(show).collect::<Vec<_>>().join(", ") + &ignored)
     }
 
     #[test]
@@ -251,6 +321,9 @@ mod tests {
         check("a\nb\na\na ++cpus 2\n", MAIN, "a*4, b*1");
         check("a\ngroup other ++cpus 2\nhost b\nc ++cpus 1\ngroup main\nd", "other", "b*2, c*1");
         check("a\ngroup other\nb\ngroup main\nd", MAIN, "a*1, d*1");
+        check("login me\na\nlogin *\nb\ncpus 3\nshell rsh\nc\nlogin", MAIN, "a*1 me, b*1, c*3 rsh, login*3 rsh");
+        check("speed 1.5\na ++speed 2 ++passwd x\ncpus ++cpus 2\n", MAIN, "a*1, cpus*2; speed 1.5, speed 2, passwd x");
+        check("group main ++cpus 2\nhost a ++cpus *\ncpus *\nb", MAIN, "a*1, b*1");
         check("10.0.0.1\nfd00::1\nnode-1.some.where", MAIN, "10.0.0.1*1, fd00::1*1, node-1.some.where*1");
     }
 
@@ -271,6 +344,9 @@ mod tests {
         check("host a ++cpus 1048576\nb", MAIN, "f:2: the hosts count more than");
         check("host a ++shell 'x", MAIN, "f:1: ++shell 'x: a quote without end");
         check("host a ++login -x", MAIN, "f:1: -x is no name");
+        check("setup . ./env", MAIN, "f:1: ++setup does not work here: put the command into a script");
+        check("host a ++pathfix /a /b", MAIN, "f:1: ++pathfix does not work here: a program has the same path");
+        check("ext 2", MAIN, "f:1: ++ext does not work here: a program has the same name");
         check("a", "other", "f has no group other");
         check("# nobody\n", MAIN, "f names no host in group main");
     }

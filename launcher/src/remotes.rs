@@ -218,7 +218,7 @@ impl Orders {
 }
 
 fn hello(options: &Options) -> Duration {
-    HELLO.mul_f64(options.timeout.div_duration_f64(USUAL).max(1.0))
+    HELLO.mul_f64(options.timeout().div_duration_f64(USUAL).max(1.0))
 }
 
 /// A signal, as it travels.
@@ -454,7 +454,7 @@ impl Job {
 
     /// When [`Job::check_others`] has something to do though nothing happens.
     pub(crate) fn others_deadline(&self) -> Option<Instant> {
-        let liveness = self.options.liveness && self.layout.hosts() > 1;
+        let liveness = !self.options.no_liveness && self.layout.hosts() > 1;
         let of = |remote: &Remote| match remote.state {
             _ if remote.closed.is_some() => remote.closed.map(|at| at + REASON),
             State::Dialed(at) => Some(at + hello(&self.options)),
@@ -471,7 +471,7 @@ impl Job {
 
     /// Gives up hosts that are silent for too long.
     pub(crate) fn check_others(&mut self, now: Instant) {
-        let (liveness, hello) = (self.options.liveness, hello(&self.options));
+        let (liveness, hello) = (!self.options.no_liveness, hello(&self.options));
         for number in 0..u32::try_from(self.remotes.len()).expect("hosts are counted in 32 bits") {
             let Some(remote) = self.remote(number) else { continue };
             let silent = liveness && remote.has_agent() && now >= remote.heard + SILENCE;

@@ -21,12 +21,47 @@ fn a_job_is_one_process_of_threads_unless_something_else_is_asked_for() {
     check("+p3 ++transport shm", &["0/3 0..1 0", "1/3 1..2 0", "2/3 2..3 0"]);
     check("+p2 ++transport tcp ++ppn 2", &["0/1 0..2 0"]);
     check("+p2 ++transport local", &["0/1 0..2 0"]);
+    check("++n 2 ++ppn 2", &["0/2 0..2 0", "1/2 2..4 0"]);
+    check("++processPerHost 2 ++local", &["0/2 0..1 0", "1/2 1..2 0"]);
 }
 
 #[test]
 fn a_programs_own_arguments_reach_it_untouched() {
     let ended = run("+p1 PROCESS where --opt -x=1 +5 a,b -- ++x +p9");
     assert!(ended.stdout.contains(r#"args ["--opt", "-x=1", "+5", "a,b", "++x", "+p9"]"#), "{ended:?}");
+}
+
+#[test]
+fn options_behind_the_program_count_as_those_in_front_and_do_not_reach_it() {
+    let check = |line: &str, want: &str| {
+        let ended = run(line);
+        let lines = ended.succeeded().sorted();
+        assert!(lines.contains(&want) && ended.stdout.contains(r#"args ["a", "+what"]"#), "{line}: {ended:?}");
+    };
+    check("PROCESS where a +p4 +what", "0/1 0..4 0");
+    check("+p4 PROCESS where a ++seed 7 +what +p 4", "0/1 0..4 7");
+    check("PROCESS where ++quiet a +p2 +balancer GreedyRefineLB ++ppn 1 +LBDebug 1 +what", "1/2 1..2 0");
+}
+
+#[test]
+fn options_of_charm_that_do_nothing_are_named_once_under_verbose() {
+    let ended = run("+p2 ++ppn 1 ++scalable-start ++verbose PROCESS where +balancer GreedyRefineLB");
+    let want = "charmrun: options of Charm++ that do nothing here: ++scalable-start, +balancer GreedyRefineLB\n";
+    assert_eq!(ended.stderr.matches(want).count(), 1, "{ended:?}");
+    assert!(run("++scalable-start PROCESS where").succeeded().stderr.is_empty());
+}
+
+#[test]
+fn a_script_runs_the_program_where_one_is_given() {
+    let script = Scratch::new("runscript", "#!/bin/sh\necho with $1\nexec \"$@\"\n", 0o755);
+    let ended = run(&format!("++runscript {} PROCESS where a +p2", script.path()));
+    assert!(ended.succeeded().stdout.contains(r#"args ["a"]"#) && ended.stdout.starts_with("with /"), "{ended:?}");
+}
+
+#[test]
+fn a_job_is_ended_with_1_when_its_time_is_over() {
+    let ended = run("+p2 ++ppn 1 ++timelimit 0.2 /bin/sleep 60");
+    ended.failed(1, "the job still ran after 0.2 s (++timelimit)");
 }
 
 #[test]
@@ -40,15 +75,18 @@ fn a_wrong_command_line_is_refused_with_64_and_a_hint() {
         ("++numHosts 2 PROCESS where", "++numHosts needs hosts: charmrun ++nodelist FILE"),
         // The program reads its own arguments, and the launcher says it once for all processes.
         ("+p2 ++ppn 1 PROCESS where ++sed 3", "unknown option ++sed (did you mean ++seed?)"),
-        ("+p2 ++ppn 1 PROCESS where +p3", "+p is 2 for charmrun and 3 for the program"),
+        ("+p2 ++ppn 1 PROCESS where +p3", "+p 2 and +p 3 contradict each other"),
+        // What the launcher has not seen it has to ask of the program.
+        ("+p2 ++ppn 1 -- PROCESS where +p3", "+p 2 for charmrun and +p 3 for the program contradict each other"),
+        ("PROCESS where ++server", "++server does not work here: nothing answers requests of CCS"),
+        ("++encrypt PROCESS where", "++encrypt does not work here: use a trusted network"),
     ] {
         run(line).failed(64, what);
     }
 }
 
 #[test]
-fn what_this_version_does_not_have_is_refused_with_78() {
-    run("++encrypt PROCESS where").failed(78, "++encrypt is not available in this version");
+fn a_transport_that_does_not_exist_is_refused_with_78() {
     run("++transport mpi PROCESS where").failed(78, "++transport mpi");
 }
 

@@ -72,12 +72,14 @@ class Charm:
         pes, processes = _engine.shape()
         if processes < pes:
             self._launch(pes)
+        # What the runtime has taken is no argument of the program's, wherever it looks.
+        sys.argv[:] = map(os.fsdecode, args)
         threads.begin()
         for module in modules:
             importlib.import_module(module)
         register_defined()
         ChareType.started = True
-        code = _engine.run(lambda: self._begin(entry, [os.fsdecode(arg) for arg in args]))
+        code = _engine.run(lambda: self._begin(entry, list(sys.argv)))
         self._finish(code)
 
     def _begin(self, entry: Any, args: list[str]) -> None:
@@ -102,7 +104,12 @@ class Charm:
     def _launch(self, pes: int) -> NoReturn:
         """Several PEs without a launcher: be the launcher."""
         spec = sys.modules["__main__"].__spec__
-        program = sys.argv if spec is None else ["-m", spec.name, *sys.argv[1:]]
+        if spec is not None:
+            program = ["-m", spec.name, *sys.argv[1:]]
+        elif sys.argv[0] == "-c":
+            program = ["-c", _code_of_the_command_line(), *sys.argv[1:]]
+        else:
+            program = sys.argv
         arguments = [f"+p{pes}", *program]
         from charmrun.start import terminal_restored
 
@@ -283,6 +290,17 @@ class Charm:
 
 
 charm = Charm()
+
+
+def _code_of_the_command_line() -> str:
+    """What ``python -c`` runs."""
+    words = iter(getattr(sys, "orig_argv", [])[1:])
+    for word in words:
+        if word in ("-W", "-X"):
+            next(words, None)
+        elif word.startswith("-") and not word.startswith("--") and "c" in word:
+            return word[word.index("c") + 1 :] or next(words)
+    raise Charm4PyError("several PEs for a line of code need charmrun: python -m charmrun.start +p2 -c CODE")
 
 
 def never_started() -> None:

@@ -68,6 +68,44 @@ def test_the_program_gets_its_own_arguments_and_no_option_of_the_runtime(run: Ru
         check(run(program, 2, *options, launcher=launcher), "True ['-x', '7', '--long=1', '+word']")
 
 
+def test_options_of_charm_are_taken_out_of_the_arguments_with_their_values(run: Run) -> None:
+    program = """
+    sys.argv += ["+LBDebug", "1"]
+    def main(args):
+        print(args[1:], sys.argv[1:], charm.numPes())
+        exit()
+    charm.start(main)
+    """
+    given = ("8", "4", "2000", "+balancer", "GreedyRefineLB", "+LBPeriod", "0.5", "+setcpuaffinity", "+word")
+    own = ["8", "4", "2000", "+word"]
+    for launcher in (True, False):
+        check(run(program, 1, *given, launcher=launcher), f"{own} {own} 1")
+
+
+@pytest.mark.parametrize("program", [["prog.py"], ["-m", "prog"], ["-c", "import prog"]])
+@pytest.mark.parametrize("launcher", [True, False])
+def test_the_number_of_pes_may_stand_behind_the_program(tmp_path: Path, program: list[str], launcher: bool) -> None:
+    (tmp_path / "prog.py").write_text(
+        program_text("def main(args):\n    print(charm.numPes(), args[1:])\n    exit()\ncharm.start(main)")
+    )
+
+    def start(*options: str) -> subprocess.CompletedProcess[str]:
+        charmrun = ["-m", "charmrun.start", *options] if launcher else []
+        command = [sys.executable, *charmrun, *program, "a", "+p2", "b"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    for job in (start(), start("+p2")):
+        assert (job.returncode, job.stdout) == (0, "2 ['a', 'b']\n"), job.stderr
+    if launcher:
+        refused = start("+p3")
+        assert refused.returncode == 64 and "+p 3 and +p 2 contradict each other" in refused.stderr
+
+
+def test_a_number_of_pes_that_the_program_adds_contradicts_the_launchers(run: Run) -> None:
+    job = run("sys.argv += ['+p4']\ncharm.start(lambda args: exit())", 2)
+    assert job.code == 64 and "+p 2 for charmrun and +p 4 for the program contradict each other" in job.err
+
+
 def test_classes_come_from_main_from_modules_and_from_where_they_were_imported(run: Run, tmp_path: Path) -> None:
     (tmp_path / "named.py").write_text(program_text("class Named(Chare):\n    def f(self): return 'named'"))
     (tmp_path / "given.py").write_text(program_text("class Given(Chare):\n    def f(self): return 'given'"))

@@ -10,9 +10,11 @@
 //! number of PEs. Where a launcher gives each process a mask of its own, [`Options::mask_is_own`] says so, and the plan
 //! is made for the PEs of the process alone.
 //!
-//! Read the machine ([`Machine::detect`]) before the first thread is pinned: threads inherit the mask of their maker.
+//! Read the machine ([`Machine::detect`]) before the first thread is pinned: threads inherit the mask of their maker. A thread that
+//! a PE starts is pinned as the PE is, until it calls [`unpin`].
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use crate::pemap::PeMap;
 use crate::topology::{CpuSet, Topology, TopologyError};
@@ -22,6 +24,8 @@ use crate::topology::{CpuSet, Topology, TopologyError};
 pub struct Options {
     /// Whether and how to pin.
     pub pin: Pin,
+    /// Hardware threads to which no PE is pinned, unless a map names them.
+    pub exclude: Vec<u32>,
     /// The process's mask is not shared with the host's other processes; ranks and counts are those of the process.
     pub mask_is_own: bool,
 }
@@ -94,6 +98,7 @@ impl Machine {
     /// If the kernel does not tell.
     pub fn detect() -> Result<Self, PlacementError> {
         let mask = rustix::thread::sched_getaffinity(None).map_err(|e| PlacementError::Mask(e.into()))?;
+        let mask = *ORIGINAL.get_or_init(|| mask);
         let topology = Topology::detect()?;
         let allowed: CpuSet = topology.cpus().iter().map(|c| c.id).filter(|&cpu| mask_has(&mask, cpu)).collect();
         // The standard library knows the limits of control groups.
@@ -126,10 +131,11 @@ impl Machine {
     /// If a map names what the process may not use.
     pub fn place(&self, rank: usize, pes: usize, options: &Options) -> Result<Place, PlacementError> {
         let crowded = pes > self.usable;
+        let left = self.near().filter(|cpu| !options.exclude.contains(&cpu.id));
         let (cpu, oversubscribed) = match &options.pin {
             Pin::Never => (None, crowded),
-            Pin::Auto if crowded || self.usable < self.allowed.len() => (None, crowded),
-            Pin::Auto => (self.spread(pes).get(rank).copied(), false),
+            Pin::Auto if crowded || self.usable < self.allowed.len() || left.clone().count() < pes => (None, crowded),
+            Pin::Auto => (spread(left, pes).get(rank).copied(), false),
             Pin::Map(map) => {
                 let cpus = self.mapped(map, pes)?;
                 let distinct = cpus.iter().collect::<BTreeSet<_>>().len();
@@ -161,28 +167,8 @@ impl Machine {
     }
 
     /// The allowed hardware threads, those that are near each other together.
-    fn near(&self) -> impl Iterator<Item = &crate::topology::Cpu> {
+    fn near(&self) -> impl Iterator<Item = &crate::topology::Cpu> + Clone {
         self.topology.cpus().iter().filter(|c| self.allowed.contains(c.id))
-    }
-
-    /// A hardware thread for each of `pes` PEs: a core for each as long as there are cores, then the cores' other
-    /// threads; in the order of nearness.
-    fn spread(&self, pes: usize) -> Vec<u32> {
-        // A core's first allowed thread comes before any core's second.
-        let mut turn = 0;
-        let mut core = None;
-        let mut cpus: Vec<_> = self
-            .near()
-            .enumerate()
-            .map(|(at, cpu)| {
-                turn = if core.replace(cpu.core) == Some(cpu.core) { turn + 1 } else { 0 };
-                (turn, at, cpu.id)
-            })
-            .collect();
-        cpus.sort_unstable();
-        cpus.truncate(pes);
-        cpus.sort_unstable_by_key(|&(_, at, _)| at);
-        cpus.into_iter().map(|(_, _, id)| id).collect()
     }
 
     fn mapped(&self, map: &PeMap, pes: usize) -> Result<Vec<u32>, PlacementError> {
@@ -198,6 +184,25 @@ impl Machine {
     }
 }
 
+/// A hardware thread for each of `pes` PEs: a core for each as long as there are cores, then the cores' other
+/// threads; in the order of nearness.
+fn spread<'a>(near: impl Iterator<Item = &'a crate::topology::Cpu>, pes: usize) -> Vec<u32> {
+    // A core's first allowed thread comes before any core's second.
+    let mut turn = 0;
+    let mut core = None;
+    let mut cpus: Vec<_> = near
+        .enumerate()
+        .map(|(at, cpu)| {
+            turn = if core.replace(cpu.core) == Some(cpu.core) { turn + 1 } else { 0 };
+            (turn, at, cpu.id)
+        })
+        .collect();
+    cpus.sort_unstable();
+    cpus.truncate(pes);
+    cpus.sort_unstable_by_key(|&(_, at, _)| at);
+    cpus.into_iter().map(|(_, _, id)| id).collect()
+}
+
 fn mask_has(mask: &rustix::thread::CpuSet, cpu: u32) -> bool {
     let cpu = cpu as usize;
     cpu < rustix::thread::CpuSet::MAX_CPU && mask.is_set(cpu)
@@ -211,6 +216,18 @@ fn set_mask(cpu: u32) -> std::io::Result<()> {
     let mut mask = rustix::thread::CpuSet::new();
     mask.set(cpu);
     Ok(rustix::thread::sched_setaffinity(None, &mask)?)
+}
+
+/// What the process could use when the machine was first read.
+static ORIGINAL: OnceLock<rustix::thread::CpuSet> = OnceLock::new();
+
+/// Lets the calling thread run wherever the process may, if a PE that started it is pinned. Where the kernel refuses, it stays where it is.
+pub fn unpin() {
+    if let Some(mask) = ORIGINAL.get()
+        && let Err(error) = rustix::thread::sched_setaffinity(None, mask)
+    {
+        tracing::warn!(%error, "a thread is not unpinned");
+    }
 }
 
 /// Places the calling thread on this machine, as PE `rank` of the `pes` on this host. A process with several PEs reads
@@ -251,6 +268,20 @@ mod tests {
         check(5, &[0, 4, 1, 2, 3]);
         check(8, &[0, 4, 1, 5, 2, 6, 3, 7]);
         assert_eq!(machine.place(3, 4, &Options::default()).unwrap().node, Some(1));
+    }
+
+    #[test]
+    fn no_pe_is_pinned_to_an_excluded_cpu() {
+        let machine = machine("exclude", "0-7", usize::MAX);
+        let check = |pes, exclude: &[u32], expected: Option<&[u32]>| {
+            let options = Options { exclude: exclude.to_vec(), ..Options::default() };
+            let expected: Vec<_> = (0..pes).map(|rank| expected.map(|cpus| cpus[rank])).collect();
+            assert_eq!(cpus(&machine, pes, &options), expected, "{exclude:?}");
+        };
+        check(2, &[0], Some(&[4, 1]));
+        check(4, &[0, 4], Some(&[1, 2, 3, 7]));
+        check(3, &[0, 4, 99], Some(&[1, 2, 3]));
+        check(7, &[0, 4], None);
     }
 
     #[test]

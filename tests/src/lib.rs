@@ -11,5 +11,5 @@ mod book {
     }
     #[doc = include_str!("../../README.md")]
     mod readme {}
-    chapters! { first chares waiting reductions payloads python running faults transports measuring figures backend }
+    chapters! { first chares waiting reductions payloads python running options faults transports measuring figures backend }
 }

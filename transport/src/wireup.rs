@@ -178,7 +178,7 @@ impl From<&Options> for TransportOptions {
             credit: options.credit.unwrap_or(usual.credit),
             message_max: options.message_max.unwrap_or(usual.message_max),
             checksum: options.checksum,
-            liveness: options.liveness,
+            liveness: !options.no_liveness,
             ..usual
         }
     }

@@ -176,6 +176,12 @@ async fn main(job: Job, args: Args) {
             nodes.all().ready().done().await;
             job.promise::<()>().1.await;
         }
+        // CPUs for main, for a thread of its own, and for one that is not pinned.
+        "cpus" => {
+            let cpus = || std::thread::available_parallelism().expect("it is known").get();
+            let pinned = std::thread::spawn(cpus).join().expect("it counts");
+            println!("{} {pinned} {}", cpus(), charm4rs::spawn_thread(cpus).join().expect("it counts"));
+        }
         "ready-and-compute" => {
             nodes.all().ready().done().await;
             nodes.all().compute(1_000_000);

@@ -49,3 +49,12 @@ fn start_with(line: &str, (name, value): (&str, &str)) -> Job {
 fn run(line: &str) -> Ended {
     start(line).end()
 }
+
+#[test]
+fn threads_of_a_pinned_pe_are_pinned_unless_they_are_started_free_or_pes_are_not_pinned() {
+    let all = std::thread::available_parallelism().expect("it is known").get();
+    for (options, want) in [("+p1", format!("1 1 {all}\n")), ("+p1 +no-pin", format!("{all} {all} {all}\n"))] {
+        let ended = run(&format!("{options} - cpus"));
+        assert_eq!((ended.code, &*ended.stdout), (0, &*want), "{options}: {ended:?}");
+    }
+}

@@ -49,6 +49,8 @@ impl Alone {
     /// # Errors
     /// If the options ask for several processes, or the system has no randomness.
     pub fn new(options: &Options) -> Result<Self, BootError> {
+        let mut options = options.clone();
+        options.provision(None)?;
         let pes = options.pes.unwrap_or(1);
         if let Some(ppn) = options.ppn.filter(|ppn| *ppn < pes) {
             return Err(OptionError::NeedsLauncher { pes, ppn }.into());

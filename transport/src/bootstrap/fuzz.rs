@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
-use super::options::{Extent, Options, parse};
+use super::options::{Options, parse_launcher, parse_program};
 use super::wire::{ToLauncher, ToProcess};
 use super::{kin, pmi1, site};
 
@@ -53,12 +53,13 @@ pub fn packets(input: &[u8]) {
 /// The words of a command line, each ended by a zero byte.
 pub fn words(input: &[u8]) {
     let words: Vec<OsString> = input.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
-    for extent in [Extent::ToProgram, Extent::Everywhere] {
-        let Ok(parsed) = parse(words.clone(), extent) else { continue };
+    for parsed in [parse_launcher(words.clone()), parse_program(words.clone())] {
+        let Ok(mut parsed) = parsed else { continue };
         assert!(parsed.rest.len() <= words.len(), "no word is made");
         let told = Options::from_pairs(&parsed.options.to_pairs()).expect("what a launcher tells is understood");
         assert_eq!(told.to_pairs(), parsed.options.to_pairs(), "and means the same");
         let _ = told.overlaid(&parsed.options).expect("nothing contradicts itself");
+        let _ = parsed.options.provision(None);
     }
 }
 

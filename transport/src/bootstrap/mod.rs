@@ -38,7 +38,7 @@ pub use alone::Alone;
 use alone::Strays;
 pub use control::{Control, HANGS, Order, Report, error_line, host_name};
 pub use launched::{Launched, VARIABLE};
-use options::{Action, Extent, OptionError, Options};
+use options::{Action, OptionError, Options};
 use pmi1::Pmi1;
 use pmix::PmixSpace;
 use site::{KeySpace, Site};
@@ -255,8 +255,8 @@ impl Place {
 
     fn find_other(kind: Kind, options: &Options) -> Result<Self, TransportError> {
         Ok(match kind {
-            Kind::Pmix => Self::site(PmixSpace::find(options.timeout)?),
-            Kind::Pmi1 => Self::site(Pmi1::find(options.timeout)?),
+            Kind::Pmix => Self::site(PmixSpace::find(options.timeout())?),
+            Kind::Pmi1 => Self::site(Pmi1::find(options.timeout())?),
             Kind::Charmrun | Kind::Alone => Self::Alone,
         })
     }
@@ -297,7 +297,7 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
     sys::this_is_home();
     // If it fails there is nothing to tell anybody with.
     let _ = sys::open_standard_descriptors();
-    let parsed = options::parse(args, Extent::Everywhere);
+    let parsed = options::parse_program(args);
     let usual = Options::default();
     let options = parsed.as_ref().map_or(&usual, |parsed| &parsed.options);
     let kind = options.bootstrap.unwrap_or_else(Kind::here);
@@ -325,6 +325,12 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
         if kind.is_of_site() && options.verbose && boot.rank() == 0 {
             let (processes, hosts) = (boot.size(), boot.layout().hosts());
             control::to_stderr(&format!("charmrun: bootstrap {kind} (processes: {processes}, hosts: {hosts})\n"));
+        }
+        if kind != Kind::Charmrun
+            && boot.rank() == 0
+            && let Some(note) = options.note()
+        {
+            control::to_stderr(&format!("charmrun: {note}\n"));
         }
         Ok(Found { boot, options, args: parsed.rest })
     });

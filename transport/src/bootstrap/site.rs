@@ -231,6 +231,9 @@ fn arrange(all: &[Introduction]) -> (Layout, Vec<u32>) {
 
 /// How many PEs this process has, of `size`.
 fn own_pes(options: &Options, size: u32) -> Result<u32, OptionError> {
+    if let Some(unit) = options.pe_for.or(options.processes_for.map(|(_, unit)| unit)) {
+        return Err(OptionError::Elsewhere(unit));
+    }
     match (options.ppn, options.pes) {
         (Some(ppn), _) => Ok(ppn),
         (None, Some(pes)) if pes.is_multiple_of(size) => Ok(pes / size),
@@ -303,7 +306,7 @@ impl Site {
         let kin = if here.len() > 1 {
             let keys = Keys::new(job, &secret);
             let elder = of(here.start).socket;
-            let meeting = Meeting { keys: &keys, rank, host: here, listener, elder, patience: options.timeout };
+            let meeting = Meeting { keys: &keys, rank, host: here, listener, elder, patience: options.timeout() };
             let tells = line.clone();
             let kin = meeting.hold(move |ties, what| tells.gone(ties, what))?;
             line.ties.get_or_init(|| kin.ties().clone());

@@ -43,9 +43,7 @@ fn an_introduction_survives_its_way_and_nothing_else_is_one() {
 }
 
 fn options(line: &str) -> Options {
-    super::super::options::parse(line.split_whitespace().map(Into::into), super::super::options::Extent::Everywhere)
-        .unwrap()
-        .options
+    super::super::options::parse_program(line.split_whitespace().map(Into::into)).unwrap().options
 }
 
 fn join(space: Box<dyn KeySpace>, line: &str) -> Result<Site, BootError> {

@@ -1,0 +1,104 @@
+//! What can be wrong with a command line.
+
+use super::words::Unit;
+
+/// What is wrong with a command line.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptionError {
+    /// Not in the table.
+    #[error("unknown option {given}{}", nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
+    Unknown {
+        /// The word.
+        given: String,
+        /// The most similar name.
+        nearest: Option<&'static str>,
+    },
+    /// An option without its value.
+    #[error("{name} needs a value: {name} {value}")]
+    NoValue {
+        /// The option.
+        name: &'static str,
+        /// What its value is called.
+        value: &'static str,
+    },
+    /// A value that is no such thing.
+    #[error("{name} {given}: {want}")]
+    BadValue {
+        /// The option.
+        name: &'static str,
+        /// The value.
+        given: String,
+        /// What it must be.
+        want: &'static str,
+    },
+    /// An option of Charm++'s that cannot work here.
+    #[error("{name} does not work here: {instead}")]
+    Refused {
+        /// The option.
+        name: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// An option of the launcher's, and no launcher.
+    #[error("{0} is for the launcher: charmrun {0} … PROGRAM")]
+    Launchers(&'static str),
+    /// An option of a program's, given to the launcher.
+    #[error("{0} is for a program, behind its name: PROGRAM {0} …")]
+    Programs(&'static str),
+    /// `+p` is not what the processes of a site's launcher have together.
+    #[error(
+        "+p {pes} does not fit: {processes} processes have been started, with {started} PEs in all (++ppn K: K PEs to each)"
+    )]
+    Started {
+        /// PEs asked for.
+        pes: u32,
+        /// PEs of all processes.
+        started: u32,
+        /// Processes.
+        processes: u32,
+    },
+    /// Two parts of the command line disagree.
+    #[error("{first} and {second} contradict each other: give one of them")]
+    Conflict {
+        /// An option with its value.
+        first: String,
+        /// Another one, or the same one with another value.
+        second: String,
+    },
+    /// PEs that cannot be dealt evenly to processes.
+    #[error("{pes} PEs cannot be dealt evenly to {processes} processes: give a multiple of {processes}")]
+    Uneven {
+        /// PEs asked for.
+        pes: u32,
+        /// Processes asked for.
+        processes: u32,
+    },
+    /// Cores are counted on one host only.
+    #[error(
+        "PEs or processes for each {0} are counted on this host, and the job has others or a launcher of its own: say +p N and ++ppn K"
+    )]
+    Elsewhere(Unit),
+    /// `++ppn` without a launcher.
+    #[error("{pes} PEs, {ppn} to a process, need a launcher: charmrun +p{pes} ++ppn {ppn} PROGRAM")]
+    NeedsLauncher {
+        /// PEs asked for.
+        pes: u32,
+        /// PEs to a process.
+        ppn: u32,
+    },
+    /// A backend that is not there.
+    #[error("++transport {0}: there is no such transport; there are local, shm, tcp, ofi, ucx and sim")]
+    Transport(String),
+}
+
+impl OptionError {
+    /// The exit status of a job that ends because of this error.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Transport(_) => 78,
+            _ => 64,
+        }
+    }
+}
