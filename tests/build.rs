@@ -44,7 +44,7 @@ fn main() {
 
 /// The programs of a page, called by the page's name and a number.
 fn programs(page: &Path) -> Vec<Program> {
-    let stem = page.file_stem().expect("a page has a name").to_string_lossy().to_lowercase();
+    let stem = page.file_stem().expect("a page has a name").to_string_lossy().to_lowercase().replace('-', "_");
     let text = fs::read_to_string(page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
     let mut found: Vec<Program> = Vec::new();
     for (language, body) in blocks(&text) {

@@ -41,7 +41,7 @@ mod wire;
 pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted};
 pub use call::Call;
 pub use chare::{Arguments, Calls, Chare, Entry, Started};
-pub use charm4rs_macros::{chare, entry, init, main};
+pub use charm4rs_macros::{chare, data, entry, init, main};
 pub use charm4rs_transport::{Layout, Pe};
 pub use cx::{Cx, This};
 pub use error::CallError;
@@ -59,11 +59,15 @@ pub use thread::{spawn_thread, unpin_thread};
 /// What a program needs; `use charm4rs::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        All, Args, CallError, Collection, Cx, Group, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, entry,
-        init, join_all, reduce,
+        All, Args, CallError, Collection, Cx, Group, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, data,
+        entry, init, join_all, reduce,
     };
     pub use serde::{Deserialize, Serialize};
 }
+
+/// The serde of [`#[data]`](macro@data); and the bytemuck of [`Payload`]: a type of plain numbers that a payload holds derives
+/// `charm4rs::bytemuck::Pod` and `Zeroable`, with `#[bytemuck(crate = "charm4rs::bytemuck")]`.
+pub use {bytemuck, serde};
 
 /// For measuring programs, which need what lies below the object layer.
 #[doc(hidden)]

@@ -11,5 +11,7 @@ mod book {
     }
     #[doc = include_str!("../../README.md")]
     mod readme {}
+    #[doc = include_str!("../../docs/src/own-crate.md")]
+    mod own_crate {}
     chapters! { first chares waiting reductions payloads python running options faults transports measuring figures backend }
 }

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod data;
 mod expand;
 mod parse;
 
@@ -69,6 +70,21 @@ pub fn init(_: TokenStream, item: TokenStream) -> TokenStream {
         "`#[init]` marks a chare's constructor: put `#[chare]` (or `#[chare(index = …)]`) on its `impl` block",
         item,
     )
+}
+
+/// Makes a type one whose values travel, as arguments, results and constructors' arguments: it derives serde's `Serialize` and
+/// `Deserialize`, from the serde of charm4rs, so that a crate needs no serde of its own.
+///
+/// ```text
+/// #[data]
+/// #[derive(Clone)]
+/// struct Particle { position: [f64; 3], name: String }
+/// ```
+///
+/// Attributes of serde's (`#[serde(skip)]`) work in it.
+#[proc_macro_attribute]
+pub fn data(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    data::data(&attribute.into(), item.into()).into()
 }
 
 fn misplaced(text: &str, item: TokenStream) -> TokenStream {
