@@ -235,7 +235,7 @@ fn simulate(layout: &Layout, options: &Options, control: &Control, first: impl F
     }
     let outcome = testing::run(&SimOptions::new(layout.pes(), options.seed.unwrap_or_default()), first);
     let pe = if let End::Failed(pe, _) = outcome.end { Some(pe) } else { None };
-    outcome.result().unwrap_or_else(|failure| control.abort(failure.code, pe, &format!("{} [{outcome}]", failure.what)))
+    outcome.result().unwrap_or_else(|failure| control.abort(failure.code, pe, &outcome.to_string()))
 }
 
 /// Runs all PEs of this process until the job ends. `first` runs on PE 0, before its loop.

@@ -13,5 +13,8 @@ mod book {
     mod readme {}
     #[doc = include_str!("../../docs/src/own-crate.md")]
     mod own_crate {}
-    chapters! { first chares waiting reductions payloads python running options faults transports measuring figures backend }
+    chapters! {
+        first chares waiting reductions payloads placement dynamic testing python running options faults transports measuring figures
+        glossary backend
+    }
 }

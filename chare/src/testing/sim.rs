@@ -118,7 +118,7 @@ impl Outcome {
     /// If the job did not end by itself; the message names the seed.
     #[track_caller]
     pub fn unwrap(&self) -> i32 {
-        self.result().unwrap_or_else(|failure| panic!("{failure} [status {}; {self}]", failure.code))
+        self.result().unwrap_or_else(|failure| panic!("{failure} [status {}; {}]", failure.code, self.settings()))
     }
 
     /// Why it failed.
@@ -129,15 +129,24 @@ impl Outcome {
     pub fn unwrap_err(&self) -> Failure {
         match self.result() {
             Err(failure) => failure,
-            Ok(code) => panic!("the job ended with status {code} [{self}]"),
+            Ok(_) => panic!("{self}"),
         }
+    }
+
+    /// What has to be given to have the same run again, and how long it was.
+    fn settings(&self) -> String {
+        let SimOptions { pes, ppn, seed, .. } = self.options;
+        format!("simulated: +p{pes} ++ppn {ppn} ++seed {seed}, {} steps", self.steps)
     }
 }
 
+/// How it ended and why, and what has to be given to have the same run again.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SimOptions { pes, ppn, seed, .. } = self.options;
-        write!(f, "simulated: +p{pes} ++ppn {ppn} ++seed {seed}, {} steps", self.steps)
+        match self.result() {
+            Ok(code) => write!(f, "the job ended with status {code} [{}]", self.settings()),
+            Err(failure) => write!(f, "{} [{}]", failure.what, self.settings()),
+        }
     }
 }
 
@@ -357,6 +366,15 @@ mod tests {
         fn found(&self) -> Vec<Deadlock> {
             self.pes[0].deadlock.found.take()
         }
+    }
+
+    #[test]
+    fn an_outcome_prints_how_the_job_ended_and_why() {
+        let print = |main: fn()| simulate(&SimOptions::new(1, 3), |_| async move { main() }).to_string();
+        let settings = "[simulated: +p1 ++ppn 1 ++seed 3, ";
+        assert!(print(|| {}).starts_with(&format!("the job ended with status 0 {settings}")));
+        let failed = print(|| panic!("no more"));
+        assert!(failed.contains("no more") && failed.contains(settings), "{failed}");
     }
 
     /// A simulation of `main` with searches in one of `every` steps.
