@@ -30,6 +30,8 @@ LINE = re.compile(r"charmrun: error\[(\d+)\]: .*, pe=(-|\d+) host=\S+ pid=\d+$")
 #: Within so many seconds after its launcher nothing of a job is left (the contract), and something for a busy machine.
 GONE_S = 1.0
 BUSY_S = 2.0
+#: An agent takes a launcher that is silent for gone after 5 s.
+CUT_S = 6.0
 #: A job that takes so much longer than its faults explain hangs.
 HANG_S = 30.0
 PES = 3
@@ -396,7 +398,7 @@ class Chaos:
             ("stop", "guardian") in times or abs(times.get(("kill", "guardian"), 0) - times["kill", "launcher"]) < 0.3)
         if unguarded and trial.children and not self.args.sabotage:
             self.end_all(mark)
-        self.look_for_what_is_left(mark, sockets, stopped, outcome)
+        self.look_for_what_is_left(mark, sockets, stopped, cut, outcome)
         if cut and self.hosts is not None:
             self.hosts.plug("mend")
         if code is None:
@@ -431,7 +433,7 @@ class Chaos:
         job.kill()
         job.wait()
 
-    def look_for_what_is_left(self, mark: str, sockets: set[str], stopped: list[int], outcome: Outcome) -> None:
+    def look_for_what_is_left(self, mark: str, sockets: set[str], stopped: list[int], cut: bool, outcome: Outcome) -> None:
         """The contract's time is measured; what a stopped process of ours is not expected to do, it is not blamed for."""
         since = time.monotonic()
         guardians = {pid for pid in stopped if of(pid)[0] == "charmrun-guard"}
@@ -440,7 +442,8 @@ class Chaos:
             listens = sockets & all_listening() if not left else sockets
             if not left and not listens:
                 break
-            if time.monotonic() - since > GONE_S + BUSY_S:
+            # A host that was cut off hears of nothing: its agent waits for some seconds.
+            if time.monotonic() - since > GONE_S + BUSY_S + (CUT_S if cut else 0):
                 outcome.wrong.append(("leftover", f"processes {[(pid, *of(pid)) for pid in left]}, sockets {listens}"))
                 break
             time.sleep(0.01)
