@@ -12,7 +12,8 @@ use crate::proxy::volume;
 use crate::reply::Awaited;
 use crate::runtime::{self, Rt, Shape};
 use crate::{
-    Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Landing, Promise, Proxy, PutHandle, Reply, Solo,
+    Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Hold, Landing, Promise, Proxy, PutHandle, Remote,
+    Reply, Solo,
 };
 
 /// A handle to the job. Copy it freely; it stays on its PE.
@@ -131,7 +132,22 @@ impl Job {
         Landing::open(self.rt, len)
     }
 
-    /// Completes when nothing runs in the whole job, nothing is queued, and nothing is on its way.
+    /// This PE, for threads that the program starts itself.
+    #[must_use]
+    pub fn remote(&self) -> Remote {
+        Remote::of(self.rt)
+    }
+
+    /// Keeps the job from being quiescent until the hold is dropped: for work that goes on outside of the PEs, on a thread of the
+    /// program's own, or in another async runtime. Take it here before that work starts, and give it to the work.
+    pub fn hold(&self) -> Hold {
+        self.rt.sched.hold()
+    }
+
+    /// Completes when nothing runs in the whole job, nothing is queued, nothing is on its way, no timer is set, and nobody has a [`Hold`].
+    ///
+    /// A task that waits for something else than the job, such as another thread, does not keep it open: who will wake it takes a hold, by
+    /// [`Job::hold`], before the task waits.
     pub fn quiescence(&self) -> Reply<()> {
         let reply = Reply::new(self.rt, Awaited::QUIESCENCE);
         let (rt, id) = (self.rt, reply.id());

@@ -30,9 +30,11 @@ mod proxy;
 mod receive;
 pub mod reduce;
 mod registry;
+mod remote;
 mod reply;
 #[doc(hidden)]
 pub mod runtime;
+mod select;
 pub mod testing;
 mod thread;
 mod watch;
@@ -52,8 +54,10 @@ pub use landing::{Landed, Landing, Put, PutHandle};
 pub use payload::{Payload, Room};
 pub use proxy::{All, Collection, Kind, Many, One, Proxy, Target};
 pub use receive::Receive;
+pub use remote::{Hold, PeGone, Remote};
 pub use reply::{Checked, Promise, Reply, join_all};
 pub use runtime::CollectionId;
+pub use select::{Either, select, select_all};
 pub use thread::{spawn_thread, unpin_thread};
 
 /// What a program needs; `use charm4rs::prelude::*;`.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Bound, Deref, DerefMut, Range, RangeBounds};
 use std::sync::Arc;
 
 use bytemuck::Pod;
@@ -28,6 +28,8 @@ use crate::wire::{self, Bytes};
 /// ```
 pub struct Payload<T: Pod> {
     buf: Arc<RegBuf>,
+    /// The bytes of the memory that are its items.
+    part: Range<usize>,
     item: PhantomData<T>,
 }
 
@@ -57,11 +59,53 @@ impl<T: Pod> Payload<T> {
 
     /// A payload of memory that may be shared. It must be a whole number of items, and aligned for them.
     pub(crate) fn of_memory(buf: Arc<RegBuf>) -> Self {
-        Self { buf, item: PhantomData }
+        Self { part: 0..buf.len(), buf, item: PhantomData }
     }
 
+    /// Its memory, and nothing else: of a slice, a copy.
     pub(crate) fn into_memory(self) -> Arc<RegBuf> {
-        self.buf
+        if self.is_whole() { self.buf } else { Self::copy_of(&self).buf }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.part.len() == self.buf.len()
+    }
+
+    /// Some of the items, as a payload that shares the memory of this one: nothing is copied, until one of the two is written.
+    ///
+    /// As an argument of a call inside its process it keeps that memory; to other processes, and where a call goes to all elements, only the
+    /// slice travels, which is copied once for that.
+    ///
+    /// ```
+    /// use charm4rs::Payload;
+    /// let row = Payload::from((0..1_000).collect::<Vec<u64>>());
+    /// let (left, right) = (row.slice(..500), row.slice(500..));
+    /// assert_eq!((left[0], right[0], right.slice(1..3).to_vec()), (0, 500, vec![501, 502]));
+    /// assert!(std::ptr::eq(&row[500], &right[0]));
+    /// ```
+    ///
+    /// # Panics
+    /// If the range does not lie inside of the payload.
+    #[track_caller]
+    #[must_use]
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> Self {
+        let start = match range.start_bound() {
+            Bound::Included(&at) => Some(at),
+            Bound::Excluded(&at) => at.checked_add(1),
+            Bound::Unbounded => Some(0),
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&at) => at.checked_add(1),
+            Bound::Excluded(&at) => Some(at),
+            Bound::Unbounded => Some(self.len()),
+        };
+        let inside = start.zip(end).filter(|&(start, end)| start <= end && end <= self.len());
+        let Some((start, end)) = inside else {
+            let bounds = (range.start_bound(), range.end_bound());
+            panic!("a slice from {:?} to {:?} of a payload of {} items", bounds.0, bounds.1, self.len())
+        };
+        let byte = |at: usize| self.part.start + at * size_of::<T>();
+        Self { buf: self.buf.clone(), part: byte(start)..byte(end), item: PhantomData }
     }
 
     /// As a vector: one copy.
@@ -84,9 +128,9 @@ impl<T: Pod + Send> From<Vec<T>> for Room {
 }
 
 impl<T: Pod> From<Payload<T>> for Room {
-    /// Without a copy, unless the payload is shared.
+    /// Without a copy, unless the payload is shared or a slice.
     fn from(payload: Payload<T>) -> Self {
-        Self(Arc::try_unwrap(payload.buf).unwrap_or_else(|shared| RegBuf::copy_of(&shared)))
+        Self(Arc::try_unwrap(payload.into_memory()).unwrap_or_else(|shared| RegBuf::copy_of(&shared)))
     }
 }
 
@@ -97,7 +141,7 @@ impl<T: Pod> Default for Payload<T> {
             // One for each thread, so that PEs do not share its count's cache line.
             static EMPTY: Arc<RegBuf> = Arc::new(RegBuf::heap(0));
         }
-        Self { buf: EMPTY.with(Arc::clone), item: PhantomData }
+        Self { buf: EMPTY.with(Arc::clone), part: 0..0, item: PhantomData }
     }
 }
 
@@ -122,7 +166,7 @@ impl<T: Pod> FromIterator<T> for Payload<T> {
 impl<T: Pod> Deref for Payload<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        bytemuck::cast_slice(&self.buf)
+        bytemuck::cast_slice(&self.buf[self.part.clone()])
     }
 }
 
@@ -131,14 +175,15 @@ impl<T: Pod> DerefMut for Payload<T> {
         if Arc::get_mut(&mut self.buf).is_none() {
             *self = Self::copy_of(self);
         }
-        bytemuck::cast_slice_mut(Arc::get_mut(&mut self.buf).expect("made unique just above"))
+        let part = self.part.clone();
+        bytemuck::cast_slice_mut(&mut Arc::get_mut(&mut self.buf).expect("made unique just above")[part])
     }
 }
 
 impl<T: Pod> Clone for Payload<T> {
     /// Shares the memory until one of the two is written.
     fn clone(&self) -> Self {
-        Self { buf: self.buf.clone(), item: PhantomData }
+        Self { buf: self.buf.clone(), part: self.part.clone(), item: PhantomData }
     }
 }
 
@@ -159,9 +204,17 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Payload<T> {
 /// plus one, or 0 and the bytes themselves.
 impl<T: Pod> Serialize for Payload<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match wire::set_aside(&self.buf) {
+        let bytes = &self.buf[self.part.clone()];
+        let place = if self.is_whole() {
+            wire::set_aside(&self.buf)
+        } else if wire::goes_aside(bytes.len()) {
+            wire::set_aside(&Arc::new(runtime::copy(bytes)))
+        } else {
+            None
+        };
+        match place {
             Some(place) => (place + 1, Bytes(&[])).serialize(serializer),
-            None => (0u32, Bytes(&self.buf)).serialize(serializer),
+            None => (0u32, Bytes(bytes)).serialize(serializer),
         }
     }
 }
@@ -189,7 +242,7 @@ impl<'de, T: Pod> Deserialize<'de> for Payload<T> {
                 } else {
                     Arc::new(RegBuf::copy_of(&buf))
                 };
-                Ok(Payload { buf, item: PhantomData })
+                Ok(Payload::of_memory(buf))
             }
         }
         deserializer.deserialize_tuple(2, Parts(PhantomData))
@@ -235,6 +288,30 @@ mod tests {
         let mut b = a.clone();
         b[0] = 9;
         assert_eq!((&*a, &*b), (&[1, 2, 3][..], &[9, 2, 3][..]));
+    }
+
+    #[test]
+    fn a_slice_shares_its_memory_until_it_is_written_and_travels_alone() {
+        let whole = Payload::from((0..10_000u32).collect::<Vec<_>>());
+        for range in [0..0, 3..4, 100..9_000, 0..10_000] {
+            let mut slice = whole.slice(range.clone());
+            assert_eq!((slice.as_ptr(), slice.len()), (whole[range.clone()].as_ptr(), range.len()));
+            let mut bytes = Vec::new();
+            let aside = wire::pack(&slice, &mut bytes).unwrap();
+            assert!(bytes.len() + aside.iter().map(|buf| buf.len()).sum::<usize>() <= range.len() * 4 + 16);
+            assert_eq!(wire::unpack::<Payload<u32>>(&bytes, aside).unwrap(), slice);
+            slice.iter_mut().for_each(|item| *item = 7);
+            assert_eq!(slice.clone().into_memory().len(), range.len() * 4);
+            assert!(whole.iter().copied().eq(0..10_000), "the whole is left alone");
+        }
+        let alone = { Payload::from(vec![1u8, 2, 3, 4]).slice(1..=2) };
+        assert_eq!(Room::from(alone).0[..], [2, 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a slice from Included(2) to Excluded(9) of a payload of 3 items")]
+    fn a_slice_outside_of_a_payload_is_refused() {
+        let _ = Payload::from(vec![1, 2, 3]).slice(2..9);
     }
 
     #[test]

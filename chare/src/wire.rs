@@ -207,6 +207,11 @@ impl Serialize for Bytes<'_> {
     }
 }
 
+/// Whether a payload of so many bytes that is being packed travels beside the message.
+pub(crate) fn goes_aside(bytes: usize) -> bool {
+    bytes >= ASIDE_MIN && PACKING.get().is_some()
+}
+
 /// Called by a payload that is being packed: its place in the list, if it is to travel beside the message.
 pub(crate) fn set_aside(buf: &Arc<RegBuf>) -> Option<u32> {
     if buf.len() < ASIDE_MIN {

@@ -115,12 +115,28 @@ thread_local! {
 #[inline]
 #[track_caller]
 pub(crate) fn current() -> Rt {
-    try_current().expect("only inside a job: in its main, in an entry method, or in a task of a PE")
+    try_current().unwrap_or_else(|| no_pe())
+}
+
+#[cold]
+#[track_caller]
+fn no_pe() -> Rt {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    panic!(
+        "only inside a job: in its main, in an entry method, or in a task of a PE. This thread ({name}) is no PE; what another thread is to \
+         do in a job (calls through proxies, too) it gives to a PE by `Job::remote()`"
+    )
 }
 
 #[inline]
 pub(crate) fn try_current() -> Option<Rt> {
     CURRENT.get()
+}
+
+/// A copy of a payload, counted if this is a PE.
+pub(crate) fn copy(payload: &[u8]) -> RegBuf {
+    try_current().map_or_else(|| RegBuf::copy_of(payload), |rt| rt.copy(payload))
 }
 
 impl Runtime {

@@ -13,6 +13,7 @@ mod jobs;
 mod landings;
 mod large;
 mod locations;
+mod outside;
 mod payloads;
 mod receives;
 mod reductions;

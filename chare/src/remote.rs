@@ -1,0 +1,113 @@
+//! A job as other threads reach it: what they have to do there, they give to a PE. Knows nothing of how it gets there.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::mpsc;
+
+use charm4rs_transport::Pe;
+
+pub use charm4rs_scheduler::{Hold, PeGone};
+
+use crate::{Job, runtime};
+
+/// A PE of the job, for threads that the program has started itself. Made by [`Job::remote`]; clone it, and send it to the threads.
+///
+/// Proxies, replies and the job itself work on PEs only: a proxy may be moved to another thread, as an argument is, but its calls panic there. What a
+/// thread has to do in the job is a closure, which runs on the PE, between two entry methods.
+///
+/// ```
+/// # use charm4rs::prelude::*;
+/// struct Log(Vec<String>);
+///
+/// #[chare]
+/// impl Log {
+///     #[init]
+///     fn new() -> Self { Self(Vec::new()) }
+///     #[entry]
+///     fn add(&mut self, line: String) -> usize { self.0.push(line); self.0.len() }
+/// }
+/// # charm4rs::testing::threads(2, |job| async move {
+///
+/// let log = job.single::<Log>(());
+/// let (remote, hold) = (job.remote(), job.hold());
+/// let thread = std::thread::spawn(move || {
+///     let line = "computed elsewhere".to_owned();
+///     let lines = remote.wait(move |_| log.add(line).call()).unwrap();   // a call, and its result
+///     remote.run(move |_| drop(log.add(format!("{lines} before")))).unwrap();   // a call that nobody waits for
+///     drop(hold);
+/// });
+/// job.quiescence().await;   // waits for the thread, which has the hold, and for what it has called
+/// assert_eq!(log.add("the end".to_owned()).call().await, 3);
+/// # thread.join().unwrap();
+/// # }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Remote {
+    pe: Pe,
+    remote: charm4rs_scheduler::Remote,
+}
+
+impl Remote {
+    pub(crate) fn of(rt: runtime::Rt) -> Self {
+        Self { pe: rt.sched.pe(), remote: rt.sched.remote() }
+    }
+
+    /// The PE.
+    #[must_use]
+    pub fn pe(&self) -> Pe {
+        self.pe
+    }
+
+    /// Runs `f` on the PE, soon, and does not wait for that. Quiescence waits for it from now on; a thread that works towards this call
+    /// has a [`Hold`] meanwhile. A panic in `f` ends the job.
+    ///
+    /// # Errors
+    /// If the PE has ended. (One that ends before it has run `f` drops it.)
+    pub fn run(&self, f: impl FnOnce(Job) + Send + 'static) -> Result<(), PeGone> {
+        self.remote.run(move |_| {
+            let rt = runtime::current();
+            if let Err(panic) = runtime::guard(|| f(Job::of(rt))) {
+                rt.fail(runtime::Failure::panic("what a thread gave to a PE", &panic));
+            }
+        })
+    }
+
+    /// Runs `f` on the PE, and the future that it returns, and waits for the result: for a [`Reply`](crate::Reply), for example. The thread sleeps
+    /// meanwhile. A panic ends the job.
+    ///
+    /// # Errors
+    /// If the PE has ended, or ends before there is a result.
+    ///
+    /// # Panics
+    /// On a thread that is a PE itself: that awaits the future.
+    #[track_caller]
+    pub fn wait<F, R>(&self, f: impl FnOnce(Job) -> F + Send + 'static) -> Result<R, PeGone>
+    where
+        F: Future<Output = R> + 'static,
+        R: Send + 'static,
+    {
+        let on_pe = runtime::try_current().is_some();
+        assert!(!on_pe, "`Remote::wait` would keep a PE from its work: await the future there instead");
+        let (to, from) = mpsc::channel();
+        self.run(move |job| {
+            let result = f(job);
+            job.spawn(async move {
+                // Nobody waits any more only if the thread has been killed.
+                let _ = to.send(result.await);
+            });
+        })?;
+        from.recv().map_err(|_| PeGone)
+    }
+
+    /// Keeps the job from being quiescent until the hold is dropped. As the job may be quiescent before a thread comes to this, take the thread's
+    /// first one on the PE, by [`Job::hold`].
+    pub fn hold(&self) -> Hold {
+        self.remote.hold()
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remote(PE {})", self.pe)
+    }
+}
