@@ -202,6 +202,7 @@ async fn main(job: Job, args: Args) {
             println!("left");
         }
         "endless-loop" => last.spins().done().await,
+        "awaited-panic" => last.panics().call().await,
         "deadlock" => last.waits().done().await,
         "ready-and-deadlock" => {
             nodes.all().ready().done().await;

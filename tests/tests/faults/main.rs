@@ -13,6 +13,7 @@ mod flow;
 mod forks;
 mod hangs;
 mod memory;
+mod reports;
 mod ucx;
 
 use std::process::Command;
