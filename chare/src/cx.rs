@@ -126,6 +126,10 @@ macro_rules! surroundings {
         /// Adds this element's part to the collection's next reduction, whose result goes to `sink`.
         ///
         /// Every element contributes once to each reduction, to all in the same order, with the same reducer and sink.
+        ///
+        /// # Panics
+        /// If another element of this PE has contributed a value of another type or length, or for another sink.
+        #[track_caller]
         pub fn contribute<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R, sink: impl IntoSink<R::Output>) {
             runtime::contribute($element, $element.members.id(), value, reducer, sink.into_sink());
         }
@@ -149,6 +153,10 @@ macro_rules! surroundings {
         }
 
         /// Adds this element's part to the collection's next reduction; every contributor gets the result.
+        ///
+        /// # Panics
+        /// If another element of this PE has contributed a value of another type or length.
+        #[track_caller]
         pub fn allreduce<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R) -> Reply<R::Output> {
             runtime::allreduce($element, $element.members.id(), value, reducer)
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::call::Options;
 use crate::envelope::FutureId;
 use crate::runtime::{self, CollectionId};
-use crate::{Calls, Chare, Entry, GridIndex, Group, Reply};
+use crate::{Arguments, Calls, Chare, Entry, GridIndex, Group, Job, Promise, Reply};
 
 mod sealed {
     pub trait Sealed {}
@@ -307,6 +307,48 @@ impl<T: Chare> Collection<T> {
     pub fn as_group(&self) -> Option<Group<T>> {
         let members = runtime::try_current()?.collection::<T>(self.whole)?;
         members.is_group().then(|| Group::of(self.whole()))
+    }
+
+    /// A promise that the elements are to keep, by a reduction for example, and that is kept with `empty` if there are none: as
+    /// [`Job::promise`](crate::Job::promise), for collections that may be empty.
+    ///
+    /// An empty collection has nobody who contributes, so its reductions have no result. (A call of all its elements completes, with an empty list.) The
+    /// number of elements is that of now; if it is a sparse array, when it is closed.
+    ///
+    /// ```
+    /// # use charm4rs::prelude::*;
+    /// # struct Sample;
+    /// # #[chare(index = usize)]
+    /// # impl Sample {
+    /// #     #[init]
+    /// #     fn new() -> Self { Self }
+    /// #     #[entry]
+    /// #     fn add_up(&mut self, cx: &mut Cx<Self>, to: Promise<f64>) { cx.contribute(0.5, reduce::sum, to); }
+    /// # }
+    /// # charm4rs::testing::threads(2, |job| async move {
+    /// for (count, expected) in [(0, 0.0), (6, 3.0)] {
+    ///     let samples = job.array::<Sample>(count, ());
+    ///     let (to, sum) = samples.promise_or(0.0);
+    ///     samples.all().add_up(to);
+    ///     assert_eq!(sum.await, expected);
+    /// }
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Panics
+    /// If it is the collection of a single chare.
+    #[track_caller]
+    pub fn promise_or<R: Arguments>(&self, empty: R) -> (Promise<R>, Reply<R>) {
+        assert!(self.id.creator().is_some(), "{} is a single chare: its collection is never empty", T::NAME);
+        let rt = runtime::current();
+        let (promise, reply) = Job::of(rt).promise();
+        let (id, elements) = (promise.id, runtime::elements(rt, self.id));
+        runtime::spawn(rt, async move {
+            if elements.await == 0 {
+                rt.futures.fulfil(id, empty);
+            }
+        });
+        (promise, reply)
     }
 
     /// Completes when all elements have been made on all PEs. Only its creator may ask, once.

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checks;
 mod data;
 mod expand;
 mod parse;

@@ -343,7 +343,7 @@ pub struct Sink<O> {
     item: PhantomData<fn(O)>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Route {
     Nobody,
     Future(FutureId),

@@ -28,6 +28,8 @@ pub(super) struct Insertions {
     round: RefCell<Round>,
     /// At the creator: who asked; `Some` while a census is under way.
     askers: RefCell<Option<Vec<FutureId>>>,
+    /// There, too: who wants to know how many elements there are, once the array is closed.
+    counters: RefCell<Vec<FutureId>>,
 }
 
 impl Insertions {
@@ -64,15 +66,26 @@ enum Step {
     Close {
         root: Pe,
     },
-    /// To the root: somebody else waits.
+    /// To the root: somebody else waits, or asks for the number of elements.
     Tell,
+    /// To the creator: how many elements are there, when the collection is complete?
+    Count,
 }
 
 /// Asks for a census.
 pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
-    let reply = Reply::new(rt, Awaited::CREATION);
+    let reply = Reply::discarding::<u64>(rt, Awaited::CREATION);
     let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
     send(rt, id.creator().unwrap_or_else(|| rt.sched.pe()), &header, &Step::Begin);
+    reply
+}
+
+/// How many elements a collection has: when it has been made, and closed if it is a sparse array. It may be any collection but that of
+/// single chares.
+pub(crate) fn elements(rt: Rt, id: CollectionId) -> Reply<u64> {
+    let reply = Reply::new(rt, Awaited::CREATION);
+    let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
+    send(rt, id.creator().expect("a collection has a creator"), &header, &Step::Count);
     reply
 }
 
@@ -83,10 +96,14 @@ fn send(rt: Rt, to: Pe, header: &Header, step: &Step) {
 /// A step of a census has arrived.
 pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg: &Incoming) {
     let here = rt.sched.pe();
-    let creator = members.id().creator().filter(|_| matches!(members.shape, Shape::Sparse));
-    let (Ok(step), Some(creator)) = (wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()), creator) else {
+    let is_sparse = matches!(members.shape, Shape::Sparse);
+    let (Ok(step), Some(creator)) = (wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()), members.id().creator())
+    else {
         return rt.violation(msg.from, "a census that cannot be", header.collection);
     };
+    if !is_sparse && !matches!(step, Step::Count | Step::Tell) {
+        return rt.violation(msg.from, "a census of what is not filled", header.collection);
+    }
     let tree = tree(rt, creator);
     // Of the whole census, without who asked.
     let header = &Header::new(members.id().0, here).with_reply(header.reply());
@@ -109,6 +126,9 @@ pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg:
             tree.children(here).for_each(|child| send(rt, child, header, &Step::Close { root }));
             members.reductions.move_root(root);
             members.complete.set(true);
+            for counter in members.inserted.counters.take() {
+                send(rt, root, &header.with_reply(counter), &Step::Tell);
+            }
             reduction::count(rt, members, members.count());
             rt.release(members.id());
             members.wake_all(rt);
@@ -116,6 +136,10 @@ pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg:
         Step::Close { root } => {
             rt.violation(msg.from, "a root that does not exist, or a second one", u64::from(root.0))
         }
+        Step::Count if is_sparse && !members.complete.get() => {
+            members.inserted.counters.borrow_mut().push(header.reply())
+        }
+        Step::Count => send(rt, members.reductions.root(), header, &Step::Tell),
         Step::Tell => reduction::tell_when_counted(rt, &members.reductions, header.reply()),
     }
 }

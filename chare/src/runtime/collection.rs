@@ -64,7 +64,7 @@ impl CollectionId {
     }
 
     /// Who made it; `None` for single chares.
-    pub(super) fn creator(self) -> Option<Pe> {
+    pub(crate) fn creator(self) -> Option<Pe> {
         let creator = u32::try_from(self.0 >> 32).expect("32 bits are left");
         (u64::from(creator) != SOLO).then_some(Pe(creator))
     }
@@ -147,7 +147,7 @@ impl<T: Chare> Members<T> {
             waiting: RefCell::default(),
             hinted: Cell::new(None),
             complete: Cell::new(false),
-            reductions: Reductions::new(id, root, span, exchanges),
+            reductions: Reductions::new(id, T::NAME, root, span, exchanges),
             inserted: census::Insertions::default(),
         }))
     }

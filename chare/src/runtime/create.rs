@@ -134,7 +134,7 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
 
 /// The header of a new collection's description, with whom to tell when all of it has been made.
 pub(super) fn opening<T: Chare>(rt: Rt, id: CollectionId) -> Header {
-    let created = Reply::<()>::new(rt, Awaited::CREATION);
+    let created = Reply::discarding::<u64>(rt, Awaited::CREATION);
     let mut header = Header::new(id.0, rt.sched.pe()).with_reply(created.id());
     header.method = T::info().id();
     rt.created.borrow_mut().insert(id, created);

@@ -25,12 +25,13 @@ use super::Rt;
 use super::by_number::ByNumber;
 use super::exit::Failure;
 use super::part::{Given, Part, Terms, Typed};
-use super::reduction::{Reductions, UNLIKE, cannot_be_sent, unlike};
+use super::reduction::Reductions;
 use super::shared::{self, Opened};
+use super::unlike::{cannot_be_sent, refuse, unlike};
+use crate::Arguments;
 use crate::envelope::{FutureId, tag};
 use crate::reduce::Reducer;
 use crate::wire::{self, WireError};
-use crate::{Arguments, Chare};
 
 /// On more PEs, trees are as fast, and send fewer messages.
 const PES_MAX: usize = 32;
@@ -176,7 +177,8 @@ fn steps_of(pes: &[Pe], here: Pe) -> Box<[Step]> {
 }
 
 /// An element of this PE gives its part, if it is to be exchanged; else it comes back.
-pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
+#[track_caller]
+pub(super) fn give<V: Arguments, R: Reducer<V>>(
     rt: Rt,
     reductions: &Reductions,
     number: u64,
@@ -188,12 +190,14 @@ pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
     if exchanges.steps(rt, reductions).is_none() {
         return Err((part, reducer));
     }
-    assert!(!reductions.goes_up(number), "elements of {} contribute {UNLIKE}", T::NAME);
+    if reductions.goes_up(number) {
+        refuse::<V, R>(reductions, number, "a long value, or for another receiver");
+    }
     // Merging is the user's code: nothing is borrowed.
     let (own, spare) = exchanges.with(number, |open| (open.own.take(), open.spare.take()));
     let mut own = own.unwrap_or_else(|| new_part::<V, R>(reducer, spare));
     let Some(typed) = own.as_any().downcast_mut::<Typed<V, R>>() else {
-        panic!("elements of {} contribute {UNLIKE}", T::NAME);
+        refuse::<V, R>(reductions, number, &own.name());
     };
     typed.add(part);
     exchanges.with(number, |open| {
@@ -284,7 +288,8 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
             None => return,
             Some(Next::End) => return end(rt, reductions, number),
             Some(Next::Send(step, taken)) => send(rt, reductions, number, step, &taken).map(|()| taken),
-            Some(Next::Merge(step, taken)) => merge(step, taken).map_err(|_| unlike()),
+            Some(Next::Merge(step, taken)) => merge(step, taken)
+                .map_err(|_| unlike(reductions, number, "the parts of two PEs are of different types")),
         };
         match done {
             Ok(taken) => exchanges.with(number, |open| open.put(taken)),
@@ -372,7 +377,7 @@ pub(super) fn arrived(rt: Rt, reductions: &Reductions, mut msg: Opened) {
         return rt.violation(from, "a part of an exchange that cannot be read", number);
     };
     if reductions.goes_up(number) {
-        return rt.fail(unlike());
+        return rt.fail(unlike(reductions, number, "some go to all contributors, others do not, or are long vectors"));
     }
     let is_new = reductions.exchanges.with(number, |open| {
         let is_new = !open.arrived.iter().any(|arrived| (arrived.from, arrived.meeting) == (from, meeting));

@@ -31,6 +31,7 @@ mod shared;
 mod solos;
 mod span;
 mod stack;
+mod unlike;
 pub(crate) mod waiting;
 
 use std::any::Any;
@@ -46,7 +47,7 @@ use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
 pub(crate) use calls::{call, deliver, discard_call, guard, offer, reply_serialized, spawn, spawn_named};
-pub(crate) use census::census;
+pub(crate) use census::{census, elements};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};

@@ -6,6 +6,7 @@ use std::any::{Any, TypeId};
 use super::Rt;
 use super::reduction::{Reductions, deliver};
 use super::shared::{Beside, Opened};
+use super::unlike::contribution;
 use crate::envelope::FutureId;
 use crate::reduce::{Reducer, Route};
 use crate::wire::{self, Packed, WireError};
@@ -15,6 +16,8 @@ pub(super) trait Part {
     fn as_any(&mut self) -> &mut dyn Any;
     /// The reducer's and the value's types.
     fn kind(&self) -> TypeId;
+    /// The same, for a message.
+    fn name(&self) -> String;
     fn merge(&mut self, other: Packed) -> Result<(), WireError>;
     /// Merges this and others in their order: it comes behind the first `own` of them. `None`: they replace it.
     fn fold(&mut self, others: &mut dyn Iterator<Item = Given>, own: Option<usize>) -> Result<(), WireError>;
@@ -79,6 +82,10 @@ impl<V: 'static, R: Reducer<V>> Part for Typed<V, R> {
 
     fn kind(&self) -> TypeId {
         TypeId::of::<Self>()
+    }
+
+    fn name(&self) -> String {
+        contribution::<V, R>()
     }
 
     fn merge(&mut self, other: Packed) -> Result<(), WireError> {

@@ -30,8 +30,9 @@ use charm4rs_transport::{Pe, RegBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Rt;
-use super::reduction::{Merger, Reductions, UNLIKE, deliver, end_in_order, unlike};
+use super::reduction::{Merger, Reductions, deliver, end_in_order};
 use super::shared::{self, Opened};
+use super::unlike::unlike;
 use crate::Arguments;
 use crate::envelope::{FutureId, tag};
 use crate::reduce::{ByElement, Reducer, Route};
@@ -330,7 +331,7 @@ pub(super) fn give<V: Arguments, R: Reducer<V>>(
         open.merger = first_of(open.merger, Some(own));
         merge
     });
-    let merge = merge.ok_or(UNLIKE)?;
+    let merge = merge.ok_or("a value of another length or type")?;
     if let Some(waiting) = reductions.everyone.borrow_mut().get_mut(&number) {
         waiting.large.get_or_insert_with(|| (merge.clone(), shape.len));
     }
@@ -371,7 +372,7 @@ fn add(rt: Rt, reductions: &Reductions, number: u64, at: u64, count: u64, added:
     if let (Some(own), Some(merge)) = (&mut own, merge) {
         for part in below.drain(..) {
             if part.len() != own.len() {
-                return rt.fail(unlike());
+                return rt.fail(unlike(reductions, number, "vectors are of different lengths"));
             }
             merge.merge(own, &part);
         }
@@ -420,7 +421,7 @@ pub(super) fn arrived(rt: Rt, reductions: &Reductions, msg: &mut Opened) -> Resu
     if alike {
         add(rt, reductions, number, at, count, Added::Below(parts));
     } else {
-        rt.fail(unlike());
+        rt.fail(unlike(reductions, number, "values are of different lengths or types"));
     }
     Ok(())
 }

@@ -37,18 +37,20 @@ use super::part::{Part, Typed};
 use super::pieces::{self, Large, Pieces, Waiting};
 use super::shared::{self, Opened};
 use super::span::{Place, Span};
+use super::unlike::{cannot_be_sent, refuse, unlike};
 use super::{Rt, broadcast};
+use crate::Arguments;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Reducer, Route, Sink};
 use crate::wire::{self, Packed, WireError};
-use crate::{Arguments, Chare};
 
 /// A PE's part of a collection's reductions.
 pub(crate) struct Reductions {
     collection: CollectionId,
+    pub(super) chare: &'static str,
     pub(super) span: Span,
     root: Cell<Pe>,
-    /// Who waits for the collection to be complete; it is the root that tells them.
+    /// Who waits for the collection to be complete; it is the root that tells them, with the number of elements.
     waiting: RefCell<Vec<FutureId>>,
     /// The root is known, and the elements here have been counted.
     settled: Cell<bool>,
@@ -101,9 +103,10 @@ pub(super) struct Merger {
 }
 
 impl Reductions {
-    pub(super) fn new(collection: CollectionId, root: Pe, span: Span, exchanges: bool) -> Self {
+    pub(super) fn new(collection: CollectionId, chare: &'static str, root: Pe, span: Span, exchanges: bool) -> Self {
         Self {
             collection,
+            chare,
             span,
             root: Cell::new(root),
             waiting: RefCell::default(),
@@ -179,7 +182,7 @@ pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, to: FutureId) {
     let Some(to) = to.wanted() else { return };
     let complete = reductions.settled.get() && reductions.subtree.get().is_some();
     if complete && reductions.root.get() == rt.sched.pe() {
-        reply_serialized(rt, to, ());
+        reply_serialized(rt, to, reductions.expected(u64::MAX).unwrap_or_default());
     } else {
         reductions.waiting.borrow_mut().push(to);
     }
@@ -221,7 +224,10 @@ fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
     reductions.subtree.set(Some(total));
     match reductions.place(rt).parent {
         Some(parent) => send(rt, parent, tag::COUNTED, reductions, total),
-        None => reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, ())),
+        None => {
+            let elements = reductions.expected(u64::MAX).unwrap_or_default();
+            reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, elements));
+        }
     }
     advance_from(rt, reductions, 0);
 }
@@ -256,7 +262,8 @@ impl To {
 }
 
 /// An element of this PE gives its part of reduction `number`.
-pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
+#[track_caller]
+pub(super) fn give<V: Arguments, R: Reducer<V>>(
     rt: Rt,
     reductions: &Reductions,
     number: u64,
@@ -266,15 +273,19 @@ pub(super) fn give<T: Chare, V: Arguments, R: Reducer<V>>(
 ) {
     match Large::<V, R>::of(reducer.start(value)) {
         Ok(large) => {
-            assert!(!reductions.has_whole(number), "elements of {} contribute {UNLIKE}", T::NAME);
-            let given = pieces::give(rt, reductions, number, large, reducer, to.route(reductions, number));
-            given.unwrap_or_else(|why| panic!("elements of {} contribute {why}", T::NAME));
+            if reductions.has_whole(number) {
+                refuse::<V, R>(reductions, number, "a short value");
+            }
+            if let Err(earlier) = pieces::give(rt, reductions, number, large, reducer, to.route(reductions, number)) {
+                refuse::<V, R>(reductions, number, earlier);
+            }
         }
-        Err(small) => give_small::<T, V, R>(rt, reductions, number, small, reducer, to),
+        Err(small) => give_small::<V, R>(rt, reductions, number, small, reducer, to),
     }
 }
 
-fn give_small<T: Chare, V: Arguments, R: Reducer<V>>(
+#[track_caller]
+fn give_small<V: Arguments, R: Reducer<V>>(
     rt: Rt,
     reductions: &Reductions,
     number: u64,
@@ -284,23 +295,28 @@ fn give_small<T: Chare, V: Arguments, R: Reducer<V>>(
 ) {
     let (part, reducer) = match to {
         To::Route(_) => (part, reducer),
-        To::Everyone(future) => match exchange::give::<T, V, R>(rt, reductions, number, part, reducer, future) {
+        To::Everyone(future) => match exchange::give::<V, R>(rt, reductions, number, part, reducer, future) {
             Ok(()) => return,
             Err(back) => back,
         },
     };
     let otherwise = reductions.pieces.has(number) || reductions.exchanges.has(number);
-    assert!(!otherwise, "elements of {} contribute {UNLIKE}", T::NAME);
+    if otherwise {
+        refuse::<V, R>(reductions, number, "a long value, or by `allreduce`");
+    }
     let route = to.route(reductions, number);
     {
         let mut pending = reductions.pending.borrow_mut();
         let pending = pending.get_or_new(number);
-        pending.count += 1;
-        pending.route.get_or_insert(route);
+        match &pending.route {
+            Some(earlier) if *earlier != route => refuse::<V, R>(reductions, number, "for another receiver"),
+            _ => pending.route = Some(route),
+        }
         let here = pending.here.get_or_insert_with(|| Box::new(Typed::<V, R>::new(reducer)));
         let Some(typed) = here.as_any().downcast_mut::<Typed<V, R>>() else {
-            panic!("elements of {} contribute {UNLIKE}", T::NAME);
+            refuse::<V, R>(reductions, number, &here.name());
         };
+        pending.count += 1;
         typed.add(part);
     }
     advance(rt, reductions, number);
@@ -333,7 +349,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     if let Some(own) = &mut pending.here
         && pending.below.drain(..).any(|part| own.merge(part).is_err())
     {
-        return rt.fail(unlike());
+        return rt.fail(unlike(reductions, number, "a part of another PE is of another type than one here"));
     }
     let parent = reductions.place(rt).parent;
     let Pending { count, here: own, below: mut parts, route, mut merger } = pending;
@@ -389,18 +405,6 @@ pub(super) fn end_in_order(rt: Rt, reductions: &Reductions, number: u64, end: im
     }
 }
 
-/// What elements contribute that cannot be merged.
-pub(super) const UNLIKE: &str =
-    "different types, vectors of different lengths, or for different receivers, to one reduction";
-
-pub(super) fn unlike() -> Failure {
-    Failure { code: 1, what: format!("elements contribute {UNLIKE}") }
-}
-
-pub(super) fn cannot_be_sent(error: &WireError) -> Failure {
-    Failure { code: 1, what: format!("a contribution cannot be sent: {error}") }
-}
-
 impl Reductions {
     /// Keeps a reducer for parts that a root cannot merge; returns its number.
     fn keep(&self, reducer: Box<dyn Part>) -> u32 {
@@ -424,7 +428,7 @@ fn end_for_root(rt: Rt, reductions: &Reductions, partial: Partial) {
         return rt.violation(reductions.root.get(), "a reduction for a PE that took no part in it", partial.number);
     };
     if partial.parts.into_iter().any(|part| reducer.merge(part).is_err()) {
-        return rt.fail(unlike());
+        return rt.fail(unlike(reductions, partial.number, "the parts of two PEs are of different types"));
     }
     reducer.finish(rt, reductions, partial.number, partial.count, route);
     reductions.reducers.borrow_mut()[at] = Some(reducer);
@@ -491,7 +495,11 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
         return end_for_root(rt, reductions, partial);
     }
     if reductions.pieces.has(partial.number) || reductions.exchanges.has(partial.number) {
-        return rt.fail(unlike());
+        return rt.fail(unlike(
+            reductions,
+            partial.number,
+            "some are long vectors, others are not, or are by `allreduce`",
+        ));
     }
     {
         let mut pending = reductions.pending.borrow_mut();
@@ -575,8 +583,7 @@ fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     }
 }
 
-/// A sink that is an entry method, whose arguments but for the last one are `first`. They travel with each part of the
-/// reduction, their payloads among the bytes. For `#[chare]`.
+/// A sink that is an entry method: its first arguments travel with each part, payloads among the bytes. For `#[chare]`.
 #[track_caller]
 pub fn sink<E: crate::Entry, K: crate::Kind, A: serde::Serialize, V>(
     target: &crate::Target<E::Chare, K>,
@@ -588,6 +595,5 @@ pub fn sink<E: crate::Entry, K: crate::Kind, A: serde::Serialize, V>(
         wire::pack_inside(&(target.which, first))
     };
     let before = before.unwrap_or_else(|why| panic!("the arguments of a sink of {} cannot be kept: {why}", E::NAME));
-    let (collection, method) = (target.collection, E::info().id());
-    Sink::to(Route::Entry { collection, method, before, broadcast: K::BROADCAST })
+    Sink::to(Route::Entry { collection: target.collection, method: E::info().id(), before, broadcast: K::BROADCAST })
 }

@@ -309,10 +309,10 @@ pub(crate) fn contribute<T: Chare, V: Arguments, R: Reducer<V>>(
 ) {
     match next(element, to) {
         Turn::Known(members, number) => {
-            reduction::give::<T, V, R>(element.rt, &members.reductions, number, value, reducer, To::Route(sink.route));
+            reduction::give::<V, R>(element.rt, &members.reductions, number, value, reducer, To::Route(sink.route));
         }
         Turn::Later(number) => later(element, to, move |rt, members| {
-            reduction::give::<T, V, R>(rt, &members.reductions, number, value, reducer, To::Route(sink.route));
+            reduction::give::<V, R>(rt, &members.reductions, number, value, reducer, To::Route(sink.route));
         }),
     }
 }
@@ -327,12 +327,14 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
 ) -> Reply<R::Output> {
     let reply = Reply::new(element.rt, Awaited::REDUCTION);
     let future = reply.id();
-    let give = move |rt: Rt, members: &'static Members<T>, number| {
-        reduction::give::<T, V, R>(rt, &members.reductions, number, value, reducer, To::Everyone(future));
-    };
     match next(element, to) {
-        Turn::Known(members, number) => give(element.rt, members, number),
-        Turn::Later(number) => later(element, to, move |rt, members| give(rt, members, number)),
+        Turn::Known(members, number) => {
+            let to = To::Everyone(future);
+            reduction::give::<V, R>(element.rt, &members.reductions, number, value, reducer, to);
+        }
+        Turn::Later(number) => later(element, to, move |rt, members| {
+            reduction::give::<V, R>(rt, &members.reductions, number, value, reducer, To::Everyone(future));
+        }),
     }
     reply
 }

@@ -58,19 +58,17 @@ fn users(stack: &str) -> String {
     let panics = |(name, _): &(&str, _)| name.contains("rust_begin_unwind") || name.contains("begin_panic");
     let from = frames.iter().rposition(panics).map_or(0, |at| at + 1);
     let runtime = |(name, _): &(&str, _)| {
-        name.starts_with("charm4rs::runtime::") || name.contains("__rust_begin_short_backtrace")
+        let begins = name.contains("__rust_begin_short_backtrace") || name.contains(" as charm4rs::chare::Entry>");
+        begins || name.starts_with("charm4rs::runtime::")
     };
-    let frames = &frames[from..];
-    let frames = &frames[..frames.iter().position(runtime).unwrap_or(frames.len())];
-    let first = frames.iter().position(|(name, _)| !is_ours(name)).unwrap_or(0);
-    let end = frames
-        .iter()
-        .rposition(|(name, _)| !is_ours(name) && !name.contains(" as charm4rs::"))
-        .map_or(frames.len(), |at| at + 1);
-    let frame = |(at, (name, place)): (usize, &(&str, Option<&str>))| {
+    let frames: Vec<_> = frames[from..].iter().skip_while(|(name, _)| is_ours(name)).collect();
+    let below = frames.iter().position(|frame| runtime(frame)).unwrap_or(frames.len());
+    let users = |(name, _): &&(&str, _)| !is_ours(name);
+    let end = frames[..below].iter().rposition(users).map_or(below, |at| at + 1);
+    let frame = |(at, (name, place)): (usize, &&(&str, Option<&str>))| {
         format!("  {at}: {name}{}", place.map(|place| format!("\n      {place}")).unwrap_or_default())
     };
-    let lines: Vec<String> = frames[first.min(end)..end].iter().enumerate().map(frame).collect();
+    let lines: Vec<String> = frames[..end].iter().enumerate().map(frame).collect();
     lines.join("\n")
 }
 
@@ -98,5 +96,7 @@ mod tests {
         let kept = "  0: prog::inner\n      at ./src/main.rs:3:9\n  1: core::iter::Iterator::for_each\n  2: prog::Block::step\n      at ./src/main.rs:9:9";
         assert_eq!(users(stack), kept);
         assert_eq!(users(""), "");
+        let of_the_runtime = stack.replace("   4: prog", "   4: charm4rs::runtime::unlike::refuse\n   4: prog");
+        assert_eq!(users(&of_the_runtime), kept, "a panic of the runtime's that is the user's fault");
     }
 }

@@ -420,3 +420,28 @@ fn an_element_of_a_group_finds_its_group_and_one_of_an_array_finds_none() {
         assert_eq!(asked, vec![None; job.pes() as usize]);
     });
 }
+
+#[test]
+fn calls_of_all_elements_of_an_empty_collection_complete_and_so_do_promises_of_its_elements() {
+    simulated(60, |job| async move {
+        let gone = job.array::<Cell>(5, 1);
+        gone.all().leave().done().await;
+        let (closed, open, whole) = (job.sparse::<Cell>(), job.sparse::<Cell>(), job.array::<Cell>(4, 1));
+        closed.done_inserting().await;
+        for empty in [job.array::<Cell>(0, 1), closed, gone, whole.section([])] {
+            assert!(empty.all().who().call().await.is_empty());
+            empty.all().who().done().await;
+            let (to, total) = empty.promise_or(-7);
+            empty.all().total(to);
+            assert_eq!(total.await, -7);
+        }
+        // Asked before it is closed: when it is.
+        let (_, total) = open.promise_or(-7);
+        let closed = open.done_inserting();
+        assert_eq!(total.await, -7);
+        closed.await;
+        let (to, total) = whole.promise_or(-7);
+        whole.all().total(to);
+        assert_eq!(total.await, 6);
+    });
+}

@@ -219,3 +219,67 @@ fn a_reducer_that_panics_ends_the_job_with_its_message() {
         assert!(failure.what.contains("different lengths"), "{failure}");
     }
 }
+
+/// A panic of the second contributor, which is on the PE of the first.
+fn refused(job: impl Fn(charm4rs::Collection<Odd>) + Copy + 'static, says: &'static [&'static str]) {
+    let end = charm4rs::testing::threads(1, move |here| async move {
+        job(here.array::<Odd>(2, ()));
+        here.promise::<()>().1.await;
+    });
+    let failure = end.expect_err("the second contribution does not fit");
+    assert!(says.iter().all(|part| failure.what.contains(part)), "{says:?} is not in {failure}");
+    // The user's line, not the runtime's.
+    assert!(failure.what.contains(" at chare/tests/laws/reductions.rs:"), "{failure}");
+}
+
+/// The second element contributes something else than the first.
+struct Odd;
+
+#[chare(index = usize)]
+impl Odd {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+    #[entry]
+    fn of_another_type(&self, cx: &mut Cx<Self>) {
+        if cx.index() == 0 {
+            cx.contribute(1u64, reduce::sum, Sink::nowhere());
+        } else {
+            cx.contribute(1.5, reduce::max, Sink::nowhere());
+        }
+    }
+    #[entry]
+    fn for_another_step(&self, cx: &mut Cx<Self>) {
+        cx.contribute(1u64, reduce::sum, cx.proxy().total_sink(cx.index()));
+    }
+    #[entry]
+    fn of_another_length(&self, cx: &mut Cx<Self>) {
+        cx.contribute(vec![0.5; 5_000 + cx.index()], reduce::sum, Sink::nowhere());
+    }
+    #[entry]
+    fn for_all(&self, cx: &mut Cx<Self>) {
+        if cx.index() == 0 {
+            cx.contribute(1u64, reduce::sum, Sink::nowhere());
+        } else {
+            drop(cx.allreduce(1u64, reduce::sum));
+        }
+    }
+    #[entry]
+    fn total(&self, _step: usize, _total: u64) {}
+}
+
+#[test]
+fn a_contribution_that_does_not_fit_says_what_differs_and_where_it_was_made() {
+    refused(
+        |odd| drop(odd.all().of_another_type()),
+        &[
+            "Odd[1].of_another_type panicked",
+            "a f64 with By<Max> does not fit reduction 1",
+            "has contributed a u64 with By<Sum>",
+        ],
+    );
+    refused(|odd| drop(odd.all().for_another_step()), &["has contributed for another receiver"]);
+    refused(|odd| drop(odd.all().of_another_length()), &["a Vec<f64> with By<Sum> does not fit", "of another length"]);
+    refused(|odd| drop(odd.all().for_all()), &["Odd[1].for_all panicked", "for another receiver"]);
+}
