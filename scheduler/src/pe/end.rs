@@ -53,6 +53,15 @@ impl Scheduler {
         drop(self.shut());
     }
 
+    /// This process is a child that was forked from the PE's: nothing that it does here is to reach anybody, and its loop ends after the current
+    /// item. The port is a copy of the PE's own, which must not even be closed.
+    pub fn leave_fork(&self) {
+        if let Ok(mut port) = self.port.try_borrow_mut() {
+            Box::leak(Box::new(port.take()));
+        }
+        self.stop(0);
+    }
+
     fn shut(&self) -> Option<Port> {
         self.tasks.shut();
         loop {
