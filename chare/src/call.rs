@@ -119,7 +119,7 @@ impl<E: Entry> Call<E, Many> {
     #[must_use = "a reply that nobody waits for: leave `.call()` out"]
     pub fn call(self) -> Reply<Vec<E::Output>> {
         let rt = runtime::current();
-        let reply = Reply::new(rt, Awaited::Broadcast(E::info()));
+        let reply = Reply::list(rt, Awaited::Broadcast(E::info()));
         let (target, args, options) = self.take();
         runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Values(reply.id()));
         reply

@@ -1,6 +1,6 @@
 //! What an entry method sees of its surroundings: [`Cx`] in plain methods, [`This`] in `async` ones.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
@@ -13,42 +13,93 @@ use charm4rs_transport::Pe;
 use crate::receive::Mailboxes;
 use crate::reduce::{IntoSink, Reducer};
 use crate::registry::MethodInfo;
-use crate::runtime::{self, Members, Membership, Rt};
+use crate::runtime::{self, AnyCollection, Members, Membership, Rt};
 use crate::{All, Arguments, Chare, Collection, Job, One, Proxy, Reply, Target};
 
 /// An element as its PE keeps it.
 pub(crate) struct Element<T: Chare> {
     pub(crate) index: T::Index,
     pub(crate) members: &'static Members<T>,
-    pub(crate) rt: Rt,
     /// `None` while it is constructed, and after it was destroyed.
     pub(crate) state: RefCell<Option<T>>,
+    base: Base,
+}
+
+/// What an element has whatever its type is.
+pub(crate) struct Base {
+    pub(crate) rt: Rt,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) suspended: Suspended,
     /// The number of reductions it has contributed to.
-    pub(crate) contributed: std::cell::Cell<u64>,
+    pub(crate) contributed: Cell<u64>,
     /// The sections that it is in.
-    pub(crate) sections: RefCell<Vec<Membership<T>>>,
+    pub(crate) sections: RefCell<Vec<Membership>>,
+}
+
+impl Base {
+    fn new(rt: Rt) -> Self {
+        Self {
+            rt,
+            mailboxes: Mailboxes::default(),
+            suspended: Suspended::default(),
+            contributed: Cell::new(0),
+            sections: RefCell::default(),
+        }
+    }
+}
+
+impl<T: Chare> Deref for Element<T> {
+    type Target = Base;
+    #[inline]
+    fn deref(&self) -> &Base {
+        &self.base
+    }
 }
 
 impl<T: Chare> Element<T> {
     pub(crate) fn new(rt: Rt, members: &'static Members<T>, index: T::Index) -> Rc<Self> {
-        Rc::new(Self {
-            index,
-            members,
-            rt,
-            state: RefCell::new(None),
-            mailboxes: Mailboxes::default(),
-            suspended: Suspended::default(),
-            contributed: std::cell::Cell::new(0),
-            sections: RefCell::default(),
-        })
+        Rc::new(Self { index, members, state: RefCell::new(None), base: Base::new(rt) })
     }
 
     /// Whether it was destroyed.
     #[inline]
     pub(crate) fn is_gone(&self) -> bool {
         self.state.try_borrow().is_ok_and(|state| state.is_none())
+    }
+}
+
+/// An element whatever its type is.
+pub(crate) trait AnyElement {
+    fn base(&self) -> &Base;
+    fn members(&self) -> &'static dyn AnyCollection;
+    fn index_text(&self) -> String;
+    /// Whether it is the one that its collection has by its index.
+    fn is_listed(&self) -> bool;
+    /// Leaves a section.
+    fn leave(&self, section: &'static dyn AnyCollection);
+}
+
+impl<T: Chare> AnyElement for Element<T> {
+    fn base(&self) -> &Base {
+        &self.base
+    }
+
+    fn members(&self) -> &'static dyn AnyCollection {
+        self.members
+    }
+
+    fn index_text(&self) -> String {
+        format!("{:?}", self.index)
+    }
+
+    fn is_listed(&self) -> bool {
+        self.members.find(&self.index).is_some_and(|living| std::ptr::eq(&*living, self))
+    }
+
+    fn leave(&self, section: &'static dyn AnyCollection) {
+        if let Some(section) = section.as_any().downcast_ref::<Members<T>>() {
+            section.remove(&self.index);
+        }
     }
 }
 
@@ -228,6 +279,10 @@ impl<T: Chare> This<T> {
         &self.element
     }
 
+    pub(crate) fn into_element(self) -> Rc<Element<T>> {
+        self.element
+    }
+
     surroundings!(self => &self.element);
 
     /// Looks at or changes the chare's state.
@@ -236,11 +291,16 @@ impl<T: Chare> This<T> {
     /// If called inside another `with` of the same chare, or after the chare was destroyed.
     #[track_caller]
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
-        let Ok(mut state) = self.element.state.try_borrow_mut() else {
-            panic!("{:?} is in use: `with` inside `with`, or inside a plain entry method", self.proxy())
-        };
-        let Some(state) = state.as_mut() else { panic!("{:?} has been destroyed", self.proxy()) };
-        f(state)
+        f(&mut self.borrow())
+    }
+
+    #[inline]
+    #[track_caller]
+    fn borrow(&self) -> RefMut<'_, T> {
+        match self.element.state.try_borrow_mut() {
+            Ok(state) => RefMut::filter_map(state, Option::as_mut).unwrap_or_else(|_| gone(&self.proxy())),
+            Err(_) => in_use(&self.proxy()),
+        }
     }
 
     /// Runs a plain entry method. For `#[chare]`.
@@ -254,6 +314,18 @@ impl<T: Chare> This<T> {
     pub async fn sleep(&self, time: Duration) {
         self.element.rt.sched.sleep(time).await;
     }
+}
+
+#[cold]
+#[track_caller]
+fn in_use(proxy: &dyn fmt::Debug) -> ! {
+    panic!("{proxy:?} is in use: `with` inside `with`, or inside a plain entry method")
+}
+
+#[cold]
+#[track_caller]
+fn gone(proxy: &dyn fmt::Debug) -> ! {
+    panic!("{proxy:?} has been destroyed")
 }
 
 impl<T: Chare> Clone for This<T> {

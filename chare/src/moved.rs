@@ -10,7 +10,7 @@
 //! Who upholds that a value is read as the type it was written as: sender and receiver name the same entry method
 //! (or the same future), whose type fixes the value's; both run in one process, hence one program.
 
-use std::mem::{MaybeUninit, align_of, size_of};
+use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
 
 /// Messages start on a multiple of this, and so do bodies.
 pub(crate) const BODY_ALIGN: usize = 16;
@@ -27,19 +27,51 @@ pub(crate) const fn size<T>() -> usize {
     if boxed::<T>() { size_of::<Box<T>>() } else { size_of::<T>() }
 }
 
+/// The bytes of a value on their way into a message. Whoever has them owns what the value owned: so they are copied once.
+#[derive(Debug)]
+pub(crate) struct Loose<'a>(&'a [MaybeUninit<u8>]);
+
+impl Loose<'_> {
+    /// How many bytes they take in a message.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Moves them to the front of `body`, which must be 16-byte aligned and long enough.
+    #[inline]
+    pub(crate) fn put(self, body: &mut [MaybeUninit<u8>]) {
+        assert!(body.as_ptr().addr().is_multiple_of(BODY_ALIGN));
+        body[..self.0.len()].copy_from_slice(self.0);
+    }
+}
+
+/// Takes a value apart, for the time of `f`. If `f` does not put the bytes into a message, what the value owned leaks.
+#[inline]
+pub(crate) fn loosen<T, R>(value: T, f: impl FnOnce(Loose<'_>) -> R) -> R {
+    if boxed::<T>() {
+        let value = ManuallyDrop::new(Box::new(value));
+        // SAFETY: the bytes of a box that is never dropped, for as long as it stays where it is.
+        f(Loose(unsafe { bytes_of(&value) }))
+    } else {
+        let value = ManuallyDrop::new(value);
+        // SAFETY: as above.
+        f(Loose(unsafe { bytes_of(&value) }))
+    }
+}
+
+/// # Safety
+/// Copies of the bytes are a second value: only one may be used.
+unsafe fn bytes_of<T>(value: &T) -> &[MaybeUninit<u8>] {
+    // SAFETY: any memory of a value is a slice of `MaybeUninit` bytes.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
 /// Moves `value` to the front of `body`.
 ///
 /// `body` must be 16-byte aligned and at least [`size`] bytes long.
 #[inline]
 pub(crate) fn write<T>(value: T, body: &mut [MaybeUninit<u8>]) {
-    assert!(body.len() >= size::<T>() && body.as_ptr().addr().is_multiple_of(BODY_ALIGN));
-    if boxed::<T>() {
-        // SAFETY: the assertion covers size and alignment of a box.
-        unsafe { body.as_mut_ptr().cast::<Box<T>>().write(Box::new(value)) };
-    } else {
-        // SAFETY: the assertion covers size, and `boxed` the alignment.
-        unsafe { body.as_mut_ptr().cast::<T>().write(value) };
-    }
+    loosen(value, |value| value.put(body));
 }
 
 /// Moves the value out of a message's body.
@@ -57,18 +89,30 @@ pub(crate) unsafe fn read<T>(body: *const u8) -> T {
     }
 }
 
-/// Looks at a value in a message's body without moving it out.
-///
-/// # Safety
-/// As [`read()`], except that the value stays; the reference must not outlive the message.
-#[inline]
-pub(crate) unsafe fn peek<'a, T>(body: *const u8) -> &'a T {
-    if boxed::<T>() {
+/// Where in a message's body a part of a moved value is, for who knows the part's type only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    boxed: bool,
+    offset: usize,
+}
+
+impl Part {
+    /// The part of a `T` that begins at `offset`.
+    pub(crate) const fn of<T>(offset: usize) -> Self {
+        Self { boxed: boxed::<T>(), offset }
+    }
+
+    /// Copies the part out; the value stays.
+    ///
+    /// # Safety
+    /// `body` points to what [`write()`] wrote in this process for that `T`, and the part is a `P`.
+    #[inline]
+    pub(crate) unsafe fn copy<P: Copy>(self, body: *const u8) -> P {
         // SAFETY: the caller's promise.
-        unsafe { &*body.cast::<Box<T>>() }
-    } else {
-        // SAFETY: the caller's promise.
-        unsafe { &*body.cast::<T>() }
+        unsafe {
+            let value = if self.boxed { body.cast::<*const u8>().read() } else { body };
+            value.add(self.offset).cast::<P>().read()
+        }
     }
 }
 

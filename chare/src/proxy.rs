@@ -216,7 +216,7 @@ impl<T: Chare> Collection<T> {
     #[track_caller]
     #[must_use]
     pub fn section(&self, indices: impl IntoIterator<Item = T::Index>) -> Self {
-        let id = runtime::section::<T>(runtime::current(), self.whole, indices.into_iter().collect());
+        let id = runtime::section::<T>(runtime::current(), self.whole, indices);
         Self { id, ..*self }
     }
 
@@ -244,8 +244,7 @@ impl<T: Chare> Collection<T> {
     where
         I: IntoIterator<Item = T::Index>,
     {
-        let id =
-            runtime::section_of::<T>(runtime::current(), self.whole, async { indices.await.into_iter().collect() });
+        let id = runtime::section_of::<T, I>(runtime::current(), self.whole, indices);
         Self { id, ..*self }
     }
 

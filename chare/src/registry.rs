@@ -12,7 +12,7 @@ use charm4rs_transport::port::{Incoming, Offer};
 use sha2::{Digest, Sha256};
 
 use crate::envelope::Header;
-use crate::runtime::{self, IndexLook, Runtime};
+use crate::runtime::{self, BodyOps, IndexLook, Runtime};
 use crate::{Chare, Entry};
 
 type Landings = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
@@ -28,8 +28,8 @@ pub struct MethodInfo {
     pub(crate) broadcast: fn(&'static Runtime, &Header, Incoming),
     /// Where the payloads of a call that is on its way shall land, if the method has a say in it.
     pub(crate) offer: Option<Landings>,
-    /// Drops a call that will not be delivered.
-    pub(crate) discard: fn(&Header, Incoming),
+    /// What can be done with a moved call.
+    pub(crate) body: BodyOps,
     /// The index of an element, for who reports what runs.
     pub(crate) index: IndexLook,
 }
@@ -41,7 +41,6 @@ pub struct ChareInfo {
     id: AtomicU16,
     pub(crate) create: fn(&'static Runtime, &Header, Incoming),
     pub(crate) solo: fn(&'static Runtime, &Header, Incoming),
-    pub(crate) section: fn(&'static Runtime, &Header, Incoming),
     /// Drops a new element that will not be made.
     pub(crate) discard: fn(&Header, Incoming),
     pub(crate) methods: &'static [&'static MethodInfo],
@@ -67,7 +66,7 @@ impl MethodInfo {
             deliver: runtime::deliver::<E>,
             broadcast: runtime::broadcast::<E>,
             offer: if E::POSTS { Some(runtime::offer::<E>) } else { None },
-            discard: runtime::discard_call::<E>,
+            body: BodyOps::of::<E>(),
             index: IndexLook::of::<E::Chare>(),
         }
     }
@@ -87,7 +86,6 @@ impl ChareInfo {
             id: AtomicU16::new(UNNUMBERED),
             create: runtime::create::<T>,
             solo: runtime::create_solo::<T>,
-            section: runtime::section_step::<T>,
             discard: runtime::discard_new::<T>,
             methods,
         }

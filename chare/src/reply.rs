@@ -10,39 +10,47 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use charm4rs_scheduler::WakerKey;
-use charm4rs_transport::RegBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::FutureId;
 use crate::moved::{self, Stash};
 use crate::registry::MethodInfo;
 use crate::runtime::{self, Rt};
-use crate::wire::{self, WireError};
+use crate::wire::{self, Aside, Packed, WireError};
 use crate::{Arguments, CallError};
 
-type ReadWire = fn(&[u8], Vec<Arc<RegBuf>>, &mut Stash) -> Result<(), WireError>;
+type Read = Result<(), Box<WireError>>;
+type ReadWire = fn(&[u8], Aside, &mut Stash) -> Read;
+type ReadList = fn(Vec<Packed>, &mut Stash) -> Read;
 
-/// Reads an answer's body into a slot: moved, or serialized.
+/// Reads an answer into a slot, as the type that the future has.
 struct Reader {
-    moved: fn(*const u8, &mut Stash),
+    /// A value that was moved.
+    moved: fn(*const u8, &mut Stash) -> Read,
+    /// A serialized one.
     wire: ReadWire,
+    /// Results that each are serialized, if the future has a list of them.
+    list: Option<ReadList>,
     /// Only that it arrives matters, not the value.
     discard: bool,
 }
 
 trait HasReader: Arguments {
     const KEEP: Reader = Reader {
-        // SAFETY: the only caller is `Futures::fulfil_moved`, whose caller promises the type.
-        moved: |body, stash| stash.put(unsafe { moved::read::<Self>(body) }),
+        moved: |body, stash| {
+            // SAFETY: the only caller is `Futures::fulfil_moved`, whose caller promises the type.
+            stash.put(unsafe { moved::read::<Self>(body) });
+            Ok(())
+        },
         wire: |bytes, payloads, stash| {
             stash.put(wire::unpack::<Self>(bytes, payloads)?);
             Ok(())
         },
+        list: None,
         discard: false,
     };
     const DISCARD: Reader = Reader {
@@ -50,15 +58,34 @@ trait HasReader: Arguments {
             // SAFETY: as above.
             drop(unsafe { moved::read::<Self>(body) });
             stash.put(());
+            Ok(())
         },
         wire: |_, _, stash| {
             stash.put(());
             Ok(())
         },
+        list: None,
         discard: true,
+    };
+    /// Of a `Vec` of these: what arrives is a list of packed values.
+    const LIST: Reader = Reader {
+        // SAFETY: as above; the type of what is moved is that of all lists.
+        moved: |body, stash| unpack_list::<Self>(unsafe { moved::read::<Vec<Packed>>(body) }, stash),
+        wire: |bytes, payloads, stash| unpack_list::<Self>(wire::unpack(bytes, payloads)?, stash),
+        list: Some(unpack_list::<Self>),
+        discard: false,
     };
 }
 impl<R: Arguments> HasReader for R {}
+
+fn unpack_list<R: Arguments>(list: Vec<Packed>, stash: &mut Stash) -> Read {
+    let mut values = Vec::with_capacity(list.len());
+    for value in list {
+        values.push(value.read::<R>()?);
+    }
+    stash.put(values);
+    Ok(())
+}
 
 #[derive(Default)]
 enum State {
@@ -68,7 +95,7 @@ enum State {
     /// Nobody waits any more, but the answer is still to come: the slot stays until then, to drop it.
     Abandoned,
     Ready,
-    Failed(CallError),
+    Failed(Box<CallError>),
 }
 
 /// What a future waits for: for who reports that it does not come.
@@ -165,14 +192,14 @@ impl Futures {
         self.table.borrow().slots.iter().filter_map(of).collect()
     }
 
-    fn settle(&self, id: FutureId, settle: impl FnOnce(&mut Slot) -> State) {
+    fn settle(&self, id: FutureId, settle: &mut dyn FnMut(&mut Slot) -> Result<(), Box<CallError>>) {
         let (waker, leftover) = {
             let mut table = self.table.borrow_mut();
             let Some(slot) = table.get(id) else { return };
             if !matches!(slot.state, State::Waiting(_) | State::Abandoned) {
                 return;
             }
-            let settled = settle(slot);
+            let settled = settle(slot).map_or_else(State::Failed, |()| State::Ready);
             match std::mem::replace(&mut slot.state, settled) {
                 State::Waiting(waker) => (waker, None),
                 _ => (None, Some(table.free(id))),
@@ -187,7 +214,7 @@ impl Futures {
     /// A value made on this PE.
     pub(crate) fn fulfil<R: 'static>(&self, id: FutureId, value: R) {
         let mut value = Some(value);
-        self.settle(id, |slot| {
+        self.settle(id, &mut |slot| {
             match value.take() {
                 Some(value) if !slot.reader.discard => slot.stash.put(value),
                 unread => {
@@ -195,33 +222,38 @@ impl Futures {
                     slot.stash.put(());
                 }
             }
-            State::Ready
+            Ok(())
+        });
+    }
+
+    /// Values, packed each by itself, for a list of them.
+    pub(crate) fn fulfil_list(&self, id: FutureId, list: Vec<Packed>) {
+        let mut list = Some(list);
+        self.settle(id, &mut |slot| {
+            let Some(read) = slot.reader.list else { return Err(unlike(id)) };
+            unread(id, read(list.take().unwrap_or_default(), &mut slot.stash))
         });
     }
 
     /// A value moved by another PE of this process.
     ///
     /// # Safety
-    /// `body` points to a value of the future's type, written by [`moved::write`], that nobody reads again.
+    /// `body` points to a value of the future's type (of a list: `Vec<Packed>`), written by [`moved::write`], that nobody reads again.
     pub(crate) unsafe fn fulfil_moved(&self, id: FutureId, body: *const u8) {
-        self.settle(id, |slot| {
-            (slot.reader.moved)(body, &mut slot.stash);
-            State::Ready
-        });
+        self.settle(id, &mut |slot| unread(id, (slot.reader.moved)(body, &mut slot.stash)));
     }
 
     /// A serialized value.
-    pub(crate) fn fulfil_wire(&self, id: FutureId, bytes: &[u8], payloads: Vec<Arc<RegBuf>>) {
-        self.settle(id, |slot| match (slot.reader.wire)(bytes, payloads, &mut slot.stash) {
-            Ok(()) => State::Ready,
-            Err(error) => {
-                State::Failed(CallError::Wire { entry: "the sender".into(), pe: id.pe, why: error.to_string() })
-            }
+    pub(crate) fn fulfil_wire(&self, id: FutureId, bytes: &[u8], payloads: Aside) {
+        let mut payloads = Some(payloads);
+        self.settle(id, &mut |slot| {
+            unread(id, (slot.reader.wire)(bytes, payloads.take().unwrap_or_default(), &mut slot.stash))
         });
     }
 
     pub(crate) fn fail(&self, id: FutureId, error: CallError) {
-        self.settle(id, |_| State::Failed(error));
+        let mut error = Some(error);
+        self.settle(id, &mut |_| error.take().map_or(Ok(()), |error| Err(Box::new(error))));
     }
 
     /// Drops all values that nobody has taken.
@@ -234,6 +266,18 @@ impl Futures {
     }
 
     fn poll<R: 'static>(&self, id: FutureId, waker: &Waker) -> Poll<Result<R, CallError>> {
+        let mut value = None;
+        let polled = self.poll_by(id, waker, &mut |stash| value = stash.take::<R>());
+        polled.map(|polled| polled.and_then(|()| value.ok_or_else(|| unlike(id))).map_err(|error| *error))
+    }
+
+    /// [`Futures::poll`], whatever the type: `take` takes the value.
+    fn poll_by(
+        &self,
+        id: FutureId,
+        waker: &Waker,
+        take: &mut dyn FnMut(&mut Stash),
+    ) -> Poll<Result<(), Box<CallError>>> {
         let mut table = self.table.borrow_mut();
         let slot = table.get(id).expect("a reply is polled while it owns its slot");
         match &mut slot.state {
@@ -246,9 +290,8 @@ impl Futures {
             State::Failed(error) => Poll::Ready(Err(error.clone())),
             State::Ready => {
                 assert!(!slot.stash.is_empty(), "a reply is not polled after its end");
-                let why = "an answer of another type".to_string();
-                let unlike = || CallError::Wire { entry: "the sender".into(), pe: id.pe, why };
-                Poll::Ready(slot.stash.take().ok_or_else(unlike))
+                take(&mut slot.stash);
+                Poll::Ready(Ok(()))
             }
             State::Free | State::Abandoned => unreachable!("a reply owns its slot"),
         }
@@ -266,6 +309,21 @@ impl Futures {
         };
         drop(leftover); // outside the borrow, as above
     }
+}
+
+/// What comes of an answer that has been read.
+#[inline]
+fn unread(id: FutureId, read: Read) -> Result<(), Box<CallError>> {
+    read.map_err(|error| of_sender(id, error.to_string()))
+}
+
+#[cold]
+fn unlike(id: FutureId) -> Box<CallError> {
+    of_sender(id, "an answer of another type".to_owned())
+}
+
+fn of_sender(id: FutureId, why: String) -> Box<CallError> {
+    Box::new(CallError::Wire { entry: "the sender".into(), pe: id.pe, why })
 }
 
 impl fmt::Debug for Futures {
@@ -289,6 +347,13 @@ pub struct Reply<R> {
 impl<R: Arguments> Reply<R> {
     pub(crate) fn new(rt: Rt, awaits: Awaited) -> Self {
         Self { id: rt.futures.open(rt, &R::KEEP, awaits), rt, item: PhantomData }
+    }
+}
+
+impl<R: Arguments> Reply<Vec<R>> {
+    /// Of results that arrive packed, each by itself.
+    pub(crate) fn list(rt: Rt, awaits: Awaited) -> Self {
+        Self { id: rt.futures.open(rt, &R::LIST, awaits), rt, item: PhantomData }
     }
 }
 

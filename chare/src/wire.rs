@@ -43,24 +43,31 @@ impl WireError {
 }
 
 impl From<postcard::Error> for WireError {
+    #[cold]
     fn from(error: postcard::Error) -> Self {
         Self(WHY.take().map_or_else(|| error.to_string(), str::to_owned))
     }
 }
 
-/// Packs or unpacks, in `f`, what is read once: by the one receiver of a call, or of an answer.
-pub(crate) fn once<R>(f: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            ONCE.set(self.0);
-        }
+/// While it exists, what is packed or unpacked is read once: by the one receiver of a call, or of an answer.
+#[must_use]
+pub(crate) struct Once(bool);
+
+impl Once {
+    #[inline]
+    pub(crate) fn begin() -> Self {
+        Self(ONCE.replace(true))
     }
-    let _restore = Restore(ONCE.replace(true));
-    f()
 }
 
-/// Whether this runs inside of [`once`]; if not, a value says `why` it refuses.
+impl Drop for Once {
+    #[inline]
+    fn drop(&mut self) {
+        ONCE.set(self.0);
+    }
+}
+
+/// Whether there is a [`Once`]; if not, a value says `why` it refuses.
 pub(crate) fn is_once(why: &'static str) -> Result<(), &'static str> {
     if ONCE.get() {
         return Ok(());
@@ -69,8 +76,19 @@ pub(crate) fn is_once(why: &'static str) -> Result<(), &'static str> {
     Err(why)
 }
 
+/// Payloads that travel beside serialized bytes.
+pub(crate) type Aside = Vec<Arc<RegBuf>>;
+
 /// Appends `value` to `bytes`; returns the payloads that travel beside them.
-pub(crate) fn pack<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<Vec<Arc<RegBuf>>, WireError> {
+pub(crate) fn pack<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<Aside, WireError> {
+    pack_by(&mut |out| value.serialize(out), bytes)
+}
+
+/// [`pack`], whatever the value's type.
+fn pack_by(
+    write: &mut dyn FnMut(&mut postcard::Serializer<Appending<'_>>) -> postcard::Result<()>,
+    bytes: &mut Vec<u8>,
+) -> Result<Aside, WireError> {
     /// Ends also when a user's code panics.
     struct Packing {
         outer: Option<usize>,
@@ -93,7 +111,7 @@ pub(crate) fn pack<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Res
     }
     let start = SET_ASIDE.get();
     let packing = Packing { outer: PACKING.replace(Some(start)), start };
-    postcard::serialize_with_flavor(value, Appending(bytes))?;
+    write(&mut postcard::Serializer { output: Appending(bytes) })?;
     Ok(packing.aside())
 }
 
@@ -101,7 +119,7 @@ pub(crate) fn pack<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Res
 pub(crate) fn pack_inside<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
     let outer = PACKING.take();
     let mut bytes = Vec::new();
-    let packed = postcard::serialize_with_flavor(value, Appending(&mut bytes));
+    let packed = value.serialize(&mut postcard::Serializer { output: Appending(&mut bytes) });
     PACKING.set(outer);
     packed?;
     Ok(bytes)
@@ -131,23 +149,52 @@ impl postcard::ser_flavors::Flavor for Appending<'_> {
 }
 
 /// Reads a value back. All bytes must be used.
-pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8], payloads: Vec<Arc<RegBuf>>) -> Result<T, WireError> {
+pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8], payloads: Aside) -> Result<T, WireError> {
     let (value, rest) = unpack_first(bytes, payloads)?;
-    if rest.is_empty() { Ok(value) } else { Err(WireError(format!("{} bytes too many", rest.len()))) }
+    if rest.is_empty() { Ok(value) } else { Err(too_many(rest)) }
 }
 
 /// Reads a value from the front; returns the rest.
-pub(crate) fn unpack_first<T: DeserializeOwned>(
-    bytes: &[u8],
-    payloads: Vec<Arc<RegBuf>>,
-) -> Result<(T, &[u8]), WireError> {
-    if payloads.is_empty() {
-        return Ok(postcard::take_from_bytes(bytes)?);
+#[inline]
+pub(crate) fn unpack_first<T: DeserializeOwned>(bytes: &[u8], payloads: Aside) -> Result<(T, &[u8]), WireError> {
+    let _beside = Beside::begin(payloads);
+    let mut from = postcard::Deserializer::from_bytes(bytes);
+    let value = T::deserialize(&mut from).map_err(WireError::from)?;
+    Ok((value, from.finalize().map_err(WireError::from)?))
+}
+
+/// While it exists, what is unpacked finds its payloads.
+struct Beside {
+    outer: Option<Option<Vec<Option<Arc<RegBuf>>>>>,
+}
+
+impl Beside {
+    #[inline]
+    fn begin(payloads: Aside) -> Self {
+        if payloads.is_empty() { Self { outer: None } } else { Self::of(payloads) }
     }
-    let outer = BESIDE.replace(Some(payloads.into_iter().map(Some).collect()));
-    let result = postcard::take_from_bytes(bytes);
-    BESIDE.set(outer);
-    Ok(result?)
+
+    fn of(payloads: Aside) -> Self {
+        Self { outer: Some(BESIDE.replace(Some(payloads.into_iter().map(Some).collect()))) }
+    }
+
+    fn end(outer: Option<Vec<Option<Arc<RegBuf>>>>) {
+        BESIDE.set(outer);
+    }
+}
+
+impl Drop for Beside {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(outer) = self.outer.take() {
+            Self::end(outer);
+        }
+    }
+}
+
+#[cold]
+fn too_many(rest: &[u8]) -> WireError {
+    WireError(format!("{} bytes too many", rest.len()))
 }
 
 /// A value that was packed here and is read elsewhere, inside a message that only passes it on. Its payloads travel
@@ -172,6 +219,14 @@ impl Packed {
 
     pub(crate) fn read<T: DeserializeOwned>(self) -> Result<T, WireError> {
         unpack(&self.bytes, self.aside)
+    }
+
+    /// Reads a value from the front, which has no payloads; the rest stays.
+    pub(crate) fn split_first<T: DeserializeOwned>(&mut self) -> Result<T, WireError> {
+        let (value, rest) = unpack_first(&self.bytes, Vec::new())?;
+        let rest = rest.len();
+        self.bytes.drain(..self.bytes.len() - rest);
+        Ok(value)
     }
 
     /// Its bytes and payloads.

@@ -8,20 +8,24 @@
 //! where all its elements share them ([`shared`]).
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::rc::Rc;
 
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 
 use super::Rt;
-use super::calls::{self, send_failure};
 use super::collection::CollectionId;
-use super::exit::Failure;
+use super::execute::{self, Then};
+use super::post::{self, Pack, fail_call, send_failure, wire_error};
+use super::reduction::Reductions;
 use super::shared::{self, Opened};
 use crate::call::Options;
+use crate::cx::Element;
 use crate::envelope::{FutureId, Header, tag};
-use crate::wire::{self, Packed};
-use crate::{CallError, Chare, Entry, Many, Target};
+use crate::registry::MethodInfo;
+use crate::wire::{self, Aside, Packed, WireError};
+use crate::{Arguments, CallError, Chare, ElementIndex, Entry, Many, Target};
 
 /// What the caller of a broadcast waits for.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +43,25 @@ const VALUES: u8 = 2;
 /// The part of an answer that this PE collects.
 pub(crate) struct Wave {
     id: FutureId,
+    method: &'static MethodInfo,
     /// `None` at the root.
     parent: Option<Pe>,
     /// Own elements and children that have not answered, plus one while the elements are being called.
     missing: Cell<usize>,
-    /// Pairs of index and result.
+    /// Indices and results, one behind the other; none if nobody wants the results.
     results: RefCell<Vec<Packed>>,
     error: RefCell<Option<CallError>>,
-    /// At the root: what makes the final value of the results.
-    finish: fn(Rt, FutureId, Vec<Packed>),
+    /// Takes the indices off the results, and sorts these by them; `None`: nobody wants the results.
+    sort: Option<Sort>,
+}
+
+type Sort = fn(Vec<Packed>) -> Result<Vec<Packed>, WireError>;
+
+/// An element's part of a wave.
+pub(super) struct Part {
+    wave: Rc<Wave>,
+    /// Its serialized index, if its result is wanted.
+    index: Option<Vec<u8>>,
 }
 
 /// Sends a call to all elements.
@@ -63,12 +77,19 @@ pub(crate) fn call_all<E: Entry>(
         Answer::Done(to) => (DONE, to),
         Answer::Values(to) => (VALUES, to),
     };
-    let here = rt.sched.pe();
-    let mut header = Header::new(target.collection.0, here).with_reply(to);
-    (header.method, header.flags, header.priority) = (E::info().id(), options.flags, options.priority);
-    if let Err(error) = shared::post(rt, entrance(rt, target.collection), tag::BROADCAST, &header, (kind, args)) {
-        let error = CallError::Wire { entry: E::NAME.into(), pe: here, why: error.to_string() };
-        calls::fail_call(rt, to, error);
+    let mut args = Some(args);
+    let header = post::header_of(rt, E::info(), target.collection, options, to);
+    call_packed(rt, E::info(), &header, kind, &mut |bytes| post::pack_and_end(&mut args, bytes));
+}
+
+fn call_packed(rt: Rt, method: &MethodInfo, header: &Header, kind: u8, pack: Pack<'_>) {
+    let to = entrance(rt, CollectionId(header.collection));
+    let sent = shared::post_packed(rt, to, tag::BROADCAST, header, &mut |bytes| {
+        bytes.push(kind);
+        pack(bytes)
+    });
+    if let Err(error) = sent {
+        fail_call(rt, header.reply(), wire_error(rt, method, &error));
     }
 }
 
@@ -81,83 +102,127 @@ pub(super) fn entrance(rt: Rt, collection: CollectionId) -> Pe {
 
 /// A broadcast has arrived: passes it on, then calls the elements that live here.
 pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
-    let (id, here) = (CollectionId(header.collection), rt.sched.pe());
-    let members = match rt.collection::<E::Chare>(id) {
+    to_members(rt, E::info(), header, msg, run_packed::<E>);
+}
+
+/// Runs an entry method with serialized arguments.
+fn run_packed<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: &[u8], payloads: Aside, then: Then) {
+    match wire::unpack::<E::Args>(args, payloads) {
+        Ok(args) => execute::run::<E>(rt, element, args, then),
+        Err(error) => then.failed(rt, wire_error(rt, E::info(), &error)),
+    }
+}
+
+type Run<T> = fn(Rt, Rc<Element<T>>, &[u8], Aside, Then);
+
+fn to_members<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming, run: Run<T>) {
+    let id = CollectionId(header.collection);
+    let members = match rt.collection::<T>(id) {
         Some(members) if members.complete.get() => members,
         Some(_) => return rt.hold(id, msg),
         None => return rt.keep(id, msg),
     };
+    let Some(mut arrived) = pass_on(rt, method, header, msg, &members.reductions, sort::<T::Index>) else { return };
+    let mut local = members.local().into_iter();
+    while let Some(element) = local.next() {
+        let (payloads, then) = arrived.next(local.len() == 0, &|bytes| wire::pack(&element.index, bytes));
+        run(rt, element, arrived.args(), payloads, then);
+    }
+    if let Some(wave) = arrived.wave {
+        wave.one_less(rt, rt.sched.pe());
+    }
+}
+
+/// A broadcast that has been passed on.
+struct Arrived {
+    msg: Opened,
+    payloads: Aside,
+    wave: Option<Rc<Wave>>,
+}
+
+/// Passes a broadcast on, and begins its wave.
+fn pass_on(
+    rt: Rt,
+    method: &'static MethodInfo,
+    header: &Header,
+    msg: Incoming,
+    reductions: &Reductions,
+    sort: Sort,
+) -> Option<Arrived> {
+    let (id, here) = (CollectionId(header.collection), rt.sched.pe());
     let mut msg = Opened::new(header, msg);
-    let mut payloads = std::mem::take(&mut msg.beside);
+    let payloads = std::mem::take(&mut msg.beside);
     let root = id.creator().filter(|_| id.is_section()).unwrap_or(Pe(header.source));
-    let body = msg.bytes().split_first().filter(|_| root.0 < rt.sched.pes());
-    let Some((&kind, args)) = body.filter(|(kind, _)| **kind <= VALUES) else {
-        return rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
+    let kind = msg.bytes().first().copied().filter(|kind| *kind <= VALUES && root.0 < rt.sched.pes());
+    let Some(kind) = kind else {
+        rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
+        return None;
     };
-    let place = members.reductions.span.place(rt.sched.layout(), root, here);
+    let place = reductions.span.place(rt.sched.layout(), root, here);
     for &child in &place.children {
         shared::send(rt, child, tag::BROADCAST, header, msg.bytes(), payloads.clone());
     }
     let wave = (kind != SILENT).then(|| {
-        let finish = if kind == VALUES { finish_values::<E> } else { finish_done };
         let wave = Rc::new(Wave {
             id: header.reply(),
+            method,
             parent: place.parent,
             missing: Cell::new(place.children.len() + 1),
             results: RefCell::default(),
             error: RefCell::default(),
-            finish,
+            sort: (kind == VALUES).then_some(sort),
         });
         rt.waves.borrow_mut().insert(wave.id, wave.clone());
         wave
     });
-    let mut local = members.local().into_iter();
-    while let Some(element) = local.next() {
-        // The last one gets our share, and may have the memory to itself.
-        let payloads = if local.len() == 0 { std::mem::take(&mut payloads) } else { payloads.clone() };
-        let args = match wire::unpack::<E::Args>(args, payloads) {
-            Ok(args) => args,
-            Err(error) => {
-                let why = error.to_string();
-                let error = CallError::Wire { entry: E::NAME.into(), pe: rt.sched.pe(), why };
-                match &wave {
-                    Some(wave) => *wave.error.borrow_mut() = Some(error),
-                    None => rt.fail(Failure::call(&error)),
-                }
-                break;
-            }
-        };
-        let Some(wave) = wave.clone() else {
-            calls::run::<E>(rt, element, args, FutureId::NONE);
-            continue;
-        };
-        wave.missing.set(wave.missing.get() + 1);
-        let index = element.index;
-        calls::run_then::<E>(rt, element, args, move |result| {
-            match result {
-                Ok(value) if kind == VALUES => wave.keep::<E>(rt, index, &value),
-                Ok(_) => {}
-                Err(error) => *wave.error.borrow_mut() = Some(error),
-            }
-            wave.one_less(rt, here);
-        });
+    Some(Arrived { msg, payloads, wave })
+}
+
+impl Arrived {
+    /// The serialized arguments.
+    fn args(&self) -> &[u8] {
+        &self.msg.bytes()[1..]
     }
-    if let Some(wave) = wave {
-        wave.one_less(rt, here);
+
+    /// For the next element: the arguments' payloads, and who learns of its end. The last one gets our share, and may have the
+    /// memory to itself.
+    fn next(&mut self, is_last: bool, index: &dyn Fn(&mut Vec<u8>) -> Result<Aside, WireError>) -> (Aside, Then) {
+        let payloads = if is_last { std::mem::take(&mut self.payloads) } else { self.payloads.clone() };
+        let Some(wave) = &self.wave else { return (payloads, Then::reply(FutureId::NONE)) };
+        wave.missing.set(wave.missing.get() + 1);
+        let index = wave.sort.map(|_| {
+            let mut bytes = Vec::with_capacity(64); // most need no more
+            index(&mut bytes).expect("an index can be packed");
+            bytes
+        });
+        (payloads, Then::wave(Part { wave: wave.clone(), index }))
+    }
+}
+
+impl Part {
+    pub(super) fn done<O: Arguments>(mut self, rt: Rt, value: O) {
+        let packed = self.index.as_mut().map(|bytes| wire::pack(&value, bytes));
+        drop(value); // so that the payloads' memory need not be copied
+        self.packed(rt, packed);
+    }
+
+    fn packed(self, rt: Rt, packed: Option<Result<Aside, WireError>>) {
+        let Self { wave, index } = self;
+        match (packed, index) {
+            (Some(Ok(aside)), Some(bytes)) => wave.results.borrow_mut().push(Packed::taken(bytes, aside)),
+            (Some(Err(error)), _) => *wave.error.borrow_mut() = Some(wire_error(rt, wave.method, &error)),
+            _ => {}
+        }
+        wave.one_less(rt, rt.sched.pe());
+    }
+
+    pub(super) fn failed(self, rt: Rt, error: CallError) {
+        *self.wave.error.borrow_mut() = Some(error);
+        self.wave.one_less(rt, rt.sched.pe());
     }
 }
 
 impl Wave {
-    fn keep<E: Entry>(&self, rt: Rt, index: <E::Chare as Chare>::Index, value: &E::Output) {
-        match Packed::of(&(index, value)) {
-            Ok(result) => self.results.borrow_mut().push(result),
-            Err(error) => {
-                let error = CallError::Wire { entry: E::NAME.into(), pe: rt.sched.pe(), why: error.to_string() };
-                *self.error.borrow_mut() = Some(error);
-            }
-        }
-    }
-
     fn one_less(&self, rt: Rt, from: Pe) {
         let Some(missing) = self.missing.get().checked_sub(1) else {
             return rt.violation(from, "an answer too many", u64::from(self.id.slot));
@@ -181,8 +246,18 @@ impl Wave {
             }
             None => match error {
                 Some(error) => send_failure(rt, self.id, error),
-                None => (self.finish)(rt, self.id, results),
+                None => self.finish(rt, results),
             },
+        }
+    }
+
+    /// At the root: gives the results to the caller.
+    fn finish(&self, rt: Rt, results: Vec<Packed>) {
+        let Some(sort) = self.sort else { return post::reply(rt, self.id, ()) };
+        match sort(results) {
+            Ok(results) if self.id.pe == rt.sched.pe() => rt.futures.fulfil_list(self.id, results),
+            Ok(results) => post::reply(rt, self.id, results),
+            Err(error) => send_failure(rt, self.id, wire_error(rt, self.method, &error)),
         }
     }
 }
@@ -204,20 +279,17 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
     }
 }
 
-fn finish_done(rt: Rt, to: FutureId, _: Vec<Packed>) {
-    calls::reply(rt, to, ());
+/// Takes the indices off results, and sorts these by them.
+fn sort<I: ElementIndex>(mut results: Vec<Packed>) -> Result<Vec<Packed>, WireError> {
+    let mut indices = Vec::with_capacity(results.len());
+    for result in &mut results {
+        indices.push(result.split_first::<I>()?);
+    }
+    Ok(sort_by(results, &|a, b| indices[a].cmp(&indices[b])))
 }
 
-fn finish_values<E: Entry>(rt: Rt, to: FutureId, results: Vec<Packed>) {
-    let read = Packed::read::<(<E::Chare as Chare>::Index, E::Output)>;
-    match results.into_iter().map(read).collect::<Result<Vec<_>, _>>() {
-        Ok(mut pairs) => {
-            pairs.sort_by_key(|(index, _)| *index);
-            calls::reply(rt, to, pairs.into_iter().map(|(_, value)| value).collect::<Vec<_>>());
-        }
-        Err(error) => {
-            let pe = rt.sched.pe();
-            send_failure(rt, to, CallError::Wire { entry: E::NAME.into(), pe, why: error.to_string() });
-        }
-    }
+fn sort_by(results: Vec<Packed>, compare: &dyn Fn(usize, usize) -> Ordering) -> Vec<Packed> {
+    let mut results: Vec<_> = results.into_iter().enumerate().collect();
+    results.sort_by(|(a, _), (b, _)| compare(*a, *b));
+    results.into_iter().map(|(_, result)| result).collect()
 }

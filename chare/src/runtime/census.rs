@@ -12,13 +12,12 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::calls::send_wire;
-use super::collection::{CollectionId, Members};
-use super::create::Shape;
+use super::collection::{AnyCollection, CollectionId, Common};
+use super::post::send_wire;
 use super::{Rt, reduction, tree};
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reply::Awaited;
-use crate::{Chare, Reply, wire};
+use crate::{Reply, wire};
 
 /// A PE's count of a sparse array's insertions, and the census that it takes part in.
 #[derive(Default)]
@@ -94,14 +93,13 @@ fn send(rt: Rt, to: Pe, header: &Header, step: &Step) {
 }
 
 /// A step of a census has arrived.
-pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg: &Incoming) {
-    let here = rt.sched.pe();
-    let is_sparse = matches!(members.shape, Shape::Sparse);
+pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incoming) {
+    let (here, members) = (rt.sched.pe(), all.common());
     let (Ok(step), Some(creator)) = (wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()), members.id().creator())
     else {
         return rt.violation(msg.from, "a census that cannot be", header.collection);
     };
-    if !is_sparse && !matches!(step, Step::Count | Step::Tell) {
+    if !members.sparse && !matches!(step, Step::Count | Step::Tell) {
         return rt.violation(msg.from, "a census of what is not filled", header.collection);
     }
     let tree = tree(rt, creator);
@@ -118,7 +116,7 @@ pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg:
             }
             children.into_iter().for_each(|child| send(rt, child, header, &Step::Ask));
             let own = &members.inserted;
-            let first = (members.count() > 0).then_some(here);
+            let first = (all.count() > 0).then_some(here);
             answer(rt, members, creator, (own.begun.get(), own.made.get(), first));
         }
         Step::Answer { begun, made, first } => answer(rt, members, creator, (begun, made, first)),
@@ -129,14 +127,14 @@ pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg:
             for counter in members.inserted.counters.take() {
                 send(rt, root, &header.with_reply(counter), &Step::Tell);
             }
-            reduction::count(rt, members, members.count());
+            reduction::count(rt, &members.reductions, all.count());
             rt.release(members.id());
-            members.wake_all(rt);
+            all.wake_all(rt);
         }
         Step::Close { root } => {
             rt.violation(msg.from, "a root that does not exist, or a second one", u64::from(root.0))
         }
-        Step::Count if is_sparse && !members.complete.get() => {
+        Step::Count if members.sparse && !members.complete.get() => {
             members.inserted.counters.borrow_mut().push(header.reply())
         }
         Step::Count => send(rt, members.reductions.root(), header, &Step::Tell),
@@ -145,7 +143,7 @@ pub(super) fn step<T: Chare>(rt: Rt, members: &Members<T>, header: &Header, msg:
 }
 
 /// At the creator: somebody asks.
-fn begin<T: Chare>(rt: Rt, members: &Members<T>, header: &Header) {
+fn begin(rt: Rt, members: &Common, header: &Header) {
     if members.complete.get() {
         return send(rt, members.reductions.root(), header, &Step::Tell);
     }
@@ -158,7 +156,7 @@ fn begin<T: Chare>(rt: Rt, members: &Members<T>, header: &Header) {
     }
 }
 
-fn answer<T: Chare>(rt: Rt, members: &Members<T>, creator: Pe, (begun, made, first): (u64, u64, Option<Pe>)) {
+fn answer(rt: Rt, members: &Common, creator: Pe, (begun, made, first): (u64, u64, Option<Pe>)) {
     let mut round = members.inserted.round.borrow_mut();
     let sums = round.begun.checked_add(begun).zip(round.made.checked_add(made));
     let Some(sums) = sums.filter(|_| first.is_none_or(|pe| pe.0 < rt.sched.pes())) else {

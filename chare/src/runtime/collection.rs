@@ -9,6 +9,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::Deref;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -24,11 +25,10 @@ use super::lacking::Collected;
 use super::reduction::Reductions;
 use super::span::Span;
 use super::waiting::Waiting;
-use super::{Rt, census, location, reduction};
+use super::{Rt, census, location};
 use crate::cx::Element;
-use crate::envelope::{Header, tag};
 use crate::registry::ChareInfo;
-use crate::{Chare, IndexMap, Places};
+use crate::{Chare, ElementIndex, IndexMap, Places, wire};
 
 /// Names a collection in the whole job: its creator's PE and a serial number; for single chares, their type.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -88,9 +88,50 @@ pub(super) enum Place {
 
 pub(super) type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
+/// What a PE knows of a collection, whatever its chares are.
+pub(crate) struct Common {
+    id: CollectionId,
+    /// Its chares' type.
+    pub(super) info: &'static ChareInfo,
+    /// Its elements are inserted.
+    pub(super) sparse: bool,
+    /// All that is to be made here at creation has been made.
+    pub(super) complete: Cell<bool>,
+    pub(super) reductions: Reductions,
+    pub(super) inserted: census::Insertions,
+}
+
+impl Common {
+    fn leaked(id: CollectionId, info: &'static ChareInfo, sparse: bool, reductions: Reductions) -> &'static Self {
+        let inserted = census::Insertions::default();
+        Box::leak(Box::new(Self { id, info, sparse, complete: Cell::new(false), reductions, inserted }))
+    }
+
+    pub(crate) fn id(&self) -> CollectionId {
+        self.id
+    }
+}
+
+/// A serialized index, where the chares' type is not known.
+pub(super) type Key = Vec<u8>;
+
+pub(super) fn key<I: ElementIndex>(index: &I) -> Key {
+    let mut key = Key::new();
+    wire::pack(index, &mut key).expect("an index can be packed");
+    key
+}
+
+/// What a PE knows of an element.
+pub(crate) struct Look {
+    pub(super) may_exist: bool,
+    pub(super) home: Pe,
+    pub(super) place: Option<Place>,
+    pub(super) is_here: bool,
+}
+
 /// A PE's members of one collection. Never freed, so that elements and lookups can refer to them at no cost.
 pub(crate) struct Members<T: Chare> {
-    id: CollectionId,
+    common: &'static Common,
     pub(super) shape: Shape<T>,
     pub(super) map: T::Map,
     elements: Elements<T>,
@@ -100,19 +141,34 @@ pub(crate) struct Members<T: Chare> {
     waiting: Table<T::Index, Vec<Incoming>>,
     /// Which PE was told last where an element is.
     pub(super) hinted: Cell<Option<(T::Index, Pe)>>,
-    /// All that is to be made here at creation has been made.
-    pub(super) complete: Cell<bool>,
-    pub(super) reductions: Reductions,
-    pub(super) inserted: census::Insertions,
+}
+
+impl<T: Chare> Deref for Members<T> {
+    type Target = Common;
+    #[inline]
+    fn deref(&self) -> &Common {
+        self.common
+    }
 }
 
 /// A collection whatever its chares are.
-pub(super) trait AnyCollection {
-    fn id(&self) -> CollectionId;
+pub(crate) trait AnyCollection {
+    fn common(&self) -> &'static Common;
     fn as_any(&'static self) -> &'static dyn Any;
-    fn reductions(&self) -> &Reductions;
-    /// A message about the collection itself.
-    fn system(&'static self, rt: Rt, header: &Header, msg: Incoming);
+    /// How many elements are here.
+    fn count(&self) -> u64;
+    /// What is known of an element; `None` if the key is of no index.
+    fn look(&self, rt: Rt, key: &[u8]) -> Option<Look>;
+    /// An index as text.
+    fn text(&self, key: &[u8]) -> String;
+    /// An empty section of it.
+    fn cut(&'static self, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection;
+    /// Puts an element into a section, if it is here.
+    fn join(&self, section: &'static dyn AnyCollection, key: &[u8]);
+    /// Something is said of where an element is.
+    fn told(&self, rt: Rt, msg: Incoming);
+    /// Delivers all calls that waited.
+    fn wake_all(&self, rt: Rt);
     /// Drops all elements and what waits for them.
     fn clear(&self, rt: Rt);
     /// Tells which methods of its elements here wait, and for calls of which entry methods.
@@ -127,7 +183,7 @@ impl<T: Chare> Members<T> {
     }
 
     /// Of a section.
-    pub(super) fn section(id: CollectionId, whole: &'static Self, root: Pe, span: Span) -> &'static Self {
+    fn section(id: CollectionId, whole: &'static Self, root: Pe, span: Span) -> &'static Self {
         Self::over(id, Shape::Section(whole), whole.map.clone(), root, span)
     }
 
@@ -138,17 +194,16 @@ impl<T: Chare> Members<T> {
             Shape::Bounded(bounds) => bounds.volume >= u64::from(pes),
             Shape::Sparse | Shape::Solo => false,
         };
+        let sparse = matches!(shape, Shape::Sparse);
+        let common = Common::leaked(id, T::info(), sparse, Reductions::new(id, T::NAME, root, span, exchanges));
         Box::leak(Box::new(Self {
-            id,
+            common,
             shape,
             map,
             elements: Elements::default(),
             places: RefCell::default(),
             waiting: RefCell::default(),
             hinted: Cell::new(None),
-            complete: Cell::new(false),
-            reductions: Reductions::new(id, T::NAME, root, span, exchanges),
-            inserted: census::Insertions::default(),
         }))
     }
 
@@ -156,10 +211,6 @@ impl<T: Chare> Members<T> {
         let members = Self::new(id, Shape::Solo, T::Map::default(), Pe(0));
         members.complete.set(true);
         members
-    }
-
-    pub(crate) fn id(&self) -> CollectionId {
-        self.id
     }
 
     /// Whether the collection's shape allows such an element.
@@ -195,7 +246,7 @@ impl<T: Chare> Members<T> {
     }
 
     /// The element, if it lives here.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, index: &T::Index) -> Option<Rc<Element<T>>> {
         self.elements.with(self.slot(index), index, |element| element.cloned())
     }
@@ -214,10 +265,6 @@ impl<T: Chare> Members<T> {
         self.elements.all()
     }
 
-    pub(super) fn count(&self) -> u64 {
-        self.elements.count()
-    }
-
     /// Makes room for the block of positions that belongs here.
     pub(super) fn reserve(&self, block: Range<u64>) {
         self.elements.reserve(block);
@@ -230,7 +277,7 @@ impl<T: Chare> Members<T> {
         self.elements.add(self.slot(&element.index), element)
     }
 
-    pub(super) fn remove(&self, index: &T::Index) -> Option<Rc<Element<T>>> {
+    pub(crate) fn remove(&self, index: &T::Index) -> Option<Rc<Element<T>>> {
         self.elements.remove(self.slot(index), index)
     }
 
@@ -306,15 +353,12 @@ impl<T: Chare> Members<T> {
 
     /// Delivers the calls that waited for an element: at once, as [`super::Runtime::release`] does.
     pub(super) fn wake(&self, rt: Rt, index: &T::Index) {
-        let waiting = self.waiting.borrow_mut().remove(index).unwrap_or_default();
-        waiting.into_iter().for_each(|msg| super::Driver(rt).deliver(msg));
+        deliver_all(rt, self.waiting.borrow_mut().remove(index).unwrap_or_default());
     }
+}
 
-    /// Delivers all calls that waited, as above.
-    pub(super) fn wake_all(&self, rt: Rt) {
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        waiting.into_values().flatten().for_each(|msg| super::Driver(rt).deliver(msg));
-    }
+fn deliver_all(rt: Rt, calls: Vec<Incoming>) {
+    calls.into_iter().for_each(|msg| super::Driver(rt).deliver(msg));
 }
 
 /// A map has named a PE that the job does not have: the job ends. For the rest of its time the element is at home on PE 0.
@@ -330,24 +374,52 @@ pub(super) fn misplaced<T: Chare>(rt: Rt, index: &T::Index, pe: Pe) -> Pe {
 }
 
 impl<T: Chare> AnyCollection for Members<T> {
-    fn id(&self) -> CollectionId {
-        self.id
+    fn common(&self) -> &'static Common {
+        self.common
     }
 
     fn as_any(&'static self) -> &'static dyn Any {
         self
     }
 
-    fn reductions(&self) -> &Reductions {
-        &self.reductions
+    fn count(&self) -> u64 {
+        self.elements.count()
     }
 
-    fn system(&'static self, rt: Rt, header: &Header, msg: Incoming) {
-        match msg.tag {
-            tag::LOCATION => location::told::<T>(rt, self, msg),
-            tag::CENSUS => census::step(rt, self, header, &msg),
-            _ => reduction::system(rt, self, header, msg),
+    fn look(&self, rt: Rt, key: &[u8]) -> Option<Look> {
+        let index = &wire::unpack::<T::Index>(key, Vec::new()).ok()?;
+        Some(Look {
+            may_exist: self.may_exist(index),
+            home: self.home(rt, index),
+            place: self.place(index),
+            is_here: self.find(index).is_some(),
+        })
+    }
+
+    fn text(&self, key: &[u8]) -> String {
+        wire::unpack::<T::Index>(key, Vec::new()).map_or_else(|_| "?".to_owned(), |index| format!("{index:?}"))
+    }
+
+    fn cut(&'static self, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection {
+        Self::section(id, self, root, span)
+    }
+
+    fn join(&self, section: &'static dyn AnyCollection, key: &[u8]) {
+        let element = wire::unpack::<T::Index>(key, Vec::new()).ok().and_then(|index| self.find(&index));
+        if let (Some(element), Some(members)) = (element, section.as_any().downcast_ref::<Self>())
+            && members.add(element.clone()).is_some()
+        {
+            element.joined(section);
         }
+    }
+
+    fn told(&self, rt: Rt, msg: Incoming) {
+        location::told::<T>(rt, self, msg);
+    }
+
+    fn wake_all(&self, rt: Rt) {
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        deliver_all(rt, waiting.into_values().flatten().collect());
     }
 
     fn clear(&self, rt: Rt) {

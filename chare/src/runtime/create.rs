@@ -16,16 +16,19 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::{Incoming, Tag};
 use serde::{Deserialize, Serialize};
 
-use super::calls::{self, guard, send_moved, send_wire};
-use super::collection::{CollectionId, Members, misplaced};
+use super::collection::{AnyCollection, CollectionId, Members, misplaced};
+use super::execute::guard;
 use super::exit::Failure;
+use super::post::{self, owners};
 use super::shared::{self, Opened};
 use super::{Rt, location, reduction, section, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
+use crate::registry::ChareInfo;
 use crate::reply::Awaited;
-use crate::{Chare, Cx, IndexMap, Places, Proxy, Reply, Solo, Target, moved, wire};
+use crate::wire::{self, WireError};
+use crate::{Chare, Cx, IndexMap, Places, Proxy, Reply, Solo, Target, moved};
 
 /// What elements a collection can have.
 pub(crate) enum Shape<T: Chare> {
@@ -125,18 +128,18 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
         Shape::Sparse | Shape::Solo | Shape::Section(_) => (Kind::Sparse, here),
     };
     rt.register(Members::<T>::new(id, shape, map.clone(), root));
-    let header = opening::<T>(rt, id);
+    let header = opening(rt, T::info(), id);
     if let Err(error) = shared::post(rt, here, tag::CREATE, &header, (Description::<T> { kind, map, root }, init)) {
-        panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME);
+        cannot_be_sent(T::NAME, &error);
     }
     id
 }
 
 /// The header of a new collection's description, with whom to tell when all of it has been made.
-pub(super) fn opening<T: Chare>(rt: Rt, id: CollectionId) -> Header {
+pub(super) fn opening(rt: Rt, chare: &ChareInfo, id: CollectionId) -> Header {
     let created = Reply::discarding::<u64>(rt, Awaited::CREATION);
     let mut header = Header::new(id.0, rt.sched.pe()).with_reply(created.id());
-    header.method = T::info().id();
+    header.method = chare.id();
     rt.created.borrow_mut().insert(id, created);
     header
 }
@@ -190,7 +193,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     }
     members.complete.set(!sparse);
     if !sparse {
-        reduction::count(rt, members, members.count());
+        reduction::count(rt, &members.reductions, members.count());
     }
     rt.release(id);
     members.wake_all(rt);
@@ -266,11 +269,15 @@ pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: 
 fn send_new<T: Chare>(rt: Rt, to: Pe, tag: Tag, id: CollectionId, index: T::Index, init: T::Init) {
     let mut header = Header::new(id.0, rt.sched.pe());
     header.method = T::info().id();
-    if rt.same_process(to) {
-        send_moved::<(T::Index, T::Init)>(rt, to, tag, header, (index, init));
-    } else if let Err(error) = send_wire(rt, to, tag, &header, (index, init), false) {
-        panic!("the constructor's arguments of {} cannot be sent: {error}", T::NAME);
+    if let Err(error) = post::send(rt, to, tag, &header, (index, init), false) {
+        cannot_be_sent(T::NAME, &error);
     }
+}
+
+#[cold]
+#[track_caller]
+fn cannot_be_sent(name: &str, error: &WireError) -> ! {
+    panic!("the constructor's arguments of {name} cannot be sent: {error}")
 }
 
 /// A single chare, or an element of a sparse array, is to be made here.
@@ -292,8 +299,11 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
         // SAFETY: `send_new` wrote this type (the header names T) in this process; the message is dropped unread.
         unsafe { moved::read::<(T::Index, T::Init)>(msg.msg.as_ptr().wrapping_add(HEADER)) }
     } else {
-        let payloads = calls::owners(std::mem::take(&mut msg.payloads));
-        match wire::once(|| wire::unpack(&msg.msg[HEADER..], payloads)) {
+        let payloads = owners(std::mem::take(&mut msg.payloads));
+        let once = wire::Once::begin();
+        let new = wire::unpack(&msg.msg[HEADER..], payloads);
+        drop(once);
+        match new {
             Ok(new) => new,
             Err(_) => {
                 return rt.violation(msg.from, "a constructor's arguments that cannot be read", header.collection);
@@ -339,8 +349,8 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
         return;
     }
     location::announce(rt, members, element.index, false);
-    reduction::depart(rt, members, element.contributed.get());
-    section::leave(element);
+    reduction::depart(rt, &members.reductions, element.contributed.get());
+    section::leave(&**element);
 }
 
 /// The reply that a collection's creator can wait for.

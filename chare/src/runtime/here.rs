@@ -6,7 +6,9 @@
 use std::rc::Rc;
 
 use super::Rt;
-use super::calls::{Body, header_of, run, send_moved};
+use super::calls::Body;
+use super::execute::{Then, run};
+use super::post::{header_of, send_moved};
 use crate::Entry;
 use crate::call::Options;
 use crate::cx::Element;
@@ -17,10 +19,11 @@ use crate::envelope::{FutureId, tag};
 pub(super) fn call<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Args, options: Options, reply: FutureId) {
     rt.sched.call_self(options.class(), move || {
         if element.is_gone() {
-            let header = header_of::<E>(rt, element.members.id(), options, reply);
-            send_moved::<Body<E>>(rt, rt.sched.pe(), tag::CALL, header, (element.index, args));
+            let header = header_of(rt, E::info(), element.members.id(), options, reply);
+            let body: Body<E> = (element.index, args);
+            send_moved(rt, rt.sched.pe(), tag::CALL, header, body);
         } else {
-            run::<E>(rt, element, args, reply);
+            run::<E>(rt, element, args, Then::reply(reply));
         }
     });
 }

@@ -106,9 +106,9 @@ impl Lacking {
         for members in collections {
             if let Some(mut collected) = members.collected() {
                 // Calls of all of them wait in the runtime's own table.
-                let held = rt.early.borrow().get(&members.id()).map_or(0, Vec::len);
+                let held = rt.early.borrow().get(&members.common().id()).map_or(0, Vec::len);
                 collected.calls(held as u64, None);
-                all.0.insert(members.id().0, collected);
+                all.0.insert(members.common().id().0, collected);
             }
         }
         while all.0.len() > TOLD {

@@ -16,8 +16,8 @@ use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::Rt;
-use super::calls::send_wire;
 use super::collection::{Members, Place};
+use super::post::send_wire;
 use crate::envelope::{HEADER, Header, tag};
 use crate::{Chare, wire};
 

@@ -3,7 +3,10 @@
 //! The way of a call, down one side and up the other:
 //! [`crate::Call`] (dropped) → [`calls::call`] (where does the element live? move or serialize) → scheduler → port → … →
 //! port → scheduler → [`Runtime::deliver`](charm4rs_scheduler::Handler::deliver) → [`calls::deliver`] (find the element, read the arguments) →
-//! the entry method → [`calls::reply`].
+//! [`execute::run`], the entry method → [`post::reply`].
+//!
+//! Programs are built often, and with them all that is generic over their types: so what is made for each entry method is thin
+//! (`ci/build-time` holds it), and what can be said without its types is a function that is compiled once, here.
 //!
 //! Everything here belongs to one PE and is reached through a shared reference with cells inside. No borrow
 //! is held while user code runs, so an entry method may call anything, itself included.
@@ -17,6 +20,7 @@ mod create;
 pub(crate) mod deadlock;
 mod elements;
 mod exchange;
+mod execute;
 mod exit;
 mod here;
 pub(crate) mod lacking;
@@ -24,6 +28,7 @@ pub(crate) mod landings;
 mod location;
 mod part;
 mod pieces;
+mod post;
 mod reduction;
 pub(crate) mod running;
 mod section;
@@ -46,18 +51,20 @@ use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
-pub(crate) use calls::{call, deliver, discard_call, guard, offer, reply_serialized, spawn, spawn_named};
+pub(crate) use calls::{BodyOps, call, deliver, offer};
 pub(crate) use census::{census, elements};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};
+pub(crate) use execute::{guard, spawn, spawn_named};
 pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
+pub(crate) use post::reply_serialized;
 pub use reduction::sink;
 pub(crate) use running::IndexLook;
-pub(crate) use section::{Membership, allreduce, contribute, section, section_of, step as section_step};
+pub(crate) use section::{Membership, allreduce, contribute, section, section_of};
 
-use self::collection::AnyCollection;
+pub(crate) use self::collection::AnyCollection;
 use crate::Chare;
 use crate::call::Options;
 use crate::envelope::{HEADER, Header, tag};
@@ -201,9 +208,9 @@ impl Runtime {
         };
         let method = usize::from(header.method);
         match msg.tag {
-            tag::CALL => (self.registry.methods[method].discard)(&header, msg),
+            tag::CALL => calls::discard_call(self.registry.methods[method], &header, &msg),
             tag::SOLO | tag::INSERT => (self.registry.chares[method].discard)(&header, msg),
-            tag::REPLY => calls::settle(self, &header, msg),
+            tag::REPLY => post::settle(self, &header, msg),
             tag if shared::is_shared(tag) => drop(shared::Opened::new(&header, msg)),
             _ => {}
         }
@@ -234,7 +241,7 @@ impl Runtime {
     }
 
     fn register(&self, members: &'static dyn AnyCollection) {
-        self.collections.borrow_mut().insert(members.id(), members);
+        self.collections.borrow_mut().insert(members.common().id(), members);
     }
 
     fn any_collection(&self, id: CollectionId) -> Option<&'static dyn AnyCollection> {
@@ -336,7 +343,7 @@ impl Handler for Driver {
 
     fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) {
         let header = head.get(..HEADER).map(bytemuck::pod_read_unaligned);
-        calls::refused(self.0, to, tag, header, bytes);
+        post::refused(self.0, to, tag, header, bytes);
     }
 
     fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>> {
@@ -369,11 +376,11 @@ impl Handler for Driver {
                 Some(method) => (method.broadcast)(rt, &header, msg),
                 None => rt.violation(msg.from, "an entry method that does not exist", u64::from(header.method)),
             },
-            tag::REPLY | tag::FAILURE => calls::settle(rt, &header, msg),
+            tag::REPLY | tag::FAILURE => post::settle(rt, &header, msg),
             tag::CREATE | tag::SOLO | tag::INSERT | tag::SECTION => {
                 match rt.registry.chares.get(usize::from(header.method)) {
                     Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, &header, msg),
-                    Some(chare) if msg.tag == tag::SECTION => (chare.section)(rt, &header, msg),
+                    Some(chare) if msg.tag == tag::SECTION => section::step(rt, chare, &header, msg),
                     Some(chare) => (chare.solo)(rt, &header, msg),
                     None => rt.violation(msg.from, "a chare type that does not exist", u64::from(header.method)),
                 }
@@ -387,7 +394,11 @@ impl Handler for Driver {
             | tag::RESULT_PIECE
             | tag::EXCHANGE
             | tag::CENSUS => match rt.any_collection(CollectionId(header.collection)) {
-                Some(members) => members.system(rt, &header, msg),
+                Some(members) => match msg.tag {
+                    tag::LOCATION => members.told(rt, msg),
+                    tag::CENSUS => census::step(rt, members, &header, &msg),
+                    _ => reduction::system(rt, &members.common().reductions, &header, msg),
+                },
                 None => rt.keep(CollectionId(header.collection), msg),
             },
             tag::PUT => landings::arrived(rt, &header, msg),

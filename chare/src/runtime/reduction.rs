@@ -29,12 +29,12 @@ use charm4rs_transport::port::{Incoming, Tag};
 use charm4rs_transport::{Msg, Pe};
 
 use super::by_number::ByNumber;
-use super::calls::reply_serialized;
-use super::collection::{AnyCollection, CollectionId};
+use super::collection::CollectionId;
 use super::exchange::{self, Exchanges};
 use super::exit::Failure;
 use super::part::{Part, Typed};
 use super::pieces::{self, Large, Pieces, Waiting};
+use super::post::reply_serialized;
 use super::shared::{self, Opened};
 use super::span::{Place, Span};
 use super::unlike::{cannot_be_sent, refuse, unlike};
@@ -189,8 +189,7 @@ pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, to: FutureId) {
 }
 
 /// All elements that belong to this PE have been made, and the root is known.
-pub(super) fn count(rt: Rt, members: &dyn AnyCollection, own: u64) {
-    let reductions = members.reductions();
+pub(super) fn count(rt: Rt, reductions: &Reductions, own: u64) {
     reductions.settled.set(true);
     if let Some(parent) = reductions.place(rt).parent {
         let departed = reductions.departed.borrow().clone();
@@ -435,8 +434,7 @@ fn end_for_root(rt: Rt, reductions: &Reductions, partial: Partial) {
 }
 
 /// An element of the subtree is gone, after `contributed` contributions.
-pub(super) fn depart(rt: Rt, members: &dyn AnyCollection, contributed: u64) {
-    let reductions = members.reductions();
+pub(super) fn depart(rt: Rt, reductions: &Reductions, contributed: u64) {
     if !reductions.settled.get() {
         reductions.lost.set(reductions.lost.get() + 1);
     }
@@ -462,8 +460,7 @@ fn send_departure(rt: Rt, parent: Pe, reductions: &Reductions, from: u64) {
 }
 
 /// A message about a collection's reductions has arrived.
-pub(super) fn system(rt: Rt, members: &dyn AnyCollection, header: &Header, msg: Incoming) {
-    let reductions = members.reductions();
+pub(super) fn system(rt: Rt, reductions: &Reductions, header: &Header, msg: Incoming) {
     let mut msg = Opened::new(header, msg);
     let read = match msg.tag {
         tag::COUNTED => msg.read::<u64>().map(|elements| counted(rt, reductions, elements)),

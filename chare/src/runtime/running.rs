@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
 use charm4rs_transport::bootstrap::interrupt::{self, NOTE, Note, Seat, Told};
 
 use crate::Chare;
-use crate::cx::Element;
+use crate::cx::{AnyElement, Element};
 use crate::registry::MethodInfo;
 
 /// See the module's text.
@@ -32,6 +32,13 @@ impl Running {
     /// `element` is alive until the method has ended.
     #[inline]
     pub(super) fn begin<T: Chare>(&self, method: &'static MethodInfo, element: &Rc<Element<T>>) -> Run<'_> {
+        self.element.store(Rc::as_ptr(element).cast::<()>().cast_mut(), Ordering::Relaxed);
+        self.method.store(ptr::from_ref(method).cast_mut(), Ordering::Release);
+        Run(self)
+    }
+
+    /// The same, of an element whose type is not known.
+    pub(super) fn begin_any(&self, method: &'static MethodInfo, element: &Rc<dyn AnyElement>) -> Run<'_> {
         self.element.store(Rc::as_ptr(element).cast::<()>().cast_mut(), Ordering::Relaxed);
         self.method.store(ptr::from_ref(method).cast_mut(), Ordering::Release);
         Run(self)

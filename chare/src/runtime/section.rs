@@ -21,138 +21,153 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::calls::{reply_serialized, send_wire, spawn};
-use super::collection::{CollectionId, Members, Place};
-use super::create::{Shape, opening};
+use super::collection::{AnyCollection, CollectionId, Key, Place, key};
+use super::create::opening;
+use super::execute::spawn;
 use super::exit::Failure;
-use super::reduction::To;
+use super::post::{reply_serialized, send_wire};
+use super::reduction::{Reductions, To};
 use super::span::Span;
 use super::{Rt, reduction};
-use crate::cx::Element;
+use crate::cx::{AnyElement, Base, Element};
 use crate::envelope::{HEADER, Header, tag};
 use crate::reduce::{Reducer, Sink};
+use crate::registry::ChareInfo;
 use crate::reply::Awaited;
 use crate::{Arguments, Chare, Reply, wire};
 
 /// That an element is in a section, or has contributed to it.
-pub(crate) struct Membership<T: Chare> {
+#[derive(Clone, Copy)]
+pub(crate) struct Membership {
     id: CollectionId,
     /// The number of the section's reductions that it has contributed to.
     contributed: u64,
     /// `None` until this PE has heard of the section.
-    section: Option<&'static Members<T>>,
+    section: Option<&'static dyn AnyCollection>,
 }
-
-impl<T: Chare> Clone for Membership<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<T: Chare> Copy for Membership<T> {}
 
 /// A section's indices, by the PE that has or knows the elements.
-type Parts<I> = BTreeMap<Pe, Vec<I>>;
+type Parts = BTreeMap<Pe, Vec<Key>>;
 
 #[derive(Serialize, Deserialize)]
-#[serde(bound(serialize = "I: Serialize", deserialize = "I: Deserialize<'de> + Ord"))]
-enum Step<I> {
+enum Step {
     /// To the creator itself.
-    Begin { whole: CollectionId, indices: BTreeSet<I> },
+    Begin { whole: CollectionId, indices: BTreeSet<Key> },
     /// To a home: where are these? It answers with a PE for each: itself, if the element is gone.
-    Locate { whole: CollectionId, indices: Vec<I> },
+    Locate { whole: CollectionId, indices: Vec<Key> },
     /// The description, for the PEs of a subtree.
-    Make { whole: CollectionId, root: Pe, pes: Vec<Pe>, parts: Parts<I> },
+    Make { whole: CollectionId, root: Pe, pes: Vec<Pe>, parts: Parts },
     /// To the creator: an element of the sender's PE has contributed.
     Expect,
 }
 
-fn send<I: Serialize>(rt: Rt, to: Pe, header: &Header, step: &Step<I>) {
+fn send(rt: Rt, to: Pe, header: &Header, step: &Step) {
     send_wire(rt, to, tag::SECTION, header, step, false).expect("indices and PEs can be packed");
 }
 
 /// Makes a section; returns its name at once.
 #[track_caller]
-pub(crate) fn section<T: Chare>(rt: Rt, whole: CollectionId, indices: BTreeSet<T::Index>) -> CollectionId {
+pub(crate) fn section<T: Chare>(
+    rt: Rt,
+    whole: CollectionId,
+    indices: impl IntoIterator<Item = T::Index>,
+) -> CollectionId {
     assert!(whole.creator().is_some(), "{} is a single chare, which has no sections", T::NAME);
-    if let Some(members) = rt.collection::<T>(whole)
-        && let Some(index) = indices.iter().find(|index| !members.may_exist(index))
-    {
-        panic!("{} has no element {index:?}: {}", T::NAME, members.extent_text());
+    let members = rt.collection::<T>(whole);
+    let mut keys = Vec::new();
+    for index in indices {
+        if let Some(members) = members.filter(|members| !members.may_exist(&index)) {
+            panic!("{} has no element {index:?}: {}", T::NAME, members.extent_text());
+        }
+        keys.push(key(&index));
     }
     let id = rt.new_id().section();
-    send(rt, rt.sched.pe(), &opening::<T>(rt, id), &Step::Begin { whole, indices });
+    open(rt, T::info(), id, whole, keys);
     id
 }
 
 /// The same, of indices that are not known yet.
-pub(crate) fn section_of<T: Chare>(
+pub(crate) fn section_of<T: Chare, I: IntoIterator<Item = T::Index>>(
     rt: Rt,
     whole: CollectionId,
-    indices: impl Future<Output = BTreeSet<T::Index>> + 'static,
+    indices: impl Future<Output = I> + 'static,
 ) -> CollectionId {
     let id = rt.new_id().section();
     spawn(rt, async move {
-        let indices = indices.await;
-        send(rt, rt.sched.pe(), &opening::<T>(rt, id), &Step::Begin { whole, indices });
+        let keys = indices.await.into_iter().map(|index| key(&index)).collect();
+        open(rt, T::info(), id, whole, keys);
     });
     id
 }
 
+fn open(rt: Rt, chare: &ChareInfo, id: CollectionId, whole: CollectionId, indices: Vec<Key>) {
+    let indices = indices.into_iter().collect();
+    send(rt, rt.sched.pe(), &opening(rt, chare, id), &Step::Begin { whole, indices });
+}
+
 /// A step of a section's creation has arrived.
-pub(crate) fn step<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
+pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Incoming) {
     let id = CollectionId(header.collection);
-    let (Ok(step), true) = (wire::unpack::<Step<T::Index>>(&msg.msg[HEADER..], Vec::new()), id.is_section()) else {
+    let (Ok(step), true) = (wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()), id.is_section()) else {
         return rt.violation(msg.from, "a section that cannot be", header.collection);
     };
     let whole = match step {
         Step::Begin { whole, .. } | Step::Locate { whole, .. } | Step::Make { whole, .. } => whole,
-        Step::Expect => return expected::<T>(rt, id, msg),
+        Step::Expect => return expected(rt, chare, id, msg),
     };
-    let members = match rt.collection::<T>(whole) {
-        Some(members) if members.complete.get() => members,
+    let members = match of(rt, chare, whole) {
+        Some(members) if members.common().complete.get() => members,
         Some(_) => return rt.hold(whole, msg),
         None => return rt.keep(whole, msg),
     };
-    let known = rt.any_collection(id).is_some();
-    match step {
-        _ if matches!(members.shape, Shape::Solo | Shape::Section(_)) => {
-            rt.violation(msg.from, "a section of what has none", id.0);
+    let (from, known) = (msg.from, rt.any_collection(id).is_some());
+    let done = match step {
+        _ if whole.is_section() || whole.creator().is_none() => {
+            return rt.violation(from, "a section of what has none", id.0);
         }
         Step::Begin { indices, .. } if !known && id.creator() == Some(rt.sched.pe()) => {
-            begin(rt, header, members, indices);
+            begin(rt, header, members, indices)
         }
         Step::Locate { indices, .. } => locate(rt, header, members, &indices),
-        Step::Make { root, pes, parts, .. } if !known => {
-            if make(rt, header, members, root, pes, parts).is_none() {
-                rt.violation(msg.from, "a section of PEs that cannot be its", id.0);
-            }
-        }
-        _ => rt.violation(msg.from, "a section that is there already", id.0),
+        Step::Make { root, pes, parts, .. } if !known => make(rt, header, members, root, pes, parts),
+        _ => return rt.violation(from, "a section that is there already", id.0),
+    };
+    if done.is_none() {
+        rt.violation(from, "a section of PEs or elements that cannot be its", id.0);
     }
 }
 
-fn missing<T: Chare>(rt: Rt, index: &T::Index) {
-    let what = format!("a section of {} shall have element {index:?}, which does not exist", T::NAME);
+/// The collection of this name, if it is of these chares.
+fn of(rt: Rt, chare: &'static ChareInfo, id: CollectionId) -> Option<&'static dyn AnyCollection> {
+    rt.any_collection(id).filter(|members| std::ptr::eq(members.common().info, chare))
+}
+
+fn missing(rt: Rt, whole: &dyn AnyCollection, index: &[u8]) {
+    let (chare, index) = (whole.common().info.name, whole.text(index));
+    let what = format!("a section of {chare} shall have element {index}, which does not exist");
     rt.fail(Failure { code: 1, what });
 }
 
-/// At the creator: finds out where the elements are.
-fn begin<T: Chare>(rt: Rt, header: &Header, whole: &'static Members<T>, indices: BTreeSet<T::Index>) {
-    let mut homes: Parts<T::Index> = BTreeMap::new();
+/// At the creator: finds out where the elements are. `None`, here and below, if that cannot be said.
+fn begin(rt: Rt, header: &Header, whole: &'static dyn AnyCollection, indices: BTreeSet<Key>) -> Option<()> {
+    let mut homes = Parts::new();
     for index in indices {
+        let look = whole.look(rt, &index)?;
         // Its caller may not have known the collection.
-        if !whole.may_exist(&index) {
-            return missing::<T>(rt, &index);
+        if !look.may_exist {
+            missing(rt, whole, &index);
+            return Some(());
         }
-        homes.entry(whole.home(rt, &index)).or_default().push(index);
+        homes.entry(look.home).or_default().push(index);
     }
-    if !matches!(whole.shape, Shape::Sparse) {
-        return describe(rt, header, whole, homes);
+    if !whole.common().sparse {
+        describe(rt, header, whole, homes);
+        return Some(());
     }
     let asked: Vec<_> = homes.into_iter().map(|(home, indices)| ask(rt, header, whole, home, indices)).collect();
     let header = *header;
     spawn(rt, async move {
-        let mut parts: Parts<T::Index> = BTreeMap::new();
+        let mut parts = Parts::new();
         for (indices, places) in asked {
             for (index, place) in indices.into_iter().zip(places.await) {
                 parts.entry(place).or_default().push(index);
@@ -160,50 +175,56 @@ fn begin<T: Chare>(rt: Rt, header: &Header, whole: &'static Members<T>, indices:
         }
         describe(rt, &header, whole, parts);
     });
+    Some(())
 }
 
 /// Indices, and the places that a home will tell.
-type Asked<I> = (Vec<I>, Reply<Vec<Pe>>);
+type Asked = (Vec<Key>, Reply<Vec<Pe>>);
 
-fn ask<T: Chare>(rt: Rt, header: &Header, whole: &Members<T>, home: Pe, indices: Vec<T::Index>) -> Asked<T::Index> {
+fn ask(rt: Rt, header: &Header, whole: &dyn AnyCollection, home: Pe, indices: Vec<Key>) -> Asked {
     let places = Reply::new(rt, Awaited::CREATION);
-    let step = Step::Locate { whole: whole.id(), indices: indices.clone() };
+    let step = Step::Locate { whole: whole.common().id(), indices: indices.clone() };
     send(rt, home, &header.with_reply(places.id()), &step);
     (indices, places)
 }
 
 /// At a home: says where elements are.
-fn locate<T: Chare>(rt: Rt, header: &Header, whole: &Members<T>, indices: &[T::Index]) {
+fn locate(rt: Rt, header: &Header, whole: &dyn AnyCollection, indices: &[Key]) -> Option<()> {
     let mut places = Vec::with_capacity(indices.len());
     for index in indices {
-        places.push(match whole.place(index) {
+        let look = whole.look(rt, index)?;
+        places.push(match look.place {
             Some(Place::At(pe)) => pe,
             Some(Place::Gone | Place::Asked) => rt.sched.pe(),
-            None if whole.find(index).is_some() => rt.sched.pe(),
-            None => return missing::<T>(rt, index),
+            None if look.is_here => rt.sched.pe(),
+            None => {
+                missing(rt, whole, index);
+                return Some(());
+            }
         });
     }
     reply_serialized(rt, header.reply(), places);
+    Some(())
 }
 
 /// At the creator: the elements have been found.
-fn describe<T: Chare>(rt: Rt, header: &Header, whole: &Members<T>, parts: Parts<T::Index>) {
+fn describe(rt: Rt, header: &Header, whole: &dyn AnyCollection, parts: Parts) {
     let here = rt.sched.pe();
     // Of the reductions: with elements, so that it can merge.
     let root = if parts.contains_key(&here) { here } else { parts.keys().next().copied().unwrap_or(here) };
     let pes: BTreeSet<Pe> = parts.keys().copied().chain([here]).collect();
-    let step = Step::Make { whole: whole.id(), root, pes: pes.into_iter().collect(), parts };
+    let step = Step::Make { whole: whole.common().id(), root, pes: pes.into_iter().collect(), parts };
     send(rt, here, header, &step);
 }
 
-/// A section's description has arrived: passes it on, and collects the elements that are here. `None` if it cannot be.
-fn make<T: Chare>(
+/// A section's description has arrived: passes it on, and collects the elements that are here.
+fn make(
     rt: Rt,
     header: &Header,
-    whole: &'static Members<T>,
+    whole: &'static dyn AnyCollection,
     root: Pe,
     pes: Vec<Pe>,
-    parts: Parts<T::Index>,
+    parts: Parts,
 ) -> Option<()> {
     let (id, here) = (CollectionId(header.collection), rt.sched.pe());
     let creator = id.creator()?;
@@ -212,7 +233,7 @@ fn make<T: Chare>(
         return None;
     }
     let tree = span.tree(rt.sched.layout(), creator);
-    let mut below: BTreeMap<Pe, Parts<T::Index>> = tree.children(here).map(|child| (child, Parts::new())).collect();
+    let mut below: BTreeMap<Pe, Parts> = tree.children(here).map(|child| (child, Parts::new())).collect();
     let mut own = Vec::new();
     for (pe, indices) in parts {
         if pe == here {
@@ -222,44 +243,46 @@ fn make<T: Chare>(
         }
     }
     for (child, parts) in below {
-        send(rt, child, header, &Step::Make { whole: whole.id(), root, pes: pes.clone(), parts });
+        send(rt, child, header, &Step::Make { whole: whole.common().id(), root, pes: pes.clone(), parts });
     }
-    let section = Members::section(id, whole, root, span);
+    let section = whole.cut(id, root, span);
     rt.register(section);
-    for element in own.iter().filter_map(|index| whole.find(index)) {
-        if section.add(element.clone()).is_some() {
-            element.membership(id, |membership| membership.section = Some(section));
-        }
-    }
+    own.iter().for_each(|index| whole.join(section, index));
     rt.begin_waiting(id);
-    section.complete.set(true);
-    reduction::tell_when_counted(rt, &section.reductions, header.reply());
-    reduction::count(rt, section, section.count());
+    let common = section.common();
+    common.complete.set(true);
+    reduction::tell_when_counted(rt, &common.reductions, header.reply());
+    reduction::count(rt, &common.reductions, section.count());
     rt.release(id);
     Some(())
 }
 
 /// At the creator: an element has contributed on a PE that had not heard of the section.
-fn expected<T: Chare>(rt: Rt, id: CollectionId, msg: Incoming) {
-    match rt.collection::<T>(id) {
-        Some(section) if !section.reductions.span.contains(msg.from) => rt.fail(stranger::<T>()),
+fn expected(rt: Rt, chare: &'static ChareInfo, id: CollectionId, msg: Incoming) {
+    match of(rt, chare, id) {
+        Some(section) if !section.common().reductions.span.contains(msg.from) => rt.fail(stranger(chare)),
         Some(_) => {}
         None => rt.keep(id, msg),
     }
 }
 
-fn stranger<T: Chare>() -> Failure {
-    Failure { code: 1, what: format!("an element of {} contributes to a section that it is not in", T::NAME) }
+fn stranger(chare: &ChareInfo) -> Failure {
+    Failure { code: 1, what: format!("an element of {} contributes to a section that it is not in", chare.name) }
 }
 
-impl<T: Chare> Element<T> {
+impl Base {
+    /// The element is in a section from now on.
+    pub(super) fn joined(&self, section: &'static dyn AnyCollection) {
+        self.membership(section.common().id(), |membership| membership.section = Some(section));
+    }
+
     /// How often it has contributed to a section.
     pub(super) fn contributed_in(&self, id: CollectionId) -> u64 {
         self.membership(id, |membership| membership.contributed)
     }
 
     /// Looks at its part in a section.
-    fn membership<R>(&self, id: CollectionId, look: impl FnOnce(&mut Membership<T>) -> R) -> R {
+    fn membership<R>(&self, id: CollectionId, look: impl FnOnce(&mut Membership) -> R) -> R {
         let mut all = self.sections.borrow_mut();
         let at = all.iter().position(|membership| membership.id == id).unwrap_or_else(|| {
             all.push(Membership { id, contributed: 0, section: None });
@@ -270,32 +293,32 @@ impl<T: Chare> Element<T> {
 }
 
 /// Where a contribution goes, and its number.
-enum Turn<T: Chare> {
-    Known(&'static Members<T>, u64),
+enum Turn {
+    Known(&'static Reductions, u64),
     /// To a section that this PE will hear of.
     Later(u64),
 }
 
 /// An element's next contribution to a collection: its own, or a section of that.
 #[track_caller]
-fn next<T: Chare>(element: &Element<T>, id: CollectionId) -> Turn<T> {
-    if id == element.members.id() {
-        return Turn::Known(element.members, element.contributed.replace(element.contributed.get() + 1));
+fn next(element: &dyn AnyElement, id: CollectionId) -> Turn {
+    let (base, own) = (element.base(), element.members().common());
+    if id == own.id() {
+        return Turn::Known(&own.reductions, base.contributed.replace(base.contributed.get() + 1));
     }
-    let rt = element.rt;
-    let known = rt.collection::<T>(id);
-    let is_in = element.sections.borrow().iter().any(|membership| membership.id == id && membership.section.is_some());
+    let known = of(base.rt, own.info, id);
+    let is_in = base.sections.borrow().iter().any(|membership| membership.id == id && membership.section.is_some());
     assert!(
         id.is_section() && (is_in || known.is_none()),
-        "{}[{:?}] contributes to a section that it is not in",
-        T::NAME,
-        element.index
+        "{}[{}] contributes to a section that it is not in",
+        own.info.name,
+        element.index_text()
     );
-    let number = element.membership(id, |membership| {
+    let number = base.membership(id, |membership| {
         membership.contributed += 1;
         membership.contributed - 1
     });
-    known.map_or(Turn::Later(number), |section| Turn::Known(section, number))
+    known.map_or(Turn::Later(number), |section| Turn::Known(&section.common().reductions, number))
 }
 
 /// An element gives its part of a reduction.
@@ -307,14 +330,7 @@ pub(crate) fn contribute<T: Chare, V: Arguments, R: Reducer<V>>(
     reducer: R,
     sink: Sink<R::Output>,
 ) {
-    match next(element, to) {
-        Turn::Known(members, number) => {
-            reduction::give::<V, R>(element.rt, &members.reductions, number, value, reducer, To::Route(sink.route));
-        }
-        Turn::Later(number) => later(element, to, move |rt, members| {
-            reduction::give::<V, R>(rt, &members.reductions, number, value, reducer, To::Route(sink.route));
-        }),
-    }
+    give::<T, V, R>(element, to, value, reducer, To::Route(sink.route));
 }
 
 /// Like [`contribute`], for a result that comes back to every contributor.
@@ -326,51 +342,62 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
     reducer: R,
 ) -> Reply<R::Output> {
     let reply = Reply::new(element.rt, Awaited::REDUCTION);
-    let future = reply.id();
-    match next(element, to) {
-        Turn::Known(members, number) => {
-            let to = To::Everyone(future);
-            reduction::give::<V, R>(element.rt, &members.reductions, number, value, reducer, to);
-        }
-        Turn::Later(number) => later(element, to, move |rt, members| {
-            reduction::give::<V, R>(rt, &members.reductions, number, value, reducer, To::Everyone(future));
-        }),
-    }
+    give::<T, V, R>(element, to, value, reducer, To::Everyone(reply.id()));
     reply
 }
 
+#[track_caller]
+fn give<T: Chare, V: Arguments, R: Reducer<V>>(
+    element: &Rc<Element<T>>,
+    collection: CollectionId,
+    value: V,
+    reducer: R,
+    to: To,
+) {
+    match next(&**element, collection) {
+        Turn::Known(reductions, number) => {
+            reduction::give::<V, R>(element.rt, reductions, number, value, reducer, to);
+        }
+        Turn::Later(number) => {
+            let give = move |rt: Rt, reductions: &'static Reductions| {
+                reduction::give::<V, R>(rt, reductions, number, value, reducer, to);
+            };
+            later(element.clone(), collection, Box::new(give));
+        }
+    }
+}
+
 /// Gives a part when this PE has heard of the section.
-fn later<T: Chare>(element: &Rc<Element<T>>, id: CollectionId, give: impl FnOnce(Rt, &'static Members<T>) + 'static) {
-    let (rt, element) = (element.rt, element.clone());
+fn later(element: Rc<dyn AnyElement>, id: CollectionId, give: Box<dyn FnOnce(Rt, &'static Reductions)>) {
+    let (rt, chare) = (element.base().rt, element.members().common().info);
     let mut header = Header::new(id.0, rt.sched.pe());
-    header.method = T::info().id();
+    header.method = chare.id();
     let creator = id.creator().expect("it is a section's");
-    send::<T::Index>(rt, creator, &header, &Step::Expect);
+    send(rt, creator, &header, &Step::Expect);
     rt.when_known(id, move || {
-        let is_in = element.membership(id, |membership| membership.section.is_some());
-        let lives = element.members.find(&element.index).is_some_and(|living| Rc::ptr_eq(&living, &element));
-        match rt.collection::<T>(id) {
+        let is_in = element.base().membership(id, |membership| membership.section.is_some());
+        match of(rt, chare, id) {
             // One that was destroyed before may have been in it: then it is counted as lost.
-            Some(section) if is_in || !lives => give(rt, section),
-            _ => rt.fail(stranger::<T>()),
+            Some(section) if is_in || !element.is_listed() => give(rt, &section.common().reductions),
+            _ => rt.fail(stranger(chare)),
         }
     });
 }
 
 /// An element that is destroyed leaves its sections.
-pub(super) fn leave<T: Chare>(element: &Element<T>) {
-    let rt = element.rt;
-    let sections = element.sections.borrow().clone(); // nothing is borrowed while a reduction ends
+pub(super) fn leave(element: &dyn AnyElement) {
+    let (rt, chare) = (element.base().rt, element.members().common().info);
+    let sections = element.base().sections.borrow().clone(); // nothing is borrowed while a reduction ends
     for Membership { id, contributed, section } in sections {
         match section {
             Some(section) => {
-                section.remove(&element.index);
-                reduction::depart(rt, section, contributed);
+                element.leave(section);
+                reduction::depart(rt, &section.common().reductions, contributed);
             }
             // It has contributed, and that will be given: it is a member that goes.
             None => rt.when_known(id, move || {
-                if let Some(section) = rt.collection::<T>(id) {
-                    reduction::depart(rt, section, contributed);
+                if let Some(section) = of(rt, chare, id) {
+                    reduction::depart(rt, &section.common().reductions, contributed);
                 }
             }),
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use charm4rs_transport::port::{Incoming, Tag};
 use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
+use super::post::{Pack, pack_and_end};
 use super::{Rt, class_of};
 use crate::envelope::{HEADER, Header, MOVED, tag};
 use crate::moved;
@@ -52,9 +53,14 @@ pub(super) fn send(rt: Rt, to: Pe, tag: Tag, header: &Header, bytes: &[u8], besi
 /// Serializes a value, ends it, and sends it: then its payloads' memory belongs to the message alone, unless somebody keeps a
 /// share.
 pub(super) fn post<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, header: &Header, value: B) -> Result<(), WireError> {
+    let mut value = Some(value);
+    post_packed(rt, to, tag, header, &mut |bytes| pack_and_end(&mut value, bytes))
+}
+
+/// The same, of a value whose type is not known.
+pub(super) fn post_packed(rt: Rt, to: Pe, tag: Tag, header: &Header, pack: Pack<'_>) -> Result<(), WireError> {
     rt.with_scratch(|bytes| {
-        let beside = wire::pack(&value, bytes)?;
-        drop(value);
+        let beside = pack(bytes)?;
         send(rt, to, tag, header, bytes, beside);
         Ok(())
     })

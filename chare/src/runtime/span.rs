@@ -15,7 +15,7 @@ use super::FANOUT;
 
 /// The PEs of a collection.
 #[derive(Debug)]
-pub(super) struct Span {
+pub(crate) struct Span {
     /// `None`: all of the job.
     chosen: Option<Chosen>,
     places: [RefCell<Option<Rc<Place>>>; 2],

@@ -36,7 +36,7 @@ impl fmt::Display for Wait {
 
 /// What a PE's parts know of tasks that wait.
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     names: HashMap<TaskId, String, foldhash::fast::FixedState>,
     /// With how often each waker was met.
     awaited: HashMap<WakerKey, Vec<String>, foldhash::fast::FixedState>,

@@ -182,8 +182,9 @@ impl Host for Recorder {
 /// If its serialization fails, or does not read what it has written.
 pub fn over_the_wire<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, WireError> {
     let mut bytes = Vec::new();
-    let payloads = wire::once(|| wire::pack(value, &mut bytes))?;
-    wire::once(|| wire::unpack(&bytes, payloads))
+    let _once = wire::Once::begin();
+    let payloads = wire::pack(value, &mut bytes)?;
+    wire::unpack(&bytes, payloads)
 }
 
 /// What the threads of a job share.

@@ -1,0 +1,192 @@
+//! How an entry method is run, what follows it, and how its panics are caught. Only [`run`] is made for each entry method; what follows
+//! is made for each type of result, and the rest once.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use charm4rs_scheduler::TaskId;
+
+use super::Rt;
+use super::broadcast::Part;
+use super::exit::{Failure, Panicked};
+use super::post::{fail_call, reply};
+use crate::cx::{AnyElement, Element};
+use crate::envelope::FutureId;
+use crate::registry::MethodInfo;
+use crate::{Arguments, CallError, Entry, Started, This};
+
+/// Who learns of an entry method's end: a future, the wave of a broadcast, or nobody.
+pub(super) struct Then {
+    reply: FutureId,
+    wave: Option<Box<Part>>,
+}
+
+impl Then {
+    #[inline]
+    pub(super) fn reply(reply: FutureId) -> Self {
+        Self { reply, wave: None }
+    }
+
+    pub(super) fn wave(part: Part) -> Self {
+        Self { reply: FutureId::NONE, wave: Some(Box::new(part)) }
+    }
+
+    #[inline]
+    fn is_nobody(&self) -> bool {
+        self.wave.is_none() && self.reply.wanted().is_none()
+    }
+
+    #[inline]
+    fn done<O: Arguments>(self, rt: Rt, value: O) {
+        if self.is_nobody() {
+            return;
+        }
+        match self.wave {
+            None => reply(rt, self.reply, value),
+            Some(part) => part.done(rt, value),
+        }
+    }
+
+    pub(super) fn failed(self, rt: Rt, error: CallError) {
+        match error {
+            // It is no failure that a chare ends while methods of its are suspended.
+            CallError::Dropped { .. } if self.is_nobody() => {}
+            error => match self.wave {
+                None => fail_call(rt, self.reply, error),
+                Some(part) => part.failed(rt, error),
+            },
+        }
+    }
+}
+
+/// Runs an entry method of an element; `then` learns of its end: now, or when it has ended.
+#[inline(always)]
+pub(super) fn run<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Args, then: Then) {
+    let this = This::new(element);
+    let began = rt.running.begin(E::info(), this.element());
+    let ran = guard(|| E::run(&this, args));
+    drop(began);
+    match ran {
+        Ok(Started::Done(value)) => then.done(rt, value),
+        Ok(Started::Suspended(rest)) => suspend(rt, E::info(), this.into_element(), rest, then),
+        Err(panic) => then.failed(rt, panicked(rt, E::info(), &**this.element(), &panic)),
+    }
+}
+
+/// Makes a task of the rest of an entry method.
+fn suspend<O: Arguments>(
+    rt: Rt,
+    method: &'static MethodInfo,
+    element: Rc<dyn AnyElement>,
+    rest: Pin<Box<dyn Future<Output = O>>>,
+    then: Then,
+) {
+    let slot = element.base().suspended.reserve();
+    let end = Ending { rt, method, element: element.clone(), slot, then: Some(then) };
+    let task = rt.sched.spawn(Rest { rest: Some(rest), end });
+    element.base().suspended.set(slot, task, method);
+}
+
+/// The rest of an entry method, as a task.
+struct Rest<O> {
+    /// `None` when it has ended.
+    rest: Option<Pin<Box<dyn Future<Output = O>>>>,
+    end: Ending,
+}
+
+impl<O: Arguments> Future for Rest<O> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let Some(rest) = &mut this.rest else { return Poll::Ready(()) };
+        let running = this.end.begin();
+        let polled = guard(|| rest.as_mut().poll(cx));
+        drop(running);
+        let ended = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(value)) => Ok(value),
+            Err(panic) => Err(panic),
+        };
+        this.rest = None; // before whoever waits learns of the end
+        let then = this.end.take();
+        let end = &this.end;
+        match (ended, then) {
+            (Ok(value), Some(then)) => then.done(end.rt, value),
+            (Err(panic), Some(then)) => then.failed(end.rt, panicked(end.rt, end.method, &*end.element, &panic)),
+            (_, None) => {}
+        }
+        Poll::Ready(())
+    }
+}
+
+/// What follows a suspended method, also if it is dropped because its chare was destroyed.
+struct Ending {
+    rt: Rt,
+    method: &'static MethodInfo,
+    element: Rc<dyn AnyElement>,
+    slot: usize,
+    then: Option<Then>,
+}
+
+impl Ending {
+    fn begin(&self) -> super::running::Run<'_> {
+        self.rt.running.begin_any(self.method, &self.element)
+    }
+
+    /// The method is suspended no more.
+    fn take(&mut self) -> Option<Then> {
+        let then = self.then.take();
+        if then.is_some() {
+            self.element.base().suspended.free(self.slot);
+        }
+        then
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // At the job's end nobody waits any more.
+        if let Some(then) = self.take().filter(|_| self.rt.sched.stopping().is_none()) {
+            then.failed(self.rt, CallError::Dropped { entry: self.method.name.into(), pe: self.rt.sched.pe() });
+        }
+    }
+}
+
+pub(super) fn panicked(rt: Rt, method: &MethodInfo, element: &dyn AnyElement, panic: &Panicked) -> CallError {
+    // An error that another call brought passes through, so that its cause stays readable.
+    if let Some(error) = &panic.passed_on {
+        return error.clone();
+    }
+    CallError::Panicked {
+        chare: method.chare.into(),
+        index: element.index_text(),
+        entry: method.name.into(),
+        pe: rt.sched.pe(),
+        message: panic.message.clone(),
+    }
+}
+
+/// Catches a panic of user code.
+#[inline]
+pub(crate) fn guard<R>(f: impl FnOnce() -> R) -> Result<R, Box<Panicked>> {
+    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|panic| Box::new(Panicked::take(panic)))
+}
+
+/// Runs a future of the user's on this PE; a panic in it ends the job.
+pub(crate) fn spawn(rt: Rt, future: impl Future<Output = ()> + 'static) -> TaskId {
+    spawn_named(rt, "a task", Box::pin(future))
+}
+
+/// The same, of a future that a report of its panic calls `who`.
+pub(crate) fn spawn_named(rt: Rt, who: &'static str, mut future: Pin<Box<dyn Future<Output = ()>>>) -> TaskId {
+    rt.sched.spawn(std::future::poll_fn(move |cx| {
+        guard(|| future.as_mut().poll(cx)).unwrap_or_else(|panic| {
+            rt.fail(Failure::panic(who, &panic));
+            Poll::Ready(())
+        })
+    }))
+}
