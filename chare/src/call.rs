@@ -87,6 +87,38 @@ impl<E: Entry, K: Kind> Call<E, K> {
         self
     }
 
+    /// Sends without ever waiting; the future completes when the call has left this PE within its credit (`++credit`), or at once if it has.
+    ///
+    /// A producer that runs ahead of its receiver is suspended this way, while other calls of its PE go on. Without `sent` it makes
+    /// its whole PE wait.
+    ///
+    /// ```
+    /// # use charm4rs::prelude::*;
+    /// # struct Sink(u64);
+    /// # #[chare(index = usize)]
+    /// # impl Sink {
+    /// #     #[init]
+    /// #     fn new() -> Self { Self(0) }
+    /// #     #[entry]
+    /// #     fn take(&mut self, samples: Payload<f64>) { self.0 += samples.len() as u64 }
+    /// #     #[entry]
+    /// #     fn taken(&mut self) -> u64 { self.0 }
+    /// # }
+    /// # charm4rs::testing::threads(2, |job| async move {
+    /// # let sink = job.array::<Sink>(2, ()).at(1);
+    /// for _ in 0..100 {
+    ///     sink.take(vec![0.0; 1000].into()).sent().await;
+    /// }
+    /// # assert_eq!(sink.taken().call().await, 100_000);
+    /// # }).unwrap();
+    /// ```
+    #[must_use = "the call is sent either way: await it, and its receiver can keep up"]
+    pub fn sent(self) -> impl Future<Output = ()> + 'static {
+        let rt = runtime::current();
+        let sent = rt.sched.without_waiting(|| drop(self));
+        async move { rt.sched.left(sent).await }
+    }
+
     fn take(mut self) -> (Target<E::Chare, K>, E::Args, Options) {
         (self.target, self.args.take().expect("a call is sent once"), self.options)
     }

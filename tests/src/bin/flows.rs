@@ -93,9 +93,26 @@ impl Node {
             }
         }
     }
+    /// As [`Node::produce`], suspended while the receiver cannot take more.
+    #[entry]
+    async fn produce_suspended(this: This<Self>, to: u32, what: What, count: u64) {
+        let node = this.collection().at(to);
+        for number in 0..count {
+            match what {
+                What::Small => node.small(number).sent().await,
+                What::Payload => node.payload(vec![1; LARGE].into()).sent().await,
+                What::Vector => node.vector(vec![1; LARGE]).sent().await,
+            }
+        }
+        this.with(|node| node.taken = u64::MAX);
+    }
     #[entry]
     fn grown(&mut self) -> (u64, u64) {
         (self.taken, most() - self.began)
+    }
+    #[entry]
+    fn reset(&mut self) {
+        self.taken = 0;
     }
     #[entry]
     fn leave_after(&mut self, taken: u64) {
@@ -112,6 +129,17 @@ async fn main(job: Job, args: Args) {
     match &*who {
         // One producer, one receiver.
         "one" => nodes.on(Pe(0)).produce(last, what, count).done().await,
+        // One producer that is suspended, while its PE answers calls.
+        "suspended" => {
+            let sent = nodes.on(Pe(0)).produce_suspended(last.0, what, count).done();
+            let mut answered = 0;
+            while nodes.on(Pe(0)).grown().call().await.0 == 0 {
+                answered += 1;
+            }
+            sent.await;
+            nodes.on(Pe(0)).reset().done().await;
+            println!("PE 0 answered {} times", if answered > 10 { "many" } else { "few" });
+        }
         // Each PE floods the next.
         "circle" => {
             let sent: Vec<_> = (0..job.pes())

@@ -567,8 +567,8 @@ impl Endpoint for TcpEndpoint {
     }
 
     fn has_closed(&mut self, peer: Pe) -> bool {
-        let index = self.link_to(peer);
-        self.links[index].is_gone()
+        let at = self.link_to(peer);
+        self.links[at].is_gone()
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
