@@ -82,6 +82,13 @@ pub trait Entry: Sized + 'static {
         None
     }
 
+    /// How many bytes its arguments own on the heap, as far as that is seen at a glance.
+    #[doc(hidden)]
+    fn weight(args: &Self::Args) -> usize {
+        let _ = args;
+        0
+    }
+
     /// Runs it, or starts it.
     fn run(this: &This<Self::Chare>, args: Self::Args) -> Started<Self::Output>;
     /// The method's row in the registry.

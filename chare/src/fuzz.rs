@@ -154,7 +154,11 @@ impl Message {
             crate::moved::put_bytes(room, 0, &self.bytes);
         };
         let payloads: Vec<_> = (0..usize::from(self.how >> 6)).map(|n| RegBuf::heap(1_500 + n)).collect();
-        rt.sched.send_payloads(to, Tag(self.kind), self.bytes.len(), fill, payloads, self.how & 2 != 0);
+        let tag = Tag(self.kind);
+        if tag.is_system() {
+            return rt.sched.send(to, tag, self.bytes.len(), fill);
+        }
+        rt.sched.send_payloads(to, tag, self.bytes.len(), fill, payloads, self.how & 2 != 0);
     }
 }
 

@@ -38,6 +38,7 @@ mod select;
 pub mod testing;
 mod thread;
 mod watch;
+mod weigh;
 mod wire;
 
 pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted};
@@ -85,6 +86,7 @@ pub mod __private {
     pub use crate::receive::{post, receive};
     pub use crate::registry::{ChareInfo, MethodInfo, Registration};
     pub use crate::runtime::sink;
+    pub use crate::weigh::{Light, Weigh};
     pub use crate::wire::WireError;
     pub use inventory;
 }

@@ -147,6 +147,7 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
     list.set_span(entry.parens);
     let arg_types: Vec<_> = entry.args.iter().map(|(_, ty)| quote!(#ty).to_string()).collect();
     let signature = format!("({}) -> {}", arg_types.join(", "), quote!(#output));
+    let weight = weight_of(entry);
     let run = match entry.kind {
         Kind::Plain { takes_cx } => {
             let cx = takes_cx.then(|| quote!(cx,));
@@ -194,6 +195,7 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
             const NAME: &'static str = #text;
             const SIGNATURE: &'static str = #signature;
             #post
+            #weight
 
             fn run(this: &::charm4rs::This<#this>, (#(#names,)*): Self::Args) -> ::charm4rs::Started<#output> {
                 #run
@@ -203,6 +205,30 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
             }
         }
     }
+}
+
+/// Weighs the arguments whose types may own much memory.
+fn weight_of(entry: &Entry) -> Option<TokenStream> {
+    let owns = |ty: &Type| match ty {
+        Type::Path(path) => path
+            .path
+            .segments
+            .last()
+            .is_some_and(|segment| ["Vec", "String", "Box", "Payload"].iter().any(|name| segment.ident == name)),
+        _ => false,
+    };
+    let all = own_names(entry);
+    let heavy: Vec<_> = all.iter().zip(&entry.args).filter(|(_, (_, ty))| owns(ty)).map(|(name, _)| name).collect();
+    (!heavy.is_empty()).then(|| {
+        quote! {
+            #[inline]
+            #[allow(unused_variables, unused_imports)]
+            fn weight((#(#all,)*): &Self::Args) -> usize {
+                use ::charm4rs::__private::Light as _;
+                #(::charm4rs::__private::Weigh(#heavy).bytes())+*
+            }
+        }
+    })
 }
 
 /// Names for an entry method's arguments where names of ours stand beside them: the user's might be the same.

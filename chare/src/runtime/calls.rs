@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use charm4rs_transport::port::{Incoming, Offer};
+use charm4rs_transport::port::{Charge, Incoming, Offer};
 use charm4rs_transport::{Pe, RegBuf};
 
 use super::collection::{CollectionId, Members};
@@ -74,9 +74,10 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
         None => rt.sched.pe(),
     };
     let header = header_of(rt, E::info(), target.collection, options, reply);
+    let charge = Charge::weighing(E::weight(&args));
     let body: Body<E> = (target.which, args);
     if rt.same_process(to) {
-        post::send_moved(rt, to, tag::CALL, header, body);
+        post::send_moved(rt, to, tag::CALL, header, body, charge);
     } else if let Err(error) = post::send_wire(rt, to, tag::CALL, &header, body, E::POSTS) {
         fail_call(rt, reply, wire_error(rt, E::info(), &error));
     }

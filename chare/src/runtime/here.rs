@@ -5,6 +5,8 @@
 
 use std::rc::Rc;
 
+use charm4rs_transport::port::Charge;
+
 use super::Rt;
 use super::calls::Body;
 use super::execute::{Then, run};
@@ -21,7 +23,7 @@ pub(super) fn call<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Ar
         if element.is_gone() {
             let header = header_of(rt, E::info(), element.members.id(), options, reply);
             let body: Body<E> = (element.index, args);
-            send_moved(rt, rt.sched.pe(), tag::CALL, header, body);
+            send_moved(rt, rt.sched.pe(), tag::CALL, header, body, Charge::PLAIN);
         } else {
             run::<E>(rt, element, args, Then::reply(reply));
         }

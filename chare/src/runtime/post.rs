@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use charm4rs_scheduler::Class;
-use charm4rs_transport::port::{Incoming, Tag};
+use charm4rs_transport::port::{Charge, Incoming, Tag};
 use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
 use super::collection::CollectionId;
@@ -44,20 +44,22 @@ pub(super) fn send<B: Send + serde::Serialize>(
     offer: bool,
 ) -> Result<(), WireError> {
     if rt.same_process(to) {
-        send_moved(rt, to, tag, *header, body);
+        send_moved(rt, to, tag, *header, body, Charge::PLAIN);
         Ok(())
     } else {
         send_wire(rt, to, tag, header, body, offer)
     }
 }
 
-/// Moves a value to a PE of this process.
+/// Moves a value to a PE of this process. `charge`: how it counts against this PE's credit.
 #[inline]
-pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, header: Header, body: B) {
-    moved::loosen(body, |body| send_loose(rt, to, tag, &Header { flags: header.flags | MOVED, ..header }, body));
+pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, header: Header, body: B, charge: Charge) {
+    moved::loosen(body, |body| {
+        send_loose(rt, to, tag, &Header { flags: header.flags | MOVED, ..header }, body, charge)
+    });
 }
 
-fn send_loose(rt: Rt, to: Pe, tag: Tag, header: &Header, body: Loose<'_>) {
+fn send_loose(rt: Rt, to: Pe, tag: Tag, header: &Header, body: Loose<'_>, charge: Charge) {
     if to == rt.sched.pe() {
         let class = match tag {
             tag::CALL => class_of(header),
@@ -66,7 +68,7 @@ fn send_loose(rt: Rt, to: Pe, tag: Tag, header: &Header, body: Loose<'_>) {
         };
         return rt.sched.enqueue(loose_here(rt, tag, header, body), class);
     }
-    rt.sched.send(to, tag, HEADER + body.len(), |room| write_loose(room, header, body));
+    rt.sched.send_weighing(to, tag, charge, HEADER + body.len(), |room| write_loose(room, header, body));
 }
 
 /// A message of this PE to itself.
@@ -194,7 +196,7 @@ pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
         return rt.futures.fulfil(to, value);
     }
     if rt.same_process(to.pe) {
-        send_moved(rt, to.pe, tag::REPLY, Header::new(0, rt.sched.pe()).with_reply(to), value);
+        send_moved(rt, to.pe, tag::REPLY, Header::new(0, rt.sched.pe()).with_reply(to), value, Charge::PLAIN);
     } else {
         reply_serialized(rt, to, value);
     }

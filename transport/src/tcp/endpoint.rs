@@ -593,8 +593,6 @@ impl Endpoint for TcpEndpoint {
 
 impl Drop for TcpEndpoint {
     fn drop(&mut self) {
-        if let Some(mailbox) = self.core.shared.mailbox(self.core.me) {
-            mailbox.close();
-        }
+        self.core.shared.mailbox(self.core.me).into_iter().for_each(super::shared::Mailbox::close);
     }
 }
