@@ -144,7 +144,7 @@ fn of(rt: Rt, chare: &'static ChareInfo, id: CollectionId) -> Option<&'static dy
 
 fn missing(rt: Rt, whole: &dyn AnyCollection, index: &[u8]) {
     let (chare, index) = (whole.common().info.name, whole.text(index));
-    let what = format!("a section of {chare} shall have element {index}, which does not exist");
+    let what = format!("a section of {chare} names element {index}, which does not exist");
     rt.fail(Failure { code: 1, what });
 }
 

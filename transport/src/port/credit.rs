@@ -37,7 +37,7 @@
 //! flood each other without returning need memory for what they send, since none of them can run before another has ended.
 //!
 //! From this nothing else has to be argued case by case. Calls of a PE to itself never wait. Cycles of calls are the circles above.
-//! Broadcasts, reductions, replies and creations are messages of ordinary calls: whoever forwards them may wait as any sender does, in which case it takes nothing
+//! Broadcasts, reductions, replies and creations are messages of ordinary calls: a PE that forwards them may wait as any sender does, and takes nothing
 //! meanwhile, so the flood stops at its source. A suspended task is no wait: its PE goes on.
 
 use std::cell::Cell;
