@@ -279,7 +279,7 @@ mod tests {
             assert_eq!(cpus(&machine, pes, &options), expected, "{exclude:?}");
         };
         check(2, &[0], Some(&[4, 1]));
-        check(4, &[0, 4], Some(&[1, 2, 3, 7]));
+        check(4, &[0, 4], Some(&[1, 5, 2, 3]));
         check(3, &[0, 4, 99], Some(&[1, 2, 3]));
         check(7, &[0, 4], None);
     }
@@ -325,8 +325,9 @@ mod tests {
         // A thread of its own, so that the test's is left alone.
         let mask = std::thread::spawn(move || {
             assert_eq!(machine.pin(0, 1, &options).unwrap().cpu, Some(first));
-            Machine::detect().unwrap().allowed().clone()
+            rustix::thread::sched_getaffinity(None).unwrap()
         });
-        assert_eq!(mask.join().unwrap(), [first].into_iter().collect());
+        let mask = mask.join().unwrap();
+        assert!(mask.count() == 1 && mask_has(&mask, first));
     }
 }
