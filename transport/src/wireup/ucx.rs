@@ -76,11 +76,13 @@ fn ways(config: &mut UcxConfig, tls: Option<&str>, devices: Option<&str>) -> boo
     let alone = config.layout.hosts() == 1 && devices.is_none();
     match tls {
         Some(tls) => {
-            if alone {
+            let (names, allowed) = tls.strip_prefix('^').map_or((tls, true), |names| (names, false));
+            let listens = names.split(',').any(|name| matches!(name.trim(), "tcp" | "all")) == allowed;
+            // Other transports may need the devices that this excludes.
+            if alone && listens {
                 config.settings.push(("NET_DEVICES", "lo".to_owned()));
             }
-            let (names, allowed) = tls.strip_prefix('^').map_or((tls, true), |names| (names, false));
-            names.split(',').any(|name| matches!(name.trim(), "tcp" | "all")) == allowed
+            listens
         }
         None if alone => {
             config.settings.push(("NET_DEVICES", "lo".to_owned()));
@@ -134,7 +136,7 @@ mod tests {
             ("^cma,tcp", false),
         ] {
             check(2, Some(tls), None, listens, &[]);
-            check(1, Some(tls), None, listens, &[("NET_DEVICES", "lo")]);
+            check(1, Some(tls), None, listens, if listens { &[("NET_DEVICES", "lo")] } else { &[] });
             check(1, Some(tls), Some("eth0"), listens, &[]);
         }
     }
