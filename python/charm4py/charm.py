@@ -294,7 +294,7 @@ charm = Charm()
 
 def _code_of_the_command_line() -> str:
     """What ``python -c`` runs."""
-    words = iter(getattr(sys, "orig_argv", [])[1:])
+    words: Iterator[str] = iter(getattr(sys, "orig_argv", [])[1:])
     for word in words:
         if word in ("-W", "-X"):
             next(words, None)

@@ -216,7 +216,7 @@ impl Scheduler {
         &self.layout
     }
 
-    /// The PE's free lists, for calls to itself ([`Msg::fill`], then [`Scheduler::enqueue`]).
+    /// The PE's free lists, for calls to itself ([`Msg::fill`](charm4rs_transport::Msg::fill), then [`Scheduler::enqueue`]).
     #[inline]
     #[must_use]
     pub fn slab(&self) -> &Slab {
