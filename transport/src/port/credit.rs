@@ -20,7 +20,7 @@
 //!
 //! *It holds the message*, where it may not block: the message stays in the sender's memory, behind those that are held for the same
 //! receiver already, and leaves from a poll once there is credit. A layer above that can suspend the producer
-//! holds one message and resumes the producer when it has left ([`Port::without_waiting`](super::Port::without_waiting)).
+//! holds one message and resumes the producer when it has left ([`Port::hold_from_now`](super::Port::hold_from_now)).
 //!
 //! # Why a wait ends
 //! A PE that is not waiting runs its calls, each of which ends, so it takes what is queued and gives credit back; a PE that ends takes everything.

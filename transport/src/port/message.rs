@@ -33,7 +33,7 @@ pub struct Incoming {
     pub from: Pe,
     /// Its kind.
     pub tag: Tag,
-    /// How it counts against its sender's credit until it is taken: see [`Port::took`].
+    /// How it counts against its sender's credit until it is taken: see [`Port::took`](super::Port::took).
     pub charge: Charge,
     /// Its bytes, 16-byte aligned.
     pub msg: Msg,

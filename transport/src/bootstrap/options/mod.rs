@@ -72,7 +72,7 @@ pub enum Action {
     /// Run the job.
     #[default]
     Run,
-    /// `++help`: print [`help`].
+    /// `++help`: print [`help()`].
     Help,
     /// `++version`: print [`version`].
     Version,
