@@ -2,6 +2,7 @@
 //! protocol is the port's (`transport/src/port/credit.rs`).
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Poll;
 
 use charm4rs_transport::port::{HeldId, Incoming};
@@ -38,8 +39,11 @@ impl Scheduler {
         if let Some(port) = &mut *self.port.borrow_mut() {
             port.hold_from_now();
         }
-        send();
-        Sent(self.port.borrow_mut().as_mut().map_or_else(Vec::new, |port| port.held_meanwhile()))
+        // To serialize an argument may panic: later sends wait again all the same.
+        let sent = catch_unwind(AssertUnwindSafe(send));
+        let held = self.port.borrow_mut().as_mut().map_or_else(Vec::new, |port| port.held_meanwhile());
+        sent.unwrap_or_else(|panic| resume_unwind(panic));
+        Sent(held)
     }
 
     /// Completes when messages have left, and this PE has not too much to do itself.

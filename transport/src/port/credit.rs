@@ -166,6 +166,12 @@ impl Accounts {
         account.owed.get() >= self.step
     }
 
+    /// As [`Accounts::take`], of a message that may not count.
+    #[inline]
+    pub(super) fn took(&self, message: &super::Incoming) -> bool {
+        message.charge != Charge::NONE && self.take(message.from, message.cost())
+    }
+
     /// What is owed to a peer, to be sent now.
     pub(super) fn due(&self, to: Pe) -> u64 {
         self.peers[to.index()].owed.take()
@@ -198,7 +204,7 @@ impl Ledger {
     #[inline]
     #[must_use]
     pub fn took(&self, message: &super::Incoming) -> bool {
-        message.charge != Charge::NONE && self.0.take(message.from, message.cost())
+        self.0.took(message)
     }
 }
 

@@ -211,7 +211,7 @@ impl Port {
 
     /// The PE's user has taken a message out of its queue: credit may go back to its sender.
     pub fn took(&mut self, message: &Incoming) {
-        if message.charge != Charge::NONE && self.inner.accounts.take(message.from, message.cost()) {
+        if self.inner.accounts.took(message) {
             self.give_credit_to(message.from);
         }
     }
