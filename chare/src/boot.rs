@@ -49,11 +49,15 @@ impl Args {
     pub fn get<T: std::str::FromStr<Err: fmt::Display>>(&self, position: usize, default: T) -> T {
         let Some(arg) = self.0.get(position) else { return default };
         let text = arg.to_string_lossy();
-        text.parse().unwrap_or_else(|error| {
-            let expected = std::any::type_name::<T>().rsplit("::").next().unwrap_or_default();
-            runtime::wrong_usage(format!("argument {position} is {text:?}, which is no {expected}: {error}"))
-        })
+        text.parse().unwrap_or_else(|error| wrong_argument(position, &text, std::any::type_name::<T>(), &error))
     }
+}
+
+#[cold]
+#[track_caller]
+fn wrong_argument(position: usize, text: &str, expected: &str, error: &dyn fmt::Display) -> ! {
+    let expected = expected.rsplit("::").next().unwrap_or_default();
+    runtime::wrong_usage(format!("argument {position} is {text:?}, which is no {expected}: {error}"))
 }
 
 impl IntoIterator for Args {
@@ -169,6 +173,16 @@ pub fn main<A: FromArgs, F: Future<Output: MainResult> + 'static>(program: fn(Jo
 /// [`main`] for those who measure the layers below: before the program begins, each PE runs `before`, on its pinned thread
 /// and with the port that the object layer has afterwards. All it sends has to be received there. A simulated job has no ports.
 pub fn main_after<A: FromArgs, F: Future<Output: MainResult> + 'static>(before: Before, program: fn(Job, A) -> F) -> ! {
+    run_program(
+        before,
+        Box::new(move |rt, args| A::from_args(args).map(|args| testing::start(rt, program(Job::of(rt), args)))),
+    )
+}
+
+/// A program's `main`, whatever its types: so what starts a job is compiled once, and not for each program.
+type Program = Box<dyn FnOnce(Rt, Args) -> Result<(), NotStarted>>;
+
+fn run_program(before: Before, program: Program) -> ! {
     let joining = Joining::find(std::env::args_os());
     let status = joining.map_or_else(|status| status, |joining| start(joining, before, program));
     std::process::exit(status)
@@ -188,24 +202,16 @@ fn print(text: &str) -> u8 {
     u8::from(std::io::stdout().write_all(text.as_bytes()).is_err()) * 74
 }
 
-fn start<A: FromArgs, F: Future<Output: MainResult> + 'static>(
-    joining: Joining,
-    before: Before,
-    program: fn(Job, A) -> F,
-) -> i32 {
+fn start(joining: Joining, before: Before, program: Program) -> i32 {
     let Joining { found: Found { mut boot, options, .. }, args } = joining;
     let control = boot.control();
     runtime::install_panic_hook();
     let below = Below { args: args.clone(), run: before };
-    let first = move |rt| {
-        let job = Job::of(rt);
-        let args = match A::from_args(args) {
-            Ok(args) => args,
-            Err(NotStarted::Asked(text)) => return job.exit(print(&text)),
-            Err(NotStarted::Usage(what)) => return rt.fail(Failure { code: 64, what }),
-        };
-        testing::start(rt, program(job, args));
-    };
+    let first: pe::Begin<'_> = Box::new(move |rt| match program(rt, args) {
+        Ok(()) => {}
+        Err(NotStarted::Asked(text)) => Job::of(rt).exit(print(&text)),
+        Err(NotStarted::Usage(what)) => rt.fail(Failure { code: 64, what }),
+    });
     let code = if options.transport == Some(TransportKind::Sim) {
         simulate(boot.layout(), &options, &control, first)
     } else {
@@ -228,7 +234,7 @@ fn open(boot: &mut dyn bootstrap::Bootstrap, options: &Options, control: &Contro
 }
 
 /// Simulates the whole job on this thread: the same program, `++transport sim ++seed N`.
-fn simulate(layout: &Layout, options: &Options, control: &Control, first: impl FnOnce(Rt)) -> i32 {
+fn simulate(layout: &Layout, options: &Options, control: &Control, first: pe::Begin<'_>) -> i32 {
     if layout.processes() > 1 {
         let what = "++transport sim: a simulated job is one process; start the program without a launcher";
         control.abort(78, None, what);
@@ -244,7 +250,7 @@ fn run_pes(
     options: &Options,
     control: &Control,
     below: Below,
-    first: impl FnOnce(Rt) + 'static,
+    first: pe::Begin<'_>,
 ) -> i32 {
     let setup = Arc::new(Setup::find(options, control, below));
     let mut builders = builders.into_iter();
@@ -255,15 +261,11 @@ fn run_pes(
             let name = format!("pe-{}", builder.pe());
             let thread = thread::Builder::new().name(name).stack_size(STACK);
             thread
-                .spawn(move || run_pe(builder, &setup, None, |_| {}))
+                .spawn(move || run_pe(builder, &setup, None, Box::new(|_| {})))
                 .unwrap_or_else(|error| control.abort(71, None, &format!("no thread for a PE: {error}; see ulimit -u")))
         })
         .collect();
-    let first = move |rt: Rt| {
-        if rt.sched.pe() == Pe(0) {
-            first(rt);
-        }
-    };
+    let first = if own.pe() == Pe(0) { first } else { Box::new(|_| {}) };
     let code = run_pe(own, &setup, None, first);
     for other in others {
         if other.join().is_err() {
@@ -313,7 +315,7 @@ impl Setup {
 }
 
 /// Runs one PE on this thread until the job ends; `first` before its loop.
-fn run_pe(builder: PortBuilder, setup: &Setup, around_sleep: Option<Box<AroundSleep>>, first: impl FnOnce(Rt)) -> i32 {
+fn run_pe(builder: PortBuilder, setup: &Setup, around_sleep: Option<Box<AroundSleep>>, first: pe::Begin<'_>) -> i32 {
     bootstrap::crash::this_thread_is(builder.pe());
     bootstrap::on_fork(pe::leave_fork);
     let pe = builder.pe();
@@ -365,6 +367,10 @@ impl Joining {
     /// # Errors
     /// If there is none, or a question was answered instead: the exit status. It has been reported.
     pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Self, i32> {
+        Self::find_in(args.into_iter().collect())
+    }
+
+    fn find_in(args: Vec<OsString>) -> Result<Self, i32> {
         let mut args = args.into_iter();
         let name = args.next().unwrap_or_default();
         let mut found = bootstrap::find(args).map_err(|error| i32::from(error.code()))?;
@@ -399,6 +405,10 @@ impl Joining {
     /// # Panics
     /// If the process has several PEs.
     pub fn run(self, around_sleep: impl Fn(&mut dyn FnMut()) + 'static, first: impl FnOnce(Job)) -> i32 {
+        self.run_boxed(Box::new(around_sleep), Box::new(|rt| first(Job::of(rt))))
+    }
+
+    fn run_boxed(self, around_sleep: Box<AroundSleep>, first: pe::Begin<'_>) -> i32 {
         let Self { found: Found { mut boot, options, .. }, args } = self;
         let control = boot.control();
         runtime::install_panic_hook();
@@ -407,7 +417,7 @@ impl Joining {
         assert_eq!(builders.len(), 1, "a process that joins a job has one PE");
         let setup = Setup::find(&options, &control, Below { args, run: |_, _| Ok(()) });
         let builder = builders.remove(0);
-        let code = run_pe(builder, &setup, Some(Box::new(around_sleep)), |rt| first(Job::of(rt)));
+        let code = run_pe(builder, &setup, Some(around_sleep), first);
         control.report(Report::Exit { code });
         code
     }

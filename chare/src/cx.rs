@@ -289,6 +289,7 @@ impl<T: Chare> This<T> {
     ///
     /// # Panics
     /// If called inside another `with` of the same chare, or after the chare was destroyed.
+    #[inline]
     #[track_caller]
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         f(&mut self.borrow())

@@ -127,6 +127,13 @@ impl Header {
         FutureId { pe: Pe(self.reply_pe), slot: self.reply_slot, turn: self.reply_turn }
     }
 
+    /// The header of a message whose body is moved.
+    #[inline]
+    pub(crate) fn moved(mut self) -> Self {
+        self.flags |= MOVED;
+        self
+    }
+
     #[inline]
     pub(crate) fn is_moved(&self) -> bool {
         self.flags & MOVED != 0

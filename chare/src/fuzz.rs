@@ -103,21 +103,24 @@ impl Alone {
 /// If a PE does.
 pub fn envelope(input: &[u8]) {
     let input = input.to_vec();
-    let outcome = run(&SimOptions { steps_max: STEPS, ..SimOptions::new(3, 1) }, move |rt| {
-        let job = Job::of(rt);
-        let messages: Vec<Message> = Message::all(&input).collect();
-        messages.iter().filter(|message| message.at_once()).for_each(|message| message.send(rt));
-        let cells = job.array::<Cell>(6, 1);
-        let members = job.group::<Member>(());
-        members.all().work();
-        runtime::spawn(rt, async move {
-            let _ = cells.all().add(1, Vec::new()).done().checked().await;
-            let waits = cells.at(4).wait(vec![2; 500].into()).call();
-            messages.iter().filter(|message| !message.at_once()).for_each(|message| message.send(rt));
-            cells.at(5).told(1, Some(Pe(1)));
-            let _ = waits.checked().await;
-        });
-    });
+    let outcome = run(
+        &SimOptions { steps_max: STEPS, ..SimOptions::new(3, 1) },
+        Box::new(move |rt| {
+            let job = Job::of(rt);
+            let messages: Vec<Message> = Message::all(&input).collect();
+            messages.iter().filter(|message| message.at_once()).for_each(|message| message.send(rt));
+            let cells = job.array::<Cell>(6, 1);
+            let members = job.group::<Member>(());
+            members.all().work();
+            runtime::spawn(rt, async move {
+                let _ = cells.all().add(1, Vec::new()).done().checked().await;
+                let waits = cells.at(4).wait(vec![2; 500].into()).call();
+                messages.iter().filter(|message| !message.at_once()).for_each(|message| message.send(rt));
+                cells.at(5).told(1, Some(Pe(1)));
+                let _ = waits.checked().await;
+            });
+        }),
+    );
     if let End::Failed(pe, failure) = &outcome.end {
         // 76: refused. 1: a call of the job's own found its data changed. A panic of the program's own is no less a bug: it has none.
         assert!(!failure.what.contains("panicked"), "PE {pe}: {failure} (status {})", failure.code);

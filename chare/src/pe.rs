@@ -17,6 +17,9 @@ use charm4rs_transport::port::Port;
 pub(crate) use crate::runtime::Driver;
 use crate::runtime::{self, Failure, Host, Rt, Runtime};
 
+/// What a PE does before its loop begins.
+pub(crate) type Begin<'a> = Box<dyn FnOnce(Rt) + 'a>;
+
 /// Makes a PE, on its thread.
 pub(crate) fn open(port: Port, config: Config, host: Rc<dyn Host>) -> Rt {
     Runtime::new(Scheduler::new(port, config), host)

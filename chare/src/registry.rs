@@ -12,7 +12,7 @@ use charm4rs_transport::port::{Incoming, Offer};
 use sha2::{Digest, Sha256};
 
 use crate::envelope::Header;
-use crate::runtime::{self, BodyOps, IndexLook, Runtime};
+use crate::runtime::{self, BodyOps, IndexLook, Runtime, Start};
 use crate::{Chare, Entry};
 
 type Landings = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
@@ -24,8 +24,10 @@ pub struct MethodInfo {
     pub(crate) name: &'static str,
     pub(crate) signature: &'static str,
     id: AtomicU16,
-    pub(crate) deliver: fn(&'static Runtime, &Header, Incoming),
-    pub(crate) broadcast: fn(&'static Runtime, &Header, Incoming),
+    pub(crate) deliver: fn(&'static Runtime, &'static MethodInfo, &Header, Incoming),
+    pub(crate) broadcast: fn(&'static Runtime, &'static MethodInfo, &Header, Incoming),
+    /// How it is begun.
+    pub(crate) start: Start,
     /// Where the payloads of a call that is on its way shall land, if the method has a say in it.
     pub(crate) offer: Option<Landings>,
     /// What can be done with a moved call.
@@ -63,8 +65,9 @@ impl MethodInfo {
             name: E::NAME,
             signature: E::SIGNATURE,
             id: AtomicU16::new(UNNUMBERED),
-            deliver: runtime::deliver::<E>,
-            broadcast: runtime::broadcast::<E>,
+            deliver: runtime::deliver::<E::Chare>,
+            broadcast: runtime::broadcast::<E::Chare>,
+            start: Start::of::<E>(),
             offer: if E::POSTS { Some(runtime::offer::<E>) } else { None },
             body: BodyOps::of::<E>(),
             index: IndexLook::of::<E::Chare>(),

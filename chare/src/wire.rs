@@ -150,17 +150,37 @@ impl postcard::ser_flavors::Flavor for Appending<'_> {
 
 /// Reads a value back. All bytes must be used.
 pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8], payloads: Aside) -> Result<T, WireError> {
-    let (value, rest) = unpack_first(bytes, payloads)?;
-    if rest.is_empty() { Ok(value) } else { Err(too_many(rest)) }
+    let mut value = None;
+    let rest = unpack_by(bytes, payloads, &mut |from| {
+        value = Some(T::deserialize(from)?);
+        Ok(())
+    })?;
+    value.filter(|_| rest.is_empty()).ok_or_else(|| too_many(rest))
 }
 
 /// Reads a value from the front; returns the rest.
 #[inline]
 pub(crate) fn unpack_first<T: DeserializeOwned>(bytes: &[u8], payloads: Aside) -> Result<(T, &[u8]), WireError> {
+    let mut value = None;
+    let rest = unpack_by(bytes, payloads, &mut |from| {
+        value = Some(T::deserialize(from)?);
+        Ok(())
+    })?;
+    value.map(|value| (value, rest)).ok_or_else(|| too_many(rest))
+}
+
+type Reader<'de> = postcard::Deserializer<'de, postcard::de_flavors::Slice<'de>>;
+
+/// [`unpack_first`], whatever the value's type.
+fn unpack_by<'de>(
+    bytes: &'de [u8],
+    payloads: Aside,
+    read: &mut dyn FnMut(&mut Reader<'de>) -> postcard::Result<()>,
+) -> Result<&'de [u8], WireError> {
     let _beside = Beside::begin(payloads);
     let mut from = postcard::Deserializer::from_bytes(bytes);
-    let value = T::deserialize(&mut from).map_err(WireError::from)?;
-    Ok((value, from.finalize().map_err(WireError::from)?))
+    read(&mut from)?;
+    Ok(from.finalize()?)
 }
 
 /// While it exists, what is unpacked finds its payloads.

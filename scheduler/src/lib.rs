@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+mod deque;
 pub mod handler;
 pub mod idle;
 mod inbox;

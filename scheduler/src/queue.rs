@@ -8,6 +8,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::mem::ManuallyDrop;
 
+use crate::deque::Deque;
+
 /// Among items of one priority.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Order {
@@ -36,7 +38,7 @@ pub(crate) struct Queue<T> {
     expedited: VecDeque<T>,
     /// Without their destructors: a push that had to drop its item, were there no memory to grow, would first put it into memory
     /// piece by piece, and the copy from there into the queue would wait for each of them.
-    default: VecDeque<ManuallyDrop<T>>,
+    default: Deque<ManuallyDrop<T>>,
     ranked: BinaryHeap<Reverse<Key>>,
     items: Vec<Option<T>>,
     free: Vec<u32>,
@@ -48,7 +50,7 @@ impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
         Self {
             expedited: VecDeque::new(),
-            default: VecDeque::with_capacity(64),
+            default: Deque::with_capacity(64),
             ranked: BinaryHeap::new(),
             items: Vec::new(),
             free: Vec::new(),

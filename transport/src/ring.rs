@@ -117,7 +117,7 @@ pub(crate) fn has_room<P: Place>(place: &P, head: &mut u64, n: u64) -> bool {
 #[inline]
 fn lap(slot: u64, slots: u64) -> u64 {
     // The first lap is odd, so that a fresh ring of zeros holds nothing.
-    ((slot >> slots.trailing_zeros()) + 1) & 1
+    u64::from(slot & slots == 0)
 }
 
 /// Publishes the record at `slot`.

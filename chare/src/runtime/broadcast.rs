@@ -16,12 +16,11 @@ use charm4rs_transport::port::Incoming;
 
 use super::Rt;
 use super::collection::CollectionId;
-use super::execute::{self, Then};
+use super::execute::{Args, Then};
 use super::post::{self, Pack, fail_call, send_failure, wire_error};
 use super::reduction::Reductions;
 use super::shared::{self, Opened};
 use crate::call::Options;
-use crate::cx::Element;
 use crate::envelope::{FutureId, Header, tag};
 use crate::registry::MethodInfo;
 use crate::wire::{self, Aside, Packed, WireError};
@@ -100,22 +99,8 @@ pub(super) fn entrance(rt: Rt, collection: CollectionId) -> Pe {
     creator.unwrap_or(here)
 }
 
-/// A broadcast has arrived: passes it on, then calls the elements that live here.
-pub(crate) fn broadcast<E: Entry>(rt: Rt, header: &Header, msg: Incoming) {
-    to_members(rt, E::info(), header, msg, run_packed::<E>);
-}
-
-/// Runs an entry method with serialized arguments.
-fn run_packed<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: &[u8], payloads: Aside, then: Then) {
-    match wire::unpack::<E::Args>(args, payloads) {
-        Ok(args) => execute::run::<E>(rt, element, args, then),
-        Err(error) => then.failed(rt, wire_error(rt, E::info(), &error)),
-    }
-}
-
-type Run<T> = fn(Rt, Rc<Element<T>>, &[u8], Aside, Then);
-
-fn to_members<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming, run: Run<T>) {
+/// A broadcast of a chare type's has arrived: passes it on, then calls the elements that live here.
+pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming) {
     let id = CollectionId(header.collection);
     let members = match rt.collection::<T>(id) {
         Some(members) if members.complete.get() => members,
@@ -126,7 +111,9 @@ fn to_members<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, ms
     let mut local = members.local().into_iter();
     while let Some(element) = local.next() {
         let (payloads, then) = arrived.next(local.len() == 0, &|bytes| wire::pack(&element.index, bytes));
-        run(rt, element, arrived.args(), payloads, then);
+        let packed = Args::Packed { bytes: arrived.args(), payloads, once: false };
+        // SAFETY: the dispatcher finds this function in the row of a method of `T`'s.
+        unsafe { method.start.start(rt, element, packed, then) };
     }
     if let Some(wave) = arrived.wave {
         wave.one_less(rt, rt.sched.pe());

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use charm4rs_transport::port::{Charge, Incoming, Offer};
 use charm4rs_transport::{Pe, RegBuf};
 
-use super::collection::{CollectionId, Members};
-use super::execute::{self, Then, guard, panicked};
+use super::collection::CollectionId;
+use super::execute::{Args, Then, guard, panicked};
 use super::exit::Failure;
 use super::post::{self, fail_call, header_of, owners, wire_error};
 use super::{Rt, here, location};
@@ -65,37 +65,32 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
     let to = match rt.collection::<E::Chare>(target.collection) {
         Some(members) => match members.find(&target.which) {
             Some(element) => return here::call::<E>(rt, element, args, options, reply),
-            None => match members.believed(rt, &target.which) {
-                Some(to) => to,
-                None => return wait::<E>(rt, members, target, args, options, reply),
-            },
+            None => members.believed(rt, &target.which),
         },
         // A collection that is not known here yet: the call waits on this PE until it is.
-        None => rt.sched.pe(),
+        None => Some(rt.sched.pe()),
     };
     let header = header_of(rt, E::info(), target.collection, options, reply);
     let charge = Charge::weighing(E::weight(&args));
     let body: Body<E> = (target.which, args);
-    if rt.same_process(to) {
-        post::send_moved(rt, to, tag::CALL, header, body, charge);
-    } else if let Err(error) = post::send_wire(rt, to, tag::CALL, &header, body, E::POSTS) {
+    if to.is_none_or(|to| rt.same_process(to)) {
+        moved::loosen(body, |body| match to {
+            Some(to) => post::send_loose(rt, to, tag::CALL, &header.moved(), body, charge),
+            None => wait::<E::Chare>(rt, target, post::loose_here(rt, tag::CALL, &header.moved(), body)),
+        });
+    } else if let Some(to) = to
+        && let Err(error) = post::send_wire(rt, to, tag::CALL, &header, body, E::POSTS)
+    {
         fail_call(rt, reply, wire_error(rt, E::info(), &error));
     }
 }
 
 /// Keeps a call until it is known where its element is.
 #[cold]
-fn wait<E: Entry>(
-    rt: Rt,
-    members: &Members<E::Chare>,
-    target: &Target<E::Chare, One>,
-    args: E::Args,
-    options: Options,
-    reply: FutureId,
-) {
-    let header = header_of(rt, E::info(), target.collection, options, reply);
-    let body: Body<E> = (target.which, args);
-    members.wait(target.which, post::moved_here(rt, tag::CALL, header, body));
+fn wait<T: Chare>(rt: Rt, target: &Target<T, One>, msg: Incoming) {
+    if let Some(members) = rt.collection::<T>(target.collection) {
+        members.wait(target.which, msg);
+    }
 }
 
 /// Where the moved body of a message is.
@@ -103,25 +98,22 @@ fn body_of(msg: &Incoming) -> *const u8 {
     msg.msg.as_ptr().wrapping_add(HEADER).cast_const()
 }
 
-/// A call has arrived: runs it, sends it on, or keeps it.
-pub(crate) fn deliver<E: Entry>(rt: Rt, header: &Header, mut msg: Incoming) {
+/// A call of a chare type's has arrived: runs it, sends it on, or keeps it.
+pub(crate) fn deliver<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming) {
     let mut rest = 0;
-    let Some(element) = find::<E::Chare>(rt, E::info(), header, &msg, &mut rest) else {
-        return not_here::<E::Chare>(rt, E::info(), header, msg);
+    let Some(element) = find::<T>(rt, method, header, &msg, &mut rest) else {
+        return not_here::<T>(rt, method, header, msg);
     };
-    let args = if header.is_moved() {
-        // SAFETY: `call` wrote a Body<E> (the header names E) in this process (the dispatcher checked); the message is dropped
-        // below without another look.
-        Ok(unsafe { moved::read::<Body<E>>(body_of(&msg)) }.1)
-    } else {
-        let payloads = owners(std::mem::take(&mut msg.payloads));
-        let _once = wire::Once::begin();
-        wire::unpack::<E::Args>(&msg.msg[msg.msg.len() - rest..], payloads)
-    };
-    drop(msg);
-    match args {
-        Ok(args) => execute::run::<E>(rt, element, args, Then::reply(header.reply())),
-        Err(error) => fail_call(rt, header.reply(), wire_error(rt, E::info(), &error)),
+    let (then, Incoming { msg, payloads, .. }) = (Then::reply(header.reply()), msg);
+    // SAFETY: the dispatcher finds this function in the row of a method of `T`'s. A moved call was written by `call` in this process, as the
+    // dispatcher has checked, and nobody else reads it.
+    unsafe {
+        if header.is_moved() {
+            method.start.start(rt, element, Args::Moved(msg), then);
+        } else {
+            let bytes = &msg[msg.len() - rest..];
+            method.start.start(rt, element, Args::Packed { bytes, payloads: owners(payloads), once: true }, then);
+        }
     }
 }
 
@@ -149,6 +141,11 @@ fn index_of<T: Chare>(method: &MethodInfo, header: &Header, msg: &Incoming, rest
         // SAFETY: `call` wrote this method's body in this process (the dispatcher checked), whose first part is the index.
         return Some(unsafe { method.body.index.copy::<T::Index>(body_of(msg)) });
     }
+    index_packed::<T>(msg, rest)
+}
+
+#[inline(never)]
+fn index_packed<T: Chare>(msg: &Incoming, rest: &mut usize) -> Option<T::Index> {
     let (index, behind) = wire::unpack_first::<T::Index>(&msg.msg[HEADER..], Vec::new()).ok()?;
     *rest = behind.len();
     Some(index)

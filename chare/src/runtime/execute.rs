@@ -8,15 +8,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use charm4rs_scheduler::TaskId;
+use charm4rs_transport::Msg;
 
 use super::Rt;
 use super::broadcast::Part;
+use super::calls::Body;
 use super::exit::{Failure, Panicked};
-use super::post::{fail_call, reply};
+use super::post::{fail_call, reply, wire_error};
 use crate::cx::{AnyElement, Element};
-use crate::envelope::FutureId;
+use crate::envelope::{FutureId, HEADER};
 use crate::registry::MethodInfo;
-use crate::{Arguments, CallError, Entry, Started, This};
+use crate::{Arguments, CallError, Chare, Entry, Started, This, moved, wire};
 
 /// Who learns of an entry method's end: a future, the wave of a broadcast, or nobody.
 pub(super) struct Then {
@@ -62,8 +64,55 @@ impl Then {
     }
 }
 
+/// The arguments of a call that has arrived.
+pub(crate) enum Args<'a> {
+    /// The message that they were moved in.
+    Moved(Msg),
+    /// Serialized; `once`: for one call alone, so that values may be among them of which there cannot be two.
+    Packed { bytes: &'a [u8], payloads: wire::Aside, once: bool },
+}
+
+/// How an entry method is begun, whatever it is called with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start(unsafe fn(Rt, *const (), Args<'_>, Then));
+
+impl Start {
+    pub(crate) const fn of<E: Entry>() -> Self {
+        Self(start::<E>)
+    }
+
+    /// # Safety
+    /// The method is one of `T`'s. A moved call was written by [`super::calls::call`] for this method in this process, and nobody else reads it.
+    #[inline]
+    pub(super) unsafe fn start<T: Chare>(self, rt: Rt, element: Rc<Element<T>>, args: Args<'_>, then: Then) {
+        // SAFETY: `start` for a method of `T`'s takes a raw `Rc<Element<T>>`, once.
+        unsafe { (self.0)(rt, Rc::into_raw(element).cast(), args, then) }
+    }
+}
+
+/// # Safety
+/// `element` is a raw `Rc<Element<E::Chare>>`, which is taken; for the rest see [`Start::start`].
+unsafe fn start<E: Entry>(rt: Rt, element: *const (), args: Args<'_>, then: Then) {
+    // SAFETY: the caller's promise.
+    let element = unsafe { Rc::from_raw(element.cast::<Element<E::Chare>>()) };
+    let args = match args {
+        Args::Moved(msg) => {
+            // SAFETY: the caller's promise. The message is dropped without another look.
+            let body: Body<E> = unsafe { moved::read(msg.as_ptr().wrapping_add(HEADER)) };
+            body.1
+        }
+        Args::Packed { bytes, payloads, once } => {
+            let _once = once.then(wire::Once::begin);
+            match wire::unpack::<E::Args>(bytes, payloads) {
+                Ok(args) => args,
+                Err(error) => return then.failed(rt, wire_error(rt, E::info(), &error)),
+            }
+        }
+    };
+    run::<E>(rt, element, args, then);
+}
+
 /// Runs an entry method of an element; `then` learns of its end: now, or when it has ended.
-#[inline(always)]
 pub(super) fn run<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Args, then: Then) {
     let this = This::new(element);
     let began = rt.running.begin(E::info(), this.element());
@@ -72,8 +121,13 @@ pub(super) fn run<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Arg
     match ran {
         Ok(Started::Done(value)) => then.done(rt, value),
         Ok(Started::Suspended(rest)) => suspend(rt, E::info(), this.into_element(), rest, then),
-        Err(panic) => then.failed(rt, panicked(rt, E::info(), &**this.element(), &panic)),
+        Err(panic) => failed(rt, E::info(), this.into_element(), &panic, then),
     }
+}
+
+#[cold]
+fn failed(rt: Rt, method: &'static MethodInfo, element: Rc<dyn AnyElement>, panic: &Panicked, then: Then) {
+    then.failed(rt, panicked(rt, method, &*element, panic));
 }
 
 /// Makes a task of the rest of an entry method.
@@ -173,7 +227,12 @@ pub(super) fn panicked(rt: Rt, method: &MethodInfo, element: &dyn AnyElement, pa
 /// Catches a panic of user code.
 #[inline]
 pub(crate) fn guard<R>(f: impl FnOnce() -> R) -> Result<R, Box<Panicked>> {
-    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|panic| Box::new(Panicked::take(panic)))
+    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(boxed)
+}
+
+#[cold]
+fn boxed(panic: Box<dyn std::any::Any + Send>) -> Box<Panicked> {
+    Box::new(Panicked::take(panic))
 }
 
 /// Runs a future of the user's on this PE; a panic in it ends the job.

@@ -56,7 +56,7 @@ pub(crate) use census::{census, elements};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};
-pub(crate) use execute::{guard, spawn, spawn_named};
+pub(crate) use execute::{Start, guard, spawn, spawn_named};
 pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
 pub(crate) use post::reply_serialized;
@@ -372,8 +372,8 @@ impl Handler for Driver {
         }
         match msg.tag {
             tag::CALL | tag::BROADCAST => match rt.registry.methods.get(usize::from(header.method)) {
-                Some(method) if msg.tag == tag::CALL => (method.deliver)(rt, &header, msg),
-                Some(method) => (method.broadcast)(rt, &header, msg),
+                Some(method) if msg.tag == tag::CALL => (method.deliver)(rt, method, &header, msg),
+                Some(method) => (method.broadcast)(rt, method, &header, msg),
                 None => rt.violation(msg.from, "an entry method that does not exist", u64::from(header.method)),
             },
             tag::REPLY | tag::FAILURE => post::settle(rt, &header, msg),

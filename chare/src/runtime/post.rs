@@ -12,7 +12,7 @@ use super::collection::CollectionId;
 use super::exit::Failure;
 use super::{Rt, class_of, shared};
 use crate::call::Options;
-use crate::envelope::{FutureId, HEADER, Header, MOVED, tag};
+use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::moved::{self, Loose};
 use crate::registry::MethodInfo;
 use crate::wire::{self, Aside, WireError};
@@ -54,12 +54,10 @@ pub(super) fn send<B: Send + serde::Serialize>(
 /// Moves a value to a PE of this process. `charge`: how it counts against this PE's credit.
 #[inline]
 pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, header: Header, body: B, charge: Charge) {
-    moved::loosen(body, |body| {
-        send_loose(rt, to, tag, &Header { flags: header.flags | MOVED, ..header }, body, charge)
-    });
+    moved::loosen(body, |body| send_loose(rt, to, tag, &header.moved(), body, charge));
 }
 
-fn send_loose(rt: Rt, to: Pe, tag: Tag, header: &Header, body: Loose<'_>, charge: Charge) {
+pub(super) fn send_loose(rt: Rt, to: Pe, tag: Tag, header: &Header, body: Loose<'_>, charge: Charge) {
     if to == rt.sched.pe() {
         let class = match tag {
             tag::CALL => class_of(header),
@@ -68,15 +66,11 @@ fn send_loose(rt: Rt, to: Pe, tag: Tag, header: &Header, body: Loose<'_>, charge
         };
         return rt.sched.enqueue(loose_here(rt, tag, header, body), class);
     }
-    rt.sched.send_weighing(to, tag, charge, HEADER + body.len(), |room| write_loose(room, header, body));
+    rt.sched.send_charged(to, tag, charge, HEADER + body.len(), |room| write_loose(room, header, body));
 }
 
 /// A message of this PE to itself.
-pub(super) fn moved_here<B: Send>(rt: Rt, tag: Tag, header: Header, body: B) -> Incoming {
-    moved::loosen(body, |body| loose_here(rt, tag, &Header { flags: header.flags | MOVED, ..header }, body))
-}
-
-fn loose_here(rt: Rt, tag: Tag, header: &Header, body: Loose<'_>) -> Incoming {
+pub(super) fn loose_here(rt: Rt, tag: Tag, header: &Header, body: Loose<'_>) -> Incoming {
     let msg = Msg::fill(rt.sched.slab(), HEADER + body.len(), |room| write_loose(room, header, body));
     Incoming::own(rt.sched.pe(), tag, msg, Payloads::default())
 }

@@ -73,7 +73,8 @@ where
     F: Future<Output: MainResult> + 'static,
 {
     let builders = wireup::local(Layout::one_host(pes, pes), &TransportOptions::default());
-    run_team(builders.map_err(|error| Failure::from(&error))?, main)
+    let builders = builders.map_err(|error| Failure::from(&error))?;
+    run_team(builders, Box::new(|rt| start(rt, main(Job::of(rt)))))
 }
 
 /// As [`threads`], but each PE is a process of its own to the runtime, though all are threads of this one. They meet as processes
@@ -91,7 +92,7 @@ where
     let force = transport.parse().map_err(|error| Failure::from(&error))?;
     let options = TransportOptions { force: Some(force), ..TransportOptions::default() };
     let builders = Threads::open_all(&Layout::one_host(pes, 1), |process| wireup::open(process, &options));
-    run_team(builders.into_iter().flatten().collect(), main)
+    run_team(builders.into_iter().flatten().collect(), Box::new(|rt| start(rt, main(Job::of(rt)))))
 }
 
 /// How many payloads this PE has copied on their way, because more than one held them or because their memory cannot
@@ -105,10 +106,7 @@ pub fn copies() -> u64 {
 }
 
 /// Runs each PE on a thread, the first one on this.
-fn run_team<F>(builders: Vec<PortBuilder>, main: impl FnOnce(Job) -> F) -> Result<i32, Failure>
-where
-    F: Future<Output: MainResult> + 'static,
-{
+fn run_team(builders: Vec<PortBuilder>, first: pe::Begin<'_>) -> Result<i32, Failure> {
     runtime::install_panic_hook();
     let running = AtomicU32::new(u32::try_from(builders.len()).expect("PEs are counted in 32 bits"));
     let mut builders = builders.into_iter();
@@ -118,14 +116,17 @@ where
         .map(|builder| {
             let team = team.clone();
             let name = format!("pe-{}", builder.pe());
-            thread::Builder::new().name(name).spawn(move || team.run(builder, |_| {})).expect("a thread for each PE")
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || team.run(builder, Box::new(|_| {})))
+                .expect("a thread for each PE")
         })
         .collect();
     let watchdog = thread::spawn({
         let team = team.clone();
         move || team.watch()
     });
-    let code = team.run(own, |rt| start(rt, main(Job::of(rt))));
+    let code = team.run(own, first);
     for other in others {
         other.join().expect("a PE's panics are caught in its loop");
     }
@@ -201,7 +202,7 @@ struct Team {
 
 impl Team {
     /// Runs one PE, until all have ended.
-    fn run(self: &Arc<Self>, builder: PortBuilder, first: impl FnOnce(Rt)) -> i32 {
+    fn run(self: &Arc<Self>, builder: PortBuilder, first: pe::Begin<'_>) -> i32 {
         let pe = builder.pe();
         let port = match builder.open() {
             Ok(port) => port,

@@ -167,11 +167,11 @@ pub fn simulate<F>(options: &SimOptions, main: impl FnOnce(Job) -> F) -> Outcome
 where
     F: Future<Output: MainResult> + 'static,
 {
-    run(options, |rt| start(rt, main(Job::of(rt))))
+    run(options, Box::new(|rt| start(rt, main(Job::of(rt)))))
 }
 
 /// Simulates a job; `first` runs on PE 0, before anything else.
-pub(crate) fn run(options: &SimOptions, first: impl FnOnce(Rt)) -> Outcome {
+pub(crate) fn run(options: &SimOptions, first: pe::Begin<'_>) -> Outcome {
     runtime::install_panic_hook();
     let mut sim = Sim::new(options);
     let end = match sim.open() {

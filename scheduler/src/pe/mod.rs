@@ -122,6 +122,8 @@ enum Ready {
     Call(Once),
 }
 
+const _: () = assert!(size_of::<Option<Ready>>() == 48);
+
 /// Where a PE's port puts what has arrived.
 struct Arriving<'a, H> {
     queue: &'a mut Queue<Ready>,

@@ -14,13 +14,12 @@ impl Scheduler {
     /// for quiescence.
     #[inline]
     pub fn send(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
-        bump(&self.sent);
-        self.post(to, tag, len, fill);
+        self.send_charged(to, tag, tag.charge(), len, fill);
     }
 
-    /// As [`Scheduler::send`], of a call that owns memory besides its bytes.
+    /// As [`Scheduler::send`], of a call that may own memory besides its bytes.
     #[inline]
-    pub fn send_weighing(
+    pub fn send_charged(
         &self,
         to: Pe,
         tag: Tag,
@@ -29,11 +28,7 @@ impl Scheduler {
         fill: impl FnOnce(&mut [MaybeUninit<u8>]),
     ) {
         bump(&self.sent);
-        if to == self.pe {
-            self.post(to, tag, len, fill);
-        } else if let Some(port) = &mut *self.port.borrow_mut() {
-            port.send_weighing(to, tag, charge, len, fill);
-        }
+        self.post(to, tag, charge, len, fill);
     }
 
     /// Sends a system message: `tag` is one of those that the layers above name so ([`Tag::is_system`]). Its receiver delivers it straight
@@ -41,16 +36,16 @@ impl Scheduler {
     #[inline]
     pub fn send_system(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         debug_assert!(tag.is_system());
-        self.post(to, tag, len, fill);
+        self.post(to, tag, Charge::NONE, len, fill);
     }
 
     #[inline]
-    pub(super) fn post(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
+    pub(super) fn post(&self, to: Pe, tag: Tag, charge: Charge, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         if to == self.pe {
             let msg = Msg::fill(&self.slab, len, fill);
             self.arrive(Incoming::own(to, tag, msg, Payloads::default()));
         } else if let Some(port) = &mut *self.port.borrow_mut() {
-            port.send(to, tag, len, fill);
+            port.send_charged(to, tag, charge, len, fill);
         }
     }
 

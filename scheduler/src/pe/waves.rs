@@ -1,7 +1,7 @@
 //! The scheduler's side of `quiescence`: it carries the signals, tells when the PE is idle, and runs the callbacks.
 
 use charm4rs_transport::TransportError;
-use charm4rs_transport::port::Incoming;
+use charm4rs_transport::port::{Charge, Incoming};
 
 use super::Scheduler;
 use crate::quiescence::{Action, Signal};
@@ -45,7 +45,7 @@ impl Scheduler {
             match action {
                 Action::Send(to, signal) => {
                     let (tag, bytes, len) = signal.encode();
-                    self.post(to, tag, len, |out| {
+                    self.post(to, tag, Charge::NONE, len, |out| {
                         out.iter_mut().zip(bytes).for_each(|(to, byte)| _ = to.write(byte));
                     });
                 }

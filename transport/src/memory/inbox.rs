@@ -1,6 +1,7 @@
 //! A PE's inbox as its reader and its senders hold it: the ring, and the segment that keeps it alive.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -118,7 +119,9 @@ unsafe impl Send for Outbox {}
 /// Slots of a ring that are the sender's to write. Publishes nothing to be read if dropped (in a panic).
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
-    ring: &'a Raw,
+    /// A copy, which what is written to the body cannot change: its addresses are computed once.
+    ring: Raw,
+    _outbox: PhantomData<&'a Raw>,
     slot: u64,
     len: usize,
 }
@@ -139,7 +142,7 @@ impl Outbox {
     #[inline]
     pub(crate) fn claim(&mut self, len: usize) -> Option<Claim<'_>> {
         let slot = claim(&self.ring, &mut self.head, slots_for(len))?;
-        Some(Claim { ring: &self.ring, slot, len })
+        Some(Claim { ring: self.ring, _outbox: PhantomData, slot, len })
     }
 
     /// Whether a body of `len` bytes would find room now.
@@ -165,7 +168,7 @@ impl Claim<'_> {
     #[inline]
     pub(crate) fn publish(self, from: Pe, kind: Kind, imm: Imm) {
         self.ring.from(self.slot).store(from.0, Ordering::Relaxed);
-        publish(self.ring, self.slot, kind, self.len, imm);
+        publish(&self.ring, self.slot, kind, self.len, imm);
         #[expect(clippy::mem_forget, reason = "its drop is for claims that were not published")]
         std::mem::forget(self);
     }
@@ -177,7 +180,7 @@ impl Claim<'_> {
     /// Publishes a record whose commit word (but for the lap) and sender are these.
     pub(crate) fn publish_forged(self, from: u32, word: u64) {
         self.ring.from(self.slot).store(from, Ordering::Relaxed);
-        crate::ring::publish_forged(self.ring, self.slot, word);
+        crate::ring::publish_forged(&self.ring, self.slot, word);
         #[expect(clippy::mem_forget, reason = "its drop is for claims that were not published")]
         std::mem::forget(self);
     }
@@ -186,6 +189,6 @@ impl Claim<'_> {
 impl Drop for Claim<'_> {
     #[cold]
     fn drop(&mut self) {
-        publish(self.ring, self.slot, Kind::Skip, self.len, Imm(0));
+        publish(&self.ring, self.slot, Kind::Skip, self.len, Imm(0));
     }
 }

@@ -48,8 +48,10 @@ impl Slab {
     /// The class whose blocks hold `len` bytes: 0 up to the smallest size, one more for each doubling.
     #[inline]
     fn class(len: usize) -> usize {
-        let last = len.saturating_sub(1) | (SMALLEST - 1);
-        (last.ilog2() - (SMALLEST - 1).ilog2()) as usize
+        if len <= SMALLEST {
+            return 0;
+        }
+        ((len - 1).ilog2() - (SMALLEST - 1).ilog2()) as usize
     }
 
     fn layout(class: usize) -> AllocLayout {

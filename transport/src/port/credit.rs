@@ -107,19 +107,19 @@ struct Account {
     owed: Cell<u64>,
 }
 
-/// The accounts of a PE with all others.
-#[derive(Debug)]
+/// The accounts of a PE with all others. Clones share them.
+#[derive(Clone, Debug)]
 pub(super) struct Accounts {
-    peers: Box<[Account]>,
+    peers: Rc<[Account]>,
     credit: u64,
     /// Above this much that is owed, it goes back.
     step: u64,
 }
 
 impl Accounts {
-    pub(super) fn new(pes: u32, credit: u64) -> Rc<Self> {
+    pub(super) fn new(pes: u32, credit: u64) -> Self {
         let peers = (0..pes).map(|_| Account::default()).collect();
-        Rc::new(Self { peers, credit, step: (credit / 4).max(1) })
+        Self { peers, credit, step: (credit / 4).max(1) }
     }
 
     /// Adds to the debt to `to`, if the credit allows it.
@@ -197,7 +197,7 @@ impl Accounts {
 
 /// The PE's part of the accounts for the scheduler's queue, which takes messages while the port is in use elsewhere.
 #[derive(Clone, Debug)]
-pub struct Ledger(pub(super) Rc<Accounts>);
+pub struct Ledger(pub(super) Accounts);
 
 impl Ledger {
     /// A message was taken out of the queue. `true`: credit is due, which [`Port::give_credit_to`](super::Port::give_credit_to) sends.

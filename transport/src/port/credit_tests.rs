@@ -61,7 +61,7 @@ fn memory_that_a_moved_value_owns_counts_between_threads() {
         &options,
         |mut port| {
             for i in 0..100u8 {
-                port.send_weighing(Pe(0), Tag(2), Charge::weighing(30_000), 1, |body| write_bytes(body, &[i]));
+                port.send_charged(Pe(0), Tag(2), Charge::weighing(30_000), 1, |body| write_bytes(body, &[i]));
             }
             assert_eq!(port.counters().backlogged, 97);
             port.close().unwrap();

@@ -3,7 +3,6 @@
 //! in the middle of a send.
 
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
 
 use super::credit::{Accounts, Charge};
 use super::frame::{self, Accept, Eager, Probe, Request};
@@ -117,13 +116,13 @@ pub(super) struct Inner {
     pub(super) asked: HashMap<u64, usize>,
     pub(super) todo: VecDeque<Todo>,
     pub(super) landings: Landings,
-    pub(super) accounts: Rc<Accounts>,
+    pub(super) accounts: Accounts,
     /// Bytes of the longest message with its payloads.
     pub(super) message_max: u64,
 }
 
 impl Inner {
-    pub(super) fn new(pe: Pe, slab: Slab, accounts: Rc<Accounts>, message_max: u64) -> Self {
+    pub(super) fn new(pe: Pe, slab: Slab, accounts: Accounts, message_max: u64) -> Self {
         Self {
             pe,
             slab,

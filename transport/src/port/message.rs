@@ -21,7 +21,8 @@ impl Tag {
 
     /// How a message of another PE's counts that has no weight.
     #[inline]
-    pub(super) const fn charge(self) -> Charge {
+    #[must_use]
+    pub const fn charge(self) -> Charge {
         if self.is_system() { Charge::NONE } else { Charge::PLAIN }
     }
 }

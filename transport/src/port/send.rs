@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use super::credit::Charge;
 use super::frame::{self, Eager};
 use super::held::Held;
+use super::inner::Inner;
 use super::inner::{Offered, Source};
 use super::rendezvous::{kib, sending};
 use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
 use crate::memory::write_bytes;
+use crate::near::{self, Near};
 use crate::ring::BODY_MAX;
 use crate::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
 
@@ -73,38 +75,37 @@ pub(super) struct Wait {
     pub(super) since: Option<Instant>,
 }
 
+/// Sends a small message to a near peer, if there are credit and room for it; else gives `fill` back.
+#[inline(always)]
+fn send_near<W: near::Way, F: FnOnce(&mut [MaybeUninit<u8>])>(
+    near: &mut Option<Near<W>>,
+    inner: &mut Inner,
+    way: Way,
+    (to, imm, cost): (Pe, Imm, u64),
+    len: usize,
+    fill: F,
+) -> Result<(), F> {
+    let Some(near) = near else { return Err(fill) };
+    if !inner.accounts.charge(to, cost) {
+        return Err(fill);
+    }
+    near.try_send(to, imm, len, fill).map(|()| inner.counters.sent[way as usize].add(len as u64)).inspect_err(|_| {
+        inner.accounts.refund(to, cost);
+    })
+}
+
 impl Port {
     /// Sends a message of `len` bytes that `fill` writes (all of them). Any length; never fails, and never blocks without end:
     /// where the peer has no room, or this PE no credit, it receives meanwhile, without delivering. An error comes out of the next poll.
     #[inline]
     pub fn send(&mut self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
-        debug_assert!(tag.0 < frame::FIRST, "tags from 0xF0 on are the port's own");
-        if len > BODY_MAX || !self.plain {
-            return self.send_otherwise(to, (tag, tag.charge()), len, fill);
-        }
-        let (way, cost) = (self.ends.way(self.pe, to), tag.charge().cost(len as u64));
-        let near = matches!(way, Way::Local | Way::Shm);
-        if !(near && self.inner.accounts.charge(to, cost)) {
-            return self.send_otherwise(to, (tag, tag.charge()), len, fill);
-        }
-        let imm = frame::imm(tag.0, 0);
-        let sent = match (way, &mut self.ends.local, &mut self.ends.shm) {
-            (Way::Local, Some(local), _) => local.try_send(to, imm, len, fill),
-            (Way::Shm, _, Some(shm)) => shm.try_send(to, imm, len, fill),
-            _ => Err(fill),
-        };
-        match sent {
-            Ok(()) => self.inner.counters.sent[way as usize].add(len as u64),
-            Err(fill) => {
-                self.inner.accounts.refund(to, cost);
-                self.send_otherwise(to, (tag, tag.charge()), len, fill);
-            }
-        }
+        self.send_charged(to, tag, tag.charge(), len, fill);
     }
 
-    /// As [`Port::send`], of a message that owns memory besides its bytes: to a PE of the same process it counts with that.
+    /// As [`Port::send`], of a message that may own memory besides its bytes: to a PE of the same process it counts with that, to others, where
+    /// nothing is moved, without.
     #[inline]
-    pub fn send_weighing(
+    pub fn send_charged(
         &mut self,
         to: Pe,
         tag: Tag,
@@ -112,11 +113,22 @@ impl Port {
         len: usize,
         fill: impl FnOnce(&mut [MaybeUninit<u8>]),
     ) {
-        if charge.is_heavy() && self.ends.way(self.pe, to) == Way::Local {
-            self.send_otherwise(to, (tag, charge), len, fill);
-        } else {
-            self.send(to, tag, len, fill);
+        debug_assert!(tag.0 < frame::FIRST, "tags from 0xF0 on are the port's own");
+        debug_assert!(charge.is_heavy() || charge == tag.charge());
+        let mut fill = fill;
+        if len <= BODY_MAX && self.plain && !charge.is_heavy() {
+            let (imm, cost, inner) = (frame::imm(tag.0, 0), charge.cost(len as u64), &mut self.inner);
+            let sent = match self.ends.way(self.pe, to) {
+                Way::Local => send_near(&mut self.ends.local, inner, Way::Local, (to, imm, cost), len, fill),
+                Way::Shm => send_near(&mut self.ends.shm, inner, Way::Shm, (to, imm, cost), len, fill),
+                Way::Itself | Way::Net => Err(fill),
+            };
+            match sent {
+                Ok(()) => return,
+                Err(unused) => fill = unused,
+            }
         }
+        self.send_otherwise(to, (tag, charge), len, fill);
     }
 
     /// Sends a message with payloads out of band; across a network small ones ride inside of it. With `offer` the receiver says where they shall land;
@@ -244,6 +256,8 @@ impl Port {
         fill: impl FnOnce(&mut [MaybeUninit<u8>]),
     ) {
         let way = self.ends.way(self.pe, to);
+        // A weight travels only where arguments are moved.
+        let charge = if way == Way::Local { charge } else { tag.charge() };
         self.inner.counters.sent[way as usize].add(len as u64);
         if way == Way::Itself {
             let msg = Msg::fill(&self.inner.slab, len, fill);
