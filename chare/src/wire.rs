@@ -171,44 +171,53 @@ pub(crate) fn unpack_first<T: DeserializeOwned>(bytes: &[u8], payloads: Aside) -
 
 type Reader<'de> = postcard::Deserializer<'de, postcard::de_flavors::Slice<'de>>;
 
-/// [`unpack_first`], whatever the value's type.
+/// [`unpack_first`], whatever the value's type: `read` reads it.
 fn unpack_by<'de>(
     bytes: &'de [u8],
     payloads: Aside,
     read: &mut dyn FnMut(&mut Reader<'de>) -> postcard::Result<()>,
 ) -> Result<&'de [u8], WireError> {
+    if payloads.is_empty() { read_from(bytes, read) } else { unpack_beside(bytes, payloads, read) }
+        .map_err(WireError::from)
+}
+
+// Apart, so that what has no payloads, as most, saves no registers for it.
+#[inline(never)]
+fn unpack_beside<'de>(
+    bytes: &'de [u8],
+    payloads: Aside,
+    read: &mut dyn FnMut(&mut Reader<'de>) -> postcard::Result<()>,
+) -> postcard::Result<&'de [u8]> {
     let _beside = Beside::begin(payloads);
+    read_from(bytes, read)
+}
+
+#[inline]
+fn read_from<'de>(
+    bytes: &'de [u8],
+    read: &mut dyn FnMut(&mut Reader<'de>) -> postcard::Result<()>,
+) -> postcard::Result<&'de [u8]> {
     let mut from = postcard::Deserializer::from_bytes(bytes);
     read(&mut from)?;
-    Ok(from.finalize()?)
+    from.finalize()
 }
 
 /// While it exists, what is unpacked finds its payloads.
 struct Beside {
-    outer: Option<Option<Vec<Option<Arc<RegBuf>>>>>,
+    outer: Option<Vec<Option<Arc<RegBuf>>>>,
 }
 
 impl Beside {
-    #[inline]
+    #[inline(never)]
     fn begin(payloads: Aside) -> Self {
-        if payloads.is_empty() { Self { outer: None } } else { Self::of(payloads) }
-    }
-
-    fn of(payloads: Aside) -> Self {
-        Self { outer: Some(BESIDE.replace(Some(payloads.into_iter().map(Some).collect()))) }
-    }
-
-    fn end(outer: Option<Vec<Option<Arc<RegBuf>>>>) {
-        BESIDE.set(outer);
+        Self { outer: BESIDE.replace(Some(payloads.into_iter().map(Some).collect())) }
     }
 }
 
 impl Drop for Beside {
-    #[inline]
+    #[inline(never)]
     fn drop(&mut self) {
-        if let Some(outer) = self.outer.take() {
-            Self::end(outer);
-        }
+        BESIDE.set(self.outer.take());
     }
 }
 
