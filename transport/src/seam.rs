@@ -283,7 +283,7 @@ pub trait Endpoint: Debug {
     /// Announces sleep; see the module's text.
     fn arm(&mut self) -> bool;
 
-    /// Whether a peer has closed, so that it takes nothing any more. `false` where that is not known.
+    /// Whether a peer has closed, so that it takes nothing any more: known of those that were sent something. `false` where that is never known.
     fn has_closed(&mut self, peer: Pe) -> bool {
         let _ = peer;
         false

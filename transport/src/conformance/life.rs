@@ -27,6 +27,36 @@ pub fn close_delivers_what_was_posted(bench: &Bench<'_>) {
     });
 }
 
+/// Who has sent to a peer and waits until it takes something again must learn that it never will, and must not be told so of one that
+/// is only slow.
+pub fn a_peer_has_closed_when_it_has_and_not_before(bench: &Bench<'_>) {
+    bench.run(3, async |peer: &Peer| {
+        let has_closed = |pe| peer.end(|end| end.has_closed(pe));
+        if peer.pe != Pe(0) {
+            peer.allow_losses();
+            let (from, imm, msg) = peer.recv().await;
+            peer.expect(from, imm, &msg);
+            let until = if peer.pe == Pe(1) { "looked" } else { "known" };
+            peer.read(until, 0).await;
+            return peer.close();
+        }
+        peer.allow_losses();
+        // They have not polled yet, or just begun.
+        assert!(!has_closed(Pe(1)) && !has_closed(Pe(2)));
+        for to in peer.others() {
+            peer.inject(to, Imm(7), 16).await;
+        }
+        for _ in 0..20 {
+            peer.breathe().await;
+            assert!(!has_closed(Pe(1)) && !has_closed(Pe(2)));
+        }
+        peer.post("looked", 0, vec![]);
+        peer.until(|| has_closed(Pe(1)).then_some(())).await;
+        assert!(!has_closed(Pe(2)), "only one of them has");
+        peer.post("known", 0, vec![]);
+    });
+}
+
 /// A job of one PE.
 pub fn a_group_of_one_opens_and_closes(bench: &Bench<'_>) {
     bench.run(1, async |peer: &Peer| {

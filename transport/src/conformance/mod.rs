@@ -236,6 +236,7 @@ macro_rules! conformance {
                 sleep::a_sleeping_receiver_is_woken_by_an_announced_put,
                 sleep::a_sleeping_sender_is_woken_when_a_full_way_clears,
                 life::close_delivers_what_was_posted,
+                life::a_peer_has_closed_when_it_has_and_not_before,
                 life::a_group_of_one_opens_and_closes,
                 life::the_death_of_a_peer_is_reported_and_posts_to_it_are_refused,
                 life::what_is_pending_to_a_dead_peer_ends_exactly_once,

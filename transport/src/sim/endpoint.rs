@@ -249,6 +249,10 @@ impl Endpoint for SimEndpoint {
         Ok(count)
     }
 
+    fn has_closed(&mut self, peer: Pe) -> bool {
+        self.world.borrow().nodes[peer.index()].health == Health::Closed
+    }
+
     fn arm(&mut self) -> bool {
         self.world.borrow().nodes[self.pe.index()].inbox.is_empty()
     }
