@@ -3,6 +3,7 @@
 mod common;
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,8 @@ use std::time::Duration;
 
 use charm4rs_scheduler::{Config, Scheduler};
 use charm4rs_transport::Pe;
-use common::{CALL, EXPEDITED, number, send, threads};
+use charm4rs_transport::wireup::TransportOptions;
+use common::{CALL, EXPEDITED, number, send, threads, threads_with};
 
 fn stop_all(pe: &Scheduler) {
     (0..pe.pes()).for_each(|to| send(pe, Pe(to), EXPEDITED, 0));
@@ -97,4 +99,33 @@ fn a_sleeping_pe_is_woken_by_its_timer_and_by_another_thread() {
         |_: &Rc<Scheduler>, _| panic!("nobody sends")
     });
     assert_eq!(codes, [5]);
+}
+
+#[test]
+fn a_send_waits_for_credit_again_after_one_that_did_not_has_panicked() {
+    const COUNT: u64 = 10_000;
+    let options = TransportOptions { credit: 10_000, ..TransportOptions::default() };
+    let codes = threads_with(2, &options, &Config { oversubscribed: true, ..Config::default() }, |pe| {
+        if pe.pe() == Pe(0) {
+            let panicked =
+                catch_unwind(AssertUnwindSafe(|| drop(pe.without_waiting(|| panic!("while it is serialized")))));
+            assert!(panicked.is_err());
+            (0..COUNT).for_each(|number| send(pe, Pe(1), CALL, number));
+            let held = pe.with_port(|port| port.counters().backlogged);
+            assert_eq!(held, Some(0), "each has waited until the receiver had taken those before it");
+            let sent = pe.without_waiting(|| (0..COUNT).for_each(|number| send(pe, Pe(1), CALL, number)));
+            assert!(pe.with_port(|port| port.counters().backlogged).is_some_and(|held| held > 0), "these do not wait");
+            drop(sent);
+        }
+        let taken = Cell::new(0);
+        move |pe: &Rc<Scheduler>, msg| {
+            taken.set(taken.get() + 1);
+            match msg.tag {
+                EXPEDITED => pe.stop(7),
+                _ if taken.get() == 2 * COUNT => stop_all(pe),
+                _ => {}
+            }
+        }
+    });
+    assert_eq!(codes, [7, 7]);
 }

@@ -58,7 +58,16 @@ where
     F: Fn(&Rc<Scheduler>) -> H + Send + Clone + 'static,
     H: Fn(&Rc<Scheduler>, Incoming),
 {
-    let builders = wireup::local(Layout::one_host(pes, pes), &TransportOptions::default()).unwrap();
+    threads_with(pes, &TransportOptions::default(), config, start)
+}
+
+/// As [`threads`], with options for the ports.
+pub(crate) fn threads_with<F, H>(pes: u32, options: &TransportOptions, config: &Config, start: F) -> Vec<i32>
+where
+    F: Fn(&Rc<Scheduler>) -> H + Send + Clone + 'static,
+    H: Fn(&Rc<Scheduler>, Incoming),
+{
+    let builders = wireup::local(Layout::one_host(pes, pes), options).unwrap();
     let (done, all_done) = mpsc::channel();
     let joins: Vec<_> = builders
         .into_iter()
