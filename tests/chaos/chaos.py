@@ -519,7 +519,7 @@ class Chaos:
         only = f" --only '{self.args.only}'" if self.args.only else ""
         numbers = [self.args.trial] if self.args.trial is not None else range(1 << 30)
         for number in numbers:
-            if self.args.trial is None and (time.monotonic() > until or self.args.kills and self.trials >= self.args.kills):
+            if self.args.trial is None and (time.monotonic() > until or self.args.kills and self.done()["kill"] >= self.args.kills):
                 break
             trial = self.plan(number)
             if self.args.verbose:
@@ -543,15 +543,20 @@ class Chaos:
             self.hosts.close()
         return 1 if sum(self.wrong.values()) else 0
 
+    def done(self) -> collections.Counter[str]:
+        """How many faults of each act have been done."""
+        faults: collections.Counter[str] = collections.Counter()
+        for (act, *_), count in self.counts.items():
+            faults[act] += count
+        return faults
+
     def table(self) -> None:
         transports = sorted({key[3] for key in self.counts})
         print(f"\n{'':28}" + "".join(f"{name:>9}" for name in transports))
         for row in sorted({key[:3] for key in self.counts}):
             cells = [self.counts[(*row, name)] for name in transports]
             print(f"{' '.join(row):28}" + "".join(f"{cell:9}" for cell in cells))
-        faults = collections.Counter()
-        for key, count in self.counts.items():
-            faults[key[0]] += count
+        faults = self.done()
         wrong = ", ".join(f"{name} {self.wrong[kind]}" for name, kind in
                           (("hangs", "hang"), ("wrong codes", "code"), ("missing first lines", "first line"), ("leftovers", "leftover")))
         print(f"chaos: {self.trials} jobs, {self.missed} over before their fault; kills {faults['kill']}, stops {faults['stop']}, cuts {faults['cut']}; {wrong}; seed {self.args.seed}")
@@ -561,7 +566,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="ci/chaos", description="Random faults in jobs of all kinds.")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--kills", type=int, default=0, metavar="N", help="so many jobs, each with one fault or two")
+    parser.add_argument("--kills", type=int, default=0, metavar="N", help="until so many processes have been killed")
     parser.add_argument("--trial", type=int, help="only this one of the seed's trials")
     parser.add_argument("--only", default="", help="only kinds of jobs whose language and transport contain this, as in 'rust ucx'")
     parser.add_argument("--no-hosts", action="store_true")
