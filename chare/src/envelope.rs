@@ -35,6 +35,8 @@ pub(crate) mod tag {
     pub(crate) const PARTIAL: Tag = Tag(11);
     /// The result of a reduction for every contributor, on its way down.
     pub(crate) const RESULT: Tag = Tag(12);
+    /// A value for a future, which takes its turn among the calls that came before it. Body: the value.
+    pub(crate) const IN_TURN: Tag = Tag(13);
     /// The job ends. A system message.
     pub(crate) const EXIT: Tag = Tag(0xE8);
     /// A sparse array is complete: a question down, answers up, the verdict down.

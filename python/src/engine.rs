@@ -27,6 +27,8 @@ pub(crate) struct Engine {
     pub(crate) job: Job,
     process: u32,
     pub(crate) futures: Futures,
+    /// A reduction's result has called a method from here.
+    pub(crate) results_call: Cell<bool>,
     agents: OnceCell<Group<Agent>>,
     /// What maps of arrays are made of that this PE has made: an array takes it along, since it may be there before its map.
     maps: RefCell<HashMap<Collection<Element>, Init>>,
@@ -191,6 +193,7 @@ pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
             job,
             process: std::process::id(),
             futures: Futures::default(),
+            results_call: Cell::new(false),
             agents: OnceCell::new(),
             maps: RefCell::default(),
             early: RefCell::default(),

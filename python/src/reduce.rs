@@ -230,7 +230,8 @@ pub(crate) fn allreduce<'py>(
 
 /// Gives a future its value: it need not be packed for one of this PE, which nobody else has.
 fn settle(py: Python<'_>, engine: &Engine, name: FutureName, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
-    if Pe(name.pe) != engine.job.pe() {
+    // Results are acted on in the order of the reductions: behind a call, a value waits in the queue as the call does.
+    if Pe(name.pe) != engine.job.pe() || engine.results_call.get() {
         future::fulfil(engine, name, Outcome::of(value.as_ref())?);
         return Ok(());
     }
@@ -265,6 +266,7 @@ impl Reduced {
                     Some(result) => (result,).into_pyobject(py)?,
                     None => pyo3::types::PyTuple::empty(py),
                 };
+                engine.results_call.set(true);
                 method.call_back(codec::encode(args.as_any())?);
             }
         }

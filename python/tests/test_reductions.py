@@ -257,3 +257,32 @@ def test_wrong_contributions_are_refused_where_they_are_made(run: Run) -> None:
         there is no reducer 'nothing'; Reducer.addReducer adds one
         """,
     )
+
+
+@pytest.mark.parametrize("pes", [1, 2, 4])
+def test_results_are_acted_on_in_the_order_of_the_reductions_whatever_their_targets_are(run: Run, pes: int) -> None:
+    ended = run(
+        """
+        class A(Chare):
+            def go(self, f, g):
+                self.reduce(self.thisProxy[0].show, 1, Reducer.sum)
+                self.reduce(f)
+                self.reduce(self.thisProxy[0].show, 10, Reducer.sum)
+                self.reduce(g)
+
+            def show(self, x):
+                print("show", x)
+
+        def main(args):
+            f, g = Future(), Future()
+            Array(A, 4).go(f, g)
+            f.get()
+            print("first")
+            g.get()
+            exit()
+
+        charm.start(main)
+        """,
+        pes=pes,
+    )
+    assert (ended.code, ended.out) == (0, ["show 4", "first", "show 40"])

@@ -376,7 +376,7 @@ impl Handler for Driver {
                 Some(method) => (method.broadcast)(rt, method, &header, msg),
                 None => rt.violation(msg.from, "an entry method that does not exist", u64::from(header.method)),
             },
-            tag::REPLY | tag::FAILURE => post::settle(rt, &header, msg),
+            tag::REPLY | tag::FAILURE | tag::IN_TURN => post::settle(rt, &header, msg),
             tag::CREATE | tag::SOLO | tag::INSERT | tag::SECTION => {
                 match rt.registry.chares.get(usize::from(header.method)) {
                     Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, &header, msg),

@@ -152,7 +152,7 @@ pub(super) fn refused(rt: Rt, to: Pe, tag: Tag, header: Option<Header>, bytes: u
     let entry = header.and_then(|header| rt.registry.methods.get(usize::from(header.method)));
     let what = match (tag, entry) {
         (tag::CALL, Some(entry)) => format!("a call of {}", entry.name),
-        (tag::REPLY, _) => "a result".to_owned(),
+        (tag::REPLY | tag::IN_TURN, _) => "a result".to_owned(),
         _ => "a message".to_owned(),
     };
     let from = rt.sched.pe();
@@ -161,7 +161,10 @@ pub(super) fn refused(rt: Rt, to: Pe, tag: Tag, header: Option<Header>, bytes: u
         Some(limit) => CallError::TooLong { what, from, to, bytes, limit },
         None => CallError::TooLarge { what, from, to, bytes },
     };
-    match header.filter(|_| matches!(tag, tag::CALL | tag::REPLY)).and_then(|header| header.reply().wanted()) {
+    match header
+        .filter(|_| matches!(tag, tag::CALL | tag::REPLY | tag::IN_TURN))
+        .and_then(|header| header.reply().wanted())
+    {
         Some(reply) => send_failure(rt, reply, error),
         None => rt.fail(Failure { code: 71, what: error.to_string() }),
     }
@@ -199,12 +202,18 @@ pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
 /// Gives a future a value that may not be the first one.
 pub(crate) fn reply_serialized(rt: Rt, to: FutureId, value: impl serde::Serialize) {
     let mut value = Some(value);
-    reply_packed(rt, to, &mut |bytes| pack_and_end(&mut value, bytes));
+    reply_packed(rt, to, tag::REPLY, &mut |bytes| pack_and_end(&mut value, bytes));
 }
 
-fn reply_packed(rt: Rt, to: FutureId, pack: Pack<'_>) {
+/// The same, behind the calls that wait at the future's PE.
+pub(super) fn reply_in_turn(rt: Rt, to: FutureId, value: impl serde::Serialize) {
+    let mut value = Some(value);
+    reply_packed(rt, to, tag::IN_TURN, &mut |bytes| pack_and_end(&mut value, bytes));
+}
+
+fn reply_packed(rt: Rt, to: FutureId, tag: Tag, pack: Pack<'_>) {
     let header = Header::new(0, rt.sched.pe()).with_reply(to);
-    if let Err(error) = send_packed(rt, to.pe, tag::REPLY, &header, false, pack) {
+    if let Err(error) = send_packed(rt, to.pe, tag, &header, false, pack) {
         let pe = rt.sched.pe();
         send_failure(rt, to, CallError::Wire { entry: "a result".into(), pe, why: error.to_string() });
     }

@@ -15,6 +15,9 @@
 //! payloads may overtake each other on a network; so the root ends a reduction only when none of a smaller number is
 //! open there (an element of its own that contributed to this one has contributed to those).
 //!
+//! *Results* are acted on in the order of the reductions at each PE. A result that calls an entry method waits in the queue, as any call; so those that
+//! follow it in its collection go through the queue too, and a future that gets one on another PE gets it behind the calls that came there before.
+//!
 //! *Results for every contributor*, if they are small, mostly go no way up and down: see [`super::exchange`].
 //!
 //! *Large parts*, of reducers that work element by element, go in pieces: each piece is counted, merged and sent as
@@ -34,7 +37,7 @@ use super::exchange::{self, Exchanges};
 use super::exit::Failure;
 use super::part::{Part, Typed};
 use super::pieces::{self, Large, Pieces, Waiting};
-use super::post::reply_serialized;
+use super::post::{reply_in_turn, reply_serialized};
 use super::shared::{self, Opened};
 use super::span::{Place, Span};
 use super::unlike::{cannot_be_sent, refuse, unlike};
@@ -70,6 +73,8 @@ pub(crate) struct Reductions {
     reducers: RefCell<Vec<Option<Box<dyn Part>>>>,
     pub(super) pieces: Pieces,
     pub(super) exchanges: Exchanges,
+    /// A result that was sent from here has called an entry method.
+    called: Cell<bool>,
     /// At the root: results that wait for those of smaller numbers.
     ready: RefCell<BTreeMap<u64, Ready>>,
     /// Elements here that wait for the result of a reduction.
@@ -121,6 +126,7 @@ impl Reductions {
             reducers: RefCell::default(),
             pieces: Pieces::default(),
             exchanges: Exchanges::new(exchanges),
+            called: Cell::new(false),
             ready: RefCell::default(),
             everyone: RefCell::default(),
         }
@@ -512,12 +518,36 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
 /// At the root: sends the result to where the contributors said.
 pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
     let packed = match route {
-        Route::Everyone => Packed::of(&value).map(|value| to_everyone(rt, reductions, number, value)),
-        route => give_to(rt, route, value),
+        Route::Everyone => Packed::of(&value).map(|value| in_turn(rt, reductions, number, value)),
+        Route::Future(to) if reductions.called.get() => {
+            let to = *to;
+            rt.sched.call_self(Class::Default, move || match to.pe == rt.sched.pe() {
+                true => rt.futures.fulfil(to, value),
+                false => reply_in_turn(rt, to, value),
+            });
+            Ok(())
+        }
+        route => {
+            reductions.called.set(reductions.called.get() || matches!(route, Route::Entry { .. }));
+            give_to(rt, route, value)
+        }
     };
     if let Err(error) = packed {
         rt.fail(Failure { code: 1, what: format!("the result of a reduction cannot be sent: {error}") });
     }
+}
+
+/// A result for every contributor, behind the calls of those before it.
+fn in_turn(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
+    if !reductions.called.get() {
+        return to_everyone(rt, reductions, number, value);
+    }
+    let collection = reductions.collection;
+    rt.sched.call_self(Class::Default, move || {
+        if let Some(members) = rt.any_collection(collection) {
+            to_everyone(rt, &members.common().reductions, number, value);
+        }
+    });
 }
 
 /// Gives a value to what a sink names.

@@ -283,3 +283,46 @@ fn a_contribution_that_does_not_fit_says_what_differs_and_where_it_was_made() {
     refused(|odd| drop(odd.all().of_another_length()), &["a Vec<f64> with By<Sum> does not fit", "of another length"]);
     refused(|odd| drop(odd.all().for_all()), &["Odd[1].for_all panicked", "for another receiver"]);
 }
+
+std::thread_local! {
+    /// What calls with results have told, in a simulation, where all PEs are on one thread.
+    static TOLD: std::cell::RefCell<Vec<u64>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+struct Teller;
+
+#[chare(index = usize)]
+impl Teller {
+    #[init]
+    fn new() -> Self {
+        Self
+    }
+
+    #[entry]
+    fn tell(&mut self, sum: u64) {
+        TOLD.with_borrow_mut(|told| told.push(sum));
+    }
+
+    /// A call, a future, a call of all, a future.
+    #[entry]
+    fn reduce(&mut self, cx: &mut Cx<Self>, first: Promise<u64>, second: Promise<u64>) {
+        cx.contribute(1u64, reduce::sum, cx.collection().at(0).tell_sink());
+        cx.contribute(10u64, reduce::sum, first);
+        cx.contribute(100u64, reduce::sum, cx.collection().at(0).tell_sink());
+        cx.contribute(1000u64, reduce::sum, second);
+    }
+}
+
+#[test]
+fn results_are_acted_on_in_the_order_of_the_reductions_whatever_their_targets_are() {
+    simulated(240, |job| async move {
+        TOLD.take();
+        let tellers = job.array::<Teller>(4, ());
+        let ((first, one), (second, two)) = (job.promise(), job.promise());
+        tellers.all().reduce(first, second);
+        assert_eq!(one.await, 40);
+        assert_eq!(TOLD.with_borrow(|told| told.first().copied()), Some(4), "the call was first");
+        assert_eq!(two.await, 4000);
+        assert_eq!(TOLD.with_borrow(Vec::clone), [4, 400]);
+    });
+}
