@@ -226,6 +226,19 @@ macro_rules! surroundings {
             runtime::allreduce($element, section.id, value, reducer)
         }
 
+        /// As `allreduce_in`, by way of the reduction's root alone: what PE 0 sends to all when it has heard of a result comes to each PE after
+        /// that result. For the Python front, whose programs rely on it.
+        #[doc(hidden)]
+        #[track_caller]
+        pub fn allreduce_from_root_in<V: Arguments, R: Reducer<V>>(
+            &$self,
+            section: &Collection<T>,
+            value: V,
+            reducer: R,
+        ) -> Reply<R::Output> {
+            runtime::allreduce_from_root($element, section.id, value, reducer)
+        }
+
         /// Destroys this chare when the present entry method has ended, or awaits something. Calls that arrive later fail,
         /// and so do those whose methods are suspended.
         pub fn destroy(&$self) {

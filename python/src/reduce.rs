@@ -216,7 +216,8 @@ pub(crate) fn allreduce<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let engine = engine()?;
     let (future, name) = engine.new_future(py)?;
-    let result = this.allreduce_in(&over, Reduced { callback: Callback::Nobody, reducer, part }, Numbered(reducer));
+    let result =
+        this.allreduce_from_root_in(&over, Reduced { callback: Callback::Nobody, reducer, part }, Numbered(reducer));
     engine.job.spawn(async move {
         let result = Reduced { callback: Callback::Future(name), ..result.await };
         Python::attach(|py| {

@@ -286,3 +286,38 @@ def test_results_are_acted_on_in_the_order_of_the_reductions_whatever_their_targ
         pes=pes,
     )
     assert (ended.code, ended.out) == (0, ["show 4", "first", "show 40"])
+
+
+@pytest.mark.parametrize("pes", [1, 2, 4])
+def test_who_is_called_after_somebody_told_of_an_allreduce_has_its_result(run: Run, pes: int) -> None:
+    ended = run(
+        """
+        class A(Chare):
+            def __init__(self):
+                self.done = 0
+
+            @coro
+            def go(self, f):
+                for _ in range(50):
+                    self.allreduce(1, Reducer.sum).get()
+                    self.done += 1
+                if self.thisIndex[0] == 7:
+                    f.send()
+
+            def see(self):
+                return self.done
+
+        def main(args):
+            a = Array(A, 8)
+            for times in range(1, 6):
+                f = Future()
+                a.go(f)
+                f.get()
+                assert a.see(ret=True).get() == [50 * times] * 8
+            exit()
+
+        charm.start(main)
+        """,
+        pes=pes,
+    )
+    assert ended.code == 0, ended.err

@@ -251,6 +251,8 @@ pub(super) enum To {
     Route(Route),
     /// Every contributor, this one by a future.
     Everyone(FutureId),
+    /// The same, by way of the root, though they might exchange their parts.
+    EveryoneFromRoot(FutureId),
 }
 
 impl To {
@@ -258,7 +260,7 @@ impl To {
     fn route(self, reductions: &Reductions, number: u64) -> Route {
         match self {
             Self::Route(route) => route,
-            Self::Everyone(future) => {
+            Self::Everyone(future) | Self::EveryoneFromRoot(future) => {
                 reductions.everyone.borrow_mut().entry(number).or_default().futures.push(future);
                 Route::Everyone
             }
@@ -299,7 +301,7 @@ fn give_small<V: Arguments, R: Reducer<V>>(
     to: To,
 ) {
     let (part, reducer) = match to {
-        To::Route(_) => (part, reducer),
+        To::Route(_) | To::EveryoneFromRoot(_) => (part, reducer),
         To::Everyone(future) => match exchange::give::<V, R>(rt, reductions, number, part, reducer, future) {
             Ok(()) => return,
             Err(back) => back,

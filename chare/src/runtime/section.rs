@@ -346,6 +346,19 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
     reply
 }
 
+/// Like [`allreduce`], never by exchange.
+#[track_caller]
+pub(crate) fn allreduce_from_root<T: Chare, V: Arguments, R: Reducer<V>>(
+    element: &Rc<Element<T>>,
+    to: CollectionId,
+    value: V,
+    reducer: R,
+) -> Reply<R::Output> {
+    let reply = Reply::new(element.rt, Awaited::REDUCTION);
+    give::<T, V, R>(element, to, value, reducer, To::EveryoneFromRoot(reply.id()));
+    reply
+}
+
 #[track_caller]
 fn give<T: Chare, V: Arguments, R: Reducer<V>>(
     element: &Rc<Element<T>>,
