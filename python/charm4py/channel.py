@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
 
-from . import threads
+from . import _engine, threads
 
 if TYPE_CHECKING:
     from .chare import Chare
@@ -22,19 +22,19 @@ class Channel:
     def __init__(self, chare: Chare, remote: Any, local: Any = None) -> None:
         self.remote = remote
         own = local if local is not None else own_proxy(chare)
-        made: dict[Any, int] = chare.__dict__.setdefault("_channels_made", {})
+        made: dict[Any, int] = kept(chare, "__charm_channels__")
         self.number = made.get(remote, 0)
         made[remote] = self.number + 1
         self.own = own
         self.sent = 0
         self.received = 0
         self.coroutine: threads.Coroutine | None = None
-        self.arrived = chare.__dict__.setdefault("_channel_ends", {}).setdefault((remote, self.number), Arrived())
+        self.arrived = kept(chare, "__charm_ends__").setdefault((remote, self.number), Arrived())
         self.arrived.channel = self
 
     def send(self, *args: Any) -> None:
         """Sends; what it is given comes out of the other end's ``recv``."""
-        self.remote._channel(self.own, self.number, self.sent, *args)
+        self.remote.__charm_channel__(self.own, self.number, self.sent, *args)
         self.sent += 1
 
     def recv(self) -> Any:
@@ -88,13 +88,21 @@ class Arrived:
             waiter(channel)
 
 
+def kept(chare: Chare, name: str) -> dict[Any, Any]:
+    """A dict that the runtime keeps of a chare."""
+    found: dict[Any, Any] | None = getattr(chare, name, None)
+    if found is None:
+        found = {}
+        setattr(chare, name, found)
+    return found
+
+
 def own_proxy(chare: Chare) -> Any:
     """The proxy of this chare alone."""
     proxy = chare.thisProxy
-    return proxy if proxy._index is not None else proxy[chare.thisIndex]
+    return proxy if _engine.index(proxy) is not None else proxy[chare.thisIndex]
 
 
 def arrived(chare: Chare, sender: Any, number: int, turn: int, args: tuple[Any, ...]) -> None:
     """A message has come for one of the chare's channels."""
-    ends = chare.__dict__.setdefault("_channel_ends", {})
-    ends.setdefault((sender, number), Arrived()).put(turn, args)
+    kept(chare, "__charm_ends__").setdefault((sender, number), Arrived()).put(turn, args)

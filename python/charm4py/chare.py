@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import typing
 import zlib
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Sequence, TypeVar
 
 from . import _engine, functions, sections, threads
-from .entry_method import row
+from .entry_method import is_method, meant, row
 from .errors import Charm4PyError
 from .hooks import NobodysAnswer
 from .threads import Future
@@ -26,25 +27,15 @@ made: dict[Any, Future[None] | None] = {}
 defined: list[type] = []
 
 
-class ChareType(type):
-    """The class of chare classes: notes each of them, and makes single chares of a call of ``Chare`` itself."""
+#: Whether classes are registered as they are defined: the program has started.
+started = False
 
-    #: Whether classes are registered as they are defined: the program has started.
-    started = False
 
-    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> None:
-        super().__init__(name, bases, namespace, **options)
-        if name != "Chare" or cls.__module__ != __name__:
-            if hasattr(namespace.get("__init__"), "_charm_coro"):
-                let_constructor_wait(cls)
-            defined.append(cls)
-            if ChareType.started:
-                register_defined()
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is Chare:
-            return single(*args, **kwargs)
-        raise TypeError(f"chares are made by Chare(), Group() and Array(), not by calling {cls.__name__}")
+def start_registering() -> None:
+    """Registers what the program has defined, and from now on each class as it is defined."""
+    global started
+    register_defined()
+    started = True
 
 
 def let_constructor_wait(cls: type) -> None:
@@ -70,6 +61,7 @@ def register(cls: type) -> type:
 
 def register_defined() -> None:
     """Registers what has been defined since the last time."""
+    note_unseen(Chare)
     new = sorted(defined, key=lambda cls: (cls.__module__, cls.__qualname__))
     defined.clear()
     for cls in new:
@@ -78,8 +70,24 @@ def register_defined() -> None:
         name = f"{cls.__module__}.{cls.__qualname__}"
         names[name] = names.get(name, 0) + 1
         name += f" {names[name]}"
-        late = zlib.crc32(name.encode()) & 0x7FFFFFFF if ChareType.started else None
+        late = zlib.crc32(name.encode()) & 0x7FFFFFFF if started else None
         numbers[cls] = _engine.register(cls, cls.__name__, rows(cls), late)
+
+
+def note_unseen(cls: type) -> None:
+    """Notes classes whose bases keep ``__init_subclass__`` from being passed on to :class:`Chare`."""
+    derived: type
+    for derived in type.__subclasses__(cls):
+        if derived not in numbers and derived not in defined:
+            note(derived)
+        note_unseen(derived)
+
+
+def note(cls: type) -> None:
+    """A class of chares has been defined."""
+    if hasattr(cls.__dict__.get("__init__"), "_charm_coro"):
+        let_constructor_wait(cls)
+    defined.append(cls)
 
 
 def defined_by(module: str) -> bool:
@@ -88,40 +96,84 @@ def defined_by(module: str) -> bool:
 
 
 def rows(cls: type) -> list[tuple[str, Any, bool, int, int]]:
-    """The entry methods of a class, inherited ones too."""
-    found = []
-    for name in sorted(dir(cls)):
-        if name in OWN or name.startswith("__"):
-            continue
-        entry = row(name, inspect.getattr_static(cls, name))
-        if entry is not None:
-            found.append(entry)
+    """The entry methods of a class, inherited ones too, and those that the runtime calls itself."""
+    found = [row(name, inspect.getattr_static(cls, name)) for name in (*entry_names(cls), *sorted(CALLED))]
+    return [entry for entry in found if entry is not None]
+
+
+def entry_names(cls: type) -> list[str]:
+    """The names of a class's entry methods."""
+    names = (name for name in sorted(dir(cls)) if name not in OWN and not name.startswith("__"))
+    return [name for name in names if is_method(inspect.getattr_static(cls, name))]
+
+
+def names_of(number: int) -> list[str]:
+    """The names of the entry methods of the class of this number; for ``dir(proxy)``, on any thread."""
+    return next((entry_names(cls) for cls, own in list(numbers.items()) if own == number), [])
+
+
+def no_method(cls: type, name: str) -> str:
+    """What is said of a name that a proxy does not have."""
+    if name in OWN:
+        return f"{cls.__name__}.{name} is the runtime's, and no entry method: it is called on the chare itself"
+    if inspect.getattr_static(cls, name, None) is not None:
+        return f"{cls.__name__}.{name} is no method, so that proxies do not have it"
+    return f"{cls.__name__} has no entry method {name}" + ("" if name.startswith("__") else meant(name, entry_names(cls)))
+
+
+def number(cls: Any) -> int:
+    """The engine's number of a class of chares."""
+    found = numbers.get(cls)
+    if found is None or cls.__flags__ & ABSTRACT:
+        return number_of_another(cls)
     return found
 
 
-def number(cls: type) -> int:
-    """The engine's number of a class of chares."""
-    if cls not in numbers:
-        if not (isinstance(cls, type) and issubclass(cls, Chare)):
-            raise TypeError(f"{cls!r} is not a class of chares: derive it from Chare")
+def number_of_another(cls: Any) -> int:
+    """The number of what is not simply a class that can be made: ``Cell[int]``, or one that has not been noted."""
+    made = origin(cls)
+    if not (isinstance(made, type) and issubclass(made, Chare)):
+        raise TypeError(f"{cls!r} is not a class of chares: derive it from Chare")
+    if made.__flags__ & ABSTRACT:
+        missing = ", ".join(sorted(getattr(made, "__abstractmethods__", ())))
+        raise TypeError(f"chares of {made.__qualname__} cannot be made: it is abstract, and lacks {missing}")
+    if not started:
         raise RuntimeError("chares are made after charm.start()")
-    return numbers[cls]
+    if made not in numbers:
+        register_defined()
+    return numbers[made]
 
 
-class Chare(_engine.ChareBase, metaclass=ChareType):
+def origin(cls: Any) -> Any:
+    """The class of ``Cell[int]``, or the class itself."""
+    return typing.get_origin(cls) or cls
+
+
+class Chare(_engine.ChareBase):
     """An object that lives on a PE and is called through proxies. Derive from it.
 
     Every method is an entry method, but those whose names begin with two underscores and the ones defined here.
     ``Chare(cls, args=[], onPE=-1)`` makes a single chare and gives its proxy.
     """
 
+    # What the runtime keeps of a chare: where a program's attributes cannot meet it, whatever their names are.
+    __slots__ = ("__charm_channels__", "__charm_ends__", "__charm_held__", "__charm_rechecking__")
+    __charm_held__: list[tuple[Callable[[], bool], Callable[[], None]]]
+    __charm_rechecking__: bool
+
     #: Whether the chare may be migrated.
     migratable = True
 
-    if TYPE_CHECKING:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A single chare's proxy, of a call of ``Chare`` itself."""
+        return single(*args, **kwargs) if cls is Chare else _engine.ChareBase.__new__(cls)
 
-        # What the metaclass's call gives: proxies.
-        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
+    # No metaclass does this: then a class that has one (abstract classes, protocols) can be a chare's class, too.
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        note(cls)
+        if started:
+            register_defined()
 
     def wait(self, condition: str) -> None:
         """Waits until an expression over ``self`` and the caller's globals and locals holds."""
@@ -129,15 +181,15 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
         assert frame is not None and frame.f_back is not None
         wait(self, condition, frame.f_back)
 
-    def _present(self) -> Any:
+    def __charm_present__(self) -> Any:
         """Called to learn that the chare is there, and who it is."""
         return self.thisIndex
 
-    def _sections_by(self, section_func: bytes) -> tuple[Any, list[int]]:
+    def __charm_sections__(self, section_func: bytes) -> tuple[Any, list[int]]:
         """Called to learn in which sections the chare is to be."""
         return self.thisIndex, sections.numbers(functions.loads(section_func)(self))
 
-    def _channel(self, key: Any, number: int, turn: int, *args: Any) -> None:
+    def __charm_channel__(self, key: Any, number: int, turn: int, *args: Any) -> None:
         from .channel import arrived
 
         arrived(self, key, number, turn, args)
@@ -160,8 +212,12 @@ class Chare(_engine.ChareBase, metaclass=ChareType):
         """Called after a migration, for chares to override."""
 
 
-#: The runtime's own names: no entry methods, except those that it calls itself.
-OWN = frozenset(name for name in dir(Chare) if name not in {"_channel", "_present", "_sections_by"})
+#: What the runtime calls by messages.
+CALLED = frozenset({"__charm_channel__", "__charm_present__", "__charm_sections__"})
+#: The runtime's own names: no entry methods.
+OWN = frozenset(dir(Chare)) - CALLED
+#: A flag of classes that lack methods.
+ABSTRACT = 1 << 20
 
 
 def arguments(args: Sequence[Any]) -> tuple[Any, ...]:
@@ -176,7 +232,7 @@ def single(cls: type[C], args: Sequence[Any] = (), onPE: int = -1) -> _engine.El
 def Group(cls: type[C], args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> _engine.CollectionProxy[C]:
     """One chare on every PE; on those of ``onPEs``, if given. Gives the proxy of all."""
     pes = None if onPEs is None else list(onPEs)
-    return noted(_engine.group(number(cls), arguments(args), pes, issubclass(cls, ArrayMap)))
+    return noted(_engine.group(number(cls), arguments(args), pes, issubclass(origin(cls), ArrayMap)))
 
 
 def Array(
@@ -204,8 +260,8 @@ def noted(collection: _engine.CollectionProxy[C]) -> _engine.CollectionProxy[C]:
 
 def creation(proxy: Any) -> Future[None]:
     """What becomes ready when a chare is there; of a collection that this PE has made, when all of its chares are."""
-    if proxy._index is not None:
-        present: Future[None] = proxy._present(awaitable=True)
+    if _engine.index(proxy) is not None:
+        present: Future[None] = proxy.__charm_present__(awaitable=True)
         return present
     if proxy not in made:
         raise Charm4PyError("charm.awaitCreation() waits for collections that this PE has made")

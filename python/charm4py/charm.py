@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, TypeVa
 from greenlet import getcurrent
 
 from . import _engine, threads
-from .chare import Chare, ChareType, Group, creation, defined_by, let_constructor_wait, register_defined
+from .chare import Chare, Group, creation, defined_by, let_constructor_wait, start_registering
 from .errors import Charm4PyError
 from .hooks import Hooks, NobodysAnswer, abort, flush
 from .pool import Pool
@@ -77,8 +77,7 @@ class Charm:
         threads.begin()
         for module in modules:
             importlib.import_module(module)
-        register_defined()
-        ChareType.started = True
+        start_registering()
         code = _engine.run(lambda: self._begin(entry, list(sys.argv)))
         self._finish(code)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from typing import Any, Callable, TypeVar, Union
+from types import FunctionType
+from typing import Any, Callable, Iterable, Iterator, TypeVar, Union
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,28 +45,86 @@ class Entry:
 
     __slots__ = ("condition", "function", "is_async", "is_coro", "name")
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+    def __init__(self, name: str, function: FunctionType) -> None:
         self.name = name
-        self.function = function
-        self.is_async = inspect.iscoroutinefunction(function)
         self.is_coro = bool(getattr(function, "_charm_coro", False))
+        self.is_async = not self.is_coro and is_async(function)
+        self.function = awaited(function) if self.is_async else function
         condition = getattr(function, "_charm_when", None)
         self.condition = compiled(condition, function) if isinstance(condition, str) else condition
 
 
-def compiled(expression: str, function: Callable[..., Any]) -> Callable[..., bool]:
+def is_async(function: FunctionType) -> bool:
+    """Whether it is an ``async def``, or stands around one as ``functools.wraps`` says."""
+    return any(inspect.iscoroutinefunction(each) for each in layers(function))
+
+
+def awaited(function: FunctionType) -> Callable[..., Any]:
+    """The ``async def`` itself; or one that awaits what a plain function around it gives."""
+    if inspect.iscoroutinefunction(function):
+        return function
+
+    async def method(*args: Any, **kwargs: Any) -> Any:
+        value = function(*args, **kwargs)
+        return await value if inspect.isawaitable(value) else value
+
+    return method
+
+
+# What is called
+
+
+def layers(function: Any) -> Iterator[FunctionType]:
+    """A function, and those around which decorators have put it, from the outermost on."""
+    seen: set[int] = set()
+    while isinstance(function, FunctionType) and id(function) not in seen:
+        seen.add(id(function))
+        yield function
+        function = function.__dict__.get("__wrapped__")
+
+
+def signature(function: FunctionType) -> inspect.Signature:
+    """What a function takes itself. One that ``functools.wraps`` has dressed up as another takes what it takes all the same."""
+    static = function.__dict__.get("_charm_static")
+    if static is not None:
+        chare = inspect.Parameter("_chare", inspect.Parameter.POSITIONAL_ONLY)
+        return inspect.Signature([chare, *signature(static).parameters.values()])
+    bare = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    bare.__kwdefaults__ = function.__kwdefaults__
+    return inspect.signature(bare)
+
+
+def method_parameters(function: Any) -> list[inspect.Parameter]:
+    """The parameters of an entry method, those without the chare."""
+    function = getattr(function, "function", function)
+    parameters = list(signature(function).parameters.values())
+    takes_chare = parameters and parameters[0].kind in POSITIONAL
+    return parameters[1:] if takes_chare else parameters
+
+
+def compiled(expression: str, function: FunctionType) -> Callable[..., bool]:
     """A condition as a function of what the method takes."""
-    parameters = ", ".join(str(p.replace(annotation=p.empty)) for p in without_defaults(function))
-    where = f"<@when of {function.__qualname__} in {function.__code__.co_filename}>"
+    outer, inner = condition_layers(expression, function)
+    parameters = ", ".join(str(p.replace(annotation=p.empty)) for p in without_defaults(outer))
+    where = f"<@when of {inner.__qualname__} in {inner.__code__.co_filename}>"
     code = compile(f"lambda {parameters}: ({expression})", where, "eval")
-    return eval(code, function.__globals__)  # type: ignore[no-any-return]
+    return eval(code, inner.__globals__)  # type: ignore[no-any-return]
 
 
-def without_defaults(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def condition_layers(expression: str, function: FunctionType) -> tuple[FunctionType, FunctionType]:
+    """Whose parameters a condition names, among the layers of a function; and the innermost one, which is where it was written."""
+    all_layers = list(layers(function))
+    used = set(compile(expression, "<@when>", "eval").co_names)
+    taken = [used & set(signature(layer).parameters) for layer in all_layers]
+    most = max(taken, key=len)
+    return all_layers[taken.index(most)], all_layers[-1]
+
+
+def without_defaults(function: FunctionType) -> list[inspect.Parameter]:
     """The parameters, with ``None`` for whatever default they have: values are bound before."""
-    return [
-        p if p.default is p.empty else p.replace(default=None) for p in inspect.signature(function).parameters.values()
-    ]
+    return [p if p.default is p.empty else p.replace(default=None) for p in signature(function).parameters.values()]
 
 
 def row(name: str, attribute: Any) -> tuple[str, Any, bool, int, int] | None:
@@ -72,45 +132,39 @@ def row(name: str, attribute: Any) -> tuple[str, Any, bool, int, int] | None:
 
     ``None``: the attribute is no method.
     """
-    if isinstance(attribute, staticmethod):
-        function = dropping_self(attribute.__func__)
-    elif inspect.isfunction(attribute):
-        function = attribute
-    else:
+    if not is_method(attribute):
         return None
-    least, most = arity(name, function)
-    plain = not (
-        inspect.iscoroutinefunction(function) or hasattr(function, "_charm_coro") or hasattr(function, "_charm_when")
-    )
+    function: FunctionType = dropping_self(attribute) if isinstance(attribute, staticmethod) else attribute
+    least, most = arity(method_parameters(function))
+    plain = not (is_async(function) or hasattr(function, "_charm_coro") or hasattr(function, "_charm_when"))
     return name, function if plain else Entry(name, function), plain, least, most
 
 
-def dropping_self(function: Callable[..., Any]) -> Callable[..., Any]:
+def is_method(attribute: Any) -> bool:
+    """Whether an attribute of a class, as it stands there, is an entry method: a function of Python, static or not."""
+    return isinstance(attribute.__func__ if isinstance(attribute, staticmethod) else attribute, FunctionType)
+
+
+def dropping_self(static: staticmethod[Any, Any]) -> FunctionType:
     """A static method as one that has a chare."""
+    function = static.__func__
 
     def method(_chare: Any, /, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
-    signature = inspect.signature(function)
-    first = inspect.Parameter("_chare", inspect.Parameter.POSITIONAL_ONLY)
-    method.__signature__ = signature.replace(parameters=[first, *signature.parameters.values()])  # type: ignore[attr-defined]
+    assert isinstance(method, FunctionType)
+    method.__dict__.update(function.__dict__, _charm_static=function, __wrapped__=function)
     method.__qualname__ = function.__qualname__
     return method
 
 
-def arity(name: str, function: Callable[..., Any]) -> tuple[int, int]:
-    """How many positional arguments it needs and takes, without ``self``; least above most: always ask Python."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())[1:]
-    except (TypeError, ValueError):
-        return 0, MANY
+def arity(parameters: Iterable[inspect.Parameter]) -> tuple[int, int]:
+    """How many positional arguments are needed and taken; least above most: always ask Python."""
     least = most = 0
     for parameter in parameters:
         if parameter.name in RESERVED:
-            raise TypeError(
-                f"{function.__qualname__}: a parameter cannot be called {parameter.name!r}, which every call takes itself"
-            )
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            return 1, 0
+        if parameter.kind in POSITIONAL:
             most += 1
             least += parameter.default is parameter.empty
         elif parameter.kind is parameter.VAR_POSITIONAL:
@@ -120,19 +174,58 @@ def arity(name: str, function: Callable[..., Any]) -> tuple[int, int]:
     return least, most
 
 
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def parameter(function: Any, position: int) -> str:
     """The name of the parameter that takes the positional argument at this position, ``self`` not counted."""
-    function = getattr(function, "function", function)
-    parameters = list(inspect.signature(function).parameters.values())[1:]
+    parameters = method_parameters(function)
     if position < len(parameters) and parameters[position].kind is not inspect.Parameter.VAR_POSITIONAL:
         return parameters[position].name
     return f"number {position + 1}"
 
 
+# Calls that are not plain
+
+
 def bind(
-    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    callee: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A call's arguments by Python's rules, or the error that they break; called by the engine where it is not plain."""
-    function = getattr(function, "function", function)
-    bound = inspect.signature(function).bind(None, *args, **(kwargs or {}))
-    return bound.args[1:], bound.kwargs
+    parameters = method_parameters(function)
+    keywords = kwargs or {}
+    refuse_reserved(callee, parameters, len(args))
+    try:
+        bound = inspect.Signature(parameters).bind(*args, **keywords)
+    except TypeError as error:
+        raise TypeError(f"{callee}() {misfit(parameters, args, keywords, str(error))}") from None
+    return bound.args, bound.kwargs
+
+
+def refuse_reserved(callee: str, parameters: list[inspect.Parameter], given: int) -> None:
+    """Parameters that are called as the keywords of every call are filled by position only."""
+    for position, parameter in enumerate(parameters):
+        if parameter.name in RESERVED and (position >= given or parameter.kind not in POSITIONAL):
+            raise TypeError(
+                f"{callee}() has a parameter {parameter.name!r}, a keyword that every call takes itself: pass it by position, or rename it"
+            )
+
+
+def misfit(parameters: list[inspect.Parameter], args: tuple[Any, ...], keywords: dict[str, Any], why: str) -> str:
+    """What is wrong with the arguments of a call, and what is meant perhaps."""
+    takes = f"it takes {inspect.Signature(parameters)}"
+    _, most = arity(p for p in parameters if p.kind is not p.KEYWORD_ONLY)
+    if len(args) > most:
+        return f"takes {most} positional argument{'s' * (most != 1)}, and was given {len(args)}: {takes}"
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    unknown = [] if takes_any else [name for name in keywords if name not in names]
+    if unknown:
+        return f"got an unexpected keyword argument {unknown[0]!r}{meant(unknown[0], [*names, *RESERVED])}: {takes}"
+    return f"{'is' if why.startswith('missing') else 'cannot be called so:'} {why}: {takes}"
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """A question whether another name was meant, if there is one that is like this."""
+    close = difflib.get_close_matches(name, names, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -28,6 +28,13 @@ class Hooks:
     unpack_error = staticmethod(errors.unpack)
 
     @staticmethod
+    def no_method(cls: type, name: str) -> str:
+        """What is said of a name that a proxy does not have."""
+        from .chare import no_method
+
+        return no_method(cls, name)
+
+    @staticmethod
     def enter() -> None:
         """The engine runs on this PE."""
         from .charm import charm

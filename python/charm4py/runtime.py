@@ -6,7 +6,7 @@ import sys
 from typing import Any, Callable, Sequence
 
 from . import pool
-from .chare import Array, Chare, ChareType
+from .chare import Array, Chare
 from .errors import Charm4PyError
 from .reduction import Reducer
 
@@ -90,7 +90,8 @@ class Runtime(Chare):
         """Defines a class of chares in ``__main__`` from its source; only with ``charm.options.remote_exec``."""
         allow_remote_execution()
         exec(source, sys.modules["__main__"].__dict__)
-        if not isinstance(sys.modules["__main__"].__dict__.get(name), ChareType):
+        defined = sys.modules["__main__"].__dict__.get(name)
+        if not (isinstance(defined, type) and issubclass(defined, Chare)):
             raise Charm4PyError(f"the source defines no class of chares called {name}")
 
     def addReducer(

@@ -27,9 +27,9 @@ def cut(proxy: _engine.Proxy[C], key: Any) -> _engine.CollectionProxy[C]:
     """``proxy[key]``, where some of the key's parts are slices."""
     keys = key if isinstance(key, tuple) else (key,)
     extent = _engine.extent(proxy)
-    if extent is not None and not proxy._is_section:
+    if extent is not None and not _engine.is_section(proxy):
         return _engine.section(proxy, list(itertools.product(*ranges(keys, extent))))
-    there = proxy._present(ret=True)
+    there = proxy.__charm_present__(ret=True)
     return after_asking(proxy, 1, there, lambda there: [matching([tupled(i) for i in there], keys, extent)])[0]
 
 
@@ -95,8 +95,8 @@ def split(
             raise ValueError(f"the elements of {len(elems)} sections for {numsections}")
         return [_engine.section(proxy, list(part)) for part in elems]
     if section_func is None:
-        return after_asking(proxy, numsections, proxy._present(ret=True), lambda there: shares(there, numsections))
-    answers = proxy._sections_by(functions.dumps(section_func), ret=True)
+        return after_asking(proxy, numsections, proxy.__charm_present__(ret=True), lambda there: shares(there, numsections))
+    answers = proxy.__charm_sections__(functions.dumps(section_func), ret=True)
     return after_asking(proxy, numsections, answers, lambda answers: chosen(answers, numsections))
 
 
@@ -122,12 +122,12 @@ def combine(*proxies: _engine.Proxy[C]) -> _engine.CollectionProxy[C]:
     """A section of all elements of these groups, arrays, sections and elements, which are parts of one collection."""
     if not proxies:
         raise TypeError("nothing to combine")
-    whole = proxies[0]._whole
-    if any(proxy._whole != whole for proxy in proxies):
+    whole = _engine.whole(proxies[0])
+    if any(_engine.whole(proxy) != whole for proxy in proxies):
         raise Charm4PyError("only parts of one collection can be combined")
     section, fill = _engine.section_later(whole)
-    found = [proxy._index for proxy in proxies if proxy._index is not None]
-    collections = [proxy for proxy in proxies if proxy._index is None]
+    found = [_engine.index(proxy) for proxy in proxies if _engine.index(proxy) is not None]
+    collections = [proxy for proxy in proxies if _engine.index(proxy) is None]
     missing = len(collections)
 
     def answered(there: list[Any]) -> None:
@@ -138,7 +138,7 @@ def combine(*proxies: _engine.Proxy[C]) -> _engine.CollectionProxy[C]:
             fill(found)
 
     for proxy in collections:
-        when(proxy._present(ret=True), answered)
+        when(proxy.__charm_present__(ret=True), answered)
     if not collections:
         fill(found)
     return section

@@ -80,7 +80,7 @@ class Coroutine(greenlet):
             answer.ran(perf_counter() - begun)
         else:
             self.switch(value)
-        if chare is not None and chare._watched:
+        if chare is not None and chare.__charm_watched__:
             from .wait import recheck
 
             recheck(chare)
@@ -169,7 +169,7 @@ def run_async(chare: Chare | None, awaitable: Any, answer: Any) -> None:
 
     def later(_: Any) -> None:
         step()
-        if chare is not None and chare._watched:
+        if chare is not None and chare.__charm_watched__:
             from .wait import recheck
 
             recheck(chare)

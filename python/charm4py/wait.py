@@ -1,7 +1,7 @@
 """Conditions: calls that wait for one (``@when``), and coroutines that do (``self.wait``).
 
 What waits stands in a list of its chare, in the order of arrival. The list is looked through after every method of the chare
-that has run, or gone on; the engine does so for a chare that is ``_watched``.
+that has run, or gone on; the engine does so for a chare that is ``__charm_watched__``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ codes: dict[str, CodeType] = {}
 
 def hold(chare: Chare, holds: Callable[[], bool], go: Callable[[], None]) -> None:
     """Calls ``go`` once ``holds`` gives true, after a method of the chare has run."""
-    chare.__dict__.setdefault("_held", []).append((holds, go))
-    chare._watched = True
+    held = getattr(chare, "__charm_held__", None)
+    if held is None:
+        held = chare.__charm_held__ = []
+    held.append((holds, go))
+    chare.__charm_watched__ = True
 
 
 def recheck(chare: Chare) -> None:
     """Lets go on what waits on the chare and need wait no longer, in the order of arrival."""
-    held = chare.__dict__["_held"]
-    if chare.__dict__.get("_rechecking"):
+    held = chare.__charm_held__
+    if getattr(chare, "__charm_rechecking__", False):
         return  # whoever does so will look again
-    chare.__dict__["_rechecking"] = True
+    chare.__charm_rechecking__ = True
     try:
         at = 0
         while at < len(held):
@@ -43,8 +46,8 @@ def recheck(chare: Chare) -> None:
             else:
                 at += 1
     finally:
-        chare.__dict__["_rechecking"] = False
-    chare._watched = bool(held)
+        chare.__charm_rechecking__ = False
+    chare.__charm_watched__ = bool(held)
 
 
 def wait(chare: Chare, condition: str, frame: FrameType) -> None:
@@ -72,7 +75,7 @@ def run(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any] | None, answ
     condition = entry.condition
     if condition is None:
         begin(entry, args, keywords, answer)
-    elif not chare.__dict__.get("_held") and condition(*args, **keywords):
+    elif not getattr(chare, "__charm_held__", None) and condition(*args, **keywords):
         begin(entry, args, keywords, answer)
     else:
         hold(chare, lambda: bool(condition(*args, **keywords)), lambda: begin(entry, args, keywords, answer))

@@ -40,7 +40,7 @@ pub(crate) struct ChareBase {
     /// What the PE keeps its element by, which a map that was asked early does not have yet.
     key: u64,
     /// Something waits for a condition on this object.
-    #[pyo3(get, set, name = "_watched")]
+    #[pyo3(get, set, name = "__charm_watched__")]
     watched: bool,
 }
 
@@ -133,8 +133,13 @@ impl Drop for ChareBase {
 #[pymethods]
 impl ChareBase {
     #[new]
+    #[classmethod]
     #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    fn new(
+        class: &Bound<'_, PyType>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         match BEGUN.take() {
             Some((is, handle)) => {
                 let key = handles::new();
@@ -142,7 +147,9 @@ impl ChareBase {
                 Ok(Self { is, key, watched: false })
             }
             None => {
-                Err(PyTypeError::new_err("chares are made by Chare(), Group() and Array(), not by calling their class"))
+                let name = class.name()?;
+                let how = "chares are made by Chare(), Group() and Array(), not by calling";
+                Err(PyTypeError::new_err(format!("{how} {name}")))
             }
         }
     }
@@ -207,7 +214,7 @@ impl ChareBase {
     }
 
     /// Destroys it, when its present method has ended.
-    #[pyo3(name = "_destroy")]
+    #[pyo3(name = "__charm_destroy__")]
     fn destroy(&self) -> PyResult<()> {
         place::left(self.is.collection, self.is.index);
         self.handle()?.destroy();

@@ -52,7 +52,7 @@ mod _engine {
     #[pymodule_export]
     use crate::launch::charmrun;
     #[pymodule_export]
-    use crate::proxy::{Method, Proxy, method_from_bytes, proxy_from_bytes};
+    use crate::proxy::{Method, Proxy, index, is_section, method_from_bytes, proxy_from_bytes, whole};
     #[pymodule_export]
     use crate::reduce::Kind;
     #[pymodule_export]

@@ -102,6 +102,13 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
+    #[cold]
+    fn no_method(&self, name: &Bound<'_, PyString>) -> PyResult<String> {
+        let (py, engine) = (name.py(), engine()?);
+        let class = engine.class(self.name.class).ok_or_else(no_name)?;
+        engine.hooks(py)?.getattr(py, "no_method")?.call1(py, (&class.object, name))?.extract(py)
+    }
+
     pub(crate) fn of(class: u32, target: Target) -> Self {
         Self { name: ProxyName { class, target } }
     }
@@ -140,22 +147,24 @@ impl Proxy {
 
     /// Called where `__getattribute__` has found nothing.
     fn __getattr__<'py>(&self, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
-        let class = engine().ok().and_then(|engine| engine.class(self.name.class));
-        let class = class.map_or("the class of the proxy", |class| &class.name);
-        Err(PyAttributeError::new_err(format!("{class} has no entry method {name}")))
+        Err(PyAttributeError::new_err(
+            self.no_method(name).unwrap_or_else(|_| format!("no entry method {name} is known")),
+        ))
     }
 
     /// The element of this index, or, of a slice, a section.
     fn __getitem__<'py>(slf: &Bound<'py, Self>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
         let Target::All(collection, shape) = this.name.target else {
-            return Err(PyTypeError::new_err("the proxy names one chare already"));
+            return Err(PyTypeError::new_err(format!("{} names one chare already", this.__repr__())));
         };
         let cuts = |index: &Bound<'_, PyAny>| index.is_instance_of::<PySlice>();
         if cuts(index) || index.cast::<PyTuple>().is_ok_and(|parts| parts.iter().any(|part| cuts(&part))) {
             return engine()?.hooks(slf.py())?.bind(slf.py()).call_method1("cut", (slf, index));
         }
-        let element = element_at(collection, shape, index)?;
+        let element = collection
+            .try_at(shape.index(Index::from_python(index)?))
+            .ok_or_else(|| PyIndexError::new_err(format!("there is no element {index} in {}", this.__repr__())))?;
         let proxy = Self::of(this.name.class, Target::One(element, shape));
         Ok(Bound::new(slf.py(), proxy)?.into_any())
     }
@@ -193,18 +202,17 @@ impl Proxy {
         Ok((read, (PyBytes::new(slf.py(), &bytes),)))
     }
 
-    /// The index of the element; `None` for a collection.
-    #[getter]
-    fn _index<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.name.target {
-            Target::All(..) => Ok(None),
-            Target::One(element, shape) => element.index().to_python(py, shape).map(Some),
-        }
+    /// The names of the entry methods, and of what all proxies have: on any thread, since completion asks from another.
+    fn __dir__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let names = py.import("charm4py.chare")?.call_method1("names_of", (slf.get().name.class,))?;
+        let own = py.get_type::<PyAny>().call_method1("__dir__", (slf,))?;
+        own.call_method1("__add__", (names,))
     }
 
-    #[getter]
-    fn _is_group(&self) -> bool {
-        self.name.shape().is_group()
+    /// Whether it names a section.
+    fn issec(&self) -> bool {
+        self.name.collection().is_section()
     }
 
     /// Makes an element of an array without bounds, on `onPE` unless it is negative.
@@ -230,23 +238,30 @@ impl Proxy {
     fn local_branch<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         engine()?.branch(slf.py(), slf.get().collection_of())
     }
+}
 
-    /// The number of the chares' class.
-    #[getter]
-    fn _class(&self) -> u32 {
-        self.name.class
-    }
+// No methods of proxies, whose other names are the program's.
 
-    #[getter]
-    fn _is_section(&self) -> bool {
-        self.name.collection().is_section()
+/// The index of the element that a proxy names; `None` for a collection.
+#[pyfunction]
+pub(crate) fn index<'py>(proxy: &Bound<'py, Proxy>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match proxy.get().name.target {
+        Target::All(..) => Ok(None),
+        Target::One(element, shape) => element.index().to_python(proxy.py(), shape).map(Some),
     }
+}
 
-    /// The group or array that this is a section of, or an element, or itself.
-    #[getter]
-    fn _whole(&self) -> Self {
-        Self::of(self.name.class, Target::All(self.name.collection().whole(), self.name.shape()))
-    }
+/// Whether a proxy names a section.
+#[pyfunction]
+pub(crate) fn is_section(proxy: &Bound<'_, Proxy>) -> bool {
+    proxy.get().issec()
+}
+
+/// The group or array that a proxy names a section of, or an element, or all of.
+#[pyfunction]
+pub(crate) fn whole(proxy: &Bound<'_, Proxy>) -> Proxy {
+    let name = &proxy.get().name;
+    Proxy::of(name.class, Target::All(name.collection().whole(), name.shape()))
 }
 
 /// The element that a program's index names, if it may exist.
@@ -322,7 +337,10 @@ impl Method {
         };
         let call = if keywords.is_some() || args.len() < method.args.0 || args.len() > method.args.1 {
             // The slow way: Python's own rules, and its own words if they are broken.
-            let bound = engine.hooks(py)?.getattr(py, "bind")?.call1(py, (&method.function, args, keywords))?;
+            let bound = engine
+                .hooks(py)?
+                .getattr(py, "bind")?
+                .call1(py, (callee(class, method), &method.function, args, keywords))?;
             let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = bound.extract(py)?;
             self.arguments(class, method, &args, Some(&keywords).filter(|keywords| !keywords.is_empty()))?
         } else {
@@ -388,6 +406,11 @@ impl Method {
     }
 }
 
+/// What errors call a method.
+fn callee(class: &Class, method: &EntryMethod) -> String {
+    format!("{}.{}", class.name, method.name)
+}
+
 /// Packs the arguments of a call.
 fn pack(
     class: &Class,
@@ -399,8 +422,7 @@ fn pack(
     let call = packed(args)
         .and_then(|args| Ok(CallArgs { args, keywords: keywords.map(|keywords| packed(keywords)).transpose()? }));
     call.map_err(|error| {
-        let callee = format!("{}.{}", class.name, method.name);
-        refused_argument(args.py(), &callee, method.function.bind(args.py()), args, error)
+        refused_argument(args.py(), &callee(class, method), method.function.bind(args.py()), args, error)
     })
 }
 

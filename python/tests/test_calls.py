@@ -81,23 +81,40 @@ def test_defaults_and_keywords_follow_the_rules_of_python_and_break_them_at_the_
         run(program),
         """
         (1, 2, 3) (4, 5, 3) (1, 2, 9) -7
-        TypeError missing a required argument: 'a'
-        TypeError too many positional arguments
-        TypeError got an unexpected keyword argument 'd'
-        TypeError too many positional arguments
+        TypeError Target.f() is missing a required argument: 'a': it takes (a, b=2, *, c=3)
+        TypeError Target.f() takes 2 positional arguments, and was given 3: it takes (a, b=2, *, c=3)
+        TypeError Target.f() got an unexpected keyword argument 'd': it takes (a, b=2, *, c=3)
+        TypeError Target.g() takes 1 positional argument, and was given 2: it takes (a)
         AttributeError Target has no entry method h
         """,
     )
 
 
-def test_a_parameter_that_every_call_takes_itself_is_refused(run: Run) -> None:
+def test_a_parameter_that_every_call_takes_itself_is_filled_by_position_only(run: Run) -> None:
     program = """
-        class Bad(Chare):
-            def f(self, ret): pass
-        charm.start(lambda args: exit())
+        class Named(Chare):
+            def f(self, ret): return -ret
+            def g(self, x, awaitable=1): return x
+            def own(self): return self.f(ret=6)
+        def main(args):
+            named = Chare(Named, onPE=1)
+            print(named.f(5, ret=True).get(), named.own(ret=True).get())
+            for bad in (lambda: named.f(ret=5), lambda: named.g(1)):
+                try:
+                    bad()
+                except TypeError as e:
+                    print("TypeError", e)
+            exit()
+        charm.start(main)
     """
-    ended = run(program)
-    assert ended.code == 1 and "a parameter cannot be called 'ret'" in ended.err
+    check(
+        run(program),
+        """
+        -5 -6
+        TypeError Named.f() has a parameter 'ret', a keyword that every call takes itself: pass it by position, or rename it
+        TypeError Named.g() has a parameter 'awaitable', a keyword that every call takes itself: pass it by position, or rename it
+        """,
+    )
 
 
 def test_single_chares_are_spread_and_know_themselves(run: Run) -> None:
@@ -182,14 +199,14 @@ def test_what_does_not_exist_is_refused_at_the_callers_line(run: Run) -> None:
     check(
         run(program),
         """
-        IndexError there is no element (2, 0)
-        IndexError there is no element 1
-        IndexError there is no element 2
+        IndexError there is no element (2, 0) in <array of Cell>
+        IndexError there is no element 1 in <array of Cell>
+        IndexError there is no element 2 in <group of Cell>
         ValueError there is no PE 9: the job has 2
         ValueError there is no PE 5: the job has 2
         TypeError an index is an int or a tuple of ints, not x
         IndexError an index is between -2^31 and 2^31, not (1, 1099511627776)
-        IndexError there is no element -1
+        IndexError there is no element -1 in <group of Cell>
         ValueError an array cannot have the dimensions [2, -1]
         TypeError chares are made by Chare(), Group() and Array(), not by calling Cell
         """,

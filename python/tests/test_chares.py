@@ -207,3 +207,209 @@ def test_a_chare_says_that_it_may_be_moved_and_goes_on_after_a_sync(run: Run) ->
     charm.start(main)
     """
     check(run(program), "None")
+
+
+def test_classes_with_metaclasses_are_classes_of_chares_too(run: Run) -> None:
+    program = """
+    import abc
+    from typing import Generic, Protocol, TypeVar
+    T = TypeVar("T")
+    class Base(Chare, abc.ABC):
+        @abc.abstractmethod
+        def area(self): ...
+        def twice(self): return 2 * self.area()
+    class Square(Base):
+        def area(self): return 4
+    class HasShape(Protocol):
+        def shape(self): ...
+    class Round(Chare, HasShape):
+        def __init__(self, x): self.x = x
+        def shape(self): return f"round {self.x}"
+    class Box(Chare, Generic[T]):
+        def put(self, x: T): return x
+    class Meta(type):
+        def __new__(kind, name, bases, namespace): return super().__new__(kind, name, bases, {**namespace, "made": lambda self: "made"})
+    class Made(Chare, metaclass=Meta): pass
+    class Registry(Chare):
+        known = []
+        def __init_subclass__(cls): Registry.known.append(cls.__name__)
+    class Plugin(Registry):
+        def names(self): return self.known
+    def main(args):
+        class Late(Chare, abc.ABC): pass
+        class LatePlugin(Registry): pass
+        try:
+            Array(Base, 2)
+        except TypeError as e:
+            print(e)
+        print(Array(Square, 2).twice(ret=True).get(), Chare(Round, [3], onPE=1).shape(ret=True).get())
+        print(Chare(Box[int], onPE=1).put(3, ret=True).get(), Group(Made).made(ret=True).get(), Chare(Plugin, onPE=1).names(ret=True).get())
+        charm.awaitCreation(Chare(Late, onPE=0), Chare(LatePlugin, onPE=0))
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program),
+        """
+        chares of Base cannot be made: it is abstract, and lacks area
+        [8, 8] round 3
+        3 ['made', 'made'] ['Plugin']
+        """,
+    )
+
+
+def test_names_of_the_runtime_do_not_meet_those_of_the_program(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def __init__(self):
+            self._held = self._rechecking = self._channel_ends = self._channels_made = self._watched = self.ready = 5
+        def _index(self): return "index"
+        def _whole(self): return "whole"
+        def _class(self): return "class"
+        def _is_section(self): return "section"
+        def _is_group(self): return "group"
+        def _present(self): return "present"
+        def _channel(self): return "channel"
+        def _sections_by(self): return "sections"
+        def _destroy(self): return "destroy"
+        def names(self): return sorted(vars(self))
+        def let(self): self.ready = 6
+        @when("self.ready == x")
+        def checked(self, x): return x
+        @coro
+        def talk(self, other):
+            channel = Channel(self, other)
+            channel.send(self.thisIndex)
+            self.wait("self.ready == 6")
+            return channel.recv(), self._held, self._channel_ends
+    def main(args):
+        cells = Group(Cell)
+        charm.awaitCreation(cells)
+        names = [n for n in vars(Cell) if n.startswith("_") and not n.startswith("__")]
+        print([getattr(cells[1], name)(ret=True).get() for name in names])
+        talked = [cells[0].talk(cells[1], ret=True), cells[1].talk(cells[0], ret=True), cells[0].checked(6, ret=True)]
+        cells.let()
+        print([t.get() for t in talked], cells[0].names(ret=True).get())
+        odd, even = charm.split(cells, 2, lambda cell: cell.thisIndex)
+        print(len(charm.combine(odd, even)._whole(ret=True).get()), odd.issec(), cells.issec(), cells[0].issec())
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program),
+        """
+        ['index', 'whole', 'class', 'section', 'group', 'present', 'channel', 'sections', 'destroy']
+        [(1, 5, 5), (0, 5, 5), 6] ['_channel_ends', '_channels_made', '_held', '_rechecking', '_watched', 'ready']
+        2 True False False
+        """,
+    )
+
+
+def test_calls_are_checked_against_what_is_called_and_not_against_what_it_wraps(run: Run) -> None:
+    program = """
+    import functools
+    LIMIT = 1
+    def logged(function):
+        @functools.wraps(function)
+        def wrapper(self, *args): return function(self, "log", *args)
+        return wrapper
+    def dressed(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs): return function(*args, **kwargs)
+        return wrapper
+    class Cell(Chare):
+        step = 0
+        @logged
+        def more(self, level, x, y=3): return level, x, y
+        @dressed
+        def same(self, x): return x
+        @coro
+        @dressed
+        def waits(self, x): return charm.sleep(0.01) or x
+        @dressed
+        @coro
+        def waits_too(self, x): return charm.sleep(0.01) or x
+        @dressed
+        async def asks(self, other): return await other.same(x=4, ret=True)
+        @dressed
+        @when("self.step == step and LIMIT")
+        def inner(self, step): self.step += 1; return self.step
+        @when("self.step == step and LIMIT")
+        @dressed
+        def outer(self, step): self.step += 1; return self.step
+    def main(args):
+        cell = Chare(Cell, onPE=1)
+        print(cell.more(1, ret=True).get(), cell.more(1, 2, ret=True).get(), cell.same(x=1, ret=True).get())
+        print(cell.waits(2, ret=True).get(), cell.waits_too(x=3, ret=True).get(), cell.asks(cell, ret=True).get())
+        print([f.get() for f in (cell.inner(1, ret=True), cell.outer(0, ret=True))])
+        try:
+            cell.more(1, y=2)
+        except TypeError as e:
+            print(e)
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program),
+        """
+        ('log', 1, 3) ('log', 1, 2) 1
+        2 3 4
+        [2, 1]
+        Cell.more() got an unexpected keyword argument 'y': it takes (*args)
+        """,
+    )
+
+
+def test_static_attributes_that_are_no_functions_of_python_are_left_alone(run: Run) -> None:
+    program = """
+    import functools, operator
+    class Cell(Chare):
+        op = staticmethod(max)
+        part = staticmethod(functools.partial(int, "7"))
+        made = staticmethod(list)
+        get = operator.attrgetter("thisIndex")
+        both = classmethod(lambda cls: cls.__name__)
+        @staticmethod
+        async def later(x): return x
+        def own(self): return self.op(1, 2), self.part(), self.made(), self.both()
+    def main(args):
+        cell = Chare(Cell, onPE=1)
+        print(cell.own(ret=True).get(), cell.later(3, ret=True).get(), [n for n in dir(cell) if n in vars(Cell) and n[:2] != "__"])
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "(2, 7, [], 'Cell') 3 ['later', 'own']")
+
+
+def test_errors_of_wrong_calls_name_the_method_and_what_was_meant(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        constant = 5
+        def twice(self, number, *, times=2): return number * times
+    def main(args):
+        cells = Array(Cell, 3)
+        for bad in (lambda: cells.twcie(1), lambda: cells[0].constant, lambda: cells.reduce(1), lambda: cells.twice(nmber=1),
+                    lambda: cells.twice(1, rte=True), lambda: cells[1].twice(1, 2), lambda: cells[1].twice(), lambda: cells[1][2],
+                    lambda: cells[3], lambda: cells[1].twice(1, tmies=3)):
+            try:
+                bad()
+            except Exception as e:
+                print(type(e).__name__, e)
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, 1),
+        """
+        AttributeError Cell has no entry method twcie (did you mean 'twice'?)
+        AttributeError Cell.constant is no method, so that proxies do not have it
+        AttributeError Cell.reduce is the runtime's, and no entry method: it is called on the chare itself
+        TypeError Cell.twice() got an unexpected keyword argument 'nmber' (did you mean 'number'?): it takes (number, *, times=2)
+        TypeError Cell.twice() got an unexpected keyword argument 'rte' (did you mean 'ret'?): it takes (number, *, times=2)
+        TypeError Cell.twice() takes 1 positional argument, and was given 2: it takes (number, *, times=2)
+        TypeError Cell.twice() is missing a required argument: 'number': it takes (number, *, times=2)
+        TypeError <Cell[1]> names one chare already
+        IndexError there is no element 3 in <array of Cell>
+        TypeError Cell.twice() got an unexpected keyword argument 'tmies' (did you mean 'times'?): it takes (number, *, times=2)
+        """,
+    )

@@ -188,7 +188,7 @@ def test_garbage_may_be_collected_on_any_thread(run: Run) -> None:
     import gc, threading
     class Cell(Chare):
         def __init__(self): self.me = [self]
-        def end(self): self._destroy()
+        def end(self): self.__charm_destroy__()
     def main(args):
         gc.disable()
         for i in range(50):
