@@ -132,6 +132,12 @@ impl Job {
         Landing::open(self.rt, len)
     }
 
+    /// Has a front in another language tell who waits, in reports of deadlocks of this PE. The first one stays.
+    #[doc(hidden)]
+    pub fn set_front(&self, front: Box<dyn crate::Front>) {
+        let _ = self.rt.front.set(front);
+    }
+
     /// This PE, for threads that the program starts itself.
     #[must_use]
     pub fn remote(&self) -> Remote {

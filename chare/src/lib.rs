@@ -58,6 +58,8 @@ pub use receive::Receive;
 pub use remote::{Hold, PeGone, Remote};
 pub use reply::{Checked, Promise, Reply, join_all};
 pub use runtime::CollectionId;
+#[doc(hidden)]
+pub use runtime::waiting::Front;
 pub use select::{Either, select, select_all};
 pub use thread::{spawn_thread, unpin_thread};
 

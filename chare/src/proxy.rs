@@ -179,6 +179,13 @@ pub struct Collection<T: Chare> {
 }
 
 impl<T: Chare> Collection<T> {
+    /// Its name in the runtime.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn id(&self) -> CollectionId {
+        self.id
+    }
+
     pub(crate) fn named(id: CollectionId) -> Self {
         Self { id, whole: id, item: std::marker::PhantomData }
     }

@@ -19,7 +19,7 @@ from .hooks import Hooks, NobodysAnswer, abort, flush
 from .pool import Pool
 from .reduction import Reducer
 from .runtime import Runtime
-from . import sections, stats, trees
+from . import sections, stats, trees, waits
 from .threads import Future
 
 C = TypeVar("C")
@@ -93,7 +93,8 @@ class Charm:
                 let_constructor_wait(entry)
             Chare(entry, [args], onPE=0)
         else:
-            threads.start(None, entry, (args,), {}, NobodysAnswer(getattr(entry, "__qualname__", "the entry point")))
+            nobody = NobodysAnswer(getattr(entry, "__qualname__", "the entry point"))
+            threads.start(None, entry, (args,), {}, waits.MainsAnswer(nobody))
 
     def _enter(self) -> None:
         """This PE knows the job: called before any chare of the program's is made on it."""

@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from . import _engine, entry_method, errors, reduction, sections, threads, wait
+from . import _engine, entry_method, errors, reduction, sections, threads, wait, waits
 
 
 class Hooks:
@@ -26,6 +26,7 @@ class Hooks:
     reducer = staticmethod(reduction.kind_of)
     run_special = staticmethod(wait.run)
     unpack_error = staticmethod(errors.unpack)
+    waits = staticmethod(waits.waits)
 
     @staticmethod
     def no_method(cls: type, name: str) -> str:

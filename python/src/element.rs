@@ -187,6 +187,9 @@ impl Element {
             match chare::construct(py, class, this, init) {
                 Ok(object) => {
                     place::arrived(collection, index);
+                    if let Ok(engine) = engine() {
+                        engine.has_made(collection.id(), class);
+                    }
                     Self { object: object.unbind(), class }
                 }
                 Err(error) => {

@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::OsString;
 use std::time::Duration;
 
-use charm4rs::{Collection, Group, Job, Joining, Pe};
+use charm4rs::{Collection, CollectionId, Group, Job, Joining, Pe};
 use hashbrown::HashMap;
 use pyo3::exceptions::{
     PyException, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
@@ -16,6 +16,7 @@ use crate::agent::Agent;
 use crate::classes::{Class, Row};
 use crate::codec;
 use crate::element::{Element, Init};
+use crate::front::PythonFront;
 use crate::future::Futures;
 use crate::index::{Index, Shape};
 use crate::packed::Packed;
@@ -30,6 +31,8 @@ pub(crate) struct Engine {
     /// A reduction's result has called a method from here.
     pub(crate) results_call: Cell<bool>,
     agents: OnceCell<Group<Agent>>,
+    /// The class of each collection that has had elements on this PE.
+    classes: RefCell<HashMap<CollectionId, &'static Class>>,
     /// What maps of arrays are made of that this PE has made: an array takes it along, since it may be there before its map.
     maps: RefCell<HashMap<Collection<Element>, Init>>,
     /// Objects of maps that were asked before their group had reached this PE.
@@ -63,6 +66,16 @@ pub(crate) fn engine() -> PyResult<&'static Engine> {
 impl Engine {
     pub(crate) fn agents(&self) -> Group<Agent> {
         *self.agents.get().expect("agents are made before all else")
+    }
+
+    /// An element of a collection has been made here.
+    pub(crate) fn has_made(&self, collection: CollectionId, class: &'static Class) {
+        self.classes.borrow_mut().insert(collection, class);
+    }
+
+    /// What the class of a collection is called, if it has had elements here.
+    pub(crate) fn class_name(&self, collection: CollectionId) -> Option<String> {
+        self.classes.borrow().get(&collection).map(|class| class.name.clone())
     }
 
     pub(crate) fn meet(&self, agents: Group<Agent>) {
@@ -195,6 +208,7 @@ pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
             futures: Futures::default(),
             results_call: Cell::new(false),
             agents: OnceCell::new(),
+            classes: RefCell::default(),
             maps: RefCell::default(),
             early: RefCell::default(),
             branches: RefCell::default(),
@@ -203,6 +217,7 @@ pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
             next_home: Cell::new(job.pe().0),
         }));
         ENGINE.set(Some(engine));
+        job.set_front(Box::new(PythonFront));
         Python::attach(|py| {
             if let Err(error) = engine.hooks(py).and_then(|hooks| hooks.call_method0(py, "enter")) {
                 fatal(py, &error, "the start of a PE");

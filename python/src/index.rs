@@ -1,5 +1,7 @@
 //! What names an element of a Python collection: up to six integers.
 
+use std::fmt;
+
 use charm4rs::{GridIndex, GroupIndex, Pe};
 use pyo3::exceptions::{PyIndexError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -42,10 +44,23 @@ impl Shape {
 }
 
 /// The index of an element; a group's has one dimension.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Index {
     dims: u8,
     at: [i32; DIMS_MAX],
+}
+
+/// As one writes it in Python.
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_slice() {
+            [at] => write!(f, "{at}"),
+            several => {
+                let several: Vec<String> = several.iter().map(ToString::to_string).collect();
+                write!(f, "({})", several.join(", "))
+            }
+        }
+    }
 }
 
 impl Index {

@@ -20,6 +20,7 @@ mod classes;
 mod codec;
 mod element;
 mod engine;
+mod front;
 mod future;
 mod handles;
 mod index;

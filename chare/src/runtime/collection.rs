@@ -245,6 +245,11 @@ impl<T: Chare> Members<T> {
         self.shape.to_string()
     }
 
+    /// The collection that its elements are of.
+    fn whole_id(&self) -> CollectionId {
+        if let Shape::Section(whole) = &self.shape { whole.id } else { self.id }
+    }
+
     /// The element, if it lives here.
     #[inline(always)]
     pub(crate) fn find(&self, index: &T::Index) -> Option<Rc<Element<T>>> {
@@ -445,7 +450,8 @@ impl<T: Chare> AnyCollection for Members<T> {
         if matches!(self.shape, Shape::Solo) {
             return None;
         }
-        let mut collected = Collected::new(T::NAME, is_section, is_open);
+        let named = super::current().front.get().and_then(|front| front.chare(self.whole_id()));
+        let mut collected = Collected::new(named.as_deref().unwrap_or(T::NAME), is_section, is_open);
         for element in self.elements.all() {
             let contributed = if is_section { element.contributed_in(self.id) } else { element.contributed.get() };
             collected.element(contributed, || format!("{:?}", element.index));

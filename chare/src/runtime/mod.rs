@@ -40,7 +40,7 @@ mod unlike;
 pub(crate) mod waiting;
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
@@ -107,6 +107,8 @@ pub struct Runtime {
     pub(crate) main: Cell<Option<TaskId>>,
     pub(crate) running: running::Running,
     pub(crate) deadlock: deadlock::Search,
+    /// The front in another language that this PE has, if any.
+    pub(crate) front: OnceCell<Box<dyn waiting::Front>>,
     pub(crate) landings: landings::Landings,
     /// Payloads that were copied because more than one holds them.
     copies: Cell<u64>,
@@ -171,6 +173,7 @@ impl Runtime {
             main: Cell::new(None),
             running: running::Running::default(),
             deadlock: deadlock::Search::default(),
+            front: OnceCell::new(),
             landings: landings::Landings::default(),
             copies: Cell::new(0),
         }))

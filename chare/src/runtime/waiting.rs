@@ -4,6 +4,9 @@
 //! A task is known by its name (an entry method of an element, `main`), and what it waits for by the waker that it has left there:
 //! in a future's slot, or in a mailbox. A waker that is in neither is held by something that this runtime does not know: another
 //! thread, which may wake the task whenever it likes, or a channel between tasks. Such a task waits for the *outside*.
+//!
+//! A front in another language has waits and names of its own, which it tells itself ([`Front`]): then the runtime's, which stand for them, are
+//! not told.
 
 use std::fmt;
 
@@ -13,13 +16,21 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::Rt;
+use super::collection::CollectionId;
+
+/// What a front in another language knows better than the runtime, for reports.
+pub trait Front {
+    /// Who waits on this PE and for what, a line each; and whether one of them waits for the outside.
+    fn waits(&self) -> (Vec<String>, bool);
+    /// What the chares of a collection are called.
+    fn chare(&self, collection: CollectionId) -> Option<String>;
+}
 
 /// Who waits for what.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Wait {
     pe: Pe,
-    who: String,
-    what: String,
+    line: String,
 }
 
 impl Wait {
@@ -30,7 +41,7 @@ impl Wait {
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PE {}: {} waits for {}", self.pe, self.who, self.what)
+        write!(f, "PE {}: {}", self.pe, self.line)
     }
 }
 
@@ -78,7 +89,15 @@ pub(crate) fn all(rt: Rt) -> (Vec<Wait>, bool) {
             (Some((first, [])), _) => first.clone(),
             (Some((first, more)), _) => format!("{first} and {} more", more.len()),
         };
-        Wait { pe: rt.sched.pe(), who, what }
+        Wait { pe: rt.sched.pe(), line: format!("{who} waits for {what}") }
     });
-    (waits.collect(), outside)
+    let waits = waits.collect();
+    match rt.front.get() {
+        Some(front) => {
+            let (lines, of_front) = front.waits();
+            let waits = lines.into_iter().map(|line| Wait { pe: rt.sched.pe(), line });
+            (waits.collect(), outside || of_front)
+        }
+        None => (waits, outside),
+    }
 }

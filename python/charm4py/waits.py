@@ -1,0 +1,91 @@
+"""Who waits on this PE, for reports of deadlocks.
+
+All of it is found out when somebody asks, from the frames of the coroutines: waiting itself keeps nothing for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any, Iterator
+
+from .threads import Coroutine, Scheduler
+
+#: Frames of files in here are the package's.
+PACKAGE = str(Path(__file__).parent)
+#: What is waited for, by the package's function that waits.
+WHAT = {"get": "a future", "recv": "a message of a channel", "_wait": "a future"}
+#: The entry point has returned, on PE 0.
+main_is_over = False
+
+
+def waits() -> tuple[list[str], bool]:
+    """Who waits and for what, a line each; and whether something may come from outside of the job."""
+    lines = []
+    # Another thread may send to a future, or call a chare.
+    outside = threading.active_count() > 1
+    for coroutine in suspended():
+        line = line_of(coroutine)
+        if line is None:  # a prompt, which waits for who types
+            outside = True
+        else:
+            lines.append(line)
+    if main_is_over:
+        lines.append("main has returned, and nobody has called exit(): nothing else ends the job")
+    return lines, outside
+
+
+def suspended() -> Iterator[Coroutine]:
+    idle = {id(coroutine) for coroutine in Scheduler.idle}
+    for thing in gc.get_objects():
+        if isinstance(thing, Coroutine) and thing.gr_frame is not None and id(thing) not in idle:
+            yield thing
+
+
+def line_of(coroutine: Coroutine) -> str | None:
+    """Who waits where and for what; ``None`` if no code of the program's is in it."""
+    below: FrameType | None = None
+    frame: FrameType | None = coroutine.gr_frame
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        below, frame = frame, frame.f_back
+    if frame is None:
+        return None
+    place, first = f"{frame.f_code.co_filename}:{frame.f_lineno}", frame
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            first = frame
+        frame = frame.f_back
+    return f"{name_of(coroutine.chare)}{first.f_code.co_name} waits for {what_of(below)} at {place}"
+
+
+def name_of(chare: Any) -> str:
+    if chare is None:
+        return ""
+    index = chare.thisIndex
+    if isinstance(index, tuple) and len(index) == 1:
+        index = index[0]
+    return f"{type(chare).__name__}[{index}]."
+
+
+def what_of(frame: FrameType | None) -> str:
+    if frame is None:
+        return "something"
+    if "condition" in frame.f_locals:
+        return f"the condition {frame.f_locals['condition']!r}"
+    return WHAT.get(frame.f_code.co_name, frame.f_code.co_name)
+
+
+class MainsAnswer:
+    """Notes that the entry point has returned."""
+
+    def __init__(self, nobody: Any) -> None:
+        self.nobody = nobody
+
+    def value(self, value: Any) -> None:
+        global main_is_over
+        main_is_over = True
+
+    def error(self, error: BaseException) -> None:
+        self.nobody.error(error)

@@ -1,0 +1,81 @@
+"""Jobs that hang say who waits for what."""
+
+from __future__ import annotations
+
+from conftest import Run
+
+
+def test_a_deadlock_is_told_in_the_names_of_the_program(run: Run) -> None:
+    ended = run(
+        """
+        class Matrix(Chare):
+            def __init__(self):
+                self.ready = False
+
+            @coro
+            def run(self, ready):
+                if self.thisIndex[0] == 3:
+                    Future().get()
+                elif self.thisIndex[0] == 2:
+                    self.wait('self.ready')
+                else:
+                    self.allreduce(1, Reducer.sum).get()
+
+        def main(args):
+            Array(Matrix, 4).run(1)
+            Future().get()
+
+        charm.start(main)
+        """,
+        options=("++hang-timeout", "1"),
+    )
+    assert ended.code == 124
+    assert "deadlock" in ended.err and "5 wait" in ended.err, ended.err
+    for line in (
+        "PE 0: main waits for a future at ",
+        "Matrix[0].run waits for a future at ",
+        "Matrix[1].run waits for a future at ",
+        "Matrix[2].run waits for the condition 'self.ready' at ",
+        "Matrix[3].run waits for a future at ",
+        "reduction 1 of Matrix lacks Matrix[2], Matrix[3]",
+    ):
+        assert line in ended.err, ended.err
+    assert "prog.py:" in ended.err and "Element" not in ended.err, ended.err
+
+
+def test_a_main_that_has_returned_without_exit_is_told(run: Run) -> None:
+    ended = run(
+        """
+        def main(args):
+            print("over")
+
+        charm.start(main)
+        """,
+        options=("++hang-timeout", "1"),
+    )
+    assert (ended.code, ended.out) == (124, ["over"])
+    assert "main has returned, and nobody has called exit()" in ended.err, ended.err
+
+
+def test_a_job_that_a_thread_may_go_on_with_is_in_no_deadlock(run: Run) -> None:
+    ended = run(
+        """
+        import threading
+
+        class Cell(Chare):
+            def end(self):
+                exit(5)
+
+        def main(args):
+            cell = Chare(Cell)
+            f = Future()
+            charm.awaitCreation(cell)
+            threading.Timer(3, lambda: __import__('os')._exit(3)).start()
+            f.get()
+
+        charm.start(main)
+        """,
+        pes=1,
+        options=("++hang-timeout", "1"),
+    )
+    assert "deadlock" not in ended.err, ended.err
