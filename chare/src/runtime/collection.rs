@@ -174,7 +174,7 @@ pub(crate) trait AnyCollection {
     /// Tells which methods of its elements here wait, and for calls of which entry methods.
     fn waiting(&self, rt: Rt, found: &mut Waiting);
     /// What its elements here have contributed, and which calls wait for elements that are still to be inserted; `None` for single chares.
-    fn collected(&self) -> Option<Collected>;
+    fn collected(&self, rt: Rt) -> Option<Collected>;
 }
 
 impl<T: Chare> Members<T> {
@@ -444,13 +444,13 @@ impl<T: Chare> AnyCollection for Members<T> {
         self.reductions.clear();
     }
 
-    fn collected(&self) -> Option<Collected> {
+    fn collected(&self, rt: Rt) -> Option<Collected> {
         let is_section = matches!(self.shape, Shape::Section(_));
         let is_open = matches!(self.shape, Shape::Sparse) && !self.complete.get();
         if matches!(self.shape, Shape::Solo) {
             return None;
         }
-        let named = super::current().front.get().and_then(|front| front.chare(self.whole_id()));
+        let named = rt.front.get().and_then(|front| front.chare(self.whole_id()));
         let mut collected = Collected::new(named.as_deref().unwrap_or(T::NAME), is_section, is_open);
         for element in self.elements.all() {
             let contributed = if is_section { element.contributed_in(self.id) } else { element.contributed.get() };

@@ -104,7 +104,7 @@ impl Lacking {
         let mut all = Self::default();
         let collections: Vec<_> = rt.collections.borrow().values().copied().collect();
         for members in collections {
-            if let Some(mut collected) = members.collected() {
+            if let Some(mut collected) = members.collected(rt) {
                 // Calls of all of them wait in the runtime's own table.
                 let held = rt.early.borrow().get(&members.common().id()).map_or(0, Vec::len);
                 collected.calls(held as u64, None);
