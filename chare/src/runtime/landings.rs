@@ -19,7 +19,7 @@ use charm4rs_transport::{Pe, RegBuf};
 use hashbrown::HashMap;
 
 use super::exit::Failure;
-use super::{Rt, reduction};
+use super::{Rt, results};
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::landing::Right;
 use crate::reduce::Sink;
@@ -113,7 +113,7 @@ pub(crate) fn arrival(rt: Rt, id: LandingId) -> Reply<()> {
 /// From now on every arrival gives `value` to `sink`; also what is there already.
 pub(crate) fn notify<V: Arguments + Clone>(rt: Rt, id: LandingId, sink: Sink<V>, value: V) {
     let give: Notify = Rc::new(move |rt: Rt| {
-        if let Err(error) = reduction::give_to(rt, &sink.route, value.clone()) {
+        if let Err(error) = results::give_to(rt, &sink.route, value.clone()) {
             rt.fail(Failure { code: 1, what: format!("the notice of a put cannot be sent: {error}") });
         }
     });

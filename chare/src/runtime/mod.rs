@@ -30,6 +30,7 @@ mod part;
 mod pieces;
 mod post;
 mod reduction;
+mod results;
 pub(crate) mod running;
 mod section;
 mod shared;
@@ -60,7 +61,7 @@ pub(crate) use execute::{Start, guard, spawn, spawn_named};
 pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
 pub(crate) use post::reply_serialized;
-pub use reduction::sink;
+pub use results::sink;
 pub(crate) use running::IndexLook;
 pub(crate) use section::{Membership, allreduce, allreduce_from_root, contribute, section, section_of};
 

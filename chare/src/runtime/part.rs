@@ -4,7 +4,8 @@
 use std::any::{Any, TypeId};
 
 use super::Rt;
-use super::reduction::{Reductions, deliver};
+use super::reduction::Reductions;
+use super::results::deliver;
 use super::shared::{Beside, Opened};
 use super::unlike::contribution;
 use crate::envelope::FutureId;

@@ -30,7 +30,8 @@ use charm4rs_transport::{Pe, RegBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Rt;
-use super::reduction::{Merger, Reductions, deliver, end_in_order};
+use super::reduction::{Merger, Reductions, end_in_order};
+use super::results::deliver;
 use super::shared::{self, Opened};
 use super::unlike::unlike;
 use crate::Arguments;

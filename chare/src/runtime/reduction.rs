@@ -15,9 +15,6 @@
 //! payloads may overtake each other on a network; so the root ends a reduction only when none of a smaller number is
 //! open there (an element of its own that contributed to this one has contributed to those).
 //!
-//! *Results* are acted on in the order of the reductions at each PE. A result that calls an entry method waits in the queue, as any call; so those that
-//! follow it in its collection go through the queue too, and a future that gets one on another PE gets it behind the calls that came there before.
-//!
 //! *Results for every contributor*, if they are small, mostly go no way up and down: see [`super::exchange`].
 //!
 //! *Large parts*, of reducers that work element by element, go in pieces: each piece is counted, merged and sent as
@@ -27,29 +24,28 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use charm4rs_scheduler::Class;
+use charm4rs_transport::Pe;
 use charm4rs_transport::port::{Incoming, Tag};
-use charm4rs_transport::{Msg, Pe};
 
+use super::Rt;
 use super::by_number::ByNumber;
 use super::collection::CollectionId;
 use super::exchange::{self, Exchanges};
-use super::exit::Failure;
 use super::part::{Part, Typed};
 use super::pieces::{self, Large, Pieces, Waiting};
-use super::post::{reply_in_turn, reply_serialized};
+use super::post::reply_serialized;
+use super::results::result;
 use super::shared::{self, Opened};
 use super::span::{Place, Span};
 use super::unlike::{cannot_be_sent, refuse, unlike};
-use super::{Rt, broadcast};
 use crate::Arguments;
-use crate::envelope::{FutureId, HEADER, Header, tag};
-use crate::reduce::{Reducer, Route, Sink};
-use crate::wire::{self, Packed, WireError};
+use crate::envelope::{FutureId, Header, tag};
+use crate::reduce::{Reducer, Route};
+use crate::wire::{self, Packed};
 
 /// A PE's part of a collection's reductions.
 pub(crate) struct Reductions {
-    collection: CollectionId,
+    pub(super) collection: CollectionId,
     pub(super) chare: &'static str,
     pub(super) span: Span,
     root: Cell<Pe>,
@@ -74,7 +70,7 @@ pub(crate) struct Reductions {
     pub(super) pieces: Pieces,
     pub(super) exchanges: Exchanges,
     /// A result that was sent from here has called an entry method.
-    called: Cell<bool>,
+    pub(super) called: Cell<bool>,
     /// At the root: results that wait for those of smaller numbers.
     ready: RefCell<BTreeMap<u64, Ready>>,
     /// Elements here that wait for the result of a reduction.
@@ -238,7 +234,7 @@ fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
 }
 
 /// Sends a value whose payloads the receiver may share.
-fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, reductions: &Reductions, body: B) {
+pub(super) fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, reductions: &Reductions, body: B) {
     rt.with_scratch(|bytes| {
         let beside = wire::pack(&body, bytes).expect("numbers and bytes can be packed");
         drop(body); // so that the payloads' memory need not be copied
@@ -515,114 +511,4 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
         pending.merger = partial.merger.or(pending.merger);
     }
     advance(rt, reductions, partial.number);
-}
-
-/// At the root: sends the result to where the contributors said.
-pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
-    let packed = match route {
-        Route::Everyone => Packed::of(&value).map(|value| in_turn(rt, reductions, number, value)),
-        Route::Future(to) if reductions.called.get() => {
-            let to = *to;
-            rt.sched.call_self(Class::Default, move || match to.pe == rt.sched.pe() {
-                true => rt.futures.fulfil(to, value),
-                false => reply_in_turn(rt, to, value),
-            });
-            Ok(())
-        }
-        route => {
-            reductions.called.set(reductions.called.get() || matches!(route, Route::Entry { .. }));
-            give_to(rt, route, value)
-        }
-    };
-    if let Err(error) = packed {
-        rt.fail(Failure { code: 1, what: format!("the result of a reduction cannot be sent: {error}") });
-    }
-}
-
-/// A result for every contributor, behind the calls of those before it.
-fn in_turn(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
-    if !reductions.called.get() {
-        return to_everyone(rt, reductions, number, value);
-    }
-    let collection = reductions.collection;
-    rt.sched.call_self(Class::Default, move || {
-        if let Some(members) = rt.any_collection(collection) {
-            to_everyone(rt, &members.common().reductions, number, value);
-        }
-    });
-}
-
-/// Gives a value to what a sink names.
-pub(super) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(), WireError> {
-    match route {
-        Route::Nobody | Route::Everyone => {}
-        Route::Future(to) if to.pe == rt.sched.pe() => rt.futures.fulfil(*to, value),
-        Route::Future(to) => reply_serialized(rt, *to, value),
-        Route::Entry { collection, method, before, broadcast } => {
-            let mut header = Header::new(collection.0, rt.sched.pe());
-            header.method = *method;
-            return call_sink(rt, &header, before.clone(), *broadcast, value);
-        }
-    }
-    Ok(())
-}
-
-/// Calls an entry method with a result; `bytes` is what stands before it in the message.
-fn call_sink<O: Arguments>(
-    rt: Rt,
-    header: &Header,
-    mut bytes: Vec<u8>,
-    to_all: bool,
-    value: O,
-) -> Result<(), WireError> {
-    let here = rt.sched.pe();
-    let beside = wire::pack(&value, &mut bytes)?;
-    drop(value);
-    if to_all {
-        let to = broadcast::entrance(rt, CollectionId(header.collection));
-        shared::send(rt, to, tag::BROADCAST, header, &bytes, beside);
-    } else {
-        let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
-        let payloads = beside.into_iter().map(|memory| shared::leaving(rt, memory)).collect();
-        rt.sched.enqueue(Incoming::own(here, tag::CALL, msg, payloads), Class::Default);
-    }
-    Ok(())
-}
-
-/// The result for every contributor goes down the tree from its root, wherever it was made.
-fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
-    let root = reductions.root.get();
-    if root == rt.sched.pe() {
-        result(rt, reductions, number, value);
-    } else {
-        send(rt, root, tag::RESULT, reductions, (number, value));
-    }
-}
-
-/// The result for every contributor: passes it on down the tree, and gives it to those that wait here.
-fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
-    let body = (number, value);
-    for &child in &reductions.place(rt).children {
-        send(rt, child, tag::RESULT, reductions, &body);
-    }
-    let waiting = reductions.everyone.borrow_mut().remove(&number).unwrap_or_default();
-    for to in waiting.futures {
-        let (bytes, beside) = body.1.parts();
-        rt.futures.fulfil_wire(to, bytes, beside);
-    }
-}
-
-/// A sink that is an entry method: its first arguments travel with each part, payloads among the bytes. For `#[chare]`.
-#[track_caller]
-pub fn sink<E: crate::Entry, K: crate::Kind, A: serde::Serialize, V>(
-    target: &crate::Target<E::Chare, K>,
-    first: A,
-) -> Sink<V> {
-    let before = if K::BROADCAST {
-        wire::pack_inside(&(broadcast::SILENT, first))
-    } else {
-        wire::pack_inside(&(target.which, first))
-    };
-    let before = before.unwrap_or_else(|why| panic!("the arguments of a sink of {} cannot be kept: {why}", E::NAME));
-    Sink::to(Route::Entry { collection: target.collection, method: E::info().id(), before, broadcast: K::BROADCAST })
 }

@@ -1,0 +1,128 @@
+//! What becomes of a reduction's result: it goes to a future, to an entry method, or to every contributor.
+//!
+//! Results are acted on in the order of the reductions at each PE. A result that calls an entry method waits in the queue, as any call; so those that
+//! follow it in its collection go through the queue too, and a future that gets one on another PE gets it behind the calls that came there before.
+
+use charm4rs_scheduler::Class;
+use charm4rs_transport::Msg;
+use charm4rs_transport::port::Incoming;
+
+use super::collection::CollectionId;
+use super::exit::Failure;
+use super::post::{reply_in_turn, reply_serialized};
+use super::reduction::{Reductions, send};
+use super::{Rt, broadcast, shared};
+use crate::Arguments;
+use crate::envelope::{HEADER, Header, tag};
+use crate::reduce::{Route, Sink};
+use crate::wire::{self, Packed, WireError};
+
+/// At the root: sends the result to where the contributors said.
+pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
+    let packed = match route {
+        Route::Everyone => Packed::of(&value).map(|value| in_turn(rt, reductions, number, value)),
+        Route::Future(to) if reductions.called.get() => {
+            let to = *to;
+            rt.sched.call_self(Class::Default, move || match to.pe == rt.sched.pe() {
+                true => rt.futures.fulfil(to, value),
+                false => reply_in_turn(rt, to, value),
+            });
+            Ok(())
+        }
+        route => {
+            reductions.called.set(reductions.called.get() || matches!(route, Route::Entry { .. }));
+            give_to(rt, route, value)
+        }
+    };
+    if let Err(error) = packed {
+        rt.fail(Failure { code: 1, what: format!("the result of a reduction cannot be sent: {error}") });
+    }
+}
+
+/// A result for every contributor, behind the calls of those before it.
+fn in_turn(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
+    if !reductions.called.get() {
+        return to_everyone(rt, reductions, number, value);
+    }
+    let collection = reductions.collection;
+    rt.sched.call_self(Class::Default, move || {
+        if let Some(members) = rt.any_collection(collection) {
+            to_everyone(rt, &members.common().reductions, number, value);
+        }
+    });
+}
+
+/// Gives a value to what a sink names.
+pub(super) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(), WireError> {
+    match route {
+        Route::Nobody | Route::Everyone => {}
+        Route::Future(to) if to.pe == rt.sched.pe() => rt.futures.fulfil(*to, value),
+        Route::Future(to) => reply_serialized(rt, *to, value),
+        Route::Entry { collection, method, before, broadcast } => {
+            let mut header = Header::new(collection.0, rt.sched.pe());
+            header.method = *method;
+            return call_sink(rt, &header, before.clone(), *broadcast, value);
+        }
+    }
+    Ok(())
+}
+
+/// Calls an entry method with a result; `bytes` is what stands before it in the message.
+fn call_sink<O: Arguments>(
+    rt: Rt,
+    header: &Header,
+    mut bytes: Vec<u8>,
+    to_all: bool,
+    value: O,
+) -> Result<(), WireError> {
+    let here = rt.sched.pe();
+    let beside = wire::pack(&value, &mut bytes)?;
+    drop(value);
+    if to_all {
+        let to = broadcast::entrance(rt, CollectionId(header.collection));
+        shared::send(rt, to, tag::BROADCAST, header, &bytes, beside);
+    } else {
+        let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
+        let payloads = beside.into_iter().map(|memory| shared::leaving(rt, memory)).collect();
+        rt.sched.enqueue(Incoming::own(here, tag::CALL, msg, payloads), Class::Default);
+    }
+    Ok(())
+}
+
+/// The result for every contributor goes down the tree from its root, wherever it was made.
+fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
+    let root = reductions.root();
+    if root == rt.sched.pe() {
+        result(rt, reductions, number, value);
+    } else {
+        send(rt, root, tag::RESULT, reductions, (number, value));
+    }
+}
+
+/// The result for every contributor: passes it on down the tree, and gives it to those that wait here.
+pub(super) fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
+    let body = (number, value);
+    for &child in &reductions.place(rt).children {
+        send(rt, child, tag::RESULT, reductions, &body);
+    }
+    let waiting = reductions.everyone.borrow_mut().remove(&number).unwrap_or_default();
+    for to in waiting.futures {
+        let (bytes, beside) = body.1.parts();
+        rt.futures.fulfil_wire(to, bytes, beside);
+    }
+}
+
+/// A sink that is an entry method: its first arguments travel with each part, payloads among the bytes. For `#[chare]`.
+#[track_caller]
+pub fn sink<E: crate::Entry, K: crate::Kind, A: serde::Serialize, V>(
+    target: &crate::Target<E::Chare, K>,
+    first: A,
+) -> Sink<V> {
+    let before = if K::BROADCAST {
+        wire::pack_inside(&(broadcast::SILENT, first))
+    } else {
+        wire::pack_inside(&(target.which, first))
+    };
+    let before = before.unwrap_or_else(|why| panic!("the arguments of a sink of {} cannot be kept: {why}", E::NAME));
+    Sink::to(Route::Entry { collection: target.collection, method: E::info().id(), before, broadcast: K::BROADCAST })
+}
