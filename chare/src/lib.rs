@@ -53,7 +53,7 @@ pub use index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Place
 pub use job::Job;
 pub use landing::{Landed, Landing, Put, PutHandle};
 pub use payload::{Payload, Room};
-pub use proxy::{All, Collection, Kind, Many, One, Proxy, Target};
+pub use proxy::{All, Collection, Kind, Many, NoInsertion, One, Proxy, Target};
 pub use receive::Receive;
 pub use remote::{Hold, PeGone, Remote};
 pub use reply::{Checked, Promise, Reply, join_all};

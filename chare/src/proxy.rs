@@ -29,6 +29,30 @@ pub trait Kind: sealed::Sealed + Copy + 'static {
     fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Self>, args: E::Args, options: Options);
 }
 
+/// Why elements cannot be inserted into a collection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum NoInsertion {
+    /// It is a section: only whole arrays are filled.
+    Section,
+    /// It is no sparse array, and has all of its elements from the beginning.
+    Full,
+    /// It has been closed by [`Collection::done_inserting`].
+    Closed,
+}
+
+impl fmt::Display for NoInsertion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Section => "it is a section: arrays are filled as a whole",
+            Self::Full => "it has all of its elements from the beginning",
+            Self::Closed => "it has been closed: all of its elements have been inserted",
+        })
+    }
+}
+
+impl std::error::Error for NoInsertion {}
+
 /// Never: it stands for methods of a chare that are no entry methods, for its message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
@@ -393,6 +417,17 @@ impl<T: Chare> Collection<T> {
     pub fn done_inserting(&self) -> Reply<()> {
         self.assert_whole();
         runtime::census(runtime::current(), self.id)
+    }
+
+    /// Whether elements can be inserted, as far as this PE knows: others may have closed the array meanwhile.
+    ///
+    /// # Errors
+    /// If it is no sparse array, or has been closed.
+    pub fn may_insert(&self) -> Result<(), NoInsertion> {
+        if self.is_section() {
+            return Err(NoInsertion::Section);
+        }
+        runtime::may_insert::<T>(runtime::current(), self.id)
     }
 
     #[track_caller]

@@ -64,6 +64,7 @@ class Charm:
             from .interactive import prompt
 
             entry = prompt
+            self.options.remote_exec = True
         self._line_by_line()
         _engine.set_hooks(Hooks)
         args = _engine.join(sys.argv)
@@ -137,6 +138,32 @@ class Charm:
         """Ends the job with status 1, a message, and the stack."""
         stack = "".join(traceback.format_stack()[:-1]).rstrip()
         abort(1, f"{message}\nTraceback (most recent call last):\n{stack}")
+
+    # Older names
+
+    Future = Future
+
+    def createFuture(self, num_vals: int = 1, *, senders: int | None = None) -> threads.Future[Any]:
+        """A future of so many values: an older name of ``Future``."""
+        return Future(num_vals if senders is None else senders)
+
+    def register(self, cls: type, collections: Any = None) -> None:
+        """Accepted: all classes of chares are registered, wherever they are defined."""
+
+    def addReducer(
+        self,
+        func: Callable[[list[Any]], Any],
+        pre: Callable[[Any, Any], Any] | None = None,
+        post: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Adds a reducer, as ``Reducer.addReducer`` does."""
+        Reducer.addReducer(func, pre, post)
+
+    def LBTurnInstrumentOn(self) -> None:
+        """Accepted: what balancing needs is always measured."""
+
+    def LBTurnInstrumentOff(self) -> None:
+        """Accepted: what balancing needs is always measured."""
 
     # Where am I
 

@@ -158,19 +158,24 @@ def dropping_self(static: staticmethod[Any, Any]) -> FunctionType:
     return method
 
 
-def arity(parameters: Iterable[inspect.Parameter]) -> tuple[int, int]:
-    """How many positional arguments are needed and taken; least above most: always ask Python."""
+def arity(parameters: list[inspect.Parameter]) -> tuple[int, int]:
+    """How many positional arguments a method needs and takes; least above most: always ask Python."""
+    for parameter in parameters:
+        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if needed or parameter.name in RESERVED:
+            return 1, 0
+    return positional(parameters)
+
+
+def positional(parameters: Iterable[inspect.Parameter]) -> tuple[int, int]:
+    """How many positional arguments are needed and taken."""
     least = most = 0
     for parameter in parameters:
-        if parameter.name in RESERVED:
-            return 1, 0
         if parameter.kind in POSITIONAL:
             most += 1
             least += parameter.default is parameter.empty
         elif parameter.kind is parameter.VAR_POSITIONAL:
             most = MANY
-        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-            return 1, 0
     return least, most
 
 
@@ -214,7 +219,7 @@ def refuse_reserved(callee: str, parameters: list[inspect.Parameter], given: int
 def misfit(parameters: list[inspect.Parameter], args: tuple[Any, ...], keywords: dict[str, Any], why: str) -> str:
     """What is wrong with the arguments of a call, and what is meant perhaps."""
     takes = f"it takes {inspect.Signature(parameters)}"
-    _, most = arity(p for p in parameters if p.kind is not p.KEYWORD_ONLY)
+    _, most = positional(parameters)
     if len(args) > most:
         return f"takes {most} positional argument{'s' * (most != 1)}, and was given {len(args)}: {takes}"
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

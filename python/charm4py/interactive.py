@@ -21,11 +21,33 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import CodeType, FunctionType
 from typing import Any, Callable, Iterator
 
-from . import functions, statements
+from . import functions, statements, threads
+from .chare import Chare
 
 HISTORY = "~/.charm4py_history"
 #: What Ctrl-C types.
 INTERRUPT = "\x03"
+
+
+class Prompt(Chare):
+    """``self`` at a prompt or in a notebook: a chare on PE 0 whose method each line is."""
+
+    def __init__(self) -> None:
+        program = sys.modules["__main__"].__dict__
+        program.update(self=self, future=future)
+
+
+def future(num_vals: int = 1) -> threads.Future[Any]:
+    """At a prompt: a future, which is ``_f`` too."""
+    made = sys.modules["__main__"].__dict__["_f"] = threads.Future(num_vals)
+    return made
+
+
+def begin_names() -> None:
+    """Gives the program that is typed the names that it has beside the package's; in a coroutine of PE 0."""
+    from .charm import charm
+
+    charm.awaitCreation(Chare(Prompt, onPE=0))
 
 
 class Console(code.InteractiveConsole):
@@ -134,6 +156,7 @@ def prompt(args: list[str]) -> None:
     from .charm import charm
 
     functions.local_modules.add("__main__")
+    begin_names()
     console = Console()
     if console.is_terminal:
         use_terminal()

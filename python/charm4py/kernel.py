@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Sequence
 
-from . import functions, statements
+from . import functions, interactive, statements
 
 
 def specification(pes: int, display_name: str, options: Sequence[str] = ()) -> dict[str, Any]:
@@ -93,6 +93,7 @@ def entry(args: list[str]) -> None:
     # What is typed is the program: its names are found again on other PEs.
     functions.local_modules.add("__main__")
     charm.options.interactive.verbose = 0
+    interactive.begin_names()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, Passed):
@@ -116,6 +117,7 @@ def main() -> None:
     sys.stdout, sys.stderr = Passed("stdout"), Passed("stderr")
     from .charm import charm
 
+    charm.options.remote_exec = True
     charm.start(entry)
 
 

@@ -18,7 +18,8 @@ from collections import deque
 from time import perf_counter
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
-from . import _engine, errors, functions, threads
+from . import _engine, entry_method, errors, functions, threads
+from .chare import Chare
 from .threads import Future
 
 #: So long a portion is to take, and a worker works before it lets its PE do something else.
@@ -33,8 +34,12 @@ Item = tuple[int, tuple[Any, ...]]
 class Pool:
     """The pool, as a program sees it. Whatever waits has to be called in a coroutine; on any PE."""
 
+    def __init__(self, pool_scheduler: Any = None) -> None:
+        """``pool_scheduler`` is accepted, and not needed."""
+
     def map(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1, ncores: int = -1) -> list[Any]:
-        """The list of ``func(x)`` for each ``x``; of ``func(*x)`` if it is a tuple. Waits for it.
+        """The list of ``func(x)`` for each ``x``. Waits for it. A tuple is given whole or as several arguments, as ``func`` takes it;
+        if it takes both, as several arguments, or whole with a ``chunksize`` above 1.
 
         ``chunksize`` tasks at least travel together; ``ncores`` PEs work, or all. Raises the exception of a task that has one.
         """
@@ -50,7 +55,8 @@ class Pool:
         multi_future: bool = False,
     ) -> Any:
         """As :meth:`map`, but gives a future of the list; with ``multi_future``, a list of a future for each task."""
-        return begin([func], [(0, arguments(item)) for item in iterable], chunksize, ncores, multi_future)
+        spread = spreads(func, chunksize)
+        return begin([func], [(0, arguments(item, spread)) for item in iterable], chunksize, ncores, multi_future)
 
     def submit(self, iterable: Iterable[tuple[Callable[..., Any], Any]], chunksize: int = 1, ncores: int = -1) -> list[Any]:
         """As :meth:`map`, but of pairs of a function and its argument, or a tuple of its arguments."""
@@ -66,7 +72,12 @@ class Pool:
     ) -> Any:
         """As :meth:`submit`, but gives a future of the list; with ``multi_future``, a list of a future for each task."""
         numbers: dict[Callable[..., Any], int] = {}
-        items = [(numbers.setdefault(function, len(numbers)), arguments(args)) for function, args in iterable]
+        spread: dict[Callable[..., Any], Callable[[int], bool]] = {}
+        items = []
+        for function, args in iterable:
+            if function not in numbers:
+                numbers[function], spread[function] = len(numbers), spreads(function, chunksize)
+            items.append((numbers[function], arguments(args, spread[function])))
         return begin(list(numbers), items, chunksize, ncores, multi_future)
 
     def Task(self, func: Callable[..., Any], args: Sequence[Any], ret: bool = False, awaitable: bool = False) -> Any:
@@ -94,8 +105,24 @@ def nobodys_answer(func: Callable[..., Any]) -> Any:
     return NobodysAnswer(f"charm.pool.Task({getattr(func, '__qualname__', func)})")
 
 
-def arguments(item: Any) -> tuple[Any, ...]:
-    return item if isinstance(item, tuple) else (item,)
+def arguments(item: Any, spread: Callable[[int], bool]) -> tuple[Any, ...]:
+    return item if isinstance(item, tuple) and spread(len(item)) else (item,)
+
+
+def spreads(function: Callable[..., Any], chunksize: int) -> Callable[[int], bool]:
+    """Whether a function gets a tuple of so many as that many arguments; otherwise as one."""
+    try:
+        least, most = entry_method.positional(inspect.signature(function, follow_wrapped=False).parameters.values())
+    except (TypeError, ValueError):  # some functions in C do not say what they take
+        least, most = 0, entry_method.MANY
+    one_fits = least <= 1 <= most
+    if chunksize > 1:
+        return lambda count: not one_fits
+    return lambda count: least <= count <= most or not one_fits
+
+
+class PoolScheduler(Chare):
+    """For programs that make pools of their own, ``Pool(Chare(PoolScheduler, onPE=0))``: all pools are one, and need no scheduler."""
 
 
 # The master

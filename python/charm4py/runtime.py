@@ -81,6 +81,10 @@ class Runtime(Chare):
         allow_remote_execution()
         exec(code, sys.modules[module_name].__dict__)
 
+    def rexec(self, code: str, module_name: str = "__main__") -> None:
+        """An older name of :meth:`exec`."""
+        self.exec(code, module_name)
+
     def eval(self, expression: str, module_name: str = "__main__") -> Any:
         """The value of an expression in a module; only with ``charm.options.remote_exec``."""
         allow_remote_execution()

@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::OsString;
 use std::time::Duration;
 
-use charm4rs::{Collection, CollectionId, Group, Job, Joining, Pe};
+use charm4rs::{Collection, CollectionId, Group, Job, Joining, NoInsertion, Pe};
 use hashbrown::HashMap;
 use pyo3::exceptions::{
     PyException, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
@@ -363,6 +363,9 @@ pub(crate) fn insert(
     let Target::All(collection, Shape::Array) = name.target else {
         return Err(PyValueError::new_err("only arrays without bounds are filled by ckInsert"));
     };
+    if let Err(reason) = collection.may_insert() {
+        return Err(charm4py_error(proxy.py(), &not_filled(proxy, "ckInsert", reason)?)?);
+    }
     let args = match args {
         Some(args) => args.try_iter()?.collect::<PyResult<Vec<_>>>()?,
         None => Vec::new(),
@@ -378,9 +381,25 @@ pub(crate) fn insert(
     Ok(())
 }
 
-/// Closes such an array.
+/// What is said of an array that cannot be filled.
+#[cold]
+fn not_filled(proxy: &Bound<'_, Proxy>, method: &str, reason: NoInsertion) -> PyResult<String> {
+    let why = match reason {
+        NoInsertion::Closed => "ckDoneInserting() was called before".to_owned(),
+        reason => reason.to_string(),
+    };
+    Ok(format!("{}.{method}(): {why}", proxy.repr()?))
+}
+
+/// Closes such an array; one that is closed stays so.
 pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
-    let closed = proxy.get().collection_of().done_inserting();
+    let collection = proxy.get().collection_of();
+    match collection.may_insert() {
+        Ok(()) => {}
+        Err(NoInsertion::Closed) => return Ok(()),
+        Err(reason) => return Err(charm4py_error(proxy.py(), &not_filled(proxy, "ckDoneInserting", reason)?)?),
+    }
+    let closed = collection.done_inserting();
     engine()?.job.spawn(closed);
     Ok(())
 }

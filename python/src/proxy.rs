@@ -210,9 +210,10 @@ impl Proxy {
         own.call_method1("__add__", (names,))
     }
 
-    /// Whether it names a section.
-    fn issec(&self) -> bool {
-        self.name.collection().is_section()
+    /// Whether it names a section: `proxy.issec`, or `proxy.issec()`.
+    #[getter]
+    fn issec(&self) -> Truth {
+        Truth(self.name.collection().is_section())
     }
 
     /// Makes an element of an array without bounds, on `onPE` unless it is negative.
@@ -240,6 +241,33 @@ impl Proxy {
     }
 }
 
+/// A truth value that may be called, and gives itself.
+#[pyclass(frozen, module = "charm4py._engine")]
+pub(crate) struct Truth(bool);
+
+#[pymethods]
+impl Truth {
+    fn __call__(&self) -> bool {
+        self.0
+    }
+
+    fn __bool__(&self) -> bool {
+        self.0
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.is_truthy().is_ok_and(|other| other == self.0)
+    }
+
+    fn __hash__(&self) -> u64 {
+        u64::from(self.0)
+    }
+
+    fn __repr__(&self) -> &'static str {
+        if self.0 { "True" } else { "False" }
+    }
+}
+
 // No methods of proxies, whose other names are the program's.
 
 /// The index of the element that a proxy names; `None` for a collection.
@@ -254,7 +282,7 @@ pub(crate) fn index<'py>(proxy: &Bound<'py, Proxy>) -> PyResult<Option<Bound<'py
 /// Whether a proxy names a section.
 #[pyfunction]
 pub(crate) fn is_section(proxy: &Bound<'_, Proxy>) -> bool {
-    proxy.get().issec()
+    proxy.get().name.collection().is_section()
 }
 
 /// The group or array that a proxy names a section of, or an element, or all of.

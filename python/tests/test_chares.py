@@ -291,7 +291,7 @@ def test_names_of_the_runtime_do_not_meet_those_of_the_program(run: Run) -> None
         cells.let()
         print([t.get() for t in talked], cells[0].names(ret=True).get())
         odd, even = charm.split(cells, 2, lambda cell: cell.thisIndex)
-        print(len(charm.combine(odd, even)._whole(ret=True).get()), odd.issec(), cells.issec(), cells[0].issec())
+        print(len(charm.combine(odd, even)._whole(ret=True).get()), odd.issec(), cells.issec(), bool(cells[0].issec), odd.issec == True)
         exit()
     charm.start(main)
     """
@@ -300,7 +300,7 @@ def test_names_of_the_runtime_do_not_meet_those_of_the_program(run: Run) -> None
         """
         ['index', 'whole', 'class', 'section', 'group', 'present', 'channel', 'sections', 'destroy']
         [(1, 5, 5), (0, 5, 5), 6] ['_channel_ends', '_channels_made', '_held', '_rechecking', '_watched', 'ready']
-        2 True False False
+        2 True False False True
         """,
     )
 
@@ -413,3 +413,75 @@ def test_errors_of_wrong_calls_name_the_method_and_what_was_meant(run: Run) -> N
         TypeError Cell.twice() got an unexpected keyword argument 'tmies' (did you mean 'times'?): it takes (number, *, times=2)
         """,
     )
+
+
+@pytest.mark.parametrize("pe", [0, 1])
+def test_an_insertion_that_comes_too_late_is_an_error_at_its_line(run: Run, pe: int) -> None:
+    program = """
+    class Cell(Chare):
+        def index(self): return self.thisIndex
+    class Group_(Chare):
+        def insert(self, array, index): array.ckInsert(index)
+    def main(args):
+        array, bounded, others = Array(Cell, ndims=1), Array(Cell, 3), Group(Group_)
+        array.ckInsert(1)
+        array.ckInsert(2, onPE=1)
+        array.ckDoneInserting()
+        print(array.index(ret=True).get())
+        for index, collection in ((3, array), (4, bounded), (0, array[1:2]), (0, others)):
+            try:
+                others[int(args[1])].insert(collection, index, awaitable=True).get()
+            except Exception as e:
+                print(type(e).__name__, e)
+        array.ckDoneInserting()
+        for collection in (bounded, array[1:2], others):
+            try:
+                collection.ckDoneInserting()
+            except Exception as e:
+                print(type(e).__name__, e)
+        print(array.index(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, 2, str(pe)),
+        """
+        [(1,), (2,)]
+        Charm4PyError <array of Cell>.ckInsert(): ckDoneInserting() was called before
+        Charm4PyError <array of Cell>.ckInsert(): it has all of its elements from the beginning
+        Charm4PyError <array of Cell>.ckInsert(): it is a section: arrays are filled as a whole
+        ValueError only arrays without bounds are filled by ckInsert
+        Charm4PyError <array of Cell>.ckDoneInserting(): it has all of its elements from the beginning
+        Charm4PyError <array of Cell>.ckDoneInserting(): it is a section: arrays are filled as a whole
+        Charm4PyError <group of Group_>.ckDoneInserting(): it has all of its elements from the beginning
+        [(1,), (2,)]
+        """,
+    )
+
+
+def test_older_names_work(run: Run) -> None:
+    program = """
+    from charm4py import pool
+    charm.options.remote_exec = True
+    def longest(parts): return max(parts, key=len)
+    charm.addReducer(longest)
+    class Cell(Chare):
+        def tell(self, future): future.send(self.thisIndex)
+        def longest(self, future): self.reduce(future, "x" * self.thisIndex, Reducer.longest)
+    charm.register(Cell)
+    def main(args):
+        cells = Group(Cell)
+        future, both, other = charm.Future(), charm.createFuture(senders=2), charm.createFuture(2)
+        cells.longest(future)
+        cells.tell(both)
+        cells.tell(other)
+        print(repr(future.get()), sorted(both.get()), sorted(other.get()), isinstance(future, Future))
+        charm.LBTurnInstrumentOn()
+        charm.LBTurnInstrumentOff()
+        charm.thisProxy.rexec("answer = 40 + charm.myPe()", awaitable=True).get()
+        print(charm.thisProxy.eval("answer", ret=True).get())
+        print(pool.Pool(Chare(pool.PoolScheduler, onPE=0)).map(abs, [-1, 2]))
+        exit()
+    charm.start(main, [pool.PoolScheduler])
+    """
+    check(run(program), "'x' [0, 1] [0, 1] True\n[40, 41]\n[1, 2]")

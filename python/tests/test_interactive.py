@@ -70,6 +70,30 @@ def test_lines_may_wait_and_definitions_reach_every_pe(command: list[str], pes: 
     ]
 
 
+def test_a_prompt_has_self_and_future_and_code_may_be_run_everywhere() -> None:
+    lines = """
+    charm.options.interactive.verbose = 0
+    class Cell(Chare):
+        def tell(self, future): future.send(self.thisIndex)
+        def other(self): return 1
+
+    cells = Group(Cell)
+    cells[1].tell(future())
+    _f.get()
+    self.thisIndex, charm.myPe(), isinstance(self, Chare)
+    ready = 0
+    charm.scheduleCallableAfter(self.thisProxy.wake, 0.01) if hasattr(self.thisProxy, "wake") else exec("ready = 1")
+    self.wait("ready == 1")
+    eval("ready + 1")
+    charm.thisProxy.exec("x = charm.myPe() * 2", awaitable=True).get()
+    charm.thisProxy.eval("x", ret=True).get()
+    [name for name in dir(cells) if name in ("tell", "other", "ckLocalBranch")]
+    """
+    ended = typed(lines)
+    assert ended.code == 0 and ended.err == "", ended.err
+    assert ended.out == ["1", "((0,), 0, True)", "2", "[0, 2]", "['ckLocalBranch', 'other', 'tell']"]
+
+
 @pytest.mark.parametrize("pes", [1, 3])
 def test_classes_of_the_prompt_travel_with_tasks(pes: int) -> None:
     ended = typed(
@@ -193,11 +217,18 @@ def test_a_terminal_has_a_prompt_with_completion_and_history(tmp_path: Path) -> 
     assert "on 2 PEs" in terminal.expect(">>> ")
     terminal.type("[charm.options.pickle_p\t + 37]\n")
     assert "[42]" in terminal.expect(">>> ")
+    terminal.type("Cell = type('Cell', (Chare,), {'twice': lambda self: 2 * self.thisIndex})\n")
+    terminal.expect(">>> ")
+    terminal.type("pair = Group(Cell, onPEs=[0])\n")
+    terminal.expect(">>> ")
+    terminal.type("pair.twi\t(ret=True).get() + [21]\n")
+    assert "[0, 21]" in terminal.expect(">>> ")
     terminal.type("charm.sleep(0.001)\n")
     terminal.expect(">>> ")
     terminal.type("\x04")
     assert terminal.end()[0] == 0
-    assert "[charm.options.pickle_protocol + 37]\ncharm.sleep(0.001)" in (tmp_path / ".charm4py_history").read_text()
+    history = (tmp_path / ".charm4py_history").read_text()
+    assert "[charm.options.pickle_protocol + 37]\n" in history and "pair.twice(ret=True).get() + [21]\ncharm.sleep(0.001)" in history
 
 
 def test_an_interrupt_at_the_prompt_gives_up_what_is_being_typed(tmp_path: Path) -> None:

@@ -249,3 +249,34 @@ def test_classes_that_functions_define_travel_with_tasks_and_are_the_same_when_t
     ]
     refused = ["abstract class Shape", "Hello is a class of chares", "Color is an enumeration"]
     assert [text in line for text, line in zip(refused, ended.out[7:])] == [True] * 3
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_tuples_are_given_whole_or_as_several_arguments_as_the_function_takes_them(run: Run, chunksize: int) -> None:
+    program = """
+    import functools
+    def one(pair): return ["one", pair]
+    def two(a, b): return ["two", a, b]
+    def three(a, b, c=3, *, d=4): return ["three", a, b, c, d]
+    def any_(*args): return ["any", args]
+    def optional(a, b=None): return ["optional", a, b]
+    def named(ret): return ["named", ret]
+    @functools.wraps(one)
+    def dressed(a, b): return ["dressed", a, b]
+    @coro
+    def waits(pair): return charm.sleep(0.001) or pair
+    def main(args):
+        n = int(args[1])
+        for f in (one, two, three, any_, optional, named, dressed, waits, max, lambda pair: pair):
+            mapped = charm.pool.map(f, [(1, 2), (3, 4)], chunksize=n)
+            assert mapped == charm.pool.submit([(f, (1, 2)), (f, (3, 4))], chunksize=n)
+            print(mapped[1])
+        exit()
+    charm.start(main)
+    """
+    either = {
+        1: "['any', (3, 4)]\n['optional', 3, 4]\n4\n",
+        2: "['any', ((3, 4),)]\n['optional', (3, 4), None]\n4\n",
+    }
+    always = """['one', (3, 4)]\n['two', 3, 4]\n['three', 3, 4, 3, 4]\n['named', (3, 4)]\n['dressed', 3, 4]\n(3, 4)\n(3, 4)"""
+    check(run(program, 2, str(chunksize)), either[chunksize] + always)

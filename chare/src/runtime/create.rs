@@ -28,7 +28,7 @@ use crate::index::Bounds;
 use crate::registry::ChareInfo;
 use crate::reply::Awaited;
 use crate::wire::{self, WireError};
-use crate::{Chare, Cx, IndexMap, Places, Proxy, Reply, Solo, Target, moved};
+use crate::{Chare, Cx, IndexMap, NoInsertion, Places, Proxy, Reply, Solo, Target, moved};
 
 /// What elements a collection can have.
 pub(crate) enum Shape<T: Chare> {
@@ -250,6 +250,15 @@ pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<P
     let collection = CollectionId::solo(T::info());
     send_new::<T>(rt, home, tag::SOLO, collection, index, init);
     Proxy::to(Target { collection, which: index })
+}
+
+/// Whether a collection takes new elements, as far as this PE knows.
+pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> Result<(), NoInsertion> {
+    match rt.collection::<T>(id) {
+        Some(members) if !matches!(members.shape, Shape::Sparse) => Err(NoInsertion::Full),
+        Some(members) if members.complete.get() => Err(NoInsertion::Closed),
+        _ => Ok(()),
+    }
 }
 
 /// Makes an element of a sparse array.

@@ -56,7 +56,9 @@ pub(crate) use calls::{BodyOps, call, deliver, offer};
 pub(crate) use census::{census, elements};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
-pub(crate) use create::{Shape, create, create_collection, create_solo, destroy, discard_new, insert, single};
+pub(crate) use create::{
+    Shape, create, create_collection, create_solo, destroy, discard_new, insert, may_insert, single,
+};
 pub(crate) use execute::{Start, guard, spawn, spawn_named};
 pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
