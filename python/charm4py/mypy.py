@@ -17,7 +17,7 @@ from typing import Callable, Optional, Sequence
 
 from mypy.checker import TypeChecker
 from mypy.maptype import map_instance_to_supertype
-from mypy.nodes import ARG_NAMED_OPT, ARG_STAR2, Expression, TypeInfo
+from mypy.nodes import ARG_NAMED_OPT, ARG_STAR2, CallExpr, Expression, TypeInfo
 from mypy.plugin import AttributeContext, FunctionContext, MethodSigContext, Plugin
 from mypy.types import (
     AnyType,
@@ -53,7 +53,11 @@ class Proxies(Plugin):
         return partial(entry_method, name) if proxy == f"{ENGINE}.Proxy" else None
 
     def get_method_signature_hook(self, fullname: str) -> Optional[Callable[[MethodSigContext], FunctionLike]]:
-        return call if fullname == f"{ENGINE}.Method.__call__" else None
+        if fullname == f"{ENGINE}.Method.__call__":
+            return call
+        # A parameter that is annotated as a chare gets a proxy, and may be called like one.
+        cls = self.lookup_fully_qualified(fullname.rpartition(".")[0]) if not fullname.startswith("builtins.") else None
+        return called_as_proxy if cls is not None and isinstance(cls.node, TypeInfo) and is_chare(cls.node) else None
 
     def get_function_hook(self, fullname: str) -> Optional[Callable[[FunctionContext], Type]]:
         return single if fullname == "charm4py.chare.Chare" else None
@@ -127,6 +131,40 @@ def call(context: MethodSigContext) -> FunctionLike:
     return context.default_signature
 
 
+def is_chare(cls: TypeInfo) -> bool:
+    """Whether it is a class of chares."""
+    return any(base.fullname == f"{ENGINE}.ChareBase" for base in cls.mro)
+
+
+def called_as_proxy(context: MethodSigContext) -> FunctionLike:
+    """``chare.m(..., ret=True)``: only a proxy takes such a keyword, so it is one."""
+    method = context.default_signature
+    if not isinstance(context.context, CallExpr) or not isinstance(method, CallableType):
+        return method
+    given = dict(zip(context.context.arg_names, context.context.args))
+    if not {"ret", "awaitable"} & (given.keys() - set(method.arg_names)):
+        return method
+    wants = [is_true(context, [given[name]] if name in given else []) for name in ("ret", "awaitable")]
+    proxy = instance(context, ENGINE, "ElementProxy", [context.type])
+    return as_called(context, method, proxy, wants)
+
+
+def or_proxy(context: MethodSigContext, parameter: Type) -> Type:
+    """What a parameter of this type gets: a proxy, where it is annotated as a chare; inside of lists and the like, whatever there is."""
+    parameter = get_proper_type(parameter)
+    if isinstance(parameter, UnionType):
+        return UnionType.make_union([or_proxy(context, item) for item in parameter.items])
+    if not isinstance(parameter, Instance):
+        return parameter
+    if is_chare(parameter.type):
+        return UnionType([parameter, instance(context, ENGINE, "Proxy", [parameter])])
+    unknown = AnyType(TypeOfAny.special_form)
+    inside = [get_proper_type(arg) for arg in parameter.args]
+    if not any(isinstance(arg, Instance) and is_chare(arg.type) for arg in inside) or parameter.type.module_name.startswith("charm4py."):
+        return parameter
+    return parameter.copy_modified(args=[unknown if isinstance(arg, Instance) and is_chare(arg.type) else arg for arg in inside])
+
+
 def is_true(context: MethodSigContext, exprs: Sequence[Expression]) -> bool | None:
     """Whether an argument is true; ``None`` if only the running program will know."""
     if not exprs:
@@ -140,9 +178,10 @@ def is_true(context: MethodSigContext, exprs: Sequence[Expression]) -> bool | No
 def as_called(context: MethodSigContext, method: CallableType, proxy: Type, wants: list[bool | None]) -> CallableType:
     """A method as a proxy has it."""
     at = method.arg_kinds.index(ARG_STAR2) if ARG_STAR2 in method.arg_kinds else len(method.arg_kinds)
+    types = [or_proxy(context, parameter) for parameter in method.arg_types]
     truth = context.api.named_generic_type("builtins.bool", [])
     return method.copy_modified(
-        arg_types=[*method.arg_types[:at], truth, truth, *method.arg_types[at:]],
+        arg_types=[*types[:at], truth, truth, *types[at:]],
         arg_kinds=[*method.arg_kinds[:at], ARG_NAMED_OPT, ARG_NAMED_OPT, *method.arg_kinds[at:]],
         arg_names=[*method.arg_names[:at], "ret", "awaitable", *method.arg_names[at:]],
         ret_type=result(context, method, proxy, wants),

@@ -174,3 +174,36 @@ def test_the_plugin_refuses_calls_that_would_fail(tmp_path: Path) -> None:
 def test_annotations_of_proxies_can_be_evaluated() -> None:
     assert charm4py.Proxy[int].__origin__ is charm4py.Proxy  # type: ignore[attr-defined]
     assert charm4py.ElementProxy is charm4py.CollectionProxy is charm4py.Proxy
+
+
+def test_a_parameter_that_is_annotated_as_a_chare_gets_a_proxy(tmp_path: Path) -> None:
+    body = """
+    class Pair(Cell):
+        def play(self, other: "Cell", *, more: "Optional[Cell]" = None) -> int:
+            reveal_type(other.twice(1, awaitable=True))
+            return other.twice(1, ret=True).get() + other.twice(2)
+        def all(self, others: "list[Cell]") -> None: pass
+        def plain(self, x: int) -> None: pass
+    pairs = Array(Pair, 2)
+    parts: list[ElementProxy[Cell]] = [cells[1]]
+    pairs.play(cells[1])
+    pairs[0].play(pairs, more=cell)
+    pairs[0].all([pairs[1]])
+    pairs[0].all(parts)
+    pairs.plain(cell)
+    pairs.play(3)
+    pairs.play(cell, more="no")
+    def wrong(cell: Cell) -> None:
+        cell.twice("", ret=True)
+        cell.twice(1, rte=True)
+    """
+    (tmp_path / "mypy.ini").write_text("[mypy]\nplugins = charm4py.mypy\n")
+    program = "from typing import Optional\n" + CELL + MAIN + textwrap.indent(textwrap.dedent(body), "    ")
+    assert check(tmp_path / "prog.py", program) == [
+        "charm4py.threads.Future[None]",
+        'Argument 1 to "plain" of "Pair" has incompatible type "ElementProxy[Cell]"; expected "int"  [arg-type]',
+        'Argument 1 to "play" of "Pair" has incompatible type "int"; expected "Cell | Proxy[Cell]"  [arg-type]',
+        'Argument "more" to "play" of "Pair" has incompatible type "str"; expected "Cell | Proxy[Cell] | None"  [arg-type]',
+        'Argument 1 to "twice" of "Cell" has incompatible type "str"; expected "int"  [arg-type]',
+        'Unexpected keyword argument "rte" for "twice" of "Cell"  [call-arg]',
+    ]
