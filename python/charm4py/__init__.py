@@ -30,6 +30,7 @@ from .runtime import readonlies
 from .threads import Future
 
 threaded = coro
+__version__ = charm4py_version
 
 __all__ = [
     "Array",

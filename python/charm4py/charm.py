@@ -112,8 +112,10 @@ class Charm:
         else:
             program = sys.argv
         arguments = [f"+p{pes}", *program]
+        from charmrun import foreign
         from charmrun.start import terminal_restored
 
+        foreign.warn()
         with terminal_restored():
             code = _engine.charmrun(arguments, sys.executable)
         sys.exit(code)

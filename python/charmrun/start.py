@@ -6,7 +6,10 @@ import sys
 from contextlib import contextmanager
 from typing import Iterator, Sequence
 
-from charm4py._engine import charmrun
+from . import foreign
+
+foreign.refuse_shadow()
+from charm4py._engine import charmrun  # noqa: E402
 
 
 def start(argv: Sequence[str]) -> int:
@@ -14,6 +17,7 @@ def start(argv: Sequence[str]) -> int:
 
     With ``++interactive`` instead of a program, it has a prompt.
     """
+    foreign.warn()
     if "++interactive" not in argv:
         return charmrun(list(argv), sys.executable)
     options = [argument for argument in argv if argument != "++interactive"]
