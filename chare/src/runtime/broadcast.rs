@@ -16,7 +16,7 @@ use charm4rs_transport::port::Incoming;
 
 use super::Rt;
 use super::collection::CollectionId;
-use super::execute::{Args, Then};
+use super::execute::Then;
 use super::post::{self, Pack, fail_call, send_failure, wire_error};
 use super::reduction::Reductions;
 use super::shared::{self, Opened};
@@ -111,9 +111,7 @@ pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &
     let mut local = members.local().into_iter();
     while let Some(element) = local.next() {
         let (payloads, then) = arrived.next(local.len() == 0, &|bytes| wire::pack(&element.index, bytes));
-        let packed = Args::Packed { bytes: arrived.args(), payloads, once: false };
-        // SAFETY: the dispatcher finds this function in the row of a method of `T`'s.
-        unsafe { method.start.start(rt, element, packed, then) };
+        method.start.start_packed(rt, element, arrived.args(), payloads, then);
     }
     if let Some(wave) = arrived.wave {
         wave.one_less(rt, rt.sched.pe());

@@ -1,6 +1,7 @@
 //! How an entry method is run, what follows it, and how its panics are caught. Only [`run`] is made for each entry method; what follows
 //! is made for each type of result, and the rest once.
 
+use std::any::TypeId;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -74,19 +75,39 @@ pub(crate) enum Args<'a> {
 
 /// How an entry method is begun, whatever it is called with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Start(unsafe fn(Rt, *const (), Args<'_>, Then));
+pub(crate) struct Start {
+    start: unsafe fn(Rt, *const (), Args<'_>, Then),
+    chare: TypeId,
+}
 
 impl Start {
     pub(crate) const fn of<E: Entry>() -> Self {
-        Self(start::<E>)
+        Self { start: start::<E>, chare: TypeId::of::<E::Chare>() }
     }
 
+    /// With arguments as they lie in a message.
+    ///
     /// # Safety
     /// The method is one of `T`'s. A moved call was written by [`super::calls::call`] for this method in this process, and nobody else reads it.
     #[inline]
     pub(super) unsafe fn start<T: Chare>(self, rt: Rt, element: Rc<Element<T>>, args: Args<'_>, then: Then) {
+        debug_assert_eq!(self.chare, TypeId::of::<T>());
         // SAFETY: `start` for a method of `T`'s takes a raw `Rc<Element<T>>`, once.
-        unsafe { (self.0)(rt, Rc::into_raw(element).cast(), args, then) }
+        unsafe { (self.start)(rt, Rc::into_raw(element).cast(), args, then) }
+    }
+
+    /// With serialized arguments, as one of many.
+    pub(super) fn start_packed<T: Chare>(
+        self,
+        rt: Rt,
+        element: Rc<Element<T>>,
+        bytes: &[u8],
+        payloads: wire::Aside,
+        then: Then,
+    ) {
+        assert_eq!(self.chare, TypeId::of::<T>());
+        // SAFETY: just checked; nothing was moved.
+        unsafe { self.start(rt, element, Args::Packed { bytes, payloads, once: false }, then) }
     }
 }
 
