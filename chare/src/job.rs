@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytemuck::Pod;
+use charm4rs_scheduler::TimerId;
 use charm4rs_transport::{Layout, Pe};
 
 use crate::index::Bounds;
@@ -182,6 +183,30 @@ impl Job {
         });
     }
 
+    /// Runs `f` on this PE after `delay`, unless the timer is cancelled before. A panic in it ends the job.
+    ///
+    /// ```
+    /// # use charm4rs::prelude::*;
+    /// # charm4rs::testing::threads(1, |job| async move {
+    /// let timer = job.timer(std::time::Duration::from_secs(3600), || unreachable!());
+    /// assert!(job.cancel_timer(timer));
+    /// job.quiescence().await;
+    /// # }).unwrap();
+    /// ```
+    pub fn timer(&self, delay: Duration, f: impl FnOnce() + 'static) -> Timer {
+        Timer(self.rt.sched.after(delay, guarded(self.rt, f)))
+    }
+
+    /// As [`Job::timer`], but quiescence does not wait for it: for what watches the job rather than being part of it.
+    pub fn timer_aside(&self, delay: Duration, f: impl FnOnce() + 'static) -> Timer {
+        Timer(self.rt.sched.after_system(delay, guarded(self.rt, f)))
+    }
+
+    /// Cancels a timer of this PE. Says whether it was still to come.
+    pub fn cancel_timer(&self, timer: Timer) -> bool {
+        self.rt.sched.cancel_timer(timer.0)
+    }
+
     /// Ends the job on all PEs with a status: as they hear of it, each finishes the entry method that it runs, and stops.
     ///
     /// A status is a number from 0 to 255: the system keeps no more of it.
@@ -208,6 +233,18 @@ impl Job {
     pub fn abort_with(&self, code: u8, message: &str) {
         assert_ne!(code, 0, "a job that is aborted has no status of success; the message is: {message}");
         self.rt.fail(runtime::Failure { code, what: message.to_string() });
+    }
+}
+
+/// A timer that can be cancelled: see [`Job::timer`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Timer(TimerId);
+
+fn guarded(rt: Rt, f: impl FnOnce() + 'static) -> impl FnOnce() + 'static {
+    move || {
+        if let Err(panic) = runtime::guard(f) {
+            rt.fail(runtime::Failure::panic("a timer", &panic));
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub use cx::{Cx, This};
 pub use error::CallError;
 pub use group::Group;
 pub use index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Places, Solo};
-pub use job::Job;
+pub use job::{Job, Timer};
 pub use landing::{Landed, Landing, Put, PutHandle};
 pub use payload::{Payload, Room};
 pub use proxy::{All, Collection, Kind, Many, NoInsertion, One, Proxy, Target};
