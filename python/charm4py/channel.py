@@ -28,7 +28,6 @@ class Channel:
         self.own = own
         self.sent = 0
         self.received = 0
-        self.coroutine: threads.Coroutine | None = None
         self.arrived = kept(chare, "__charm_ends__").setdefault((remote, self.number), Arrived())
         self.arrived.channel = self
 
@@ -45,8 +44,7 @@ class Channel:
                 raise threads.NotThreadedError(
                     "Channel.recv() waits, which only coroutines can: decorate the method with @coro"
                 )
-            self.coroutine = coroutine
-            threads.Scheduler.greenlet.switch()
+            self.arrived.wait(coroutine)
         args = self.arrived.take()
         return args[0] if len(args) == 1 else args
 
@@ -55,7 +53,11 @@ class Channel:
         return bool(self.arrived.ready)
 
     def _when_ready(self, waiter: Any) -> None:
-        self.arrived.waiter = waiter
+        self.arrived.waiters.append(waiter)
+
+    def _forget(self, waiter: Any) -> None:
+        if waiter in self.arrived.waiters:
+            self.arrived.waiters.remove(waiter)
 
 
 class Arrived:
@@ -63,10 +65,23 @@ class Arrived:
 
     def __init__(self) -> None:
         self.channel: Channel | None = None
-        self.waiter: Any = None
+        #: Coroutines in ``recv``, in the order in which they came: each gets a message.
+        self.receivers: deque[threads.Coroutine] = deque()
+        #: Called, once, when there is a message that none of them takes.
+        self.waiters: list[Any] = []
         self.ready: deque[tuple[Any, ...]] = deque()
         self.early: dict[int, tuple[Any, ...]] = {}
         self.turn = 0
+
+    def wait(self, coroutine: threads.Coroutine) -> None:
+        """Waits for a message, which is there to be taken at once."""
+        self.receivers.append(coroutine)
+        try:
+            threads.Scheduler.greenlet.switch()
+        except BaseException:  # an interrupt
+            if coroutine in self.receivers:
+                self.receivers.remove(coroutine)
+            raise
 
     def take(self) -> tuple[Any, ...]:
         return self.ready.popleft()
@@ -77,15 +92,12 @@ class Arrived:
         while self.turn in self.early:
             self.ready.append(self.early.pop(self.turn))
             self.turn += 1
-        channel = self.channel
-        if not self.ready or channel is None:
-            return
-        if channel.coroutine is not None:
-            coroutine, channel.coroutine = channel.coroutine, None
-            coroutine.resume()
-        elif self.waiter is not None:
-            waiter, self.waiter = self.waiter, None
-            waiter(channel)
+        while self.ready and self.receivers:
+            self.receivers.popleft().resume()
+        if self.ready and self.waiters:
+            waiters, self.waiters = self.waiters, []
+            for waiter in waiters:
+                waiter(self.channel)
 
 
 def kept(chare: Chare, name: str) -> dict[Any, Any]:

@@ -23,6 +23,8 @@ numbers: dict[type, int] = {}
 names: dict[str, int] = {}
 #: The collections that this PE has made, and what becomes ready when all of their chares are there, if that was asked.
 made: dict[Any, Future[None] | None] = {}
+#: Those of them whose constructors are coroutines.
+made_slowly: set[Any] = set()
 #: Classes that have not been registered yet, in the order of their definition.
 defined: list[type] = []
 
@@ -38,19 +40,53 @@ def start_registering() -> None:
     started = True
 
 
+#: The class of the entry point, if it is one: its constructor is the program, and calls do not wait for it.
+program: list[type] = []
+
+
+class Creation(NobodysAnswer):
+    """Of a constructor that is a coroutine: the chare is there when it has ended, and calls wait for that."""
+
+    def __init__(self, chare: Chare, place: str) -> None:
+        super().__init__(place)
+        self.chare = chare
+
+    def value(self, value: Any) -> None:
+        _engine.construction_ends(self.chare)
+
+    def opens(self) -> None:
+        """It waits for a condition of the chare, which calls make true."""
+        _engine.construction_ends(self.chare, True)
+
+
+def is_coroutine(function: Any) -> bool:
+    return hasattr(function, "_charm_coro") or inspect.iscoroutinefunction(function)
+
+
+def waits_in_constructor(cls: type) -> bool:
+    return any(is_coroutine(base.__dict__.get("__init__")) for base in origin(cls).__mro__)
+
+
 def let_constructor_wait(cls: type) -> None:
-    """Makes a coroutine of ``__init__``. The chare is there, and takes calls, when it waits for the first time."""
-    function: Callable[..., None] = cls.__init__  # type: ignore[misc]
+    """Makes a coroutine of ``__init__``. Calls of the chare wait until it has ended."""
+    function: Callable[..., Any] = cls.__init__  # type: ignore[misc]
+    is_async = inspect.iscoroutinefunction(function)
 
     @functools.wraps(function)
-    def __init__(self: Chare, *args: Any, **kwargs: Any) -> None:
-        if threads.can_wait():  # called by the constructor of a class derived from this one
-            function(self, *args, **kwargs)
+    def __init__(self: Chare, *args: Any, **kwargs: Any) -> Any:
+        if not _engine.construction_begins(self) and (is_async or threads.can_wait()):
+            return function(self, *args, **kwargs)  # called by the constructor of a class derived from this one
+        index = list(self.thisIndex) if isinstance(self.thisIndex, tuple) else [self.thisIndex]
+        creation = Creation(self, f"{type(self).__name__}.__init__, index {index}")
+        if type(self) in program:
+            creation.opens()
+        if is_async:
+            threads.run_async(self, function(self, *args, **kwargs), creation)
         else:
-            index = list(self.thisIndex) if isinstance(self.thisIndex, tuple) else [self.thisIndex]
-            place = f"{type(self).__name__}.__init__, index {index}"
-            threads.start(self, function, (self, *args), kwargs, NobodysAnswer(place))
+            threads.start(self, function, (self, *args), kwargs, creation)
+        return None
 
+    __init__._charm_coro = True  # type: ignore[attr-defined]
     cls.__init__ = __init__  # type: ignore[misc]
 
 
@@ -85,7 +121,7 @@ def note_unseen(cls: type) -> None:
 
 def note(cls: type) -> None:
     """A class of chares has been defined."""
-    if hasattr(cls.__dict__.get("__init__"), "_charm_coro"):
+    if is_coroutine(cls.__dict__.get("__init__")):
         let_constructor_wait(cls)
     defined.append(cls)
 
@@ -232,7 +268,7 @@ def single(cls: type[C], args: Sequence[Any] = (), onPE: int = -1) -> _engine.El
 def Group(cls: type[C], args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> _engine.CollectionProxy[C]:
     """One chare on every PE; on those of ``onPEs``, if given. Gives the proxy of all."""
     pes = None if onPEs is None else list(onPEs)
-    return noted(_engine.group(number(cls), arguments(args), pes, issubclass(origin(cls), ArrayMap)))
+    return noted(cls, _engine.group(number(cls), arguments(args), pes, issubclass(origin(cls), ArrayMap)))
 
 
 def Array(
@@ -250,11 +286,13 @@ def Array(
     if dims is None and ndims < 1:
         raise TypeError("an array needs dims, or ndims if its elements are to be inserted")
     extent = dims if dims is None or hasattr(dims, "__index__") else tuple(dims)
-    return noted(_engine.array(number(cls), extent, arguments(args), map))
+    return noted(cls, _engine.array(number(cls), extent, arguments(args), map))
 
 
-def noted(collection: _engine.CollectionProxy[C]) -> _engine.CollectionProxy[C]:
+def noted(cls: type[C], collection: _engine.CollectionProxy[C]) -> _engine.CollectionProxy[C]:
     made[collection] = None
+    if waits_in_constructor(cls):
+        made_slowly.add(collection)
     return collection
 
 
@@ -268,7 +306,11 @@ def creation(proxy: Any) -> Future[None]:
     future = made[proxy]
     if future is None:
         future = made[proxy] = Future()
-        _engine.created(proxy, future.send)
+        if proxy in made_slowly:
+            # This question waits for the constructors.
+            _engine.created(proxy, lambda: proxy.__charm_present__(awaitable=True)._when_ready(lambda _: future.send()))
+        else:
+            _engine.created(proxy, future.send)
     return future
 
 

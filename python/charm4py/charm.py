@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, TypeVa
 from greenlet import getcurrent
 
 from . import _engine, threads
-from .chare import Chare, Group, creation, defined_by, let_constructor_wait, start_registering
+from .chare import Chare, Group, creation, defined_by, let_constructor_wait, program, start_registering
 from .errors import Charm4PyError
 from .hooks import Hooks, NobodysAnswer, abort, flush
 from .pool import Pool
@@ -92,6 +92,7 @@ class Charm:
         if isinstance(entry, type):
             if not hasattr(entry.__init__, "_charm_coro"):  # type: ignore[misc]
                 let_constructor_wait(entry)
+            program.append(entry)
             Chare(entry, [args], onPE=0)
         else:
             nobody = NobodysAnswer(getattr(entry, "__qualname__", "the entry point"))
@@ -288,14 +289,19 @@ class Charm:
 
         for thing in pending:
             thing._when_ready(woken)
-        for _ in range(len(pending)):
-            if not ready:
-                coroutine = getcurrent()
-                if not isinstance(coroutine, threads.Coroutine):
-                    raise threads.NotThreadedError("charm.wait() waits, which only coroutines can")
-                waiting = coroutine
-                threads.Scheduler.greenlet.switch()
-            yield ready.pop(0)
+        try:
+            for _ in range(len(pending)):
+                if not ready:
+                    coroutine = getcurrent()
+                    if not isinstance(coroutine, threads.Coroutine):
+                        raise threads.NotThreadedError("charm.wait() waits, which only coroutines can")
+                    waiting = coroutine
+                    threads.Scheduler.greenlet.switch()
+                yield ready.pop(0)
+        finally:  # also of who has got enough, or was interrupted
+            waiting = None
+            for thing in pending:
+                thing._forget(woken)
 
     def sleep(self, seconds: float) -> None:
         """Waits; the PE goes on meanwhile."""

@@ -95,7 +95,7 @@ class Pool:
 def end_if_failed(func: Callable[..., Any], future: Future[Any]) -> None:
     try:
         future._result()
-    except Exception as error:
+    except BaseException as error:
         nobodys_answer(func).error(error)
 
 
@@ -331,7 +331,7 @@ class Portion:
             return
         try:
             value = function(*args)
-        except Exception as error:
+        except BaseException as error:
             outcome.error(error)
         else:
             if inspect.iscoroutine(value):
@@ -376,7 +376,7 @@ class Outcome:
             portion.send()
 
     def error(self, error: BaseException) -> None:
-        if not isinstance(error, Exception):
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
             nobodys_answer(self.portion.tasks[self.at][0]).error(error)
             return
         self.portion.failed[self.at] = errors.pack(error)

@@ -152,7 +152,7 @@ def run_awaitable(awaitable: Coroutine[Any, Any, T]) -> T:
         try:
             threads.pause("await")
         except BaseException as interrupt:
-            awaited._when_ready(None)
+            awaited._forget(coroutine.resume)
             error = interrupt
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Generator, Generic, TypeVar
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from . import _engine
 from .options import Options
+from .tasks import Task, bridge, context, running
 
 if TYPE_CHECKING:
     from .chare import Chare
@@ -58,14 +59,14 @@ class Coroutine(greenlet):
         while True:
             try:
                 value = function(*args, **kwargs)
-            except Exception as error:
-                answer.error(error)
-            except (SystemExit, KeyboardInterrupt) as error:
+            except GreenletExit:
+                raise  # it is being thrown away
+            except BaseException as error:
                 answer.error(error)
             else:
                 answer.value(value)
             function = args = kwargs = answer = value = None  # type: ignore[assignment]
-            self.chare = self.answer = None
+            self.chare = self.answer = self.gr_context = None
             if len(Scheduler.idle) >= KEPT_MAX:
                 return
             Scheduler.idle.append(self)
@@ -90,6 +91,7 @@ def start(chare: Chare | None, function: Callable[..., Any], args: Any, kwargs: 
     """Runs a function as a coroutine until it ends or waits."""
     coroutine = Scheduler.idle.pop() if Scheduler.idle else Coroutine(parent=Scheduler.greenlet)
     coroutine.chare, coroutine.answer = chare, answer
+    coroutine.gr_context = context()
     coroutine.switch(function, args, kwargs, answer)
 
 
@@ -122,59 +124,42 @@ class Future(_engine.FutureBase, Generic[T]):
                 try:
                     Scheduler.greenlet.switch()
                 except BaseException:  # an interrupt
-                    self._when_ready(None)
+                    self._forget(coroutine.resume)
                     raise
             else:
                 self._wait(coroutine, timeout)
         return self._result()  # type: ignore[no-any-return]
 
     def _wait(self, coroutine: Coroutine, timeout: float) -> None:
-        waiting = True
+        def late() -> None:
+            self._forget(coroutine.resume)
+            coroutine.resume()
 
-        def woken(_: Any = None) -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                coroutine.resume()
-
-        self._when_ready(woken)
-        _engine.after(timeout, woken)
-        Scheduler.greenlet.switch()
+        self._when_ready(coroutine.resume)
+        timer = _engine.timer(timeout, late)
+        try:
+            Scheduler.greenlet.switch()
+        except BaseException:  # an interrupt
+            self._forget(coroutine.resume)
+            raise
+        finally:
+            timer.cancel()
         if not self.ready():
-            self._when_ready(None)
             raise TimeoutError(f"no value in {timeout} seconds")
 
-    def __await__(self) -> Generator["Future[T]", None, T]:
+    def __await__(self) -> Generator[Any, None, T]:
         if not self.ready():
-            yield self
+            task = running.task
+            if task is not None and (running.loop is None or running.loop.runs(task)):
+                yield self
+            else:
+                yield from bridge(self)
         return self._result()  # type: ignore[no-any-return]
 
 
 def run_async(chare: Chare | None, awaitable: Any, answer: Any) -> None:
-    """Runs an ``async def`` method: until it awaits a future, which goes on with it."""
-
-    def step(_: Any = None) -> None:
-        try:
-            awaited = awaitable.send(None)
-        except StopIteration as end:
-            answer.value(end.value)
-        except BaseException as error:
-            answer.error(error)
-        else:
-            if not isinstance(awaited, _engine.FutureBase):
-                awaitable.close()
-                answer.error(TypeError(f"an entry method can await futures, not {awaited!r}"))
-            else:
-                awaited._when_ready(later)
-
-    def later(_: Any) -> None:
-        step()
-        if chare is not None and chare.__charm_watched__:
-            from .wait import recheck
-
-            recheck(chare)
-
-    step()
+    """Runs an ``async def`` method, as a task."""
+    Task(chare, awaitable, answer).step()
 
 
 __all__ = ["Awaitable", "Future", "NotThreadedError"]

@@ -65,8 +65,15 @@ def wait(chare: Chare, condition: str, frame: FrameType) -> None:
     coroutine = getcurrent()
     if not isinstance(coroutine, threads.Coroutine):
         raise threads.NotThreadedError("self.wait() waits, which only coroutines can: decorate the method with @coro")
+    opens = getattr(coroutine.answer, "opens", None)
+    if opens is not None:
+        opens()
     hold(chare, holds, coroutine.resume)
-    threads.Scheduler.greenlet.switch()
+    try:
+        threads.Scheduler.greenlet.switch()
+    except BaseException:  # an interrupt
+        chare.__charm_held__.remove((holds, coroutine.resume))
+        raise
 
 
 def run(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any] | None, answer: Any) -> None:

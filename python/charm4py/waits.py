@@ -6,11 +6,13 @@ All of it is found out when somebody asks, from the frames of the coroutines: wa
 from __future__ import annotations
 
 import gc
-import threading
+import inspect
+from threading import active_count
 from pathlib import Path
 from types import FrameType
 from typing import Any, Iterator
 
+from . import _engine, tasks, threads
 from .threads import Coroutine, Scheduler
 
 #: Frames of files in here are the package's.
@@ -25,13 +27,14 @@ def waits() -> tuple[list[str], bool]:
     """Who waits and for what, a line each; and whether something may come from outside of the job."""
     lines = []
     # Another thread may send to a future, or call a chare.
-    outside = threading.active_count() > 1
+    outside = active_count() > 1 or (tasks.running.loop is not None and tasks.running.loop.may_act())
     for coroutine in suspended():
         line = line_of(coroutine)
         if line is None:  # a prompt, which waits for who types
             outside = True
         else:
             lines.append(line)
+    lines += map(line_of_task, tasks.suspended)
     if main_is_over:
         lines.append("main has returned, and nobody has called exit(): nothing else ends the job")
     return lines, outside
@@ -60,6 +63,13 @@ def line_of(coroutine: Coroutine) -> str | None:
     return f"{name_of(coroutine.chare)}{first.f_code.co_name} waits for {what_of(below)} at {place}"
 
 
+def line_of_task(task: tasks.Task) -> str:
+    """The same, of an ``async def`` method."""
+    frame = task.awaitable.cr_frame
+    what = "a future" if task.awaited is not None else "what asyncio brings"
+    return f"{name_of(task.chare)}{task.awaitable.__name__} waits for {what} at {frame.f_code.co_filename}:{frame.f_lineno}"
+
+
 def name_of(chare: Any) -> str:
     if chare is None:
         return ""
@@ -78,14 +88,18 @@ def what_of(frame: FrameType | None) -> str:
 
 
 class MainsAnswer:
-    """Notes that the entry point has returned."""
+    """Notes that the entry point has returned. That of an ``async def`` function has yet to run then."""
 
     def __init__(self, nobody: Any) -> None:
         self.nobody = nobody
 
     def value(self, value: Any) -> None:
         global main_is_over
-        main_is_over = True
+        if inspect.iscoroutine(value):
+            # Not in the greenlet that ends here.
+            _engine.call_soon(lambda: threads.run_async(None, value, self))
+        else:
+            main_is_over = True
 
     def error(self, error: BaseException) -> None:
         self.nobody.error(error)

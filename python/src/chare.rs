@@ -109,6 +109,11 @@ pub(crate) fn watched(object: &Bound<'_, PyAny>) -> bool {
 }
 
 impl ChareBase {
+    /// What tells it from all others of this PE.
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
     /// Who contributes, and the collection over which the reduction goes.
     fn contributor(&self, section: Option<&Bound<'_, Proxy>>) -> PyResult<(Handle, Collection<Element>)> {
         let over = section.map_or(self.is.collection, |section| section.get().collection_of());
@@ -118,7 +123,7 @@ impl ChareBase {
         Ok((self.handle()?, over))
     }
 
-    fn handle(&self) -> PyResult<Handle> {
+    pub(crate) fn handle(&self) -> PyResult<Handle> {
         handles::get(self.key)
             .ok_or_else(|| PyRuntimeError::new_err("the map is asked before it is a part of its group"))
     }

@@ -1,5 +1,7 @@
 //! A Python object as a chare of the engine: how it is made, called, and answers.
 
+use std::rc::Rc;
+
 use charm4rs::prelude::*;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
@@ -11,6 +13,7 @@ use crate::classes::{Class, EntryMethod, Kind};
 use crate::codec;
 use crate::engine::{self, engine};
 use crate::future::{self, FutureName};
+use crate::gate::{self, Gate, Held};
 use crate::index::{Index, Shape};
 use crate::packed::{Packed, Part};
 use crate::place::{self, Map};
@@ -73,10 +76,9 @@ impl Outcome {
     }
 
     /// An exception, as the package packs it: so that it can be raised again anywhere.
-    fn error(py: Python<'_>, error: &PyErr) -> Self {
-        let packed = engine().and_then(|engine| {
-            let parts =
-                engine.hooks(py)?.getattr(py, "pack_error")?.bind(py).call1((error.clone_ref(py).into_value(py),))?;
+    pub(crate) fn error(py: Python<'_>, error: &PyErr) -> Self {
+        let packed = engine::hooks().and_then(|hooks| {
+            let parts = hooks.getattr(py, "pack_error")?.bind(py).call1((error.clone_ref(py).into_value(py),))?;
             codec::encode(&parts)
         });
         Self::Error(packed.unwrap_or_default())
@@ -88,7 +90,7 @@ impl ReplyTo {
         matches!(self, Self::Nobody)
     }
 
-    fn send(self, outcome: Outcome) {
+    pub(crate) fn send(self, outcome: Outcome) {
         match (self, engine()) {
             (Self::Future { name, .. }, Ok(engine)) => future::fulfil(engine, name, outcome),
             (Self::Promise { promise, .. }, _) => promise.send(outcome),
@@ -174,6 +176,8 @@ const NO_CLASS: &str =
 pub(crate) struct Element {
     object: Py<PyAny>,
     class: &'static Class,
+    /// Its constructor is a coroutine, or was one: calls wait for it.
+    gate: Option<Rc<Gate>>,
 }
 
 #[chare(index = Index, map = Map)]
@@ -190,12 +194,13 @@ impl Element {
                     if let Ok(engine) = engine() {
                         engine.has_made(collection.id(), class);
                     }
-                    Self { object: object.unbind(), class }
+                    let gate = gate::of(&object);
+                    Self { object: object.unbind(), class, gate }
                 }
                 Err(error) => {
                     let place = format!("{}.__init__, index {:?}", class.name, cx.index().as_slice());
                     engine::fatal(py, &error, &place);
-                    Self { object: py.None(), class }
+                    Self { object: py.None(), class, gate: None }
                 }
             }
         })
@@ -221,6 +226,17 @@ impl Element {
 
 impl Element {
     fn run(&self, py: Python<'_>, index: Index, method: u16, args: CallArgs, reply: ReplyTo) {
+        match &self.gate {
+            Some(gate) if gate.holds(self.method_name(method)) => gate.hold(Held { method, args, reply }),
+            _ => self.run_now(py, index, method, args, reply),
+        }
+    }
+
+    pub(crate) fn method_name(&self, method: u16) -> &'static str {
+        self.class.methods.get(usize::from(method)).map_or("", |method| &method.name)
+    }
+
+    pub(crate) fn run_now(&self, py: Python<'_>, index: Index, method: u16, args: CallArgs, reply: ReplyTo) {
         let Some(method) = self.class.methods.get(usize::from(method)) else {
             panic!("{} has no entry method number {method}: its processes run different programs", self.class.name);
         };

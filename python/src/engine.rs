@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::OsString;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use charm4rs::{Collection, CollectionId, Group, Job, Joining, NoInsertion, Pe};
+use charm4rs::{Collection, CollectionId, Group, Hold, Job, Joining, NoInsertion, Pe, Remote};
 use hashbrown::HashMap;
 use pyo3::exceptions::{
     PyException, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
@@ -52,8 +53,12 @@ thread_local! {
     static CLASSES: RefCell<Vec<&'static Class>> = const { RefCell::new(Vec::new()) };
     /// Classes that were defined while the PE runs, by their numbers.
     static LATE: RefCell<HashMap<u32, &'static Class>> = RefCell::default();
-    static HOOKS: RefCell<Option<&'static Py<PyAny>>> = const { RefCell::new(None) };
 }
+
+/// The package's part of it all: for every thread, since others may send to futures.
+static HOOKS: OnceLock<Py<PyAny>> = OnceLock::new();
+/// This process's PE, for other threads.
+static REMOTE: OnceLock<Remote> = OnceLock::new();
 
 /// Marks the numbers of classes that were defined while the PE runs.
 const LATE_BIT: u32 = 1 << 31;
@@ -92,7 +97,7 @@ impl Engine {
 
     /// The object that has the package's part of it all.
     pub(crate) fn hooks(&self, _: Python<'_>) -> PyResult<&'static Py<PyAny>> {
-        HOOKS.with_borrow(|hooks| *hooks).ok_or_else(|| PyRuntimeError::new_err("the package has not set its hooks"))
+        hooks()
     }
 
     pub(crate) fn note_branch(&self, group: Collection<Element>, object: &Bound<'_, PyAny>) {
@@ -114,6 +119,24 @@ impl Engine {
         let object = branches.get(&group).map(|object| object.bind(py).clone());
         object.ok_or_else(|| PyValueError::new_err("the group has no element on this PE, or not yet"))
     }
+}
+
+/// The object that has the package's part of it all; on any thread.
+pub(crate) fn hooks() -> PyResult<&'static Py<PyAny>> {
+    HOOKS.get().ok_or_else(|| PyRuntimeError::new_err("the package has not set its hooks"))
+}
+
+/// Has the PE do something that another thread wants done: soon, between two calls.
+pub(crate) fn on_the_pe(f: impl FnOnce(Python<'_>, &Engine) -> PyResult<()> + Send + 'static) -> PyResult<()> {
+    let remote = REMOTE.get().ok_or_else(|| PyRuntimeError::new_err("there is no PE before charm.start()"))?;
+    let given = remote.run(move |_| {
+        Python::attach(|py| {
+            if let Err(error) = engine().and_then(|engine| f(py, engine)) {
+                fatal(py, &error, "what a thread has asked for");
+            }
+        });
+    });
+    given.map_err(|gone| PyRuntimeError::new_err(gone.to_string()))
 }
 
 /// A `Charm4PyError`.
@@ -146,7 +169,7 @@ pub(crate) fn fatal(py: Python<'_>, error: &PyErr, place: &str) {
 /// Gives the package's part of it all.
 #[pyfunction]
 pub(crate) fn set_hooks(hooks: Py<PyAny>) {
-    HOOKS.set(Some(Box::leak(Box::new(hooks))));
+    let _ = HOOKS.set(hooks);
 }
 
 /// Registers a class of chares; gives its number. All processes register the same classes in the same order; those
@@ -218,6 +241,7 @@ pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
         }));
         ENGINE.set(Some(engine));
         job.set_front(Box::new(PythonFront));
+        let _ = REMOTE.set(job.remote());
         Python::attach(|py| {
             if let Err(error) = engine.hooks(py).and_then(|hooks| hooks.call_method0(py, "enter")) {
                 fatal(py, &error, "the start of a PE");
@@ -455,9 +479,51 @@ pub(crate) fn call_soon(callable: Py<PyAny>) -> PyResult<()> {
 /// Calls `callable` in so many seconds.
 #[pyfunction]
 pub(crate) fn after(seconds: f64, callable: Py<PyAny>) -> PyResult<()> {
-    let delay = Duration::try_from_secs_f64(seconds.max(0.0))
-        .map_err(|_| PyValueError::new_err(format!("a time of {seconds} seconds")))?;
-    engine()?.job.after(delay, move || called_back(&callable, "a timer"));
+    engine()?.job.after(delay(seconds)?, move || called_back(&callable, "a timer"));
+    Ok(())
+}
+
+fn delay(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds.max(0.0))
+        .map_err(|_| PyValueError::new_err(format!("a time of {seconds} seconds")))
+}
+
+/// A timer that can be cancelled.
+#[pyclass(frozen, module = "charm4py._engine")]
+pub(crate) struct Timer(charm4rs::Timer);
+
+#[pymethods]
+impl Timer {
+    /// Keeps it from calling, if it has not called yet.
+    fn cancel(&self) -> PyResult<()> {
+        engine()?.job.cancel_timer(self.0);
+        Ok(())
+    }
+}
+
+/// As `after`, but gives a timer that can be cancelled; with `aside`, quiescence does not wait for it.
+#[pyfunction]
+#[pyo3(signature = (seconds, callable, aside = false))]
+pub(crate) fn timer(seconds: f64, callable: Py<PyAny>, aside: bool) -> PyResult<Timer> {
+    let job = engine()?.job;
+    let (delay, f) = (delay(seconds)?, move || called_back(&callable, "a timer"));
+    Ok(Timer(if aside { job.timer_aside(delay, f) } else { job.timer(delay, f) }))
+}
+
+/// As `call_soon`, for any thread.
+#[pyfunction]
+pub(crate) fn call_from_thread(callable: Py<PyAny>) -> PyResult<()> {
+    on_the_pe(move |py, _| callable.call0(py).map(drop))
+}
+
+/// Keeps the job from being quiescent, or does so no longer: something goes on that the engine does not see.
+#[pyfunction]
+pub(crate) fn hold(on: bool) -> PyResult<()> {
+    thread_local! {
+        static HELD: RefCell<Option<Hold>> = const { RefCell::new(None) };
+    }
+    let hold = if on { Some(engine()?.job.hold()) } else { None };
+    HELD.set(hold);
     Ok(())
 }
 

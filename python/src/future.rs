@@ -6,13 +6,15 @@ use charm4rs::Pe;
 use charm4rs_python_form::write_number;
 use hashbrown::HashMap;
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::element::Outcome;
-use crate::engine::{Engine, engine};
+use crate::engine::{self, Engine, engine, hooks};
+use crate::packed::Packed;
 
 /// A future's name in the whole job.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -33,7 +35,8 @@ impl FutureName {
         if let Some(own) = engine.futures.find(py, self) {
             return Ok(own.into_bound(py).into_any());
         }
-        let base = FutureBase { name: self, known: true, expects: 1, values: Vec::new(), waiter: None };
+        let base =
+            FutureBase { name: self, known: true, expects: 1, values: Vec::new(), waiter: None, more: Vec::new() };
         Ok(Bound::new(py, PyClassInitializer::from(base).add_subclass(RemoteFuture))?.into_any())
     }
 }
@@ -73,15 +76,15 @@ impl Futures {
     /// A value has arrived for a future of this PE. One that has all its values is known no longer.
     pub(crate) fn settle(&self, py: Python<'_>, number: u64, value: Arrived) -> PyResult<()> {
         let Some(future) = self.open.borrow().get(&number).map(|future| future.clone_ref(py)) else { return Ok(()) };
-        let waiter = future.bind(py).borrow_mut().arrive(value);
+        let (waiter, more) = future.bind(py).borrow_mut().arrive(value);
         if future.borrow(py).complete() {
             let done = self.open.borrow_mut().remove(&number);
             drop(done);
         }
-        match waiter {
-            Some(waiter) => waiter.call1(py, (future,)).map(drop),
-            None => Ok(()),
+        for waiter in waiter.into_iter().chain(more) {
+            waiter.call1(py, (&future,))?;
         }
+        Ok(())
     }
 }
 
@@ -90,6 +93,9 @@ impl Futures {
 pub(crate) enum Arrived {
     Value(Py<PyAny>),
     Error(Py<PyAny>),
+    /// An exception as it travels. Each `get` raises an object of its own, so that the future, the traceback and the frames in it
+    /// do not hold each other.
+    Raises(Packed),
 }
 
 /// What the class `Future` of the package is made of. The interpreter may drop it on any thread: that is where garbage in cycles
@@ -102,8 +108,9 @@ pub(crate) struct FutureBase {
     /// How many values make it complete.
     expects: usize,
     values: Vec<Arrived>,
-    /// Called, once, when the next value arrives.
+    /// Called, once, when all values are there: the first who waits, and others in their order.
     waiter: Option<Py<PyAny>>,
+    more: Vec<Py<PyAny>>,
 }
 
 impl FutureBase {
@@ -111,9 +118,10 @@ impl FutureBase {
         self.values.len() >= self.expects
     }
 
-    fn arrive(&mut self, value: Arrived) -> Option<Py<PyAny>> {
+    /// Takes a value; gives who is to be called.
+    fn arrive(&mut self, value: Arrived) -> (Option<Py<PyAny>>, Vec<Py<PyAny>>) {
         self.values.push(value);
-        if self.complete() { self.waiter.take() } else { None }
+        if self.complete() { (self.waiter.take(), std::mem::take(&mut self.more)) } else { (None, Vec::new()) }
     }
 }
 
@@ -124,14 +132,17 @@ impl FutureBase {
     fn new(num_vals: usize) -> PyResult<Self> {
         let engine = engine()?;
         let name = FutureName { pe: engine.job.pe().0, number: engine.futures.next() };
-        Ok(Self { name, known: false, expects: num_vals.max(1), values: Vec::new(), waiter: None })
+        Ok(Self { name, known: false, expects: num_vals.max(1), values: Vec::new(), waiter: None, more: Vec::new() })
     }
 
-    /// Gives it a value.
+    /// Gives it a value; on any thread.
     #[pyo3(signature = (value = None))]
     fn send(slf: &Bound<'_, Self>, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         let outcome = Outcome::of(value.as_ref())?;
-        fulfil(engine()?, name_of(slf)?, outcome);
+        match engine() {
+            Ok(engine) => fulfil(engine, name_of(slf)?, outcome),
+            Err(_) => send_from_thread(slf, outcome)?,
+        }
         Ok(())
     }
 
@@ -151,9 +162,53 @@ impl FutureBase {
         self.complete()
     }
 
-    /// Calls `waiter(future)` when all values are there.
-    fn _when_ready(&mut self, waiter: Option<Py<PyAny>>) {
-        self.waiter = waiter;
+    /// Calls `waiter(future)`, once, when all values are there; after those that were given before.
+    fn _when_ready(&mut self, waiter: Py<PyAny>) {
+        if self.waiter.is_none() {
+            self.waiter = Some(waiter);
+        } else {
+            self.more.push(waiter);
+        }
+    }
+
+    /// Takes back one such wish.
+    fn _forget(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let (first, more) = {
+            let mut inside = slf.borrow_mut();
+            (inside.waiter.take(), std::mem::take(&mut inside.more))
+        };
+        // Comparing may be Python code: nothing is borrowed.
+        let mut kept = Vec::with_capacity(more.len());
+        let mut found = false;
+        for each in first.into_iter().chain(more) {
+            if !found && each.bind(py).eq(waiter)? {
+                found = true;
+            } else {
+                kept.push(each);
+            }
+        }
+        let mut kept = kept.into_iter();
+        let mut inside = slf.borrow_mut();
+        inside.waiter = kept.next();
+        inside.more = kept.collect();
+        Ok(())
+    }
+
+    /// What it holds may hold it: coroutines that wait for it, and values.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for value in &self.values {
+            if let Arrived::Value(object) | Arrived::Error(object) = value {
+                visit.call(object)?;
+            }
+        }
+        self.waiter.iter().chain(&self.more).try_for_each(|waiter| visit.call(waiter))
+    }
+
+    fn __clear__(&mut self) {
+        self.values.clear();
+        self.waiter = None;
+        self.more.clear();
     }
 
     /// The value, or the list of them; raises the first exception that arrived.
@@ -163,6 +218,9 @@ impl FutureBase {
             match value {
                 Arrived::Value(value) => values.push(value.bind(py)),
                 Arrived::Error(error) => return Err(PyErr::from_value(error.bind(py).clone())),
+                Arrived::Raises(packed) => {
+                    return Err(PyErr::from_value(exception(py, packed.clone()).into_bound(py)));
+                }
             }
         }
         match (self.expects, values.first()) {
@@ -205,6 +263,16 @@ pub(crate) fn future_named(py: Python<'_>, pe: u32, number: u64) -> PyResult<Bou
     FutureName { pe, number }.to_python(py)
 }
 
+/// Another thread than the PE's has a value.
+#[cold]
+fn send_from_thread(future: &Bound<'_, FutureBase>, outcome: Outcome) -> PyResult<()> {
+    let future = future.clone().unbind();
+    engine::on_the_pe(move |py, engine| {
+        fulfil(engine, name_of(future.bind(py))?, outcome);
+        Ok(())
+    })
+}
+
 /// Sends a value, or an exception, to a future anywhere.
 pub(crate) fn fulfil(engine: &Engine, name: FutureName, outcome: Outcome) {
     drop(engine.agents().on(Pe(name.pe)).fulfil(name.number, outcome));
@@ -217,13 +285,16 @@ pub(crate) fn arrived(py: Python<'_>, outcome: Outcome) -> Arrived {
             Ok(value) => Arrived::Value(value.unbind()),
             Err(error) => Arrived::Error(error.into_value(py).into_any()),
         },
-        Outcome::Error(packed) => {
-            let error = codec::decode(py, packed)
-                .and_then(|parts| engine()?.hooks(py)?.getattr(py, "unpack_error")?.bind(py).call1((parts,)));
-            Arrived::Error(match error {
-                Ok(error) => error.unbind(),
-                Err(error) => error.into_value(py).into_any(),
-            })
-        }
+        Outcome::Error(packed) => Arrived::Raises(packed),
+    }
+}
+
+/// An exception that has travelled, as an object.
+pub(crate) fn exception(py: Python<'_>, packed: Packed) -> Py<PyAny> {
+    let error =
+        codec::decode(py, packed).and_then(|parts| hooks()?.getattr(py, "unpack_error")?.bind(py).call1((parts,)));
+    match error {
+        Ok(error) => error.unbind(),
+        Err(error) => error.into_value(py).into_any(),
     }
 }

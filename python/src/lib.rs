@@ -22,6 +22,7 @@ mod element;
 mod engine;
 mod front;
 mod future;
+mod gate;
 mod handles;
 mod index;
 mod launch;
@@ -45,11 +46,13 @@ mod _engine {
     use crate::element::Answer;
     #[pymodule_export]
     use crate::engine::{
-        abort, after, array, call_soon, created, exit, group, join, now, place, quiescence, register, run, set_hooks,
-        shape, single, take_interrupt,
+        Timer, abort, after, array, call_from_thread, call_soon, created, exit, group, hold, join, now, place,
+        quiescence, register, run, set_hooks, shape, single, take_interrupt, timer,
     };
     #[pymodule_export]
     use crate::future::{FutureBase, RemoteFuture, future_named};
+    #[pymodule_export]
+    use crate::gate::{construction_begins, construction_ends};
     #[pymodule_export]
     use crate::launch::charmrun;
     #[pymodule_export]

@@ -14,7 +14,7 @@ use crate::classes::{Class, EntryMethod};
 use crate::codec;
 use crate::element::{CallArgs, Element, Outcome, ReplyTo};
 use crate::engine::{Engine, engine, refused_argument};
-use crate::future::{Arrived, FutureBase, FutureName, arrived, name_of};
+use crate::future::{Arrived, FutureBase, FutureName, arrived, exception, name_of};
 use crate::index::{Index, Shape};
 use crate::packed::{Packed, Part};
 use crate::place;
@@ -514,8 +514,9 @@ fn gathered(py: Python<'_>, answers: Result<Vec<Outcome>, charm4rs::CallError>, 
     let mut values = Vec::with_capacity(answers.len());
     for answer in answers {
         match arrived(py, answer) {
-            Arrived::Error(error) if !value => return Ok(Arrived::Error(error)),
+            error @ (Arrived::Error(_) | Arrived::Raises(_)) if !value => return Ok(error),
             Arrived::Value(item) | Arrived::Error(item) => values.push(item),
+            Arrived::Raises(packed) => values.push(exception(py, packed)),
         }
     }
     let all = if value { pyo3::types::PyList::new(py, values)?.into_any().unbind() } else { py.None() };
