@@ -235,6 +235,8 @@ class Task:
         """The PE's event loop."""
         return running.loop
 
+    _loop = property(get_loop)
+
     def get_coro(self) -> Any:
         """What it runs."""
         return self.awaitable

@@ -118,7 +118,8 @@ class Future(_engine.FutureBase, Generic[T]):
         if not self.ready():
             coroutine = getcurrent()
             if not isinstance(coroutine, Coroutine):
-                raise NotThreadedError("Future.get() waits, which only coroutines can: decorate the method with @coro")
+                way = "decorate the method with @coro" if running.task is None else "await the future"
+                raise NotThreadedError(f"Future.get() waits, which only coroutines can: {way}")
             if timeout is None:
                 self._when_ready(coroutine.resume)
                 try:
