@@ -110,6 +110,10 @@ class Loop(asyncio.SelectorEventLoop):
         if self._awaiting == 0:
             _engine.hold(False)
 
+    def may_act(self) -> bool:
+        """Whether it will do something by itself some time: it has timers, or sockets."""
+        return bool(self._scheduled) or self._watch is not None  # type: ignore[attr-defined]
+
     # Turns
 
     def _ask(self) -> None:

@@ -79,3 +79,47 @@ def test_a_job_that_a_thread_may_go_on_with_is_in_no_deadlock(run: Run) -> None:
         options=("++hang-timeout", "1"),
     )
     assert "deadlock" not in ended.err, ended.err
+
+
+def test_async_methods_that_wait_for_each_other_are_told(run: Run) -> None:
+    ended = run(
+        """
+        class Cell(Chare):
+            async def waits(self):
+                await Future()
+
+        async def main(args):
+            await Chare(Cell, onPE=1).waits(awaitable=True)
+
+        charm.start(main)
+        """,
+        options=("++hang-timeout", "1"),
+    )
+    assert ended.code == 124
+    for line in ("PE 0: main waits for a future at ", "PE 1: Cell[0].waits waits for a future at "):
+        assert line in ended.err, ended.err
+
+
+def test_a_job_that_asyncio_will_go_on_with_is_in_no_deadlock(run: Run) -> None:
+    ended = run(
+        """
+        import asyncio
+
+        class Cell(Chare):
+            async def later(self, future):
+                async def background():
+                    await asyncio.sleep(4)
+                    future.send("sent")
+                self.task = asyncio.create_task(background())
+
+        def main(args):
+            future = Future()
+            Chare(Cell, onPE=1).later(future)
+            print(future.get())
+            exit()
+
+        charm.start(main)
+        """,
+        options=("++hang-timeout", "1"),
+    )
+    assert (ended.code, ended.out) == (0, ["sent"]), ended
