@@ -24,10 +24,12 @@ from .chare import Array, ArrayMap, Chare, Group, register
 from .channel import Channel
 from .charm import charm, charm4py_version
 from .entry_method import coro, coro_ext, when
+from .object_store import ObjectStore
 from .options import Options
 from .reduction import Reducer
 from .runtime import readonlies
 from .threads import Future
+from . import ray  # noqa: F401  # every process has its chares, wherever a program imports it
 
 threaded = coro
 __version__ = charm4py_version
@@ -41,6 +43,7 @@ __all__ = [
     "ElementProxy",
     "Future",
     "Group",
+    "ObjectStore",
     "Options",
     "Proxy",
     "Reducer",
