@@ -378,14 +378,13 @@ class Chaos:
                     continue
                 if fault.act == "stop":
                     stopped.append(pid)
+                    if fault.victim == "launcher":
+                        # A launcher that stands still is not dead: it goes on after a while, whatever else is to happen, and before hosts give it up.
+                        threading.Timer(1.5, self.signal, (pid, signal.SIGCONT)).start()
                 times[fault.act, fault.victim] = time.monotonic()
             outcome.done.append(fault)
         done = outcome.done
         acted = time.monotonic()
-        if any(f.victim == "launcher" and f.act == "stop" for f in done):
-            # A launcher that stands still is not dead: it goes on after a while.
-            time.sleep(1.5)
-            self.signal(job.pid, signal.SIGCONT)
         try:
             code: int | None = job.wait(max(0.0, HANG_S + 12 - (time.monotonic() - acted)))
         except subprocess.TimeoutExpired:
