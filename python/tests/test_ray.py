@@ -190,6 +190,21 @@ def test_wait_gives_what_is_ready_first_and_what_is_not(run: Run) -> None:
     check(run(indented(program), 2), "True True [0.01, 0.02]\nTrue True\nTrue\nTrue\n[0.01, 0.02] [0.01, 0.02]")
 
 
+def test_references_are_waited_for_as_futures_are(run: Run) -> None:
+    program = """
+    def main(args):
+        ray.init()
+        refs, future = [slow.remote(0.1), slow.remote(0.01)], Future()
+        print([ray.get(ref) for ref in charm.iwait(refs)])
+        for _ in range(3): assert ray.wait([future, refs[0]], num_returns=2, timeout=0.01) == ([refs[0]], [future])
+        future.send("sent")
+        print(future.get(), ray.wait([future, refs[0]], num_returns=2)[1])
+        exit()
+    charm.start(main)
+    """
+    check(run(indented(program)), "[0.01, 0.1]\nsent []")
+
+
 def test_an_object_goes_with_its_reference_unless_that_was_sent(run: Run) -> None:
     program = """
     class Counts(Chare):

@@ -141,16 +141,20 @@ def wait_for(futures: Sequence[Any], count: int, timeout: float | None) -> tuple
 
         return seen
 
+    waiters: list[tuple[Any, Callable[[Any], None]]] = []
     for at, future in enumerate(futures):
         if future.ready():
             woken(at)(future)
         else:
-            future._when_ready(woken(at))
+            waiters.append((future, woken(at)))
+            future._when_ready(waiters[-1][1])
     if len(ready) < count:
         try:
             enough.get(timeout)
         except TimeoutError:
             pass
+    for future, waiter in waiters:
+        future._forget(waiter)
     first = sorted(ready)[:count]
     return [futures[at] for at in first], [future for at, future in enumerate(futures) if at not in first]
 

@@ -114,6 +114,9 @@ class ObjectRef:
         # What goes on with a coroutine is called by nobody who is in one himself.
         store().when_anywhere(self._id, lambda: _engine.call_soon(lambda: waiter(self)))
 
+    def _forget(self, waiter: Callable[[Any], None]) -> None:
+        """Takes such a wish back: it is called all the same, once, and does nothing."""
+
     def _fetched(self) -> Future[None]:
         """What is ready when the object is on this PE."""
         future: Future[None] = Future()
