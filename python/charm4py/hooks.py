@@ -17,6 +17,7 @@ class Hooks:
     Charm4PyError = errors.Charm4PyError
     Future = threads.Future
     bind = staticmethod(entry_method.bind)
+    contribution = staticmethod(reduction.contribution)
     cut = staticmethod(sections.cut)
     finish = staticmethod(reduction.finish)
     merge = staticmethod(reduction.merge)

@@ -3,14 +3,54 @@
 from __future__ import annotations
 
 import zlib
+from array import array
 from typing import Any, Callable
 
 import numpy
 
 from ._engine import ReducerKind
+from .errors import Charm4PyError
+
+#: Reducers by their numbers, as :class:`Reducers` gives them: those that count truths, and those that combine them.
+COUNTS = frozenset({1, 2})
+LOGICAL = frozenset({5, 6, 7})
+#: Sequences that become arrays if they are of numbers.
+SEQUENCES = (list, tuple, array, range, memoryview)
+#: Operations by which a class of its own says that it is more than a sequence.
+OPERATIONS = ("__add__", "__mul__", "__lt__", "__gt__")
+
+
+def is_sequence(data: Any) -> bool:
+    """Whether a value is merged element by element, and is no object with operations of its own."""
+    kind = next((kind for kind in SEQUENCES if isinstance(data, kind)), None)
+    return kind is not None and all(getattr(type(data), name, None) is getattr(kind, name, None) for name in OPERATIONS)
+
+
+def contribution(number: int, data: Any) -> Any:
+    """What a chare contributes to a reducer that merges element by element: sequences of numbers become arrays."""
+    if isinstance(data, (numpy.ndarray, numpy.generic)):
+        found = numpy.asarray(data)
+    elif is_sequence(data):
+        try:
+            found = numpy.asarray(data)
+        except ValueError:  # rows of different lengths
+            return data
+        if found.dtype.kind in "SU":
+            return data
+    elif number in LOGICAL:
+        return bool(data)
+    else:
+        return int(data) if isinstance(data, bool) and number in COUNTS else data
+    if number in LOGICAL:
+        found = found.astype(bool)
+    elif number in COUNTS and found.dtype == bool:
+        found = found.astype(int)
+    # Without dimensions it is a number of NumPy's.
+    return found if found.ndim else found[()]
+
 
 def elementwise(ufunc: Any, scalar: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Numbers, arrays of any shape, and lists, element by element."""
+    """Numbers, arrays of any shape, and sequences that no array can hold, element by element."""
 
     def merge(a: Any, b: Any) -> Any:
         if isinstance(a, numpy.ndarray) or isinstance(b, numpy.ndarray):
@@ -20,10 +60,11 @@ def elementwise(ufunc: Any, scalar: Callable[[Any, Any], Any]) -> Callable[[Any,
             if isinstance(a, numpy.ndarray) and a.flags.writeable and a.dtype == numpy.result_type(a, b):
                 return ufunc(a, b, out=a) if ufunc(a[:0].ravel(), b[:0].ravel()).dtype == a.dtype else ufunc(a, b)
             return ufunc(a, b)
-        if isinstance(a, (list, tuple)):
+        if is_sequence(a):
             if len(a) != len(b):
                 raise ValueError(f"contributions have different lengths: {len(a)} and {len(b)}")
-            return type(a)(merge(x, y) for x, y in zip(a, b))
+            merged = [merge(x, y) for x, y in zip(a, b)]
+            return tuple(merged) if isinstance(a, tuple) else merged
         return scalar(a, b)
 
     return merge
@@ -37,14 +78,19 @@ def sorted_values(pairs: list[tuple[Any, Any]]) -> list[Any]:
     return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
 
 
+#: The reducers of this process, by the numbers by which all processes know them.
+kinds: dict[int, ReducerKind] = {}
+#: How many reducers have been added of each name and place in a program.
+places: dict[str, int] = {}
+
+
 class Reducers:
     """The reducers of a program, by name: ``Reducer.sum``, and those that it adds itself."""
 
     nop: ReducerKind
 
     def __init__(self) -> None:
-        self.kinds: dict[int, ReducerKind] = {}
-        # Up to logical_xor they are known to the engine's part by their numbers (src/reduce.rs), which merges plain numbers itself.
+        # Those before gather are the engine's part's too, which merges plain numbers itself.
         self._add("nop", lambda a, b: a)
         self._add("sum", elementwise(numpy.add, lambda a, b: a + b))
         self._add("product", elementwise(numpy.multiply, lambda a, b: a * b))
@@ -63,8 +109,8 @@ class Reducers:
         post: Callable[[Any], Any] | None = None,
         number: int | None = None,
     ) -> ReducerKind:
-        kind = ReducerKind(len(self.kinds) if number is None else number, name, merge, pre, post)
-        self.kinds[kind.number] = kind
+        kind = ReducerKind(len(kinds) if number is None else number, name, merge, pre, post)
+        kinds[kind.number] = kind
         setattr(self, name, kind)
         return kind
 
@@ -76,17 +122,38 @@ class Reducers:
     ) -> ReducerKind:
         """Adds a reducer, named like ``func``, which makes one value of a list of them; on all PEs, before ``charm.start``.
 
-        ``pre(data, chare)`` makes a contribution of what a chare gives, ``post(value)`` the result of the last value.
+        ``pre(data, chare)`` makes a contribution of what a chare gives, ``post(value)`` the result of the last value. Of several
+        reducers of one name ``Reducer.<name>`` is the newest; each is the one that this method has given for it.
         """
-        # Numbered by its name: PEs may add theirs in whatever order.
-        name = func.__name__
-        number = 1 << 31 | zlib.crc32(name.encode())
-        if number in self.kinds and self.kinds[number].name != name:
-            raise ValueError(f"reducers cannot be called both {name} and {self.kinds[number].name}: rename one")
-        return self._add(name, lambda a, b: func([a, b]), pre, post, number)
+        name = getattr(func, "__name__", type(func).__name__)
+        if name in Reducers.__dict__:
+            raise ValueError(f"a reducer cannot be called {name}: rename its function")
+        number = number_of(func, name)
+        if number in kinds:
+            raise ValueError(f"{name} cannot have the number of the reducer {kinds[number].name}: rename one of them")
+        return self._add(name, Folded(func), pre, post, number)
 
     def __getattr__(self, name: str) -> ReducerKind:
         raise AttributeError(f"there is no reducer {name!r}; Reducer.addReducer adds one")
+
+
+class Folded:
+    """A function that makes one value of a list, for two."""
+
+    def __init__(self, func: Callable[[list[Any]], Any]) -> None:
+        self.func = func
+
+    def __call__(self, a: Any, b: Any) -> Any:
+        return self.func([a, b])
+
+
+def number_of(func: Any, name: str) -> int:
+    """The number of a new reducer, the same in all processes, which may add theirs in whatever order: of its name, of where
+    it stands in the program, and of how many there have been of these."""
+    line = getattr(getattr(func, "__code__", None), "co_firstlineno", 0)
+    place = f"{name} {getattr(func, '__module__', '')}:{line}"
+    places[place] = places.get(place, 0) + 1
+    return 1 << 31 | zlib.crc32(f"{place} {places[place]}".encode())
 
 
 Reducer = Reducers()
@@ -94,16 +161,27 @@ Reducer = Reducers()
 
 def kind_of(reducer: Any) -> ReducerKind:
     """A reducer that was given as the function that it is made of."""
-    kind = Reducer.__dict__.get(getattr(reducer, "__name__", ""))
-    if not isinstance(kind, ReducerKind):
+    for kind in kinds.values():
+        if isinstance(kind.merge, Folded) and kind.merge.func is reducer:
+            return kind
+    named = Reducer.__dict__.get(getattr(reducer, "__name__", ""))
+    if not isinstance(named, ReducerKind):
         raise TypeError(f"{reducer!r} is no reducer: Reducer.addReducer makes one")
+    return named
+
+
+def numbered(number: int, name: str) -> ReducerKind:
+    """A reducer that another process names."""
+    kind = kinds.get(number)
+    if kind is None:
+        raise Charm4PyError(f"Reducer.{name} is not known on this PE: add it at its module's level, where every PE does so")
     return kind
 
 
 def merge(number: int, a: Any, b: Any) -> Any:
-    return Reducer.kinds[number].merge(a, b)
+    return numbered(number, f"<number {number}>").merge(a, b)
 
 
 def finish(number: int, value: Any) -> Any:
-    post = Reducer.kinds[number].post
+    post = numbered(number, f"<number {number}>").post
     return value if post is None else post(value)

@@ -77,6 +77,12 @@ impl Kind {
     fn __repr__(&self, py: Python<'_>) -> String {
         format!("Reducer.{}", self.name.bind(py))
     }
+
+    /// Sent as its number: each process has its own.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (u32, Py<PyString>))> {
+        let numbered = py.import(intern!(py, "charm4py.reduction"))?.getattr(intern!(py, "numbered"))?;
+        Ok((numbered, (self.number, self.name.clone_ref(py))))
+    }
 }
 
 /// The package's reducer of this number.
@@ -90,8 +96,13 @@ const SUM: u32 = 1;
 const PRODUCT: u32 = 2;
 const MIN: u32 = 3;
 const MAX: u32 = 4;
-/// Reducers up to this one give their last value as it is.
+/// Reducers up to this one merge element by element, and give their last value as it is.
 const LAST_PLAIN: u32 = 7;
+
+/// Whether a value is a plain number, neither a truth value nor one of NumPy's.
+fn is_number(value: &Bound<'_, PyAny>) -> bool {
+    value.is_exact_instance_of::<PyInt>() || value.is_exact_instance_of::<PyFloat>()
+}
 
 /// Merges two numbers as the package does, without it; `None`: they are no numbers, or it is another reducer.
 fn merge_numbers<'py>(
@@ -99,8 +110,6 @@ fn merge_numbers<'py>(
     a: &Bound<'py, PyAny>,
     b: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let is_number =
-        |value: &Bound<'py, PyAny>| value.is_exact_instance_of::<PyInt>() || value.is_exact_instance_of::<PyFloat>();
     if !(is_number(a) && is_number(b)) {
         return Ok(None);
     }
@@ -184,6 +193,11 @@ impl Given {
         };
         let part = match &kind.pre {
             Some(pre) => packed(&pre.bind(py).call1((data, chare))?)?,
+            None if (SUM..=MAX).contains(&kind.number) && is_number(data) => packed(data)?,
+            None if (SUM..=LAST_PLAIN).contains(&kind.number) => {
+                let hooks = engine()?.hooks(py)?.bind(py);
+                packed(&hooks.call_method1(intern!(py, "contribution"), (kind.number, data))?)?
+            }
             None => packed(data)?,
         };
         Ok(Self { reducer: kind.number, part })

@@ -321,3 +321,187 @@ def test_who_is_called_after_somebody_told_of_an_allreduce_has_its_result(run: R
         pes=pes,
     )
     assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("pes", [1, 3])
+def test_sequences_of_numbers_are_reduced_element_by_element_to_arrays(run: Run, pes: int) -> None:
+    program = """
+    from array import array
+    from collections import namedtuple
+    Pair = namedtuple("Pair", "x y")
+    class Vector(Pair):
+        def __add__(self, other): return Vector(self.x + other.x, self.y + other.y)
+    class Cell(Chare):
+        def give(self, f, reducer, which):
+            i = self.thisIndex[0]
+            data = {"floats": [1.0, 2.0], "tuple": (1, i), "array": array("i", [0, 8, 3]), "bytes": array("b", [1, 2]), "mixed": [1, 2.5], "truths": [True, i > 1],
+                "nested": [[1, 2], [3, i]], "empty": [], "long": list(range(1000)), "pair": Pair(1, i), "vector": Vector(1, i), "big": [10 ** 30, 1],
+                "texts": ["a", "b"], "ragged": [[1], [2, i]], "complex": [1j, i], "range": range(3)}[which]
+            self.reduce(f, data, reducer)
+    def main(args):
+        cells = Array(Cell, 4), Array(Cell, 1)
+        for reducer, which in [(Reducer.sum, "floats tuple array bytes mixed truths nested empty long pair vector big texts ragged complex range"),
+                (Reducer.product, "truths"), (Reducer.max, "tuple array texts"), (Reducer.logical_and, "truths tuple"), (Reducer.gather, "tuple"),
+                (Reducer.min, "pair")]:
+            for which in which.split():
+                for cell in cells:
+                    f = Future()
+                    cell.give(f, reducer, which)
+                    got = f.get()
+                    if which == "long": got = got[:3]
+                    print(reducer, which, type(got).__name__, *[got.tolist(), got.dtype] if isinstance(got, np.ndarray) else [got])
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        Reducer.sum floats ndarray [4.0, 8.0] float64
+        Reducer.sum floats ndarray [1.0, 2.0] float64
+        Reducer.sum tuple ndarray [4, 6] int64
+        Reducer.sum tuple ndarray [1, 0] int64
+        Reducer.sum array ndarray [0, 32, 12] int32
+        Reducer.sum array ndarray [0, 8, 3] int32
+        Reducer.sum bytes ndarray [4, 8] int8
+        Reducer.sum bytes ndarray [1, 2] int8
+        Reducer.sum mixed ndarray [4.0, 10.0] float64
+        Reducer.sum mixed ndarray [1.0, 2.5] float64
+        Reducer.sum truths ndarray [4, 2] int64
+        Reducer.sum truths ndarray [1, 0] int64
+        Reducer.sum nested ndarray [[4, 8], [12, 6]] int64
+        Reducer.sum nested ndarray [[1, 2], [3, 0]] int64
+        Reducer.sum empty ndarray [] float64
+        Reducer.sum empty ndarray [] float64
+        Reducer.sum long ndarray [0, 4, 8] int64
+        Reducer.sum long ndarray [0, 1, 2] int64
+        Reducer.sum pair ndarray [4, 6] int64
+        Reducer.sum pair ndarray [1, 0] int64
+        Reducer.sum vector Vector Vector(x=4, y=6)
+        Reducer.sum vector Vector Vector(x=1, y=0)
+        Reducer.sum big ndarray [4000000000000000000000000000000, 4] object
+        Reducer.sum big ndarray [1000000000000000000000000000000, 1] object
+        Reducer.sum texts list ['aaaa', 'bbbb']
+        Reducer.sum texts list ['a', 'b']
+        Reducer.sum ragged list [[4], [8, 6]]
+        Reducer.sum ragged list [[1], [2, 0]]
+        Reducer.sum complex ndarray [4j, (6+0j)] complex128
+        Reducer.sum complex ndarray [1j, 0j] complex128
+        Reducer.sum range ndarray [0, 4, 8] int64
+        Reducer.sum range ndarray [0, 1, 2] int64
+        Reducer.product truths ndarray [1, 0] int64
+        Reducer.product truths ndarray [1, 0] int64
+        Reducer.max tuple ndarray [1, 3] int64
+        Reducer.max tuple ndarray [1, 0] int64
+        Reducer.max array ndarray [0, 8, 3] int32
+        Reducer.max array ndarray [0, 8, 3] int32
+        Reducer.max texts list ['a', 'b']
+        Reducer.max texts list ['a', 'b']
+        Reducer.logical_and truths ndarray [True, False] bool
+        Reducer.logical_and truths ndarray [True, False] bool
+        Reducer.logical_and tuple ndarray [True, False] bool
+        Reducer.logical_and tuple ndarray [True, False] bool
+        Reducer.gather tuple list [(1, 0), (1, 1), (1, 2), (1, 3)]
+        Reducer.gather tuple list [(1, 0)]
+        Reducer.min pair ndarray [1, 0] int64
+        Reducer.min pair ndarray [1, 0] int64
+        """,
+    )
+
+
+@pytest.mark.parametrize("pes", [1, 3])
+def test_arrays_without_dimensions_and_truth_values_are_reduced_as_numbers(run: Run, pes: int) -> None:
+    program = """
+    class Cell(Chare):
+        def give(self, f, reducer, which):
+            i = self.thisIndex[0]
+            self.reduce(f, {"zero": np.array(1.5), "int": np.array(i, "i2"), "numpy": np.float32(2), "truth": i < 2, "truths": np.array([True, i < 2]),
+                "number": i + 1}[which], reducer)
+    def main(args):
+        for count in (4, 1):
+            cells = Array(Cell, count)
+            for reducer, which in [("sum", "zero"), ("max", "int"), ("sum", "numpy"), ("sum", "truth"), ("sum", "truths"), ("logical_or", "number"), ("logical_xor", "zero")]:
+                f = Future()
+                cells.give(f, getattr(Reducer, reducer), which)
+                got = f.get()
+                print(count, reducer, which, got, np.shape(got), getattr(got, "dtype", type(got).__name__))
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        4 sum zero 6.0 () float64
+        4 max int 3 () int16
+        4 sum numpy 8.0 () float32
+        4 sum truth 2 () int
+        4 sum truths [4 2] (2,) int64
+        4 logical_or number True () bool
+        4 logical_xor zero False () bool
+        1 sum zero 1.5 () float64
+        1 max int 0 () int16
+        1 sum numpy 2.0 () float32
+        1 sum truth 1 () int
+        1 sum truths [1 1] (2,) int64
+        1 logical_or number True () bool
+        1 logical_xor zero True () bool
+        """,
+    )
+
+
+def test_reducers_of_one_name_do_not_replace_each_other(run: Run) -> None:
+    program = """
+    first, second = Reducer.addReducer(lambda parts: sum(parts)), Reducer.addReducer(lambda parts: max(parts))
+    def made(power): return Reducer.addReducer(lambda parts: sum(part ** power for part in parts))
+    ones, squares = made(1), made(2)
+    def largest(parts): return max(parts)
+    Reducer.addReducer(largest)
+    class Cell(Chare):
+        def go(self, f, reducer): self.reduce(f, self.thisIndex[0] + 1, reducer)
+        def named(self, f): self.reduce(f, self.thisIndex[0], largest)
+    def main(args):
+        cells = Array(Cell, 4)
+        for reducer in (first, second, ones):
+            f = Future()
+            cells.go(f, reducer)
+            print(f.get())
+        f = Future()
+        Array(Cell, 2).go(f, squares)
+        print(f.get())
+        f = Future()
+        cells.named(f)
+        print(f.get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 3), "10\n4\n10\n5\n3")
+
+
+def test_reducers_are_arguments_and_results(run: Run) -> None:
+    program = """
+    import pickle
+    mine = Reducer.addReducer(lambda parts: parts[0] + parts[1])
+    class Cell(Chare):
+        def same(self, *reducers): return [reducer is known for reducer, known in zip(reducers, (Reducer.sum, mine))], reducers
+        def go(self, options): self.reduce(options["to"], 2, options["by"])
+    def main(args):
+        print(Chare(Cell, onPE=1).same(Reducer.sum, mine, ret=True).get())
+        f = Future()
+        Array(Cell, 3).go({"by": Reducer.product, "to": f})
+        print(f.get(), pickle.loads(pickle.dumps(mine)) is mine)
+        late = Reducer.addReducer(max)
+        try:
+            Chare(Cell, onPE=1).same(late, ret=True).get()
+        except Charm4PyError as e:
+            print(e)
+        exit()
+    from charm4py.charm import Charm4PyError
+    charm.start(main)
+    """
+    check(
+        run(program),
+        """
+        ([True, True], (Reducer.sum, Reducer.<lambda>))
+        8 True
+        Reducer.max is not known on this PE: add it at its module's level, where every PE does so
+        """,
+    )
