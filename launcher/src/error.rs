@@ -75,6 +75,14 @@ pub enum LaunchError {
         /// What it said.
         said: String,
     },
+    /// Several PEs to a process, for scripts.
+    #[error("{pes} PEs in {processes} process{}: a process of Python has one PE; leave out ++ppn", if *processes == 1 { "" } else { "es" })]
+    OnePeEach {
+        /// PEs of the job.
+        pes: u32,
+        /// Its processes.
+        processes: u32,
+    },
     /// This process runs another job.
     #[error("this process runs another job already: start this one from a process of its own")]
     Busy,
@@ -119,7 +127,12 @@ impl LaunchError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Usage(error) => error.code(),
-            Self::NoProgram | Self::NoTarget { .. } | Self::NoNodelist(_) | Self::Script(_) | Self::Busy => 64,
+            Self::NoProgram
+            | Self::NoTarget { .. }
+            | Self::NoNodelist(_)
+            | Self::Script(_)
+            | Self::OnePeEach { .. }
+            | Self::Busy => 64,
             Self::Program { .. } | Self::Nodelist(_) | Self::Shell { .. } | Self::Folder { .. } => 78,
             Self::Descriptors { .. } => 71,
             Self::Cargo { code, .. } => *code,

@@ -30,7 +30,7 @@ use crate::{Launch, shell};
 
 /// Bytes of one read of a process's output.
 const READ: usize = 64 << 10;
-/// In a job of one process, a line that has no end is shown after this time: it may be a prompt.
+/// A line of the first process that has no end is shown after this time: it may be a prompt.
 const PROMPT: Duration = Duration::from_millis(50);
 
 /// Starts a job and serves it to its end. Gives its exit status.
@@ -38,6 +38,10 @@ pub(crate) fn run(mut options: Options, launch: Launch) -> Result<u8, LaunchErro
     let place = Place::of(&mut options)?;
     // What a program's own arguments say must not differ.
     options.pes = Some(place.layout.pes());
+    let (pes, processes) = (place.layout.pes(), place.layout.processes());
+    if launch.one_pe_each && processes < pes {
+        return Err(LaunchError::OnePeEach { pes, processes });
+    }
     let program = match &place.here {
         Some(_) => Some(Program::find(&launch.program, &launch.args, environment())?),
         None => None,
@@ -355,7 +359,8 @@ impl Job {
 
     /// Takes what a process has printed; nothing: it prints no more.
     pub(crate) fn print(&mut self, rank: u32, which: usize, bytes: &[u8]) {
-        if self.outputs.take(rank, which, bytes) && self.layout.processes() == 1 {
+        // The first process reads what the user types.
+        if self.outputs.take(rank, which, bytes) && rank == 0 {
             self.prompt_at = Some(Instant::now() + PROMPT);
         }
     }
@@ -439,7 +444,7 @@ impl Owner for Job {
     fn on_time(&mut self) {
         if self.prompt_at.is_some_and(|at| at <= Instant::now()) {
             self.prompt_at = None;
-            self.outputs.flush_sources();
+            self.outputs.flush_prompt();
         }
         if self.finishing.is_none() {
             self.see_to_the_end();

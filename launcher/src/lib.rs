@@ -89,14 +89,17 @@ fn run_by(
         return Ok(0);
     }
     let mut stranger = STRANGER;
+    let mut one_pe_each = false;
     if let Some((interpreter, missing)) = interpreter
         && parsed.rest.first().is_some_and(|name| is_script(name))
     {
         parsed.rest.insert(0, interpreter.to_owned());
         parsed.options.ppn.get_or_insert(1);
         stranger = missing;
+        one_pe_each = true;
     }
     let launch = Launch::new(&parsed.options, parsed.rest, stranger, launcher(interpreter)?)?;
+    let launch = Launch { one_pe_each, ..launch };
     job::run(parsed.options, launch)
 }
 
@@ -107,6 +110,8 @@ struct Launch {
     args: Vec<OsString>,
     /// What to ask of a program that has not joined.
     stranger: &'static str,
+    /// A process of it can have one PE only.
+    one_pe_each: bool,
     /// What runs this launcher, on other hosts too.
     launcher: Vec<OsString>,
 }
@@ -128,7 +133,7 @@ impl Launch {
             words.splice(0..0, script.into_iter().map(OsString::from));
         }
         let program = words.remove(0);
-        Ok(Self { program, args: words, stranger, launcher })
+        Ok(Self { program, args: words, stranger, one_pe_each: false, launcher })
     }
 }
 

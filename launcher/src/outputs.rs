@@ -64,8 +64,17 @@ impl Outputs {
 
     /// Lets lines go out that have no end yet.
     pub(crate) fn flush_sources(&mut self) {
+        self.flush_first(self.sources.len());
+    }
+
+    /// Lets a line of the first process go out that has no end yet.
+    pub(crate) fn flush_prompt(&mut self) {
+        self.flush_first(1);
+    }
+
+    fn flush_first(&mut self, processes: usize) {
         let last = self.sinks.len() - 1;
-        for pair in &mut self.sources {
+        for pair in self.sources.iter_mut().take(processes) {
             for (which, source) in pair.iter_mut().enumerate() {
                 if let Some(source) = source {
                     source.flush(&mut self.sinks[which.min(last)]);

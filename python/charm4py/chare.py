@@ -11,7 +11,8 @@ from typing import Any, Callable, Iterable, Sequence, TypeVar
 from . import _engine, functions, sections, threads
 from .entry_method import is_method, meant, row
 from .errors import Charm4PyError
-from .hooks import NobodysAnswer
+from .hooks import Hooks, NobodysAnswer
+from .program import registered
 from .threads import Future
 from .wait import wait
 
@@ -21,6 +22,8 @@ C = TypeVar("C")
 numbers: dict[type, int] = {}
 #: How many classes there have been of each name.
 names: dict[str, int] = {}
+#: Numbers from here on are of classes that were defined while the program runs (src/engine.rs).
+LATE = 1 << 31
 #: The collections that this PE has made, and what becomes ready when all of their chares are there, if that was asked.
 made: dict[Any, Future[None] | None] = {}
 #: Those of them whose constructors are coroutines.
@@ -105,9 +108,13 @@ def register_defined() -> None:
         # how often there were such names.
         name = f"{cls.__module__}.{cls.__qualname__}"
         names[name] = names.get(name, 0) + 1
-        name += f" {names[name]}"
-        late = zlib.crc32(name.encode()) & 0x7FFFFFFF if started else None
-        numbers[cls] = _engine.register(cls, cls.__name__, rows(cls), late)
+        table = rows(cls)
+        if not started:
+            registered[name if names[name] == 1 else f"{name} (number {names[name]})"] = table
+        late = zlib.crc32(f"{name} {names[name]}".encode()) & 0x7FFFFFFF if started else None
+        numbers[cls] = _engine.register(cls, cls.__name__, table, late)
+        for base in cls.__mro__:
+            Hooks.keep(base.__module__)
 
 
 def note_unseen(cls: type) -> None:
@@ -158,9 +165,9 @@ def no_method(cls: type, name: str) -> str:
 
 
 def number(cls: Any) -> int:
-    """The engine's number of a class of chares."""
+    """The engine's number of a class of chares of which some are to be made on other PEs, too."""
     found = numbers.get(cls)
-    if found is None or cls.__flags__ & ABSTRACT:
+    if found is None or found >= LATE or cls.__flags__ & ABSTRACT:
         return number_of_another(cls)
     return found
 
@@ -177,7 +184,11 @@ def number_of_another(cls: Any) -> int:
         raise RuntimeError("chares are made after charm.start()")
     if made not in numbers:
         register_defined()
-    return numbers[made]
+    found = numbers[made]
+    if found >= LATE and "<locals>" in made.__qualname__ and _engine.place()[1] > 1:
+        where = "is defined inside of a function, so other PEs do not know it: define it at its module's level"
+        raise Charm4PyError(f"{made.__qualname__} {where}")
+    return found
 
 
 def origin(cls: Any) -> Any:

@@ -15,7 +15,8 @@ from greenlet import getcurrent
 from . import _engine, threads
 from .chare import Chare, Group, creation, defined_by, let_constructor_wait, program, start_registering
 from .errors import Charm4PyError
-from .hooks import Hooks, NobodysAnswer, abort, flush
+from .ending import leave
+from .hooks import Hooks, NobodysAnswer, abort
 from .pool import Pool
 from .reduction import Reducer
 from .runtime import Runtime
@@ -25,6 +26,8 @@ from .threads import Future
 C = TypeVar("C")
 
 charm4py_version = "1.1"
+#: How a launcher tells a process what it is: charmrun, and those of sites.
+BOOT = ("CHARM4RS_BOOT", "PMI_FD", "PMI_RANK", "PMI_SIZE", "PMIX_NAMESPACE", "PMIX_RANK")
 
 
 class Charm:
@@ -67,11 +70,18 @@ class Charm:
             self.options.remote_exec = True
         self._line_by_line()
         _engine.set_hooks(Hooks)
+        launched = BOOT[0] in os.environ
+        if self.started:
+            raise RuntimeError("charm.start() is called once")
         args = _engine.join(sys.argv)
         # What this process starts is no part of the job, not even a program of chares.
-        os.environ.pop("CHARM4RS_BOOT", None)
+        for name in BOOT:
+            os.environ.pop(name, None)
         pes, processes = _engine.shape()
         if processes < pes:
+            if launched or processes > 1:
+                count = f"{pes} PEs in {processes} process{'es' * (processes > 1)}"
+                _engine.refuse(64, f"{count}: a process of Python has one PE; leave out ++ppn")
             self._launch(pes)
         # What the runtime has taken is no argument of the program's, wherever it looks.
         sys.argv[:] = map(os.fsdecode, args)
@@ -80,7 +90,8 @@ class Charm:
             importlib.import_module(module)
         start_registering()
         code = _engine.run(lambda: self._begin(entry, list(sys.argv)))
-        self._finish(code)
+        Hooks.keep("__main__")
+        leave(code)
 
     def _begin(self, entry: Any, args: list[str]) -> None:
         """PE 0, when all are there."""
@@ -113,18 +124,9 @@ class Charm:
         else:
             program = sys.argv
         arguments = [f"+p{pes}", *program]
-        from charmrun import foreign
-        from charmrun.start import terminal_restored
+        from charmrun.start import start
 
-        foreign.warn()
-        with terminal_restored():
-            code = _engine.charmrun(arguments, sys.executable)
-        sys.exit(code)
-
-    def _finish(self, code: int) -> NoReturn:
-        atexit._run_exitfuncs()
-        flush()
-        os._exit(code)
+        sys.exit(start(arguments))
 
     @staticmethod
     def _line_by_line() -> None:
@@ -341,7 +343,7 @@ def _code_of_the_command_line() -> str:
 def never_started() -> None:
     """The interpreter ends: says so if the program was to be one of chares. (Of a job's processes the launcher says it.)"""
     failed = getattr(sys, "last_value", None) is not None
-    if not (charm._called or failed or "CHARM4RS_BOOT" in os.environ) and defined_by("__main__"):
+    if not (charm._called or failed or BOOT[0] in os.environ) and defined_by("__main__"):
         print(f"{sys.argv[0]}: error: the script ended without calling charm.start()", file=sys.stderr)
 
 

@@ -6,28 +6,41 @@ import atexit
 import os
 import sys
 import traceback
+from types import ModuleType
 from typing import Any, NoReturn
 
-from . import _engine, entry_method, errors, reduction, sections, threads, wait, waits
+from . import _engine, entry_method, errors, program, reduction, sections, threads, wait, waits
+from .ending import flush
 
 
 class Hooks:
-    """The engine finds these by their names."""
+    """The engine finds these by their names. It keeps this class for ever."""
+
+    #: Modules whose functions the engine keeps: only of modules that are there does the interpreter end all objects.
+    modules: dict[str, ModuleType] = {}
 
     Charm4PyError = errors.Charm4PyError
     Future = threads.Future
     bind = staticmethod(entry_method.bind)
     contribution = staticmethod(reduction.contribution)
     cut = staticmethod(sections.cut)
+    differences = staticmethod(program.differences)
     finish = staticmethod(reduction.finish)
     merge = staticmethod(reduction.merge)
     parameter = staticmethod(entry_method.parameter)
     pack_error = staticmethod(errors.pack)
+    program = staticmethod(program.described)
     recheck = staticmethod(wait.recheck)
     reducer = staticmethod(reduction.kind_of)
     run_special = staticmethod(wait.run)
     unpack_error = staticmethod(errors.unpack)
     waits = staticmethod(waits.waits)
+
+    @classmethod
+    def keep(cls, name: str) -> None:
+        """Keeps a module."""
+        if name in sys.modules:
+            cls.modules[name] = sys.modules[name]
 
     @staticmethod
     def no_method(cls: type, name: str) -> str:
@@ -74,15 +87,6 @@ def abort(code: int, text: str) -> NoReturn:
     flush()
     _engine.abort(code, text)
     os._exit(code)
-
-
-def flush() -> None:
-    """Writes what has been printed."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (AttributeError, OSError, ValueError):  # None, if it was closed from the beginning
-            pass
 
 
 #: This process is a child that a process of the job has forked: no part of the job.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import sys
 from contextlib import contextmanager
 from typing import Iterator, Sequence
@@ -18,17 +20,29 @@ def start(argv: Sequence[str]) -> int:
     With ``++interactive`` instead of a program, it has a prompt.
     """
     foreign.warn()
-    if "++interactive" not in argv:
+    if "++interactive" in argv:
+        argv = [*(argument for argument in argv if argument != "++interactive"), "-m", "charm4py.interactive"]
+    with one_hash_seed(), terminal_restored():
         return charmrun(list(argv), sys.executable)
-    options = [argument for argument in argv if argument != "++interactive"]
-    with terminal_restored():
-        return charmrun([*options, "-m", "charm4py.interactive"], sys.executable)
+
+
+@contextmanager
+def one_hash_seed() -> Iterator[None]:
+    """Lets ``hash`` of a text be the same in all processes that are started meanwhile, unless the user has said what it is to be."""
+    if "PYTHONHASHSEED" in os.environ:
+        yield
+        return
+    os.environ["PYTHONHASHSEED"] = str(secrets.randbelow(1 << 32))
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONHASHSEED", None)
 
 
 @contextmanager
 def terminal_restored() -> Iterator[None]:
     """Leaves a terminal as it was: a job that is interrupted while somebody types cannot."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         yield
         return
     import termios

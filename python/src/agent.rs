@@ -14,9 +14,14 @@ pub(crate) struct Agent;
 #[chare(index = u32)]
 impl Agent {
     #[init]
-    fn new(cx: &mut Cx<Self>) -> Self {
+    fn new(cx: &mut Cx<Self>, program: Vec<String>) -> Self {
         if let Ok(engine) = engine() {
             engine.meet(cx.collection().as_group().expect("agents are a group"));
+            Python::attach(|py| {
+                if let Err(error) = engine.compare(py, program) {
+                    engine::fatal(py, &error, "the start of a PE");
+                }
+            });
         }
         Agent
     }

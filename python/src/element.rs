@@ -75,6 +75,12 @@ impl Outcome {
         Self::Value(Packed { bytes: vec![0], buffers: Vec::new() })
     }
 
+    /// How many bytes travel.
+    pub(crate) fn len(&self) -> usize {
+        let (Self::Value(packed) | Self::Error(packed)) = self;
+        packed.len()
+    }
+
     /// An exception, as the package packs it: so that it can be raised again anywhere.
     pub(crate) fn error(py: Python<'_>, error: &PyErr) -> Self {
         let packed = engine::hooks().and_then(|hooks| {
@@ -187,7 +193,10 @@ impl Element {
         let (this, collection, index) = (cx.this(), cx.collection(), cx.index());
         Python::attach(|py| {
             let class = engine().ok().and_then(|engine| engine.class(init.class));
-            let class = class.unwrap_or_else(|| panic!("{NO_CLASS}"));
+            let class = class.unwrap_or_else(|| {
+                this.job().abort_with(1, NO_CLASS);
+                unreachable!("the process has ended")
+            });
             match chare::construct(py, class, this, init) {
                 Ok(object) => {
                     place::arrived(collection, index);

@@ -28,6 +28,8 @@ use crate::proxy::{Proxy, Target, checked_pe};
 pub(crate) struct Engine {
     pub(crate) job: Job,
     process: u32,
+    /// The program's classes, methods and reducers, as text.
+    program: Vec<String>,
     pub(crate) futures: Futures,
     /// A reduction's result has called a method from here.
     pub(crate) results_call: Cell<bool>,
@@ -93,6 +95,23 @@ impl Engine {
             return LATE.with_borrow(|late| late.get(&id).copied());
         }
         CLASSES.with_borrow(|classes| classes.get(usize::try_from(id).ok()?).copied())
+    }
+
+    /// Ends the job if PE 0's program is another one than this PE's.
+    pub(crate) fn compare(&self, py: Python<'_>, first: Vec<String>) -> PyResult<()> {
+        if self.program != first {
+            let differences =
+                self.hooks(py)?.call_method1(py, "differences", (first, &self.program, self.job.pe().0))?;
+            self.job.abort_with(76, &differences.extract::<String>(py)?);
+        }
+        Ok(())
+    }
+
+    /// Lets go of all objects: the job is over, and the interpreter ends.
+    fn clear(&self) {
+        drop(self.futures.clear());
+        drop([self.early.take(), self.branches.take()]);
+        drop(self.maps.take());
     }
 
     /// The object that has the package's part of it all.
@@ -211,6 +230,39 @@ pub(crate) fn join(args: Vec<OsString>) -> PyResult<Vec<OsString>> {
     Ok(own)
 }
 
+/// Ends the job that was found.
+#[pyfunction]
+pub(crate) fn refuse(code: u8, text: &str) {
+    JOINING.with_borrow(|joining| {
+        if let Some(joining) = joining {
+            joining.abort(code, text);
+        }
+    });
+}
+
+/// Ends this process in so many seconds, if it has not ended by itself then: what it does at its end may hang.
+#[pyfunction]
+pub(crate) fn end_within(seconds: f64, code: u8) -> PyResult<()> {
+    let limit = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    std::thread::Builder::new()
+        .name("charm4rs-end".to_owned())
+        .spawn(move || {
+            std::thread::sleep(limit);
+            let text =
+                format!("charmrun: warning: process {} had not ended {seconds} s after the job\n", std::process::id());
+            // Nobody is left to tell if this fails.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+            end_at_once(code)
+        })
+        .map(drop)
+        .map_err(|error| PyRuntimeError::new_err(format!("no thread: {error}")))
+}
+
+fn end_at_once(code: u8) -> ! {
+    // SAFETY: it takes a number and does not return; nothing of this process is used afterwards.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
 /// The job that was found: PEs, and the PEs of each process that is to run them.
 #[pyfunction]
 pub(crate) fn shape() -> PyResult<(u32, u32)> {
@@ -222,12 +274,14 @@ pub(crate) fn shape() -> PyResult<(u32, u32)> {
 
 /// Runs this process's PE until the job ends; gives the job's exit status. `begin` is called on PE 0 when all PEs are there.
 #[pyfunction]
-pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
+pub(crate) fn run(py: Python<'_>, begin: Py<PyAny>) -> PyResult<i32> {
     let joining = JOINING.take().ok_or_else(|| PyRuntimeError::new_err("no job was joined"))?;
-    Ok(joining.run(asleep, move |job| {
+    let program = hooks()?.call_method0(py, "program")?.extract::<Vec<String>>(py)?;
+    let code = joining.run(asleep, move |job| {
         let engine: &'static Engine = Box::leak(Box::new(Engine {
             job,
             process: std::process::id(),
+            program,
             futures: Futures::default(),
             results_call: Cell::new(false),
             agents: OnceCell::new(),
@@ -248,7 +302,7 @@ pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
             }
         });
         if job.pe() == Pe(0) {
-            let agents = job.group::<Agent>(());
+            let agents = job.group::<Agent>(engine.program.clone());
             engine.meet(agents);
             job.spawn(async move {
                 agents.created().await;
@@ -259,7 +313,11 @@ pub(crate) fn run(begin: Py<PyAny>) -> PyResult<i32> {
                 });
             });
         }
-    }))
+    });
+    if let Some(engine) = ENGINE.take() {
+        engine.clear();
+    }
+    Ok(code)
 }
 
 /// Sleeps without the interpreter's lock; then sees to signals that came meanwhile.

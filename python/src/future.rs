@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use charm4rs::Pe;
+use charm4rs::{Checked, Pe};
 use charm4rs_python_form::write_number;
 use hashbrown::HashMap;
 use pyo3::exceptions::PyRuntimeError;
@@ -15,6 +15,7 @@ use crate::codec;
 use crate::element::Outcome;
 use crate::engine::{self, Engine, engine, hooks};
 use crate::packed::Packed;
+use crate::proxy::{LARGE, undelivered};
 
 /// A future's name in the whole job.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -66,6 +67,11 @@ impl Futures {
     fn next(&self) -> u64 {
         self.last.set(self.last.get() + 1);
         self.last.get()
+    }
+
+    /// Lets go of all, for which no value comes any more.
+    pub(crate) fn clear(&self) -> HashMap<u64, Py<FutureBase>> {
+        self.open.take()
     }
 
     fn find(&self, py: Python<'_>, name: FutureName) -> Option<Py<FutureBase>> {
@@ -275,7 +281,25 @@ fn send_from_thread(future: &Bound<'_, FutureBase>, outcome: Outcome) -> PyResul
 
 /// Sends a value, or an exception, to a future anywhere.
 pub(crate) fn fulfil(engine: &Engine, name: FutureName, outcome: Outcome) {
-    drop(engine.agents().on(Pe(name.pe)).fulfil(name.number, outcome));
+    let is_large = outcome.len() >= LARGE;
+    let sent = engine.agents().on(Pe(name.pe)).fulfil(name.number, outcome);
+    if is_large {
+        tell_if_lost(engine, name, sent.call().checked());
+    }
+}
+
+/// Tells a future why its value does not come, if there was no memory for it.
+#[cold]
+fn tell_if_lost(engine: &Engine, name: FutureName, sent: Checked<()>) {
+    engine.job.spawn(async move {
+        let Err(lost) = sent.await else { return };
+        Python::attach(|py| {
+            let error = undelivered(py, &lost).unwrap_or_else(|worse| worse);
+            if let Ok(engine) = crate::engine::engine() {
+                fulfil(engine, name, Outcome::error(py, &error));
+            }
+        });
+    });
 }
 
 /// What arrived, as a Python object.

@@ -46,8 +46,8 @@ mod _engine {
     use crate::element::Answer;
     #[pymodule_export]
     use crate::engine::{
-        Timer, abort, after, array, call_from_thread, call_soon, created, exit, group, hold, join, now, place,
-        quiescence, register, run, set_hooks, shape, single, take_interrupt, timer,
+        Timer, abort, after, array, call_from_thread, call_soon, created, end_within, exit, group, hold, join, now,
+        place, quiescence, refuse, register, run, set_hooks, shape, single, take_interrupt, timer,
     };
     #[pymodule_export]
     use crate::future::{FutureBase, RemoteFuture, future_named};

@@ -2,9 +2,9 @@
 
 use std::hash::{Hash, Hasher};
 
-use charm4rs::{Collection, Pe};
+use charm4rs::{CallError, Collection, Pe};
 use charm4rs_python_form::write_number;
-use pyo3::exceptions::{PyAttributeError, PyIndexError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PySlice, PyString, PyTuple, PyType};
@@ -382,6 +382,9 @@ impl Method {
                 self.name.proxy.send(self.name.method, call, ReplyTo::Nobody);
                 Ok(None)
             }
+            (_, Target::One(element, _)) if call.len() >= LARGE => {
+                self.ask_one(py, engine, element, call, wants).map(Some)
+            }
             (_, Target::One(..)) => {
                 let (future, name) = engine.new_future(py)?;
                 let reply = ReplyTo::Future { name, value: wants == Wants::Value };
@@ -475,7 +478,36 @@ fn wants(kwargs: &Bound<'_, PyDict>) -> PyResult<Wants> {
     })
 }
 
+/// Of calls that take so many bytes the engine tells whether there was memory for them.
+pub(crate) const LARGE: usize = 1 << 20;
+
 impl Method {
+    /// Asks one element; the future gets its answer, or the engine's error.
+    fn ask_one<'py>(
+        &self,
+        py: Python<'py>,
+        engine: &'static Engine,
+        element: charm4rs::Proxy<Element>,
+        call: CallArgs,
+        wants: Wants,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (future, name) = engine.new_future(py)?;
+        let answer = element.ask(self.name.method, call, wants == Wants::Value).call().checked();
+        engine.job.spawn(async move {
+            let answer = answer.await;
+            Python::attach(|py| {
+                let settled = match answer {
+                    Ok(outcome) => Ok(arrived(py, outcome)),
+                    Err(error) => undelivered(py, &error).map(|error| Arrived::Error(error.into_value(py).into_any())),
+                };
+                if let Err(error) = settled.and_then(|value| engine.futures.settle(py, name.number, value)) {
+                    crate::engine::fatal(py, &error, "a coroutine");
+                }
+            });
+        });
+        Ok(future)
+    }
+
     /// Asks all elements; the future gets the list of their answers, in the order of their indices.
     fn ask_all<'py>(
         &self,
@@ -502,13 +534,20 @@ impl Method {
     }
 }
 
+/// The exception of a call that the engine could not deliver, or whose result it could not.
+pub(crate) fn undelivered(py: Python<'_>, error: &CallError) -> PyResult<PyErr> {
+    match error {
+        CallError::TooLarge { .. } => Ok(PyMemoryError::new_err(error.to_string())),
+        _ => crate::engine::charm4py_error(py, &error.to_string()),
+    }
+}
+
 /// What all elements answered: a list in which errors are values; or, where only completion counts, the first error.
-fn gathered(py: Python<'_>, answers: Result<Vec<Outcome>, charm4rs::CallError>, value: bool) -> PyResult<Arrived> {
+fn gathered(py: Python<'_>, answers: Result<Vec<Outcome>, CallError>, value: bool) -> PyResult<Arrived> {
     let answers = match answers {
         Ok(answers) => answers,
         Err(error) => {
-            let error = crate::engine::charm4py_error(py, &error.to_string())?;
-            return Ok(Arrived::Error(error.into_value(py).into_any()));
+            return Ok(Arrived::Error(undelivered(py, &error)?.into_value(py).into_any()));
         }
     };
     let mut values = Vec::with_capacity(answers.len());

@@ -79,9 +79,9 @@ impl Kind {
     }
 
     /// Sent as its number: each process has its own.
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (u32, Py<PyString>))> {
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (u32, String))> {
         let numbered = py.import(intern!(py, "charm4py.reduction"))?.getattr(intern!(py, "numbered"))?;
-        Ok((numbered, (self.number, self.name.clone_ref(py))))
+        Ok((numbered, (self.number, self.name.bind(py).to_string())))
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import Run, check, run_job
@@ -150,3 +151,102 @@ def test_a_script_that_does_not_start_says_so_without_a_launcher(run: Run) -> No
 def test_a_script_that_does_not_exist_is_reported(run: Run) -> None:
     job = run_job([sys.executable, "-m", "charmrun.start", "+p2", "nowhere.py"])
     assert job.returncode != 0 and "nowhere.py" in job.stderr
+
+
+@pytest.mark.parametrize("pes", [1, 2])
+@pytest.mark.parametrize("where", ["main", "waiting", "attribute", "global", "gzip"])
+def test_what_was_written_to_a_file_is_there_after_the_end(run: Run, tmp_path: Path, pes: int, where: str) -> None:
+    program = f"""
+    import gzip
+    name = {str(tmp_path)!r} + "/out"
+    class Cell(Chare):
+        def __init__(self):
+            if "{where}" == "attribute":
+                self.out = open(name, "w")
+                self.out.write("x" * 100)
+        @coro
+        def write(self):
+            out = open(name, "w")
+            out.write("x" * 100)
+            Future().get()
+    def main(args):
+        cell = Chare(Cell, onPE=charm.numPes() - 1)
+        if "{where}" == "main":
+            out = open(name, "w")
+            out.write("x" * 100)
+        elif "{where}" == "waiting":
+            cell.write()
+        elif "{where}" == "gzip":
+            global zipped
+            zipped = gzip.open(name, "wt")
+            zipped.write("x" * 100)
+        elif "{where}" == "global":
+            global kept
+            kept = open(name, "w", buffering=1 << 20)
+            kept.write("x" * 100)
+        charm.awaitCreation(cell)
+        charm.sleep(0.01)
+        exit(3)
+    charm.start(main)
+    """
+    ended = run(program, pes)
+    assert (ended.code, ended.err) == (3, "")
+    if where == "gzip":
+        import gzip
+
+        assert gzip.open(tmp_path / "out", "rt").read() == "x" * 100
+    else:
+        assert (tmp_path / "out").read_text() == "x" * 100
+
+
+def test_a_file_is_written_when_the_job_fails(run: Run, tmp_path: Path) -> None:
+    program = f"""
+    out = open({str(tmp_path)!r} + "/out", "w")
+    def main(args):
+        out.write("x" * 100)
+        raise ValueError("broken")
+    charm.start(main)
+    """
+    assert run(program, 1).code == 1
+    assert (tmp_path / "out").read_text() == "x" * 100
+
+
+@pytest.mark.parametrize("pes", [1, 2])
+def test_what_was_to_run_at_the_end_runs(run: Run, pes: int) -> None:
+    program = """
+    import atexit, ctypes, threading
+    class Kept:
+        def __del__(self): print("object", flush=True)
+    def main(args):
+        global kept
+        kept = Kept()
+        atexit.register(print, "Python")
+        threading.Thread(target=lambda: (time.sleep(0.1), print("thread", flush=True))).start()
+        exit()
+    # Python code cannot run when C's handlers do: a function of C's own shows that they have.
+    libc = ctypes.CDLL(None)
+    libc.__cxa_atexit(libc.perror, b"C", None)
+    try:
+        charm.start(main)
+    finally:
+        if charm.myPe() == 0: print("finally")
+    """
+    ended = run(program, pes)
+    assert (ended.code, ended.out) == (0, ["finally", "thread", "Python", "object"]), ended.err
+    assert [line.split(":")[0] for line in ended.err.splitlines()] == ["C"] * pes
+
+
+def test_an_end_that_hangs_is_cut_short_with_the_status_of_the_job(run: Run) -> None:
+    program = """
+    import threading
+    from charm4py import ending
+    ending.LIMIT_S = 0.3
+    def main(args):
+        threading.Thread(target=threading.Event().wait).start()
+        exit(5)
+    charm.start(main)
+    """
+    for pes in (1, 2):
+        ended = run(program, pes, launcher=pes > 1)
+        assert ended.code == 5
+        assert ended.err.startswith("charmrun: warning: process ") and ended.err.endswith(" had not ended 0.3 s after the job\n")

@@ -6,10 +6,11 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from conftest import MARK, Run, Traces, check, program_text, run_job
+from conftest import MARK, Run, Traces, WATCHDOG_S, check, program_text, run_job
 
 
 @pytest.mark.parametrize("closed", list(itertools.product([False, True], repeat=3)))
@@ -174,3 +175,19 @@ time.sleep(1000)
     for name in files:
         os.unlink(name)
     traces.assert_gone()
+
+
+def test_a_prompt_is_shown_before_its_answer_is_read(tmp_path: Path) -> None:
+    script = tmp_path / "prog.py"
+    script.write_text(program_text("def main(args):\n    print('hello', input('name? '))\n    exit()\ncharm.start(main)\n"))
+    command = [sys.executable, "-m", "charmrun.start", "+p2", str(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as job:
+        assert job.stdin is not None and job.stdout is not None
+        watchdog = threading.Timer(WATCHDOG_S, job.kill)
+        watchdog.start()
+        assert job.stdout.read(len("name? ")) == b"name? "
+        job.stdin.write(b"Ann\n")
+        job.stdin.close()
+        assert job.stdout.read() == b"hello Ann\n"
+        assert job.wait() == 0
+        watchdog.cancel()

@@ -146,7 +146,7 @@ def test_a_class_that_other_pes_do_not_have_is_named_as_such(run: Run) -> None:
     """
     ended = run(program)
     assert ended.out == ["[0, 0] [1, 1]"] and ended.code == 1
-    assert "the chare's class is not defined on this PE: define it at its module's level" in ended.err.splitlines()[0]
+    assert "Own.make.<locals>.Late is defined inside of a function, so other PEs do not know it: define it" in ended.err.splitlines()[0]
 
 
 def test_a_start_is_refused_twice_and_chares_before_it(run: Run) -> None:
@@ -184,3 +184,136 @@ def test_a_job_may_be_a_module_or_a_line_of_code(tmp_path: Path, launcher: bool)
         command = [sys.executable, "-m", "charmrun.start", "+p2", *program] if launcher else [sys.executable, *program]
         job = run_job(command, cwd=tmp_path)
         assert (job.returncode, job.stdout) == (0, "2\n" if launcher else "1\n"), job.stderr
+
+
+def different(rest: str, own: str, tmp_path: Path) -> str:
+    """A program of which one process has something that the others do not have."""
+    rest, own = ("\n".join(f"    {line}" for line in text.splitlines() or ["pass"]) for text in (rest, own))
+    return f"""
+import os
+try: mine = os.open({str(tmp_path / "first")!r}, os.O_CREAT | os.O_EXCL)
+except FileExistsError: mine = None
+if mine is None:
+{rest}
+else:
+{own}
+def main(args):
+    print("it runs")
+    exit()
+charm.start(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("rest", "own", "differences"),
+    [
+        ("class A(Chare): pass", "class B(Chare):\n    def go(self): pass", ["class __main__.A", "class __main__.B"]),
+        ("class A(Chare):\n    def go(self, x): pass", "class A(Chare):\n    def go(self, x, y=1): pass\n    def see(self): pass", ["__main__.A.see"]),
+        ("class A(Chare):\n    def go(self, x): pass", "class A(Chare):\n    'documented'\n    def go(self, y): pass", []),
+        ("", "Reducer.addReducer(max)", ["reducer max"]),
+        ("f = Reducer.addReducer(max)", "Reducer.addReducer(max)\nReducer.addReducer(max)", ["reducer max (number 3)"]),
+    ],
+)
+def test_processes_with_different_programs_end_with_76_and_the_difference(
+    run: Run, tmp_path: Path, rest: str, own: str, differences: list[str]
+) -> None:
+    ended = run(different(rest, own, tmp_path), 2)
+    if not differences:
+        assert (ended.code, ended.out) == (0, ["it runs"]), ended.err
+        return
+    assert (ended.code, ended.out) == (76, []), ended.err
+    first = ended.err.splitlines()[0]
+    assert first.startswith("charmrun: error[76]: the processes run different programs: only PE ")
+    assert all(difference in first for difference in differences), first
+    assert len(ended.err.splitlines()) == 1, ended.err
+
+
+def test_a_class_that_other_processes_do_not_know_is_refused_where_chares_are_made(run: Run) -> None:
+    program = """
+    from charm4py.charm import Charm4PyError
+    def main(args):
+        class Local(Chare): pass
+        for make in (lambda: Array(Local, 4), lambda: Group(Local), lambda: Chare(Local), lambda: Chare(Local, onPE=0), lambda: Array(Local, ndims=1)):
+            try:
+                make()
+            except Charm4PyError as e:
+                print(e)
+        exit()
+    charm.start(main)
+    """
+    said = "main.<locals>.Local is defined inside of a function, so other PEs do not know it: define it at its module's level"
+    check(run(program, 2), "\n".join([said] * 5))
+    ended = run(program, 1)
+    assert (ended.code, ended.out) == (0, [])
+
+
+def test_a_class_that_only_one_process_has_imported_is_reported(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text("from charm4py import Chare\nclass Late(Chare): pass\n")
+    program = """
+    def main(args):
+        import late
+        charm.awaitCreation(Array(late.Late, 4))
+        exit()
+    charm.start(main)
+    """
+    ended = run(program, 2)
+    first = ended.err.splitlines()[0]
+    assert ended.code == 1 and "not defined on this PE" in first and "panic" not in ended.err, ended.err
+    assert run(program, 1).code == 0
+
+
+def test_texts_have_one_hash_in_all_processes_of_a_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = """
+    import os
+    class Cell(Chare):
+        def hash(self): return hash("text"), os.environ["PYTHONHASHSEED"]
+    def main(args):
+        got = Group(Cell).hash(ret=True).get()
+        print(len(set(got)), got[0][1])
+        exit()
+    charm.start(main)
+    """
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    for options in ({}, {"launcher": False}):
+        seeds = [run(program, 3, *["+p3"] * (not options.get("launcher", True)), **options).out for _ in range(2)]
+        assert seeds[0][0].startswith("1 ") and seeds[0] != seeds[1]
+    monkeypatch.setenv("PYTHONHASHSEED", "5")
+    check(run(program, 3), "1 5")
+
+
+@pytest.mark.parametrize("how", ["charmrun", "behind", "alone", "words", "shell"])
+def test_several_pes_in_one_process_are_refused_before_anything_starts(tmp_path: Path, how: str) -> None:
+    script = tmp_path / "prog.py"
+    script.write_text(f"#!{sys.executable}\nprint('begun')\n" + program_text("charm.start(lambda args: print('main'))"))
+    script.chmod(0o755)
+    charmrun = [sys.executable, "-m", "charmrun.start"]
+    command = {
+        "charmrun": [*charmrun, "+p4", "++ppn", "2", str(script)],
+        "behind": [*charmrun, str(script), "+p4", "++ppn", "2"],
+        "alone": [sys.executable, str(script), "+p4", "++ppn", "4"],
+        "words": [*charmrun, "+p4", "++n", "2", "-c", "print('begun')"],
+        "shell": [*charmrun, "+p4", "++ppn", "2", "/usr/bin/env", sys.executable, str(script)],
+    }[how]
+    ended = run_job(command)
+    assert ended.returncode == 64
+    assert ended.stderr.count("\n") == 1 and "a process of Python has one PE" in ended.stderr, ended.stderr
+    assert "main" not in ended.stdout and ("begun" not in ended.stdout or how in ("alone", "shell"))
+
+
+def test_what_a_chare_starts_is_no_part_of_the_job(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(
+        "import os\nfrom charm4py import charm\n"
+        "def main(args):\n    print('child of', charm.numPes(), [name for name in os.environ if name.startswith(('CHARM4RS_BOOT', 'PMI'))])\n    exit()\n"
+        "charm.start(main)\n"
+    )
+    program = f"""
+    import os, subprocess
+    class Cell(Chare):
+        def go(self):
+            return [subprocess.run([sys.executable, {str(tmp_path / "child.py")!r}], capture_output=True, text=True, env=env).stdout for env in (None, dict(os.environ))]
+    def main(args):
+        for line in sum(Group(Cell).go(ret=True).get(), []): print(line, end="")
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 2), "\n".join(["child of 1 []"] * 4))
