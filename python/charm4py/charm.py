@@ -255,8 +255,8 @@ class Charm:
         """Cuts a group, an array or a section into sections: see :func:`charm4py.sections.split`."""
         return sections.split(proxy, numsections, section_func, elems)
 
-    def combine(self, *proxies: _engine.Proxy[C]) -> _engine.CollectionProxy[C]:
-        """A section of all elements of the parts of one collection."""
+    def combine(self, *proxies: Any) -> Any:
+        """A section of all elements of groups, arrays, sections and elements: see :func:`charm4py.sections.combine`."""
         return sections.combine(*proxies)
 
     # Waiting

@@ -26,6 +26,8 @@ def tupled(index: Any) -> Index:
 def cut(proxy: _engine.Proxy[C], key: Any) -> _engine.CollectionProxy[C]:
     """``proxy[key]``, where some of the key's parts are slices."""
     keys = key if isinstance(key, tuple) else (key,)
+    if _engine.index(proxy) is not None:
+        proxy = _engine.whole(proxy)
     extent = _engine.extent(proxy)
     if extent is not None and not _engine.is_section(proxy):
         return _engine.section(proxy, list(itertools.product(*ranges(keys, extent))))
@@ -84,13 +86,15 @@ def split(
 ) -> list[_engine.CollectionProxy[C]]:
     """Cuts a group, an array or a section into ``numsections`` sections.
 
-    ``elems`` has the indices of each. ``section_func`` gets each element, on its PE, and returns the number of its section, several of
+    ``elems`` has the indices of each; for one section it may be the list of its indices. ``section_func`` gets each element, on its PE, and returns the number of its section, several of
     them, or a negative one for none. Without either, each section gets as many elements as the others, or one more, in
     the order of their indices.
     """
     if numsections < 1:
         raise ValueError(f"{numsections} sections")
     if elems is not None:
+        if numsections == 1 and are_indices(elems, _engine.extent(proxy)):
+            elems = [elems]
         if len(elems) != numsections:
             raise ValueError(f"the elements of {len(elems)} sections for {numsections}")
         return [_engine.section(proxy, list(part)) for part in elems]
@@ -98,6 +102,14 @@ def split(
         return after_asking(proxy, numsections, proxy.__charm_present__(ret=True), lambda there: shares(there, numsections))
     answers = proxy.__charm_sections__(functions.dumps(section_func), ret=True)
     return after_asking(proxy, numsections, answers, lambda answers: chosen(answers, numsections))
+
+
+def are_indices(elems: Sequence[Any], extent: Sequence[int] | None) -> bool:
+    """Whether these are indices, and not lists of them: of a list that has one tuple the number of dimensions tells it."""
+    if any(isinstance(elem, int) for elem in elems):
+        return True
+    tuples = all(isinstance(elem, tuple) and all(isinstance(part, int) for part in elem) for elem in elems)
+    return tuples and (len(elems) != 1 or extent is None or len(elems[0]) == len(extent))
 
 
 def shares(there: list[Any], numsections: int) -> list[list[Any]]:
@@ -118,13 +130,111 @@ def chosen(answers: list[tuple[Any, list[int]]], numsections: int) -> list[list[
     return parts
 
 
-def combine(*proxies: _engine.Proxy[C]) -> _engine.CollectionProxy[C]:
-    """A section of all elements of these groups, arrays, sections and elements, which are parts of one collection."""
+def combine(*proxies: Any) -> Any:
+    """A section of all elements of these groups, arrays, sections and elements; of several collections a :class:`Combined`."""
     if not proxies:
         raise TypeError("nothing to combine")
-    whole = _engine.whole(proxies[0])
-    if any(_engine.whole(proxy) != whole for proxy in proxies):
-        raise Charm4PyError("only parts of one collection can be combined")
+    parts = [part for proxy in proxies for part in (proxy.parts if isinstance(proxy, Combined) else [proxy])]
+    of: dict[Any, list[Any]] = {}
+    for part in parts:
+        of.setdefault(_engine.whole(part), []).append(part)
+    sections = [united(whole, its) for whole, its in of.items()]
+    return sections[0] if len(sections) == 1 else Combined(sections)
+
+
+class Combined:
+    """Parts of several collections, also of different classes: they are called together. No reduction goes over them."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return CombinedMethod(self.parts, [getattr(part, name) for part in self.parts])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Combined) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.parts))
+
+    def __reduce__(self) -> Any:
+        return Combined, (self.parts,)
+
+    def issec(self) -> bool:
+        """Whether it names a section."""
+        return True
+
+
+class CombinedMethod:
+    """A method of each of them."""
+
+    def __init__(self, parts: list[Any], methods: list[Any]) -> None:
+        self.parts = parts
+        self.methods = methods
+
+    def __call__(self, *args: Any, ret: bool = False, awaitable: bool = False, **kwargs: Any) -> Any:
+        if not (ret or awaitable):
+            for method in self.methods:
+                method(*args, **kwargs)
+            return None
+        result: threads.Future[Any] = threads.Future()
+        answers = [method(*args, ret=ret, awaitable=not ret, **kwargs) for method in self.methods]
+        # Of values the list is in the order of the indices, whatever collection they are of.
+        indices = [part.__charm_present__(ret=True) for part in self.parts] if ret else []
+        when_all([*answers, *indices], lambda: give(result, gathered(answers, indices)))
+        return result
+
+
+def gathered(answers: list[threads.Future[Any]], indices: list[threads.Future[Any]]) -> Any:
+    """What the calls of several collections give: their values, or the first exception, or nothing."""
+    if not indices:
+        return next((error for error in map(outcome, answers) if isinstance(error, Exception)), None)
+    found: list[tuple[Index, Any]] = []
+    for answer, index in zip(answers, indices):
+        values, there = outcome(answer), outcome(index)
+        for value in (values, there):
+            if isinstance(value, Exception):
+                return value
+        found += zip([tupled(at) for at in there], values)
+    return [value for _, value in sorted(found, key=lambda pair: pair[0])]
+
+
+def give(future: threads.Future[Any], value: Any) -> None:
+    """Lets a future of this PE have a value as it stands, or an exception raised."""
+    if isinstance(value, Exception):
+        future.send(value)
+    else:
+        future._settle(value)
+
+
+def outcome(future: threads.Future[Any]) -> Any:
+    """A future's value, or the exception in its place."""
+    try:
+        return future._result()
+    except Exception as error:
+        return error
+
+
+def when_all(futures: list[threads.Future[Any]], then: Callable[[], None]) -> None:
+    """Calls ``then`` when all futures have their values."""
+    missing = len(futures)
+
+    def ready(_: Any) -> None:
+        nonlocal missing
+        missing -= 1
+        if missing == 0:
+            then()
+
+    for future in futures:
+        future._when_ready(ready)
+
+
+def united(whole: Any, proxies: Sequence[Any]) -> Any:
+    """A section of all elements of these parts of one collection; what is not a part but all of it as it is."""
+    if whole in proxies or (len(proxies) == 1 and _engine.is_section(proxies[0])):
+        return whole if whole in proxies else proxies[0]
     section, fill = _engine.section_later(whole)
     found = [_engine.index(proxy) for proxy in proxies if _engine.index(proxy) is not None]
     collections = [proxy for proxy in proxies if _engine.index(proxy) is None]

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use charm4rs::{CallError, Collection, Pe};
 use charm4rs_python_form::write_number;
-use pyo3::exceptions::{PyAttributeError, PyIndexError, PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyMemoryError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PySlice, PyString, PyTuple, PyType};
@@ -155,8 +155,15 @@ impl Proxy {
     /// The element of this index, or, of a slice, a section.
     fn __getitem__<'py>(slf: &Bound<'py, Self>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
-        let Target::All(collection, shape) = this.name.target else {
-            return Err(PyTypeError::new_err(format!("{} names one chare already", this.__repr__())));
+        let (collection, shape) = match this.name.target {
+            Target::All(collection, shape) => (collection, shape),
+            // A single chare is the only one of its collection.
+            Target::One(_, Shape::Single) => {
+                let is_own = Index::from_python(index)?.as_slice() == [0];
+                let none = || PyIndexError::new_err(format!("there is no element {index} in {}", this.__repr__()));
+                return if is_own { Ok(slf.clone().into_any()) } else { Err(none()) };
+            }
+            Target::One(element, shape) => (element.collection(), shape),
         };
         let cuts = |index: &Bound<'_, PyAny>| index.is_instance_of::<PySlice>();
         if cuts(index) || index.cast::<PyTuple>().is_ok_and(|parts| parts.iter().any(|part| cuts(&part))) {

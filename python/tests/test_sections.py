@@ -82,10 +82,6 @@ def test_parts_of_one_collection_can_be_combined(run: Run) -> None:
         both = charm.combine(a, b, cells[4])
         print("both", [i for i, in both.who(ret=True).get()])
         print("overlap", [i for i, in charm.combine(a, cells[2:4]).who(ret=True).get()])
-        try:
-            charm.combine(a, Array(Cell, 2))
-        except charm.Charm4PyError as error:
-            print("refused", error)
         exit()
     charm.start(main)
     """
@@ -94,7 +90,6 @@ def test_parts_of_one_collection_can_be_combined(run: Run) -> None:
         """
         both [0, 1, 2, 4, 6, 7]
         overlap [0, 1, 2, 3]
-        refused only parts of one collection can be combined
         """,
     )
 
@@ -200,3 +195,79 @@ def test_an_element_or_a_section_that_cannot_be_is_refused(run: Run) -> None:
         one TypeError
         """,
     )
+
+
+def test_parts_of_several_collections_and_classes_can_be_combined(run: Run) -> None:
+    program = """
+    class A(Chare):
+        def who(self, x=0): return type(self).__name__, self.thisIndex, x
+        def note(self, done): done.send(type(self).__name__)
+        def pass_on(self, all): return all.who(ret=True)
+        @coro
+        def ask(self, all): return all.who(3, ret=True).get()
+        def fail(self): raise KeyError(type(self).__name__)
+    class B(A): pass
+    def main(args):
+        a, b, more, group = Array(A, 3), Array(B, 2), Array(A, 2), Group(B)
+        print(charm.combine(a, b).who(ret=True).get())
+        print(charm.combine(a, more).who(x=1, ret=True).get())
+        all = charm.combine(a[1:], b[0], group, a[2])
+        print([name for name, _, _ in all.who(ret=True).get()], all.who(awaitable=True).get(), all == charm.combine(a[1:], b[0], group, a[2]) or "made anew")
+        done = Future(5)
+        all.note(done)
+        print(sorted(done.get()))
+        print(len(charm.combine(all, more).who(ret=True).get()), Chare(A, onPE=1).ask(charm.combine(a, b), ret=True).get()[-1])
+        try:
+            charm.combine(a, b).fail(awaitable=True).get()
+        except KeyError as e:
+            print(e)
+        try:
+            charm.combine(a, b).nothing
+        except AttributeError as e:
+            print("no such method")
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, 2),
+        """
+        [('A', (0,), 0), ('B', (0,), 0), ('A', (1,), 0), ('B', (1,), 0), ('A', (2,), 0)]
+        [('A', (0,), 1), ('A', (0,), 1), ('A', (1,), 1), ('A', (1,), 1), ('A', (2,), 1)]
+        ['B', 'B', 'A', 'B', 'A'] None made anew
+        ['A', 'A', 'B', 'B', 'B']
+        7 ('A', (2,), 3)
+        'A'
+        no such method
+        """,
+    )
+
+
+def test_the_elements_of_one_section_may_be_a_flat_list(run: Run) -> None:
+    program = CELL + """
+    def main(args):
+        row, grid, group = Array(Cell, 5), Array(Cell, (3, 3)), Group(Cell)
+        for proxy, elems in [(row, [0, 2]), (row, [(1,), (3,)]), (row, [[0, 2]]), (row, [(0, 2)]), (row, [[(4,)]]), (grid, [(0, 1)]), (grid, [(0, 1), (2, 2)]),
+                             (grid, [[(1, 1)]]), (group, [1])]:
+            print(charm.split(proxy, 1, elems=elems)[0].who(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    lines = "[(0,), (2,)]|[(1,), (3,)]|[(0,), (2,)]|[(0,), (2,)]|[(4,)]|[(0, 1)]|[(0, 1), (2, 2)]|[(1, 1)]|[1]"
+    check(run(program, 2), lines.replace("|", "\n"))
+
+
+def test_the_proxy_of_an_element_gives_others_of_its_collection(run: Run) -> None:
+    program = CELL + """
+    class One(Chare):
+        def own(self): return self.thisProxy[self.thisIndex] == self.thisProxy, self.thisProxy[0] == self.thisProxy
+        def other(self):
+            try: return self.thisProxy[1]
+            except IndexError as e: return str(e)
+    def main(args):
+        one, row, group = Chare(One, onPE=1), Array(Cell, 5), Group(Cell)
+        print(one.own(ret=True).get(), one.other(ret=True).get())
+        print(row[1][3].who(ret=True).get(), row[1][2:].who(ret=True).get(), group[0][1].who(ret=True).get(), row[0][1] == row[1])
+        exit()
+    charm.start(main)
+    """
+    check(run(program, 2), "(True, True) there is no element 1 in <One>\n(3,) [(2,), (3,), (4,)] 1 True")
