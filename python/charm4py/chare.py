@@ -164,15 +164,15 @@ def no_method(cls: type, name: str) -> str:
     return f"{cls.__name__} has no entry method {name}" + ("" if name.startswith("__") else meant(name, entry_names(cls)))
 
 
-def number(cls: Any) -> int:
-    """The engine's number of a class of chares of which some are to be made on other PEs, too."""
+def number(cls: Any, pe: int = -1) -> int:
+    """The engine's number of a class of chares that are to be made on all PEs, or on one."""
     found = numbers.get(cls)
     if found is None or found >= LATE or cls.__flags__ & ABSTRACT:
-        return number_of_another(cls)
+        return number_of_another(cls, pe)
     return found
 
 
-def number_of_another(cls: Any) -> int:
+def number_of_another(cls: Any, pe: int) -> int:
     """The number of what is not simply a class that can be made: ``Cell[int]``, or one that has not been noted."""
     made = origin(cls)
     if not (isinstance(made, type) and issubclass(made, Chare)):
@@ -185,7 +185,8 @@ def number_of_another(cls: Any) -> int:
     if made not in numbers:
         register_defined()
     found = numbers[made]
-    if found >= LATE and "<locals>" in made.__qualname__ and _engine.place()[1] > 1:
+    own, pes = _engine.place()[:2]
+    if found >= LATE and "<locals>" in made.__qualname__ and pes > 1 and pe != own:
         where = "is defined inside of a function, so other PEs do not know it: define it at its module's level"
         raise Charm4PyError(f"{made.__qualname__} {where}")
     return found
@@ -273,7 +274,7 @@ def arguments(args: Sequence[Any]) -> tuple[Any, ...]:
 
 def single(cls: type[C], args: Sequence[Any] = (), onPE: int = -1) -> _engine.ElementProxy[C]:
     """A single chare; on the PE whose turn it is, unless ``onPE`` says which."""
-    return _engine.single(number(cls), arguments(args), onPE)
+    return _engine.single(number(cls, onPE), arguments(args), onPE)
 
 
 def Group(cls: type[C], args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> _engine.CollectionProxy[C]:

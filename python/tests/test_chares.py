@@ -389,7 +389,7 @@ def test_errors_of_wrong_calls_name_the_method_and_what_was_meant(run: Run) -> N
     def main(args):
         cells = Array(Cell, 3)
         for bad in (lambda: cells.twcie(1), lambda: cells[0].constant, lambda: cells.reduce(1), lambda: cells.twice(nmber=1),
-                    lambda: cells.twice(1, rte=True), lambda: cells[1].twice(1, 2), lambda: cells[1].twice(), lambda: cells[1][2],
+                    lambda: cells.twice(1, rte=True), lambda: cells[1].twice(1, 2), lambda: cells[1].twice(), lambda: cells[1][3],
                     lambda: cells[3], lambda: cells[1].twice(1, tmies=3)):
             try:
                 bad()
@@ -408,7 +408,7 @@ def test_errors_of_wrong_calls_name_the_method_and_what_was_meant(run: Run) -> N
         TypeError Cell.twice() got an unexpected keyword argument 'rte' (did you mean 'ret'?): it takes (number, *, times=2)
         TypeError Cell.twice() takes 1 positional argument, and was given 2: it takes (number, *, times=2)
         TypeError Cell.twice() is missing a required argument: 'number': it takes (number, *, times=2)
-        TypeError <Cell[1]> names one chare already
+        IndexError there is no element 3 in <Cell[1]>
         IndexError there is no element 3 in <array of Cell>
         TypeError Cell.twice() got an unexpected keyword argument 'tmies' (did you mean 'times'?): it takes (number, *, times=2)
         """,

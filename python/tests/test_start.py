@@ -233,11 +233,12 @@ def test_a_class_that_other_processes_do_not_know_is_refused_where_chares_are_ma
     from charm4py.charm import Charm4PyError
     def main(args):
         class Local(Chare): pass
-        for make in (lambda: Array(Local, 4), lambda: Group(Local), lambda: Chare(Local), lambda: Chare(Local, onPE=0), lambda: Array(Local, ndims=1)):
+        for make in (lambda: Array(Local, 4), lambda: Group(Local), lambda: Chare(Local), lambda: Chare(Local, onPE=charm.numPes() - 1), lambda: Array(Local, ndims=1)):
             try:
                 make()
             except Charm4PyError as e:
                 print(e)
+        charm.awaitCreation(Chare(Local, onPE=0))  # where it is known
         exit()
     charm.start(main)
     """
