@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use charm4rs::{Collection, CollectionId, Group, Hold, Job, Joining, NoInsertion, Pe, Remote};
+use charm4rs::{Collection, CollectionId, Group, Job, Joining, NoInsertion, Pe, Remote};
 use hashbrown::HashMap;
 use pyo3::exceptions::{
     PyException, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
@@ -20,6 +20,7 @@ use crate::element::{Element, Init};
 use crate::front::PythonFront;
 use crate::future::Futures;
 use crate::index::{Index, Shape};
+use crate::later::called_back;
 use crate::packed::Packed;
 use crate::place::Map;
 use crate::proxy::{Proxy, Target, checked_pe};
@@ -516,85 +517,6 @@ pub(crate) fn single(class: u32, args: &Bound<'_, PyAny>, pe: i64) -> PyResult<P
     let index = Index::single(pe, engine.job.pe(), number);
     singles.insert_on(pe, index, Init { class, shape: Shape::Single, args });
     Ok(Proxy::of(class, Target::One(singles.at(index), Shape::Single)))
-}
-
-/// Calls what a task was to call, on the PE's thread.
-fn called_back(callable: &Py<PyAny>, what: &str) {
-    Python::attach(|py| {
-        if let Err(error) = callable.call0(py) {
-            fatal(py, &error, what);
-        }
-    });
-}
-
-/// Calls `callable` when the present method has ended.
-#[pyfunction]
-pub(crate) fn call_soon(callable: Py<PyAny>) -> PyResult<()> {
-    engine()?.job.spawn(async move { called_back(&callable, "a coroutine") });
-    Ok(())
-}
-
-/// Calls `callable` in so many seconds.
-#[pyfunction]
-pub(crate) fn after(seconds: f64, callable: Py<PyAny>) -> PyResult<()> {
-    engine()?.job.after(delay(seconds)?, move || called_back(&callable, "a timer"));
-    Ok(())
-}
-
-fn delay(seconds: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(seconds.max(0.0))
-        .map_err(|_| PyValueError::new_err(format!("a time of {seconds} seconds")))
-}
-
-/// A timer that can be cancelled.
-#[pyclass(frozen, module = "charm4py._engine")]
-pub(crate) struct Timer(charm4rs::Timer);
-
-#[pymethods]
-impl Timer {
-    /// Keeps it from calling, if it has not called yet.
-    fn cancel(&self) -> PyResult<()> {
-        engine()?.job.cancel_timer(self.0);
-        Ok(())
-    }
-}
-
-/// As `after`, but gives a timer that can be cancelled; with `aside`, quiescence does not wait for it.
-#[pyfunction]
-#[pyo3(signature = (seconds, callable, aside = false))]
-pub(crate) fn timer(seconds: f64, callable: Py<PyAny>, aside: bool) -> PyResult<Timer> {
-    let job = engine()?.job;
-    let (delay, f) = (delay(seconds)?, move || called_back(&callable, "a timer"));
-    Ok(Timer(if aside { job.timer_aside(delay, f) } else { job.timer(delay, f) }))
-}
-
-/// As `call_soon`, for any thread.
-#[pyfunction]
-pub(crate) fn call_from_thread(callable: Py<PyAny>) -> PyResult<()> {
-    on_the_pe(move |py, _| callable.call0(py).map(drop))
-}
-
-/// Keeps the job from being quiescent, or does so no longer: something goes on that the engine does not see.
-#[pyfunction]
-pub(crate) fn hold(on: bool) -> PyResult<()> {
-    thread_local! {
-        static HELD: RefCell<Option<Hold>> = const { RefCell::new(None) };
-    }
-    let hold = if on { Some(engine()?.job.hold()) } else { None };
-    HELD.set(hold);
-    Ok(())
-}
-
-/// Calls `callable` when the whole job has nothing to do.
-#[pyfunction]
-pub(crate) fn quiescence(callable: Py<PyAny>) -> PyResult<()> {
-    let engine = engine()?;
-    let quiet = engine.job.quiescence();
-    engine.job.spawn(async move {
-        quiet.await;
-        called_back(&callable, "a callback of quiescence");
-    });
-    Ok(())
 }
 
 /// Packs the arguments of a new chare, a tuple.

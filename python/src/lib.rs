@@ -25,6 +25,7 @@ mod future;
 mod gate;
 mod handles;
 mod index;
+mod later;
 mod launch;
 mod packed;
 mod pickle;
@@ -46,13 +47,15 @@ mod _engine {
     use crate::element::Answer;
     #[pymodule_export]
     use crate::engine::{
-        Timer, abort, after, array, call_from_thread, call_soon, created, end_within, exit, group, hold, join, now,
-        place, quiescence, refuse, register, run, set_hooks, shape, single, take_interrupt, timer,
+        abort, array, created, end_within, exit, group, join, now, place, refuse, register, run, set_hooks, shape,
+        single, take_interrupt,
     };
     #[pymodule_export]
     use crate::future::{FutureBase, RemoteFuture, future_named};
     #[pymodule_export]
     use crate::gate::{construction_begins, construction_ends};
+    #[pymodule_export]
+    use crate::later::{Timer, after, call_from_thread, call_soon, hold, quiescence, timer};
     #[pymodule_export]
     use crate::launch::charmrun;
     #[pymodule_export]
