@@ -1,7 +1,7 @@
 //! Calls of single elements, on both ends: where they go, and what becomes of those that arrive.
 //!
 //! For each entry method there is little code of its own: what moves or serializes the arguments, reads them, and calls the method
-//! ([`execute::run`]). Where an element is, is found for each chare type; the rest ([`super::post`]) is the same for all.
+//! ([`execute`](super::execute)). Where an element is, is found for each chare type; the rest ([`super::post`]) is the same for all.
 
 use std::rc::Rc;
 
