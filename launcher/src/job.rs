@@ -30,8 +30,10 @@ use crate::{Launch, shell};
 
 /// Bytes of one read of a process's output.
 const READ: usize = 64 << 10;
-/// A line of the first process that has no end is shown after this time: it may be a prompt.
+/// A line of the first process that has no end is shown after this time without output: it may be a prompt. Where others print, who
+/// waits that long for a processor in the middle of a line must not be taken for it.
 const PROMPT: Duration = Duration::from_millis(50);
+const PROMPT_AMONG_OTHERS: Duration = Duration::from_millis(250);
 
 /// Starts a job and serves it to its end. Gives its exit status.
 pub(crate) fn run(mut options: Options, launch: Launch) -> Result<u8, LaunchError> {
@@ -361,7 +363,19 @@ impl Job {
     pub(crate) fn print(&mut self, rank: u32, which: usize, bytes: &[u8]) {
         // The first process reads what the user types.
         if self.outputs.take(rank, which, bytes) && rank == 0 {
-            self.prompt_at = Some(Instant::now() + PROMPT);
+            self.await_prompt();
+        }
+    }
+
+    fn await_prompt(&mut self) {
+        let after = if self.layout.processes() == 1 { PROMPT } else { PROMPT_AMONG_OTHERS };
+        self.prompt_at = Some(Instant::now() + after);
+    }
+
+    /// While the reader of the output is slow, a process may have to wait in the middle of a line.
+    fn put_off_prompt(&mut self) {
+        if self.prompt_at.is_some() && self.outputs.waiting().next().is_some() {
+            self.await_prompt();
         }
     }
 
@@ -379,6 +393,7 @@ impl Job {
 
     /// Writes what can be written, and listens to whom and what this makes sense of.
     pub(crate) fn write_out(&mut self) {
+        self.put_off_prompt();
         self.outputs.write(self.here.epoll());
         self.write_lines();
         self.report_closed_output();
@@ -442,6 +457,7 @@ impl Owner for Job {
     }
 
     fn on_time(&mut self) {
+        self.put_off_prompt();
         if self.prompt_at.is_some_and(|at| at <= Instant::now()) {
             self.prompt_at = None;
             self.outputs.flush_prompt();
