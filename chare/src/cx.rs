@@ -209,7 +209,7 @@ macro_rules! surroundings {
         /// If another element of this PE has contributed a value of another type or length.
         #[track_caller]
         pub fn allreduce<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R) -> Reply<R::Output> {
-            runtime::allreduce($element, $element.members.id(), value, reducer)
+            runtime::allreduce($element, $element.members.id(), value, reducer, true)
         }
 
         /// Adds this element's part to the next reduction of a section that it is in; every contributor gets the result.
@@ -223,7 +223,7 @@ macro_rules! surroundings {
             value: V,
             reducer: R,
         ) -> Reply<R::Output> {
-            runtime::allreduce($element, section.id, value, reducer)
+            runtime::allreduce($element, section.id, value, reducer, true)
         }
 
         /// As `allreduce_in`, by way of the reduction's root alone: what PE 0 sends to all when it has heard of a result comes to each PE after
@@ -236,7 +236,7 @@ macro_rules! surroundings {
             value: V,
             reducer: R,
         ) -> Reply<R::Output> {
-            runtime::allreduce_from_root($element, section.id, value, reducer)
+            runtime::allreduce($element, section.id, value, reducer, false)
         }
 
         /// Destroys this chare when the present entry method has ended, or awaits something. Calls that arrive later fail,

@@ -150,12 +150,8 @@ impl postcard::ser_flavors::Flavor for Appending<'_> {
 
 /// Reads a value back. All bytes must be used.
 pub(crate) fn unpack<T: DeserializeOwned>(bytes: &[u8], payloads: Aside) -> Result<T, WireError> {
-    let mut value = None;
-    let rest = unpack_by(bytes, payloads, &mut |from| {
-        value = Some(T::deserialize(from)?);
-        Ok(())
-    })?;
-    value.filter(|_| rest.is_empty()).ok_or_else(|| too_many(rest))
+    let (value, rest) = unpack_first(bytes, payloads)?;
+    if rest.is_empty() { Ok(value) } else { Err(too_many(rest)) }
 }
 
 /// Reads a value from the front; returns the rest.

@@ -87,7 +87,7 @@ def is_found_by_name(function: FunctionType | type) -> bool:
     return is_in_module(function) and (function.__module__ not in local_modules or function in told)
 
 
-def is_in_module(function: FunctionType | type) -> bool:
+def is_in_module(function: Any) -> bool:
     """Whether it is what its module has under its name."""
     found: Any = sys.modules.get(function.__module__)
     for name in function.__qualname__.split("."):

@@ -14,7 +14,7 @@ from .ending import flush
 
 
 class Hooks:
-    """The engine finds these by their names. It keeps this class for ever."""
+    """The engine finds these by their names. It keeps this class until the process ends."""
 
     #: Modules whose functions the engine keeps: only of modules that are there does the interpreter end all objects.
     modules: dict[str, ModuleType] = {}

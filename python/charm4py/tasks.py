@@ -262,12 +262,13 @@ class Task:
 def bridge(future: Any) -> Generator[Any, None, None]:
     """Waits for a future of charm4py where something else than one of these tasks runs: a task of asyncio's, of the PE's loop."""
     loop = modules["asyncio"]._get_running_loop() if "asyncio" in modules else None
-    if loop is None:  # whoever drives the coroutine knows what to do
+    if loop is None:  # what drives the coroutine may know charm4py's futures
         yield future
         return
-    if loop is not running.loop or loop is None:
+    own = running.loop
+    if own is None or loop is not own:
         raise RuntimeError("futures of charm4py can be awaited in the event loop of their PE only, which `async def` methods run in")
-    waiter = loop.create_future()
+    waiter = own.create_future()
 
     def ready(_: Any) -> None:
         if not waiter.done():

@@ -289,17 +289,20 @@ impl<T: Chare> Members<T> {
     /// The PE that knows where an element is.
     #[inline(always)]
     pub(super) fn home(&self, rt: Rt, index: &T::Index) -> Pe {
-        // Of names that cannot be, which a PE may meet that does not know the collection yet, PE 0 knows that they are not.
-        if let Shape::Group = &self.shape {
-            return self.shape.fixed(index).filter(|pe| pe.0 < rt.sched.pes()).unwrap_or(Pe(0));
-        }
-        self.home_mapped(rt, index)
+        // A group's, which is asked for most, without the code of all others.
+        if let Shape::Group = &self.shape { self.fixed_home(rt, index) } else { self.home_of_any(rt, index) }
     }
 
-    fn home_mapped(&self, rt: Rt, index: &T::Index) -> Pe {
+    /// Of names that cannot be, which a PE may meet that does not know the collection yet, PE 0 knows that they are not.
+    #[inline(always)]
+    fn fixed_home(&self, rt: Rt, index: &T::Index) -> Pe {
+        self.shape.fixed(index).filter(|pe| pe.0 < rt.sched.pes()).unwrap_or(Pe(0))
+    }
+
+    fn home_of_any(&self, rt: Rt, index: &T::Index) -> Pe {
         let pes = rt.sched.pes();
         let position = match &self.shape {
-            Shape::Solo | Shape::Group => return self.shape.fixed(index).filter(|pe| pe.0 < pes).unwrap_or(Pe(0)),
+            Shape::Solo | Shape::Group => return self.fixed_home(rt, index),
             Shape::Bounded(bounds) => match bounds.position(index) {
                 Some(at) => Some((at, bounds.volume)),
                 None => return Pe(0),

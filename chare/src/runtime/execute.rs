@@ -1,5 +1,5 @@
-//! How an entry method is run, what follows it, and how its panics are caught. Only [`run`] is made for each entry method; what follows
-//! is made for each type of result, and the rest once.
+//! How an entry method is run, what follows it, and how its panics are caught. Only `start` and [`run`] are made for each entry method; what
+//! follows is made for each type of result, and the rest once.
 
 use std::any::TypeId;
 use std::future::Future;

@@ -65,7 +65,7 @@ pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
 pub(crate) use post::reply_serialized;
 pub use results::sink;
 pub(crate) use running::IndexLook;
-pub(crate) use section::{Membership, allreduce, allreduce_from_root, contribute, section, section_of};
+pub(crate) use section::{Membership, allreduce, contribute, section, section_of};
 
 pub(crate) use self::collection::AnyCollection;
 use crate::Chare;

@@ -201,14 +201,13 @@ pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
 
 /// Gives a future a value that may not be the first one.
 pub(crate) fn reply_serialized(rt: Rt, to: FutureId, value: impl serde::Serialize) {
-    let mut value = Some(value);
-    reply_packed(rt, to, tag::REPLY, &mut |bytes| pack_and_end(&mut value, bytes));
+    reply_tagged(rt, to, tag::REPLY, value);
 }
 
-/// The same, behind the calls that wait at the future's PE.
-pub(super) fn reply_in_turn(rt: Rt, to: FutureId, value: impl serde::Serialize) {
+/// The same; with [`tag::IN_TURN`] behind the calls that wait at the future's PE.
+pub(super) fn reply_tagged(rt: Rt, to: FutureId, tag: Tag, value: impl serde::Serialize) {
     let mut value = Some(value);
-    reply_packed(rt, to, tag::IN_TURN, &mut |bytes| pack_and_end(&mut value, bytes));
+    reply_packed(rt, to, tag, &mut |bytes| pack_and_end(&mut value, bytes));
 }
 
 fn reply_packed(rt: Rt, to: FutureId, tag: Tag, pack: Pack<'_>) {

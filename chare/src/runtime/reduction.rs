@@ -245,10 +245,11 @@ pub(super) fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, reductions: &R
 /// To whom the result of a reduction goes, as a contributor says.
 pub(super) enum To {
     Route(Route),
-    /// Every contributor, this one by a future.
-    Everyone(FutureId),
-    /// The same, by way of the root, though they might exchange their parts.
-    EveryoneFromRoot(FutureId),
+    /// Every contributor, this one by a future. Unless they `may_exchange` their parts, the result comes from the root.
+    Everyone {
+        future: FutureId,
+        may_exchange: bool,
+    },
 }
 
 impl To {
@@ -256,7 +257,7 @@ impl To {
     fn route(self, reductions: &Reductions, number: u64) -> Route {
         match self {
             Self::Route(route) => route,
-            Self::Everyone(future) | Self::EveryoneFromRoot(future) => {
+            Self::Everyone { future, .. } => {
                 reductions.everyone.borrow_mut().entry(number).or_default().futures.push(future);
                 Route::Everyone
             }
@@ -297,11 +298,13 @@ fn give_small<V: Arguments, R: Reducer<V>>(
     to: To,
 ) {
     let (part, reducer) = match to {
-        To::Route(_) | To::EveryoneFromRoot(_) => (part, reducer),
-        To::Everyone(future) => match exchange::give::<V, R>(rt, reductions, number, part, reducer, future) {
-            Ok(()) => return,
-            Err(back) => back,
-        },
+        To::Route(_) | To::Everyone { may_exchange: false, .. } => (part, reducer),
+        To::Everyone { future, may_exchange: true } => {
+            match exchange::give::<V, R>(rt, reductions, number, part, reducer, future) {
+                Ok(()) => return,
+                Err(back) => back,
+            }
+        }
     };
     let otherwise = reductions.pieces.has(number) || reductions.exchanges.has(number);
     if otherwise {

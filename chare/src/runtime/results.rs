@@ -5,15 +5,15 @@
 
 use charm4rs_scheduler::Class;
 use charm4rs_transport::Msg;
-use charm4rs_transport::port::Incoming;
+use charm4rs_transport::port::{Incoming, Tag};
 
 use super::collection::CollectionId;
 use super::exit::Failure;
-use super::post::{reply_in_turn, reply_serialized};
+use super::post::reply_tagged;
 use super::reduction::{Reductions, send};
 use super::{Rt, broadcast, shared};
 use crate::Arguments;
-use crate::envelope::{HEADER, Header, tag};
+use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Route, Sink};
 use crate::wire::{self, Packed, WireError};
 
@@ -23,10 +23,7 @@ pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64
         Route::Everyone => Packed::of(&value).map(|value| in_turn(rt, reductions, number, value)),
         Route::Future(to) if reductions.called.get() => {
             let to = *to;
-            rt.sched.call_self(Class::Default, move || match to.pe == rt.sched.pe() {
-                true => rt.futures.fulfil(to, value),
-                false => reply_in_turn(rt, to, value),
-            });
+            rt.sched.call_self(Class::Default, move || fulfil(rt, to, tag::IN_TURN, value));
             Ok(())
         }
         route => {
@@ -56,8 +53,7 @@ fn in_turn(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
 pub(super) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(), WireError> {
     match route {
         Route::Nobody | Route::Everyone => {}
-        Route::Future(to) if to.pe == rt.sched.pe() => rt.futures.fulfil(*to, value),
-        Route::Future(to) => reply_serialized(rt, *to, value),
+        Route::Future(to) => fulfil(rt, *to, tag::REPLY, value),
         Route::Entry { collection, method, before, broadcast } => {
             let mut header = Header::new(collection.0, rt.sched.pe());
             header.method = *method;
@@ -65,6 +61,15 @@ pub(super) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Gives a future a value, on another PE by a message of this kind.
+fn fulfil<O: Arguments>(rt: Rt, to: FutureId, tag: Tag, value: O) {
+    if to.pe == rt.sched.pe() {
+        rt.futures.fulfil(to, value);
+    } else {
+        reply_tagged(rt, to, tag, value);
+    }
 }
 
 /// Calls an entry method with a result; `bytes` is what stands before it in the message.

@@ -333,29 +333,17 @@ pub(crate) fn contribute<T: Chare, V: Arguments, R: Reducer<V>>(
     give::<T, V, R>(element, to, value, reducer, To::Route(sink.route));
 }
 
-/// Like [`contribute`], for a result that comes back to every contributor.
+/// Like [`contribute`], for a result that comes back to every contributor. Without `may_exchange` it comes from the root.
 #[track_caller]
 pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
     element: &Rc<Element<T>>,
     to: CollectionId,
     value: V,
     reducer: R,
+    may_exchange: bool,
 ) -> Reply<R::Output> {
     let reply = Reply::new(element.rt, Awaited::REDUCTION);
-    give::<T, V, R>(element, to, value, reducer, To::Everyone(reply.id()));
-    reply
-}
-
-/// Like [`allreduce`], never by exchange.
-#[track_caller]
-pub(crate) fn allreduce_from_root<T: Chare, V: Arguments, R: Reducer<V>>(
-    element: &Rc<Element<T>>,
-    to: CollectionId,
-    value: V,
-    reducer: R,
-) -> Reply<R::Output> {
-    let reply = Reply::new(element.rt, Awaited::REDUCTION);
-    give::<T, V, R>(element, to, value, reducer, To::EveryoneFromRoot(reply.id()));
+    give::<T, V, R>(element, to, value, reducer, To::Everyone { future: reply.id(), may_exchange });
     reply
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections import deque
 from functools import partial
 from typing import Any, Callable
@@ -14,7 +13,7 @@ from .. import _engine, functions, threads
 from ..chare import Chare
 from ..entry_method import meant
 from ..hooks import NobodysAnswer
-from .refs import Kept, ObjectRef, new_refs, packed_arguments, packed_error, perform, store
+from .refs import Kept, ObjectRef, new_refs, packed_arguments, packed_error, perform, store, unpacked_arguments
 
 #: How many calls this PE has sent to each actor.
 sent: dict[Any, int] = {}
@@ -90,8 +89,6 @@ def caller_of(instance: Any, name: str) -> Callable[..., Any]:
 
 def perform_now(function: Callable[..., Any], sent: Kept) -> None:
     """Calls a function whose exceptions are the caller's."""
-    from .refs import unpacked_arguments
-
     args, kwargs = unpacked_arguments(sent)
     function(*args, **kwargs)
 
@@ -107,11 +104,8 @@ class RemoteClass:
         raise TypeError(f"{self.__qualname__} is remote: {self.__qualname__}.remote() makes an actor of it")
 
     def __reduce__(self) -> Any:
-        found: Any = sys.modules.get(self.__module__)
-        for name in self.__qualname__.split("."):
-            found = getattr(found, name, None)
-        if found is self and self.__module__ not in functions.local_modules:
-            return named_class, (self.__module__, self.__qualname__)
+        if functions.is_in_module(self) and self.__module__ not in functions.local_modules:
+            return self.__qualname__
         return RemoteClass, (self.cls,)
 
     def options(self, **_options: Any) -> RemoteClass:
@@ -137,14 +131,6 @@ class RemoteClass:
 
 def is_bound(cls: type, name: str) -> bool:
     return isinstance(inspect.getattr_static(cls, name, None), (staticmethod, classmethod))
-
-
-def named_class(module: str, name: str) -> Any:
-    """The class that another PE knows by this name."""
-    found: Any = sys.modules[module]
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 class ActorHandle:

@@ -122,6 +122,7 @@ enum Ready {
     Call(Once),
 }
 
+// A place of the queue: it is written and read for each message.
 const _: () = assert!(size_of::<Option<Ready>>() == 48);
 
 /// Where a PE's port puts what has arrived.
