@@ -29,7 +29,6 @@ const COPIED_MAX: usize = 256;
 const KEY: usize = 8;
 
 /// What an inbox says of its reader: it reads, it closed, it is gone without having closed.
-const OPEN: u32 = 0;
 const CLOSED: u32 = 1;
 const LOST: u32 = 2;
 
@@ -70,6 +69,8 @@ pub(crate) struct Near<W: Way> {
     fences: Fences,
     armed: bool,
     fatal: Option<TransportError>,
+    /// It has ended as agreed. (What stands in the segment, others may have written.)
+    closed: bool,
     lost: Vec<Pe>,
     /// Messages and payloads that had to be copied.
     copies: u64,
@@ -103,6 +104,7 @@ impl<W: Way> Near<W> {
             fences,
             armed: false,
             fatal: None,
+            closed: false,
             lost: Vec::new(),
             copies: 0,
         }
@@ -534,14 +536,16 @@ impl<W: Way> Endpoint for Near<W> {
             std::thread::yield_now();
         }
         self.inbox.segment().header().closed.store(CLOSED, Ordering::Release);
+        self.closed = true;
         Ok(())
     }
 }
 
 impl<W: Way> Drop for Near<W> {
     fn drop(&mut self) {
-        let closed = &self.inbox.segment().header().closed;
-        let _ = closed.compare_exchange(OPEN, LOST, Ordering::Release, Ordering::Relaxed);
+        if !self.closed {
+            self.inbox.segment().header().closed.store(LOST, Ordering::Release);
+        }
         // The memory of windows that are still open goes away next.
         let (outboxes, way) = (&self.outboxes, &self.way);
         self.windows.close_all(|| gone(outboxes, way).is_some());
