@@ -58,6 +58,7 @@ impl<T: Chare> Deref for Element<T> {
 
 impl<T: Chare> Element<T> {
     pub(crate) fn new(rt: Rt, members: &'static Members<T>, index: T::Index) -> Rc<Self> {
+        members.alive.set(members.alive.get() + 1);
         Rc::new(Self { index, members, state: RefCell::new(None), base: Base::new(rt) })
     }
 
@@ -68,11 +69,19 @@ impl<T: Chare> Element<T> {
     }
 }
 
+impl<T: Chare> Drop for Element<T> {
+    fn drop(&mut self) {
+        self.members.alive.set(self.members.alive.get() - 1);
+    }
+}
+
 /// An element whatever its type is.
 pub(crate) trait AnyElement {
     fn base(&self) -> &Base;
     fn members(&self) -> &'static dyn AnyCollection;
     fn index_text(&self) -> String;
+    /// Drops the chare.
+    fn drop_state(&self);
     /// Whether it is the one that its collection has by its index.
     fn is_listed(&self) -> bool;
     /// Leaves a section.
@@ -90,6 +99,10 @@ impl<T: Chare> AnyElement for Element<T> {
 
     fn index_text(&self) -> String {
         format!("{:?}", self.index)
+    }
+
+    fn drop_state(&self) {
+        drop(self.state.take());
     }
 
     fn is_listed(&self) -> bool {

@@ -47,6 +47,8 @@ pub(crate) mod tag {
     pub(crate) const RESULT_PIECE: Tag = Tag(17);
     /// Whether the job is in a deadlock: a question down a tree, answers up. A system message.
     pub(crate) const DEADLOCK: Tag = Tag(0xE9);
+    /// A collection is destroyed. Body: whether it comes down a tree.
+    pub(crate) const DESTROY: Tag = Tag(24);
     /// A step of a section's creation.
     pub(crate) const SECTION: Tag = Tag(19);
     /// What a PE has of a reduction whose parts PEs exchange.

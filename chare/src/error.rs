@@ -33,6 +33,16 @@ pub enum CallError {
         /// Who found out.
         pe: Pe,
     },
+    /// The collection has been destroyed.
+    #[error("a collection of {chare} has been destroyed (call of {what}, found out on PE {pe})")]
+    Destroyed {
+        /// The chares' type.
+        chare: String,
+        /// The entry method that was called, or what else was asked of the collection.
+        what: String,
+        /// Who found out.
+        pe: Pe,
+    },
     /// The arguments or the result could not be packed or unpacked.
     #[error("the arguments or the result of {entry} cannot be transferred (PE {pe}): {why}")]
     Wire {

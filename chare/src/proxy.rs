@@ -210,6 +210,13 @@ impl<T: Chare> Collection<T> {
         self.id
     }
 
+    /// The whole collection of this name, for who knows its chares.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of(id: CollectionId) -> Self {
+        Self::named(id)
+    }
+
     pub(crate) fn named(id: CollectionId) -> Self {
         Self { id, whole: id, item: std::marker::PhantomData }
     }
@@ -219,8 +226,8 @@ impl<T: Chare> Collection<T> {
     /// twice counts once; an element that has been destroyed is left out.
     ///
     /// It can be used at once, here and wherever its name is sent. A section of a sparse array comes to be when the array is
-    /// closed by [`Collection::done_inserting`], and its calls wait for that. Like a collection, a section lasts until the job
-    /// ends: make one and keep it, rather than one for each call.
+    /// closed by [`Collection::done_inserting`], and its calls wait for that. A section lasts until it or the
+    /// whole is destroyed: make one and keep it, rather than one for each call.
     ///
     /// ```
     /// # use charm4rs::prelude::*;
@@ -417,6 +424,37 @@ impl<T: Chare> Collection<T> {
     pub fn done_inserting(&self) -> Reply<()> {
         self.assert_whole();
         runtime::census(runtime::current(), self.id)
+    }
+
+    /// Destroys the collection: its elements, on all PEs, and its sections; of a section, only the section. It may be called by anybody, and
+    /// more than once.
+    ///
+    /// An element's running entry method ends first; its suspended methods end where they are, and who waits for them gets
+    /// [`CallError::Dropped`](crate::CallError::Dropped). Broadcasts and calls that this PE made before come first, except those with payloads or to elements that
+    /// were inserted away from their home: wait for what they do. Calls that come later fail with
+    /// [`CallError::Destroyed`](crate::CallError::Destroyed). The memory is free for other uses at once; what the runtime needs for
+    /// each collection, some hundred bytes on each PE, serves the next one of the same chares, shape and map.
+    ///
+    /// ```
+    /// # use charm4rs::prelude::*;
+    /// # struct Block;
+    /// # #[chare(index = usize)]
+    /// # impl Block {
+    /// #     #[init]
+    /// #     fn new() -> Self { Self }
+    /// #     #[entry]
+    /// #     fn number(&mut self, cx: &mut Cx<Self>) -> usize { cx.index() }
+    /// # }
+    /// # charm4rs::testing::threads(2, |job| async move {
+    /// for round in 0..3 {
+    ///     let blocks = job.array::<Block>(10, ());
+    ///     assert_eq!(blocks.at(round).number().call().await, round);
+    ///     blocks.destroy();
+    /// }
+    /// # });
+    /// ```
+    pub fn destroy(&self) {
+        runtime::destroy_collection::<T>(runtime::current(), self.id);
     }
 
     /// Whether elements can be inserted, as far as this PE knows: others may have closed the array meanwhile.

@@ -24,10 +24,6 @@ numbers: dict[type, int] = {}
 names: dict[str, int] = {}
 #: Numbers from here on are of classes that were defined while the program runs (src/engine.rs).
 LATE = 1 << 31
-#: The collections that this PE has made, and what becomes ready when all of their chares are there, if that was asked.
-made: dict[Any, Future[None] | None] = {}
-#: Those of them whose constructors are coroutines.
-made_slowly: set[Any] = set()
 #: Classes that have not been registered yet, in the order of their definition.
 defined: list[type] = []
 
@@ -301,10 +297,18 @@ def Array(
     return noted(cls, _engine.array(number(cls), extent, arguments(args), map))
 
 
+class Made:
+    """A collection that this PE has made: whether its constructors wait, and what becomes ready when all of its chares are there."""
+
+    __slots__ = "present", "slowly"
+
+    def __init__(self, slowly: bool) -> None:
+        self.slowly = slowly
+        self.present: Future[None] | None = None
+
+
 def noted(cls: type[C], collection: _engine.CollectionProxy[C]) -> _engine.CollectionProxy[C]:
-    made[collection] = None
-    if waits_in_constructor(cls):
-        made_slowly.add(collection)
+    _engine.note(collection, Made(waits_in_constructor(cls)))
     return collection
 
 
@@ -313,12 +317,13 @@ def creation(proxy: Any) -> Future[None]:
     if _engine.index(proxy) is not None:
         present: Future[None] = proxy.__charm_present__(awaitable=True)
         return present
-    if proxy not in made:
+    made: Made | None = _engine.noted(proxy)
+    if made is None:
         raise Charm4PyError("charm.awaitCreation() waits for collections that this PE has made")
-    future = made[proxy]
+    future = made.present
     if future is None:
-        future = made[proxy] = Future()
-        if proxy in made_slowly:
+        future = made.present = Future()
+        if made.slowly:
             # This question waits for the constructors.
             _engine.created(proxy, lambda: proxy.__charm_present__(awaitable=True)._when_ready(lambda _: future.send()))
         else:

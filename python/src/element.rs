@@ -221,6 +221,13 @@ impl Element {
         Python::attach(|py| self.run(py, cx.index(), method, args, reply));
     }
 
+    /// Destroys the chare.
+    #[entry]
+    fn end(&self, cx: &mut Cx<Self>) {
+        place::left(cx.collection(), cx.index());
+        cx.destroy();
+    }
+
     /// Calls a method, as one of many whose answers are gathered.
     #[entry]
     async fn ask(this: This<Self>, method: u16, args: CallArgs, value: bool) -> Outcome {

@@ -1,6 +1,7 @@
 //! This process's PE: what the package asks of it, and what all parts of this crate find it by.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use crate::element::{Element, Init};
 use crate::front::PythonFront;
 use crate::future::Futures;
 use crate::index::{Index, Shape};
-use crate::later::called_back;
 use crate::packed::Packed;
 use crate::place::Map;
 use crate::proxy::{Proxy, Target, checked_pe};
@@ -37,10 +37,14 @@ pub(crate) struct Engine {
     agents: OnceCell<Group<Agent>>,
     /// The class of each collection that has had elements on this PE.
     classes: RefCell<HashMap<CollectionId, &'static Class>>,
+    /// Those of the collections that were destroyed last.
+    gone: RefCell<VecDeque<(CollectionId, &'static Class)>>,
     /// What maps of arrays are made of that this PE has made: an array takes it along, since it may be there before its map.
     maps: RefCell<HashMap<Collection<Element>, Init>>,
     /// Objects of maps that were asked before their group had reached this PE.
     early: RefCell<HashMap<Collection<Element>, Py<PyAny>>>,
+    /// What the package notes of the collections that this PE has made.
+    pub(crate) notes: RefCell<HashMap<Collection<Element>, Py<PyAny>>>,
     /// Objects of groups on this PE.
     branches: RefCell<HashMap<Collection<Element>, Py<PyAny>>>,
     /// Where single chares and arrays that are filled by hand are made.
@@ -63,6 +67,8 @@ static HOOKS: OnceLock<Py<PyAny>> = OnceLock::new();
 /// This process's PE, for other threads.
 static REMOTE: OnceLock<Remote> = OnceLock::new();
 
+/// Of how many collections that were destroyed the class is still known, for errors.
+const GONE: usize = 64;
 /// Marks the numbers of classes that were defined while the PE runs.
 const LATE_BIT: u32 = 1 << 31;
 
@@ -83,7 +89,24 @@ impl Engine {
 
     /// What the class of a collection is called, if it has had elements here.
     pub(crate) fn class_name(&self, collection: CollectionId) -> Option<String> {
-        self.classes.borrow().get(&collection).map(|class| class.name.clone())
+        let class = self.classes.borrow().get(&collection).copied();
+        let gone = || self.gone.borrow().iter().find(|(id, _)| *id == collection).map(|(_, class)| *class);
+        class.or_else(gone).map(|class| class.name.clone())
+    }
+
+    /// A collection has been destroyed.
+    pub(crate) fn has_gone(&self, id: CollectionId) {
+        if let Some(class) = self.classes.borrow_mut().remove(&id) {
+            let mut gone = self.gone.borrow_mut();
+            gone.truncate(GONE - 1);
+            gone.push_front((id, class));
+        }
+        let collection = Collection::of(id);
+        crate::place::gone(collection);
+        let objects =
+            [&self.early, &self.branches, &self.notes].map(|objects| objects.borrow_mut().remove(&collection));
+        let init = self.maps.borrow_mut().remove(&collection);
+        drop((objects, init)); // outside the borrows: Python's destructors run
     }
 
     pub(crate) fn meet(&self, agents: Group<Agent>) {
@@ -111,7 +134,7 @@ impl Engine {
     /// Lets go of all objects: the job is over, and the interpreter ends.
     fn clear(&self) {
         drop(self.futures.clear());
-        drop([self.early.take(), self.branches.take()]);
+        drop([self.early.take(), self.branches.take(), self.notes.take()]);
         drop(self.maps.take());
     }
 
@@ -287,8 +310,10 @@ pub(crate) fn run(py: Python<'_>, begin: Py<PyAny>) -> PyResult<i32> {
             results_call: Cell::new(false),
             agents: OnceCell::new(),
             classes: RefCell::default(),
+            gone: RefCell::default(),
             maps: RefCell::default(),
             early: RefCell::default(),
+            notes: RefCell::default(),
             branches: RefCell::default(),
             singles: OnceCell::new(),
             singles_made: Cell::new(0),
@@ -484,17 +509,6 @@ pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
     }
     let closed = collection.done_inserting();
     engine()?.job.spawn(closed);
-    Ok(())
-}
-
-/// Calls `done` when all elements of a collection that this PE has made are there.
-#[pyfunction]
-pub(crate) fn created(proxy: &Bound<'_, Proxy>, done: Py<PyAny>) -> PyResult<()> {
-    let created = proxy.get().collection_of().created();
-    engine()?.job.spawn(async move {
-        created.await;
-        called_back(&done, "awaitCreation");
-    });
     Ok(())
 }
 

@@ -20,4 +20,10 @@ impl Front for PythonFront {
     fn chare(&self, collection: CollectionId) -> Option<String> {
         engine().ok()?.class_name(collection)
     }
+
+    fn gone(&self, collection: CollectionId) {
+        if let Ok(engine) = engine() {
+            Python::attach(|_| engine.has_gone(collection));
+        }
+    }
 }

@@ -27,6 +27,7 @@ mod handles;
 mod index;
 mod later;
 mod launch;
+mod made;
 mod packed;
 mod pickle;
 mod place;
@@ -47,8 +48,8 @@ mod _engine {
     use crate::element::Answer;
     #[pymodule_export]
     use crate::engine::{
-        abort, array, created, end_within, exit, group, join, now, place, refuse, register, run, set_hooks, shape,
-        single, take_interrupt,
+        abort, array, end_within, exit, group, join, now, place, refuse, register, run, set_hooks, shape, single,
+        take_interrupt,
     };
     #[pymodule_export]
     use crate::future::{FutureBase, RemoteFuture, future_named};
@@ -58,6 +59,8 @@ mod _engine {
     use crate::later::{Timer, after, call_from_thread, call_soon, hold, quiescence, timer};
     #[pymodule_export]
     use crate::launch::charmrun;
+    #[pymodule_export]
+    use crate::made::{created, note, noted};
     #[pymodule_export]
     use crate::proxy::{Method, Proxy, index, is_section, method_from_bytes, proxy_from_bytes, whole};
     #[pymodule_export]

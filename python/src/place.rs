@@ -24,27 +24,30 @@ pub(crate) enum Map {
 
 thread_local! {
     /// What maps have answered on this PE: a map is asked once for each index.
-    static KNOWN: RefCell<HashMap<(Collection<Element>, Index), Pe>> = RefCell::default();
-}
-
-thread_local! {
+    static KNOWN: RefCell<HashMap<Collection<Element>, HashMap<Index, Pe>>> = RefCell::default();
     /// The elements on this PE. One that has gone may still be here: what is said of it is a hint.
-    static HERE: RefCell<HashSet<(Collection<Element>, Index)>> = RefCell::default();
+    static HERE: RefCell<HashMap<Collection<Element>, HashSet<Index>>> = RefCell::default();
 }
 
 /// An element has been made on this PE.
 pub(crate) fn arrived(collection: Collection<Element>, index: Index) {
-    HERE.with_borrow_mut(|here| here.insert((collection, index)));
+    HERE.with_borrow_mut(|here| here.entry(collection).or_default().insert(index));
 }
 
 /// An element is on this PE no longer.
 pub(crate) fn left(collection: Collection<Element>, index: Index) {
-    HERE.with_borrow_mut(|here| here.remove(&(collection, index)));
+    HERE.with_borrow_mut(|here| here.get_mut(&collection).map(|here| here.remove(&index)));
+}
+
+/// A collection has been destroyed.
+pub(crate) fn gone(collection: Collection<Element>) {
+    HERE.with_borrow_mut(|here| here.remove(&collection));
+    KNOWN.with_borrow_mut(|known| known.remove(&collection));
 }
 
 /// Whether an element is on this PE, as far as is known.
 pub(crate) fn is_here(collection: Collection<Element>, index: Index) -> bool {
-    HERE.with_borrow(|here| here.contains(&(collection, index)))
+    HERE.with_borrow(|here| here.get(&collection).is_some_and(|here| here.contains(&index)))
 }
 
 impl IndexMap<Index> for Map {
@@ -53,7 +56,7 @@ impl IndexMap<Index> for Map {
             (Some(pe), _) => pe,
             (None, Self::Default) => DefaultMap.pe(index, places),
             (None, Self::Python { group, init }) => {
-                let known = KNOWN.with_borrow(|known| known.get(&(*group, *index)).copied());
+                let known = KNOWN.with_borrow(|known| known.get(group)?.get(index).copied());
                 known.unwrap_or_else(|| {
                     let pe = Python::attach(|py| {
                         ask(py, *group, init.as_ref(), *index, places).unwrap_or_else(|error| {
@@ -61,7 +64,7 @@ impl IndexMap<Index> for Map {
                             Pe(0)
                         })
                     });
-                    KNOWN.with_borrow_mut(|known| known.insert((*group, *index), pe));
+                    KNOWN.with_borrow_mut(|known| known.entry(*group).or_default().insert(*index, pe));
                     pe
                 })
             }

@@ -241,6 +241,17 @@ impl Proxy {
         crate::engine::done_inserting(slf)
     }
 
+    /// Destroys all chares that the proxy names, on all PEs; of a section, only the section.
+    #[pyo3(name = "ckDestroy")]
+    fn destroy(&self) -> PyResult<()> {
+        engine()?;
+        match self.name.target {
+            Target::All(collection, _) => collection.destroy(),
+            Target::One(element, _) => drop(element.end()),
+        }
+        Ok(())
+    }
+
     /// A group's object on this PE.
     #[pyo3(name = "ckLocalBranch")]
     fn local_branch<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {

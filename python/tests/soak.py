@@ -1,4 +1,4 @@
-"""A long run: calls, failed calls, futures, coroutines, reductions, channels and the pool, over and over. Its memory must stay flat.
+"""A long run: calls, failed calls, futures, coroutines, reductions, channels, the pool, and collections that are destroyed, over and over. Its memory must stay flat.
 
     charmrun +p4 soak.py SECONDS
 
@@ -40,6 +40,9 @@ class Worker(Chare):
 
     def sum(self, future):
         self.reduce(future, self.thisIndex[0], Reducer.sum)
+
+    def count(self, future):
+        self.reduce(future, 1, Reducer.sum)
 
     @coro
     def agree(self, rounds):
@@ -101,6 +104,23 @@ def one_round(workers):
     workers.agree(5, awaitable=True).get()
     workers.meet(awaitable=True).get()
     assert charm.pool.map(square, range(20)) == [i * i for i in range(20)]
+    come_and_go(others=workers)
+
+
+def come_and_go(others):
+    """Collections of several shapes, and single chares, that are destroyed."""
+    for made in Array(Worker, 8), Array(Worker, 5), Group(Worker):
+        section = made[::2]
+        total = Future()
+        made.count(total)
+        total.get()
+        section.add(1, b"1", awaitable=True).get()
+        section.ckDestroy()
+        made.ckDestroy()
+    others[::2].ckDestroy()
+    one = Chare(Worker)
+    assert one.add(1, b"1", ret=True).get() == 2
+    one.ckDestroy()
 
 
 def main(args):

@@ -264,6 +264,22 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
     }
 }
 
+/// A broadcast of a collection that was destroyed here: nobody learns of it below this PE; who waits for an answer gets the error.
+pub(super) fn refuse(rt: Rt, id: CollectionId, header: &Header, msg: Incoming, error: CallError) {
+    let (from, here) = (msg.from, rt.sched.pe());
+    let msg = Opened::new(header, msg);
+    let root = id.creator().filter(|_| id.is_section()).unwrap_or(Pe(header.source));
+    if root == here || msg.bytes().first() == Some(&SILENT) {
+        return post::fail_call(rt, header.reply(), error);
+    }
+    let header = Header::new(0, here).with_reply(header.reply());
+    rt.with_scratch(|bytes| {
+        let part = (Vec::<Packed>::new(), Some(error));
+        let beside = wire::pack(&part, bytes).expect("an error can be packed");
+        shared::send(rt, from, tag::WAVE, &header, bytes, beside);
+    });
+}
+
 /// Takes the indices off results, and sorts these by them.
 fn sort<I: ElementIndex>(mut results: Vec<Packed>) -> Result<Vec<Packed>, WireError> {
     let mut indices = Vec::with_capacity(results.len());

@@ -39,6 +39,16 @@ impl Insertions {
     pub(super) fn one_made(&self) {
         self.made.set(self.made.get() + 1);
     }
+
+    /// As of a new array. Who waited for the end of a census?
+    pub(super) fn renew(&self) -> Vec<FutureId> {
+        self.begun.set(0);
+        self.made.set(0);
+        self.round.take();
+        let mut waiting = self.askers.take().unwrap_or_default();
+        waiting.extend(self.counters.take());
+        waiting
+    }
 }
 
 #[derive(Default)]

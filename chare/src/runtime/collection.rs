@@ -21,12 +21,14 @@ use hashbrown::HashMap;
 use super::create::Shape;
 use super::elements::Elements;
 use super::exit::Failure;
+use super::gone::{self, Likeness};
 use super::lacking::Collected;
 use super::reduction::Reductions;
 use super::span::Span;
 use super::waiting::Waiting;
 use super::{Rt, census, location};
-use crate::cx::Element;
+use crate::cx::{AnyElement, Element};
+use crate::envelope::FutureId;
 use crate::registry::ChareInfo;
 use crate::{Chare, ElementIndex, IndexMap, Places, wire};
 
@@ -63,6 +65,11 @@ impl CollectionId {
         self.0 & SECTION != 0 && self.creator().is_some()
     }
 
+    /// What number its creator gave it, which no other collection or section of that creator has.
+    pub(super) fn serial(self) -> u64 {
+        self.0 & (SECTION - 1)
+    }
+
     /// Who made it; `None` for single chares.
     pub(crate) fn creator(self) -> Option<Pe> {
         let creator = u32::try_from(self.0 >> 32).expect("32 bits are left");
@@ -90,7 +97,8 @@ pub(super) type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>
 
 /// What a PE knows of a collection, whatever its chares are.
 pub(crate) struct Common {
-    id: CollectionId,
+    /// Another one when it is used again, for another collection ([`super::gone`]).
+    id: Cell<CollectionId>,
     /// Its chares' type.
     pub(super) info: &'static ChareInfo,
     /// Its elements are inserted.
@@ -104,11 +112,22 @@ pub(crate) struct Common {
 impl Common {
     fn leaked(id: CollectionId, info: &'static ChareInfo, sparse: bool, reductions: Reductions) -> &'static Self {
         let inserted = census::Insertions::default();
-        Box::leak(Box::new(Self { id, info, sparse, complete: Cell::new(false), reductions, inserted }))
+        let (id, complete) = (Cell::new(id), Cell::new(false));
+        Box::leak(Box::new(Self { id, info, sparse, complete, reductions, inserted }))
     }
 
+    #[inline]
     pub(crate) fn id(&self) -> CollectionId {
-        self.id
+        self.id.get()
+    }
+
+    /// As new, for another collection. Who waited for this one to be complete?
+    pub(super) fn renew(&self, id: CollectionId) -> Vec<FutureId> {
+        self.id.set(id);
+        self.complete.set(false);
+        let mut waiting = self.reductions.renew(id);
+        waiting.extend(self.inserted.renew());
+        waiting
     }
 }
 
@@ -129,12 +148,15 @@ pub(crate) struct Look {
     pub(super) is_here: bool,
 }
 
-/// A PE's members of one collection. Never freed, so that elements and lookups can refer to them at no cost.
+/// A PE's members of one collection. Never freed, so that elements and lookups can refer to them at no cost; those of a
+/// collection that was destroyed serve another one like it ([`super::gone`]).
 pub(crate) struct Members<T: Chare> {
     common: &'static Common,
     pub(super) shape: Shape<T>,
     pub(super) map: T::Map,
     elements: Elements<T>,
+    /// How many elements are in memory, listed or not.
+    pub(crate) alive: Cell<usize>,
     /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
     places: Table<T::Index, Place>,
     /// At an element's home: calls that came before it. Elsewhere: calls that wait until it is known where it is.
@@ -162,7 +184,7 @@ pub(crate) trait AnyCollection {
     /// An index as text.
     fn text(&self, key: &[u8]) -> String;
     /// An empty section of it.
-    fn cut(&'static self, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection;
+    fn cut(&'static self, rt: Rt, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection;
     /// Puts an element into a section, if it is here.
     fn join(&self, section: &'static dyn AnyCollection, key: &[u8]);
     /// Something is said of where an element is.
@@ -171,6 +193,14 @@ pub(crate) trait AnyCollection {
     fn wake_all(&self, rt: Rt);
     /// Drops all elements and what waits for them.
     fn clear(&self, rt: Rt);
+    /// The collection that a section is cut from.
+    fn whole(&self) -> Option<&'static dyn AnyCollection>;
+    /// Takes all elements and the calls that wait for others.
+    fn take(&self) -> (Vec<Rc<dyn AnyElement>>, Vec<Incoming>);
+    /// Whether elements refer to it, listed or not.
+    fn is_in_use(&self) -> bool;
+    /// Which collections the memory serves.
+    fn likeness(&self) -> Likeness;
     /// Tells which methods of its elements here wait, and for calls of which entry methods.
     fn waiting(&self, rt: Rt, found: &mut Waiting);
     /// What its elements here have contributed, and which calls wait for elements that are still to be inserted; `None` for single chares.
@@ -201,6 +231,7 @@ impl<T: Chare> Members<T> {
             shape,
             map,
             elements: Elements::default(),
+            alive: Cell::new(0),
             places: RefCell::default(),
             waiting: RefCell::default(),
             hinted: Cell::new(None),
@@ -247,7 +278,7 @@ impl<T: Chare> Members<T> {
 
     /// The collection that its elements are of.
     fn whole_id(&self) -> CollectionId {
-        if let Shape::Section(whole) = &self.shape { whole.id } else { self.id }
+        if let Shape::Section(whole) = &self.shape { whole.id() } else { self.id() }
     }
 
     /// The element, if it lives here.
@@ -415,8 +446,9 @@ impl<T: Chare> AnyCollection for Members<T> {
         wire::unpack::<T::Index>(key, Vec::new()).map_or_else(|_| "?".to_owned(), |index| format!("{index:?}"))
     }
 
-    fn cut(&'static self, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection {
-        Self::section(id, self, root, span)
+    fn cut(&'static self, rt: Rt, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection {
+        let like = Likeness::section(self, root, &span);
+        gone::reused::<T>(rt, &like, id).unwrap_or_else(|| Self::section(id, self, root, span))
     }
 
     fn join(&self, section: &'static dyn AnyCollection, key: &[u8]) {
@@ -447,6 +479,30 @@ impl<T: Chare> AnyCollection for Members<T> {
         self.reductions.clear();
     }
 
+    fn whole(&self) -> Option<&'static dyn AnyCollection> {
+        if let Shape::Section(whole) = self.shape { Some(whole) } else { None }
+    }
+
+    fn take(&self) -> (Vec<Rc<dyn AnyElement>>, Vec<Incoming>) {
+        let elements = self.elements.take().into_iter().map(|element| element as Rc<dyn AnyElement>);
+        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+        self.places.take();
+        self.hinted.set(None);
+        (elements.collect(), waiting.into_values().flatten().collect())
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.alive.get() > 0
+    }
+
+    fn likeness(&self) -> Likeness {
+        let root = self.reductions.first_root();
+        match self.shape {
+            Shape::Section(whole) => Likeness::section(whole, root, &self.reductions.span),
+            _ => Likeness::whole(self, root),
+        }
+    }
+
     fn collected(&self, rt: Rt) -> Option<Collected> {
         let is_section = matches!(self.shape, Shape::Section(_));
         let is_open = matches!(self.shape, Shape::Sparse) && !self.complete.get();
@@ -456,7 +512,7 @@ impl<T: Chare> AnyCollection for Members<T> {
         let named = rt.front.get().and_then(|front| front.chare(self.whole_id()));
         let mut collected = Collected::new(named.as_deref().unwrap_or(T::NAME), is_section, is_open);
         for element in self.elements.all() {
-            let contributed = if is_section { element.contributed_in(self.id) } else { element.contributed.get() };
+            let contributed = if is_section { element.contributed_in(self.id()) } else { element.contributed.get() };
             collected.element(contributed, || format!("{:?}", element.index));
         }
         for (index, calls) in self.waiting.borrow().iter() {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::collection::{AnyCollection, CollectionId, Members, misplaced};
 use super::execute::guard;
 use super::exit::Failure;
+use super::gone::{self, Likeness};
 use super::post::{self, owners};
 use super::shared::{self, Opened};
 use super::{Rt, location, reduction, section, tree};
@@ -111,6 +112,27 @@ impl<T: Chare> Description<T> {
     }
 }
 
+/// What two collections of the same chares have in common if this is the same for both.
+pub(super) fn described<T: Chare>(shape: &Shape<T>, map: &T::Map, root: Pe) -> Vec<u8> {
+    let kind = match shape {
+        Shape::Group => Kind::Group,
+        Shape::Bounded(bounds) => Kind::Bounded(bounds.extent),
+        Shape::Sparse | Shape::Solo | Shape::Section(_) => Kind::Sparse,
+    };
+    let mut bytes = Vec::new();
+    // What cannot be packed is like nothing.
+    let _ = wire::pack(&Description::<T> { kind, map: map.clone(), root }, &mut bytes);
+    bytes
+}
+
+/// This PE's members of a new collection.
+fn members_of<T: Chare>(rt: Rt, id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe) -> &'static Members<T> {
+    let like = Likeness::described::<T>(described(&shape, &map, root));
+    let members = gone::reused(rt, &like, id).unwrap_or_else(|| Members::new(id, shape, map, root));
+    rt.register(members);
+    members
+}
+
 /// Makes a collection; returns its name at once. `init` is a `T::Init`, or nothing for a collection whose elements are inserted.
 pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: impl Serialize) -> CollectionId {
     let here = rt.sched.pe();
@@ -127,7 +149,7 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
         }
         Shape::Sparse | Shape::Solo | Shape::Section(_) => (Kind::Sparse, here),
     };
-    rt.register(Members::<T>::new(id, shape, map.clone(), root));
+    members_of::<T>(rt, id, shape, map.clone(), root);
     let header = opening(rt, T::info(), id);
     if let Err(error) = shared::post(rt, here, tag::CREATE, &header, (Description::<T> { kind, map, root }, init)) {
         cannot_be_sent(T::NAME, &error);
@@ -171,9 +193,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
             let Some(shape) = shape else {
                 return rt.violation(msg.from, "a collection that cannot be", header.collection);
             };
-            let members = Members::<T>::new(id, shape, description.map, description.root);
-            rt.register(members);
-            members
+            members_of::<T>(rt, id, shape, description.map, description.root)
         }
     };
     reduction::tell_when_counted(rt, &members.reductions, header.reply());
@@ -264,6 +284,7 @@ pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> Result<(), NoIns
 /// Makes an element of a sparse array.
 #[track_caller]
 pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: T::Init, pe: Option<Pe>) {
+    assert!(!rt.gone.has(id), "{} has been destroyed", T::NAME);
     let Some(members) = rt.collection::<T>(id) else {
         // The creator always knows it; others learn of it through a message that may still be on its way.
         return rt.sched_later(move || insert::<T>(super::current(), id, index, init, pe));
@@ -347,13 +368,8 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
     if members.remove(&element.index).is_none() {
         return;
     }
-    let gone = element.clone();
-    rt.sched_later(move || {
-        for (task, _) in gone.suspended.tasks() {
-            rt.sched.cancel(task);
-        }
-        drop(gone.state.take());
-    });
+    let ended = element.clone();
+    rt.sched_later(move || gone::destroy(rt, &*ended));
     if matches!(members.shape, Shape::Solo) {
         return;
     }

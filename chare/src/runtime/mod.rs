@@ -22,7 +22,9 @@ mod elements;
 mod exchange;
 mod execute;
 mod exit;
+mod gone;
 mod here;
+mod intervals;
 pub(crate) mod lacking;
 pub(crate) mod landings;
 mod location;
@@ -62,6 +64,7 @@ pub(crate) use create::{
 pub(crate) use execute::{Start, guard, spawn, spawn_named};
 pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
+pub(crate) use gone::destroy_collection;
 pub(crate) use post::reply_serialized;
 pub use results::sink;
 pub(crate) use running::IndexLook;
@@ -102,6 +105,7 @@ pub struct Runtime {
     created: RefCell<HashMap<CollectionId, crate::Reply<()>>>,
     serials: Cell<u32>,
     solos: solos::Solos,
+    gone: gone::Gone,
     next_home: Cell<u32>,
     waves: RefCell<HashMap<crate::envelope::FutureId, Rc<broadcast::Wave>>>,
     /// Reused to serialize into.
@@ -170,6 +174,7 @@ impl Runtime {
             created: RefCell::default(),
             serials: Cell::new(0),
             solos: solos::Solos::default(),
+            gone: gone::Gone::default(),
             next_home,
             waves: RefCell::default(),
             scratch: Cell::default(),
@@ -254,8 +259,19 @@ impl Runtime {
         self.collections.borrow().get(&id).copied()
     }
 
+    /// What is here of a collection that ends is found no more.
+    fn unregister(&self, id: CollectionId) {
+        self.collections.borrow_mut().remove(&id);
+        let recent = &self.recent[id.low_bits() % RECENT];
+        recent.set(recent.get().filter(|(other, _)| *other != id));
+        self.created.borrow_mut().remove(&id);
+    }
+
     /// Keeps a message until its collection is known here.
-    fn keep(&self, id: CollectionId, msg: Incoming) {
+    fn keep(&'static self, id: CollectionId, msg: Incoming) {
+        if self.gone.has(id) {
+            return gone::too_late(self, id, msg);
+        }
         // The one of a type's single chares always exists, and one that does is of another type than the message says.
         if id.creator().is_none_or(|pe| pe.0 >= self.sched.pes()) || self.any_collection(id).is_some() {
             return self.violation(msg.from, "a collection that cannot exist", id.0);
@@ -392,6 +408,7 @@ impl Handler for Driver {
                 }
             }
             tag::WAVE => broadcast::answer(rt, &header, msg),
+            tag::DESTROY => gone::step(rt, &header, msg),
             tag::LOCATION
             | tag::COUNTED
             | tag::PARTIAL

@@ -45,10 +45,11 @@ use crate::wire::{self, Packed};
 
 /// A PE's part of a collection's reductions.
 pub(crate) struct Reductions {
-    pub(super) collection: CollectionId,
+    pub(super) collection: Cell<CollectionId>,
     pub(super) chare: &'static str,
     pub(super) span: Span,
     root: Cell<Pe>,
+    first_root: Pe,
     /// Who waits for the collection to be complete; it is the root that tells them, with the number of elements.
     waiting: RefCell<Vec<FutureId>>,
     /// The root is known, and the elements here have been counted.
@@ -106,10 +107,11 @@ pub(super) struct Merger {
 impl Reductions {
     pub(super) fn new(collection: CollectionId, chare: &'static str, root: Pe, span: Span, exchanges: bool) -> Self {
         Self {
-            collection,
+            collection: Cell::new(collection),
             chare,
             span,
             root: Cell::new(root),
+            first_root: root,
             waiting: RefCell::default(),
             settled: Cell::new(false),
             lost: Cell::new(0),
@@ -161,8 +163,28 @@ impl Reductions {
         drop((pending, ready, everyone, self.reducers.take()));
     }
 
+    /// As those of a new collection like this one. Who waited for it to be complete?
+    pub(super) fn renew(&self, collection: CollectionId) -> Vec<FutureId> {
+        self.clear();
+        self.collection.set(collection);
+        self.root.set(self.first_root);
+        self.settled.set(false);
+        self.lost.set(0);
+        self.counting.take();
+        self.own.set(None);
+        self.left.take();
+        self.subtree.set(None);
+        self.departed.take();
+        self.called.set(false);
+        self.waiting.take()
+    }
+
+    pub(super) fn first_root(&self) -> Pe {
+        self.first_root
+    }
+
     pub(super) fn header(&self, rt: Rt) -> Header {
-        Header::new(self.collection.0, rt.sched.pe())
+        Header::new(self.collection.get().0, rt.sched.pe())
     }
 
     /// How many contributions of the subtree reduction `number` needs.

@@ -41,7 +41,7 @@ fn in_turn(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     if !reductions.called.get() {
         return to_everyone(rt, reductions, number, value);
     }
-    let collection = reductions.collection;
+    let collection = reductions.collection.get();
     rt.sched.call_self(Class::Default, move || {
         if let Some(members) = rt.any_collection(collection) {
             to_everyone(rt, &members.common().reductions, number, value);

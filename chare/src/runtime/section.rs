@@ -245,7 +245,7 @@ fn make(
     for (child, parts) in below {
         send(rt, child, header, &Step::Make { whole: whole.common().id(), root, pes: pes.clone(), parts });
     }
-    let section = whole.cut(id, root, span);
+    let section = whole.cut(rt, id, root, span);
     rt.register(section);
     own.iter().for_each(|index| whole.join(section, index));
     rt.begin_waiting(id);
@@ -271,6 +271,11 @@ fn stranger(chare: &ChareInfo) -> Failure {
 }
 
 impl Base {
+    /// The element is in a section no more.
+    pub(super) fn left(&self, id: CollectionId) {
+        self.sections.borrow_mut().retain(|membership| membership.id != id);
+    }
+
     /// The element is in a section from now on.
     pub(super) fn joined(&self, section: &'static dyn AnyCollection) {
         self.membership(section.common().id(), |membership| membership.section = Some(section));

@@ -5,10 +5,11 @@
 //! creator's have been made, and the few that came before their turn.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 
 use charm4rs_transport::Pe;
 use hashbrown::HashMap;
+
+use super::intervals::Intervals;
 
 type PerPe<V> = RefCell<HashMap<Pe, V, foldhash::fast::FixedState>>;
 
@@ -18,13 +19,7 @@ pub(super) struct Solos {
     /// The next number of those made from here, by home.
     next: PerPe<u64>,
     /// Those made here, by creator.
-    made: PerPe<Made>,
-}
-
-#[derive(Default)]
-struct Made {
-    below: u64,
-    beyond: BTreeSet<u64>,
+    made: PerPe<Intervals>,
 }
 
 impl Solos {
@@ -38,21 +33,12 @@ impl Solos {
 
     /// A chare has been made here.
     pub(super) fn note(&self, creator: Pe, serial: u64) {
-        let mut made = self.made.borrow_mut();
-        let made = made.entry(creator).or_default();
-        if serial != made.below {
-            made.beyond.insert(serial);
-            return;
-        }
-        made.below += 1;
-        while made.beyond.remove(&made.below) {
-            made.below += 1;
-        }
+        self.made.borrow_mut().entry(creator).or_default().insert(serial);
     }
 
     /// Whether it has ever been made here.
     pub(super) fn made(&self, creator: Pe, serial: u64) -> bool {
-        self.made.borrow().get(&creator).is_some_and(|made| serial < made.below || made.beyond.contains(&serial))
+        self.made.borrow().get(&creator).is_some_and(|made| made.contains(serial))
     }
 }
 
@@ -70,6 +56,6 @@ mod tests {
         assert_eq!([made(0), made(1), made(2), made(3)], [false, true, true, false]);
         solos.note(Pe(3), 0);
         assert_eq!([made(0), made(1), made(2), made(3)], [true, true, true, false]);
-        assert!(solos.made.borrow()[&Pe(3)].beyond.is_empty() && !solos.made(Pe(4), 0));
+        assert!(solos.made.borrow()[&Pe(3)].runs() == 1 && !solos.made(Pe(4), 0));
     }
 }

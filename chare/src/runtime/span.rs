@@ -68,6 +68,11 @@ impl Span {
         Some(Self::over(Some(Chosen { pes: pes.into_boxed_slice(), layout })))
     }
 
+    /// Those that were chosen; `None`: all of the job.
+    pub(super) fn pes(&self) -> Option<&[Pe]> {
+        self.chosen.as_ref().map(|chosen| &*chosen.pes)
+    }
+
     pub(super) fn contains(&self, pe: Pe) -> bool {
         self.chosen.as_ref().is_none_or(|chosen| chosen.rank(pe).is_some())
     }

@@ -6,6 +6,7 @@ mod allreduces;
 mod calls;
 mod collections;
 mod copies;
+mod destroyed;
 mod drops;
 mod failures;
 mod futures;

@@ -1,0 +1,266 @@
+//! How collections go.
+//!
+//! Who destroys a collection tells every PE twice: down the tree of its own broadcasts, and directly. A PE destroys what it has of the
+//! collection when it has heard both, so that broadcasts and calls that the same PE made before come first. (Those with payloads may come
+//! later, and so may those that another PE passes on.) A section is told down its own tree only, by which all its calls come; when a
+//! collection goes, its sections go too.
+//!
+//! *What comes later* finds that the collection was destroyed: every PE remembers the names of those ([`Intervals`]). A call fails, as
+//! that of a chare that was destroyed does; what is left of the collection's own protocols is dropped.
+//!
+//! *Memory.* Elements refer to their PE's members of a collection without counting, so these are never freed. They serve a
+//! later collection of the same chares, shape, map and root ([`Likeness`]), as soon as no element is left that refers to them. So a program that
+//! makes and destroys the same collections again and again needs no more memory.
+
+use std::cell::RefCell;
+
+use charm4rs_scheduler::Handler;
+use charm4rs_transport::Pe;
+use charm4rs_transport::port::Incoming;
+use hashbrown::HashMap;
+
+use super::broadcast;
+use super::collection::{AnyCollection, CollectionId, Members};
+use super::create::described;
+use super::exit::Failure;
+use super::intervals::Intervals;
+use super::post::{fail_call, send_failure, send_wire};
+use super::span::Span;
+use super::{Driver, Rt, tree};
+use crate::cx::AnyElement;
+use crate::envelope::{HEADER, Header, tag};
+use crate::{CallError, Chare, wire};
+
+type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
+
+/// What a PE knows of collections that were destroyed.
+#[derive(Default)]
+pub(super) struct Gone {
+    /// By creator, the serial numbers.
+    ids: Map<Pe, Intervals>,
+    /// Collections of whose end a PE has told in one way and not yet in the other.
+    told: Map<CollectionId, Vec<Pe>>,
+    /// Members that can be used again.
+    spare: Map<Likeness, Vec<&'static dyn AnyCollection>>,
+}
+
+impl Gone {
+    pub(super) fn has(&self, id: CollectionId) -> bool {
+        let ids = self.ids.borrow();
+        !ids.is_empty() && id.creator().and_then(|pe| ids.get(&pe)).is_some_and(|ids| ids.contains(id.serial()))
+    }
+
+    fn note(&self, id: CollectionId) {
+        if let Some(creator) = id.creator() {
+            self.ids.borrow_mut().entry(creator).or_default().insert(id.serial());
+        }
+        self.told.borrow_mut().remove(&id);
+    }
+
+    /// Whether `by` has told of it before.
+    fn is_second(&self, id: CollectionId, by: Pe) -> bool {
+        let mut told = self.told.borrow_mut();
+        let told = told.entry(id).or_default();
+        let known = told.contains(&by);
+        if !known {
+            told.push(by);
+        }
+        known
+    }
+}
+
+/// What collections have in common that can have the same members.
+#[derive(PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Likeness {
+    /// The chares' type; shape, map and root as they travel.
+    Whole(u16, Vec<u8>),
+    /// The members of the whole, by their address; the root, and the PEs if they are not all.
+    Section(usize, Pe, Option<Vec<Pe>>),
+}
+
+impl Likeness {
+    pub(super) fn whole<T: Chare>(members: &Members<T>, root: Pe) -> Self {
+        Self::described::<T>(described(&members.shape, &members.map, root))
+    }
+
+    pub(super) fn described<T: Chare>(description: Vec<u8>) -> Self {
+        Self::Whole(T::info().id(), description)
+    }
+
+    pub(super) fn section<T: Chare>(whole: &'static Members<T>, root: Pe, span: &Span) -> Self {
+        Self::Section(std::ptr::from_ref(whole).addr(), root, span.pes().map(<[Pe]>::to_vec))
+    }
+}
+
+/// Members that have served a collection like this one, if there are any that nobody uses any more.
+pub(super) fn reused<T: Chare>(rt: Rt, like: &Likeness, id: CollectionId) -> Option<&'static Members<T>> {
+    let members = {
+        let mut spare = rt.gone.spare.borrow_mut();
+        let spare = spare.get_mut(like)?;
+        let free = spare.iter().position(|members| !members.is_in_use())?;
+        spare.swap_remove(free)
+    };
+    // Who still held an element may have contributed for it.
+    members.common().renew(id);
+    members.as_any().downcast_ref()
+}
+
+/// Destroys a collection.
+pub(crate) fn destroy_collection<T: Chare>(rt: Rt, id: CollectionId) {
+    let here = rt.sched.pe();
+    let mut header = Header::new(id.0, here);
+    header.method = T::info().id();
+    if id.is_section() {
+        return send(rt, broadcast::entrance(rt, id), &header, true);
+    }
+    (0..rt.sched.pes()).for_each(|pe| send(rt, Pe(pe), &header, false));
+    send(rt, here, &header, true);
+}
+
+fn send(rt: Rt, to: Pe, header: &Header, by_tree: bool) {
+    send_wire(rt, to, tag::DESTROY, header, by_tree, false).expect("a truth value can be packed");
+}
+
+/// A PE tells that it destroys a collection.
+pub(super) fn step(rt: Rt, header: &Header, msg: Incoming) {
+    let (id, here, by) = (CollectionId(header.collection), rt.sched.pe(), Pe(header.source));
+    let root = if id.is_section() { id.creator() } else { Some(by) }.filter(|root| root.0 < rt.sched.pes());
+    let (Ok(by_tree), Some(root), true) =
+        (wire::unpack::<bool>(&msg.msg[HEADER..], Vec::new()), root, id.creator().is_some())
+    else {
+        return rt.violation(msg.from, "an end of what cannot end", id.0);
+    };
+    let members = rt.any_collection(id);
+    let is_gone = rt.gone.has(id);
+    match members {
+        None if !is_gone => return rt.keep(id, msg),
+        Some(members) if !members.common().complete.get() && !members.common().sparse => return rt.hold(id, msg),
+        _ => {}
+    }
+    if by_tree && !id.is_section() {
+        tree(rt, root).children(here).for_each(|child| send(rt, child, header, true));
+    }
+    let Some(members) = members else { return };
+    if id.is_section() {
+        let place = members.common().reductions.span.place(rt.sched.layout(), root, here);
+        place.children.iter().for_each(|child| send(rt, *child, header, true));
+    }
+    if id.is_section() || rt.gone.is_second(id, by) {
+        end(rt, members);
+    }
+}
+
+/// Destroys what is here of a collection.
+fn end(rt: Rt, members: &'static dyn AnyCollection) {
+    let common = members.common();
+    let id = common.id();
+    rt.gone.note(id);
+    rt.unregister(id);
+    let is_its =
+        |other: &&'static dyn AnyCollection| other.whole().is_some_and(|whole| std::ptr::eq(whole.common(), common));
+    let sections: Vec<_> = rt.collections.borrow().values().copied().filter(is_its).collect();
+    sections.into_iter().for_each(|section| end(rt, section));
+    let (elements, calls) = members.take();
+    if members.whole().is_some() {
+        elements.iter().for_each(|element| element.base().left(id));
+    } else {
+        rt.sched_later(move || elements.into_iter().for_each(|element| destroy(rt, &*element)));
+    }
+    for waiting in common.renew(id) {
+        send_failure(rt, waiting, destroyed(rt, common.info.name, "its creation"));
+    }
+    rt.gone.spare.borrow_mut().entry(members.likeness()).or_default().push(members);
+    if let Some(front) = rt.front.get() {
+        front.gone(id);
+    }
+    // They find now what has become of what they are for.
+    let early = rt.early.borrow_mut().remove(&id).unwrap_or_default();
+    drop(rt.awaiting.borrow_mut().remove(&id));
+    calls.into_iter().chain(early).for_each(|msg| Driver(rt).deliver(msg));
+}
+
+/// Ends the suspended methods of an element that its collection does not list any more, and drops the chare.
+pub(super) fn destroy(rt: Rt, element: &dyn AnyElement) {
+    for (task, _) in element.base().suspended.tasks() {
+        rt.sched.cancel(task);
+    }
+    element.drop_state();
+}
+
+fn destroyed(rt: Rt, chare: &str, what: &str) -> CallError {
+    CallError::Destroyed { chare: chare.into(), what: what.into(), pe: rt.sched.pe() }
+}
+
+/// A message for a collection that was destroyed.
+pub(super) fn too_late(rt: Rt, id: CollectionId, msg: Incoming) {
+    let header = Header::of(&msg).expect("the dispatcher has read it");
+    let (from, tag, number) = (msg.from, msg.tag, usize::from(header.method));
+    if matches!(tag, tag::CALL | tag::BROADCAST) {
+        let Some(method) = rt.registry.methods.get(number) else {
+            return rt.violation(from, "an entry method that does not exist", number as u64);
+        };
+        // A front calls all its methods by one of its own.
+        let named = rt.front.get().and_then(|front| front.chare(id));
+        let error = match &named {
+            Some(chare) => destroyed(rt, chare, "a method"),
+            None => destroyed(rt, method.chare, method.name),
+        };
+        return match tag {
+            tag::CALL => {
+                rt.discard(msg);
+                fail_call(rt, header.reply(), error);
+            }
+            _ => broadcast::refuse(rt, id, &header, msg, error),
+        };
+    }
+    let chare = rt.registry.chares.get(number).map_or("a collection", |chare| chare.name);
+    rt.discard(msg);
+    match tag {
+        tag::INSERT => rt.fail(Failure { code: 1, what: destroyed(rt, chare, "an insertion").to_string() }),
+        tag::SECTION | tag::CENSUS => {
+            if let Some(to) = header.reply().wanted() {
+                send_failure(rt, to, destroyed(rt, chare, "a section, or the number of its elements"));
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate as charm4rs;
+    use crate::runtime::current;
+
+    struct Block;
+
+    #[crate::chare(index = usize)]
+    impl Block {
+        #[init]
+        fn new() -> Self {
+            Self
+        }
+        #[entry]
+        fn here(&self) {}
+    }
+
+    #[test]
+    fn collections_that_come_and_go_share_their_memory() {
+        let end = charm4rs::testing::threads(2, |job| async move {
+            let mut made = 0;
+            for round in 0..100 {
+                let blocks = job.array::<Block>(4 + round % 2, ());
+                let section = blocks.section([1, 3]);
+                blocks.all().here().done().await;
+                section.all().here().done().await;
+                blocks.destroy();
+                job.quiescence().await;
+                let spare = current().gone.spare.borrow();
+                made = spare.values().map(Vec::len).sum();
+            }
+            // Two shapes, and a section of each.
+            assert_eq!(made, 4);
+            assert_eq!(current().gone.ids.borrow().values().map(|ids| ids.runs()).sum::<usize>(), 1);
+        });
+        assert_eq!(end.unwrap(), 0);
+    }
+}

@@ -1,0 +1,57 @@
+//! A set of numbers that come nearly in a row: as few words as there are gaps.
+
+use std::collections::BTreeMap;
+
+/// See the [module's text](self).
+#[derive(Default, Debug)]
+pub(super) struct Intervals {
+    /// By its first number, the number behind the last one of each run.
+    runs: BTreeMap<u64, u64>,
+}
+
+impl Intervals {
+    /// The first number behind the run that this number is in.
+    fn end(&self, number: u64) -> Option<u64> {
+        let (_, &end) = self.runs.range(..=number).next_back()?;
+        (number < end).then_some(end)
+    }
+
+    pub(super) fn contains(&self, number: u64) -> bool {
+        self.end(number).is_some()
+    }
+
+    pub(super) fn insert(&mut self, number: u64) {
+        if self.contains(number) {
+            return;
+        }
+        let end = self.runs.remove(&(number + 1)).unwrap_or(number + 1);
+        match self.runs.range_mut(..number).next_back() {
+            Some((_, before)) if *before == number => *before = end,
+            _ => drop(self.runs.insert(number, end)),
+        }
+    }
+
+    /// How many runs there are.
+    #[cfg(test)]
+    pub(super) fn runs(&self) -> usize {
+        self.runs.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_a_row_are_one_run_in_whatever_order_they_came() {
+        let mut set = Intervals::default();
+        for number in [5, 1, 0, 3, 9, 4, 4] {
+            set.insert(number);
+        }
+        let inside: Vec<u64> = (0..12).filter(|number| set.contains(*number)).collect();
+        assert_eq!((inside, set.runs()), (vec![0, 1, 3, 4, 5, 9], 3));
+        set.insert(2);
+        assert_eq!(set.runs(), 2);
+        assert!(set.contains(2) && !set.contains(6));
+    }
+}
