@@ -188,6 +188,9 @@ fn run_program(before: Before, program: Program) -> ! {
     std::process::exit(status)
 }
 
+/// What a program in Rust says of `++server`.
+const NO_SERVER: &str = "++server is for programs in Python: nothing answers requests of CCS here; let the program listen at a port of its own";
+
 fn inform(action: &Action) -> u8 {
     let text = match action {
         Action::Version => bootstrap::options::version().to_string() + "\n",
@@ -205,6 +208,9 @@ fn print(text: &str) -> u8 {
 fn start(joining: Joining, before: Before, program: Program) -> i32 {
     let Joining { found: Found { mut boot, options, .. }, args } = joining;
     let control = boot.control();
+    if options.serves() {
+        control.abort(64, None, NO_SERVER);
+    }
     runtime::install_panic_hook();
     let below = Below { args: args.clone(), run: before };
     let first: pe::Begin<'_> = Box::new(move |rt| match program(rt, args) {
@@ -361,6 +367,17 @@ pub struct Joining {
     args: Args,
 }
 
+/// `++server` and its companions, for front ends that answer clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerOptions {
+    /// The port; 0: one that is free.
+    pub port: u16,
+    /// The address to listen at, if one was given.
+    pub address: Option<String>,
+    /// The file with the key, if one was given.
+    pub key_file: Option<String>,
+}
+
 impl Joining {
     /// Finds the job. `args` begin with the program's name; the runtime's own options are taken out of them. To be called once.
     ///
@@ -392,6 +409,17 @@ impl Joining {
     #[must_use]
     pub fn layout(&self) -> &Layout {
         self.found.boot.layout()
+    }
+
+    /// What the command line says of a server for clients of the program's: its port, address and key file.
+    #[must_use]
+    pub fn server(&self) -> Option<ServerOptions> {
+        let options = &self.found.options;
+        options.serves().then(|| ServerOptions {
+            port: options.server_port.unwrap_or(0),
+            address: options.server_address.clone(),
+            key_file: options.server_auth.clone(),
+        })
     }
 
     /// Ends the process and the job with a message and a status.

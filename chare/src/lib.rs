@@ -41,7 +41,7 @@ mod watch;
 mod weigh;
 mod wire;
 
-pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted};
+pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted, ServerOptions};
 pub use call::Call;
 pub use chare::{Arguments, Calls, Chare, Entry, Started};
 pub use charm4rs_macros::{chare, data, entry, init, main};

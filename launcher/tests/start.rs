@@ -78,7 +78,7 @@ fn a_wrong_command_line_is_refused_with_64_and_a_hint() {
         ("+p2 ++ppn 1 PROCESS where +p3", "+p 2 and +p 3 contradict each other"),
         // What the launcher has not seen it has to ask of the program.
         ("+p2 ++ppn 1 -- PROCESS where +p3", "+p 2 for charmrun and +p 3 for the program contradict each other"),
-        ("PROCESS where ++server", "++server does not work here: nothing answers requests of CCS"),
+        ("PROCESS where ++server-port 70000", "++server-port 70000: must be a port"),
         ("++encrypt PROCESS where", "++encrypt does not work here: use a trusted network"),
     ] {
         run(line).failed(64, what);

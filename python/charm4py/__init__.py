@@ -29,7 +29,8 @@ from .options import Options
 from .reduction import Reducer
 from .runtime import readonlies
 from .threads import Future
-from . import ray  # noqa: F401  # every process has its chares, wherever a program imports it
+# Every process has their chares, wherever a program imports them.
+from . import liveviz, ray  # noqa: F401
 
 threaded = coro
 __version__ = charm4py_version

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, TypeVa
 
 from greenlet import getcurrent
 
-from . import _engine, threads
+from . import _engine, ccs, threads
 from .chare import Chare, Group, creation, defined_by, let_constructor_wait, program, start_registering
 from .errors import Charm4PyError
 from .ending import leave
@@ -89,14 +89,31 @@ class Charm:
         for module in modules:
             importlib.import_module(module)
         start_registering()
-        code = _engine.run(lambda: self._begin(entry, list(sys.argv)))
+        server = _engine.server()
+        code = _engine.run(lambda: self._begin(entry, list(sys.argv), server))
+        if ccs.handlers.server is not None:
+            ccs.handlers.server.close()
         Hooks.keep("__main__")
         leave(code)
 
-    def _begin(self, entry: Any, args: list[str]) -> None:
+    def _begin(self, entry: Any, args: list[str], server: tuple[int, str | None, str | None] | None) -> None:
         """PE 0, when all are there."""
+
+        def begin() -> None:
+            if server is not None:
+                self._serve(server)
+            self._enter_program(entry, args)
+
         # Chares of the program may ask for the runtime's on whichever PE they are.
-        _engine.created(Group(Runtime), lambda: self._enter_program(entry, args))
+        _engine.created(Group(Runtime), begin)
+
+    def _serve(self, options: tuple[int, str | None, str | None]) -> None:
+        """Listens for clients of CCS."""
+        from .ccs.server import opened
+
+        ccs.handlers.server = opened(options, self)
+        address, port = ccs.handlers.server.start()
+        print(f"ccs: Server IP = {address}, Server port = {port} $", flush=True)
 
     @staticmethod
     def _enter_program(entry: Any, args: list[str]) -> None:
@@ -143,6 +160,28 @@ class Charm:
         """Ends the job with status 1, a message, and the stack."""
         stack = "".join(traceback.format_stack()[:-1]).rstrip()
         abort(1, f"{message}\nTraceback (most recent call last):\n{stack}")
+
+    # Clients outside of the job
+
+    def CcsRegisterHandler(self, name: str, handler: Callable[[bytes], Any]) -> None:
+        """Lets ``handler(data)`` answer what clients of CCS ask this PE by that name; see :mod:`charm4py.ccs`."""
+        ccs.handlers.register(name, handler)
+
+    def CcsIsRemoteRequest(self) -> bool:
+        """Whether the present code is a handler, and has yet to answer a client."""
+        return ccs.handlers.is_remote_request()
+
+    def CcsSendReply(self, message: Any) -> None:
+        """Answers the client, with bytes, or what has them, or a text. A handler that does not answers with nothing."""
+        ccs.handlers.send_reply(message)
+
+    def CcsDelayReply(self) -> ccs.DelayedReply:
+        """Puts the answer off: what this gives may be kept, and sent to other PEs, for ``CcsSendDelayedReply``."""
+        return ccs.handlers.delay_reply()
+
+    def CcsSendDelayedReply(self, delayed: ccs.DelayedReply, message: Any) -> None:
+        """Answers a client whose answer was put off; from any PE."""
+        ccs.handlers.send_delayed_reply(delayed, message)
 
     # Older names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, Sequence
 
-from . import pool
+from . import ccs, pool
 from .chare import Array, Chare
 from .errors import Charm4PyError
 from .reduction import Reducer
@@ -55,6 +55,13 @@ class Runtime(Chare):
 
     def _show(self, stream: str, text: str) -> None:
         getattr(sys, stream).write(text)
+
+    def _ccs_request(self, number: int, name: str, data: bytes) -> None:
+        ccs.handlers.run(number, name, data)
+
+    def _ccs_reply(self, number: int, status: int, reply: bytes) -> None:
+        if ccs.handlers.server is not None:
+            ccs.handlers.server.answered(number, status, reply)
 
     def updateGlobals(self, global_dict: dict[str, Any], module_name: str = "__main__") -> None:
         """Sets global names of a module."""

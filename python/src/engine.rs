@@ -296,6 +296,13 @@ pub(crate) fn shape() -> PyResult<(u32, u32)> {
     })
 }
 
+/// What the command line says of the server for CCS's clients: its port, address and key file; none, if there is to be no server.
+#[pyfunction]
+pub(crate) fn server() -> Option<(u16, Option<String>, Option<String>)> {
+    let options = JOINING.with_borrow(|joining| joining.as_ref().and_then(Joining::server))?;
+    Some((options.port, options.address, options.key_file))
+}
+
 /// Runs this process's PE until the job ends; gives the job's exit status. `begin` is called on PE 0 when all PEs are there.
 #[pyfunction]
 pub(crate) fn run(py: Python<'_>, begin: Py<PyAny>) -> PyResult<i32> {

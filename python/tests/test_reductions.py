@@ -219,15 +219,17 @@ def test_a_result_may_go_to_another_collection_and_to_one_of_its_members(run: Ru
             self.reduce(all.see, np.array([1, self.thisIndex[0]]), Reducer.sum)
             self.reduce(one.see, np.array([self.thisIndex[0]]), Reducer.max)
             self.reduce(one.barrier)
+            # As in a program of charm4py's.
+            self.reduce(one.barrier, Reducer.nop)
     def main(args):
-        done = Future(4)
+        done = Future(5)
         watchers = Group(Watcher, [done])
         Array(Cell, 3).go(watchers, watchers[1])
         print(sorted(done.get(), key=str))
         exit()
     charm.start(main)
     """
-    check(run(program), "[(0, [3, 3]), (1, 'barrier'), (1, [2]), (1, [3, 3])]")
+    check(run(program), "[(0, [3, 3]), (1, 'barrier'), (1, 'barrier'), (1, [2]), (1, [3, 3])]")
 
 
 def test_wrong_contributions_are_refused_where_they_are_made(run: Run) -> None:
@@ -235,7 +237,7 @@ def test_wrong_contributions_are_refused_where_they_are_made(run: Run) -> None:
     class Cell(Chare):
         def go(self):
             found = []
-            for wrong in (lambda: self.reduce(print), lambda: self.reduce(Future(), 1), lambda: self.reduce(Future(), 1, "sum"),
+            for wrong in (lambda: self.reduce(print), lambda: self.reduce(Future(), 1), lambda: self.reduce(Future(), Reducer.sum), lambda: self.reduce(Future(), 1, "sum"),
                           lambda: self.reduce(Future(), lambda: 1, Reducer.gather), lambda: Reducer.nothing):
                 try:
                     wrong()
@@ -251,6 +253,7 @@ def test_wrong_contributions_are_refused_where_they_are_made(run: Run) -> None:
         run(program, 1),
         """
         a callback is a future or a method of a proxy
+        data without a reducer
         data without a reducer
         'sum' is no reducer
         the data cannot be sent

@@ -54,6 +54,10 @@ pub struct Options {
     pub credit: Option<u64>,
     pub message_max: Option<u64>,
     pub checksum: bool,
+    pub server: bool,
+    pub server_port: Option<u16>,
+    pub server_address: Option<String>,
+    pub server_auth: Option<String>,
     pub seed: Option<u64>,
     pub pemap: Option<String>,
     pub no_pin: bool,
@@ -419,6 +423,12 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 impl Options {
+    /// Whether requests of CCS are to be answered.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.server || self.server_port.is_some()
+    }
+
     /// How long start-up may take.
     #[must_use]
     pub fn timeout(&self) -> Duration {

@@ -40,6 +40,7 @@ pub(super) enum Field {
     Flag(fn(&mut Options) -> &mut bool),
     Count(fn(&mut Options) -> &mut Option<u32>),
     Number(fn(&mut Options) -> &mut Option<u64>),
+    Port(fn(&mut Options) -> &mut Option<u16>),
     Bytes(fn(&mut Options) -> &mut Option<u64>),
     Seconds(fn(&mut Options) -> &mut Option<Duration>),
     Text(fn(&mut Options) -> &mut Option<String>),
@@ -93,6 +94,9 @@ impl Field {
             Self::Flag(field) => *field(options) = true,
             Self::Count(field) => *field(options) = Some(count(text).ok_or(COUNT)?),
             Self::Number(field) => *field(options) = Some(text.parse().map_err(|_| "must be a number of 64 bits")?),
+            Self::Port(field) => {
+                *field(options) = Some(text.parse().map_err(|_| "must be a port, a number up to 65535")?);
+            }
             Self::Bytes(field) => {
                 *field(options) = Some(bytes(text).ok_or("must be a number of bytes, 64K or more")?);
             }
@@ -129,6 +133,7 @@ impl Field {
             Self::Flag(field) => field(options).then(String::new),
             Self::Count(field) => field(options).map(|n| n.to_string()),
             Self::Number(field) | Self::Bytes(field) => field(options).map(|n| n.to_string()),
+            Self::Port(field) => field(options).map(|n| n.to_string()),
             Self::Seconds(field) => field(options).map(|d| d.as_secs_f64().to_string()),
             Self::Text(field) | Self::Cpus(field) | Self::EachCpu(field) => field(options).clone(),
             Self::Transport => options.transport.map(|kind: TransportKind| format!("{kind:?}").to_lowercase()),
@@ -152,7 +157,15 @@ impl Field {
 
     /// Whether digits may follow the name at once, as in `+p4`.
     pub(super) fn takes_digits(&self) -> bool {
-        matches!(self, Self::Count(_) | Self::Number(_) | Self::Seconds(_) | Self::EachCpu(_) | Self::ProcessesFor(_))
+        matches!(
+            self,
+            Self::Count(_)
+                | Self::Number(_)
+                | Self::Port(_)
+                | Self::Seconds(_)
+                | Self::EachCpu(_)
+                | Self::ProcessesFor(_)
+        )
     }
 }
 
@@ -326,6 +339,25 @@ pub(super) const OURS: &[Entry] = &[
         "every message between processes carries a checksum",
         Field::Flag(|o| &mut o.checksum),
     ),
+    Entry::new("++server", "", "answer requests of CCS clients (programs in Python)", Field::Flag(|o| &mut o.server)),
+    Entry::new(
+        "++server-port",
+        "N",
+        "the port of ++server, which it implies (default: one that is free)",
+        Field::Port(|o| &mut o.server_port),
+    ),
+    Entry::new(
+        "++server-address",
+        "ADDRESS",
+        "the address at which ++server listens (default 127.0.0.1: this host only)",
+        Field::Text(|o| &mut o.server_address),
+    ),
+    Entry::new(
+        "++server-auth",
+        "FILE",
+        "the key of ++server, readable by its owner only (default ~/.charm4py_ccs_key)",
+        Field::Text(|o| &mut o.server_auth),
+    ),
     Entry::new("++seed", "N", "the seed of everything random", Field::Number(|o| &mut o.seed)),
     Entry::new("+pemap", "LIST", "the CPU of each PE, as in 0-3,8", Field::Cpus(|o| &mut o.pemap)),
     Entry::new("+no-pin", "", "PEs are pinned to no CPU", Field::Flag(|o| &mut o.no_pin)),
@@ -435,10 +467,6 @@ pub(super) const REFUSED: &[Row] = &[
     row(
         "++mpiexec, ++mpiexec-no-n",
         "programs find their job by themselves under the site's launcher: mpiexec -n 4 PROGRAM",
-    ),
-    row(
-        "++server, ++server-port N, ++server-auth FILE",
-        "nothing answers requests of CCS; let the program listen at a port of its own",
     ),
     row(
         "++debug, ++debug-no-pause, ++in-xterm, ++charmdebug, +cpd",
