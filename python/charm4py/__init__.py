@@ -19,7 +19,7 @@ proxies, wait for futures, and contribute to reductions::
 Run it with ``charmrun +p4 hello.py``.
 """
 
-from ._engine import CollectionProxy, ElementProxy, Proxy
+from ._engine import CollectionProxy, ElementProxy, Method, Proxy  # noqa: F401  # `Method` is for annotations
 from .chare import Array, ArrayMap, Chare, Group, register
 from .channel import Channel
 from .charm import charm, charm4py_version
@@ -29,6 +29,8 @@ from .options import Options
 from .reduction import Reducer
 from .runtime import readonlies
 from .threads import Future
+# help() on proxies.
+from . import documented  # noqa: F401
 # Every process has their chares, wherever a program imports them.
 from . import liveviz, ray  # noqa: F401
 

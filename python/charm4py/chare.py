@@ -146,9 +146,15 @@ def entry_names(cls: type) -> list[str]:
     return [name for name in names if is_method(inspect.getattr_static(cls, name))]
 
 
+def class_numbered(number: int) -> type | None:
+    """The class of this number, on any thread."""
+    return next((cls for cls, own in list(numbers.items()) if own == number), None)
+
+
 def names_of(number: int) -> list[str]:
     """The names of the entry methods of the class of this number; for ``dir(proxy)``, on any thread."""
-    return next((entry_names(cls) for cls, own in list(numbers.items()) if own == number), [])
+    cls = class_numbered(number)
+    return [] if cls is None else entry_names(cls)
 
 
 def no_method(cls: type, name: str) -> str:

@@ -24,6 +24,7 @@ mod front;
 mod future;
 mod gate;
 mod handles;
+mod help;
 mod index;
 mod later;
 mod launch;
@@ -55,6 +56,8 @@ mod _engine {
     use crate::future::{FutureBase, RemoteFuture, future_named};
     #[pymodule_export]
     use crate::gate::{construction_begins, construction_ends};
+    #[pymodule_export]
+    use crate::help::{class_of, proxy_of};
     #[pymodule_export]
     use crate::later::{Timer, after, call_from_thread, call_soon, hold, quiescence, timer};
     #[pymodule_export]

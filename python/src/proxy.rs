@@ -18,6 +18,7 @@ use crate::future::{Arrived, FutureBase, FutureName, arrived, exception, name_of
 use crate::index::{Index, Shape};
 use crate::packed::{Packed, Part};
 use crate::place;
+use crate::sections::Truth;
 use crate::stats;
 
 /// Who is called.
@@ -220,7 +221,7 @@ impl Proxy {
     /// Whether it names a section: `proxy.issec`, or `proxy.issec()`.
     #[getter]
     fn issec(&self) -> Truth {
-        Truth(self.name.collection().is_section())
+        Truth::new(self.name.collection().is_section())
     }
 
     /// Makes an element of an array without bounds, on `onPE` unless it is negative.
@@ -256,33 +257,6 @@ impl Proxy {
     #[pyo3(name = "ckLocalBranch")]
     fn local_branch<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         engine()?.branch(slf.py(), slf.get().collection_of())
-    }
-}
-
-/// A truth value that may be called, and gives itself.
-#[pyclass(frozen, module = "charm4py._engine")]
-pub(crate) struct Truth(bool);
-
-#[pymethods]
-impl Truth {
-    fn __call__(&self) -> bool {
-        self.0
-    }
-
-    fn __bool__(&self) -> bool {
-        self.0
-    }
-
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.is_truthy().is_ok_and(|other| other == self.0)
-    }
-
-    fn __hash__(&self) -> u64 {
-        u64::from(self.0)
-    }
-
-    fn __repr__(&self) -> &'static str {
-        if self.0 { "True" } else { "False" }
     }
 }
 
@@ -432,6 +406,12 @@ impl Method {
         let class = engine()?.class(self.name.proxy.class).ok_or_else(no_name)?;
         let method = class.methods.get(usize::from(self.name.method)).ok_or_else(no_name)?;
         Ok(&method.name)
+    }
+
+    #[getter]
+    fn __qualname__(&self) -> PyResult<String> {
+        let class = engine()?.class(self.name.proxy.class).ok_or_else(no_name)?;
+        Ok(format!("{}.{}", class.name, self.__name__()?))
     }
 }
 
