@@ -107,10 +107,16 @@ def method_parameters(function: Any) -> list[inspect.Parameter]:
 def compiled(expression: str, function: FunctionType) -> Callable[..., bool]:
     """A condition as a function of what the method takes."""
     outer, inner = condition_layers(expression, function)
-    parameters = ", ".join(str(p.replace(annotation=p.empty)) for p in without_defaults(outer))
+    parameters = [p.replace(annotation=p.empty) for p in signature(outer).parameters.values()]
+    given = [p for p in parameters if p.default is not p.empty]
+    # A default is written as None, and set as the value that it is.
+    written = ", ".join(str(p.replace(default=None) if p.default is not p.empty else p) for p in parameters)
     where = f"<@when of {inner.__qualname__} in {inner.__code__.co_filename}>"
-    code = compile(f"lambda {parameters}: ({expression})", where, "eval")
-    return eval(code, inner.__globals__)  # type: ignore[no-any-return]
+    code = compile(f"lambda {written}: ({expression})", where, "eval")
+    holds: FunctionType = eval(code, inner.__globals__)
+    holds.__defaults__ = tuple(p.default for p in given if p.kind in POSITIONAL)
+    holds.__kwdefaults__ = {p.name: p.default for p in given if p.kind is p.KEYWORD_ONLY}
+    return holds
 
 
 def condition_layers(expression: str, function: FunctionType) -> tuple[FunctionType, FunctionType]:
@@ -120,11 +126,6 @@ def condition_layers(expression: str, function: FunctionType) -> tuple[FunctionT
     taken = [used & set(signature(layer).parameters) for layer in all_layers]
     most = max(taken, key=len)
     return all_layers[taken.index(most)], all_layers[-1]
-
-
-def without_defaults(function: FunctionType) -> list[inspect.Parameter]:
-    """The parameters, with ``None`` for whatever default they have: values are bound before."""
-    return [p if p.default is p.empty else p.replace(default=None) for p in signature(function).parameters.values()]
 
 
 def row(name: str, attribute: Any) -> tuple[str, Any, bool, int, int] | None:

@@ -148,6 +148,29 @@ def test_calls_wait_for_their_conditions_in_the_order_of_arrival(run: Run) -> No
     check(run(program), "[(0, '-'), (1, 'last'), (2, '-'), (3, '-'), (4, '-')]")
 
 
+def test_a_condition_sees_the_defaults_of_its_method(run: Run) -> None:
+    program = """
+    class Gate(Chare):
+        def __init__(self): self.step = 0
+        @when("turn == self.step and len(label) == 3 and scale > 1")
+        def positional(self, turn, label="abc", scale=2):
+            self.step += 1
+            return turn, label
+        @when("self.step == turn + offset and not tags")
+        def named(self, turn, *tags, offset=3): return offset
+        @staticmethod
+        @when("amount == 7")
+        def fixed(amount=7): return amount
+    def main(args):
+        gate = Chare(Gate, onPE=charm.numPes() - 1)
+        calls = [gate.named(0, ret=True), gate.positional(2, ret=True), gate.positional(1, "xyz", ret=True), gate.positional(0, scale=3, ret=True), gate.fixed(ret=True)]
+        print([call.get(timeout=30) for call in calls])
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "[3, (2, 'abc'), (1, 'xyz'), (0, 'abc'), 7]")
+
+
 def test_a_coroutine_waits_for_a_condition(run: Run) -> None:
     program = """
     class Counter(Chare):
