@@ -9,7 +9,7 @@ import traceback
 from types import ModuleType
 from typing import Any, NoReturn
 
-from . import _engine, entry_method, errors, program, reduction, sections, threads, wait, waits
+from . import _engine, combined, entry_method, errors, program, reduction, sections, threads, wait, waits
 from .ending import flush
 
 
@@ -31,6 +31,7 @@ class Hooks:
     pack_error = staticmethod(errors.pack)
     program = staticmethod(program.described)
     recheck = staticmethod(wait.recheck)
+    reduce_over_several = staticmethod(combined.reduce)
     reducer = staticmethod(reduction.kind_of)
     run_special = staticmethod(wait.run)
     unpack_error = staticmethod(errors.unpack)

@@ -75,7 +75,8 @@ def gathered(data: Any, chare: Any) -> list[tuple[Any, Any]]:
 
 
 def sorted_values(pairs: list[tuple[Any, Any]]) -> list[Any]:
-    return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
+    # Of groups and arrays that are combined some indices are numbers, and others tuples.
+    return [value for _, value in sorted(pairs, key=lambda pair: pair[0] if isinstance(pair[0], tuple) else (pair[0],))]
 
 
 #: The reducers of this process, by the numbers by which all processes know them.
@@ -88,6 +89,7 @@ class Reducers:
     """The reducers of a program, by name: ``Reducer.sum``, and those that it adds itself."""
 
     nop: ReducerKind
+    gather: ReducerKind
 
     def __init__(self) -> None:
         # Those before gather are the engine's part's too, which merges plain numbers itself.
@@ -168,6 +170,18 @@ def kind_of(reducer: Any) -> ReducerKind:
     if not isinstance(named, ReducerKind):
         raise TypeError(f"{reducer!r} is no reducer: Reducer.addReducer makes one")
     return named
+
+
+def given(chare: Any, data: Any, reducer: Any) -> tuple[int, Any]:
+    """What a chare gives to a reduction: the reducer's number, and its part as that reducer wants it."""
+    if reducer is None:
+        if data is not None:
+            raise TypeError("data without a reducer: which one?")
+        return Reducer.nop.number, None
+    kind = reducer if isinstance(reducer, ReducerKind) else kind_of(reducer)
+    if kind.pre is not None:
+        return kind.number, kind.pre(data, chare)
+    return kind.number, contribution(kind.number, data) if 0 < kind.number < Reducer.gather.number else data
 
 
 def numbered(number: int, name: str) -> ReducerKind:

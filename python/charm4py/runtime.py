@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, Sequence
 
-from . import ccs, pool
+from . import ccs, combined, pool
 from .chare import Array, Chare
 from .errors import Charm4PyError
 from .reduction import Reducer
@@ -46,6 +46,9 @@ class Runtime(Chare):
 
     def _pool_done(self, *result: Any) -> None:
         pool.done(*result)
+
+    def _reduced_part(self, partial: combined.Partial) -> None:
+        combined.reduced(partial)
 
     def _define(self, source: str) -> None:
         if charm().myPe() != 0:  # which has run it already

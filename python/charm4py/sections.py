@@ -8,19 +8,13 @@ and calls wait.
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any, Callable, Iterable, Sequence, TypeVar
 
 from . import _engine, functions, threads
-from .errors import Charm4PyError
+from .combined import Combined, Index, present, tupled, when_all
 
 C = TypeVar("C")
-
-#: An element's index, as the engine takes it.
-Index = tuple[int, ...]
-
-
-def tupled(index: Any) -> Index:
-    return index if isinstance(index, tuple) else (index,)
 
 
 def cut(proxy: _engine.Proxy[C], key: Any) -> _engine.CollectionProxy[C]:
@@ -92,6 +86,8 @@ def split(
     """
     if numsections < 1:
         raise ValueError(f"{numsections} sections")
+    if isinstance(proxy, Combined):
+        return split_combined(proxy, numsections, section_func, elems)
     if elems is not None:
         if numsections == 1 and are_indices(elems, _engine.extent(proxy)):
             elems = [elems]
@@ -102,6 +98,46 @@ def split(
         return after_asking(proxy, numsections, proxy.__charm_present__(ret=True), lambda there: shares(there, numsections))
     answers = proxy.__charm_sections__(functions.dumps(section_func), ret=True)
     return after_asking(proxy, numsections, answers, lambda answers: chosen(answers, numsections))
+
+
+def split_combined(
+    over: Combined, numsections: int, section_func: Callable[[Any], Any] | None, elems: Sequence[Iterable[Any]] | None
+) -> list[Any]:
+    """The same of several collections: each section has a part of each of them."""
+    if section_func is not None and elems is None:
+        return across(split(part, numsections, section_func) for part in over.__charm_parts__)
+    if elems is not None:
+        if numsections == 1 and are_indices(elems, None):
+            elems = [elems]
+        if len(elems) != numsections:
+            raise ValueError(f"the elements of {len(elems)} sections for {numsections}")
+    made = [[_engine.section_later(part) for _ in range(numsections)] for part in over.__charm_parts__]
+    answers = present(over)
+
+    def told() -> None:
+        there = [[tupled(index) for index in answer._result()] for answer in answers]
+        # By index, then by collection, as the values of calls are.
+        all = sorted((index, part) for part, indices in enumerate(there) for index in indices)
+        for section, chosen in enumerate(shares(all, numsections) if elems is None else named(elems, all)):
+            for part, sections in enumerate(made):
+                sections[section][1]([index for index, of in chosen if of == part])
+
+    when_all(answers, told)
+    return across([section for section, _ in sections] for sections in made)
+
+
+def named(elems: Sequence[Iterable[Any]], all: list[tuple[Index, int]]) -> list[list[tuple[Index, int]]]:
+    """Of all elements those whose indices are listed, whichever collection they are of."""
+    wanted = [{tupled(index) for index in part} for part in elems]
+    missing = set().union(*wanted) - {index for index, _ in all}
+    if missing:
+        raise IndexError(f"there is no element {min(missing)}")
+    return [[pair for pair in all if pair[0] in part] for part in wanted]
+
+
+def across(splits: Iterable[list[Any]]) -> list[Any]:
+    """The sections of several collections, each combined with those of its number."""
+    return [Combined(list(sections)) for sections in zip(*splits)]
 
 
 def are_indices(elems: Sequence[Any], extent: Sequence[int] | None) -> bool:
@@ -119,10 +155,13 @@ def shares(there: list[Any], numsections: int) -> list[list[Any]]:
     return [there[start:end] for start, end in zip(starts, starts[1:])]
 
 
-def chosen(answers: list[tuple[Any, list[int]]], numsections: int) -> list[list[Any]]:
+def chosen(answers: list[tuple[Any, list[int]] | Exception], numsections: int) -> list[list[Any]]:
     """The indices of each section, of those that its elements gave themselves."""
     parts: list[list[Any]] = [[] for _ in range(numsections)]
-    for index, numbers in answers:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+        index, numbers = answer
         for number in numbers:
             if number >= numsections:
                 raise IndexError(f"section_func gave section {number} of {numsections} to element {index}")
@@ -134,101 +173,12 @@ def combine(*proxies: Any) -> Any:
     """A section of all elements of these groups, arrays, sections and elements; of several collections a :class:`Combined`."""
     if not proxies:
         raise TypeError("nothing to combine")
-    parts = [part for proxy in proxies for part in (proxy.parts if isinstance(proxy, Combined) else [proxy])]
+    parts = [part for proxy in proxies for part in (proxy.__charm_parts__ if isinstance(proxy, Combined) else [proxy])]
     of: dict[Any, list[Any]] = {}
     for part in parts:
         of.setdefault(_engine.whole(part), []).append(part)
     sections = [united(whole, its) for whole, its in of.items()]
     return sections[0] if len(sections) == 1 else Combined(sections)
-
-
-class Combined:
-    """Parts of several collections, also of different classes: they are called together. No reduction goes over them."""
-
-    def __init__(self, parts: list[Any]) -> None:
-        self.parts = parts
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return CombinedMethod(self.parts, [getattr(part, name) for part in self.parts])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Combined) and self.parts == other.parts
-
-    def __hash__(self) -> int:
-        return hash(tuple(self.parts))
-
-    def __reduce__(self) -> Any:
-        return Combined, (self.parts,)
-
-    def issec(self) -> bool:
-        """Whether it names a section."""
-        return True
-
-
-class CombinedMethod:
-    """A method of each of them."""
-
-    def __init__(self, parts: list[Any], methods: list[Any]) -> None:
-        self.parts = parts
-        self.methods = methods
-
-    def __call__(self, *args: Any, ret: bool = False, awaitable: bool = False, **kwargs: Any) -> Any:
-        if not (ret or awaitable):
-            for method in self.methods:
-                method(*args, **kwargs)
-            return None
-        result: threads.Future[Any] = threads.Future()
-        answers = [method(*args, ret=ret, awaitable=not ret, **kwargs) for method in self.methods]
-        # Of values the list is in the order of the indices, whatever collection they are of.
-        indices = [part.__charm_present__(ret=True) for part in self.parts] if ret else []
-        when_all([*answers, *indices], lambda: give(result, gathered(answers, indices)))
-        return result
-
-
-def gathered(answers: list[threads.Future[Any]], indices: list[threads.Future[Any]]) -> Any:
-    """What the calls of several collections give: their values, or the first exception, or nothing."""
-    if not indices:
-        return next((error for error in map(outcome, answers) if isinstance(error, Exception)), None)
-    found: list[tuple[Index, Any]] = []
-    for answer, index in zip(answers, indices):
-        values, there = outcome(answer), outcome(index)
-        for value in (values, there):
-            if isinstance(value, Exception):
-                return value
-        found += zip([tupled(at) for at in there], values)
-    return [value for _, value in sorted(found, key=lambda pair: pair[0])]
-
-
-def give(future: threads.Future[Any], value: Any) -> None:
-    """Lets a future of this PE have a value as it stands, or an exception raised."""
-    if isinstance(value, Exception):
-        future.send(value)
-    else:
-        future._settle(value)
-
-
-def outcome(future: threads.Future[Any]) -> Any:
-    """A future's value, or the exception in its place."""
-    try:
-        return future._result()
-    except Exception as error:
-        return error
-
-
-def when_all(futures: list[threads.Future[Any]], then: Callable[[], None]) -> None:
-    """Calls ``then`` when all futures have their values."""
-    missing = len(futures)
-
-    def ready(_: Any) -> None:
-        nonlocal missing
-        missing -= 1
-        if missing == 0:
-            then()
-
-    for future in futures:
-        future._when_ready(ready)
 
 
 def united(whole: Any, proxies: Sequence[Any]) -> Any:
@@ -256,5 +206,5 @@ def united(whole: Any, proxies: Sequence[Any]) -> Any:
 
 def numbers(chosen: Any) -> list[int]:
     """The sections that ``section_func`` gave to an element."""
-    several = [chosen] if isinstance(chosen, int) else list(chosen or ())
-    return [number for number in several if number >= 0]
+    several = [chosen] if hasattr(chosen, "__index__") else [] if chosen is None else chosen
+    return [number for number in map(operator.index, several) if number >= 0]

@@ -17,7 +17,7 @@ use crate::index::{Index, Shape};
 use crate::packed::Packed;
 use crate::place;
 use crate::proxy::{Proxy, Target};
-use crate::reduce::{self, Given};
+use crate::reduce::{self, Callback, Given};
 
 thread_local! {
     /// The element whose object is being made on this PE.
@@ -114,13 +114,17 @@ impl ChareBase {
         self.key
     }
 
-    /// Who contributes, and the collection over which the reduction goes.
-    fn contributor(&self, section: Option<&Bound<'_, Proxy>>) -> PyResult<(Handle, Collection<Element>)> {
-        let over = section.map_or(self.is.collection, |section| section.get().collection_of());
+    /// Who contributes, and the collection over which the reduction goes; `None`: over parts of several collections.
+    fn contributor(&self, section: Option<&Bound<'_, PyAny>>) -> PyResult<Option<(Handle, Collection<Element>)>> {
+        let over = match section.map(|section| section.cast_exact::<Proxy>()) {
+            None => self.is.collection,
+            Some(Ok(section)) => section.get().collection_of(),
+            Some(Err(_)) => return Ok(None),
+        };
         if over.whole() != self.is.collection {
             return Err(PyValueError::new_err("the section is not one of this chare's collection"));
         }
-        Ok((self.handle()?, over))
+        Ok(Some((self.handle()?, over)))
     }
 
     pub(crate) fn handle(&self) -> PyResult<Handle> {
@@ -186,11 +190,15 @@ impl ChareBase {
         callback: Option<&Bound<'_, PyAny>>,
         data: Option<&Bound<'_, PyAny>>,
         reducer: Option<&Bound<'_, PyAny>>,
-        section: Option<&Bound<'_, Proxy>>,
+        section: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let given = Given::of(slf, data, reducer)?;
-        let (handle, over) = slf.borrow().contributor(section)?;
-        reduce::contribute(&handle, over, given, callback)
+        let contributor = slf.borrow().contributor(section)?;
+        let target = callback.map_or(Ok(Callback::Nobody), Callback::of);
+        let ((handle, over), target) = match (contributor, target) {
+            (Some(contributor), Ok(target)) => (contributor, target),
+            _ => return reduce::over_several(slf, callback, data, reducer, section, false),
+        };
+        reduce::contribute(&handle, over, Given::of(slf, data, reducer)?, target)
     }
 
     /// The same, its arguments in another order.
@@ -200,7 +208,7 @@ impl ChareBase {
         data: Option<&Bound<'_, PyAny>>,
         reducer: Option<&Bound<'_, PyAny>>,
         callback: Option<&Bound<'_, PyAny>>,
-        section: Option<&Bound<'_, Proxy>>,
+        section: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         Self::reduce(slf, callback, data, reducer, section)
     }
@@ -211,11 +219,14 @@ impl ChareBase {
         slf: &Bound<'py, Self>,
         data: Option<&Bound<'py, PyAny>>,
         reducer: Option<&Bound<'py, PyAny>>,
-        section: Option<&Bound<'py, Proxy>>,
+        section: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let given = Given::of(slf, data, reducer)?;
-        let (handle, over) = slf.borrow().contributor(section)?;
-        reduce::allreduce(slf.py(), &handle, over, given)
+        let Some((handle, over)) = slf.borrow().contributor(section)? else {
+            let (future, _) = engine()?.new_future(slf.py())?;
+            reduce::over_several(slf, Some(&future), data, reducer, section, true)?;
+            return Ok(future);
+        };
+        reduce::allreduce(slf.py(), &handle, over, Given::of(slf, data, reducer)?)
     }
 
     /// Destroys it, when its present method has ended.

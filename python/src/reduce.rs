@@ -217,12 +217,26 @@ pub(crate) fn contribute(
     this: &This<Element>,
     over: Collection<Element>,
     Given { reducer, part }: Given,
-    callback: Option<&Bound<'_, PyAny>>,
+    callback: Callback,
 ) -> PyResult<()> {
-    let callback = callback.map_or(Ok(Callback::Nobody), Callback::of)?;
     let sink: Sink<Reduced> = engine()?.agents().on(callback.pe()).reduced_sink();
     this.contribute_in(&over, Reduced { callback, reducer, part }, Numbered(reducer), sink);
     Ok(())
+}
+
+/// A reduction over parts of several collections, or to methods of several: the package's. `all`: every contributor has a
+/// callback of its own.
+pub(crate) fn over_several(
+    chare: &Bound<'_, PyAny>,
+    callback: Option<&Bound<'_, PyAny>>,
+    data: Option<&Bound<'_, PyAny>>,
+    reducer: Option<&Bound<'_, PyAny>>,
+    section: Option<&Bound<'_, PyAny>>,
+    all: bool,
+) -> PyResult<()> {
+    let py = chare.py();
+    let args = (chare, callback, data, reducer, section, all);
+    engine()?.hooks(py)?.bind(py).call_method1(intern!(py, "reduce_over_several"), args).map(drop)
 }
 
 /// The same, where every contributor has a future of its own that gets the result.

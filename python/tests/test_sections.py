@@ -242,6 +242,128 @@ def test_parts_of_several_collections_and_classes_can_be_combined(run: Run) -> N
     )
 
 
+#: Classes whose chares are combined.
+MIXED = """
+    class A(Chare):
+        def who(self): return type(self).__name__, self.thisIndex
+        def parts(self): return 7
+        def each(self, over, f):
+            self.reduce(f, 1, Reducer.sum, over)
+            self.reduce(f, self.who(), Reducer.gather, over)
+            self.reduce(f, section=over)
+            self.contribute([1.5, len(self.who()[0])], Reducer.max, f, over)
+        def counts(self, over, f, n):
+            for i in range(n): self.reduce(f, i, Reducer.max, over)
+        @coro
+        def all(self, over): return self.allreduce(2, Reducer.product, over).get()
+        def wrong(self, over, callback=None): self.reduce(callback, 1, Reducer.sum, over)
+        def keep(self, f): self.kept = f
+        def give(self, x): self.kept.send((self.who(), x))
+    class B(A): pass
+    def side(chare): return sum(np.atleast_1d(chare.thisIndex)) % 3
+    def kind(chare): return 1 if isinstance(chare, B) else []
+"""
+
+
+@pytest.mark.parametrize("pes", [1, 2, 4])
+def test_reductions_go_over_parts_of_several_collections(run: Run, pes: int) -> None:
+    program = MIXED + """
+    def main(args):
+        row, grid, group = Array(A, 3), Array(B, (2, 2)), Group(A)
+        everything = charm.combine(row, grid, group)
+        others, n = charm.combine(row[1:], grid), 7 + charm.numPes()
+        f = Future(4)
+        everything.each(everything, f)
+        total, gathered, barrier, most = f.get()
+        print(total == n, len(gathered) == n, barrier, most)
+        f = Future(4)
+        others.each(others, f)
+        print(f.get()[:2])
+        print(others.all(others, ret=True).get(), everything.parts(ret=True).get() == [7] * n)
+        f = Future(30)
+        everything.counts(everything, f, 30)
+        print(f.get() == list(range(30)))
+        f = Future(6)
+        others.keep(f, awaitable=True).get()
+        row.wrong(None, others.give)
+        print(sorted(f.get()))
+        for over, callback in [(others, None), (grid, None), (3, None), (None, 3)]:
+            try:
+                row[0].wrong(over, callback, ret=True).get() if over is not others else group.wrong(over, awaitable=True).get()
+            except (TypeError, ValueError) as e:
+                print(type(e).__name__, e)
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        True True None [1.5 1. ]
+        [6, [('B', (0, 0)), ('B', (0, 1)), ('A', (1,)), ('B', (1, 0)), ('B', (1, 1)), ('A', (2,))]]
+        [64, 64, 64, 64, 64, 64] True
+        True
+        [(('A', (1,)), 3), (('A', (2,)), 3), (('B', (0, 0)), 3), (('B', (0, 1)), 3), (('B', (1, 0)), 3), (('B', (1, 1)), 3)]
+        ValueError the section has no part of this chare's collection
+        ValueError the section is not one of this chare's collection
+        TypeError 3 is no section
+        TypeError a callback is a future or a method of a proxy, not 3
+        """,
+    )
+
+
+@pytest.mark.parametrize("pes", [1, 2, 4])
+def test_parts_of_several_collections_are_split(run: Run, pes: int) -> None:
+    program = MIXED + """
+    def main(args):
+        both = charm.combine(Array(A, 5), Array(B, (2, 2)))
+        sides = charm.split(both, 3, side)
+        for section in sides:
+            print(section.who(ret=True).get())
+        # A part of which no element is in the section contributes nothing.
+        none, grid = charm.split(both, 2, kind)
+        f = Future(2)
+        grid.counts(grid, f, 2)
+        print(none.who(ret=True).get(), f.get())
+        f = Future(4)
+        sides[2].each(sides[2], f)
+        print(f.get()[:2])
+        for section in charm.split(both, 2) + charm.split(both, 2, elems=[[1, (0, 1)], [(1, 1)]]) + charm.split(both, 1, elems=[4, 0]):
+            print([index for _, index in section.who(ret=True).get()])
+        exit()
+    charm.start(main)
+    """
+    check(
+        run(program, pes),
+        """
+        [('A', (0,)), ('B', (0, 0)), ('A', (3,))]
+        [('B', (0, 1)), ('A', (1,)), ('B', (1, 0)), ('A', (4,))]
+        [('B', (1, 1)), ('A', (2,))]
+        [] [0, 1]
+        [2, [('B', (1, 1)), ('A', (2,))]]
+        [(0,), (0, 0), (0, 1), (1,), (1, 0)]
+        [(1, 1), (2,), (3,), (4,)]
+        [(0, 1), (1,)]
+        [(1, 1)]
+        [(0,), (4,)]
+        """,
+    )
+
+
+def test_a_function_that_fails_to_choose_a_section_is_told_with_its_own_error(run: Run) -> None:
+    program = CELL + """
+    def choose(cell): return np.int64(cell.thisIndex[0]) if args_are_good else 1 / 0
+    args_are_good = len(sys.argv) == 1
+    def main(args):
+        first, second = charm.split(Array(Cell, 2), 2, choose)
+        print(first.who(ret=True).get(), second.who(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    check(run(program), "[(0,)] [(1,)]")
+    failed = run(program, 2, "bad")
+    assert failed.code == 1 and "ZeroDivisionError: division by zero in the making of a section" in failed.err, failed.err
+
+
 def test_the_elements_of_one_section_may_be_a_flat_list(run: Run) -> None:
     program = CELL + """
     def main(args):
