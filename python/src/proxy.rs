@@ -218,10 +218,11 @@ impl Proxy {
         own.call_method1("__add__", (names,))
     }
 
-    /// Whether it names a section: `proxy.issec`, or `proxy.issec()`.
+    /// Whether it names a section: `proxy.issec`, or `proxy.issec()`. A group on some PEs is one of all that there could be.
     #[getter]
     fn issec(&self) -> Truth {
-        Truth::new(self.name.collection().is_section())
+        let on_some_pes = matches!(self.name.target, Target::All(_, Shape::PartialGroup));
+        Truth::new(on_some_pes || self.name.collection().is_section())
     }
 
     /// Makes an element of an array without bounds, on `onPE` unless it is negative.

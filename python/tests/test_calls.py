@@ -174,10 +174,11 @@ def test_a_group_may_be_on_some_pes_only(run: Run) -> None:
         def main(args):
             some = Group(Member, onPEs=[2, 0])
             print(some.where(ret=True).get(), some[2].where(ret=True).get())
+            print(some.issec(), some[2].issec(), Group(Member).issec())
             exit()
         charm.start(main)
     """
-    check(run(program, 3), "[(0, 0), (2, 2)] (2, 2)")
+    check(run(program, 3), "[(0, 0), (2, 2)] (2, 2)\nTrue False False")
 
 
 def test_what_does_not_exist_is_refused_at_the_callers_line(run: Run) -> None:
