@@ -107,13 +107,21 @@ pub(crate) struct Common {
     pub(super) complete: Cell<bool>,
     pub(super) reductions: Reductions,
     pub(super) inserted: census::Insertions,
+    /// Which collections it can serve.
+    pub(super) like: Likeness,
 }
 
 impl Common {
-    fn leaked(id: CollectionId, info: &'static ChareInfo, sparse: bool, reductions: Reductions) -> &'static Self {
+    fn leaked(
+        id: CollectionId,
+        info: &'static ChareInfo,
+        sparse: bool,
+        reductions: Reductions,
+        like: Likeness,
+    ) -> &'static Self {
         let inserted = census::Insertions::default();
         let (id, complete) = (Cell::new(id), Cell::new(false));
-        Box::leak(Box::new(Self { id, info, sparse, complete, reductions, inserted }))
+        Box::leak(Box::new(Self { id, info, sparse, complete, reductions, inserted, like }))
     }
 
     #[inline]
@@ -199,8 +207,6 @@ pub(crate) trait AnyCollection {
     fn take(&self) -> (Vec<Rc<dyn AnyElement>>, Vec<Incoming>);
     /// Whether elements refer to it, listed or not.
     fn is_in_use(&self) -> bool;
-    /// Which collections the memory serves.
-    fn likeness(&self) -> Likeness;
     /// Tells which methods of its elements here wait, and for calls of which entry methods.
     fn waiting(&self, rt: Rt, found: &mut Waiting);
     /// What its elements here have contributed, and which calls wait for elements that are still to be inserted; `None` for single chares.
@@ -208,16 +214,11 @@ pub(crate) trait AnyCollection {
 }
 
 impl<T: Chare> Members<T> {
-    pub(super) fn new(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe) -> &'static Self {
-        Self::over(id, shape, map, root, Span::job())
+    pub(super) fn new(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe, like: Likeness) -> &'static Self {
+        Self::over(id, shape, map, root, Span::job(), like)
     }
 
-    /// Of a section.
-    fn section(id: CollectionId, whole: &'static Self, root: Pe, span: Span) -> &'static Self {
-        Self::over(id, Shape::Section(whole), whole.map.clone(), root, span)
-    }
-
-    fn over(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe, span: Span) -> &'static Self {
+    fn over(id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe, span: Span, like: Likeness) -> &'static Self {
         let pes = super::current().sched.pes();
         let exchanges = match &shape {
             Shape::Group | Shape::Section(_) => true,
@@ -225,7 +226,7 @@ impl<T: Chare> Members<T> {
             Shape::Sparse | Shape::Solo => false,
         };
         let sparse = matches!(shape, Shape::Sparse);
-        let common = Common::leaked(id, T::info(), sparse, Reductions::new(id, T::NAME, root, span, exchanges));
+        let common = Common::leaked(id, T::info(), sparse, Reductions::new(id, T::NAME, root, span, exchanges), like);
         Box::leak(Box::new(Self {
             common,
             shape,
@@ -239,7 +240,7 @@ impl<T: Chare> Members<T> {
     }
 
     pub(super) fn solo(id: CollectionId) -> &'static Self {
-        let members = Self::new(id, Shape::Solo, T::Map::default(), Pe(0));
+        let members = Self::new(id, Shape::Solo, T::Map::default(), Pe(0), Likeness::None);
         members.complete.set(true);
         members
     }
@@ -448,7 +449,8 @@ impl<T: Chare> AnyCollection for Members<T> {
 
     fn cut(&'static self, rt: Rt, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection {
         let like = Likeness::section(self, root, &span);
-        gone::reused::<T>(rt, &like, id).unwrap_or_else(|| Self::section(id, self, root, span))
+        gone::reused(rt, &like, id)
+            .unwrap_or_else(|| Self::over(id, Shape::Section(self), self.map.clone(), root, span, like))
     }
 
     fn join(&self, section: &'static dyn AnyCollection, key: &[u8]) {
@@ -493,14 +495,6 @@ impl<T: Chare> AnyCollection for Members<T> {
 
     fn is_in_use(&self) -> bool {
         self.alive.get() > 0
-    }
-
-    fn likeness(&self) -> Likeness {
-        let root = self.reductions.first_root();
-        match self.shape {
-            Shape::Section(whole) => Likeness::section(whole, root, &self.reductions.span),
-            _ => Likeness::whole(self, root),
-        }
     }
 
     fn collected(&self, rt: Rt) -> Option<Collected> {

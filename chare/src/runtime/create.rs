@@ -113,7 +113,7 @@ impl<T: Chare> Description<T> {
 }
 
 /// What two collections of the same chares have in common if this is the same for both.
-pub(super) fn described<T: Chare>(shape: &Shape<T>, map: &T::Map, root: Pe) -> Vec<u8> {
+fn described<T: Chare>(shape: &Shape<T>, map: &T::Map, root: Pe) -> Vec<u8> {
     let kind = match shape {
         Shape::Group => Kind::Group,
         Shape::Bounded(bounds) => Kind::Bounded(bounds.extent),
@@ -127,8 +127,8 @@ pub(super) fn described<T: Chare>(shape: &Shape<T>, map: &T::Map, root: Pe) -> V
 
 /// This PE's members of a new collection.
 fn members_of<T: Chare>(rt: Rt, id: CollectionId, shape: Shape<T>, map: T::Map, root: Pe) -> &'static Members<T> {
-    let like = Likeness::described::<T>(described(&shape, &map, root));
-    let members = gone::reused(rt, &like, id).unwrap_or_else(|| Members::new(id, shape, map, root));
+    let like = Likeness::Whole(T::info().id(), described(&shape, &map, root));
+    let members = gone::reused(rt, &like, id).unwrap_or_else(|| Members::new(id, shape, map, root, like));
     rt.register(members);
     members
 }

@@ -20,8 +20,7 @@ use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
 
 use super::broadcast;
-use super::collection::{AnyCollection, CollectionId, Members};
-use super::create::described;
+use super::collection::{AnyCollection, CollectionId};
 use super::exit::Failure;
 use super::intervals::Intervals;
 use super::post::{fail_call, send_failure, send_wire};
@@ -70,30 +69,28 @@ impl Gone {
 }
 
 /// What collections have in common that can have the same members.
-#[derive(PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Likeness {
+    /// It is never destroyed.
+    None,
     /// The chares' type; shape, map and root as they travel.
     Whole(u16, Vec<u8>),
-    /// The members of the whole, by their address; the root, and the PEs if they are not all.
+    /// What the PE knows of the whole, by its address; the root, and the PEs if they are not all.
     Section(usize, Pe, Option<Vec<Pe>>),
 }
 
 impl Likeness {
-    pub(super) fn whole<T: Chare>(members: &Members<T>, root: Pe) -> Self {
-        Self::described::<T>(described(&members.shape, &members.map, root))
-    }
-
-    pub(super) fn described<T: Chare>(description: Vec<u8>) -> Self {
-        Self::Whole(T::info().id(), description)
-    }
-
-    pub(super) fn section<T: Chare>(whole: &'static Members<T>, root: Pe, span: &Span) -> Self {
-        Self::Section(std::ptr::from_ref(whole).addr(), root, span.pes().map(<[Pe]>::to_vec))
+    pub(super) fn section(whole: &'static dyn AnyCollection, root: Pe, span: &Span) -> Self {
+        Self::Section(std::ptr::from_ref(whole.common()).addr(), root, span.pes().map(<[Pe]>::to_vec))
     }
 }
 
 /// Members that have served a collection like this one, if there are any that nobody uses any more.
-pub(super) fn reused<T: Chare>(rt: Rt, like: &Likeness, id: CollectionId) -> Option<&'static Members<T>> {
+pub(super) fn reused<T: 'static>(rt: Rt, like: &Likeness, id: CollectionId) -> Option<&'static T> {
+    spare(rt, like, id)?.as_any().downcast_ref()
+}
+
+fn spare(rt: Rt, like: &Likeness, id: CollectionId) -> Option<&'static dyn AnyCollection> {
     let members = {
         let mut spare = rt.gone.spare.borrow_mut();
         let spare = spare.get_mut(like)?;
@@ -102,7 +99,7 @@ pub(super) fn reused<T: Chare>(rt: Rt, like: &Likeness, id: CollectionId) -> Opt
     };
     // Who still held an element may have contributed for it.
     members.common().renew(id);
-    members.as_any().downcast_ref()
+    Some(members)
 }
 
 /// Destroys a collection.
@@ -169,7 +166,7 @@ fn end(rt: Rt, members: &'static dyn AnyCollection) {
     for waiting in common.renew(id) {
         send_failure(rt, waiting, destroyed(rt, common.info.name, "its creation"));
     }
-    rt.gone.spare.borrow_mut().entry(members.likeness()).or_default().push(members);
+    rt.gone.spare.borrow_mut().entry(common.like.clone()).or_default().push(members);
     if let Some(front) = rt.front.get() {
         front.gone(id);
     }

@@ -179,10 +179,6 @@ impl Reductions {
         self.waiting.take()
     }
 
-    pub(super) fn first_root(&self) -> Pe {
-        self.first_root
-    }
-
     pub(super) fn header(&self, rt: Rt) -> Header {
         Header::new(self.collection.get().0, rt.sched.pe())
     }
