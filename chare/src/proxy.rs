@@ -210,14 +210,10 @@ impl<T: Chare> Collection<T> {
         self.id
     }
 
-    /// The whole collection of this name, for who knows its chares.
+    /// The whole collection of this name, for callers that know its chares' type.
     #[doc(hidden)]
     #[must_use]
-    pub fn of(id: CollectionId) -> Self {
-        Self::named(id)
-    }
-
-    pub(crate) fn named(id: CollectionId) -> Self {
+    pub fn named(id: CollectionId) -> Self {
         Self { id, whole: id, item: std::marker::PhantomData }
     }
 

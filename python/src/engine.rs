@@ -101,7 +101,7 @@ impl Engine {
             gone.truncate(GONE - 1);
             gone.push_front((id, class));
         }
-        let collection = Collection::of(id);
+        let collection = Collection::named(id);
         crate::place::gone(collection);
         let objects =
             [&self.early, &self.branches, &self.notes].map(|objects| objects.borrow_mut().remove(&collection));

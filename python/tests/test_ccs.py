@@ -215,7 +215,7 @@ def test_a_client_without_the_key_is_not_served(tmp_path: Path) -> None:
             Client(job.host, job.port, key_file=str(other))
         with pytest.raises(CcsError, match="there is no key in"):
             Client(job.host, job.port, key_file=str(tmp_path / "none"))
-        # Whoever cannot tell whether a server has its key proves himself nevertheless.
+        # A client proves itself although it cannot tell whether the server has its key.
         with job.plain() as one:
             one.sendall(wire.HELLO + b"n" * wire.NONCE)
             nonce = wire.receive(one, wire.NONCE)

@@ -99,6 +99,11 @@ pub(super) fn entrance(rt: Rt, collection: CollectionId) -> Pe {
     creator.unwrap_or(here)
 }
 
+/// The root of the tree by which it comes.
+pub(super) fn root(id: CollectionId, header: &Header) -> Pe {
+    id.creator().filter(|_| id.is_section()).unwrap_or(Pe(header.source))
+}
+
 /// A broadcast of a chare type's has arrived: passes it on, then calls the elements that live here.
 pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming) {
     let id = CollectionId(header.collection);
@@ -137,7 +142,7 @@ fn pass_on(
     let (id, here) = (CollectionId(header.collection), rt.sched.pe());
     let mut msg = Opened::new(header, msg);
     let payloads = std::mem::take(&mut msg.beside);
-    let root = id.creator().filter(|_| id.is_section()).unwrap_or(Pe(header.source));
+    let root = root(id, header);
     let kind = msg.bytes().first().copied().filter(|kind| *kind <= VALUES && root.0 < rt.sched.pes());
     let Some(kind) = kind else {
         rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
@@ -220,15 +225,7 @@ impl Wave {
         let results = self.results.take();
         let error = self.error.take();
         match self.parent {
-            Some(parent) => {
-                let header = Header::new(0, rt.sched.pe()).with_reply(self.id);
-                rt.with_scratch(|bytes| {
-                    let part = (results, error);
-                    let beside = wire::pack(&part, bytes).expect("bytes and an error can be packed");
-                    drop(part); // so that the payloads' memory need not be copied
-                    shared::send(rt, parent, tag::WAVE, &header, bytes, beside);
-                });
-            }
+            Some(parent) => send_part(rt, parent, self.id, (results, error)),
             None => match error {
                 Some(error) => send_failure(rt, self.id, error),
                 None => self.finish(rt, results),
@@ -247,11 +244,23 @@ impl Wave {
     }
 }
 
+/// What comes up of a PE's subtree: results, and an error.
+type Answered = (Vec<Packed>, Option<CallError>);
+
+fn send_part(rt: Rt, parent: Pe, wave: FutureId, part: Answered) {
+    let header = Header::new(0, rt.sched.pe()).with_reply(wave);
+    rt.with_scratch(|bytes| {
+        let beside = wire::pack(&part, bytes).expect("bytes and an error can be packed");
+        drop(part); // so that the payloads' memory need not be copied
+        shared::send(rt, parent, tag::WAVE, &header, bytes, beside);
+    });
+}
+
 /// A child's part of an answer has arrived.
 pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
     let wave = rt.waves.borrow().get(&header.reply()).cloned();
     let mut msg = Opened::new(header, msg);
-    let part = msg.read::<(Vec<Packed>, Option<CallError>)>();
+    let part = msg.read::<Answered>();
     match (wave, part) {
         (Some(wave), Ok((results, error))) => {
             wave.results.borrow_mut().extend(results);
@@ -266,18 +275,12 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
 
 /// A broadcast of a collection that was destroyed here: nobody learns of it below this PE; who waits for an answer gets the error.
 pub(super) fn refuse(rt: Rt, id: CollectionId, header: &Header, msg: Incoming, error: CallError) {
-    let (from, here) = (msg.from, rt.sched.pe());
+    let from = msg.from;
     let msg = Opened::new(header, msg);
-    let root = id.creator().filter(|_| id.is_section()).unwrap_or(Pe(header.source));
-    if root == here || msg.bytes().first() == Some(&SILENT) {
+    if root(id, header) == rt.sched.pe() || msg.bytes().first() == Some(&SILENT) {
         return post::fail_call(rt, header.reply(), error);
     }
-    let header = Header::new(0, here).with_reply(header.reply());
-    rt.with_scratch(|bytes| {
-        let part = (Vec::<Packed>::new(), Some(error));
-        let beside = wire::pack(&part, bytes).expect("an error can be packed");
-        shared::send(rt, from, tag::WAVE, &header, bytes, beside);
-    });
+    send_part(rt, from, header.reply(), (Vec::new(), Some(error)));
 }
 
 /// Takes the indices off results, and sorts these by them.

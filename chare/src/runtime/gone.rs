@@ -121,10 +121,9 @@ fn send(rt: Rt, to: Pe, header: &Header, by_tree: bool) {
 /// A PE tells that it destroys a collection.
 pub(super) fn step(rt: Rt, header: &Header, msg: Incoming) {
     let (id, here, by) = (CollectionId(header.collection), rt.sched.pe(), Pe(header.source));
-    let root = if id.is_section() { id.creator() } else { Some(by) }.filter(|root| root.0 < rt.sched.pes());
-    let (Ok(by_tree), Some(root), true) =
-        (wire::unpack::<bool>(&msg.msg[HEADER..], Vec::new()), root, id.creator().is_some())
-    else {
+    let root = broadcast::root(id, header);
+    let can_end = id.creator().is_some() && root.0 < rt.sched.pes();
+    let (Ok(by_tree), true) = (wire::unpack::<bool>(&msg.msg[HEADER..], Vec::new()), can_end) else {
         return rt.violation(msg.from, "an end of what cannot end", id.0);
     };
     let members = rt.any_collection(id);

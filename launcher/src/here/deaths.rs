@@ -31,8 +31,12 @@ impl Here {
 
     /// Whether it is a process, a command or the guardian, and not reaped yet.
     fn has_started(&self, pid: Pid) -> bool {
-        let mut leaders = self.children.iter().filter_map(|child| child.leader).chain(self.commands.iter().copied());
-        leaders.any(|leader| leader.pid == pid) || self.guardian.as_ref().map(Guardian::pid) == Some(pid)
+        self.leaders().any(|leader| leader.pid == pid) || self.guardian.as_ref().map(Guardian::pid) == Some(pid)
+    }
+
+    /// The processes and commands that have not been reaped.
+    fn leaders(&self) -> impl Iterator<Item = Identity> {
+        self.children.iter().filter_map(|child| child.leader).chain(self.commands.iter().copied())
     }
 
     fn on_own_deaths(&mut self) {
@@ -66,8 +70,7 @@ impl Here {
         self.guardians -= 1;
         self.guardian = Guardian::start(self.caller.mark(), self.agent).ok();
         if let Some(guardian) = &self.guardian {
-            let leaders = self.children.iter().filter_map(|child| child.leader).chain(self.commands.iter().copied());
-            leaders.for_each(|leader| guardian.watch_over(leader));
+            self.leaders().for_each(|leader| guardian.watch_over(leader));
         }
     }
 

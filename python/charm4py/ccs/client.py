@@ -17,7 +17,7 @@ class Client:
     """A connection to a job that was started with ``++server``.
 
     It proves that it has the key of the job's user, and checks that the job has it. ``timeout`` is how many seconds each step may take, unless a call says
-    otherwise; ``None`` waits for ever. To be used by one thread at a time.
+    otherwise; ``None`` waits for ever. Only one thread at a time may use it.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, *, key_file: str | None = None, timeout: float | None = 10.0) -> None:
