@@ -30,6 +30,7 @@ pub mod port;
 mod ready;
 pub mod reliable;
 mod ring;
+mod said;
 pub mod seam;
 pub mod seed;
 pub mod shm;

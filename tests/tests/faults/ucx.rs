@@ -31,16 +31,32 @@ fn a_job_over_ucx_does_what_it_does_elsewhere_and_says_nothing_else() {
 }
 
 #[test]
-fn ucx_warns_on_standard_error_unless_the_user_names_another_place() {
+fn what_ucx_says_by_itself_is_told_as_a_warning_unless_the_user_names_another_place() {
     if is_here() {
+        // This one UCX says when the process ends.
         const UNUSED: (&str, &str) = ("UCX_NO_SUCH_SETTING", "1");
-        let ended = start_with("+p2 ++transport ucx - sleep 0", UNUSED).end();
-        assert_eq!((ended.code, &*ended.stdout), (0, "slept\n"), "{ended:?}");
-        assert!(ended.stderr.contains("UCX_NO_SUCH_SETTING"), "{ended:?}");
         let (mut command, mark) = command("+p2 ++transport ucx - sleep 0");
+        command.envs([UNUSED, ("UCX_NET_DEVICES", "lo,none0")]);
+        let ended = Job::spawn(command, mark).end();
+        assert_eq!((ended.code, &*ended.stdout), (0, "slept\n"), "{ended:?}");
+        assert!(
+            ended.stderr.contains("charmrun: warning: UCX WARN network device 'none0' is not available"),
+            "{ended:?}"
+        );
+        assert!(ended.stderr.contains("UCX_NO_SUCH_SETTING"), "{ended:?}");
+        let (mut command, mark) = crate::command("+p2 ++transport ucx - sleep 0");
         command.envs([UNUSED, ("UCX_LOG_FILE", "stdout")]);
         let ended = Job::spawn(command, mark).end();
         assert!(ended.succeeded().stdout.contains("UCX_NO_SUCH_SETTING"), "{ended:?}");
+    }
+}
+
+#[test]
+fn an_ucx_that_finds_no_way_to_communicate_is_an_error_in_its_own_words() {
+    if is_here() {
+        let ended = start_with("+p2 ++transport ucx - sleep 0", ("UCX_TLS", "nonsense")).end();
+        ended.failed(78, "UCX does not work here: ucp_init: No such device; ");
+        assert!(ended.stderr.contains("UCX ERROR no usable transports/devices"), "{ended:?}");
     }
 }
 

@@ -145,6 +145,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
         unsafe { libc::_exit(STARVED.into()) }
     }
     tell(&Fault { signal: u8::try_from(signal).unwrap_or(0), pe, address, stack });
+    crate::said::show_rest();
     if sent {
         // Returning would go on as if nothing had happened: the default action takes it as soon as we return.
         // SAFETY: `raise` is safe in a signal handler.

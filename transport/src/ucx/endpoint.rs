@@ -128,7 +128,7 @@ impl UcxEndpoint {
                 true
             }
             Err(failure) => {
-                // UCX has one answer for both, and says more on standard error.
+                // UCX has one answer for both; it may have said more.
                 tracing::debug!(%pe, failure.call, words = self.worker.words(failure.status), "connect");
                 if let Some(lack) = super::lack(failure.call, failure.status) {
                     self.fatal.get_or_insert(lack);

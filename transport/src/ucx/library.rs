@@ -7,6 +7,7 @@ use charm4rs_ucx_sys::{Ucp, ucs_status_t};
 
 use crate::TransportError;
 use crate::error::loader_said;
+use crate::said::{self, Said};
 
 /// The environment's name for the library, where it is not where libraries are.
 const PLACE: &str = "CHARM4RS_UCX";
@@ -49,11 +50,15 @@ fn open(place: Option<OsString>) -> Result<Library, String> {
             format!("{NAME} in the system's folders for libraries and those of LD_LIBRARY_PATH ({PLACE} names another)")
         }
     };
-    let log = Log::to_stderr();
+    let said = Log::may_be_ours().then(Said::new).flatten();
+    let log = Log::to(&said.as_ref().map_or_else(|| "stderr".to_owned(), Said::path));
     // SAFETY: UCX's initializers may run on any thread; they read the environment, as this function does.
     let library = unsafe { libloading::Library::new(&name) };
     drop(log);
     let library = library.map_err(|error| format!("UCX is not here: looked for {looked}: {}", loader_said(&error)))?;
+    if let Some(said) = said {
+        said.keep();
+    }
     // It would handle crashes by itself, in place of the runtime, which says whose they are.
     // SAFETY: where it is exported it has this type.
     if let Ok(quiet) = unsafe { library.get::<unsafe extern "C" fn()>(b"ucs_debug_disable_signals\0") } {
@@ -78,21 +83,26 @@ fn open(place: Option<OsString>) -> Result<Library, String> {
     Ok(Library { ucp, found: Found { version, path: path() } })
 }
 
-/// While it lives, UCX finds that its warnings go to standard error, unless the user has named another place: by default it would print them among
-/// what the program prints. UCX reads that once, when it is loaded, so nothing else needs to see it.
+/// While it lives, UCX finds where its log goes, unless the user has named a place: by default it would print it among what the
+/// program prints. UCX reads that once, when it is loaded, so nothing else needs to see it.
 struct Log(bool);
 
 impl Log {
     const NAME: &str = "UCX_LOG_FILE";
 
-    fn to_stderr() -> Self {
-        let said = std::env::var_os(Self::NAME).is_some();
-        if !said {
+    /// Whether the runtime may tell it. Who wants more than warnings wants to see it all, and at once.
+    fn may_be_ours() -> bool {
+        [Self::NAME, "UCX_LOG_LEVEL"].iter().all(|name| std::env::var_os(name).is_none())
+    }
+
+    fn to(place: &str) -> Self {
+        let named = std::env::var_os(Self::NAME).is_some();
+        if !named {
             // SAFETY: wire-up happens before the process has PEs; other threads read the environment at this moment by
             // the standard library, which has a lock.
-            unsafe { std::env::set_var(Self::NAME, "stderr") };
+            unsafe { std::env::set_var(Self::NAME, place) };
         }
-        Self(!said)
+        Self(!named)
     }
 }
 
@@ -102,6 +112,21 @@ impl Drop for Log {
             // SAFETY: as above.
             unsafe { std::env::remove_var(Self::NAME) };
         }
+    }
+}
+
+/// What UCX has said since the last time, line by line.
+pub(super) fn news() -> Vec<String> {
+    // SAFETY: it writes out what all streams of the process hold, UCX's too, which holds warnings back until there is an error.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+    said::news()
+}
+
+/// The job is over: what UCX says at the end of the process, when nobody can tell it any more, goes to standard error.
+pub(super) fn speaks_for_itself() {
+    if let Some(writer) = said::writer() {
+        // SAFETY: it is the descriptor of UCX's own stream, which stays open; UCX only writes to it.
+        unsafe { libc::dup2(libc::STDERR_FILENO, writer) };
     }
 }
 

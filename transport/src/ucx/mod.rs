@@ -67,6 +67,7 @@ use self::endpoint::UcxBuilder;
 use self::worker::Closed;
 use crate::error::require_memory;
 use crate::liveness::Watch;
+use crate::wireup::Notices;
 use crate::{Caps, EndpointBuilder, Fabric, Layout, Pe, TransportError};
 
 /// The configuration of a [`UcxFabric`]: start with [`UcxConfig::new`], then set what differs.
@@ -88,6 +89,8 @@ pub struct UcxConfig {
     pub watch_near: bool,
     /// Who notices that a process is gone where UCX does not.
     pub watch: Option<Arc<dyn Watch>>,
+    /// Where the user is told what UCX says by itself.
+    pub notices: Notices,
     /// Settings of UCX's own, without their prefix. They come before those of the environment.
     pub settings: Vec<(&'static str, String)>,
 }
@@ -105,6 +108,7 @@ impl UcxConfig {
             collected_min: 256 << 10,
             watch_near: false,
             watch: None,
+            notices: Notices::default(),
             settings: Vec::new(),
         }
     }
@@ -162,6 +166,20 @@ pub(crate) struct Shared {
     addresses: OnceLock<Vec<(u64, Box<[u8]>)>>,
 }
 
+impl Shared {
+    /// Tells the user what UCX has said since the last time.
+    pub(crate) fn tell(&self) {
+        library::news().into_iter().for_each(|line| self.config.notices.tell(line));
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.tell();
+        library::speaks_for_itself();
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -188,7 +206,8 @@ fn lack(call: &str, status: ucs_status_t) -> Option<TransportError> {
 fn failed(Failure { call, status }: Failure) -> TransportError {
     lack(call, status).unwrap_or_else(|| {
         let words = library::library().map_or("", |library| library::words(&library.ucp, status));
-        TransportError::Config(format!("UCX does not work here: {call}: {words}"))
+        let said: String = library::news().iter().map(|line| format!("; {line}")).collect();
+        TransportError::Config(format!("UCX does not work here: {call}: {words}{said}"))
     })
 }
 
@@ -228,6 +247,7 @@ impl UcxFabric {
             bandwidth_mb_s: 10_000,
         };
         let shared = Arc::new(Shared { config, counters: UcxCounters::default(), addresses: OnceLock::new() });
+        shared.tell();
         Ok(Self { caps, published, workers: Mutex::new(workers), shared })
     }
 

@@ -403,6 +403,7 @@ impl UcxEndpoint {
             return;
         }
         self.peers[index].state = State::Lost;
+        self.shared.tell();
         self.worker.inbox().forget(index);
         if let Some(connection) = self.peers[index].connection.take() {
             self.worker.cut(&connection);

@@ -22,6 +22,7 @@ pub(super) fn open(
     config.credit = usize::try_from(options.credit).unwrap_or(usize::MAX);
     config.message_max = options.frame_max();
     config.watch = Some(watch);
+    config.notices = options.notices.clone();
     choose(&mut config, has_rdma());
     collect(&mut config, std::env::var(COLLECT).ok().as_deref())?;
     let said = |name| std::env::var(name).ok();
