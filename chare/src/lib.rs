@@ -62,6 +62,7 @@ pub use runtime::CollectionId;
 pub use runtime::waiting::Front;
 pub use select::{Either, select, select_all};
 pub use thread::{spawn_thread, unpin_thread};
+pub use watch::coarse_now;
 
 /// What a program needs; `use charm4rs::prelude::*;`.
 pub mod prelude {

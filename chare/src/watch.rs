@@ -18,6 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,15 @@ const ANSWER: Duration = Duration::from_millis(500);
 const PATIENCE: &str = "CHARM4RS_PATIENCE";
 /// Frames from here on are the runtime's.
 const RUNTIME: &str = "charm4rs::runtime";
+
+/// The time since the job's start in nanoseconds, as of the thread's last look.
+static COARSE: AtomicU64 = AtomicU64::new(0);
+
+/// [`Job::now`](crate::Job::now) of a moment ago, at most a second: for stamps of what happens often, since it costs a load. Zero in a simulation.
+#[must_use]
+pub fn coarse_now() -> Duration {
+    Duration::from_nanos(COARSE.load(Ordering::Relaxed))
+}
 
 /// How long to wait for what.
 #[derive(Clone, Copy, Debug)]
@@ -174,6 +184,8 @@ impl Watch {
                 // The process was stopped, by a debugger perhaps: nobody has got on meanwhile.
                 histories.clear();
             }
+            let now = self.shared.clock.now();
+            COARSE.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
             let pes = self.shared.pes().clone();
             histories.retain(|pe, _| pes.contains_key(pe));
             for (pe, watched) in &pes {

@@ -76,6 +76,7 @@ class Arrived:
     def wait(self, coroutine: threads.Coroutine) -> None:
         """Waits for a message, which is there to be taken at once."""
         self.receivers.append(coroutine)
+        coroutine.since = _engine.coarse_now()
         try:
             threads.Scheduler.greenlet.switch()
         except BaseException:  # an interrupt

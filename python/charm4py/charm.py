@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
-import socket
 import sys
 import traceback
 from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, TypeVar
@@ -280,7 +279,7 @@ class Charm:
 
     def print_dbg(self, *args: Any, **kwargs: Any) -> None:
         """Prints, with the PE and the host before it."""
-        print(f"PE {self._pe} of {self._pes}, {socket.gethostname()}:", *args, **kwargs)
+        print(f"PE {self._pe} of {self._pes}, {os.uname().nodename}:", *args, **kwargs)
 
     # Sections
 
@@ -337,6 +336,7 @@ class Charm:
                     if not isinstance(coroutine, threads.Coroutine):
                         raise threads.NotThreadedError("charm.wait() waits, which only coroutines can")
                     waiting = coroutine
+                    coroutine.since = _engine.coarse_now()
                     threads.Scheduler.greenlet.switch()
                 yield ready.pop(0)
         finally:  # also of who has got enough, or was interrupted

@@ -79,6 +79,8 @@ class Task:
 
     #: The future of charm4py that it awaits, or that of asyncio. Its names are those that libraries know of `asyncio.Task`.
     awaited: Any = None
+    #: When it began to wait for what is no future of charm4py: that knows itself.
+    since = 0.0
     _fut_waiter: Any = None
     _must_cancel = False
     _cancel_message: Any = None
@@ -141,6 +143,7 @@ class Task:
     def _wait(self, awaited: Any) -> None:
         """It awaits something else than a future of charm4py."""
         suspended.add(self)
+        self.since = _engine.coarse_now()
         if awaited is None:  # it lets others run
             _engine.call_soon(self._again)
         elif running.loop is not None and getattr(awaited, "_asyncio_future_blocking", None):

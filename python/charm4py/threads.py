@@ -54,6 +54,8 @@ class Coroutine(greenlet):
     chare: Chare | None = None
     #: Who gets what comes of it.
     answer: Any = None
+    #: When it began to wait, unless it waits for one future, which knows that itself.
+    since = 0.0
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, answer: Any) -> None:
         while True:
@@ -97,8 +99,10 @@ def start(chare: Chare | None, function: Callable[..., Any], args: Any, kwargs: 
 
 def pause(what: str) -> Any:
     """Lets the PE go on until somebody calls the present coroutine's ``resume``; gives what that is given."""
-    if not can_wait():
+    coroutine = getcurrent()
+    if not isinstance(coroutine, Coroutine):
         raise NotThreadedError(f"{what} waits, which only coroutines can: decorate the method with @coro")
+    coroutine.since = _engine.coarse_now()
     return Scheduler.greenlet.switch()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from greenlet import getcurrent
 
-from . import threads
+from . import _engine, threads
 
 if TYPE_CHECKING:
     from .chare import Chare
@@ -69,6 +69,7 @@ def wait(chare: Chare, condition: str, frame: FrameType) -> None:
     if opens is not None:
         opens()
     hold(chare, holds, coroutine.resume)
+    coroutine.since = _engine.coarse_now()
     try:
         threads.Scheduler.greenlet.switch()
     except BaseException:  # an interrupt

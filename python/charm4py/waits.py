@@ -18,7 +18,7 @@ from .threads import Coroutine, Scheduler
 #: Frames of files in here are the package's.
 PACKAGE = str(Path(__file__).parent)
 #: What is waited for, by the package's function that waits.
-WHAT = {"get": "a future", "recv": "a message of a channel", "_wait": "a future"}
+WHAT = {"get": "a future", "recv": "a message of a channel", "_wait": "a future", "iwait": "futures or channels"}
 #: The entry point has returned, on PE 0.
 main_is_over = False
 
@@ -60,14 +60,35 @@ def line_of(coroutine: Coroutine) -> str | None:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             first = frame
         frame = frame.f_back
-    return f"{name_of(coroutine.chare)}{first.f_code.co_name} waits for {what_of(below)} at {place}"
+    return f"{name_of(coroutine.chare)}{first.f_code.co_name} waits for {what_of(below)} at {place}{since(waited(coroutine))}"
+
+
+def waited(coroutine: Coroutine) -> float:
+    """For how many seconds a coroutine has waited."""
+    frame: FrameType | None = coroutine.gr_frame
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        future = frame.f_locals.get("self")
+        if isinstance(future, _engine.FutureBase):
+            known = future._waited(coroutine.resume)
+            if known is not None:
+                return known
+        frame = frame.f_back
+    return _engine.coarse_now() - coroutine.since
+
+
+def since(seconds: float) -> str:
+    """What is said of a wait's length."""
+    return f", for {seconds:.0f} s"
 
 
 def line_of_task(task: tasks.Task) -> str:
     """The same, of an ``async def`` method."""
     frame = task.awaitable.cr_frame
     what = "a future" if task.awaited is not None else "what asyncio brings"
-    return f"{name_of(task.chare)}{task.awaitable.__name__} waits for {what} at {frame.f_code.co_filename}:{frame.f_lineno}"
+    length = None if task.awaited is None else task.awaited._waited(task.go_on)
+    length = _engine.coarse_now() - task.since if length is None else length
+    place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"{name_of(task.chare)}{task.awaitable.__name__} waits for {what} at {place}{since(length)}"
 
 
 def name_of(chare: Any) -> str:

@@ -411,6 +411,12 @@ pub(crate) fn now() -> PyResult<f64> {
     Ok(engine()?.job.now().as_secs_f64())
 }
 
+/// The same, of a moment ago, at most a second.
+#[pyfunction]
+pub(crate) fn coarse_now() -> f64 {
+    charm4rs::coarse_now().as_secs_f64()
+}
+
 /// A group; `pes`: on these only. `is_map`: arrays will ask it where their elements are made.
 #[pyfunction]
 #[pyo3(signature = (class, args, pes = None, is_map = false))]

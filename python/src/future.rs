@@ -1,8 +1,9 @@
 //! Futures: values that arrive later, at the PE that made the future; whoever holds its name may give them.
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
-use charm4rs::{Checked, Pe};
+use charm4rs::{Checked, Pe, coarse_now};
 use charm4rs_python_form::write_number;
 use hashbrown::HashMap;
 use pyo3::exceptions::PyRuntimeError;
@@ -37,7 +38,7 @@ impl FutureName {
             return Ok(own.into_bound(py).into_any());
         }
         let base =
-            FutureBase { name: self, known: true, expects: 1, values: Vec::new(), waiter: None, more: Vec::new() };
+            FutureBase { name: self, known: true, expects: 1, values: Vec::new(), first: None, more: Vec::new() };
         Ok(Bound::new(py, PyClassInitializer::from(base).add_subclass(RemoteFuture))?.into_any())
     }
 }
@@ -82,13 +83,13 @@ impl Futures {
     /// A value has arrived for a future of this PE. One that has all its values is known no longer.
     pub(crate) fn settle(&self, py: Python<'_>, number: u64, value: Arrived) -> PyResult<()> {
         let Some(future) = self.open.borrow().get(&number).map(|future| future.clone_ref(py)) else { return Ok(()) };
-        let (waiter, more) = future.bind(py).borrow_mut().arrive(value);
+        let (first, more) = future.bind(py).borrow_mut().arrive(value);
         if future.borrow(py).complete() {
             let done = self.open.borrow_mut().remove(&number);
             drop(done);
         }
-        for waiter in waiter.into_iter().chain(more) {
-            waiter.call1(py, (&future,))?;
+        for waiter in first.into_iter().chain(more) {
+            waiter.call.call1(py, (&future,))?;
         }
         Ok(())
     }
@@ -115,8 +116,15 @@ pub(crate) struct FutureBase {
     expects: usize,
     values: Vec<Arrived>,
     /// Called, once, when all values are there: the first who waits, and others in their order.
-    waiter: Option<Py<PyAny>>,
-    more: Vec<Py<PyAny>>,
+    first: Option<Waiter>,
+    more: Vec<Waiter>,
+}
+
+/// Who waits for a future.
+struct Waiter {
+    call: Py<PyAny>,
+    /// A time of the job's, for reports of deadlocks.
+    since: Duration,
 }
 
 impl FutureBase {
@@ -125,9 +133,13 @@ impl FutureBase {
     }
 
     /// Takes a value; gives who is to be called.
-    fn arrive(&mut self, value: Arrived) -> (Option<Py<PyAny>>, Vec<Py<PyAny>>) {
+    fn arrive(&mut self, value: Arrived) -> (Option<Waiter>, Vec<Waiter>) {
         self.values.push(value);
-        if self.complete() { (self.waiter.take(), std::mem::take(&mut self.more)) } else { (None, Vec::new()) }
+        if self.complete() { self.take_waiters() } else { (None, Vec::new()) }
+    }
+
+    fn take_waiters(&mut self) -> (Option<Waiter>, Vec<Waiter>) {
+        (self.first.take(), std::mem::take(&mut self.more))
     }
 }
 
@@ -138,7 +150,7 @@ impl FutureBase {
     fn new(num_vals: usize) -> PyResult<Self> {
         let engine = engine()?;
         let name = FutureName { pe: engine.job.pe().0, number: engine.futures.next() };
-        Ok(Self { name, known: false, expects: num_vals.max(1), values: Vec::new(), waiter: None, more: Vec::new() })
+        Ok(Self { name, known: false, expects: num_vals.max(1), values: Vec::new(), first: None, more: Vec::new() })
     }
 
     /// Gives it a value; on any thread.
@@ -170,25 +182,35 @@ impl FutureBase {
 
     /// Calls `waiter(future)`, once, when all values are there; after those that were given before.
     fn _when_ready(&mut self, waiter: Py<PyAny>) {
-        if self.waiter.is_none() {
-            self.waiter = Some(waiter);
+        let waiter = Waiter { call: waiter, since: coarse_now() };
+        if self.first.is_none() {
+            self.first = Some(waiter);
         } else {
             self.more.push(waiter);
         }
     }
 
+    /// For how many seconds somebody has waited, to a second.
+    fn _waited(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+        let now = coarse_now();
+        let inside = slf.borrow();
+        for each in inside.first.iter().chain(&inside.more) {
+            if each.call.bind(slf.py()).eq(waiter)? {
+                return Ok(Some(now.saturating_sub(each.since).as_secs_f64()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes back one such wish.
     fn _forget(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
-        let (first, more) = {
-            let mut inside = slf.borrow_mut();
-            (inside.waiter.take(), std::mem::take(&mut inside.more))
-        };
+        let (first, more) = slf.borrow_mut().take_waiters();
         // Comparing may be Python code: nothing is borrowed.
         let mut kept = Vec::with_capacity(more.len());
         let mut found = false;
         for each in first.into_iter().chain(more) {
-            if !found && each.bind(py).eq(waiter)? {
+            if !found && each.call.bind(py).eq(waiter)? {
                 found = true;
             } else {
                 kept.push(each);
@@ -196,7 +218,7 @@ impl FutureBase {
         }
         let mut kept = kept.into_iter();
         let mut inside = slf.borrow_mut();
-        inside.waiter = kept.next();
+        inside.first = kept.next();
         inside.more = kept.collect();
         Ok(())
     }
@@ -208,12 +230,12 @@ impl FutureBase {
                 visit.call(object)?;
             }
         }
-        self.waiter.iter().chain(&self.more).try_for_each(|waiter| visit.call(waiter))
+        self.first.iter().chain(&self.more).try_for_each(|waiter| visit.call(&waiter.call))
     }
 
     fn __clear__(&mut self) {
         self.values.clear();
-        self.waiter = None;
+        self.first = None;
         self.more.clear();
     }
 

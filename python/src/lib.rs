@@ -49,8 +49,8 @@ mod _engine {
     use crate::element::Answer;
     #[pymodule_export]
     use crate::engine::{
-        abort, array, end_within, exit, group, join, now, place, refuse, register, run, server, set_hooks, shape,
-        single, take_interrupt,
+        abort, array, coarse_now, end_within, exit, group, join, now, place, refuse, register, run, server, set_hooks,
+        shape, single, take_interrupt,
     };
     #[pymodule_export]
     use crate::future::{FutureBase, RemoteFuture, future_named};

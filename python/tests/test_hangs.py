@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from conftest import Run
 
 
@@ -41,6 +43,49 @@ def test_a_deadlock_is_told_in_the_names_of_the_program(run: Run) -> None:
     ):
         assert line in ended.err, ended.err
     assert "prog.py:" in ended.err and "Element" not in ended.err, ended.err
+
+
+def test_each_wait_says_how_long_it_has_lasted(run: Run) -> None:
+    ended = run(
+        """
+        class Cell(Chare):
+            @coro
+            def get(self):
+                Future().get()
+
+            @coro
+            def recv(self):
+                Channel(self, remote=self.thisProxy).recv()
+
+            @coro
+            def condition(self):
+                self.wait('False')
+
+            @coro
+            def any(self):
+                charm.wait([Future(), Future()])
+
+            async def both(self):
+                await Future()
+
+        def main(args):
+            cell = Chare(Cell)
+            cell.get(), cell.recv(), cell.condition(), cell.any(), cell.both()
+            charm.sleep(3)
+            Future().get()
+
+        charm.start(main)
+        """,
+        pes=1,
+        options=("++hang-timeout", "1"),
+    )
+    assert ended.code == 124
+    seconds = {
+        match[1]: int(match[2]) for match in re.finditer(r"(\w+) waits for .*prog.py:\d+, for (\d+) s$", ended.err, re.MULTILINE)
+    }
+    assert set(seconds) == {"get", "recv", "condition", "any", "both", "main"}, ended.err
+    assert 1 <= seconds.pop("main") <= 3, ended.err
+    assert all(4 <= length <= 6 for length in seconds.values()), ended.err
 
 
 def test_a_main_that_has_returned_without_exit_is_told(run: Run) -> None:
