@@ -9,15 +9,18 @@ from __future__ import annotations
 import struct
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 import numpy
 
-from .ccs import client, handlers
+from .ccs import handlers
 from .ccs.wire import REPLY_MAX
 from .chare import Chare, register
 from .errors import Charm4PyError
 from .reduction import Reducer
+
+if TYPE_CHECKING:
+    from .ccs.images import Client as Client
 
 #: An image has no more pixels on a side, and no more bytes.
 SIDE_MAX = 1 << 15
@@ -250,13 +253,11 @@ class LiveViz:
 # The client's side
 
 
-class Client(client.Client):
-    """A client that asks for images."""
+def __getattr__(name: str) -> Any:
+    """``Client``, as in :mod:`charm4py.ccs`."""
+    if name != "Client":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .ccs.images import Client
 
-    def config(self) -> Config:
-        """What the program says of its images."""
-        return Config.from_bytes(self.request("lvConfig"))
-
-    def image(self, width: int, height: int, timeout: float | None = None) -> bytes:
-        """The next image, by rows: a byte for each pixel, or three if it has colors."""
-        return self.request("lvImage", ImageRequest(1, 0, width, height).to_binary(), timeout=timeout)
+    globals()[name] = Client
+    return Client

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
-from charm4py.ccs import CcsError, Client, wire
+from charm4py.ccs import CcsError, Client, sockets, wire
 from conftest import GONE_S, MARK, Traces, WATCHDOG_S, program_text, run_job
 
 #: What a program of a server begins with: handlers that all tests use, on every PE.
@@ -124,6 +124,7 @@ def test_a_client_asks_the_handlers_of_every_pe(tmp_path: Path, pes: int) -> Non
 def test_a_reply_may_come_later_and_from_another_pe_and_handlers_may_wait(tmp_path: Path) -> None:
     more = """
 class Other(Chare):
+    n = 0
     def reply(self, token, data):
         charm.CcsSendDelayedReply(token, data + b" from %d" % charm.myPe())
         charm.CcsSendDelayedReply(token, b"again")
@@ -218,15 +219,15 @@ def test_a_client_without_the_key_is_not_served(tmp_path: Path) -> None:
         # A client proves itself although it cannot tell whether the server has its key.
         with job.plain() as one:
             one.sendall(wire.HELLO + b"n" * wire.NONCE)
-            nonce = wire.receive(one, wire.NONCE)
-            assert wire.receive(one, wire.PROOF) == wire.proof(wire.read_key(job.key_file), "server", b"n" * wire.NONCE, nonce)
-            one.sendall(wire.proof(b"x" * 64, "client", b"n" * wire.NONCE, nonce) + wire.HEADER.pack(0, 0, b"bye"))
+            nonce = sockets.receive(one, wire.NONCE)
+            assert sockets.receive(one, wire.PROOF) == sockets.proof(sockets.read_key(job.key_file), "server", b"n" * wire.NONCE, nonce)
+            one.sendall(sockets.proof(b"x" * 64, "client", b"n" * wire.NONCE, nonce) + wire.HEADER.pack(0, 0, b"bye"))
             assert closed(one)
         # What a server has said is no proof of a client.
         with job.plain() as one:
             one.sendall(wire.HELLO + b"n" * wire.NONCE)
-            wire.receive(one, wire.NONCE)
-            one.sendall(wire.receive(one, wire.PROOF) + wire.HEADER.pack(0, 0, b"bye"))
+            sockets.receive(one, wire.NONCE)
+            one.sendall(sockets.receive(one, wire.PROOF) + wire.HEADER.pack(0, 0, b"bye"))
             assert closed(one)
         assert Path(job.key_file).stat().st_mode & 0o777 == 0o600
 
@@ -268,7 +269,7 @@ def test_a_client_of_charm_is_served_without_a_key_if_it_is_of_the_same_user(tmp
             sent = wire.HEADER.pack(3, pe, handler.encode()) + b"abc"
             with job.plain() as one:
                 one.sendall(sent)
-                assert wire.receive(one, 4 + len(reply)) == wire.PLAIN_REPLY.pack(len(reply)) + reply
+                assert sockets.receive(one, 4 + len(reply)) == wire.PLAIN_REPLY.pack(len(reply)) + reply
                 assert closed(one)
             answer = ask_as(65534, (job.host, job.port), sent)
             assert answer == b"", answer

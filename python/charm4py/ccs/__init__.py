@@ -6,8 +6,25 @@ A job that is started with ``++server`` listens; its programs register handlers 
         print(client.request("ping", b"me", pe=1))
 """
 
-from .client import Client
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .handlers import DelayedReply
 from .wire import CcsError
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+def __getattr__(name: str) -> Any:
+    """``Client``, which few programs need: with what it needs, it takes as long to import as all else of CCS."""
+    if name != "Client":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .client import Client
+
+    globals()[name] = Client
+    return Client
+
 
 __all__ = ["CcsError", "Client", "DelayedReply"]

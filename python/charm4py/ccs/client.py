@@ -9,7 +9,7 @@ import struct
 from types import TracebackType
 from typing import Any
 
-from . import wire
+from . import sockets, wire
 from .wire import CcsError
 
 
@@ -24,9 +24,9 @@ class Client:
         if not 0 < port < 65536:
             raise ValueError(f"the port of the job's server, as it has printed it, not {port}")
         try:
-            key = wire.read_key(key_file)
+            key = sockets.read_key(key_file)
         except FileNotFoundError:
-            raise CcsError(f"there is no key in {wire.key_path(key_file)}: copy it from the job's host") from None
+            raise CcsError(f"there is no key in {sockets.key_path(key_file)}: copy it from the job's host") from None
         self._timeout = timeout
         self._open = 0
         self._socket: socket.socket | None = socket.create_connection((host, port), timeout)
@@ -43,12 +43,12 @@ class Client:
     @staticmethod
     def _prove(connection: socket.socket, key: bytes) -> None:
         own = secrets.token_bytes(wire.NONCE)
-        wire.send(connection, wire.HELLO + own)
-        nonce = wire.receive(connection, wire.NONCE)
-        proof = wire.receive(connection, wire.PROOF)
-        if not hmac.compare_digest(proof, wire.proof(key, "server", own, nonce)):
+        sockets.send(connection, wire.HELLO + own)
+        nonce = sockets.receive(connection, wire.NONCE)
+        proof = sockets.receive(connection, wire.PROOF)
+        if not hmac.compare_digest(proof, sockets.proof(key, "server", own, nonce)):
             raise CcsError("the server has another key")
-        wire.send(connection, wire.proof(key, "client", own, nonce))
+        sockets.send(connection, sockets.proof(key, "client", own, nonce))
 
     def request(self, handler: str, data: Any = b"", pe: int = 0, timeout: float | None = None) -> bytes:
         """Asks a PE's handler, and waits for the reply. Raises :class:`CcsError` with what the handler has raised, and ``TimeoutError``."""
@@ -63,7 +63,7 @@ class Client:
         connection = self._connected()
         with self._closed_by_errors():
             connection.settimeout(self._timeout)
-            wire.send(connection, wire.HEADER.pack(len(sent), pe, name), sent)
+            sockets.send(connection, wire.HEADER.pack(len(sent), pe, name), sent)
         self._open += 1
 
     def receive(self, timeout: float | None = None) -> bytes:
@@ -73,10 +73,10 @@ class Client:
             raise CcsError("nothing was asked")
         with self._closed_by_errors():
             connection.settimeout(self._timeout if timeout is None else timeout)
-            status, length = wire.REPLY.unpack(wire.receive(connection, wire.REPLY.size))
+            status, length = wire.REPLY.unpack(sockets.receive(connection, wire.REPLY.size))
             if status not in (wire.DONE, wire.FAILED) or length > wire.REPLY_MAX:
                 raise ConnectionError("the reply has no form")
-            reply = wire.receive(connection, length)
+            reply = sockets.receive(connection, length)
         self._open -= 1
         if status == wire.FAILED:
             raise CcsError(reply.decode(errors="replace"))

@@ -21,7 +21,7 @@ import threading
 import time
 from typing import Any, Callable
 
-from . import wire
+from . import sockets, wire
 
 PROVE_S = 5.0
 STALL_S = 30.0
@@ -146,9 +146,9 @@ class Server:
                 return
             while True:
                 connection.settimeout(None)
-                start = wire.receive(connection, 1)
+                start = sockets.receive(connection, 1)
                 connection.settimeout(STALL_S)
-                self._answer(connection, start + wire.receive(connection, wire.HEADER.size - 1), plain=False)
+                self._answer(connection, start + sockets.receive(connection, wire.HEADER.size - 1), plain=False)
         except (OSError, Refused):
             pass
         finally:
@@ -173,13 +173,13 @@ class Server:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         first = received(wire.HEADER.size)
         if not first.startswith(wire.HELLO):
-            if not wire.is_own(connection):
+            if not sockets.is_own(connection):
                 raise Refused
             connection.settimeout(STALL_S)
             return first
         nonce, own = first[len(wire.HELLO) :], secrets.token_bytes(wire.NONCE)
-        wire.send(connection, own + wire.proof(self.key, "server", nonce, own))
-        if not hmac.compare_digest(received(wire.PROOF), wire.proof(self.key, "client", nonce, own)):
+        sockets.send(connection, own + sockets.proof(self.key, "server", nonce, own))
+        if not hmac.compare_digest(received(wire.PROOF), sockets.proof(self.key, "client", nonce, own)):
             raise Refused
         return b""
 
@@ -189,13 +189,13 @@ class Server:
         length, pe, name = wire.HEADER.unpack(header)
         if length > wire.REQUEST_MAX:
             raise Refused
-        data = wire.receive(connection, length)
+        data = sockets.receive(connection, length)
         pending = self._asked(connection, pe, name, data)
         try:
             if not plain:
-                wire.send(connection, wire.REPLY.pack(pending.status, len(pending.reply)), pending.reply)
+                sockets.send(connection, wire.REPLY.pack(pending.status, len(pending.reply)), pending.reply)
             elif pending.status == wire.DONE:
-                wire.send(connection, wire.PLAIN_REPLY.pack(len(pending.reply)), pending.reply)
+                sockets.send(connection, wire.PLAIN_REPLY.pack(len(pending.reply)), pending.reply)
         finally:
             with self.lock:
                 self.leaving -= 1
@@ -254,7 +254,7 @@ def opened(options: tuple[int, str | None, str | None], charm: Any) -> Server:
 
     pes = [charm.getHostNumPes(host) for host in range(charm.numHosts())]
     try:
-        key = wire.make_key(key_file)
+        key = sockets.make_key(key_file)
     except (OSError, wire.CcsError) as error:
         hooks.abort(78, f"++server has no key: {error}; ++server-auth FILE names another file")
     try:

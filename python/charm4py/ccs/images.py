@@ -1,0 +1,18 @@
+"""liveViz's client: a program outside of the job, which asks for images."""
+
+from __future__ import annotations
+
+from ..liveviz import Config, ImageRequest
+from . import client
+
+
+class Client(client.Client):
+    """A client that asks for images."""
+
+    def config(self) -> Config:
+        """What the program says of its images."""
+        return Config.from_bytes(self.request("lvConfig"))
+
+    def image(self, width: int, height: int, timeout: float | None = None) -> bytes:
+        """The next image, by rows: a byte for each pixel, or three if it has colors."""
+        return self.request("lvImage", ImageRequest(1, 0, width, height).to_binary(), timeout=timeout)
