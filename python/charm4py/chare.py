@@ -6,7 +6,7 @@ import functools
 import inspect
 import typing
 import zlib
-from typing import Any, Callable, Iterable, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence, TypeVar, overload
 
 from . import _engine, functions, sections, threads
 from .entry_method import is_method, meant, row
@@ -15,6 +15,9 @@ from .hooks import Hooks, NobodysAnswer
 from .program import registered
 from .threads import Future
 from .wait import wait
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 C = TypeVar("C")
 
@@ -213,6 +216,12 @@ class Chare(_engine.ChareBase):
 
     #: Whether the chare may be migrated.
     migratable = True
+
+    @overload
+    def __new__(cls, made: type[C], /, args: Sequence[Any] = (), onPE: int = -1) -> _engine.ElementProxy[C]: ...  # type: ignore[misc]
+
+    @overload
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """A single chare's proxy, of a call of ``Chare`` itself."""

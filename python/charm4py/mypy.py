@@ -36,6 +36,8 @@ from mypy.types import (
 )
 
 ENGINE = "charm4py._engine"
+#: What the engine's part says of proxies.
+PROXIES = "charm4py_proxies"
 #: Where the runtime's own names are defined, which are no entry methods.
 RUNTIMES = frozenset({f"{ENGINE}.ChareBase", "charm4py.chare.Chare", "builtins.object"})
 
@@ -50,10 +52,10 @@ class Proxies(Plugin):
 
     def get_attribute_hook(self, fullname: str) -> Optional[Callable[[AttributeContext], Type]]:
         proxy, _, name = fullname.rpartition(".")
-        return partial(entry_method, name) if proxy == f"{ENGINE}.Proxy" else None
+        return partial(entry_method, name) if proxy == f"{PROXIES}.Proxy" else None
 
     def get_method_signature_hook(self, fullname: str) -> Optional[Callable[[MethodSigContext], FunctionLike]]:
-        if fullname == f"{ENGINE}.Method.__call__":
+        if fullname == f"{PROXIES}.Method.__call__":
             return call
         # A parameter that is annotated as a chare gets a proxy, and may be called like one.
         cls = self.lookup_fully_qualified(fullname.rpartition(".")[0]) if not fullname.startswith("builtins.") else None
@@ -78,9 +80,11 @@ def single(context: FunctionContext) -> Type:
         made = get_proper_type(context.arg_types[0][0])
         if isinstance(made, CallableType) and made.is_type_obj():
             chare = made.ret_type
+        elif isinstance(made, Overloaded) and made.is_type_obj():  # no constructor of its own
+            chare = made.items[-1].ret_type
         elif isinstance(made, TypeType):
             chare = made.item
-    return instance(context, ENGINE, "ElementProxy", [chare])
+    return instance(context, PROXIES, "ElementProxy", [chare])
 
 
 def entry_method(name: str, context: AttributeContext) -> Type:
@@ -102,13 +106,13 @@ def entry_method(name: str, context: AttributeContext) -> Type:
     if not isinstance(method, (CallableType, Overloaded)):
         api.fail(f'"{chare.type.name}" has no entry method "{name}"', context.context)
         return AnyType(TypeOfAny.from_error)
-    return instance(context, ENGINE, "Method", [method, proxy])
+    return instance(context, PROXIES, "Method", [method, proxy])
 
 
 def chare_of(proxy: Instance) -> Instance | None:
     """The class of those whom a proxy names, if it is known."""
     for base in proxy.type.mro:
-        if base.fullname == f"{ENGINE}.Proxy":
+        if base.fullname == f"{PROXIES}.Proxy":
             chare = get_proper_type(map_instance_to_supertype(proxy, base).args[0])
             if isinstance(chare, TypeVarType):
                 chare = get_proper_type(chare.upper_bound)
@@ -145,7 +149,7 @@ def called_as_proxy(context: MethodSigContext) -> FunctionLike:
     if not {"ret", "awaitable"} & (given.keys() - set(method.arg_names)):
         return method
     wants = [is_true(context, [given[name]] if name in given else []) for name in ("ret", "awaitable")]
-    proxy = instance(context, ENGINE, "ElementProxy", [context.type])
+    proxy = instance(context, PROXIES, "ElementProxy", [context.type])
     return as_called(context, method, proxy, wants)
 
 
@@ -157,7 +161,7 @@ def or_proxy(context: MethodSigContext, parameter: Type) -> Type:
     if not isinstance(parameter, Instance):
         return parameter
     if is_chare(parameter.type):
-        return UnionType([parameter, instance(context, ENGINE, "Proxy", [parameter])])
+        return UnionType([parameter, instance(context, PROXIES, "Proxy", [parameter])])
     unknown = AnyType(TypeOfAny.special_form)
     inside = [get_proper_type(arg) for arg in parameter.args]
     if not any(isinstance(arg, Instance) and is_chare(arg.type) for arg in inside) or parameter.type.module_name.startswith("charm4py."):

@@ -36,6 +36,8 @@ class Cell(Chare):
 
     def untyped(self, a, b=1):  # type: ignore[no-untyped-def]
         return a
+
+class Plain(Chare): ...
 """
 MAIN = """
 def main(args: list[str]) -> None:
@@ -122,8 +124,9 @@ def test_the_plugin_knows_what_proxies_and_their_calls_give(tmp_path: Path) -> N
     cell.twice(1)
     cell.title()
     cells.ckLocalBranch().reduce(cell.twice, 1, Reducer.sum)
+    reveal_type(Chare(Plain))
     """
-    where, futures = "charm4py._engine", "charm4py.threads.Future"
+    where, futures = "charm4py_proxies", "charm4py.threads.Future"
     expected = [
         f"{where}.ElementProxy[prog.Cell]",
         f"{where}.CollectionProxy[prog.Cell]",
@@ -140,6 +143,7 @@ def test_the_plugin_knows_what_proxies_and_their_calls_give(tmp_path: Path) -> N
         f"{futures}[Any]",
         f"{futures}[Any] | None",
         f"{futures}[Any]",
+        f"{where}.ElementProxy[prog.Plain]",
     ]
     assert [line.replace("builtins.", "") for line in with_plugin(tmp_path, body)] == expected
 
