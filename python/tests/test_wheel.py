@@ -47,3 +47,5 @@ def test_a_wheel_installs_into_an_empty_environment_and_runs_jobs_there(tmp_path
     expected = sorted(f"element {i} [1, 2] 4950 text" for i in [0, 1, *((i,) for i in range(5))])
     for launcher in ([str(binaries / "charmrun")], [str(binaries / "python"), "-m", "charmrun.start"]):
         assert sorted(done(*launcher, "+p2", "prog.py").splitlines()) == expected
+    # What has no code, the stub of proxies, is in the wheel, too.
+    assert done(str(binaries / "python"), "-m", "charm4py.stubs", "prog.py").startswith("typings/charm4py_proxies.pyi: ")
