@@ -76,8 +76,11 @@ def let_constructor_wait(cls: type) -> None:
 
     @functools.wraps(function)
     def __init__(self: Chare, *args: Any, **kwargs: Any) -> Any:
-        if not _engine.construction_begins(self) and (is_async or threads.can_wait()):
+        is_unit = _engine.unit_of(self) is not None
+        if not _engine.construction_begins(self) and (is_async or is_unit or threads.can_wait()):
             return function(self, *args, **kwargs)  # called by the constructor of a class derived from this one
+        if is_unit:
+            return construct_unit(self, function(self, *args, **kwargs))
         index = list(self.thisIndex) if isinstance(self.thisIndex, tuple) else [self.thisIndex]
         creation = Creation(self, f"{type(self).__name__}.__init__, index {index}")
         if type(self) in program:
@@ -90,6 +93,15 @@ def let_constructor_wait(cls: type) -> None:
 
     __init__._charm_coro = True  # type: ignore[attr-defined]
     cls.__init__ = __init__  # type: ignore[misc]
+
+
+def construct_unit(chare: Chare, made: Any) -> None:
+    """Ends the constructor of a chare that is no part of a job."""
+    if inspect.iscoroutine(made):
+        from .unit import finish
+
+        finish(made)
+    _engine.construction_ends(chare)
 
 
 def register(cls: type) -> type:
@@ -255,6 +267,9 @@ class Chare(_engine.ChareBase):
 
     def AtSync(self) -> None:
         """Says that the chare can be migrated now. Nothing migrates yet: it goes on at once."""
+        unit = _engine.unit_of(self)
+        if unit is not None:
+            return unit.calls_itself("AtSync")  # type: ignore[no-any-return]
         resume = getattr(self, "resumeFromSync", None)
         if resume is not None:
             _engine.call_soon(resume)
@@ -265,6 +280,9 @@ class Chare(_engine.ChareBase):
 
     def migrate(self, toPe: int) -> None:
         """Moves the chare to another PE. Not there yet."""
+        unit = _engine.unit_of(self)
+        if unit is not None:
+            return unit.calls_itself("migrate", toPe)  # type: ignore[no-any-return]
         raise NotImplementedError("chares cannot migrate yet")
 
     def migrated(self) -> None:

@@ -13,6 +13,8 @@
 
     def test_all_cells_give(charm_job):
         assert charm_job(summed, pes=2) == 4
+
+Chares by themselves, without a job, are made by :func:`unit` (:mod:`charm4py.unit`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ from pathlib import Path
 from typing import Any, Callable, Sequence, TypeVar
 
 import pytest
+
+from .unit import Call, Reduction, proxy, sent, unit
+
+__all__ = ["Call", "JobFailed", "Reduction", "charm_job", "proxy", "run", "sent", "unit"]
 
 T = TypeVar("T")
 

@@ -20,8 +20,16 @@ use crate::proxy::{Proxy, Target};
 use crate::reduce::{self, Callback, Given};
 
 thread_local! {
-    /// The element whose object is being made on this PE.
-    static BEGUN: RefCell<Option<(Begun, Option<Handle>)>> = const { RefCell::new(None) };
+    /// Who the object is to be that is made next on this thread.
+    static BEGUN: RefCell<Option<(Is, Option<Handle>)>> = const { RefCell::new(None) };
+}
+
+/// Who an object is.
+enum Is {
+    /// An element of a collection.
+    Element(Begun),
+    /// A chare of a unit test, outside of any job: an object of the package (`charm4py/unit.py`) stands for the job.
+    Unit(Py<PyAny>),
 }
 
 /// What an object's making leaves to its `__new__`.
@@ -36,7 +44,7 @@ struct Begun {
 /// See the module's text.
 #[pyclass(subclass, module = "charm4py._engine")]
 pub(crate) struct ChareBase {
-    is: Begun,
+    is: Is,
     /// What the PE keeps its element by, which a map that was asked early does not have yet.
     key: u64,
     /// Something waits for a condition on this object.
@@ -87,7 +95,7 @@ fn begin<'py>(
     args: Packed,
 ) -> PyResult<Bound<'py, PyAny>> {
     let args = codec::decode(py, args)?.cast_into::<PyTuple>()?;
-    let outer = BEGUN.replace(Some((is, handle)));
+    let outer = BEGUN.replace(Some((Is::Element(is), handle)));
     let object = make(py, class, &args);
     BEGUN.set(outer);
     object
@@ -114,14 +122,23 @@ impl ChareBase {
         self.key
     }
 
+    /// What stands for the job, of a chare of a unit test.
+    fn unit<'py>(&self, py: Python<'py>) -> Option<&Bound<'py, PyAny>> {
+        match &self.is {
+            Is::Element(_) => None,
+            Is::Unit(unit) => Some(unit.bind(py)),
+        }
+    }
+
     /// Who contributes, and the collection over which the reduction goes; `None`: over parts of several collections.
     fn contributor(&self, section: Option<&Bound<'_, PyAny>>) -> PyResult<Option<(Handle, Collection<Element>)>> {
+        let Is::Element(is) = &self.is else { return Ok(None) };
         let over = match section.map(|section| section.cast_exact::<Proxy>()) {
-            None => self.is.collection,
+            None => is.collection,
             Some(Ok(section)) => section.get().collection_of(),
             Some(Err(_)) => return Ok(None),
         };
-        if over.whole() != self.is.collection {
+        if over.whole() != is.collection {
             return Err(PyValueError::new_err("the section is not one of this chare's collection"));
         }
         Ok(Some((self.handle()?, over)))
@@ -158,7 +175,7 @@ impl ChareBase {
             None => {
                 let name = class.name()?;
                 let how = "chares are made by Chare(), Group() and Array(), not by calling";
-                Err(PyTypeError::new_err(format!("{how} {name}")))
+                Err(PyTypeError::new_err(format!("{how} {name} (in a unit test: charm4py.testing.unit({name}))")))
             }
         }
     }
@@ -167,19 +184,25 @@ impl ChareBase {
     #[getter]
     #[pyo3(name = "thisIndex")]
     fn this_index<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.is.index.to_python(py, self.is.shape)
+        match &self.is {
+            Is::Element(is) => is.index.to_python(py, is.shape),
+            Is::Unit(unit) => unit.bind(py).getattr("thisIndex"),
+        }
     }
 
     /// The proxy of its collection; of itself, if it is a single chare.
     #[getter]
     #[pyo3(name = "thisProxy")]
-    fn this_proxy(&self) -> Proxy {
-        let Begun { collection, index, class, shape } = self.is;
+    fn this_proxy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let Begun { collection, index, class, shape } = match &self.is {
+            Is::Element(is) => *is,
+            Is::Unit(unit) => return unit.bind(py).getattr("thisProxy"),
+        };
         let target = match shape {
             Shape::Single => Target::One(collection.at(index), shape),
             shape => Target::All(collection, shape),
         };
-        Proxy::of(class, target)
+        Ok(Bound::new(py, Proxy::of(class, target))?.into_any())
     }
 
     /// Adds `data` to the collection's next reduction, or to that of a section, whose result `callback` gets: a future, or a method
@@ -192,6 +215,9 @@ impl ChareBase {
         reducer: Option<&Bound<'_, PyAny>>,
         section: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        if let Some(unit) = slf.borrow().unit(slf.py()) {
+            return unit.call_method1("reduce", (callback, data, reducer, section)).map(drop);
+        }
         let contributor = slf.borrow().contributor(section)?;
         let target = callback.map_or(Ok(Callback::Nobody), Callback::of);
         let ((handle, over), target) = match (contributor, target) {
@@ -221,6 +247,9 @@ impl ChareBase {
         reducer: Option<&Bound<'py, PyAny>>,
         section: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(unit) = slf.borrow().unit(slf.py()) {
+            return unit.call_method1("allreduce", (data, reducer, section));
+        }
         let Some((handle, over)) = slf.borrow().contributor(section)? else {
             let (future, _) = engine()?.new_future(slf.py())?;
             reduce::over_several(slf, Some(&future), data, reducer, section, true)?;
@@ -232,8 +261,22 @@ impl ChareBase {
     /// Destroys it, when its present method has ended.
     #[pyo3(name = "__charm_destroy__")]
     fn destroy(&self) -> PyResult<()> {
-        place::left(self.is.collection, self.is.index);
-        self.handle()?.destroy();
+        if let Is::Element(is) = &self.is {
+            place::left(is.collection, is.index);
+            self.handle()?.destroy();
+        }
         Ok(())
     }
+}
+
+/// The next chare that is made on this thread is one of a unit test; or, with none, it is not.
+#[pyfunction]
+pub(crate) fn begin_unit(unit: Option<Py<PyAny>>) {
+    BEGUN.set(unit.map(|unit| (Is::Unit(unit), None)));
+}
+
+/// What stands for the job, of a chare of a unit test.
+#[pyfunction]
+pub(crate) fn unit_of(chare: &Bound<'_, ChareBase>) -> Option<Py<PyAny>> {
+    chare.borrow().unit(chare.py()).map(|unit| unit.clone().unbind())
 }

@@ -44,7 +44,7 @@ mod _engine {
     #[pymodule_export]
     use crate::arrays::Memory;
     #[pymodule_export]
-    use crate::chare::ChareBase;
+    use crate::chare::{ChareBase, begin_unit, unit_of};
     #[pymodule_export]
     use crate::element::Answer;
     #[pymodule_export]
