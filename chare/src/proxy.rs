@@ -37,8 +37,6 @@ pub enum NoInsertion {
     Section,
     /// It is no sparse array, and has all of its elements from the beginning.
     Full,
-    /// It has been closed by [`Collection::done_inserting`].
-    Closed,
 }
 
 impl fmt::Display for NoInsertion {
@@ -46,7 +44,6 @@ impl fmt::Display for NoInsertion {
         f.write_str(match self {
             Self::Section => "it is a section: arrays are filled as a whole",
             Self::Full => "it has all of its elements from the beginning",
-            Self::Closed => "it has been closed: all of its elements have been inserted",
         })
     }
 }
@@ -391,8 +388,11 @@ impl<T: Chare> Collection<T> {
 
     /// Makes an element of a sparse array where the array's map says.
     ///
+    /// It may be one that has been closed: calls reach the new element at once, reductions count it when the array is closed again
+    /// ([`Collection::done_inserting`]).
+    ///
     /// # Panics
-    /// If the array is bounded, or has been closed, or this is a section.
+    /// If the array is bounded, or this is a section.
     #[track_caller]
     pub fn insert(&self, index: T::Index, init: T::Init) {
         self.assert_whole();
@@ -413,6 +413,32 @@ impl<T: Chare> Collection<T> {
 
     /// Closes a sparse array: completes when every insertion that was begun has been made. From then on a call to
     /// an element that does not exist is an error, and reductions know how many contribute.
+    ///
+    /// Elements may be inserted and destroyed afterwards, and the array closed again: then the new elements take part in reductions, all from the same one
+    /// on, which is the first to which no element had contributed by then. Reductions under way are not disturbed. What new elements contribute
+    /// earlier waits for that.
+    ///
+    /// ```
+    /// # use charm4rs::prelude::*;
+    /// # struct Node;
+    /// # #[chare(index = u32)]
+    /// # impl Node {
+    /// #     #[init]
+    /// #     fn new() -> Self { Self }
+    /// #     #[entry]
+    /// #     fn count(&self, cx: &mut Cx<Self>, to: Promise<u64>) { cx.contribute((), reduce::count, to) }
+    /// # }
+    /// # charm4rs::testing::threads(2, |job| async move {
+    /// let nodes = job.sparse::<Node>();
+    /// for level in 0..3 {
+    ///     (0..1 << level).for_each(|node| nodes.insert((1 << level) + node, ()));
+    ///     nodes.done_inserting().await;
+    ///     let (promise, count) = job.promise();
+    ///     nodes.all().count(promise);
+    ///     assert_eq!(count.await, (2 << level) - 1);
+    /// }
+    /// # });
+    /// ```
     ///
     /// # Panics
     /// If this is a section.
@@ -453,10 +479,10 @@ impl<T: Chare> Collection<T> {
         runtime::destroy_collection::<T>(runtime::current(), self.id);
     }
 
-    /// Whether elements can be inserted, as far as this PE knows: others may have closed the array meanwhile.
+    /// Whether elements can be inserted.
     ///
     /// # Errors
-    /// If it is no sparse array, or has been closed.
+    /// If it is no sparse array, or a section.
     pub fn may_insert(&self) -> Result<(), NoInsertion> {
         if self.is_section() {
             return Err(NoInsertion::Section);

@@ -6,6 +6,7 @@
 //! packing touches numbers only, not the list.
 
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use charm4rs_transport::RegBuf;
@@ -95,6 +96,7 @@ fn pack_by(
         start: usize,
     }
     impl Packing {
+        #[inline(always)]
         fn aside(&self) -> Vec<Arc<RegBuf>> {
             if SET_ASIDE.get() == self.start {
                 return Vec::new();
@@ -105,7 +107,9 @@ fn pack_by(
     }
     impl Drop for Packing {
         fn drop(&mut self) {
-            drop(self.aside());
+            if SET_ASIDE.get() != self.start {
+                drop(self.aside());
+            }
             PACKING.set(self.outer);
         }
     }
@@ -173,8 +177,13 @@ fn unpack_by<'de>(
     payloads: Aside,
     read: &mut dyn FnMut(&mut Reader<'de>) -> postcard::Result<()>,
 ) -> Result<&'de [u8], WireError> {
-    if payloads.is_empty() { read_from(bytes, read) } else { unpack_beside(bytes, payloads, read) }
-        .map_err(WireError::from)
+    let read = if payloads.capacity() == 0 {
+        let _none = ManuallyDrop::new(payloads); // it has no memory, and its destructor would be a call
+        read_from(bytes, read)
+    } else {
+        unpack_beside(bytes, payloads, read)
+    };
+    read.map_err(WireError::from)
 }
 
 // Apart, so that what has no payloads, as most, saves no registers for it.

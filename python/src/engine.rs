@@ -505,19 +505,14 @@ pub(crate) fn insert(
 /// What is said of an array that cannot be filled.
 #[cold]
 fn not_filled(proxy: &Bound<'_, Proxy>, method: &str, reason: NoInsertion) -> PyResult<String> {
-    let why = match reason {
-        NoInsertion::Closed => "ckDoneInserting() was called before".to_owned(),
-        reason => reason.to_string(),
-    };
-    Ok(format!("{}.{method}(): {why}", proxy.repr()?))
+    Ok(format!("{}.{method}(): {reason}", proxy.repr()?))
 }
 
-/// Closes such an array; one that is closed stays so.
+/// Closes such an array, perhaps once more.
 pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
     let collection = proxy.get().collection_of();
     match collection.may_insert() {
         Ok(()) => {}
-        Err(NoInsertion::Closed) => return Ok(()),
         Err(reason) => return Err(charm4py_error(proxy.py(), &not_filled(proxy, "ckDoneInserting", reason)?)?),
     }
     let closed = collection.done_inserting();

@@ -416,7 +416,7 @@ def test_errors_of_wrong_calls_name_the_method_and_what_was_meant(run: Run) -> N
 
 
 @pytest.mark.parametrize("pe", [0, 1])
-def test_an_insertion_that_comes_too_late_is_an_error_at_its_line(run: Run, pe: int) -> None:
+def test_arrays_are_filled_in_phases_and_what_cannot_be_filled_says_so(run: Run, pe: int) -> None:
     program = """
     class Cell(Chare):
         def index(self): return self.thisIndex
@@ -447,16 +447,55 @@ def test_an_insertion_that_comes_too_late_is_an_error_at_its_line(run: Run, pe: 
         run(program, 2, str(pe)),
         """
         [(1,), (2,)]
-        Charm4PyError <array of Cell>.ckInsert(): ckDoneInserting() was called before
         Charm4PyError <array of Cell>.ckInsert(): it has all of its elements from the beginning
         Charm4PyError <array of Cell>.ckInsert(): it is a section: arrays are filled as a whole
         ValueError only arrays without bounds are filled by ckInsert
         Charm4PyError <array of Cell>.ckDoneInserting(): it has all of its elements from the beginning
         Charm4PyError <array of Cell>.ckDoneInserting(): it is a section: arrays are filled as a whole
         Charm4PyError <group of Group_>.ckDoneInserting(): it has all of its elements from the beginning
-        [(1,), (2,)]
+        [(1,), (2,), (3,)]
         """,
     )
+
+
+def test_elements_come_and_go_in_phases_and_are_reduced_with_the_others(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def who(self): return self.thisIndex[0]
+        def give(self, done): self.reduce(done, self.thisIndex[0], Reducer.sum)
+        @coro
+        def agree(self): return self.allreduce(1, Reducer.sum).get()
+        def grow(self, index):
+            self.thisProxy.ckInsert(index, onPE=index % charm.numPes())
+    def main(args):
+        cells = Array(Cell, ndims=1)
+        for phase in range(4):
+            for i in range(3):
+                if phase == 0:
+                    cells.ckInsert(i)
+                else:
+                    cells[i].grow(3 * phase + i, awaitable=True).get()
+            print(cells[3 * phase + 2].who(ret=True).get(), end=" ")
+            cells.ckDoneInserting()
+            done = Future()
+            cells.give(done)
+            print(done.get(), set(cells.agree(ret=True).get()), end=" ")
+            if phase == 1:
+                cells[4].ckDestroy()
+            print(cells.who(ret=True).get())
+        exit()
+    charm.start(main)
+    """
+    for pes in (1, 2, 4):
+        check(
+            run(program, pes),
+            """
+            2 3 {3} [0, 1, 2]
+            5 15 {6} [0, 1, 2, 3, 5]
+            8 32 {8} [0, 1, 2, 3, 5, 6, 7, 8]
+            11 62 {11} [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+            """,
+        )
 
 
 def test_older_names_work(run: Run) -> None:

@@ -108,7 +108,7 @@ pub(super) fn root(id: CollectionId, header: &Header) -> Pe {
 pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming) {
     let id = CollectionId(header.collection);
     let members = match rt.collection::<T>(id) {
-        Some(members) if members.complete.get() => members,
+        Some(members) if members.takes_calls(header.source == rt.sched.pe().0) => members,
         Some(_) => return rt.hold(id, msg),
         None => return rt.keep(id, msg),
     };

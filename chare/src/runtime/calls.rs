@@ -89,7 +89,7 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
 #[cold]
 fn wait<T: Chare>(rt: Rt, target: &Target<T, One>, msg: Incoming) {
     if let Some(members) = rt.collection::<T>(target.collection) {
-        members.wait(target.which, msg);
+        members.wait(rt, target.which, msg);
     }
 }
 
@@ -160,7 +160,7 @@ fn not_here<T: Chare>(rt: Rt, method: &MethodInfo, header: &Header, msg: Incomin
         return rt.violation(msg.from, "an index that cannot be read", u64::from(header.method));
     };
     match members.next(rt, &index, msg.from == here) {
-        Some(to) if to == here => members.wait(index, msg),
+        Some(to) if to == here => members.wait(rt, index, msg),
         Some(to) => forward(rt, method, to, header, msg),
         None => no_such_element(rt, method, format!("{index:?}"), header, msg),
     }

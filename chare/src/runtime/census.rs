@@ -1,10 +1,18 @@
-//! How a sparse array is closed: when every insertion that was begun has been made, wherever it was begun.
+//! How a sparse array is closed: when every insertion that was begun has been made, wherever it was begun. As often as somebody asks: after each time
+//! elements may be inserted again, and take part in reductions from the next time on.
 //!
-//! *The census.* Whoever calls `done_inserting` asks the array's creator, which holds one census for all who ask. Its
+//! *The census.* Whoever calls `done_inserting` asks the array's creator, which holds one census for all who have asked when its last round begins. Its
 //! question goes down a tree, and every PE answers how many insertions it began and how many elements it made. When two
 //! rounds in a row give equal sums that do not change, nothing is on its way (the argument of quiescence, for one
-//! collection); the verdict goes down the tree, with the PE that is to be the root of the array's reductions: one with an
-//! element. Then counting begins as for other collections (see [`super::reduction`]), and its end is the answer to all who asked.
+//! collection). The first verdict goes down the tree with the PE that is to be the root of the array's reductions: one with an
+//! element. Then counting begins as for other collections (see [`super::reduction`]), and its end is the answer to all who asked. Later ones *join*
+//! elements: each PE answers besides which reduction none of its elements has contributed to, and holds that and those after it; the verdict
+//! has the greatest of these numbers, which is the first reduction of the new elements. Only those take part that a PE has answered for: others
+//! ([`super::newcomers`]) may be of insertions that were begun later.
+//!
+//! *Calls of elements that are not there* wait at their homes, since an insertion may be on its way. Once the array has been closed, the home asks for a
+//! census, too, for which nothing is held. Calls that it had when the last round but one asked it wait in vain if the census settles, and fail then: an insertion that
+//! was begun before one of them was made would have been counted by the last round.
 
 use std::cell::{Cell, RefCell};
 
@@ -13,8 +21,10 @@ use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::collection::{AnyCollection, CollectionId, Common};
-use super::post::send_wire;
-use super::{Rt, reduction, tree};
+use super::execute::spawn;
+use super::newcomers::Newcomers;
+use super::post::{reply, send_failure, send_wire};
+use super::{Rt, counting, tree};
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reply::Awaited;
 use crate::{Reply, wire};
@@ -24,11 +34,30 @@ use crate::{Reply, wire};
 pub(super) struct Insertions {
     begun: Cell<u64>,
     made: Cell<u64>,
+    /// It has answered once.
+    asked: Cell<bool>,
+    /// How many times this PE has asked to close the array and not been answered.
+    closing: Cell<u32>,
+    pub(super) newcomers: Newcomers,
     round: RefCell<Round>,
-    /// At the creator: who asked; `Some` while a census is under way.
-    askers: RefCell<Option<Vec<FutureId>>>,
-    /// There, too: who wants to know how many elements there are, once the array is closed.
-    counters: RefCell<Vec<FutureId>>,
+    /// This PE waits for the verdict on calls that wait here.
+    probes: Cell<bool>,
+    /// At the creator.
+    clerk: RefCell<Clerk>,
+}
+
+/// What the creator knows of who wants a census, and of the one under way.
+#[derive(Default)]
+struct Clerk {
+    /// Whether the one under way closes the array; `None`: there is none.
+    closes: Option<bool>,
+    /// Phases that have been closed.
+    phases: u32,
+    /// Who has asked since the last round began, and before.
+    askers: [Vec<FutureId>; 2],
+    probers: [Vec<Pe>; 2],
+    /// Who wants to know how many elements there are, once the array is closed.
+    counters: Vec<FutureId>,
 }
 
 impl Insertions {
@@ -40,53 +69,116 @@ impl Insertions {
         self.made.set(self.made.get() + 1);
     }
 
+    /// Whether an element that is made now takes no part in reductions yet.
+    #[inline]
+    pub(super) fn takes_newcomers(&self) -> bool {
+        self.asked.get()
+    }
+
+    /// Whether this PE has closed the array, perhaps once more, and that is not done: its calls of all elements are to reach those that it inserted before.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.get() > 0
+    }
+
     /// As of a new array. Who waited for the end of a census?
     pub(super) fn renew(&self) -> Vec<FutureId> {
         self.begun.set(0);
         self.made.set(0);
+        self.asked.set(false);
+        self.closing.set(0);
+        self.newcomers.renew();
         self.round.take();
-        let mut waiting = self.askers.take().unwrap_or_default();
-        waiting.extend(self.counters.take());
-        waiting
+        self.probes.set(false);
+        let Clerk { askers, mut counters, .. } = self.clerk.take();
+        counters.extend(askers.into_iter().flatten());
+        counters
     }
 }
+
+/// There are fewer reductions.
+const BOUND_MAX: u64 = 1 << 62;
 
 #[derive(Default)]
 struct Round {
     missing: usize,
+    sum: Sum,
+    /// At the creator: how many were begun, and made, in the round before.
+    before: Option<u64>,
+}
+
+/// What PEs answer.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Sum {
     begun: u64,
     made: u64,
     /// The lowest PE with an element.
     first: Option<Pe>,
-    /// At the creator: the sums of the round before.
-    before: Option<u64>,
+    /// A reduction that no element has contributed to, nor to later ones.
+    bound: u64,
+}
+
+impl Sum {
+    fn add(self, other: Self) -> Option<Self> {
+        Some(Self {
+            begun: self.begun.checked_add(other.begun)?,
+            made: self.made.checked_add(other.made)?,
+            first: self.first.into_iter().chain(other.first).min(),
+            bound: self.bound.max(other.bound),
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 enum Step {
     /// To the creator: close the array.
     Begin,
-    Ask,
-    Answer {
-        begun: u64,
-        made: u64,
-        first: Option<Pe>,
+    /// To the creator: are insertions on their way?
+    Probe,
+    Ask {
+        closes: bool,
     },
+    Answer(Sum),
     Close {
         root: Pe,
     },
-    /// To the root: somebody else waits, or asks for the number of elements.
-    Tell,
+    /// The array has been closed again: elements take part that were inserted since.
+    Join {
+        from: u64,
+    },
+    /// To who has probed: none was on its way.
+    Settled,
+    /// To the root: somebody waits for the end of a phase, or asks for the number of elements.
+    Tell {
+        phase: u32,
+    },
     /// To the creator: how many elements are there, when the collection is complete?
     Count,
 }
 
-/// Asks for a census.
+/// Asks for a census that closes the array. What this PE calls of all elements waits meanwhile ([`Insertions::is_closing`]).
 pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
-    let reply = Reply::discarding::<u64>(rt, Awaited::CREATION);
-    let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
+    let counted = Reply::discarding::<u64>(rt, Awaited::CREATION);
+    let header = Header::new(id.0, rt.sched.pe()).with_reply(counted.id());
     send(rt, id.creator().unwrap_or_else(|| rt.sched.pe()), &header, &Step::Begin);
-    reply
+    let Some(members) = rt.any_collection(id) else { return counted };
+    let closing = &members.common().inserted.closing;
+    closing.set(closing.get() + 1);
+    let closed = Reply::new(rt, Awaited::CREATION);
+    let to = closed.id();
+    spawn(rt, async move {
+        match counted.checked().await {
+            Ok(()) => reply(rt, to, ()),
+            Err(error) => send_failure(rt, to, error),
+        }
+        // It may serve another collection now.
+        if members.common().id() == id {
+            closing.set(closing.get() - 1);
+            if closing.get() == 0 {
+                rt.release(id);
+            }
+        }
+    });
+    closed
 }
 
 /// How many elements a collection has: when it has been made, and closed if it is a sparse array. It may be any collection but that of
@@ -102,6 +194,16 @@ fn send(rt: Rt, to: Pe, header: &Header, step: &Step) {
     send_wire(rt, to, tag::CENSUS, header, step, false).expect("a step of a census can be packed");
 }
 
+/// Asks whether insertions are on their way, for the calls that wait here.
+#[cold]
+pub(super) fn probe(rt: Rt, members: &Common) {
+    if let Some(creator) = members.id().creator()
+        && !members.inserted.probes.replace(true)
+    {
+        send(rt, creator, &Header::new(members.id().0, rt.sched.pe()), &Step::Probe);
+    }
+}
+
 /// A step of a census has arrived.
 pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incoming) {
     let (here, members) = (rt.sched.pe(), all.common());
@@ -109,92 +211,157 @@ pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incom
     else {
         return rt.violation(msg.from, "a census that cannot be", header.collection);
     };
-    if !members.sparse && !matches!(step, Step::Count | Step::Tell) {
+    if !members.sparse && !matches!(step, Step::Count | Step::Tell { .. }) {
         return rt.violation(msg.from, "a census of what is not filled", header.collection);
     }
-    let tree = tree(rt, creator);
+    let own = &members.inserted;
     // Of the whole census, without who asked.
-    let header = &Header::new(members.id().0, here).with_reply(header.reply());
+    let bare = Header::new(members.id().0, here);
+    let pass_on = |step: &Step| tree(rt, creator).children(here).for_each(|child| send(rt, child, &bare, step));
     match step {
-        Step::Begin => begin(rt, members, header),
-        Step::Ask => {
-            let children: Vec<Pe> = tree.children(here).collect();
-            {
-                let mut round = members.inserted.round.borrow_mut();
-                let before = round.before;
-                *round = Round { missing: children.len() + 1, before, ..Round::default() };
-            }
-            children.into_iter().for_each(|child| send(rt, child, header, &Step::Ask));
-            let own = &members.inserted;
-            let first = (all.count() > 0).then_some(here);
-            answer(rt, members, creator, (own.begun.get(), own.made.get(), first));
+        Step::Begin => {
+            own.clerk.borrow_mut().askers[0].push(header.reply());
+            begin(rt, members);
         }
-        Step::Answer { begun, made, first } => answer(rt, members, creator, (begun, made, first)),
+        Step::Probe => {
+            own.clerk.borrow_mut().probers[0].push(msg.from);
+            begin(rt, members);
+        }
+        Step::Ask { closes } => ask(rt, all, creator, closes),
+        Step::Answer(sum) => answer(rt, members, creator, sum),
         Step::Close { root } if root.0 < rt.sched.pes() && !members.complete.get() => {
-            tree.children(here).for_each(|child| send(rt, child, header, &Step::Close { root }));
+            pass_on(&Step::Close { root });
             members.reductions.move_root(root);
             members.complete.set(true);
-            for counter in members.inserted.counters.take() {
-                send(rt, root, &header.with_reply(counter), &Step::Tell);
+            for counter in std::mem::take(&mut own.clerk.borrow_mut().counters) {
+                send(rt, root, &bare.with_reply(counter), &Step::Tell { phase: 0 });
             }
-            reduction::count(rt, &members.reductions, all.count());
+            counting::count(rt, &members.reductions, all.count() - own.newcomers.count());
             rt.release(members.id());
-            all.wake_all(rt);
+            members.absent.wake_all(rt);
         }
         Step::Close { root } => {
             rt.violation(msg.from, "a root that does not exist, or a second one", u64::from(root.0))
         }
-        Step::Count if members.sparse && !members.complete.get() => {
-            members.inserted.counters.borrow_mut().push(header.reply())
+        Step::Join { from } if members.complete.get() && from <= BOUND_MAX => {
+            pass_on(&Step::Join { from });
+            let (joined, give) = own.newcomers.join(from);
+            counting::join(rt, &members.reductions, from, joined);
+            give(rt, &members.reductions);
         }
-        Step::Count => send(rt, members.reductions.root(), header, &Step::Tell),
-        Step::Tell => reduction::tell_when_counted(rt, &members.reductions, header.reply()),
+        Step::Join { from } => {
+            rt.violation(msg.from, "elements that join an open array, or a reduction that cannot be", from)
+        }
+        Step::Settled => {
+            own.probes.set(false);
+            if members.absent.give_up(rt) {
+                probe(rt, members);
+            }
+        }
+        Step::Count if members.sparse && !members.complete.get() => {
+            own.clerk.borrow_mut().counters.push(header.reply());
+        }
+        Step::Count => send(rt, members.reductions.root(), header, &Step::Tell { phase: 0 }),
+        Step::Tell { phase } => counting::tell_when_counted(rt, &members.reductions, phase, header.reply()),
     }
 }
 
-/// At the creator: somebody asks.
-fn begin(rt: Rt, members: &Common, header: &Header) {
-    if members.complete.get() {
-        return send(rt, members.reductions.root(), header, &Step::Tell);
-    }
-    let mut askers = members.inserted.askers.borrow_mut();
-    let first = askers.is_none();
-    askers.get_or_insert_default().push(header.reply());
-    drop(askers);
-    if first {
-        send(rt, rt.sched.pe(), header, &Step::Ask);
+/// At the creator: a census begins, if somebody wants one and none is under way.
+fn begin(rt: Rt, members: &Common) {
+    let clerk = members.inserted.clerk.borrow();
+    let wanted = !clerk.askers[0].is_empty() || !clerk.probers[0].is_empty();
+    if clerk.closes.is_none() && wanted {
+        drop(clerk);
+        ask_all(rt, members);
     }
 }
 
-fn answer(rt: Rt, members: &Common, creator: Pe, (begun, made, first): (u64, u64, Option<Pe>)) {
+/// At the creator: a round begins. It is held for those who have asked by now; it closes the array if one of them wants that, and so will the next ones.
+fn ask_all(rt: Rt, members: &Common) {
+    let closes = {
+        let mut clerk = members.inserted.clerk.borrow_mut();
+        let Clerk { closes, askers: [new_askers, askers], probers: [new_probers, probers], .. } = &mut *clerk;
+        askers.append(new_askers);
+        probers.append(new_probers);
+        *closes = Some(!askers.is_empty());
+        !askers.is_empty()
+    };
+    send(rt, rt.sched.pe(), &Header::new(members.id().0, rt.sched.pe()), &Step::Ask { closes });
+}
+
+/// The question of a round has arrived: passes it on, and answers.
+fn ask(rt: Rt, all: &dyn AnyCollection, creator: Pe, closes: bool) {
+    let (here, members) = (rt.sched.pe(), all.common());
+    let (own, header) = (&members.inserted, Header::new(members.id().0, here));
+    let children: Vec<Pe> = tree(rt, creator).children(here).collect();
+    {
+        let mut round = own.round.borrow_mut();
+        *round = Round { missing: children.len() + 1, before: round.before, ..Round::default() };
+    }
+    children.into_iter().for_each(|child| send(rt, child, &header, &Step::Ask { closes }));
+    own.asked.set(true);
+    members.absent.note();
+    let mut bound = 0;
+    if closes {
+        own.newcomers.answer();
+        if members.complete.get() {
+            bound = all.collected(rt).map_or(0, |collected| collected.most()).max(members.reductions.counting.bound());
+            counting::answer(rt, &members.reductions, bound);
+        } else {
+            // The first reduction of these is known.
+            let (_, give) = own.newcomers.join(0);
+            give(rt, &members.reductions);
+        }
+    }
+    let first = (all.count() > 0).then_some(here);
+    answer(rt, members, creator, Sum { begun: own.begun.get(), made: own.made.get(), first, bound });
+}
+
+fn answer(rt: Rt, members: &Common, creator: Pe, part: Sum) {
     let mut round = members.inserted.round.borrow_mut();
-    let sums = round.begun.checked_add(begun).zip(round.made.checked_add(made));
-    let Some(sums) = sums.filter(|_| first.is_none_or(|pe| pe.0 < rt.sched.pes())) else {
-        return rt.violation(creator, "a count that cannot be", members.id().0);
+    let sum =
+        round.sum.add(part).filter(|sum| sum.first.is_none_or(|pe| pe.0 < rt.sched.pes()) && sum.bound <= BOUND_MAX);
+    let (Some(sum), Some(missing)) = (sum, round.missing.checked_sub(1)) else {
+        return rt.violation(creator, "an answer to no census, or a count that cannot be", members.id().0);
     };
-    (round.begun, round.made) = sums;
-    round.first = round.first.into_iter().chain(first).min();
-    let Some(missing) = round.missing.checked_sub(1) else {
-        return rt.violation(creator, "an answer to no census", members.id().0);
-    };
-    round.missing = missing;
+    (round.sum, round.missing) = (sum, missing);
     if missing > 0 {
         return;
     }
-    let header = Header::new(members.id().0, rt.sched.pe());
-    let (begun, made, first) = (round.begun, round.made, round.first);
     if let Some(parent) = tree(rt, creator).parent(rt.sched.pe()) {
-        return send(rt, parent, &header, &Step::Answer { begun, made, first });
+        return send(rt, parent, &Header::new(members.id().0, rt.sched.pe()), &Step::Answer(sum));
     }
-    let settled = begun == made && round.before == Some(begun);
-    round.before = (begun == made).then_some(begun);
+    let settled = sum.begun == sum.made && round.before == Some(sum.begun);
+    round.before = (sum.begun == sum.made).then_some(sum.begun);
     drop(round);
-    if !settled {
-        return send(rt, rt.sched.pe(), &header, &Step::Ask);
+    if settled {
+        settle(rt, members, creator, sum);
+    } else {
+        ask_all(rt, members);
     }
-    let root = first.unwrap_or(creator);
-    send(rt, rt.sched.pe(), &header, &Step::Close { root });
-    for asker in members.inserted.askers.take().unwrap_or_default() {
-        send(rt, root, &header.with_reply(asker), &Step::Tell);
+}
+
+/// At the creator: nothing is on its way.
+fn settle(rt: Rt, members: &Common, creator: Pe, sum: Sum) {
+    let header = Header::new(members.id().0, rt.sched.pe());
+    let (closes, phase, askers, probers) = {
+        let mut clerk = members.inserted.clerk.borrow_mut();
+        let closes = clerk.closes.take() == Some(true);
+        let phase = clerk.phases;
+        clerk.phases += u32::from(closes);
+        let (askers, probers) = (std::mem::take(&mut clerk.askers[1]), std::mem::take(&mut clerk.probers[1]));
+        (closes, phase, askers, probers)
+    };
+    let mut root = members.reductions.root();
+    if closes && phase == 0 {
+        root = sum.first.unwrap_or(creator);
+        send(rt, rt.sched.pe(), &header, &Step::Close { root });
+    } else if closes {
+        send(rt, rt.sched.pe(), &header, &Step::Join { from: sum.bound });
     }
+    for asker in askers {
+        send(rt, root, &header.with_reply(asker), &Step::Tell { phase });
+    }
+    probers.into_iter().for_each(|pe| send(rt, pe, &header, &Step::Settled));
+    begin(rt, members);
 }

@@ -13,11 +13,11 @@ use std::ops::Deref;
 use std::ops::Range;
 use std::rc::Rc;
 
-use charm4rs_scheduler::Handler;
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
 
+use super::absent::Absent;
 use super::create::Shape;
 use super::elements::Elements;
 use super::exit::Failure;
@@ -26,7 +26,7 @@ use super::lacking::Collected;
 use super::reduction::Reductions;
 use super::span::Span;
 use super::waiting::Waiting;
-use super::{Rt, census, location};
+use super::{Rt, census, location, newcomers};
 use crate::cx::{AnyElement, Element};
 use crate::envelope::FutureId;
 use crate::registry::ChareInfo;
@@ -107,6 +107,8 @@ pub(crate) struct Common {
     pub(super) complete: Cell<bool>,
     pub(super) reductions: Reductions,
     pub(super) inserted: census::Insertions,
+    /// At an element's home: calls that came before it. Elsewhere: calls that wait until it is known where it is.
+    pub(super) absent: Absent,
     /// Which collections it can serve.
     pub(super) like: Likeness,
 }
@@ -121,12 +123,19 @@ impl Common {
     ) -> &'static Self {
         let inserted = census::Insertions::default();
         let (id, complete) = (Cell::new(id), Cell::new(false));
-        Box::leak(Box::new(Self { id, info, sparse, complete, reductions, inserted, like }))
+        let absent = Absent::default();
+        Box::leak(Box::new(Self { id, info, sparse, complete, reductions, inserted, absent, like }))
     }
 
     #[inline]
     pub(crate) fn id(&self) -> CollectionId {
         self.id.get()
+    }
+
+    /// Whether calls of all elements are delivered; those of this PE's `own` wait, too, until it has closed the array as it has asked for.
+    #[inline]
+    pub(super) fn takes_calls(&self, own: bool) -> bool {
+        self.complete.get() && !(own && self.inserted.is_closing())
     }
 
     /// As new, for another collection. Who waited for this one to be complete?
@@ -167,8 +176,6 @@ pub(crate) struct Members<T: Chare> {
     pub(crate) alive: Cell<usize>,
     /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
     places: Table<T::Index, Place>,
-    /// At an element's home: calls that came before it. Elsewhere: calls that wait until it is known where it is.
-    waiting: Table<T::Index, Vec<Incoming>>,
     /// Which PE was told last where an element is.
     pub(super) hinted: Cell<Option<(T::Index, Pe)>>,
 }
@@ -197,8 +204,6 @@ pub(crate) trait AnyCollection {
     fn join(&self, section: &'static dyn AnyCollection, key: &[u8]);
     /// Something is said of where an element is.
     fn told(&self, rt: Rt, msg: Incoming);
-    /// Delivers all calls that waited.
-    fn wake_all(&self, rt: Rt);
     /// Drops all elements and what waits for them.
     fn clear(&self, rt: Rt);
     /// The collection that a section is cut from.
@@ -234,7 +239,6 @@ impl<T: Chare> Members<T> {
             elements: Elements::default(),
             alive: Cell::new(0),
             places: RefCell::default(),
-            waiting: RefCell::default(),
             hinted: Cell::new(None),
         }))
     }
@@ -257,6 +261,7 @@ impl<T: Chare> Members<T> {
                 let (creator, serial) = (solo.origin)(index);
                 !rt.solos.made(creator, serial)
             }
+            (Shape::Sparse, _) => !self.absent.gives_up(),
             _ => !self.complete.get() && self.may_exist(index),
         }
     }
@@ -366,7 +371,8 @@ impl<T: Chare> Members<T> {
             Some(Place::Asked) if own => Some(here),
             Some(Place::At(pe)) if own || home == here => Some(pe),
             _ if home != here => Some(home),
-            Some(Place::Gone) => None,
+            // It may be inserted again.
+            Some(Place::Gone) if !(self.sparse && self.complete.get()) => None,
             _ => self.may_come(rt, index).then_some(here),
         }
     }
@@ -394,18 +400,21 @@ impl<T: Chare> Members<T> {
         self.wake(rt, index);
     }
 
-    pub(super) fn wait(&self, index: T::Index, msg: Incoming) {
-        self.waiting.borrow_mut().entry(index).or_default().push(msg);
+    /// Keeps a call, or a marker, until its element is here, or it is known where that is.
+    pub(super) fn wait(&self, rt: Rt, index: T::Index, msg: Incoming) {
+        let asked = self.place(&index) == Some(Place::Asked);
+        self.absent.add(key(&index), msg, asked);
+        if self.sparse && self.complete.get() && !asked {
+            census::probe(rt, self.common);
+        }
     }
 
-    /// Delivers the calls that waited for an element: at once, as [`super::Runtime::release`] does.
+    /// Delivers the calls that waited for an element.
     pub(super) fn wake(&self, rt: Rt, index: &T::Index) {
-        deliver_all(rt, self.waiting.borrow_mut().remove(index).unwrap_or_default());
+        if !self.absent.is_empty() {
+            self.absent.wake(rt, &key(index));
+        }
     }
-}
-
-fn deliver_all(rt: Rt, calls: Vec<Incoming>) {
-    calls.into_iter().for_each(|msg| super::Driver(rt).deliver(msg));
 }
 
 /// A map has named a PE that the job does not have: the job ends. For the rest of its time the element is at home on PE 0.
@@ -466,19 +475,14 @@ impl<T: Chare> AnyCollection for Members<T> {
         location::told::<T>(rt, self, msg);
     }
 
-    fn wake_all(&self, rt: Rt) {
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        deliver_all(rt, waiting.into_values().flatten().collect());
-    }
-
     fn clear(&self, rt: Rt) {
         // Out of the table first: a chare's destructor is the user's code.
         for element in self.elements.take() {
             drop(element.state.take());
         }
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        waiting.into_values().flatten().for_each(|msg| rt.discard(msg));
+        self.absent.take_all().into_iter().for_each(|msg| rt.discard(msg));
         self.reductions.clear();
+        self.inserted.newcomers.renew();
     }
 
     fn whole(&self) -> Option<&'static dyn AnyCollection> {
@@ -487,10 +491,9 @@ impl<T: Chare> AnyCollection for Members<T> {
 
     fn take(&self) -> (Vec<Rc<dyn AnyElement>>, Vec<Incoming>) {
         let elements = self.elements.take().into_iter().map(|element| element as Rc<dyn AnyElement>);
-        let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
         self.places.take();
         self.hinted.set(None);
-        (elements.collect(), waiting.into_values().flatten().collect())
+        (elements.collect(), self.absent.take_all())
     }
 
     fn is_in_use(&self) -> bool {
@@ -507,11 +510,11 @@ impl<T: Chare> AnyCollection for Members<T> {
         let mut collected = Collected::new(named.as_deref().unwrap_or(T::NAME), is_section, is_open);
         for element in self.elements.all() {
             let contributed = if is_section { element.contributed_in(self.id()) } else { element.contributed.get() };
-            collected.element(contributed, || format!("{:?}", element.index));
+            if contributed != newcomers::UNKNOWN {
+                collected.element(contributed, || format!("{:?}", element.index));
+            }
         }
-        for (index, calls) in self.waiting.borrow().iter() {
-            collected.calls(calls.len() as u64, Some(format!("{index:?}")));
-        }
+        collected.absent(self.common, &|index| self.text(index));
         Some(collected)
     }
 

@@ -4,7 +4,7 @@
 //! makes the elements that the map gives it, then counts: the counts of its subtree go up the reduction tree
 //! (see [`super::reduction`]), whose root tells the creator when all have been made.
 //!
-//! *Sparse arrays* are filled by `insert`, from anywhere, and closed by a census (see `census.rs`).
+//! *Sparse arrays* are filled by `insert`, from anywhere, and closed by a census (see `census.rs`); then filled and closed again, as often as one likes.
 //!
 //! *Single chares* are elements of one collection per type that always exists; their index names their home.
 
@@ -22,7 +22,7 @@ use super::exit::Failure;
 use super::gone::{self, Likeness};
 use super::post::{self, owners};
 use super::shared::{self, Opened};
-use super::{Rt, location, reduction, section, tree};
+use super::{Rt, counting, location, newcomers, section, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
@@ -196,7 +196,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
             members_of::<T>(rt, id, shape, description.map, description.root)
         }
     };
-    reduction::tell_when_counted(rt, &members.reductions, header.reply());
+    counting::tell_when_counted(rt, &members.reductions, 0, header.reply());
     if let Some(block) = own_block(rt, members) {
         members.reserve(block);
     }
@@ -213,10 +213,10 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     }
     members.complete.set(!sparse);
     if !sparse {
-        reduction::count(rt, &members.reductions, members.count());
+        counting::count(rt, &members.reductions, members.count());
     }
     rt.release(id);
-    members.wake_all(rt);
+    members.absent.wake_all(rt);
 }
 
 /// The positions that are made on this PE at creation, where they are contiguous.
@@ -252,6 +252,9 @@ fn make<T: Chare>(rt: Rt, members: &'static Members<T>, index: T::Index, init: T
         let what = format!("{}[{index:?}] was inserted twice", T::NAME);
         return rt.fail(Failure { code: 1, what });
     }
+    if members.inserted.takes_newcomers() {
+        members.inserted.newcomers.add(element.clone());
+    }
     match guard(|| T::construct(&mut Cx { element: element.clone() }, init)) {
         Ok(state) => *element.state.borrow_mut() = Some(state),
         Err(panic) => rt.fail(Failure::panic(&format!("the constructor of {}[{index:?}]", T::NAME), &panic)),
@@ -276,7 +279,6 @@ pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<P
 pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> Result<(), NoInsertion> {
     match rt.collection::<T>(id) {
         Some(members) if !matches!(members.shape, Shape::Sparse) => Err(NoInsertion::Full),
-        Some(members) if members.complete.get() => Err(NoInsertion::Closed),
         _ => Ok(()),
     }
 }
@@ -290,7 +292,6 @@ pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: 
         return rt.sched_later(move || insert::<T>(super::current(), id, index, init, pe));
     };
     assert!(matches!(members.shape, Shape::Sparse), "{} is not a sparse array: {}", T::NAME, members.extent_text());
-    assert!(!members.complete.get(), "{} has been closed by `done_inserting`", T::NAME);
     members.inserted.one_begun();
     let to = pe.unwrap_or_else(|| members.home(rt, &index));
     send_new::<T>(rt, to, tag::INSERT, id, index, init);
@@ -374,7 +375,10 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
         return;
     }
     location::announce(rt, members, element.index, false);
-    reduction::depart(rt, &members.reductions, element.contributed.get());
+    match element.contributed.get() {
+        newcomers::UNKNOWN => members.inserted.newcomers.remove(&**element),
+        contributed => counting::depart(rt, &members.reductions, contributed),
+    }
     section::leave(&**element);
 }
 

@@ -281,7 +281,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     let Some(steps) = exchanges.steps(rt, reductions) else { return };
     loop {
         let next = match exchanges.open.borrow_mut().get_mut(number) {
-            Some(open) => open.next(steps, || reductions.expected_here(number)),
+            Some(open) => open.next(steps, || reductions.counting.expected_here(number)),
             None => return,
         };
         let done = match next {

@@ -131,6 +131,8 @@ pub(super) fn step(rt: Rt, header: &Header, msg: Incoming) {
     match members {
         None if !is_gone => return rt.keep(id, msg),
         Some(members) if !members.common().complete.get() && !members.common().sparse => return rt.hold(id, msg),
+        // Behind the broadcasts that wait for it.
+        Some(members) if by_tree && by == here && members.common().inserted.is_closing() => return rt.hold(id, msg),
         _ => {}
     }
     if by_tree && !id.is_section() {

@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Rt;
+use super::collection::Common;
 
 /// How many elements are named.
 const NAMED: usize = 4;
@@ -29,6 +30,9 @@ pub(crate) struct Collected {
     /// How many elements have contributed least, and some of them.
     lacking: u64,
     named: Vec<String>,
+    /// How many elements have contributed that were inserted since the array was closed, and one of them.
+    newcomers: u64,
+    newcomer: Option<String>,
     /// It is a sparse array that has not been closed.
     is_open: bool,
     /// Calls that wait for that, and one element that they are for.
@@ -53,9 +57,27 @@ impl Collected {
         self.add(Self { named, ..one });
     }
 
+    /// An element that was inserted since the array was closed has contributed.
+    fn newcomer(&mut self, index: String) {
+        self.add(Self { newcomers: 1, newcomer: Some(index), ..Self::default() });
+    }
+
     /// Calls wait for an element.
     pub(super) fn calls(&mut self, calls: u64, index: Option<String>) {
         self.add(Self { calls, called: index, ..Self::default() });
+    }
+
+    /// What of a collection is not there, or takes no part yet.
+    pub(super) fn absent(&mut self, of: &Common, text: &dyn Fn(&[u8]) -> String) {
+        of.inserted.newcomers.waiting().into_iter().for_each(|index| self.newcomer(index));
+        for (index, calls) in of.absent.counts() {
+            self.calls(calls as u64, Some(text(&index)));
+        }
+    }
+
+    /// The greatest number of contributions of an element that takes part in reductions.
+    pub(super) fn most(&self) -> u64 {
+        self.most
     }
 
     fn add(&mut self, other: Self) {
@@ -68,6 +90,8 @@ impl Collected {
         }
         self.most = self.most.max(other.most);
         self.elements = self.elements.saturating_add(other.elements);
+        self.newcomers = self.newcomers.saturating_add(other.newcomers);
+        self.newcomer = self.newcomer.take().or(other.newcomer);
         self.is_open |= other.is_open;
         self.calls = self.calls.saturating_add(other.calls);
         self.called = self.called.take().or(other.called);
@@ -84,6 +108,16 @@ impl fmt::Display for Collected {
             return write!(
                 f,
                 "calls of {chare} wait ({calls}){first} until the array is closed: `done_inserting` has not completed"
+            );
+        }
+        if let Some(index) = &self.newcomer {
+            let others = match self.newcomers {
+                1 => String::new(),
+                several => format!(" and {} others", several - 1),
+            };
+            return write!(
+                f,
+                "{of}{chare}[{index}]{others} contributed and waits: it was inserted after the array had been closed, and takes part when `done_inserting` is called again"
             );
         }
         if self.elements == 0 {
@@ -130,7 +164,10 @@ impl Lacking {
     /// What is lacking, a line each, once all PEs have been added.
     pub(crate) fn lines(&self) -> Vec<String> {
         let lacks = |of: &&Collected| {
-            (of.is_open && of.calls > 0) || (!of.is_open && of.elements == 0) || (of.elements > 0 && of.least < of.most)
+            (of.is_open && of.calls > 0)
+                || of.newcomers > 0
+                || (!of.is_open && of.elements == 0)
+                || (of.elements > 0 && of.least < of.most)
         };
         self.0.values().filter(lacks).map(ToString::to_string).collect()
     }

@@ -106,7 +106,7 @@ fn pass<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, asker: Pe, msg:
         return send(rt, members, asker, index, Step::Here(true));
     }
     match members.next(rt, &index, false) {
-        Some(to) if to == here => members.wait(index, msg),
+        Some(to) if to == here => members.wait(rt, index, msg),
         Some(to) => send(rt, members, to, index, Step::Marker(asker)),
         None => send(rt, members, asker, index, Step::Here(false)),
     }

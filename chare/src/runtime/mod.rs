@@ -11,11 +11,14 @@
 //! Everything here belongs to one PE and is reached through a shared reference with cells inside. No borrow
 //! is held while user code runs, so an entry method may call anything, itself included.
 
+mod absent;
 mod broadcast;
 mod by_number;
 mod calls;
 mod census;
 mod collection;
+mod counting;
+mod counts;
 mod create;
 pub(crate) mod deadlock;
 mod elements;
@@ -28,6 +31,7 @@ mod intervals;
 pub(crate) mod lacking;
 pub(crate) mod landings;
 mod location;
+mod newcomers;
 mod part;
 mod pieces;
 mod post;

@@ -443,7 +443,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64, at: u64) {
         let mut all = reductions.pieces.open.borrow_mut();
         let Some(open) = all.get_mut(&number) else { return };
         let Some(count) = open.pieces.get(&at).map(|piece| piece.count) else { return };
-        if reductions.expected(number).is_none_or(|expected| count < expected) {
+        if reductions.counting.expected(number).is_none_or(|expected| count < expected) {
             return;
         }
         let Some(piece) = open.pieces.remove(&at) else { return };

@@ -1,11 +1,7 @@
 //! Reductions: every element of a collection gives a part, the parts are merged on their way up a tree of PEs, and the
 //! result goes to where the contributors say.
 //!
-//! *Counting.* A PE must know when its subtree is complete. When a collection has been made, every PE sends the number of
-//! elements in its subtree up the tree, once. From then on the contributions to reduction `n` go up when as many have come as the
-//! subtree has elements; an element that is destroyed after it contributed `n` times is no longer
-//! expected from reduction `n` on, which its PE tells its ancestors. (One destroyed before its PE counted is counted all the
-//! same, so that departures mean one thing; they are told after the tree's root is known, which is when a PE counts.)
+//! *Counting.* A PE must know when its subtree is complete: see [`super::counting`].
 //!
 //! *Types.* Parts are merged as Rust values where a contributor lives, since only there the reducer's type is known;
 //! a PE without elements passes its children's parts on as they are, with the name of a PE that knows the type. The root is a
@@ -30,10 +26,10 @@ use charm4rs_transport::port::{Incoming, Tag};
 use super::Rt;
 use super::by_number::ByNumber;
 use super::collection::CollectionId;
+use super::counting::{self, Counting};
 use super::exchange::{self, Exchanges};
 use super::part::{Part, Typed};
 use super::pieces::{self, Large, Pieces, Waiting};
-use super::post::reply_serialized;
 use super::results::result;
 use super::shared::{self, Opened};
 use super::span::{Place, Span};
@@ -50,21 +46,7 @@ pub(crate) struct Reductions {
     pub(super) span: Span,
     root: Cell<Pe>,
     first_root: Pe,
-    /// Who waits for the collection to be complete; it is the root that tells them, with the number of elements.
-    waiting: RefCell<Vec<FutureId>>,
-    /// The root is known, and the elements here have been counted.
-    settled: Cell<bool>,
-    /// Elements that were destroyed here before they were counted.
-    lost: Cell<u64>,
-    counting: RefCell<Counting>,
-    /// Elements of this PE; `None` until they have been counted.
-    own: Cell<Option<u64>>,
-    /// For each of them that was destroyed, the first reduction that does not expect it.
-    left: RefCell<Vec<u64>>,
-    /// Elements of the subtree; `None` until they have been counted.
-    subtree: Cell<Option<u64>>,
-    /// For each destroyed element of the subtree, the first reduction that does not expect it.
-    departed: RefCell<Vec<u64>>,
+    pub(super) counting: Counting,
     pending: RefCell<ByNumber<Pending>>,
     /// One reducer of each type that was used here, for the parts of a root that has none.
     reducers: RefCell<Vec<Option<Box<dyn Part>>>>,
@@ -80,12 +62,6 @@ pub(crate) struct Reductions {
 
 /// A result that only has to be finished and sent.
 type Ready = Box<dyn FnOnce(Rt, &Reductions)>;
-
-#[derive(Default)]
-struct Counting {
-    heard: usize,
-    total: u64,
-}
 
 #[derive(Default)]
 struct Pending {
@@ -112,14 +88,7 @@ impl Reductions {
             span,
             root: Cell::new(root),
             first_root: root,
-            waiting: RefCell::default(),
-            settled: Cell::new(false),
-            lost: Cell::new(0),
-            counting: RefCell::default(),
-            own: Cell::new(None),
-            left: RefCell::default(),
-            subtree: Cell::new(None),
-            departed: RefCell::default(),
+            counting: Counting::default(),
             pending: RefCell::default(),
             reducers: RefCell::default(),
             pieces: Pieces::default(),
@@ -168,87 +137,13 @@ impl Reductions {
         self.clear();
         self.collection.set(collection);
         self.root.set(self.first_root);
-        self.settled.set(false);
-        self.lost.set(0);
-        self.counting.take();
-        self.own.set(None);
-        self.left.take();
-        self.subtree.set(None);
-        self.departed.take();
         self.called.set(false);
-        self.waiting.take()
+        self.counting.renew()
     }
 
     pub(super) fn header(&self, rt: Rt) -> Header {
         Header::new(self.collection.get().0, rt.sched.pe())
     }
-
-    /// How many contributions of the subtree reduction `number` needs.
-    pub(super) fn expected(&self, number: u64) -> Option<u64> {
-        let departed = self.departed.borrow().iter().filter(|&&from| from <= number).count();
-        // Only a peer that lies tells of more departures than there are elements.
-        Some(self.subtree.get()?.saturating_sub(departed as u64))
-    }
-
-    /// How many of them are of this PE's elements.
-    pub(super) fn expected_here(&self, number: u64) -> Option<u64> {
-        let left = self.left.borrow().iter().filter(|&&from| from <= number).count();
-        Some(self.own.get()? - left as u64)
-    }
-}
-
-/// At the root: somebody waits until all elements have been counted.
-pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, to: FutureId) {
-    let Some(to) = to.wanted() else { return };
-    let complete = reductions.settled.get() && reductions.subtree.get().is_some();
-    if complete && reductions.root.get() == rt.sched.pe() {
-        reply_serialized(rt, to, reductions.expected(u64::MAX).unwrap_or_default());
-    } else {
-        reductions.waiting.borrow_mut().push(to);
-    }
-}
-
-/// All elements that belong to this PE have been made, and the root is known.
-pub(super) fn count(rt: Rt, reductions: &Reductions, own: u64) {
-    reductions.settled.set(true);
-    if let Some(parent) = reductions.place(rt).parent {
-        let departed = reductions.departed.borrow().clone();
-        departed.into_iter().for_each(|from| send_departure(rt, parent, reductions, from));
-    }
-    let own = own + reductions.lost.get();
-    reductions.own.set(Some(own));
-    counted(rt, reductions, own);
-    exchange::advance_from(rt, reductions, 0);
-}
-
-/// A part of the subtree has been counted.
-fn counted(rt: Rt, reductions: &Reductions, elements: u64) {
-    let total = {
-        let mut counting = reductions.counting.borrow_mut();
-        counting.heard += 1;
-        let total = counting.total.checked_add(elements).filter(|_| reductions.subtree.get().is_none());
-        let Some(total) = total else {
-            return rt.violation(reductions.root.get(), "elements that were counted already", elements);
-        };
-        counting.total = total;
-        if !reductions.settled.get() {
-            return;
-        }
-        // Its own elements, and every child's.
-        if counting.heard <= reductions.place(rt).children.len() {
-            return;
-        }
-        counting.total
-    };
-    reductions.subtree.set(Some(total));
-    match reductions.place(rt).parent {
-        Some(parent) => send(rt, parent, tag::COUNTED, reductions, total),
-        None => {
-            let elements = reductions.expected(u64::MAX).unwrap_or_default();
-            reductions.waiting.take().into_iter().for_each(|to| reply_serialized(rt, to, elements));
-        }
-    }
-    advance_from(rt, reductions, 0);
 }
 
 /// Sends a value whose payloads the receiver may share.
@@ -348,7 +243,7 @@ fn give_small<V: Arguments, R: Reducer<V>>(
 
 /// A partial result on its way up.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Partial {
+pub(super) struct Partial {
     number: u64,
     count: u64,
     route: Option<Route>,
@@ -358,12 +253,19 @@ struct Partial {
     last: bool,
 }
 
+impl Partial {
+    /// What says that an element of the subtree is gone, which has contributed `from` times.
+    pub(super) fn departure(from: u64) -> Self {
+        Self { number: from, count: 0, route: None, parts: Vec::new(), merger: None, last: false }
+    }
+}
+
 /// Sends a reduction's part up, or ends it at the root, if the subtree is complete.
 fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     let complete = {
         let pending = reductions.pending.borrow();
         let Some(pending) = pending.get(number) else { return };
-        reductions.expected(number).is_some_and(|expected| pending.count >= expected)
+        reductions.counting.expected(number).is_some_and(|expected| pending.count >= expected)
     };
     if !complete {
         return;
@@ -401,7 +303,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
 }
 
 /// Advances all that may be complete now.
-fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
+pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
     let open: Vec<u64> = reductions.pending.borrow().from(from).collect();
     open.into_iter().for_each(|number| advance(rt, reductions, number));
     pieces::advance_from(rt, reductions, from);
@@ -458,37 +360,11 @@ fn end_for_root(rt: Rt, reductions: &Reductions, partial: Partial) {
     reductions.reducers.borrow_mut()[at] = Some(reducer);
 }
 
-/// An element of the subtree is gone, after `contributed` contributions.
-pub(super) fn depart(rt: Rt, reductions: &Reductions, contributed: u64) {
-    if !reductions.settled.get() {
-        reductions.lost.set(reductions.lost.get() + 1);
-    }
-    reductions.left.borrow_mut().push(contributed);
-    departed(rt, reductions, contributed);
-    exchange::advance_from(rt, reductions, contributed);
-}
-
-fn departed(rt: Rt, reductions: &Reductions, from: u64) {
-    reductions.departed.borrow_mut().push(from);
-    if !reductions.settled.get() {
-        return; // `count` tells it
-    }
-    if let Some(parent) = reductions.place(rt).parent {
-        send_departure(rt, parent, reductions, from);
-    }
-    advance_from(rt, reductions, from);
-}
-
-fn send_departure(rt: Rt, parent: Pe, reductions: &Reductions, from: u64) {
-    let departure = Partial { number: from, count: 0, route: None, parts: Vec::new(), merger: None, last: false };
-    send(rt, parent, tag::PARTIAL, reductions, departure);
-}
-
 /// A message about a collection's reductions has arrived.
 pub(super) fn system(rt: Rt, reductions: &Reductions, header: &Header, msg: Incoming) {
     let mut msg = Opened::new(header, msg);
     let read = match msg.tag {
-        tag::COUNTED => msg.read::<u64>().map(|elements| counted(rt, reductions, elements)),
+        tag::COUNTED => msg.read().map(|(phase, elements)| counting::counted(rt, reductions, phase, elements)),
         tag::PARTIAL => msg.read().map(|partial| arrived(rt, reductions, partial)),
         tag::RESULT => msg.read().map(|(number, value)| result(rt, reductions, number, value)),
         tag::PIECE => pieces::arrived(rt, reductions, &mut msg),
@@ -502,7 +378,7 @@ pub(super) fn system(rt: Rt, reductions: &Reductions, header: &Header, msg: Inco
 
 fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
     if partial.count == 0 {
-        return departed(rt, reductions, partial.number);
+        return counting::departed(rt, reductions, partial.number);
     }
     let exists = |pe: Pe| pe.0 < rt.sched.pes();
     let reaches = match &partial.route {

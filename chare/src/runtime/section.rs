@@ -25,10 +25,11 @@ use super::collection::{AnyCollection, CollectionId, Key, Place, key};
 use super::create::opening;
 use super::execute::spawn;
 use super::exit::Failure;
+use super::newcomers::{self, Part};
 use super::post::{reply_serialized, send_wire};
 use super::reduction::{Reductions, To};
 use super::span::Span;
-use super::{Rt, reduction};
+use super::{Rt, counting, reduction};
 use crate::cx::{AnyElement, Base, Element};
 use crate::envelope::{HEADER, Header, tag};
 use crate::reduce::{Reducer, Sink};
@@ -116,7 +117,7 @@ pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Inco
         Step::Expect => return expected(rt, chare, id, msg),
     };
     let members = match of(rt, chare, whole) {
-        Some(members) if members.common().complete.get() => members,
+        Some(members) if members.common().takes_calls(matches!(step, Step::Begin { .. })) => members,
         Some(_) => return rt.hold(whole, msg),
         None => return rt.keep(whole, msg),
     };
@@ -251,8 +252,8 @@ fn make(
     rt.begin_waiting(id);
     let common = section.common();
     common.complete.set(true);
-    reduction::tell_when_counted(rt, &common.reductions, header.reply());
-    reduction::count(rt, &common.reductions, section.count());
+    counting::tell_when_counted(rt, &common.reductions, 0, header.reply());
+    counting::count(rt, &common.reductions, section.count());
     rt.release(id);
     Some(())
 }
@@ -300,6 +301,8 @@ impl Base {
 /// Where a contribution goes, and its number.
 enum Turn {
     Known(&'static Reductions, u64),
+    /// To the collection; its number is told later (`newcomers.rs`).
+    Newcomer,
     /// To a section that this PE will hear of.
     Later(u64),
 }
@@ -309,7 +312,12 @@ enum Turn {
 fn next(element: &dyn AnyElement, id: CollectionId) -> Turn {
     let (base, own) = (element.base(), element.members().common());
     if id == own.id() {
-        return Turn::Known(&own.reductions, base.contributed.replace(base.contributed.get() + 1));
+        let number = base.contributed.get();
+        if number == newcomers::UNKNOWN {
+            return Turn::Newcomer;
+        }
+        base.contributed.set(number + 1);
+        return Turn::Known(&own.reductions, number);
     }
     let known = of(base.rt, own.info, id);
     let is_in = base.sections.borrow().iter().any(|membership| membership.id == id && membership.section.is_some());
@@ -360,21 +368,28 @@ fn give<T: Chare, V: Arguments, R: Reducer<V>>(
     reducer: R,
     to: To,
 ) {
-    match next(&**element, collection) {
-        Turn::Known(reductions, number) => {
-            reduction::give::<V, R>(element.rt, reductions, number, value, reducer, to);
-        }
-        Turn::Later(number) => {
-            let give = move |rt: Rt, reductions: &'static Reductions| {
-                reduction::give::<V, R>(rt, reductions, number, value, reducer, to);
-            };
-            later(element.clone(), collection, Box::new(give));
-        }
+    let turn = next(&**element, collection);
+    if let Turn::Known(reductions, number) = turn {
+        return reduction::give::<V, R>(element.rt, reductions, number, value, reducer, to);
+    }
+    let part = move |rt: Rt, reductions: &'static Reductions, number| {
+        reduction::give::<V, R>(rt, reductions, number, value, reducer, to);
+    };
+    keep(element.clone(), collection, turn, Box::new(part));
+}
+
+/// Keeps a part of which not all is known.
+#[cold]
+fn keep(element: Rc<dyn AnyElement>, collection: CollectionId, turn: Turn, part: Part) {
+    match turn {
+        Turn::Known(reductions, number) => part(element.base().rt, reductions, number),
+        Turn::Newcomer => element.members().common().inserted.newcomers.keep(&*element, part),
+        Turn::Later(number) => later(element, collection, number, part),
     }
 }
 
 /// Gives a part when this PE has heard of the section.
-fn later(element: Rc<dyn AnyElement>, id: CollectionId, give: Box<dyn FnOnce(Rt, &'static Reductions)>) {
+fn later(element: Rc<dyn AnyElement>, id: CollectionId, number: u64, part: Part) {
     let (rt, chare) = (element.base().rt, element.members().common().info);
     let mut header = Header::new(id.0, rt.sched.pe());
     header.method = chare.id();
@@ -384,7 +399,7 @@ fn later(element: Rc<dyn AnyElement>, id: CollectionId, give: Box<dyn FnOnce(Rt,
         let is_in = element.base().membership(id, |membership| membership.section.is_some());
         match of(rt, chare, id) {
             // One that was destroyed before may have been in it: then it is counted as lost.
-            Some(section) if is_in || !element.is_listed() => give(rt, &section.common().reductions),
+            Some(section) if is_in || !element.is_listed() => part(rt, &section.common().reductions, number),
             _ => rt.fail(stranger(chare)),
         }
     });
@@ -398,12 +413,12 @@ pub(super) fn leave(element: &dyn AnyElement) {
         match section {
             Some(section) => {
                 element.leave(section);
-                reduction::depart(rt, &section.common().reductions, contributed);
+                counting::depart(rt, &section.common().reductions, contributed);
             }
             // It has contributed, and that will be given: it is a member that goes.
             None => rt.when_known(id, move || {
                 if let Some(section) = of(rt, chare, id) {
-                    reduction::depart(rt, &section.common().reductions, contributed);
+                    counting::depart(rt, &section.common().reductions, contributed);
                 }
             }),
         }

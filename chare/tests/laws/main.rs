@@ -16,6 +16,7 @@ mod large;
 mod locations;
 mod outside;
 mod payloads;
+mod phases;
 mod receives;
 mod reductions;
 mod sections;

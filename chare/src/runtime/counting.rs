@@ -1,0 +1,230 @@
+//! When a PE's subtree has contributed to a reduction: how many elements take part, from which reduction on.
+//!
+//! *Counting.* A PE must know when its subtree is complete. When a collection has been made, every PE sends the number of
+//! elements in its subtree up the tree. From then on the contributions to reduction `n` go up when as many have come as the
+//! subtree has elements; an element that is destroyed after it contributed `n` times is no longer
+//! expected from reduction `n` on, which its PE tells its ancestors. (One destroyed before its PE counted is counted all the
+//! same, so that departures mean one thing; they are told after the tree's root is known, which is when a PE counts.)
+//!
+//! *Phases.* Elements that are inserted after a sparse array was closed take part when it is closed again, from one and the same reduction on, `n`. The
+//! census (see `census.rs`) finds an `n` that no element has contributed to. To that end each PE *holds*, from its answer on, the reductions that none
+//! of its elements had contributed to then: nothing of them goes up. When it is told `n`, it counts its new elements, and holds the reductions from
+//! `n` on until those of its subtree have been counted, which go up the tree like the first count: each such count is a phase, and the first one is phase 0.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use charm4rs_transport::Pe;
+
+use super::Rt;
+use super::counts::Count;
+use super::exchange;
+use super::post::reply_serialized;
+use super::reduction::{Partial, Reductions, advance_from, send};
+use crate::envelope::{FutureId, tag};
+
+/// The number of no reduction.
+const NONE: u64 = u64::MAX;
+
+/// What a PE knows of how many elements take part in a collection's reductions.
+pub(super) struct Counting {
+    /// Who waits for a phase to be counted; it is the root that tells them, with the number of elements.
+    waiting: RefCell<Vec<(u32, FutureId)>>,
+    /// Elements that were destroyed here before they were counted.
+    lost: Cell<u64>,
+    /// Of how many phases the new elements here have been counted. (Before the first one the root may not be known.)
+    phases: Cell<u32>,
+    /// Of how many phases those of the subtree have been counted.
+    counted: Cell<u32>,
+    /// Phases between the two.
+    open: RefCell<BTreeMap<u32, Phase>>,
+    /// From which reduction on it was answered that no element here had contributed, while that holds.
+    answered: Cell<u64>,
+    /// Reductions from here on are held.
+    held: Cell<u64>,
+    own: Count,
+    subtree: Count,
+}
+
+/// A phase of which not all elements of the subtree have been counted.
+#[derive(Default)]
+struct Phase {
+    heard: usize,
+    total: u64,
+    /// The first reduction of these elements; `None` until this PE has been told.
+    from: Option<u64>,
+}
+
+impl Default for Counting {
+    fn default() -> Self {
+        Self {
+            waiting: RefCell::default(),
+            lost: Cell::new(0),
+            phases: Cell::new(0),
+            counted: Cell::new(0),
+            open: RefCell::default(),
+            answered: Cell::new(NONE),
+            held: Cell::new(NONE),
+            own: Count::default(),
+            subtree: Count::default(),
+        }
+    }
+}
+
+impl Counting {
+    /// As of a new collection. Who waited for it to be complete?
+    pub(super) fn renew(&self) -> Vec<FutureId> {
+        self.lost.set(0);
+        self.phases.set(0);
+        self.counted.set(0);
+        self.open.take();
+        self.answered.set(NONE);
+        self.held.set(NONE);
+        self.own.renew();
+        self.subtree.renew();
+        self.waiting.take().into_iter().map(|(_, to)| to).collect()
+    }
+
+    /// How many contributions of the subtree reduction `number` needs; `None`: that is not known yet.
+    #[inline]
+    pub(super) fn expected(&self, number: u64) -> Option<u64> {
+        if number >= self.held.get() { None } else { self.subtree.at(number) }
+    }
+
+    /// How many of them are of this PE's elements. (For exchanges, which have no phases.)
+    #[inline]
+    pub(super) fn expected_here(&self, number: u64) -> Option<u64> {
+        self.own.at(number)
+    }
+
+    /// How many elements there are in the subtree, as far as they have been counted.
+    fn elements(&self) -> u64 {
+        self.subtree.at(NONE).unwrap_or_default()
+    }
+
+    /// To which reductions elements that are no longer here may have contributed.
+    pub(super) fn bound(&self) -> u64 {
+        self.own.bound()
+    }
+}
+
+/// At the root: somebody waits until all elements of a phase have been counted.
+pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, phase: u32, to: FutureId) {
+    let Some(to) = to.wanted() else { return };
+    let counting = &reductions.counting;
+    if counting.counted.get() > phase && reductions.root() == rt.sched.pe() {
+        reply_serialized(rt, to, counting.elements());
+    } else {
+        counting.waiting.borrow_mut().push((phase, to));
+    }
+}
+
+/// All elements that belong to this PE have been made, and the root is known.
+pub(super) fn count(rt: Rt, reductions: &Reductions, own: u64) {
+    let counting = &reductions.counting;
+    if let Some(parent) = reductions.place(rt).parent {
+        let departed = counting.subtree.departures();
+        departed.into_iter().for_each(|from| send_departure(rt, parent, reductions, from));
+    }
+    let own = own + counting.lost.get();
+    counting.own.begin(own);
+    count_phase(rt, reductions, 0, own);
+    exchange::advance_from(rt, reductions, 0);
+}
+
+/// So many elements have joined on this PE, with the next phase; `from` is their first reduction.
+pub(super) fn join(rt: Rt, reductions: &Reductions, from: u64, own: u64) {
+    reductions.counting.own.join(from, own);
+    reductions.counting.answered.set(NONE);
+    count_phase(rt, reductions, from, own);
+}
+
+fn send_departure(rt: Rt, parent: Pe, reductions: &Reductions, from: u64) {
+    send(rt, parent, tag::PARTIAL, reductions, Partial::departure(from));
+}
+
+fn count_phase(rt: Rt, reductions: &Reductions, from: u64, own: u64) {
+    let counting = &reductions.counting;
+    let phase = counting.phases.get();
+    counting.phases.set(phase + 1);
+    counting.open.borrow_mut().entry(phase).or_default().from = Some(from);
+    hold(rt, reductions);
+    counted(rt, reductions, phase, own);
+}
+
+/// It is answered that no element here has contributed to reduction `from`, or to a later one.
+pub(super) fn answer(rt: Rt, reductions: &Reductions, from: u64) {
+    reductions.counting.answered.set(from);
+    hold(rt, reductions);
+}
+
+/// Holds what is to be held now, and lets go of what need not be any more. (Before the first count nothing goes up anyway.)
+fn hold(rt: Rt, reductions: &Reductions) {
+    let counting = &reductions.counting;
+    let open = counting.open.borrow().range(1..).find_map(|(_, phase)| phase.from);
+    let from = open.unwrap_or(NONE).min(counting.answered.get());
+    let before = counting.held.replace(from);
+    if before < from {
+        advance_from(rt, reductions, before);
+    }
+}
+
+/// A part of the subtree has been counted.
+pub(super) fn counted(rt: Rt, reductions: &Reductions, phase: u32, elements: u64) {
+    let (counting, place) = (&reductions.counting, reductions.place(rt));
+    let (from, total) = {
+        let mut open = counting.open.borrow_mut();
+        // A child may have been told of one phase more.
+        let may_be = (counting.counted.get()..=counting.phases.get()).contains(&phase);
+        let of = may_be.then(|| open.entry(phase).or_default());
+        let total = of.as_ref().and_then(|of| of.total.checked_add(elements));
+        let (Some(of), Some(total)) = (of, total) else {
+            return rt.violation(reductions.root(), "elements that were counted already", elements);
+        };
+        (of.heard, of.total) = (of.heard + 1, total);
+        // Its own elements, and every child's.
+        let Some(from) = of.from.filter(|_| of.heard > place.children.len()) else { return };
+        open.remove(&phase);
+        (from, total)
+    };
+    counting.counted.set(phase + 1);
+    match phase {
+        0 => counting.subtree.begin(total),
+        _ => counting.subtree.join(from, total),
+    }
+    match place.parent {
+        Some(parent) => send(rt, parent, tag::COUNTED, reductions, (phase, total)),
+        None => {
+            let told: Vec<_> = counting.waiting.borrow_mut().extract_if(.., |(of, _)| *of <= phase).collect();
+            told.into_iter().for_each(|(_, to)| reply_serialized(rt, to, counting.elements()));
+        }
+    }
+    if phase == 0 {
+        advance_from(rt, reductions, 0);
+    }
+    hold(rt, reductions);
+}
+
+/// An element of this PE is gone, after `contributed` contributions.
+pub(super) fn depart(rt: Rt, reductions: &Reductions, contributed: u64) {
+    let counting = &reductions.counting;
+    if counting.phases.get() == 0 {
+        counting.lost.set(counting.lost.get() + 1);
+    }
+    counting.own.depart(contributed);
+    departed(rt, reductions, contributed);
+    exchange::advance_from(rt, reductions, contributed);
+}
+
+/// One of the subtree is gone, after so many.
+pub(super) fn departed(rt: Rt, reductions: &Reductions, from: u64) {
+    let counting = &reductions.counting;
+    counting.subtree.depart(from);
+    if counting.phases.get() == 0 {
+        return; // `count` tells it
+    }
+    if let Some(parent) = reductions.place(rt).parent {
+        send_departure(rt, parent, reductions, from);
+    }
+    advance_from(rt, reductions, from);
+}

@@ -1,0 +1,94 @@
+//! Elements of this PE that were inserted after the PE has answered for those that it had (see `census.rs`): they take no part in reductions until the
+//! array is closed again, and learn only then which reduction is their first. What they contribute before waits here.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::Rt;
+use super::reduction::Reductions;
+use crate::cx::AnyElement;
+
+/// The number of contributions of an element that does not know its first reduction.
+pub(super) const UNKNOWN: u64 = u64::MAX;
+
+/// A part for a reduction of a number that is told later.
+pub(super) type Part = Box<dyn FnOnce(Rt, &'static Reductions, u64)>;
+
+/// See the module's text.
+#[derive(Default)]
+pub(super) struct Newcomers {
+    all: RefCell<Vec<Newcomer>>,
+    /// So many of them the PE has answered for.
+    answered: Cell<usize>,
+}
+
+struct Newcomer {
+    element: Rc<dyn AnyElement>,
+    parts: Vec<Part>,
+}
+
+impl Newcomers {
+    #[cold]
+    pub(super) fn add(&self, element: Rc<dyn AnyElement>) {
+        element.base().contributed.set(UNKNOWN);
+        self.all.borrow_mut().push(Newcomer { element, parts: Vec::new() });
+    }
+
+    /// One of them contributes.
+    pub(super) fn keep(&self, element: &dyn AnyElement, part: Part) {
+        let mut all = self.all.borrow_mut();
+        let known = all.iter_mut().rev().find(|newcomer| std::ptr::eq(newcomer.element.base(), element.base()));
+        // One that has been destroyed meanwhile takes part in nothing.
+        if let Some(newcomer) = known {
+            newcomer.parts.push(part);
+        }
+    }
+
+    /// One of them is destroyed.
+    pub(super) fn remove(&self, element: &dyn AnyElement) {
+        let removed = {
+            let mut all = self.all.borrow_mut();
+            let at = all.iter().position(|newcomer| std::ptr::eq(newcomer.element.base(), element.base()));
+            at.map(|at| {
+                self.answered.set(self.answered.get() - usize::from(at < self.answered.get()));
+                all.remove(at)
+            })
+        };
+        drop(removed); // what it has contributed is the user's
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.all.borrow().len() as u64
+    }
+
+    /// The PE answers for those that are here now.
+    pub(super) fn answer(&self) {
+        self.answered.set(self.all.borrow().len());
+    }
+
+    /// Those that it has answered for take part, from reduction `first` on. Gives their number, and what gives their parts.
+    pub(super) fn join(&self, first: u64) -> (u64, impl FnOnce(Rt, &'static Reductions) + use<>) {
+        let joined: Vec<_> = self.all.borrow_mut().drain(..self.answered.take()).collect();
+        for newcomer in &joined {
+            newcomer.element.base().contributed.set(first + newcomer.parts.len() as u64);
+        }
+        let give = move |rt: Rt, reductions: &'static Reductions, joined: Vec<Newcomer>| {
+            for Newcomer { parts, .. } in joined {
+                (first..).zip(parts).for_each(|(number, part)| part(rt, reductions, number));
+            }
+        };
+        (joined.len() as u64, move |rt: Rt, reductions: &'static Reductions| give(rt, reductions, joined))
+    }
+
+    /// Those of which a contribution waits, as text.
+    pub(super) fn waiting(&self) -> Vec<String> {
+        let all = self.all.borrow();
+        all.iter().filter(|newcomer| !newcomer.parts.is_empty()).map(|one| one.element.index_text()).collect()
+    }
+
+    /// As of a new array.
+    pub(super) fn renew(&self) {
+        self.answered.set(0);
+        drop(self.all.take());
+    }
+}
