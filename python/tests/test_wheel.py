@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,20 @@ from conftest import program_text
 from test_calls import HELLO
 
 WHEEL = os.environ.get("CHARM4RS_WHEEL")
-#: The oldest and the newest version of CPython that is tried.
-OLDEST, NEWEST = 9, 15
+#: The versions of CPython that are tried, and that the package says it is for.
+MINORS = range(9, 16)
+#: Releases of Debian whose CPythons are tried with their glibc: the oldest that can be had, and the newest.
+RELEASES = ["bullseye", "testing"]
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(WHEEL is None, reason="CHARM4RS_WHEEL names no wheel: `ci/test python` makes one")
 
 
 def interpreters() -> dict[str, str]:
     """An interpreter of each version of CPython that this machine has, by its version: this one, those of pyenv, those in PATH."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     found = {f"3.{sys.version_info.minor}": sys.executable}
-    for minor in range(OLDEST, NEWEST):
+    for minor in MINORS:
         name = f"3.{minor}"
         pyenv = sorted(str(path) for path in versions.glob(f"{name}.*/bin/python"))
         in_path = shutil.which(f"python{name}")
@@ -31,21 +37,55 @@ def interpreters() -> dict[str, str]:
     return found
 
 
-@pytest.mark.skipif(WHEEL is None, reason="CHARM4RS_WHEEL names no wheel: `ci/test python` makes one")
-@pytest.mark.parametrize("interpreter", interpreters().items(), ids=lambda found: found[0])
-def test_a_wheel_installs_into_an_empty_environment_and_runs_jobs_there(tmp_path: Path, interpreter: tuple[str, str]) -> None:
-    def done(*command: str) -> str:
+@dataclass
+class Place:
+    """Where the wheel is tried."""
+
+    #: A folder that is empty, and what commands that run there call it.
+    folder: Path
+    inside: Path
+    #: What starts a command there.
+    enter: tuple[str, ...] = ()
+
+    def done(self, *command: str) -> str:
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        ended = subprocess.run([*self.enter, *command], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    binaries = tmp_path / "venv" / "bin"
-    done(interpreter[1], "-m", "venv", "venv")
-    done(str(binaries / "pip"), "install", "--quiet", "--disable-pip-version-check", str(WHEEL))
-    (tmp_path / "prog.py").write_text(program_text(HELLO))
-    expected = sorted(f"element {i} [1, 2] 4950 text" for i in [0, 1, *((i,) for i in range(5))])
-    for launcher in ([str(binaries / "charmrun")], [str(binaries / "python"), "-m", "charmrun.start"]):
-        assert sorted(done(*launcher, "+p2", "prog.py").splitlines()) == expected
-    # What has no code, the stub of proxies, is in the wheel, too.
-    assert done(str(binaries / "python"), "-m", "charm4py.stubs", "prog.py").startswith("typings/charm4py_proxies.pyi: ")
+    def try_wheel(self, interpreter: str) -> None:
+        """Installs it into an empty environment with what it says it depends on, and nothing else; runs jobs there."""
+        wheel = Path(str(WHEEL))
+        shutil.copy(wheel, self.folder)
+        (self.folder / "prog.py").write_text(program_text(HELLO))
+        binaries = self.inside / "venv" / "bin"
+        self.done(interpreter, "-m", "venv", str(binaries.parent))
+        self.done(str(binaries / "pip"), "install", "--quiet", "--no-compile", "--disable-pip-version-check", str(self.inside / wheel.name))
+        expected = sorted(f"element {i} [1, 2] 4950 text" for i in [0, 1, *((i,) for i in range(5))])
+        for launcher in ([str(binaries / "charmrun")], [str(binaries / "python"), "-m", "charmrun.start"]):
+            assert sorted(self.done(*launcher, "+p2", str(self.inside / "prog.py")).splitlines()) == expected
+        # What has no code, the stub of proxies, is in the wheel, too.
+        self.done(str(binaries / "python"), "-m", "charm4py.stubs", "--output", str(self.inside / "typings"), str(self.inside / "prog.py"))
+        assert (self.folder / "typings" / "charm4py_proxies.pyi").is_file()
+
+
+@pytest.mark.parametrize("interpreter", interpreters().items(), ids=lambda found: found[0])
+def test_a_wheel_installs_into_an_empty_environment_and_runs_jobs_there(tmp_path: Path, interpreter: tuple[str, str]) -> None:
+    Place(tmp_path, tmp_path).try_wheel(interpreter[1])
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_wheel_runs_jobs_with_the_interpreters_and_the_glibc_of_another_release(tmp_path: Path, release: str) -> None:
+    root, command = tmp_path / "root", str(ROOT / "ci" / "debian")
+    unpacked = subprocess.run([command, release, str(root)], capture_output=True, text=True)
+    if unpacked.returncode == 77:
+        pytest.skip(unpacked.stderr.splitlines()[-1])
+    assert unpacked.returncode == 0, unpacked.stderr
+    try:
+        for name in unpacked.stdout.split():
+            inside = Path("/tmp", name)
+            folder = root / "tmp" / name
+            folder.mkdir()
+            Place(folder, inside, (command, "--run", str(root))).try_wheel(f"/usr/bin/{name}")
+    finally:
+        shutil.rmtree(root)
