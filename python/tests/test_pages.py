@@ -1,4 +1,4 @@
-"""The Python programs of README.md and of the book print what the pages say."""
+"""The Python programs of both README.md and of the book print what the pages say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def programs() -> list[tuple[str, str, str]]:
     """Each page's programs, with the block of text that follows, if one does before the next program."""
     found = []
-    for page in (ROOT / "README.md", ROOT / "docs" / "src" / "python.md"):
+    for page in (ROOT / "README.md", ROOT / "python" / "README.md", ROOT / "docs" / "src" / "python.md"):
         blocks = re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
         for at, (language, body) in enumerate(blocks):
             if language == "python" and "charm.start(" in body:

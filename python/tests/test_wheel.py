@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,3 +91,25 @@ def test_a_wheel_runs_jobs_with_the_interpreters_and_the_glibc_of_another_releas
             Place(folder, inside, (command, "--run", str(root))).try_wheel(f"/usr/bin/{name}")
     finally:
         shutil.rmtree(root)
+
+
+def test_an_index_takes_what_the_wheel_and_its_source_say_of_themselves() -> None:
+    packaging, trove_classifiers = pytest.importorskip("packaging.metadata"), pytest.importorskip("trove_classifiers")
+    wheel = Path(str(WHEEL))
+    stem = "-".join(wheel.name.split("-")[:2])
+    with zipfile.ZipFile(wheel) as archive:
+        said = archive.read(f"{stem}.dist-info/METADATA")
+        licences = {name: archive.read(f"{stem}.dist-info/licenses/{name}") for name in ("LICENSE-APACHE", "LICENSE-MIT")}
+    with tarfile.open(wheel.with_name(f"{stem}.tar.gz")) as archive:
+        files = {entry.name: archive.extractfile(entry).read() for entry in archive if entry.isfile()}
+    assert files[f"{stem}/PKG-INFO"] == said
+    for name, text in licences.items():
+        assert text == files[f"{stem}/{name}"] == (ROOT / name).read_bytes()
+    # Refuses what is not valid.
+    metadata = packaging.Metadata.from_email(said)
+    assert sorted(metadata.license_files) == sorted(licences) and str(metadata.license_expression) == "Apache-2.0 OR MIT"
+    assert metadata.description.rstrip() == (ROOT / "python" / "README.md").read_text().rstrip()
+    assert str(metadata.requires_python) == f">=3.{MINORS[0]}"
+    assert set(metadata.classifiers) <= trove_classifiers.classifiers
+    versions = {name.rpartition(" ")[2] for name in metadata.classifiers if name.startswith("Programming Language :: Python :: 3.")}
+    assert versions == {f"3.{minor}" for minor in MINORS}
