@@ -209,7 +209,7 @@ def test_what_does_not_exist_is_refused_at_the_callers_line(run: Run) -> None:
         IndexError an index is between -2^31 and 2^31, not (1, 1099511627776)
         IndexError there is no element -1 in <group of Cell>
         ValueError an array cannot have the dimensions [2, -1]
-        TypeError chares are made by Chare(), Group() and Array(), not by calling Cell
+        TypeError chares are made by Chare(), Group() and Array(), not by calling Cell (in a unit test: charm4py.testing.unit(Cell))
         """,
     )
 
