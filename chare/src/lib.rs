@@ -59,7 +59,7 @@ pub use remote::{Hold, PeGone, Remote};
 pub use reply::{Checked, Promise, Reply, join_all};
 pub use runtime::CollectionId;
 #[doc(hidden)]
-pub use runtime::waiting::Front;
+pub use runtime::front::{Front, body_of};
 pub use select::{Either, select, select_all};
 pub use thread::{spawn_thread, unpin_thread};
 pub use watch::coarse_now;

@@ -263,6 +263,9 @@ impl ChareBase {
     fn destroy(&self) -> PyResult<()> {
         if let Is::Element(is) = &self.is {
             place::left(is.collection, is.index);
+            if let (Shape::Single, Some(class)) = (is.shape, engine()?.class(is.class)) {
+                engine()?.known.has_ended(is.collection.id(), is.index, class);
+            }
             self.handle()?.destroy();
         }
         Ok(())

@@ -182,6 +182,7 @@ const NO_CLASS: &str =
 pub(crate) struct Element {
     object: Py<PyAny>,
     class: &'static Class,
+    shape: Shape,
     /// Its constructor is a coroutine, or was one: calls wait for it.
     gate: Option<Rc<Gate>>,
 }
@@ -190,7 +191,7 @@ pub(crate) struct Element {
 impl Element {
     #[init]
     fn new(cx: &mut Cx<Self>, init: Init) -> Self {
-        let (this, collection, index) = (cx.this(), cx.collection(), cx.index());
+        let (this, collection, index, shape) = (cx.this(), cx.collection(), cx.index(), init.shape);
         Python::attach(|py| {
             let class = engine().ok().and_then(|engine| engine.class(init.class));
             let class = class.unwrap_or_else(|| {
@@ -200,24 +201,25 @@ impl Element {
             match chare::construct(py, class, this, init) {
                 Ok(object) => {
                     place::arrived(collection, index);
-                    if let Ok(engine) = engine() {
-                        engine.has_made(collection.id(), class);
+                    // Those of single chares have chares of any class.
+                    if let (Ok(engine), false) = (engine(), matches!(shape, Shape::Single)) {
+                        engine.known.has_made(collection.id(), class);
                     }
                     let gate = gate::of(&object);
-                    Self { object: object.unbind(), class, gate }
+                    Self { object: object.unbind(), class, shape, gate }
                 }
                 Err(error) => {
                     let place = format!("{}.__init__, index {:?}", class.name, cx.index().as_slice());
                     engine::fatal(py, &error, &place);
-                    Self { object: py.None(), class, gate: None }
+                    Self { object: py.None(), class, shape, gate: None }
                 }
             }
         })
     }
 
-    /// Calls a method; it answers by itself, when it has run to its end.
+    /// Calls a method; it answers by itself, when it has run to its end. (`front.rs` reads what comes before the arguments.)
     #[entry]
-    fn call(&mut self, cx: &mut Cx<Self>, method: u16, args: CallArgs, reply: ReplyTo) {
+    fn call(&mut self, cx: &mut Cx<Self>, method: u16, reply: ReplyTo, args: CallArgs) {
         Python::attach(|py| self.run(py, cx.index(), method, args, reply));
     }
 
@@ -225,6 +227,9 @@ impl Element {
     #[entry]
     fn end(&self, cx: &mut Cx<Self>) {
         place::left(cx.collection(), cx.index());
+        if let (Ok(engine), Shape::Single) = (engine(), self.shape) {
+            engine.known.has_ended(cx.collection().id(), cx.index(), self.class);
+        }
         cx.destroy();
     }
 

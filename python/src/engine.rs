@@ -1,7 +1,6 @@
 //! This process's PE: what the package asks of it, and what all parts of this crate find it by.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use crate::element::{Element, Init};
 use crate::front::PythonFront;
 use crate::future::Futures;
 use crate::index::{Index, Shape};
+use crate::known::Known;
 use crate::packed::Packed;
 use crate::place::Map;
 use crate::proxy::{Proxy, Target, checked_pe};
@@ -35,10 +35,7 @@ pub(crate) struct Engine {
     /// A reduction's result has called a method from here.
     pub(crate) results_call: Cell<bool>,
     agents: OnceCell<Group<Agent>>,
-    /// The class of each collection that has had elements on this PE.
-    classes: RefCell<HashMap<CollectionId, &'static Class>>,
-    /// Those of the collections that were destroyed last.
-    gone: RefCell<VecDeque<(CollectionId, &'static Class)>>,
+    pub(crate) known: Known,
     /// What maps of arrays are made of that this PE has made: an array takes it along, since it may be there before its map.
     maps: RefCell<HashMap<Collection<Element>, Init>>,
     /// Objects of maps that were asked before their group had reached this PE.
@@ -67,8 +64,6 @@ static HOOKS: OnceLock<Py<PyAny>> = OnceLock::new();
 /// This process's PE, for other threads.
 static REMOTE: OnceLock<Remote> = OnceLock::new();
 
-/// Of how many collections that were destroyed the class is still known, for errors.
-const GONE: usize = 64;
 /// Marks the numbers of classes that were defined while the PE runs.
 const LATE_BIT: u32 = 1 << 31;
 
@@ -82,25 +77,9 @@ impl Engine {
         *self.agents.get().expect("agents are made before all else")
     }
 
-    /// An element of a collection has been made here.
-    pub(crate) fn has_made(&self, collection: CollectionId, class: &'static Class) {
-        self.classes.borrow_mut().insert(collection, class);
-    }
-
-    /// What the class of a collection is called, if it has had elements here.
-    pub(crate) fn class_name(&self, collection: CollectionId) -> Option<String> {
-        let class = self.classes.borrow().get(&collection).copied();
-        let gone = || self.gone.borrow().iter().find(|(id, _)| *id == collection).map(|(_, class)| *class);
-        class.or_else(gone).map(|class| class.name.clone())
-    }
-
     /// A collection has been destroyed.
     pub(crate) fn has_gone(&self, id: CollectionId) {
-        if let Some(class) = self.classes.borrow_mut().remove(&id) {
-            let mut gone = self.gone.borrow_mut();
-            gone.truncate(GONE - 1);
-            gone.push_front((id, class));
-        }
+        self.known.has_gone(id);
         let collection = Collection::named(id);
         crate::place::gone(collection);
         let objects =
@@ -316,8 +295,7 @@ pub(crate) fn run(py: Python<'_>, begin: Py<PyAny>) -> PyResult<i32> {
             futures: Futures::default(),
             results_call: Cell::new(false),
             agents: OnceCell::new(),
-            classes: RefCell::default(),
-            gone: RefCell::default(),
+            known: Known::default(),
             maps: RefCell::default(),
             early: RefCell::default(),
             notes: RefCell::default(),

@@ -1,12 +1,28 @@
 //! What reports of deadlocks say of Python's chares: the runtime knows neither their classes' names nor who waits in Python.
 
-use charm4rs::{CollectionId, Front};
+use charm4rs::{CallError, CollectionId, Front, body_of};
 use pyo3::prelude::*;
 
-use crate::engine::engine;
+use crate::element::{Outcome, ReplyTo};
+use crate::engine::{charm4py_error, engine};
+use crate::index::Index;
 
 /// See the module's text.
 pub(crate) struct PythonFront;
+
+/// An error of a call, with the program's names.
+fn in_words(class: &str, at: Option<&str>, method: &str, error: CallError) -> CallError {
+    match error {
+        CallError::NoSuchElement { index, pe, .. } => {
+            let index = at.map_or(index, str::to_owned);
+            CallError::NoSuchElement { chare: class.to_owned(), index, entry: method.to_owned(), pe }
+        }
+        CallError::Destroyed { pe, .. } => {
+            CallError::Destroyed { chare: class.to_owned(), what: method.to_owned(), pe }
+        }
+        other => other,
+    }
+}
 
 impl Front for PythonFront {
     fn waits(&self) -> (Vec<String>, bool) {
@@ -18,7 +34,33 @@ impl Front for PythonFront {
     }
 
     fn chare(&self, collection: CollectionId) -> Option<String> {
-        engine().ok()?.class_name(collection)
+        engine().ok()?.known.class_of(collection).map(|class| class.name.clone())
+    }
+
+    fn undelivered(&self, collection: CollectionId, entry: &str, body: &[u8], error: CallError) -> Option<CallError> {
+        let Ok(engine) = engine() else { return Some(error) };
+        let called = body_of::<(Index, u16)>(body);
+        let single = called.and_then(|(index, _)| engine.known.class_of_single(collection, index));
+        let class = single.or_else(|| engine.known.class_of(collection));
+        let name = called.and_then(|(_, method)| class?.methods.get(usize::from(method)));
+        let error = in_words(
+            class.map_or("a chare", |class| &class.name),
+            single.map(|_| "0"), // as such a chare sees itself
+            name.map_or("a method", |method| &method.name),
+            error,
+        );
+        // Others are answered as the engine's own calls.
+        let reply = body_of::<(Index, u16, ReplyTo)>(body).filter(|_| entry == "call").map(|(.., reply)| reply);
+        match reply {
+            None | Some(ReplyTo::Nobody) => Some(error),
+            Some(reply) => {
+                Python::attach(|py| {
+                    let told = charm4py_error(py, &error.to_string()).unwrap_or_else(|worse| worse);
+                    reply.send(Outcome::error(py, &told));
+                });
+                None
+            }
+        }
     }
 
     fn gone(&self, collection: CollectionId) {

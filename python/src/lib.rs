@@ -26,6 +26,7 @@ mod gate;
 mod handles;
 mod help;
 mod index;
+mod known;
 mod later;
 mod launch;
 mod made;

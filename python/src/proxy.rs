@@ -79,8 +79,8 @@ impl ProxyName {
     /// Sends a call that nobody waits for, or whose element answers by itself.
     fn send(&self, method: u16, args: CallArgs, reply: ReplyTo) {
         match self.target {
-            Target::All(collection, _) => drop(collection.all().call(method, args, reply)),
-            Target::One(element, _) => drop(element.call(method, args, reply)),
+            Target::All(collection, _) => drop(collection.all().call(method, reply, args)),
+            Target::One(element, _) => drop(element.call(method, reply, args)),
         }
     }
 }

@@ -109,7 +109,7 @@ def test_a_call_of_what_was_destroyed_ends_the_job_and_names_the_class(run: Run,
     """
     ended = run(program, pes)
     assert ended.code == 1
-    assert "a collection of Cell has been destroyed (call of a method, found out on PE" in ended.err
+    assert "a collection of Cell has been destroyed (call of tell, found out on PE" in ended.err
 
 
 def test_memory_of_arrays_that_come_and_go_is_used_again(run: Run) -> None:
@@ -140,3 +140,64 @@ def test_memory_of_arrays_that_come_and_go_is_used_again(run: Run) -> None:
     charm.start(main)
     """
     check(run(program, 1), "True")
+
+
+def test_who_waits_for_a_call_of_what_is_gone_gets_an_exception(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def who(self, *args): return self.thisIndex
+        @coro
+        def tries(self, cells, index):
+            try:
+                return cells[index].who(1, ret=True).get()
+            except Exception as e:
+                return f"{type(e).__name__} {e}"
+
+    def tries(what, call):
+        try:
+            print(what, call().get())
+        except Exception as e:
+            print(what, type(e).__name__, str(e).replace(f"PE {charm.numPes() - 1}", "PE n").replace("PE 0", "PE n"))
+
+    def main(args):
+        cells, bounded, single = Array(Cell, ndims=1), Array(Cell, 3), Chare(Cell)
+        for i in range(4):
+            cells.ckInsert(i, onPE=charm.numPes() - 1)
+        cells.ckDoneInserting()
+        charm.awaitCreation(cells, bounded, single)
+        print(cells[0].tries(cells, 2, ret=True).get())
+        cells[2].ckDestroy(), bounded[1].ckDestroy(), single.ckDestroy()
+        charm.waitQD()
+        print("Charm4PyError" in cells[0].tries(cells, 2, ret=True).get())
+        tries("destroyed", lambda: cells[2].who(ret=True))
+        tries("never there", lambda: cells[9].who(ret=True))
+        tries("awaitable", lambda: bounded[1].who(awaitable=True))
+        tries("large", lambda: bounded[1].who(b"x" * (2 << 20), ret=True))
+        tries("keywords", lambda: cells[2].tries(index=1, cells=cells, ret=True))
+        tries("single", lambda: single.who(ret=True))
+        bounded.ckDestroy()
+        charm.waitQD()
+        tries("collection", lambda: bounded[2].who(ret=True))
+        tries("all", lambda: bounded.who(ret=True))
+        cells[2].who()
+        charm.sleep(60)
+
+    charm.start(main)
+    """
+    for pes in (1, 2):
+        ended = run(program, pes)
+        missing = "Charm4PyError Cell[{}] does not exist (call of {}, found out on PE n)"
+        gone = "Charm4PyError a collection of Cell has been destroyed (call of {}, found out on PE n)"
+        assert ended.out == [
+            "(2,)",
+            "True",
+            f"destroyed {missing.format(2, 'who')}",
+            f"never there {missing.format(9, 'who')}",
+            f"awaitable {missing.format(1, 'who')}",
+            f"large {missing.format(1, 'who')}",
+            f"keywords {missing.format(2, 'tries')}",
+            f"single {missing.format(0, 'who')}",
+            f"collection {gone.format('who')}",
+            f"all {gone.format('a method')}",
+        ], (ended.out, ended.err)
+        assert ended.code == 1 and "error[1]: Cell[2] does not exist (call of who, " in ended.err, ended.err

@@ -215,9 +215,27 @@ pub(super) fn discard_call(method: &MethodInfo, header: &Header, msg: &Incoming)
 }
 
 fn no_such_element(rt: Rt, method: &MethodInfo, index: String, header: &Header, msg: Incoming) {
-    discard_call(method, header, &msg);
+    let (chare, entry) = (method.chare.into(), method.name.into());
+    let error = CallError::NoSuchElement { chare, index, entry, pe: rt.sched.pe() };
+    undeliverable(rt, method, header, msg, error);
+}
+
+/// A call will not be delivered: who waits for it learns why; if nobody does, the job ends.
+pub(super) fn undeliverable(rt: Rt, method: &MethodInfo, header: &Header, msg: Incoming, error: CallError) {
+    let Some(front) = rt.front.get() else {
+        discard_call(method, header, &msg);
+        drop(msg);
+        return fail_call(rt, header.reply(), error);
+    };
+    let mut body = Vec::new();
+    if header.is_moved() {
+        // SAFETY: as in `deliver`; the message is not looked at again. What cannot be packed leaves the body empty, which says nothing.
+        drop(unsafe { (method.body.pack)(body_of(&msg), &mut body) });
+    } else {
+        body.extend_from_slice(&msg.msg[HEADER..]);
+    }
     drop(msg);
-    let error =
-        CallError::NoSuchElement { chare: method.chare.into(), index, entry: method.name.into(), pe: rt.sched.pe() };
-    fail_call(rt, header.reply(), error);
+    if let Some(error) = front.undelivered(CollectionId(header.collection), method.name, &body, error) {
+        fail_call(rt, header.reply(), error);
+    }
 }

@@ -20,10 +20,11 @@ use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
 
 use super::broadcast;
+use super::calls::undeliverable;
 use super::collection::{AnyCollection, CollectionId};
 use super::exit::Failure;
 use super::intervals::Intervals;
-use super::post::{fail_call, send_failure, send_wire};
+use super::post::{send_failure, send_wire};
 use super::span::Span;
 use super::{Driver, Rt, tree};
 use crate::cx::AnyElement;
@@ -204,10 +205,7 @@ pub(super) fn too_late(rt: Rt, id: CollectionId, msg: Incoming) {
             None => destroyed(rt, method.chare, method.name),
         };
         return match tag {
-            tag::CALL => {
-                rt.discard(msg);
-                fail_call(rt, header.reply(), error);
-            }
+            tag::CALL => undeliverable(rt, method, &header, msg, error),
             _ => broadcast::refuse(rt, id, &header, msg, error),
         };
     }

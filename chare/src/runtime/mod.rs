@@ -25,6 +25,7 @@ mod elements;
 mod exchange;
 mod execute;
 mod exit;
+pub(crate) mod front;
 mod gone;
 mod here;
 mod intervals;
@@ -119,7 +120,7 @@ pub struct Runtime {
     pub(crate) running: running::Running,
     pub(crate) deadlock: deadlock::Search,
     /// The front in another language that this PE has, if any.
-    pub(crate) front: OnceCell<Box<dyn waiting::Front>>,
+    pub(crate) front: OnceCell<Box<dyn front::Front>>,
     pub(crate) landings: landings::Landings,
     /// Payloads that were copied because more than one holds them.
     copies: Cell<u64>,

@@ -16,17 +16,6 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::Rt;
-use super::collection::CollectionId;
-
-/// What a front in another language knows better than the runtime, and what it has to know.
-pub trait Front {
-    /// Who waits on this PE and for what, a line each; and whether one of them waits for the outside.
-    fn waits(&self) -> (Vec<String>, bool);
-    /// What the chares of a collection are called.
-    fn chare(&self, collection: CollectionId) -> Option<String>;
-    /// A collection, or a section, was destroyed on this PE.
-    fn gone(&self, collection: CollectionId);
-}
 
 /// Who waits for what.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
