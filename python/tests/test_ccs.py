@@ -390,6 +390,8 @@ def test_what_the_server_cannot_do_ends_the_job_with_the_reason(tmp_path: Path) 
         ):
             job = run_job([sys.executable, "-m", "charmrun.start", "+p2", str(script), "++server", "x", "++server-auth", str(tmp_path / "key"), *options])
             assert (job.returncode, says in job.stderr) == (code, True), (options, job)
-    # Without a launcher, too; and the port alone says that there is to be a server.
-    job = run_job([sys.executable, str(script), "++server-port", "0", "x", "++server-auth", str(tmp_path / "key")])
-    assert job.returncode == 0 and job.stdout.startswith("ccs: Server IP = 127.0.0.1, ") and job.stdout.endswith("['x']\n"), job
+    # Without a launcher, too; and each of the options says that there is to be a server.
+    key = ["++server-auth", str(tmp_path / "key")]
+    for options in (["++server-port", "0", *key], ["++server-address", "127.0.0.1", *key], key):
+        job = run_job([sys.executable, str(script), "x", *options])
+        assert job.returncode == 0 and job.stdout.startswith("ccs: Server IP = 127.0.0.1, ") and job.stdout.endswith("['x']\n"), job

@@ -3,6 +3,13 @@
 use crate::{run, start_with};
 
 #[test]
+fn a_program_in_rust_says_that_it_answers_no_clients() {
+    for options in ["++server", "++server-port 0", "++server-address 127.0.0.1", "++server-auth key"] {
+        run(&format!("+p2 {options} - sleep 0")).failed(64, "++server is for programs in Python");
+    }
+}
+
+#[test]
 fn a_stack_is_that_of_the_panic_and_is_printed_if_it_is_asked_for() {
     for options in ["+p3", "+p3 ++transport shm"] {
         let ended = start_with(&format!("{options} - panic"), ("RUST_BACKTRACE", "1")).end();

@@ -426,7 +426,7 @@ impl Options {
     /// Whether requests of CCS are to be answered.
     #[must_use]
     pub fn serves(&self) -> bool {
-        self.server || self.server_port.is_some()
+        self.server || self.server_port.is_some() || self.server_address.is_some() || self.server_auth.is_some()
     }
 
     /// How long start-up may take.

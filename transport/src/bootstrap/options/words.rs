@@ -349,13 +349,13 @@ pub(super) const OURS: &[Entry] = &[
     Entry::new(
         "++server-address",
         "ADDRESS",
-        "the address at which ++server listens (default 127.0.0.1: this host only)",
+        "the address of ++server, which it implies (default 127.0.0.1: this host only)",
         Field::Text(|o| &mut o.server_address),
     ),
     Entry::new(
         "++server-auth",
         "FILE",
-        "the key of ++server, readable by its owner only (default ~/.charm4py_ccs_key)",
+        "the key of ++server, which it implies; its owner's only (default ~/.charm4py_ccs_key)",
         Field::Text(|o| &mut o.server_auth),
     ),
     Entry::new("++seed", "N", "the seed of everything random", Field::Number(|o| &mut o.seed)),
