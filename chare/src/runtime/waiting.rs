@@ -5,7 +5,7 @@
 //! in a future's slot, or in a mailbox. A waker that is in neither is held by something that this runtime does not know: another
 //! thread, which may wake the task whenever it likes, or a channel between tasks. Such a task waits for the *outside*.
 //!
-//! A front in another language has waits and names of its own, which it tells itself ([`Front`]): then the runtime's, which stand for them, are
+//! A front in another language has waits and names of its own, which it tells itself ([`super::front::Front`]): then the runtime's, which stand for them, are
 //! not told.
 
 use std::fmt;
