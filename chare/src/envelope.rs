@@ -107,6 +107,9 @@ pub(crate) const EXPEDITED: u16 = 8;
 /// It came by way of a PE that does not have the element.
 pub(crate) const PASSED: u16 = 16;
 
+/// A number stands before the body of a broadcast ([`crate::runtime`]'s `casts.rs`).
+pub(crate) const NUMBERED: u16 = 32;
+
 impl Header {
     pub(crate) fn new(collection: u64, source: Pe) -> Self {
         Self {

@@ -9,19 +9,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 
 use super::Rt;
-use super::collection::CollectionId;
+use super::casts;
+use super::collection::{CollectionId, Common, Key, key};
 use super::execute::Then;
 use super::post::{self, Pack, fail_call, send_failure, wire_error};
-use super::reduction::Reductions;
 use super::shared::{self, Opened};
 use crate::call::Options;
-use crate::envelope::{FutureId, Header, tag};
+use crate::envelope::{FutureId, Header, NUMBERED, tag};
 use crate::registry::MethodInfo;
 use crate::wire::{self, Aside, Packed, WireError};
 use crate::{Arguments, CallError, Chare, ElementIndex, Entry, Many, Target};
@@ -83,6 +84,7 @@ pub(crate) fn call_all<E: Entry>(
 
 fn call_packed(rt: Rt, method: &MethodInfo, header: &Header, kind: u8, pack: Pack<'_>) {
     let to = entrance(rt, CollectionId(header.collection));
+    casts::post(rt, CollectionId(header.collection));
     let sent = shared::post_packed(rt, to, tag::BROADCAST, header, &mut |bytes| {
         bytes.push(kind);
         pack(bytes)
@@ -112,8 +114,12 @@ pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &
         Some(_) => return rt.hold(id, msg),
         None => return rt.keep(id, msg),
     };
-    let Some(mut arrived) = pass_on(rt, method, header, msg, &members.reductions, sort::<T::Index>) else { return };
-    let mut local = members.local().into_iter();
+    let Some(mut arrived) = pass_on(rt, method, header, msg, members, sort::<T::Index>) else { return };
+    let mut local = members.local();
+    if !arrived.spared.is_empty() {
+        local.retain(|element| !arrived.spared.contains(&key(&element.index)));
+    }
+    let mut local = local.into_iter();
     while let Some(element) = local.next() {
         let (payloads, then) = arrived.next(local.len() == 0, &|bytes| wire::pack(&element.index, bytes));
         method.start.start_packed(rt, element, arrived.args(), payloads, then);
@@ -128,6 +134,8 @@ struct Arrived {
     msg: Opened,
     payloads: Aside,
     wave: Option<Rc<Wave>>,
+    /// Elements that it is not for.
+    spared: HashSet<Key>,
 }
 
 /// Passes a broadcast on, and begins its wave.
@@ -136,22 +144,26 @@ fn pass_on(
     method: &'static MethodInfo,
     header: &Header,
     msg: Incoming,
-    reductions: &Reductions,
+    members: &Common,
     sort: Sort,
 ) -> Option<Arrived> {
     let (id, here) = (CollectionId(header.collection), rt.sched.pe());
     let mut msg = Opened::new(header, msg);
     let payloads = std::mem::take(&mut msg.beside);
     let root = root(id, header);
+    let number = if header.flags & NUMBERED != 0 {
+        msg.split_front::<u64>()
+    } else {
+        (members.sparse && root == here).then(|| members.casts.begin())
+    };
     let kind = msg.bytes().first().copied().filter(|kind| *kind <= VALUES && root.0 < rt.sched.pes());
     let Some(kind) = kind else {
         rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
         return None;
     };
-    let place = reductions.span.place(rt.sched.layout(), root, here);
-    for &child in &place.children {
-        shared::send(rt, child, tag::BROADCAST, header, msg.bytes(), payloads.clone());
-    }
+    let place = members.reductions.span.place(rt.sched.layout(), root, here);
+    pass(rt, &place.children, header, number, msg.bytes(), &payloads);
+    let spared = number.map(|number| members.casts.come(root, number)).unwrap_or_default();
     let wave = (kind != SILENT).then(|| {
         let wave = Rc::new(Wave {
             id: header.reply(),
@@ -165,7 +177,17 @@ fn pass_on(
         rt.waves.borrow_mut().insert(wave.id, wave.clone());
         wave
     });
-    Some(Arrived { msg, payloads, wave })
+    Some(Arrived { msg, payloads, wave, spared })
+}
+
+/// Sends a broadcast to the next PEs, with its number if it has one.
+fn pass(rt: Rt, children: &[Pe], header: &Header, number: Option<u64>, bytes: &[u8], payloads: &Aside) {
+    let numbered = number.map(|number| [&number.to_ne_bytes(), bytes].concat());
+    let mut header = *header;
+    header.flags |= if number.is_some() { NUMBERED } else { 0 };
+    for &child in children {
+        shared::send(rt, child, tag::BROADCAST, &header, numbered.as_deref().unwrap_or(bytes), payloads.clone());
+    }
 }
 
 impl Arrived {
@@ -276,7 +298,10 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
 /// A broadcast of a collection that was destroyed here: nobody learns of it below this PE; who waits for an answer gets the error.
 pub(super) fn refuse(rt: Rt, id: CollectionId, header: &Header, msg: Incoming, error: CallError) {
     let from = msg.from;
-    let msg = Opened::new(header, msg);
+    let mut msg = Opened::new(header, msg);
+    if header.flags & NUMBERED != 0 {
+        msg.split_front::<u64>();
+    }
     if root(id, header) == rt.sched.pe() || msg.bytes().first() == Some(&SILENT) {
         return post::fail_call(rt, header.reply(), error);
     }

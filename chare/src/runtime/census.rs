@@ -20,6 +20,7 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
+use super::casts::{self, Seen};
 use super::collection::{AnyCollection, CollectionId, Common};
 use super::execute::spawn;
 use super::newcomers::Newcomers;
@@ -147,6 +148,8 @@ enum Step {
     },
     /// To who has probed: none was on its way.
     Settled,
+    /// To the PE of an element that will be inserted: broadcasts that it is to be spared.
+    Seen(Seen),
     /// To the root: somebody waits for the end of a phase, or asks for the number of elements.
     Tell {
         phase: u32,
@@ -204,6 +207,13 @@ pub(super) fn probe(rt: Rt, members: &Common) {
     }
 }
 
+/// Before an insertion: its PE learns which broadcasts this one has seen.
+pub(super) fn tell_seen(rt: Rt, members: &Common, to: Pe) {
+    if let Some(seen) = casts::to_tell(rt, members, to) {
+        send(rt, to, &Header::new(members.id().0, rt.sched.pe()), &Step::Seen(seen));
+    }
+}
+
 /// A step of a census has arrived.
 pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incoming) {
     let (here, members) = (rt.sched.pe(), all.common());
@@ -214,7 +224,7 @@ pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incom
     if !members.sparse && !matches!(step, Step::Count | Step::Tell { .. }) {
         return rt.violation(msg.from, "a census of what is not filled", header.collection);
     }
-    let own = &members.inserted;
+    let (own, own_casts) = (&members.inserted, &members.casts);
     // Of the whole census, without who asked.
     let bare = Header::new(members.id().0, here);
     let pass_on = |step: &Step| tree(rt, creator).children(here).for_each(|child| send(rt, child, &bare, step));
@@ -252,6 +262,7 @@ pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incom
         Step::Join { from } => {
             rt.violation(msg.from, "elements that join an open array, or a reduction that cannot be", from)
         }
+        Step::Seen(seen) => own_casts.told(msg.from, seen),
         Step::Settled => {
             own.probes.set(false);
             if members.absent.give_up(rt) {

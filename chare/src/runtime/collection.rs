@@ -18,6 +18,7 @@ use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
 
 use super::absent::Absent;
+use super::casts::Casts;
 use super::create::Shape;
 use super::elements::Elements;
 use super::exit::Failure;
@@ -107,6 +108,7 @@ pub(crate) struct Common {
     pub(super) complete: Cell<bool>,
     pub(super) reductions: Reductions,
     pub(super) inserted: census::Insertions,
+    pub(super) casts: Casts,
     /// At an element's home: calls that came before it. Elsewhere: calls that wait until it is known where it is.
     pub(super) absent: Absent,
     /// Which collections it can serve.
@@ -123,8 +125,8 @@ impl Common {
     ) -> &'static Self {
         let inserted = census::Insertions::default();
         let (id, complete) = (Cell::new(id), Cell::new(false));
-        let absent = Absent::default();
-        Box::leak(Box::new(Self { id, info, sparse, complete, reductions, inserted, absent, like }))
+        let (absent, casts) = (Absent::default(), Casts::default());
+        Box::leak(Box::new(Self { id, info, sparse, complete, reductions, inserted, casts, absent, like }))
     }
 
     #[inline]
@@ -144,6 +146,7 @@ impl Common {
         self.complete.set(false);
         let mut waiting = self.reductions.renew(id);
         waiting.extend(self.inserted.renew());
+        self.casts.renew();
         waiting
     }
 }

@@ -19,6 +19,7 @@ use charm4rs_transport::Pe;
 use super::Rt;
 use super::counts::Count;
 use super::exchange;
+use super::intervals::Intervals;
 use super::post::reply_serialized;
 use super::reduction::{Partial, Reductions, advance_from, send};
 use crate::envelope::{FutureId, tag};
@@ -44,6 +45,10 @@ pub(super) struct Counting {
     held: Cell<u64>,
     own: Count,
     subtree: Count,
+    /// All reductions below have left this PE, or ended.
+    next: Cell<u64>,
+    /// So have these, out of turn.
+    others: RefCell<Intervals>,
 }
 
 /// A phase of which not all elements of the subtree have been counted.
@@ -67,6 +72,8 @@ impl Default for Counting {
             held: Cell::new(NONE),
             own: Count::default(),
             subtree: Count::default(),
+            next: Cell::new(0),
+            others: RefCell::default(),
         }
     }
 }
@@ -82,6 +89,8 @@ impl Counting {
         self.held.set(NONE);
         self.own.renew();
         self.subtree.renew();
+        self.next.set(0);
+        self.others.take();
         self.waiting.take().into_iter().map(|(_, to)| to).collect()
     }
 
@@ -95,6 +104,30 @@ impl Counting {
     #[inline]
     pub(super) fn expected_here(&self, number: u64) -> Option<u64> {
         self.own.at(number)
+    }
+
+    /// A reduction has left this PE, or ended: nobody will ask for it again.
+    #[inline]
+    pub(super) fn has_left(&self, number: u64) {
+        if number == self.next.get() {
+            self.next.set(number + 1);
+        } else {
+            self.others.borrow_mut().insert(number);
+        }
+    }
+
+    /// Forgets what elements came and went before all reductions that have not left this PE.
+    fn forget(&self) {
+        loop {
+            let next = self.next.get();
+            let behind = self.others.borrow_mut().take_run(next);
+            // Of what nobody contributes to nothing leaves.
+            let skipped = || self.subtree.next_change(next).filter(|_| self.subtree.at(next) == Some(0));
+            match behind.or_else(skipped) {
+                Some(next) => self.next.set(next),
+                None => return self.subtree.forget(next),
+            }
+        }
     }
 
     /// How many elements there are in the subtree, as far as they have been counted.
@@ -190,7 +223,10 @@ pub(super) fn counted(rt: Rt, reductions: &Reductions, phase: u32, elements: u64
     counting.counted.set(phase + 1);
     match phase {
         0 => counting.subtree.begin(total),
-        _ => counting.subtree.join(from, total),
+        _ => {
+            counting.subtree.join(from, total);
+            counting.forget();
+        }
     }
     match place.parent {
         Some(parent) => send(rt, parent, tag::COUNTED, reductions, (phase, total)),
@@ -223,8 +259,74 @@ pub(super) fn departed(rt: Rt, reductions: &Reductions, from: u64) {
     if counting.phases.get() == 0 {
         return; // `count` tells it
     }
+    counting.forget();
     if let Some(parent) = reductions.place(rt).parent {
         send_departure(rt, parent, reductions, from);
     }
     advance_from(rt, reductions, from);
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::prelude::*;
+    use crate::runtime::current;
+    use crate::testing::{SimOptions, simulate};
+
+    struct Cell;
+
+    #[crate::chare(index = u64)]
+    impl Cell {
+        #[init]
+        fn new() -> Self {
+            Self
+        }
+        #[entry]
+        fn total(&self, cx: &mut Cx<Self>, words: usize, to: Promise<Vec<u64>>) {
+            cx.contribute(vec![cx.index(); words], reduce::sum, to);
+        }
+        #[entry]
+        fn leave(&self, cx: &mut Cx<Self>) {
+            cx.destroy();
+        }
+        #[entry]
+        fn kept(&self, cx: &mut Cx<Self>) -> usize {
+            let _ = cx;
+            let all = current().collections.borrow();
+            all.values().map(|all| all.common().reductions.counting.subtree.kept()).max().unwrap_or(0)
+        }
+    }
+
+    #[test]
+    fn an_array_that_grows_and_shrinks_for_ever_keeps_little_of_its_past() {
+        for seed in 0..40 {
+            let options = SimOptions::new([2, 3, 5, 8][seed % 4], seed as u64);
+            let end = simulate(&options, |job| async move {
+                let cells = job.sparse::<Cell>();
+                for phase in 0..60u64 {
+                    let at = u32::try_from(phase * 7 % u64::from(job.pes())).unwrap();
+                    cells.insert_on(Pe(at), phase, ());
+                    cells.done_inserting().await;
+                    // Some reductions go in pieces, and two are under way at once.
+                    let words = if phase % 5 == 3 { 9_000 } else { 1 };
+                    let living = phase.saturating_sub(3)..=phase;
+                    let sums: Vec<_> = (0..2)
+                        .map(|_| {
+                            let (promise, sum) = job.promise();
+                            cells.all().total(words, promise);
+                            sum
+                        })
+                        .collect();
+                    for sum in sums {
+                        assert_eq!(sum.await, vec![living.clone().sum::<u64>(); words]);
+                    }
+                    if phase >= 3 {
+                        cells.at(phase - 3).leave().done().await;
+                    }
+                }
+                let kept = cells.all().kept().call().await;
+                assert!(kept.iter().all(|kept| *kept <= 12), "{kept:?}");
+            });
+            assert_eq!(end.unwrap(), 0, "{options:?}");
+        }
+    }
 }

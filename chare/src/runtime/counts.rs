@@ -8,9 +8,14 @@ use std::cell::{Cell, RefCell};
 pub(super) struct Count {
     /// `None` until they have been counted.
     first: Cell<Option<u64>>,
-    /// By rising numbers of reductions, each once.
+    /// By rising numbers of reductions, each once. What came before all that are open is in `first`.
     changes: RefCell<Vec<Change>>,
+    /// The number of the last change.
+    bound: Cell<u64>,
 }
+
+/// So many changes are kept without a look whether they are still needed.
+const KEPT: usize = 8;
 
 #[derive(Clone, Copy)]
 struct Change {
@@ -44,6 +49,21 @@ impl Count {
             at
         });
         f(&mut changes[at]);
+        self.bound.set(self.bound.get().max(from));
+    }
+
+    /// Nobody will ask for a reduction below `number`.
+    pub(super) fn forget(&self, number: u64) {
+        let mut changes = self.changes.borrow_mut();
+        let Some(first) = self.first.get().filter(|_| changes.len() > KEPT) else { return };
+        let past = changes.partition_point(|change| change.from <= number);
+        let change = |count: u64, change: Change| (count + change.joined).saturating_sub(change.departed);
+        self.first.set(Some(changes.drain(..past).fold(first, change)));
+    }
+
+    /// The first reduction after `number` that has another count.
+    pub(super) fn next_change(&self, number: u64) -> Option<u64> {
+        self.changes.borrow().iter().map(|change| change.from).find(|from| *from > number)
     }
 
     /// How many contribute to reduction `number`.
@@ -61,7 +81,7 @@ impl Count {
 
     /// No element that came or went has contributed to a reduction of this number, or of a greater one.
     pub(super) fn bound(&self) -> u64 {
-        self.changes.borrow().last().map_or(0, |change| change.from)
+        self.bound.get()
     }
 
     /// For each that has gone, the first reduction that does not expect it.
@@ -71,9 +91,16 @@ impl Count {
         self.changes.borrow().iter().flat_map(repeated).collect()
     }
 
+    /// How many changes are remembered.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.changes.borrow().len()
+    }
+
     /// As of a new collection.
     pub(super) fn renew(&self) {
         self.first.set(None);
+        self.bound.set(0);
         self.changes.take();
     }
 }
@@ -95,6 +122,12 @@ mod tests {
         let at = [0, 2, 3, 6, 7, 8, 9, u64::MAX].map(|number| count.at(number).unwrap());
         assert_eq!(at, [10, 10, 8, 8, 12, 12, 13, 13]);
         assert_eq!((count.departures(), count.bound()), (vec![3, 3, 9], 9));
+        (0..KEPT as u64).for_each(|i| count.join(20 + i, 1));
+        assert_eq!((count.next_change(3), count.next_change(27)), (Some(7), None));
+        count.forget(9);
+        assert_eq!(count.changes.borrow().len(), KEPT);
+        assert_eq!([9, 19, 20, 27].map(|number| count.at(number).unwrap()), [13, 13, 14, 21]);
+        assert_eq!(count.bound(), 27);
         count.renew();
         assert!(count.at(0).is_none() && count.departures().is_empty());
     }

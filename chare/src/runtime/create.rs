@@ -16,13 +16,13 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::{Incoming, Tag};
 use serde::{Deserialize, Serialize};
 
-use super::collection::{AnyCollection, CollectionId, Members, misplaced};
+use super::collection::{AnyCollection, CollectionId, Members, key, misplaced};
 use super::execute::guard;
 use super::exit::Failure;
 use super::gone::{self, Likeness};
 use super::post::{self, owners};
 use super::shared::{self, Opened};
-use super::{Rt, counting, location, newcomers, section, tree};
+use super::{Rt, census, counting, location, newcomers, section, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
@@ -294,6 +294,7 @@ pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: 
     assert!(matches!(members.shape, Shape::Sparse), "{} is not a sparse array: {}", T::NAME, members.extent_text());
     members.inserted.one_begun();
     let to = pe.unwrap_or_else(|| members.home(rt, &index));
+    census::tell_seen(rt, members, to);
     send_new::<T>(rt, to, tag::INSERT, id, index, init);
 }
 
@@ -342,6 +343,9 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
         }
     };
     drop(msg);
+    if matches!(members.shape, Shape::Sparse) {
+        members.casts.meet(Pe(header.source), &|| key(&index));
+    }
     make(rt, members, index, init);
     if matches!(members.shape, Shape::Sparse) {
         members.inserted.one_made();
@@ -375,6 +379,7 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
         return;
     }
     location::announce(rt, members, element.index, false);
+    members.casts.part(&|| key(&element.index));
     match element.contributed.get() {
         newcomers::UNKNOWN => members.inserted.newcomers.remove(&**element),
         contributed => counting::depart(rt, &members.reductions, contributed),

@@ -31,6 +31,11 @@ impl Intervals {
         }
     }
 
+    /// Takes the run that begins with this number; gives the number behind it.
+    pub(super) fn take_run(&mut self, first: u64) -> Option<u64> {
+        self.runs.remove(&first)
+    }
+
     /// How many runs there are.
     #[cfg(test)]
     pub(super) fn runs(&self) -> usize {
@@ -53,5 +58,6 @@ mod tests {
         set.insert(2);
         assert_eq!(set.runs(), 2);
         assert!(set.contains(2) && !set.contains(6));
+        assert_eq!((set.take_run(0), set.take_run(0), set.take_run(9), set.runs()), (Some(6), None, Some(10), 0));
     }
 }

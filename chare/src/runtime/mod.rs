@@ -15,6 +15,7 @@ mod absent;
 mod broadcast;
 mod by_number;
 mod calls;
+mod casts;
 mod census;
 mod collection;
 mod counting;

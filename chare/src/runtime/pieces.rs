@@ -451,6 +451,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64, at: u64) {
         let label = Label { number, shape, at, count, route, merger, last: parent.is_none() };
         open.gone += piece.own.as_ref().or(piece.below.first().map(|part| &**part)).map_or(0, |part| part.len() as u64);
         if open.gone >= shape.len && (parent.is_some() || piece.own.is_none()) {
+            reductions.counting.has_left(number);
             all.remove(&number);
         }
         (piece, label)
@@ -488,6 +489,7 @@ fn complete(rt: Rt, reductions: &Reductions, label: &Label, own: RegBuf) {
         if open.gone < len {
             return;
         }
+        reductions.counting.has_left(number);
         all.remove(&number)
     };
     let Some(Open { complete, merge: Some(merge), route: Some(route), .. }) = open else { return };

@@ -271,6 +271,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
         return;
     }
     let Some(mut pending) = reductions.pending.borrow_mut().remove(number) else { return };
+    reductions.counting.has_left(number);
     let here = rt.sched.pe();
     if let Some(own) = &mut pending.here
         && pending.below.drain(..).any(|part| own.merge(part).is_err())

@@ -11,7 +11,7 @@ use super::collection::CollectionId;
 use super::exit::Failure;
 use super::post::reply_tagged;
 use super::reduction::{Reductions, send};
-use super::{Rt, broadcast, shared};
+use super::{Rt, broadcast, casts, shared};
 use crate::Arguments;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Route, Sink};
@@ -85,6 +85,7 @@ fn call_sink<O: Arguments>(
     drop(value);
     if to_all {
         let to = broadcast::entrance(rt, CollectionId(header.collection));
+        casts::post(rt, CollectionId(header.collection));
         shared::send(rt, to, tag::BROADCAST, header, &bytes, beside);
     } else {
         let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));

@@ -45,6 +45,12 @@ impl Cell {
         }
         sums
     }
+    /// One more of each, somewhere.
+    #[entry]
+    fn double(&self, cx: &mut Cx<Self>, level: i64) {
+        let at = u32::try_from(cx.index() * 7 + level).unwrap() % cx.job().pes();
+        cx.collection().insert_on(Pe(at), cx.index() + (1 << level), ());
+    }
     #[entry]
     fn part(&self, cx: &mut Cx<Self>, section: Collection<Cell>, to: Promise<i64>) {
         cx.contribute_in(&section, cx.index(), reduce::sum, to);
@@ -293,6 +299,29 @@ fn who_closes_need_not_wait_for_it_to_call_all_to_make_a_section_or_to_destroy_i
         let there = cells.all().who().call();
         cells.destroy();
         assert_eq!(there.await.len(), 30);
+    });
+}
+
+#[test]
+fn elements_that_are_inserted_because_of_a_broadcast_do_not_get_it() {
+    simulated(150, |job| async move {
+        let cells = job.sparse::<Cell>();
+        cells.insert(0, ());
+        cells.done_inserting().await;
+        for level in 0..6 {
+            cells.all().double(level);
+            if level % 2 == 0 {
+                job.quiescence().await;
+                cells.done_inserting().await;
+            } else {
+                cells.insert(1000 + level, ()); // not doubled: it comes after
+                job.quiescence().await;
+                cells.at(1000 + level).leave().done().await;
+                cells.done_inserting().await;
+            }
+            assert_eq!(cells.all().who().call().await.len(), 2 << level);
+            assert_eq!(total(&job, cells).await, (0..2 << level).sum::<i64>());
+        }
     });
 }
 

@@ -1,0 +1,180 @@
+//! Which calls of all elements a new element of a sparse array is spared: those that came before it.
+//!
+//! A broadcast may still be on its way to a PE when an element is inserted there by somebody who has seen it already: a chare that was told by it to
+//! insert, or its caller. So each PE numbers the broadcasts of which it is the root, and each counts those that have come, by root. Who inserts tells
+//! the element's PE, before the insertion, which it has seen (once for all elements until it has seen others). Those are not given to the element.
+//!
+//! Before an array is closed for the first time broadcasts wait, and there is nothing to tell.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashSet};
+
+use charm4rs_transport::Pe;
+use hashbrown::HashMap;
+
+use super::Rt;
+use super::collection::{CollectionId, Common, Key};
+
+type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
+
+/// Of each root, the number behind the last broadcast that was seen.
+pub(super) type Seen = Vec<(Pe, u64)>;
+
+/// See the module's text.
+#[derive(Default)]
+pub(super) struct Casts {
+    /// Broadcasts of this PE's that were sent, and that have begun.
+    posted: Cell<u64>,
+    begun: Cell<u64>,
+    /// By root.
+    come: RefCell<BTreeMap<Pe, Come>>,
+    /// Grows with each that was posted, or has come.
+    news: Cell<u64>,
+    /// What of the news each PE has been told.
+    told: Map<Pe, u64>,
+    /// What those who insert here have seen.
+    seen: Map<Pe, Seen>,
+    /// Elements that are spared what is still to come.
+    spared: Map<Key, Seen>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Come {
+    count: u64,
+    /// The number behind the greatest.
+    until: u64,
+}
+
+impl Come {
+    /// Whether all below have come.
+    fn has(self, until: u64) -> bool {
+        self.count == self.until && self.until >= until
+    }
+}
+
+impl Casts {
+    /// A broadcast of this PE's is sent.
+    pub(super) fn post(&self) {
+        self.posted.set(self.posted.get() + 1);
+        self.news.set(self.news.get() + 1);
+    }
+
+    /// One of them begins; gives its number.
+    pub(super) fn begin(&self) -> u64 {
+        self.begun.set(self.begun.get() + 1);
+        self.begun.get() - 1
+    }
+
+    /// A broadcast has come. Gives the elements that it is not for.
+    pub(super) fn come(&self, root: Pe, number: u64) -> HashSet<Key> {
+        self.news.set(self.news.get() + 1);
+        {
+            let mut all = self.come.borrow_mut();
+            let come = all.entry(root).or_default();
+            come.count = come.count.saturating_add(1);
+            come.until = come.until.max(number.saturating_add(1));
+        }
+        let mut spared = self.spared.borrow_mut();
+        if spared.is_empty() {
+            return HashSet::new();
+        }
+        let is_before = |seen: &Seen| seen.iter().any(|(of, until)| *of == root && number < *until);
+        let not_for = spared.iter().filter(|(_, seen)| is_before(seen)).map(|(element, _)| element.clone()).collect();
+        spared.retain(|_, seen| {
+            seen.retain(|(of, until)| !self.has_come(*of, *until));
+            !seen.is_empty()
+        });
+        not_for
+    }
+
+    fn has_come(&self, root: Pe, until: u64) -> bool {
+        self.come.borrow().get(&root).copied().unwrap_or_default().has(until)
+    }
+
+    /// What an insertion's PE is to be told before it, if it does not know.
+    pub(super) fn to_tell(&self, here: Pe, to: Pe) -> Option<Seen> {
+        let news = self.news.get();
+        if news == 0 || self.told.borrow_mut().insert(to, news) == Some(news) {
+            return None;
+        }
+        let own = (here, self.posted.get().max(self.begun.get()));
+        let others = self.come.borrow();
+        let others = others.iter().map(|(root, come)| (*root, come.until)).filter(|(root, _)| *root != here);
+        Some(others.chain([own]).collect())
+    }
+
+    /// Somebody tells what they have seen.
+    pub(super) fn told(&self, by: Pe, seen: Seen) {
+        self.seen.borrow_mut().insert(by, seen);
+    }
+
+    /// An element is inserted here.
+    pub(super) fn meet(&self, by: Pe, element: &dyn Fn() -> Key) {
+        let seen = self.seen.borrow();
+        let Some(seen) = seen.get(&by) else { return };
+        let missing: Seen = seen.iter().copied().filter(|&(root, until)| !self.has_come(root, until)).collect();
+        if !missing.is_empty() {
+            self.spared.borrow_mut().insert(element(), missing);
+        }
+    }
+
+    /// One is gone.
+    pub(super) fn part(&self, element: &dyn Fn() -> Key) {
+        let mut spared = self.spared.borrow_mut();
+        if !spared.is_empty() {
+            spared.remove(&element());
+        }
+    }
+
+    /// As of a new array.
+    pub(super) fn renew(&self) {
+        self.posted.set(0);
+        self.begun.set(0);
+        self.come.take();
+        self.news.set(0);
+        self.told.take();
+        self.seen.take();
+        self.spared.take();
+    }
+}
+
+/// A call of all elements of a collection is sent from here.
+pub(super) fn post(rt: Rt, id: CollectionId) {
+    if let Some(members) = rt.any_collection(id)
+        && members.common().sparse
+    {
+        members.common().casts.post();
+    }
+}
+
+/// What an element's PE is to know before it is inserted.
+pub(super) fn to_tell(rt: Rt, members: &Common, to: Pe) -> Option<Seen> {
+    if members.complete.get() { members.casts.to_tell(rt.sched.pe(), to) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_element_is_spared_what_its_inserter_has_seen_and_its_own_pe_has_not() {
+        let (here, there) = (Casts::default(), Casts::default());
+        let [me, other, third] = [Pe(0), Pe(1), Pe(2)];
+        assert_eq!(here.to_tell(me, other), None);
+        here.post();
+        assert!(here.come(third, 0).is_empty() && here.come(third, 1).is_empty());
+        let seen = here.to_tell(me, other).unwrap();
+        assert_eq!((seen.clone(), here.to_tell(me, other)), (vec![(third, 2), (me, 1)], None));
+        there.told(me, seen);
+        there.come(third, 0);
+        there.meet(me, &|| vec![7]);
+        let seven = HashSet::from([vec![7]]);
+        assert_eq!(there.come(third, 1), seven);
+        assert!(there.come(third, 2).is_empty());
+        assert_eq!(there.come(me, here.begin()), seven);
+        assert!(there.come(me, here.begin()).is_empty() && there.spared.borrow().is_empty());
+        // What has come is nothing to be spared.
+        there.meet(me, &|| vec![8]);
+        assert!(there.spared.borrow().is_empty());
+    }
+}
