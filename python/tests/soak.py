@@ -123,13 +123,36 @@ def come_and_go(others):
     one.ckDestroy()
 
 
+class Phases:
+    """An array that grows at one end and shrinks at the other."""
+
+    def __init__(self):
+        self.cells = Array(Worker, ndims=1)
+        self.first = self.behind = 0
+
+    def one_more(self):
+        for _ in range(3):
+            self.cells.ckInsert(self.behind, onPE=self.behind * 7 % charm.numPes())
+            self.behind += 1
+        self.cells.ckDoneInserting()
+        total = Future()
+        self.cells.sum(total)
+        assert total.get() == sum(range(self.first, self.behind))
+        assert self.cells[self.behind - 1].add(1, b"12", ret=True).get() == 3
+        while self.behind - self.first > 9:
+            self.cells[self.first].ckDestroy()
+            self.first += 1
+        charm.waitQD()
+
+
 def main(args):
     seconds = float(args[1]) if len(args) > 1 else 600
     workers, watchers = Array(Worker, 8), Group(Watcher)
     workers.exchange(5, awaitable=True).get()
-    begun, rounds, seen = time.time(), 0, []
+    begun, rounds, seen, phases = time.time(), 0, [], Phases()
     while time.time() - begun < seconds:
         one_round(workers)
+        phases.one_more()
         rounds += 1
         if time.time() - begun > seconds / 10 * (len(seen) + 1):
             seen.append(watchers.resident(ret=True).get())
