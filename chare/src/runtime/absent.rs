@@ -15,14 +15,22 @@ pub(super) struct Absent {
     calls: RefCell<HashMap<Key, Calls, foldhash::fast::FixedState>>,
     /// What is delivered is for elements that will not come.
     gives_up: Cell<bool>,
+    /// How many rounds of censuses have asked this PE.
+    rounds: Cell<u64>,
 }
 
+#[derive(Default)]
 struct Calls {
-    all: Vec<Incoming>,
-    /// How many of them were here at the last note, and at the one before.
-    noted: [usize; 2],
+    /// In the order in which they came, each with how many rounds there had been.
+    all: Vec<(u64, Incoming)>,
     /// Somebody has been asked where the element is, and will answer.
     asked: bool,
+}
+
+impl Calls {
+    fn messages(self) -> impl Iterator<Item = Incoming> {
+        self.all.into_iter().map(|(_, msg)| msg)
+    }
 }
 
 impl Absent {
@@ -32,35 +40,38 @@ impl Absent {
 
     pub(super) fn add(&self, element: Key, msg: Incoming, asked: bool) {
         let mut calls = self.calls.borrow_mut();
-        let calls = calls.entry(element).or_insert_with(|| Calls { all: Vec::new(), noted: [0, 0], asked });
-        calls.all.push(msg);
+        let calls = calls.entry(element).or_default();
+        calls.all.push((self.rounds.get(), msg));
         calls.asked = asked;
     }
 
     /// Takes those for one element.
     pub(super) fn take(&self, element: &Key) -> Vec<Incoming> {
-        self.calls.borrow_mut().remove(element).map(|calls| calls.all).unwrap_or_default()
+        let calls = self.calls.borrow_mut().remove(element);
+        calls.into_iter().flat_map(Calls::messages).collect()
     }
 
     pub(super) fn take_all(&self) -> Vec<Incoming> {
-        self.calls.take().into_values().flat_map(|calls| calls.all).collect()
+        self.calls.take().into_values().flat_map(Calls::messages).collect()
     }
 
-    /// Notes which are here.
-    pub(super) fn note(&self) {
-        for calls in self.calls.borrow_mut().values_mut() {
-            calls.noted = [calls.all.len(), calls.noted[0]];
-        }
+    /// A round asks this PE.
+    pub(super) fn ask(&self) {
+        self.rounds.set(self.rounds.get() + 1);
     }
 
-    /// Takes those that were here at the last note but one, except for elements that somebody has been asked for.
-    fn take_noted(&self) -> Vec<Incoming> {
+    /// How many have.
+    pub(super) fn rounds(&self) -> u64 {
+        self.rounds.get()
+    }
+
+    /// Takes those that came before the round before this one, except for elements that somebody has been asked for.
+    fn take_before(&self, round: u64) -> Vec<Incoming> {
         let mut taken = Vec::new();
         self.calls.borrow_mut().retain(|_, calls| {
-            let [last, before] = calls.noted;
             if !calls.asked {
-                taken.extend(calls.all.drain(..before));
-                calls.noted = [last - before, 0];
+                let before = calls.all.partition_point(|(rounds, _)| rounds.saturating_add(2) <= round);
+                taken.extend(calls.all.drain(..before).map(|(_, msg)| msg));
             }
             !calls.all.is_empty()
         });
@@ -92,13 +103,18 @@ impl Absent {
         deliver(rt, self.take_all());
     }
 
-    /// No insertion is on its way that was begun before the last note but one: what was here then, and is for elements that are not, waits for nothing, and
+    /// A census has settled with this round: what had come before the round before it, and is for elements that are not there, waits for nothing, and
     /// fails. Says whether others wait.
-    pub(super) fn give_up(&self, rt: Rt) -> bool {
+    pub(super) fn give_up(&self, rt: Rt, round: u64) -> bool {
         self.gives_up.set(true);
-        deliver(rt, self.take_noted());
+        deliver(rt, self.take_before(round));
         self.gives_up.set(false);
         self.is_any()
+    }
+
+    /// As of a new collection. What waits was taken before.
+    pub(super) fn renew(&self) {
+        self.rounds.set(0);
     }
 }
 
@@ -126,26 +142,26 @@ mod tests {
     }
 
     #[test]
-    fn those_are_given_up_that_were_here_at_two_notes_and_have_not_been_taken_since() {
+    fn those_are_given_up_that_came_before_the_last_two_rounds_of_a_verdict_whenever_that_arrives() {
         let (absent, [seven, eight, nine]) = (Absent::default(), [7, 8, 9].map(|element| vec![element]));
-        let noted = || numbers(&absent.take_noted());
+        let before = |round| numbers(&absent.take_before(round));
         absent.add(seven.clone(), call(1), false);
         absent.add(nine.clone(), call(9), true);
-        absent.note();
+        absent.ask();
         absent.add(seven.clone(), call(2), false);
         absent.add(eight, call(3), false);
-        absent.note();
+        absent.ask();
         absent.add(seven.clone(), call(4), false);
-        assert_eq!(noted(), [1]);
-        assert_eq!(noted(), []);
-        absent.note();
-        assert_eq!(noted(), [2, 3]);
+        // Two more rounds, of the next census, come before the verdict of the first.
+        absent.ask();
+        absent.ask();
+        assert_eq!((before(1), before(2)), (vec![], vec![1]));
+        assert_eq!(before(2), []);
+        assert_eq!(before(3), [2, 3]);
         assert_eq!(numbers(&absent.take(&seven)), [4]);
         assert!(!absent.is_any(), "of the ninth it will be told");
-        absent.note();
         absent.add(seven.clone(), call(5), false);
-        absent.note();
-        assert_eq!(noted(), [], "it was not here at the note before");
+        assert_eq!((before(5), absent.rounds()), (vec![], 4));
         assert!(absent.is_any() && absent.counts().contains(&(seven, 1)));
         assert_eq!((numbers(&absent.take(&nine)), numbers(&absent.take_all())), (vec![9], vec![5]));
         assert!(absent.is_empty());

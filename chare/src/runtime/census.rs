@@ -10,9 +10,11 @@
 //! has the greatest of these numbers, which is the first reduction of the new elements. Only those take part that a PE has answered for: others
 //! ([`super::newcomers`]) may be of insertions that were begun later.
 //!
+//! *An insertion is made* when its element's home knows of it, which is told by the element's PE where that is another one.
+//!
 //! *Calls of elements that are not there* wait at their homes, since an insertion may be on its way. Once the array has been closed, the home asks for a
-//! census, too, for which nothing is held. Calls that it had when the last round but one asked it wait in vain if the census settles, and fail then: an insertion that
-//! was begun before one of them was made would have been counted by the last round.
+//! census, too, for which nothing is held. The verdict has the number of its last round. Calls that came before the home was asked in the round before that
+//! one wait in vain, and fail: an insertion that was begun before one of them was made would have been counted by the last round, and have been there.
 
 use std::cell::{Cell, RefCell};
 
@@ -147,7 +149,10 @@ enum Step {
         from: u64,
     },
     /// To who has probed: none was on its way.
-    Settled,
+    Settled {
+        /// The number of its last round.
+        round: u64,
+    },
     /// To the PE of an element that will be inserted: broadcasts that it is to be spared.
     Seen(Seen),
     /// To the root: somebody waits for the end of a phase, or asks for the number of elements.
@@ -174,7 +179,7 @@ pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
             Err(error) => send_failure(rt, to, error),
         }
         // It may serve another collection now.
-        if members.common().id() == id {
+        if members.common().id() == id && closing.get() > 0 {
             closing.set(closing.get() - 1);
             if closing.get() == 0 {
                 rt.release(id);
@@ -263,9 +268,9 @@ pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incom
             rt.violation(msg.from, "elements that join an open array, or a reduction that cannot be", from)
         }
         Step::Seen(seen) => own_casts.told(msg.from, seen),
-        Step::Settled => {
+        Step::Settled { round } => {
             own.probes.set(false);
-            if members.absent.give_up(rt) {
+            if members.absent.give_up(rt, round) {
                 probe(rt, members);
             }
         }
@@ -311,7 +316,7 @@ fn ask(rt: Rt, all: &dyn AnyCollection, creator: Pe, closes: bool) {
     }
     children.into_iter().for_each(|child| send(rt, child, &header, &Step::Ask { closes }));
     own.asked.set(true);
-    members.absent.note();
+    members.absent.ask();
     let mut bound = 0;
     if closes {
         own.newcomers.answer();
@@ -373,6 +378,7 @@ fn settle(rt: Rt, members: &Common, creator: Pe, sum: Sum) {
     for asker in askers {
         send(rt, root, &header.with_reply(asker), &Step::Tell { phase });
     }
-    probers.into_iter().for_each(|pe| send(rt, pe, &header, &Step::Settled));
+    let round = members.absent.rounds();
+    probers.into_iter().for_each(|pe| send(rt, pe, &header, &Step::Settled { round }));
     begin(rt, members);
 }

@@ -144,6 +144,7 @@ impl Common {
     pub(super) fn renew(&self, id: CollectionId) -> Vec<FutureId> {
         self.id.set(id);
         self.complete.set(false);
+        self.absent.renew();
         let mut waiting = self.reductions.renew(id);
         waiting.extend(self.inserted.renew());
         self.casts.renew();

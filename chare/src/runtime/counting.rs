@@ -116,9 +116,10 @@ impl Counting {
         }
     }
 
-    /// Forgets what elements came and went before all reductions that have not left this PE.
+    /// Forgets what elements came and went before all reductions that have not left this PE. Not while something is held: who has gone may be heard of
+    /// before who has joined.
     fn forget(&self) {
-        loop {
+        while self.held.get() == NONE {
             let next = self.next.get();
             let behind = self.others.borrow_mut().take_run(next);
             // Of what nobody contributes to nothing leaves.
@@ -223,10 +224,7 @@ pub(super) fn counted(rt: Rt, reductions: &Reductions, phase: u32, elements: u64
     counting.counted.set(phase + 1);
     match phase {
         0 => counting.subtree.begin(total),
-        _ => {
-            counting.subtree.join(from, total);
-            counting.forget();
-        }
+        _ => counting.subtree.join(from, total),
     }
     match place.parent {
         Some(parent) => send(rt, parent, tag::COUNTED, reductions, (phase, total)),
@@ -239,6 +237,7 @@ pub(super) fn counted(rt: Rt, reductions: &Reductions, phase: u32, elements: u64
         advance_from(rt, reductions, 0);
     }
     hold(rt, reductions);
+    counting.forget();
 }
 
 /// An element of this PE is gone, after `contributed` contributions.

@@ -292,10 +292,10 @@ pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: 
         return rt.sched_later(move || insert::<T>(super::current(), id, index, init, pe));
     };
     assert!(matches!(members.shape, Shape::Sparse), "{} is not a sparse array: {}", T::NAME, members.extent_text());
-    members.inserted.one_begun();
     let to = pe.unwrap_or_else(|| members.home(rt, &index));
     census::tell_seen(rt, members, to);
     send_new::<T>(rt, to, tag::INSERT, id, index, init);
+    members.inserted.one_begun();
 }
 
 fn send_new<T: Chare>(rt: Rt, to: Pe, tag: Tag, id: CollectionId, index: T::Index, init: T::Init) {
@@ -348,7 +348,9 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
     }
     make(rt, members, index, init);
     if matches!(members.shape, Shape::Sparse) {
-        members.inserted.one_made();
+        if members.home(rt, &index) == rt.sched.pe() {
+            members.inserted.one_made();
+        }
         location::announce(rt, members, index, true);
     }
     if let Some(solo) = T::naming().solo {

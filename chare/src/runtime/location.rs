@@ -71,8 +71,12 @@ pub(super) fn told<T: Chare>(rt: Rt, members: &Members<T>, msg: Incoming) {
         return rt.violation(from, "a location that cannot be read", msg.msg.len() as u64);
     };
     match step {
-        Step::Lives => members.learn(rt, index, Place::At(from)),
-        Step::Gone => members.learn(rt, index, Place::Gone),
+        Step::Lives => {
+            members.inserted.one_made();
+            members.learn(rt, index, Place::At(from));
+        }
+        Step::Gone if members.place(&index) == Some(Place::At(from)) => members.learn(rt, index, Place::Gone),
+        Step::Gone => {}
         Step::Hint => ask(rt, members, index, from),
         Step::Marker(asker) if asker.0 >= rt.sched.pes() => {
             rt.violation(from, "a question of a PE that does not exist", u64::from(asker.0));

@@ -4,8 +4,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::Rt;
 use super::reduction::Reductions;
+use super::{Rt, counting};
 use crate::cx::AnyElement;
 
 /// The number of contributions of an element that does not know its first reduction.
@@ -25,13 +25,15 @@ pub(super) struct Newcomers {
 struct Newcomer {
     element: Rc<dyn AnyElement>,
     parts: Vec<Part>,
+    /// It has been destroyed since it contributed, and takes part with that.
+    gone: bool,
 }
 
 impl Newcomers {
     #[cold]
     pub(super) fn add(&self, element: Rc<dyn AnyElement>) {
         element.base().contributed.set(UNKNOWN);
-        self.all.borrow_mut().push(Newcomer { element, parts: Vec::new() });
+        self.all.borrow_mut().push(Newcomer { element, parts: Vec::new(), gone: false });
     }
 
     /// One of them contributes.
@@ -49,16 +51,20 @@ impl Newcomers {
         let removed = {
             let mut all = self.all.borrow_mut();
             let at = all.iter().position(|newcomer| std::ptr::eq(newcomer.element.base(), element.base()));
-            at.map(|at| {
+            at.and_then(|at| {
+                if !all[at].parts.is_empty() {
+                    all[at].gone = true;
+                    return None;
+                }
                 self.answered.set(self.answered.get() - usize::from(at < self.answered.get()));
-                all.remove(at)
+                Some(all.remove(at))
             })
         };
         drop(removed); // what it has contributed is the user's
     }
 
     pub(super) fn count(&self) -> u64 {
-        self.all.borrow().len() as u64
+        self.all.borrow().iter().filter(|one| !one.gone).count() as u64
     }
 
     /// The PE answers for those that are here now.
@@ -73,8 +79,12 @@ impl Newcomers {
             newcomer.element.base().contributed.set(first + newcomer.parts.len() as u64);
         }
         let give = move |rt: Rt, reductions: &'static Reductions, joined: Vec<Newcomer>| {
-            for Newcomer { parts, .. } in joined {
+            for Newcomer { parts, gone, .. } in joined {
+                let end = first + parts.len() as u64;
                 (first..).zip(parts).for_each(|(number, part)| part(rt, reductions, number));
+                if gone {
+                    counting::depart(rt, reductions, end);
+                }
             }
         };
         (joined.len() as u64, move |rt: Rt, reductions: &'static Reductions| give(rt, reductions, joined))

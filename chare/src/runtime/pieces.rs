@@ -30,7 +30,7 @@ use charm4rs_transport::{Pe, RegBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Rt;
-use super::reduction::{Merger, Reductions, end_in_order};
+use super::reduction::{Merger, Reductions, end_in_order, end_ready};
 use super::results::deliver;
 use super::shared::{self, Opened};
 use super::unlike::unlike;
@@ -462,6 +462,9 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64, at: u64) {
             let parts = own.map_or(piece.below, |own| vec![Arc::new(own)]);
             let to = parent.or(label.merger.map(|merger| merger.pe)).expect("whoever gave a part can merge");
             send(rt, reductions, to, tag::PIECE, &label, parts);
+            if parent.is_none() {
+                end_ready(rt, reductions);
+            }
         }
     }
 }

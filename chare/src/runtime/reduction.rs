@@ -9,7 +9,8 @@
 //!
 //! *Order.* Each element numbers its own contributions, so all see the reductions of a collection in one order. Messages with
 //! payloads may overtake each other on a network; so the root ends a reduction only when none of a smaller number is
-//! open there (an element of its own that contributed to this one has contributed to those).
+//! open there (an element of its own that contributed to this one has contributed to those, or has joined after them: then theirs of
+//! which it has heard are waited for).
 //!
 //! *Results for every contributor*, if they are small, mostly go no way up and down: see [`super::exchange`].
 //!
@@ -288,7 +289,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
             return end_in_order(rt, reductions, number, end);
         }
         // All elements are gone: nobody contributed.
-        (None, _, None) => return,
+        (None, _, None) => return end_ready(rt, reductions),
         (_, Some(mut own), _) => {
             match own.pack() {
                 Ok(own) => parts.push(own),
@@ -301,6 +302,9 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     let to = parent.or_else(|| merger.map(|merger| merger.pe)).expect("whoever packed a part can merge");
     let partial = Partial { number, count, route, parts, merger, last: parent.is_none() };
     send(rt, to, tag::PARTIAL, reductions, partial);
+    if parent.is_none() {
+        end_ready(rt, reductions);
+    }
 }
 
 /// Advances all that may be complete now.
@@ -312,19 +316,20 @@ pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
 
 /// At the root: ends a reduction, and those that waited for it, unless one of a smaller number is open.
 pub(super) fn end_in_order(rt: Rt, reductions: &Reductions, number: u64, end: impl FnOnce(Rt, &Reductions) + 'static) {
-    let first_open = || {
-        let whole = reductions.pending.borrow().first();
-        whole.into_iter().chain(reductions.pieces.first()).min().unwrap_or(u64::MAX)
-    };
-    if number < first_open() && reductions.ready.borrow().is_empty() {
+    if number < reductions.first_open() && reductions.ready.borrow().is_empty() {
         return end(rt, reductions);
     }
     reductions.ready.borrow_mut().insert(number, Box::new(end));
+    end_ready(rt, reductions);
+}
+
+/// At the root: ends those that wait for no other any more, whichever way that has gone.
+pub(super) fn end_ready(rt: Rt, reductions: &Reductions) {
     loop {
         let end = {
             let mut ready = reductions.ready.borrow_mut();
             match ready.first_entry() {
-                Some(first) if *first.key() < first_open() => first.remove(),
+                Some(first) if *first.key() < reductions.first_open() => first.remove(),
                 _ => return,
             }
         };
@@ -333,6 +338,12 @@ pub(super) fn end_in_order(rt: Rt, reductions: &Reductions, number: u64, end: im
 }
 
 impl Reductions {
+    /// The least number of a reduction that is open here.
+    fn first_open(&self) -> u64 {
+        let whole = self.pending.borrow().first();
+        whole.into_iter().chain(self.pieces.first()).min().unwrap_or(u64::MAX)
+    }
+
     /// Keeps a reducer for parts that a root cannot merge; returns its number.
     fn keep(&self, reducer: Box<dyn Part>) -> u32 {
         let mut reducers = self.reducers.borrow_mut();

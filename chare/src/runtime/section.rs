@@ -195,9 +195,9 @@ fn locate(rt: Rt, header: &Header, whole: &dyn AnyCollection, indices: &[Key]) -
     for index in indices {
         let look = whole.look(rt, index)?;
         places.push(match look.place {
+            _ if look.is_here => rt.sched.pe(),
             Some(Place::At(pe)) => pe,
             Some(Place::Gone | Place::Asked) => rt.sched.pe(),
-            None if look.is_here => rt.sched.pe(),
             None => {
                 missing(rt, whole, index);
                 return Some(());

@@ -11,6 +11,7 @@ mod drops;
 mod failures;
 mod futures;
 mod jobs;
+mod joining;
 mod landings;
 mod large;
 mod locations;
