@@ -4,7 +4,9 @@ use std::sync::Mutex;
 
 use charm4rs::Payload;
 use charm4rs_python_form::Form;
-use numpy::npyffi::{NPY_ARRAY_CARRAY, NPY_ARRAY_FARRAY, NPY_TYPES, NpyTypes, PY_ARRAY_API, get_type_object, npy_intp};
+use numpy::npyffi::{
+    NPY_ARRAY_CARRAY, NPY_ARRAY_FARRAY, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArrayObject, get_type_object, npy_intp,
+};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -112,7 +114,10 @@ pub(crate) fn bytes_over(py: Python<'_>, memory: Payload<u8>) -> PyResult<Bound<
     over(py, byte.bind(py), &shape, false, memory)
 }
 
-/// An array over memory of the engine's, which is its alone: shared memory is copied first.
+/// Shorter arrays are copied into memory of NumPy's, which costs no more than to keep the engine's for them: they own it, so that they can be resized.
+const COPIED: usize = 4096;
+
+/// An array of these bytes: over memory of the engine's, which is its alone (shared memory is copied first), or a copy.
 fn over<'py>(
     py: Python<'py>,
     dtype: &Bound<'py, PyArrayDescr>,
@@ -120,15 +125,19 @@ fn over<'py>(
     fortran: bool,
     mut memory: Payload<u8>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let data = memory.as_mut_ptr(); // makes it unique
     let mut dims =
         shape.iter().map(|&side| npy_intp::try_from(side).map_err(|_| damaged())).collect::<PyResult<Vec<_>>>()?;
-    let owner = Bound::new(py, Memory { _payload: Mutex::new(memory) })?;
-    let flags = if fortran { NPY_ARRAY_FARRAY } else { NPY_ARRAY_CARRAY };
     let count = i32::try_from(dims.len()).map_err(|_| damaged())?;
-    // SAFETY: `data` is valid for all bytes that the dimensions name (the caller compared the lengths), aligned to 64, and
-    // belongs to `owner`, which the array keeps alive; nobody else reads or writes it. Both calls take over a reference.
-    unsafe {
+    let (len, is_copied) = (memory.len(), memory.len() <= COPIED);
+    // Without memory the flags say no more than the order.
+    let (data, flags) = match (is_copied, fortran) {
+        (true, fortran) => (std::ptr::null_mut(), i32::from(fortran)),
+        (false, true) => (memory.as_mut_ptr(), NPY_ARRAY_FARRAY),
+        (false, false) => (memory.as_mut_ptr(), NPY_ARRAY_CARRAY), // makes it unique
+    };
+    // SAFETY: `data` is null, or valid for all bytes that the dimensions name (the caller compared the lengths), aligned to 64, and
+    // belongs to `owner` below, which the array keeps alive; nobody else reads or writes it. The call takes over a reference.
+    let array = unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
             get_type_object(py, NpyTypes::PyArray_Type),
@@ -140,10 +149,23 @@ fn over<'py>(
             flags,
             std::ptr::null_mut(),
         );
-        let array = Bound::from_owned_ptr_or_err(py, array)?;
-        if PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), owner.into_ptr()) < 0 {
-            return Err(PyErr::fetch(py));
+        Bound::from_owned_ptr_or_err(py, array)?
+    };
+    if is_copied {
+        // SAFETY: the new array is in one piece of `len` bytes, as the caller has compared, and nobody else knows it.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                memory.as_ptr(),
+                (*array.as_ptr().cast::<PyArrayObject>()).fields.data.cast(),
+                len,
+            )
         }
-        Ok(array)
+        return Ok(array);
     }
+    let owner = Bound::new(py, Memory { _payload: Mutex::new(memory) })?;
+    // SAFETY: an array without a base, and an object, whose reference it takes over.
+    if unsafe { PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), owner.into_ptr()) } < 0 {
+        return Err(PyErr::fetch(py));
+    }
+    Ok(array)
 }

@@ -219,3 +219,31 @@ def test_arrays_larger_than_lengths_of_32_bits_travel_there_and_back(run: Run, g
     """
     ended = run(program)
     assert (ended.code, ended.out) == (0, ["True", "True [5, 6, 7]"]), ended.err
+
+
+def test_short_arrays_that_arrive_own_their_memory_and_can_be_resized(run: Run) -> None:
+    program = """
+    import numpy as np
+    class Cell(Chare):
+        def take(self, a, fortran):
+            assert a.flags.owndata and a.flags.writeable and a.flags.f_contiguous == fortran
+            total = a.sum()
+            a.resize((1000,), refcheck=False)
+            return total, a.shape, a.sum()
+        def long(self, a):
+            return a.flags.owndata, a.sum()
+    def main(args):
+        for pe in range(charm.numPes()):
+            cell = Chare(Cell, onPE=pe)
+            for a in np.arange(12.0).reshape(3, 4), np.asfortranarray(np.arange(12).reshape(3, 4)), np.zeros((2, 0, 3)), np.array(5.0):
+                total, shape, after = cell.take(a, a.flags.f_contiguous, ret=True).get()
+                assert (total, shape, after) == (a.sum(), (1000,), a.sum())
+            for length in 511, 512, 513:
+                owns, total = cell.long(np.arange(length, dtype="f8"), ret=True).get()
+                assert owns == (length <= 512) and total == length * (length - 1) / 2
+        print("done")
+        exit()
+    charm.start(main)
+    """
+    for pes in (1, 2):
+        check(run(program, pes), "done")
