@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, Sequence
 
-from . import ccs, combined, pool
+from . import ccs, combined, pool, threads
 from .chare import Array, Chare
 from .errors import Charm4PyError
 from .reduction import Reducer
@@ -18,12 +18,17 @@ def charm() -> Any:
 
 
 class Readonlies:
-    """Values that PE 0's entry point sets before anything else, and every PE reads."""
+    """Values that PE 0's entry point sets before anything else, and every PE reads.
+
+    To set one waits until all PEs have it: what is made or called next may reach a PE by another way, and faster.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-        if charm().started and charm().myPe() == 0:
-            charm().thisProxy._set_readonly(name, value)
+        if charm().started and charm().myPe() == 0 and charm().numPes() > 1:
+            told = charm().thisProxy._set_readonly(name, value, awaitable=True)
+            if threads.can_wait():
+                told.get()
 
 
 readonlies = Readonlies()

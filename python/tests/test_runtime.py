@@ -248,3 +248,27 @@ def test_the_runtimes_own_chares_are_known_on_every_pe_before_the_program_begins
     charm.start(main)
     """
     check(run(program, 4), "True")
+
+
+def test_readonlies_are_on_every_pe_before_what_is_made_after_them(run: Run) -> None:
+    # A chare that PE 0 makes makes others, whose PEs may hear of them before they hear from PE 0.
+    program = """
+    class Tally(Chare):
+        made = 0
+        def total(self): return self.made
+    class Node(Chare):
+        def __init__(self, depth):
+            readonlies.tally.ckLocalBranch().made += readonlies.one
+            for _ in range(3 if depth else 0):
+                Chare(Node, args=[depth - 1])
+    def main(args):
+        readonlies.one = 1
+        readonlies.tally = Group(Tally)
+        Chare(Node, args=[4])
+        charm.waitQD()
+        print(sum(readonlies.tally.total(ret=True).get()))
+        exit()
+    charm.start(main)
+    """
+    for _ in range(4):
+        check(run(program, 8), "121")
