@@ -131,8 +131,8 @@ class Phases:
         self.first = self.behind = 0
 
     def one_more(self):
-        for _ in range(3):
-            self.cells.ckInsert(self.behind, onPE=self.behind * 7 % charm.numPes())
+        for away in True, True, False:
+            self.cells.ckInsert(self.behind, onPE=self.behind * 7 % charm.numPes() if away else -1)
             self.behind += 1
         self.cells.ckDoneInserting()
         total = Future()

@@ -260,6 +260,7 @@ pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incom
         }
         Step::Join { from } if members.complete.get() && from <= BOUND_MAX => {
             pass_on(&Step::Join { from });
+            all.forget_gone();
             let (joined, give) = own.newcomers.join(from);
             counting::join(rt, &members.reductions, from, joined);
             give(rt, &members.reductions);

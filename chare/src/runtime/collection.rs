@@ -206,6 +206,8 @@ pub(crate) trait AnyCollection {
     fn cut(&'static self, rt: Rt, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection;
     /// Puts an element into a section, if it is here.
     fn join(&self, section: &'static dyn AnyCollection, key: &[u8]);
+    /// The array is closed again: elements that went before need not be told from those that never were.
+    fn forget_gone(&self);
     /// Something is said of where an element is.
     fn told(&self, rt: Rt, msg: Incoming);
     /// Drops all elements and what waits for them.
@@ -473,6 +475,10 @@ impl<T: Chare> AnyCollection for Members<T> {
         {
             element.joined(section);
         }
+    }
+
+    fn forget_gone(&self) {
+        self.places.borrow_mut().retain(|_, place| *place != Place::Gone);
     }
 
     fn told(&self, rt: Rt, msg: Incoming) {
