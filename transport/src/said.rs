@@ -41,24 +41,34 @@ impl Said {
 
     /// The library has opened it (which empties it): from now on it has its room, and no more.
     pub(crate) fn keep(self) {
-        let limited = self.file.set_len(ROOM).is_ok()
-            && rustix::fs::fcntl_add_seals(&self.file, SealFlags::GROW | SealFlags::SHRINK).is_ok();
-        if limited {
+        if self.limit().is_ok() {
             let _ = SAID.set(self);
         }
+    }
+
+    fn limit(&self) -> std::io::Result<()> {
+        self.file.set_len(ROOM)?;
+        Ok(rustix::fs::fcntl_add_seals(&self.file, SealFlags::GROW | SealFlags::SHRINK)?)
+    }
+
+    /// What is written from here on, as far as there is room for it.
+    fn read<'a>(&self, room: &'a mut [u8], at: u64) -> &'a [u8] {
+        let read = pread(&self.file, &mut *room, at).unwrap_or(0);
+        let read = &room[..read];
+        &read[..read.iter().position(|byte| *byte == 0).unwrap_or(read.len())]
     }
 
     /// The lines that are new since the last time.
     fn news(&self) -> Vec<String> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut at, mut text, mut piece) = (self.told.load(Ordering::Relaxed), Vec::new(), [0; 4096]);
-        while let Ok(read @ 1..) = pread(&self.file, &mut piece, at) {
-            let written = piece[..read].iter().position(|byte| *byte == 0).unwrap_or(read);
-            text.extend_from_slice(&piece[..written]);
-            at += written as u64;
-            if written < read {
+        loop {
+            let written = self.read(&mut piece, at);
+            if written.is_empty() {
                 break;
             }
+            text.extend_from_slice(written);
+            at += written.len() as u64;
         }
         // A line that is being written is told when it is whole.
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
@@ -98,17 +108,17 @@ pub(crate) fn show_rest() {
     let mut at = said.told.load(Ordering::Relaxed);
     let mut piece = [0; 512];
     let mut shown = false;
-    while let Ok(read @ 1..) = pread(&said.file, &mut piece, at) {
-        let written = piece[..read].iter().position(|byte| *byte == 0).unwrap_or(read);
-        if written == 0 {
+    loop {
+        let written = said.read(&mut piece, at);
+        if written.is_empty() {
             return;
         }
         if !std::mem::replace(&mut shown, true) {
             let pause = rustix::thread::Timespec { tv_sec: 0, tv_nsec: HEAD_START.subsec_nanos().into() };
             let _ = rustix::thread::nanosleep(&pause);
         }
-        let _ = write(std::io::stderr().as_fd(), &piece[..written]);
-        at += written as u64;
+        let _ = write(std::io::stderr().as_fd(), written);
+        at += written.len() as u64;
     }
 }
 
@@ -121,8 +131,7 @@ mod tests {
     fn opened() -> (Said, File) {
         let said = Said::new().unwrap();
         let library = File::create(said.path()).unwrap();
-        said.file.set_len(ROOM).unwrap();
-        rustix::fs::fcntl_add_seals(&said.file, SealFlags::GROW | SealFlags::SHRINK).unwrap();
+        said.limit().unwrap();
         (said, library)
     }
 
