@@ -78,7 +78,8 @@ impl Newcomers {
         for newcomer in &joined {
             newcomer.element.base().contributed.set(first + newcomer.parts.len() as u64);
         }
-        let give = move |rt: Rt, reductions: &'static Reductions, joined: Vec<Newcomer>| {
+        let count = joined.len() as u64;
+        let give = move |rt: Rt, reductions: &'static Reductions| {
             for Newcomer { parts, gone, .. } in joined {
                 let end = first + parts.len() as u64;
                 (first..).zip(parts).for_each(|(number, part)| part(rt, reductions, number));
@@ -87,7 +88,7 @@ impl Newcomers {
                 }
             }
         };
-        (joined.len() as u64, move |rt: Rt, reductions: &'static Reductions| give(rt, reductions, joined))
+        (count, give)
     }
 
     /// Those of which a contribution waits, as text.

@@ -7,6 +7,8 @@ use charm4rs::testing::{SimOptions, simulate};
 use charm4rs::{Collection, IndexMap, Places};
 use charm4rs_transport::seed;
 
+use crate::phases::{Cell, insert};
+
 /// In jobs of so many PEs, each in a process of its own.
 #[track_caller]
 fn on<F: Future<Output: charm4rs::MainResult> + 'static>(
@@ -20,36 +22,6 @@ fn on<F: Future<Output: charm4rs::MainResult> + 'static>(
             ..SimOptions::new(pes[usize::try_from(seed).unwrap() % pes.len()], seed)
         };
         assert_eq!(simulate(&options, &job).unwrap(), 0, "{options:?}");
-    }
-}
-
-struct Cell;
-
-#[chare(index = i64)]
-impl Cell {
-    #[init]
-    fn new() -> Self {
-        Self
-    }
-    #[entry]
-    fn who(&self, cx: &mut Cx<Self>) -> (i64, Pe) {
-        (cx.index(), cx.pe())
-    }
-    #[entry]
-    fn total(&self, cx: &mut Cx<Self>, to: Promise<i64>) {
-        cx.contribute(cx.index(), reduce::sum, to);
-    }
-    #[entry]
-    fn leave(&self, cx: &mut Cx<Self>) {
-        cx.destroy();
-    }
-}
-
-/// At home, or elsewhere.
-fn insert(job: &Job, cells: Collection<Cell>, index: i64) {
-    match index % 3 {
-        0 => cells.insert(index, ()),
-        _ => cells.insert_on(Pe(u32::try_from(index % i64::from(job.pes())).unwrap()), index, ()),
     }
 }
 

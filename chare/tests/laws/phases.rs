@@ -9,7 +9,7 @@ use charm4rs::{CallError, Collection};
 use crate::{SimOptions, law, simulated};
 
 /// Counts itself, in words that go in pieces if there are many.
-struct Cell;
+pub(crate) struct Cell;
 
 #[chare(index = i64)]
 impl Cell {
@@ -63,7 +63,7 @@ impl Cell {
 
 /// Hears results.
 #[derive(Default)]
-struct Ear {
+pub(crate) struct Ear {
     heard: Vec<u64>,
 }
 
@@ -149,7 +149,7 @@ fn index(pe: u32, phase: i64, i: i64) -> i64 {
 }
 
 /// At home, or elsewhere.
-fn insert(job: &Job, cells: Collection<Cell>, index: i64) {
+pub(crate) fn insert(job: &Job, cells: Collection<Cell>, index: i64) {
     match index % 3 {
         0 => cells.insert(index, ()),
         _ => cells.insert_on(Pe(u32::try_from(index % i64::from(job.pes())).unwrap()), index, ()),
