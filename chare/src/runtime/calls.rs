@@ -67,30 +67,26 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
             Some(element) => return here::call::<E>(rt, element, args, options, reply),
             None => members.believed(rt, &target.which),
         },
-        // A collection that is not known here yet: the call waits on this PE until it is.
-        None => Some(rt.sched.pe()),
+        None => None,
     };
     let header = header_of(rt, E::info(), target.collection, options, reply);
     let charge = Charge::weighing(E::weight(&args));
     let body: Body<E> = (target.which, args);
-    if to.is_none_or(|to| rt.same_process(to)) {
-        moved::loosen(body, |body| match to {
-            Some(to) => post::send_loose(rt, to, tag::CALL, &header.moved(), body, charge),
-            None => wait::<E::Chare>(rt, target, post::loose_here(rt, tag::CALL, &header.moved(), body)),
-        });
-    } else if let Some(to) = to
-        && let Err(error) = post::send_wire(rt, to, tag::CALL, &header, body, E::POSTS)
-    {
+    let Some(to) = to.filter(|to| *to != rt.sched.pe()) else { return call_at_once::<E>(rt, header, body) };
+    if rt.same_process(to) {
+        moved::loosen(body, |body| post::send_loose(rt, to, tag::CALL, &header.moved(), body, charge));
+    } else if let Err(error) = post::send_wire(rt, to, tag::CALL, &header, body, E::POSTS) {
         fail_call(rt, reply, wire_error(rt, E::info(), &error));
     }
 }
 
-/// Keeps a call until it is known where its element is.
+/// Delivers a call of this PE's at once: to where its element lives, or to where calls wait until that is known. Left in the queue, it would be overtaken
+/// by later calls once a message before it in the queue says where the element lives.
 #[cold]
-fn wait<T: Chare>(rt: Rt, target: &Target<T, One>, msg: Incoming) {
-    if let Some(members) = rt.collection::<T>(target.collection) {
-        members.wait(rt, target.which, msg);
-    }
+pub(super) fn call_at_once<E: Entry>(rt: Rt, header: Header, body: Body<E>) {
+    let header = header.moved();
+    let msg = moved::loosen(body, |body| post::loose_here(rt, tag::CALL, &header, body));
+    deliver::<E::Chare>(rt, E::info(), &header, msg);
 }
 
 /// Where the moved body of a message is.

@@ -5,16 +5,14 @@
 
 use std::rc::Rc;
 
-use charm4rs_transport::port::Charge;
-
 use super::Rt;
-use super::calls::Body;
+use super::calls::call_at_once;
 use super::execute::{Then, run};
-use super::post::{header_of, send_moved};
+use super::post::header_of;
 use crate::Entry;
 use crate::call::Options;
 use crate::cx::Element;
-use crate::envelope::{FutureId, tag};
+use crate::envelope::FutureId;
 
 /// Queues a call of an element of this PE.
 #[inline]
@@ -22,8 +20,7 @@ pub(super) fn call<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Ar
     rt.sched.call_self(options.class(), move || {
         if element.is_gone() {
             let header = header_of(rt, E::info(), element.members.id(), options, reply);
-            let body: Body<E> = (element.index, args);
-            send_moved(rt, rt.sched.pe(), tag::CALL, header, body, Charge::PLAIN);
+            call_at_once::<E>(rt, header, (element.index, args));
         } else {
             run::<E>(rt, element, args, Then::reply(reply));
         }

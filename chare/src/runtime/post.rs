@@ -10,7 +10,7 @@ use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
 use super::collection::CollectionId;
 use super::exit::Failure;
-use super::{Rt, class_of, shared};
+use super::{Rt, shared};
 use crate::call::Options;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::moved::{self, Loose};
@@ -59,11 +59,7 @@ pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, header: Header, body
 
 pub(super) fn send_loose(rt: Rt, to: Pe, tag: Tag, header: &Header, body: Loose<'_>, charge: Charge) {
     if to == rt.sched.pe() {
-        let class = match tag {
-            tag::CALL => class_of(header),
-            tag::SOLO => Class::Expedited,
-            _ => Class::Default,
-        };
+        let class = if tag == tag::SOLO { Class::Expedited } else { Class::Default };
         return rt.sched.enqueue(loose_here(rt, tag, header, body), class);
     }
     rt.sched.send_charged(to, tag, charge, HEADER + body.len(), |room| write_loose(room, header, body));

@@ -71,6 +71,21 @@ impl Caller {
         }
     }
 
+    #[entry]
+    fn ping(&self) {}
+
+    /// Calls logs twice each, with a turn of the scheduler between: their insertions may become known in it.
+    #[entry]
+    async fn calls_twice(this: This<Self>, logs: Collection<Log>, many: u32) {
+        let own = this.proxy();
+        for log in 0..many {
+            let turn = own.ping().call();
+            logs.at(log).note(0, 0);
+            turn.await;
+            logs.at(log).note(0, 1);
+        }
+    }
+
     /// Calls a log that goes away meanwhile, two calls at a time: says how many were answered before the first that was not.
     #[entry]
     async fn calls_until_gone(this: This<Self>, logs: Collection<Log>) -> u64 {
@@ -114,6 +129,20 @@ fn calls_keep_their_order_while_callers_learn_where_elements_are() {
         let called = callers.all().calls(logs, 12).done();
         make(&job, logs, 3);
         called.await;
+    });
+}
+
+#[test]
+fn a_home_that_learns_where_an_element_is_keeps_the_order_of_its_own_calls() {
+    law(|job| async move {
+        const MANY: u32 = 2000;
+        // The home of those with odd numbers is PE 0, which also calls them, in a job of two PEs.
+        let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
+        job.quiescence().await;
+        let called = callers.on(Pe(0)).calls_twice(logs, MANY).done();
+        (0..MANY).for_each(|log| logs.insert_on(Pe(1 % job.pes()), log, ()));
+        called.await;
+        logs.done_inserting().await;
     });
 }
 
