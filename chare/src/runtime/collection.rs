@@ -16,6 +16,7 @@ use std::rc::Rc;
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::absent::Absent;
 use super::casts::Casts;
@@ -180,8 +181,8 @@ pub(crate) struct Members<T: Chare> {
     pub(crate) alive: Cell<usize>,
     /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
     places: Table<T::Index, Place>,
-    /// Which PE was told last where an element is.
-    pub(super) hinted: Cell<Option<(T::Index, Pe)>>,
+    /// Which PEs were told where an element is, that is here.
+    pub(super) hinted: Table<T::Index, SmallVec<[Pe; 2]>>,
 }
 
 impl<T: Chare> Deref for Members<T> {
@@ -245,7 +246,7 @@ impl<T: Chare> Members<T> {
             elements: Elements::default(),
             alive: Cell::new(0),
             places: RefCell::default(),
-            hinted: Cell::new(None),
+            hinted: RefCell::default(),
         }))
     }
 
@@ -320,8 +321,6 @@ impl<T: Chare> Members<T> {
 
     /// Adds an element; `None` if there is one already.
     pub(super) fn add(&self, element: Rc<Element<T>>) -> Option<()> {
-        // Whoever was told of an earlier one of this index may have learned of another since.
-        self.hinted.set(None);
         self.elements.add(self.slot(&element.index), element)
     }
 
@@ -502,7 +501,7 @@ impl<T: Chare> AnyCollection for Members<T> {
     fn take(&self) -> (Vec<Rc<dyn AnyElement>>, Vec<Incoming>) {
         let elements = self.elements.take().into_iter().map(|element| element as Rc<dyn AnyElement>);
         self.places.take();
-        self.hinted.set(None);
+        self.hinted.take();
         (elements.collect(), self.absent.take_all())
     }
 

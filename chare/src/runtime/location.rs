@@ -1,7 +1,8 @@
 //! Where elements are: told to their homes, and learned by who calls them.
 //!
 //! A home is told when an element is made elsewhere, and when it is gone. Others send to the home, which passes calls on; whoever runs
-//! a call that was passed on tells the caller's PE where the element is (a *hint*), so that later ones can come straight.
+//! a call that was passed on tells the caller's PE where the element is (a *hint*), so that later ones can come straight; when the element is gone, it tells
+//! all whom it has told, which forget it.
 //!
 //! *Order.* The caller's earlier calls may still be on the long way, and calls that take the short one would overtake them. So
 //! after a hint its PE *asks*: it sends a marker the long way, behind them, and keeps its own calls meanwhile. A marker goes where a call
@@ -27,7 +28,7 @@ use crate::{Chare, wire};
 enum Step {
     /// To its home: it lives on the sender.
     Lives,
-    /// To its home: it is gone.
+    /// To its home, and to who was told where it is: it is gone.
     Gone,
     /// To a caller: it lives on the sender.
     Hint,
@@ -45,6 +46,10 @@ fn send<T: Chare>(rt: Rt, members: &Members<T>, to: Pe, index: T::Index, step: S
 /// Tells an element's home that it is here, or, if it is not, that it is gone.
 pub(super) fn announce<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, lives: bool) {
     let home = members.home(rt, &index);
+    if !lives {
+        let hinted = members.hinted.borrow_mut().remove(&index).unwrap_or_default();
+        hinted.into_iter().filter(|pe| *pe != home).for_each(|pe| send(rt, members, pe, index, Step::Gone));
+    }
     if home != rt.sched.pe() {
         send(rt, members, home, index, if lives { Step::Lives } else { Step::Gone });
     } else if !lives {
@@ -56,11 +61,14 @@ pub(super) fn announce<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, 
 #[cold]
 pub(super) fn hint<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, caller: u32) {
     let caller = Pe(caller);
+    if caller == rt.sched.pe() || caller.0 >= rt.sched.pes() {
+        return;
+    }
     // Who sends much at once is told once.
-    if caller != rt.sched.pe()
-        && caller.0 < rt.sched.pes()
-        && members.hinted.replace(Some((index, caller))) != Some((index, caller))
-    {
+    let mut hinted = members.hinted.borrow_mut();
+    let hinted = hinted.entry(index).or_default();
+    if !hinted.contains(&caller) {
+        hinted.push(caller);
         send(rt, members, caller, index, Step::Hint);
     }
 }
@@ -76,8 +84,9 @@ pub(super) fn told<T: Chare>(rt: Rt, members: &Members<T>, msg: Incoming) {
             members.inserted.one_made();
             members.learn(rt, index, Place::At(from));
         }
-        Step::Gone if members.place(&index) == Some(Place::At(from)) => members.learn(rt, index, Place::Gone),
-        Step::Gone => {}
+        Step::Gone if members.place(&index) != Some(Place::At(from)) => {}
+        Step::Gone if members.home(rt, &index) == rt.sched.pe() => members.learn(rt, index, Place::Gone),
+        Step::Gone => members.forget(rt, &index),
         Step::Hint => ask(rt, members, index, from),
         Step::Marker(asker) if asker.0 >= rt.sched.pes() => {
             rt.violation(from, "a question of a PE that does not exist", u64::from(asker.0));

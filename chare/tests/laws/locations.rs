@@ -203,3 +203,25 @@ fn who_knows_where_an_element_is_calls_it_straight() {
     };
     assert_eq!(messages(40) - messages(20), 20 * 2, "there and back");
 }
+
+#[test]
+fn who_knew_where_an_element_was_forgets_it_with_its_end() {
+    let messages = |calls: u64| {
+        let outcome = simulate(&SimOptions::new(3, 7), move |job| async move {
+            let logs = job.sparse::<Log>();
+            logs.insert_on(Pe(1), 1, ());
+            for number in 0..5 {
+                logs.at(1).note(0, number).call().await;
+            }
+            logs.at(1).leave().done().await;
+            logs.insert_on(Pe(2), 1, ());
+            job.quiescence().await;
+            for number in 0..calls {
+                logs.at(1).note(0, number).call().await;
+            }
+        });
+        assert_eq!(outcome.unwrap(), 0);
+        outcome.messages
+    };
+    assert_eq!(messages(1) - messages(0), 2, "it is at home now");
+}
