@@ -12,6 +12,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use crate::owned;
+
 /// The numbers of NumPy's types of plain numbers, by their sizes: the last of those without a pointer inside is a complex
 /// one; half precision stands apart.
 const LAST_NUMBER: i32 = NPY_TYPES::NPY_CLONGDOUBLE as i32;
@@ -100,7 +102,7 @@ fn dtype(py: Python<'_>, number: i32) -> PyResult<Bound<'_, PyArrayDescr>> {
     }
 }
 
-/// Memory of the engine's that arrays lie in; it is freed when the last of them is.
+/// Memory of the engine's that an array lies in where it cannot own it ([`owned`]); it is freed with the last such array.
 #[pyclass(frozen, module = "charm4py._engine")]
 pub(crate) struct Memory {
     _payload: Mutex<Payload<u8>>,
@@ -114,10 +116,10 @@ pub(crate) fn bytes_over(py: Python<'_>, memory: Payload<u8>) -> PyResult<Bound<
     over(py, byte.bind(py), &shape, false, memory)
 }
 
-/// Shorter arrays are copied into memory of NumPy's, which costs no more than to keep the engine's for them: they own it, so that they can be resized.
+/// Shorter arrays are copied into memory of NumPy's, which costs no more than to keep the engine's for them.
 const COPIED: usize = 4096;
 
-/// An array of these bytes: over memory of the engine's, which is its alone (shared memory is copied first), or a copy.
+/// An array of these bytes, in memory that it owns: the engine's, or of NumPy's. Shared memory is copied first.
 fn over<'py>(
     py: Python<'py>,
     dtype: &Bound<'py, PyArrayDescr>,
@@ -125,47 +127,64 @@ fn over<'py>(
     fortran: bool,
     mut memory: Payload<u8>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut dims =
+    let mut shape =
         shape.iter().map(|&side| npy_intp::try_from(side).map_err(|_| damaged())).collect::<PyResult<Vec<_>>>()?;
-    let count = i32::try_from(dims.len()).map_err(|_| damaged())?;
-    let (len, is_copied) = (memory.len(), memory.len() <= COPIED);
-    // Without memory the flags say no more than the order.
-    let (data, flags) = match (is_copied, fortran) {
-        (true, fortran) => (std::ptr::null_mut(), i32::from(fortran)),
-        (false, true) => (memory.as_mut_ptr(), NPY_ARRAY_FARRAY),
-        (false, false) => (memory.as_mut_ptr(), NPY_ARRAY_CARRAY), // makes it unique
-    };
-    // SAFETY: `data` is null, or valid for all bytes that the dimensions name (the caller compared the lengths), aligned to 64, and
-    // belongs to `owner` below, which the array keeps alive; nobody else reads or writes it. The call takes over a reference.
-    let array = unsafe {
-        let array = PY_ARRAY_API.PyArray_NewFromDescr(
-            py,
-            get_type_object(py, NpyTypes::PyArray_Type),
-            dtype.clone().into_ptr().cast(),
-            count,
-            dims.as_mut_ptr(),
-            std::ptr::null_mut(),
-            data.cast(),
-            flags,
-            std::ptr::null_mut(),
-        );
-        Bound::from_owned_ptr_or_err(py, array)?
-    };
-    if is_copied {
-        // SAFETY: the new array is in one piece of `len` bytes, as the caller has compared, and nobody else knows it.
+    let order = if fortran { NPY_ARRAY_FARRAY } else { NPY_ARRAY_CARRAY };
+    if memory.len() <= COPIED {
+        // SAFETY: there is no memory yet.
+        let array = unsafe { new(py, dtype, &mut shape, std::ptr::null_mut(), order)? };
+        // SAFETY: the new array is in one piece of so many bytes, as the caller has compared, and nobody else knows it.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                memory.as_ptr(),
-                (*array.as_ptr().cast::<PyArrayObject>()).fields.data.cast(),
-                len,
-            )
+            let data = (*array.as_ptr().cast::<PyArrayObject>()).fields.data;
+            std::ptr::copy_nonoverlapping(memory.as_ptr(), data.cast(), memory.len());
         }
         return Ok(array);
     }
+    let data = memory.as_mut_ptr(); // makes it unique
+    // SAFETY: as above.
+    let make = || unsafe { new(py, dtype, &mut shape, std::ptr::null_mut(), order) };
+    let memory = match owned::array(py, memory, make) {
+        Ok(array) => return array,
+        Err(memory) => memory,
+    };
+    // SAFETY: `data` is valid for all bytes that the dimensions name (the caller compared the lengths), aligned to 64, and belongs to `owner` below,
+    // which the array keeps alive; nobody else reads or writes it.
+    let array = unsafe { new(py, dtype, &mut shape, data, order)? };
     let owner = Bound::new(py, Memory { _payload: Mutex::new(memory) })?;
     // SAFETY: an array without a base, and an object, whose reference it takes over.
     if unsafe { PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), owner.into_ptr()) } < 0 {
         return Err(PyErr::fetch(py));
     }
     Ok(array)
+}
+
+/// A new array, over `data` or, if that is null, over memory that NumPy asks its handler for.
+///
+/// # Safety
+/// `data` is null, or the array's alone, aligned, as long as the shape says, and outlives the array.
+unsafe fn new<'py>(
+    py: Python<'py>,
+    dtype: &Bound<'py, PyArrayDescr>,
+    shape: &mut [npy_intp],
+    data: *mut u8,
+    order: i32,
+) -> PyResult<Bound<'py, PyAny>> {
+    let count = i32::try_from(shape.len()).map_err(|_| damaged())?;
+    // Without memory the flags say no more than the order, by whether they are zero.
+    let flags = if data.is_null() { i32::from(order == NPY_ARRAY_FARRAY) } else { order };
+    // SAFETY: the caller's promise. The call takes over a reference to the type's description, and gives a new array or null with an error.
+    unsafe {
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(
+            py,
+            get_type_object(py, NpyTypes::PyArray_Type),
+            dtype.clone().into_ptr().cast(),
+            count,
+            shape.as_mut_ptr(),
+            std::ptr::null_mut(),
+            data.cast(),
+            flags,
+            std::ptr::null_mut(),
+        );
+        Bound::from_owned_ptr_or_err(py, array)
+    }
 }

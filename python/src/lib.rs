@@ -30,6 +30,7 @@ mod known;
 mod later;
 mod launch;
 mod made;
+mod owned;
 mod packed;
 mod pickle;
 mod place;

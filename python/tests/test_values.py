@@ -221,26 +221,48 @@ def test_arrays_larger_than_lengths_of_32_bits_travel_there_and_back(run: Run, g
     assert (ended.code, ended.out) == (0, ["True", "True [5, 6, 7]"]), ended.err
 
 
-def test_short_arrays_that_arrive_own_their_memory_and_can_be_resized(run: Run) -> None:
+def test_arrays_that_arrive_own_their_memory_and_can_be_resized(run: Run) -> None:
     program = """
+    import gc, threading
     import numpy as np
+    BY_NUMPY = tuple(map(int, np.__version__.split(".")[:2])) >= (1, 22)
     class Cell(Chare):
         def take(self, a, fortran):
-            assert a.flags.owndata and a.flags.writeable and a.flags.f_contiguous == fortran
+            owns = a.nbytes <= 4096 or BY_NUMPY
+            assert a.flags.owndata == owns and a.flags.writeable and a.flags.f_contiguous == fortran
             total = a.sum()
+            if not owns:
+                return total, (1000,), total
             a.resize((1000,), refcheck=False)
+            a = a.copy()
             return total, a.shape, a.sum()
-        def long(self, a):
-            return a.flags.owndata, a.sum()
+        def keep(self, a):
+            self.kept = a
+        def drop(self):
+            # On another thread, and after its memory was NumPy's for a while.
+            total = self.kept.sum()
+            if BY_NUMPY:
+                self.kept.resize(self.kept.size * 2, refcheck=False)
+                self.kept.resize(10, refcheck=False)
+            def end():
+                del self.kept
+                gc.collect()
+            thread = threading.Thread(target=end)
+            thread.start()
+            thread.join()
+            return total
     def main(args):
         for pe in range(charm.numPes()):
             cell = Chare(Cell, onPE=pe)
-            for a in np.arange(12.0).reshape(3, 4), np.asfortranarray(np.arange(12).reshape(3, 4)), np.zeros((2, 0, 3)), np.array(5.0):
+            fortran = np.asfortranarray(np.arange(12).reshape(3, 4))
+            long = np.arange(900.0).reshape(30, 30)
+            for a in np.arange(12.0).reshape(3, 4), fortran, np.zeros((2, 0, 3)), np.array(5.0), long, long.T:
                 total, shape, after = cell.take(a, a.flags.f_contiguous, ret=True).get()
-                assert (total, shape, after) == (a.sum(), (1000,), a.sum())
-            for length in 511, 512, 513:
-                owns, total = cell.long(np.arange(length, dtype="f8"), ret=True).get()
-                assert owns == (length <= 512) and total == length * (length - 1) / 2
+                assert (total, shape, after) == (a.sum(), (1000,), a.sum()), (total, shape, after)
+            for length in 511, 512, 513, 2**17 + 1, 2**20:
+                a = np.arange(length, dtype="f8")
+                cell.keep(a)
+                assert cell.drop(ret=True).get() == a.sum()
         print("done")
         exit()
     charm.start(main)
