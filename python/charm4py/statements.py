@@ -148,11 +148,11 @@ def run_awaitable(awaitable: Coroutine[Any, Any, T]) -> T:
         if not isinstance(awaited, threads.Future):
             error = TypeError(f"only futures of charm4py can be awaited here, not {awaited!r}")
             continue
-        awaited._when_ready(coroutine.resume)
+        awaited._resumes(coroutine, coroutine.chare)
         try:
             threads.pause("await")
         except BaseException as interrupt:
-            awaited._forget(coroutine.resume)
+            awaited._forget(coroutine)
             error = interrupt
 
 

@@ -125,27 +125,29 @@ class Future(_engine.FutureBase, Generic[T]):
                 way = "decorate the method with @coro" if running.task is None else "await the future"
                 raise NotThreadedError(f"Future.get() waits, which only coroutines can: {way}")
             if timeout is None:
-                self._when_ready(coroutine.resume)
+                self._resumes(coroutine, coroutine.chare)
                 try:
-                    Scheduler.greenlet.switch()
+                    value = Scheduler.greenlet.switch()
                 except BaseException:  # an interrupt
-                    self._forget(coroutine.resume)
+                    self._forget(coroutine)
                     raise
+                if value is not self:
+                    return value  # type: ignore[no-any-return]
             else:
                 self._wait(coroutine, timeout)
         return self._result()  # type: ignore[no-any-return]
 
     def _wait(self, coroutine: Coroutine, timeout: float) -> None:
         def late() -> None:
-            self._forget(coroutine.resume)
+            self._forget(coroutine)
             coroutine.resume()
 
-        self._when_ready(coroutine.resume)
+        self._resumes(coroutine, coroutine.chare)
         timer = _engine.timer(timeout, late)
         try:
             Scheduler.greenlet.switch()
         except BaseException:  # an interrupt
-            self._forget(coroutine.resume)
+            self._forget(coroutine)
             raise
         finally:
             timer.cancel()

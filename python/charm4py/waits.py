@@ -69,7 +69,7 @@ def waited(coroutine: Coroutine) -> float:
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         future = frame.f_locals.get("self")
         if isinstance(future, _engine.FutureBase):
-            known = future._waited(coroutine.resume)
+            known = future._waited(coroutine)
             if known is not None:
                 return known
         frame = frame.f_back

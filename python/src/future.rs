@@ -8,15 +8,19 @@ use charm4rs_python_form::write_number;
 use hashbrown::HashMap;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
+use crate::chare;
 use crate::codec;
 use crate::element::Outcome;
 use crate::engine::{self, Engine, engine, hooks};
 use crate::packed::Packed;
 use crate::proxy::{LARGE, undelivered};
+use crate::stats;
 
 /// A future's name in the whole job.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -38,7 +42,7 @@ impl FutureName {
             return Ok(own.into_bound(py).into_any());
         }
         let base =
-            FutureBase { name: self, known: true, expects: 1, values: Vec::new(), first: None, more: Vec::new() };
+            FutureBase { name: self, known: true, expects: 1, values: SmallVec::new(), first: None, more: Vec::new() };
         Ok(Bound::new(py, PyClassInitializer::from(base).add_subclass(RemoteFuture))?.into_any())
     }
 }
@@ -83,15 +87,28 @@ impl Futures {
     /// A value has arrived for a future of this PE. One that has all its values is known no longer.
     pub(crate) fn settle(&self, py: Python<'_>, number: u64, value: Arrived) -> PyResult<()> {
         let Some(future) = self.open.borrow().get(&number).map(|future| future.clone_ref(py)) else { return Ok(()) };
-        let (first, more) = future.bind(py).borrow_mut().arrive(value);
+        let woken = future.bind(py).borrow_mut().arrive(value);
         if future.borrow(py).complete() {
             let done = self.open.borrow_mut().remove(&number);
             drop(done);
         }
-        for waiter in first.into_iter().chain(more) {
-            waiter.call.call1(py, (&future,))?;
-        }
-        Ok(())
+        woken.wake(py, &future)
+    }
+}
+
+/// A value has arrived for a future that no other value can find.
+pub(crate) fn settle(py: Python<'_>, future: &Py<FutureBase>, value: Arrived) -> PyResult<()> {
+    let woken = future.bind(py).borrow_mut().arrive(value);
+    woken.wake(py, future)
+}
+
+/// Who waited for a future that has all its values, in order.
+#[derive(Default)]
+struct Woken(Option<Waiter>, Vec<Waiter>);
+
+impl Woken {
+    fn wake(self, py: Python<'_>, future: &Py<FutureBase>) -> PyResult<()> {
+        self.0.into_iter().chain(self.1).try_for_each(|waiter| waiter.wake(py, future))
     }
 }
 
@@ -114,7 +131,7 @@ pub(crate) struct FutureBase {
     known: bool,
     /// How many values make it complete.
     expects: usize,
-    values: Vec<Arrived>,
+    values: SmallVec<[Arrived; 1]>,
     /// Called, once, when all values are there: the first who waits, and others in their order.
     first: Option<Waiter>,
     more: Vec<Waiter>,
@@ -122,9 +139,55 @@ pub(crate) struct FutureBase {
 
 /// Who waits for a future.
 struct Waiter {
-    call: Py<PyAny>,
+    who: Who,
     /// A time of the job's, for reports of deadlocks.
     since: Duration,
+}
+
+enum Who {
+    /// Is called with the future.
+    Callable(Py<PyAny>),
+    /// Goes on with its value, or, if that is to be asked for, with the future.
+    Coroutine { coroutine: Py<PyAny>, chare: Py<PyAny> },
+}
+
+impl Waiter {
+    fn new(who: Who) -> Self {
+        Self { who, since: coarse_now() }
+    }
+
+    /// Whether it is this callable, or coroutine.
+    fn is(&self, waiter: &Bound<'_, PyAny>) -> PyResult<bool> {
+        match &self.who {
+            Who::Callable(call) => call.bind(waiter.py()).eq(waiter),
+            Who::Coroutine { coroutine, .. } => Ok(coroutine.is(waiter)),
+        }
+    }
+
+    fn wake(&self, py: Python<'_>, future: &Py<FutureBase>) -> PyResult<()> {
+        let (coroutine, chare) = match &self.who {
+            Who::Callable(call) => return call.call1(py, (future,)).map(drop),
+            Who::Coroutine { coroutine, chare } => (coroutine, chare.bind(py)),
+        };
+        if stats::profiling() {
+            return coroutine.call_method1(py, intern!(py, "resume"), (future,)).map(drop);
+        }
+        // What `resume` does, without a frame of the interpreter for it.
+        let value = future.borrow(py).plain().map(|value| value.clone_ref(py));
+        let value = value.unwrap_or_else(|| future.clone_ref(py).into_any());
+        coroutine.call_method1(py, intern!(py, "switch"), (value,))?;
+        if chare::watched(chare) {
+            hooks()?.getattr(py, intern!(py, "recheck"))?.call1(py, (chare,))?;
+        }
+        Ok(())
+    }
+
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match &self.who {
+            Who::Callable(call) => visit.call(call),
+            Who::Coroutine { coroutine, chare } => visit.call(coroutine).and_then(|()| visit.call(chare)),
+        }
+    }
 }
 
 impl FutureBase {
@@ -132,14 +195,31 @@ impl FutureBase {
         self.values.len() >= self.expects
     }
 
-    /// Takes a value; gives who is to be called.
-    fn arrive(&mut self, value: Arrived) -> (Option<Waiter>, Vec<Waiter>) {
-        self.values.push(value);
-        if self.complete() { self.take_waiters() } else { (None, Vec::new()) }
+    /// Its value, if it is one, and no exception.
+    fn plain(&self) -> Option<&Py<PyAny>> {
+        match (self.expects, &self.values[..]) {
+            (1, [Arrived::Value(value)]) => Some(value),
+            _ => None,
+        }
     }
 
-    fn take_waiters(&mut self) -> (Option<Waiter>, Vec<Waiter>) {
-        (self.first.take(), std::mem::take(&mut self.more))
+    /// Takes a value; gives who is to be woken.
+    fn arrive(&mut self, value: Arrived) -> Woken {
+        self.values.push(value);
+        if self.complete() { self.take_waiters() } else { Woken::default() }
+    }
+
+    fn add_waiter(&mut self, who: Who) {
+        let waiter = Waiter::new(who);
+        if self.first.is_none() {
+            self.first = Some(waiter);
+        } else {
+            self.more.push(waiter);
+        }
+    }
+
+    fn take_waiters(&mut self) -> Woken {
+        Woken(self.first.take(), std::mem::take(&mut self.more))
     }
 }
 
@@ -150,7 +230,14 @@ impl FutureBase {
     fn new(num_vals: usize) -> PyResult<Self> {
         let engine = engine()?;
         let name = FutureName { pe: engine.job.pe().0, number: engine.futures.next() };
-        Ok(Self { name, known: false, expects: num_vals.max(1), values: Vec::new(), first: None, more: Vec::new() })
+        Ok(Self {
+            name,
+            known: false,
+            expects: num_vals.max(1),
+            values: SmallVec::new(),
+            first: None,
+            more: Vec::new(),
+        })
     }
 
     /// Gives it a value; on any thread.
@@ -182,12 +269,12 @@ impl FutureBase {
 
     /// Calls `waiter(future)`, once, when all values are there; after those that were given before.
     fn _when_ready(&mut self, waiter: Py<PyAny>) {
-        let waiter = Waiter { call: waiter, since: coarse_now() };
-        if self.first.is_none() {
-            self.first = Some(waiter);
-        } else {
-            self.more.push(waiter);
-        }
+        self.add_waiter(Who::Callable(waiter));
+    }
+
+    /// The same, for a coroutine, a method of `chare`'s, that goes on then.
+    fn _resumes(&mut self, coroutine: Py<PyAny>, chare: Py<PyAny>) {
+        self.add_waiter(Who::Coroutine { coroutine, chare });
     }
 
     /// For how many seconds somebody has waited, to a second.
@@ -195,7 +282,7 @@ impl FutureBase {
         let now = coarse_now();
         let inside = slf.borrow();
         for each in inside.first.iter().chain(&inside.more) {
-            if each.call.bind(slf.py()).eq(waiter)? {
+            if each.is(waiter)? {
                 return Ok(Some(now.saturating_sub(each.since).as_secs_f64()));
             }
         }
@@ -204,13 +291,12 @@ impl FutureBase {
 
     /// Takes back one such wish.
     fn _forget(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = slf.py();
-        let (first, more) = slf.borrow_mut().take_waiters();
+        let Woken(first, more) = slf.borrow_mut().take_waiters();
         // Comparing may be Python code: nothing is borrowed.
         let mut kept = Vec::with_capacity(more.len());
         let mut found = false;
         for each in first.into_iter().chain(more) {
-            if !found && each.call.bind(py).eq(waiter)? {
+            if !found && each.is(waiter)? {
                 found = true;
             } else {
                 kept.push(each);
@@ -230,7 +316,7 @@ impl FutureBase {
                 visit.call(object)?;
             }
         }
-        self.first.iter().chain(&self.more).try_for_each(|waiter| visit.call(&waiter.call))
+        self.first.iter().chain(&self.more).try_for_each(|waiter| waiter.visit(&visit))
     }
 
     fn __clear__(&mut self) {
@@ -241,6 +327,9 @@ impl FutureBase {
 
     /// The value, or the list of them; raises the first exception that arrived.
     fn _result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(value) = self.plain() {
+            return Ok(value.bind(py).clone());
+        }
         let mut values = Vec::with_capacity(self.values.len());
         for value in &self.values {
             match value {

@@ -564,9 +564,15 @@ fn gathered(py: Python<'_>, answers: Result<Vec<Outcome>, CallError>, value: boo
 impl Engine {
     /// A future of this PE that is open for a value.
     pub(crate) fn new_future<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, FutureName)> {
+        let future = self.unknown_future(py)?;
+        let name = name_of(&future)?;
+        Ok((future.into_any(), name))
+    }
+
+    /// One that nobody can name yet.
+    pub(crate) fn unknown_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureBase>> {
         let future = self.hooks(py)?.getattr(py, intern!(py, "Future"))?.call0(py)?.into_bound(py);
-        let name = name_of(future.cast::<FutureBase>()?)?;
-        Ok((future, name))
+        Ok(future.cast_into::<FutureBase>()?)
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec;
 use crate::element::{Element, Outcome};
 use crate::engine::{self, Engine, engine};
-use crate::future::{self, Arrived, FutureName, future_name};
+use crate::future::{self, Arrived, FutureBase, FutureName, future_name, name_of};
 use crate::packed::Part;
 use crate::proxy::{Method, MethodName};
 
@@ -197,7 +197,8 @@ impl Given {
         };
         let part = match &kind.pre {
             Some(pre) => packed(&pre.bind(py).call1((data, chare))?)?,
-            None if (SUM..=MAX).contains(&kind.number) && is_number(data) => packed(data)?,
+            // It cannot change.
+            None if (SUM..=MAX).contains(&kind.number) && is_number(data) => Part::Object(data.clone().unbind()),
             None if (SUM..=LAST_PLAIN).contains(&kind.number) => {
                 let hooks = engine()?.hooks(py)?.bind(py);
                 packed(&hooks.call_method1(intern!(py, "contribution"), (kind.number, data))?)?
@@ -247,52 +248,44 @@ pub(crate) fn allreduce<'py>(
     Given { reducer, part }: Given,
 ) -> PyResult<Bound<'py, PyAny>> {
     let engine = engine()?;
-    let (future, name) = engine.new_future(py)?;
+    let future = engine.unknown_future(py)?;
     let result =
         this.allreduce_from_root_in(&over, Reduced { callback: Callback::Nobody, reducer, part }, Numbered(reducer));
+    let waiting = future.clone().unbind();
     engine.job.spawn(async move {
-        let result = Reduced { callback: Callback::Future(name), ..result.await };
+        let result = result.await;
         Python::attach(|py| {
-            if let Err(error) = result.give(py) {
+            if let Err(error) = result.give_to_contributor(py, engine, &waiting) {
                 engine::fatal(py, &error, "allreduce");
             }
         });
     });
-    Ok(future)
+    Ok(future.into_any())
 }
 
-/// Gives a future its value: it need not be packed for one of this PE, which nobody else has.
-fn settle(py: Python<'_>, engine: &Engine, name: FutureName, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
-    // Results are acted on in the order of the reductions: behind a call, a value waits in the queue as the call does.
-    if Pe(name.pe) != engine.job.pe() || engine.results_call.get() {
-        future::fulfil(engine, name, Outcome::of(value.as_ref())?);
-        return Ok(());
-    }
-    let arrived = match value {
-        Some(error) if error.is_instance_of::<PyBaseException>() => Arrived::Error(error.unbind()),
-        Some(value) => Arrived::Value(value.unbind()),
+/// A result as a future takes it.
+fn arrived(py: Python<'_>, value: Option<Py<PyAny>>) -> Arrived {
+    match value {
+        Some(error) if error.bind(py).is_instance_of::<PyBaseException>() => Arrived::Error(error),
+        Some(value) => Arrived::Value(value),
         None => Arrived::Value(py.None()),
-    };
-    engine.futures.settle(py, name.number, arrived)
+    }
 }
 
 impl Reduced {
     /// Gives the result to whom it is for.
     pub(crate) fn give(self, py: Python<'_>) -> PyResult<()> {
-        let Self { callback, reducer, part } = self;
+        let callback = self.callback;
         let engine = engine()?;
-        let result = match reducer {
-            NOTHING => None,
-            SUM..=LAST_PLAIN => Some(part.object(py)?.unbind()),
-            _ => {
-                let finish = engine.hooks(py)?.getattr(py, intern!(py, "finish"))?;
-                Some(finish.call1(py, (reducer, part.object(py)?))?)
-            }
-        };
+        let result = self.finish(py, engine)?;
         match callback {
             Callback::Nobody => {}
+            // It need not be packed for one of this PE, which nobody else has.
+            Callback::Future(name) if is_next(engine, Pe(name.pe)) => {
+                engine.futures.settle(py, name.number, arrived(py, result))?;
+            }
             Callback::Future(name) => {
-                settle(py, engine, name, result.map(|result| result.into_bound(py)))?;
+                future::fulfil(engine, name, Outcome::of(result.map(|value| value.into_bound(py)).as_ref())?)
             }
             Callback::Method(method) => {
                 let args = match result {
@@ -305,4 +298,31 @@ impl Reduced {
         }
         Ok(())
     }
+
+    /// Gives the result to one of the contributors that have futures of their own.
+    fn give_to_contributor(self, py: Python<'_>, engine: &Engine, future: &Py<FutureBase>) -> PyResult<()> {
+        if is_next(engine, engine.job.pe()) {
+            let result = self.finish(py, engine)?;
+            return future::settle(py, future, arrived(py, result));
+        }
+        Self { callback: Callback::Future(name_of(future.bind(py))?), ..self }.give(py)
+    }
+
+    /// The result, unless there is only that it is there.
+    fn finish(self, py: Python<'_>, engine: &Engine) -> PyResult<Option<Py<PyAny>>> {
+        Ok(match self.reducer {
+            NOTHING => None,
+            SUM..=LAST_PLAIN => Some(self.part.object(py)?.unbind()),
+            _ => {
+                let finish = engine.hooks(py)?.getattr(py, intern!(py, "finish"))?;
+                Some(finish.call1(py, (self.reducer, self.part.object(py)?))?)
+            }
+        })
+    }
+}
+
+/// Whether a future of that PE gets a result at once. Results are acted on in the order of the reductions: behind a call, a value waits in the queue as
+/// the call does.
+fn is_next(engine: &Engine, pe: Pe) -> bool {
+    pe == engine.job.pe() && !engine.results_call.get()
 }

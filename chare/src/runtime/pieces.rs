@@ -28,6 +28,7 @@ use std::sync::Arc;
 use charm4rs_transport::port::Tag;
 use charm4rs_transport::{Pe, RegBuf};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::Rt;
 use super::reduction::{Merger, Reductions, end_in_order, end_ready};
@@ -60,7 +61,7 @@ pub(super) struct Pieces {
 /// Who waits here for the result of a reduction.
 #[derive(Default)]
 pub(super) struct Waiting {
-    pub(super) futures: Vec<FutureId>,
+    pub(super) futures: SmallVec<[FutureId; 1]>,
     /// Of a large one: what makes values of it, and how long it is.
     large: Option<(Rc<dyn Merge>, u64)>,
 }
@@ -68,6 +69,14 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn in_pieces(&self) -> bool {
         self.large.is_some()
+    }
+
+    /// The only one who waits, for a result that goes whole.
+    pub(super) fn only(&self) -> Option<FutureId> {
+        match self.futures[..] {
+            [only] if !self.in_pieces() => Some(only),
+            _ => None,
+        }
     }
 }
 
@@ -333,7 +342,7 @@ pub(super) fn give<V: Arguments, R: Reducer<V>>(
         merge
     });
     let merge = merge.ok_or("a value of another length or type")?;
-    if let Some(waiting) = reductions.everyone.borrow_mut().get_mut(&number) {
+    if let Some(waiting) = reductions.everyone.borrow_mut().get_mut(number) {
         waiting.large.get_or_insert_with(|| (merge.clone(), shape.len));
     }
     let mut at = 0;
@@ -553,7 +562,7 @@ pub(super) fn result_arrived(rt: Rt, reductions: &Reductions, msg: &mut Opened) 
 /// Passes a piece of a result, or all of it, on down the tree, and gives it to those that wait here. `near`: other
 /// processes have it already.
 fn spread(rt: Rt, reductions: &Reductions, mut down: Down, memory: Arc<RegBuf>, near: bool) {
-    let large = reductions.everyone.borrow().get(&down.number).and_then(|waiting| waiting.large.clone());
+    let large = reductions.everyone.borrow().get(down.number).and_then(|waiting| waiting.large.clone());
     if large.as_ref().is_some_and(|(_, len)| *len != down.len) {
         return rt.violation(reductions.root(), "a result of another length", down.len);
     }
@@ -574,8 +583,8 @@ fn spread(rt: Rt, reductions: &Reductions, mut down: Down, memory: Arc<RegBuf>, 
             hand_on(rt, reductions, child, down, &whole);
         }
     }
-    let waiting = reductions.everyone.borrow_mut().remove(&down.number).unwrap_or_default();
-    merge.give(rt, whole, down.count, waiting.futures);
+    let waiting = reductions.everyone.borrow_mut().remove(down.number).unwrap_or_default();
+    merge.give(rt, whole, down.count, waiting.futures.into_vec());
 }
 
 /// Sends a piece of a result, or all of it, to a PE: shared, or in pieces.

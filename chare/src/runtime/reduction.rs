@@ -58,7 +58,7 @@ pub(crate) struct Reductions {
     /// At the root: results that wait for those of smaller numbers.
     ready: RefCell<BTreeMap<u64, Ready>>,
     /// Elements here that wait for the result of a reduction.
-    pub(super) everyone: RefCell<BTreeMap<u64, Waiting>>,
+    pub(super) everyone: RefCell<ByNumber<Waiting>>,
 }
 
 /// A result that only has to be finished and sent.
@@ -121,7 +121,7 @@ impl Reductions {
 
     /// Whether parts of a reduction of this number are here that are not exchanged.
     pub(super) fn goes_up(&self, number: u64) -> bool {
-        let in_pieces = || self.everyone.borrow().get(&number).is_some_and(Waiting::in_pieces);
+        let in_pieces = || self.everyone.borrow().get(number).is_some_and(Waiting::in_pieces);
         self.pending.borrow().contains(number) || self.pieces.has(number) || in_pieces()
     }
 
@@ -172,7 +172,7 @@ impl To {
         match self {
             Self::Route(route) => route,
             Self::Everyone { future, .. } => {
-                reductions.everyone.borrow_mut().entry(number).or_default().futures.push(future);
+                reductions.everyone.borrow_mut().get_or_new(number).futures.push(future);
                 Route::Everyone
             }
         }

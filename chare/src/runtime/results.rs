@@ -20,6 +20,10 @@ use crate::wire::{self, Packed, WireError};
 /// At the root: sends the result to where the contributors said.
 pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
     let packed = match route {
+        Route::Everyone if let Some(to) = only_one(rt, reductions, number) => {
+            rt.futures.fulfil(to, value);
+            Ok(())
+        }
         Route::Everyone => Packed::of(&value).map(|value| in_turn(rt, reductions, number, value)),
         Route::Future(to) if reductions.called.get() => {
             let to = *to;
@@ -34,6 +38,17 @@ pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64
     if let Err(error) = packed {
         rt.fail(Failure { code: 1, what: format!("the result of a reduction cannot be sent: {error}") });
     }
+}
+
+/// Who waits for a result for every contributor, if that is one alone, here and on no other PE, and no call is to go before: it gets the value itself.
+fn only_one(rt: Rt, reductions: &Reductions, number: u64) -> Option<FutureId> {
+    if reductions.called.get() || reductions.root() != rt.sched.pe() || !reductions.place(rt).children.is_empty() {
+        return None;
+    }
+    let mut everyone = reductions.everyone.borrow_mut();
+    let only = everyone.get(number)?.only()?;
+    everyone.remove(number);
+    Some(only)
 }
 
 /// A result for every contributor, behind the calls of those before it.
@@ -111,7 +126,7 @@ pub(super) fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed
     for &child in &reductions.place(rt).children {
         send(rt, child, tag::RESULT, reductions, &body);
     }
-    let waiting = reductions.everyone.borrow_mut().remove(&number).unwrap_or_default();
+    let waiting = reductions.everyone.borrow_mut().remove(number).unwrap_or_default();
     for to in waiting.futures {
         let (bytes, beside) = body.1.parts();
         rt.futures.fulfil_wire(to, bytes, beside);
