@@ -21,7 +21,11 @@ use crate::wire::{self, Packed, WireError};
 pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
     let packed = match route {
         Route::Everyone if let Some(to) = only_one(rt, reductions, number) => {
-            rt.futures.fulfil(to, value);
+            if reductions.called.get() {
+                rt.sched.call_self(Class::Default, move || rt.futures.fulfil(to, value));
+            } else {
+                rt.futures.fulfil(to, value);
+            }
             Ok(())
         }
         Route::Everyone => Packed::of(&value).map(|value| in_turn(rt, reductions, number, value)),
@@ -40,9 +44,9 @@ pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64
     }
 }
 
-/// Who waits for a result for every contributor, if that is one alone, here and on no other PE, and no call is to go before: it gets the value itself.
+/// Who waits for a result for every contributor, if that is one alone, here and on no other PE: it gets the value itself.
 fn only_one(rt: Rt, reductions: &Reductions, number: u64) -> Option<FutureId> {
-    if reductions.called.get() || reductions.root() != rt.sched.pe() || !reductions.place(rt).children.is_empty() {
+    if reductions.root() != rt.sched.pe() || !reductions.place(rt).children.is_empty() {
         return None;
     }
     let mut everyone = reductions.everyone.borrow_mut();
