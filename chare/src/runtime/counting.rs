@@ -126,7 +126,7 @@ impl Counting {
             let skipped = || self.subtree.next_change(next).filter(|_| self.subtree.at(next) == Some(0));
             match behind.or_else(skipped) {
                 Some(next) => self.next.set(next),
-                None => return self.subtree.forget(next),
+                None => return [&self.own, &self.subtree].into_iter().for_each(|count| count.forget(next)),
             }
         }
     }
@@ -291,7 +291,8 @@ mod tests {
         fn kept(&self, cx: &mut Cx<Self>) -> usize {
             let _ = cx;
             let all = current().collections.borrow();
-            all.values().map(|all| all.common().reductions.counting.subtree.kept()).max().unwrap_or(0)
+            let counts = all.values().map(|all| &all.common().reductions.counting);
+            counts.flat_map(|counting| [counting.own.kept(), counting.subtree.kept()]).max().unwrap_or(0)
         }
     }
 
