@@ -171,6 +171,14 @@ pub trait IndexMap<I: ElementIndex>: Clone + Default + Send + Serialize + Deseri
         let _ = (pe, pes, count);
         None
     }
+
+    /// For an index that is given out once: by whom, and how many others with the same home that PE has given out before. Then little is remembered of
+    /// elements that are gone.
+    #[doc(hidden)]
+    fn once(&self, index: &I) -> Option<(Pe, u64)> {
+        let _ = index;
+        None
+    }
 }
 
 /// What a map may base its answer on.

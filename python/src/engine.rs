@@ -46,7 +46,8 @@ pub(crate) struct Engine {
     branches: RefCell<HashMap<Collection<Element>, Py<PyAny>>>,
     /// Where single chares and arrays that are filled by hand are made.
     singles: OnceCell<Collection<Element>>,
-    singles_made: Cell<i32>,
+    /// How many single chares were made from here, by home.
+    singles_made: RefCell<HashMap<Pe, i32>>,
     next_home: Cell<u32>,
 }
 
@@ -301,7 +302,7 @@ pub(crate) fn run(py: Python<'_>, begin: Py<PyAny>) -> PyResult<i32> {
             notes: RefCell::default(),
             branches: RefCell::default(),
             singles: OnceCell::new(),
-            singles_made: Cell::new(0),
+            singles_made: RefCell::default(),
             next_home: Cell::new(job.pe().0),
         }));
         ENGINE.set(Some(engine));
@@ -512,11 +513,18 @@ pub(crate) fn single(class: u32, args: &Bound<'_, PyAny>, pe: i64) -> PyResult<P
     };
     let args = init_args(engine, class, args)?;
     let singles = *engine.singles.get_or_init(|| engine.job.sparse::<Element>());
-    let number = engine.singles_made.get();
-    engine.singles_made.set(number.checked_add(1).expect("a PE makes fewer than 2^31 single chares"));
-    let index = Index::single(pe, engine.job.pe(), number);
+    let index = Index::single(pe, engine.job.pe(), next_number(engine, pe));
     singles.insert_on(pe, index, Init { class, shape: Shape::Single, args });
     Ok(Proxy::of(class, Target::One(singles.at(index), Shape::Single)))
+}
+
+/// The number of the next single chare of this PE's with that home.
+fn next_number(engine: &Engine, home: Pe) -> i32 {
+    let mut made = engine.singles_made.borrow_mut();
+    let made = made.entry(home).or_default();
+    let number = *made;
+    *made = number.checked_add(1).expect("a PE makes fewer than 2^31 single chares on another");
+    number
 }
 
 /// Packs the arguments of a new chare, a tuple.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Dimensions of an array.
 pub(crate) const DIMS_MAX: usize = 6;
 
-/// Marks the index of a single chare: the PE where it is made, the PE that made it, and a number of that one's.
+/// Marks the index of a single chare: the PE where it is made, the PE that made it, and how many that one had made there before.
 const SINGLE: u8 = 7;
 /// Marks the index of an element of a group on some PEs only.
 const ON_PE: u8 = 8;
@@ -91,6 +91,13 @@ impl Index {
     pub(crate) fn fixed(&self) -> Option<Pe> {
         let pe = u32::try_from(self.at[0]).ok().map(Pe);
         pe.filter(|_| self.dims == SINGLE || self.dims == ON_PE)
+    }
+
+    /// The PE that made a single chare, and how many others it had made before with the same home.
+    pub(crate) fn once(&self) -> Option<(Pe, u64)> {
+        let [_, maker, number, ..] = self.at;
+        let (maker, number) = (u32::try_from(maker).ok()?, u64::try_from(number).ok()?);
+        (self.dims == SINGLE).then_some((Pe(maker), number))
     }
 
     /// From an integer, or a sequence of one to six.

@@ -71,6 +71,10 @@ impl IndexMap<Index> for Map {
         }
     }
 
+    fn once(&self, index: &Index) -> Option<(Pe, u64)> {
+        index.once()
+    }
+
     fn block(&self, pe: Pe, pes: u32, count: u64) -> Option<Range<u64>> {
         match self {
             Self::Default => IndexMap::<Index>::block(&DefaultMap, pe, pes, count),

@@ -24,6 +24,7 @@ use super::create::Shape;
 use super::elements::Elements;
 use super::exit::Failure;
 use super::gone::{self, Likeness};
+use super::intervals::Intervals;
 use super::lacking::Collected;
 use super::reduction::Reductions;
 use super::span::Span;
@@ -181,6 +182,8 @@ pub(crate) struct Members<T: Chare> {
     pub(crate) alive: Cell<usize>,
     /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
     places: Table<T::Index, Place>,
+    /// At their home: elements that are gone, of indices that are given out once.
+    ended: Table<Pe, Intervals>,
     /// Which PEs were told where an element is, that is here.
     pub(super) hinted: Table<T::Index, SmallVec<[Pe; 2]>>,
 }
@@ -246,6 +249,7 @@ impl<T: Chare> Members<T> {
             elements: Elements::default(),
             alive: Cell::new(0),
             places: RefCell::default(),
+            ended: RefCell::default(),
             hinted: RefCell::default(),
         }))
     }
@@ -383,16 +387,31 @@ impl<T: Chare> Members<T> {
     }
 
     pub(super) fn place(&self, index: &T::Index) -> Option<Place> {
-        let places = self.places.borrow();
-        if places.is_empty() { None } else { places.get(index).copied() }
+        let place = {
+            let places = self.places.borrow();
+            if places.is_empty() { None } else { places.get(index).copied() }
+        };
+        place.or_else(|| {
+            let (by, number) = self.map.once(index)?;
+            self.ended.borrow().get(&by).is_some_and(|ended| ended.contains(number)).then_some(Place::Gone)
+        })
+    }
+
+    /// How many entries say where elements are, and which are gone.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        (self.places.borrow().len(), self.ended.borrow().values().map(Intervals::runs).sum())
     }
 
     /// Learns where an element is, and sends on what waited for it here, unless that is being asked.
     pub(super) fn learn(&self, rt: Rt, index: T::Index, place: Place) {
-        if place == Place::At(rt.sched.pe()) {
-            self.places.borrow_mut().remove(&index);
-        } else {
-            self.places.borrow_mut().insert(index, place);
+        match (place, self.map.once(&index)) {
+            (Place::Gone, Some((by, number))) => {
+                self.places.borrow_mut().remove(&index);
+                self.ended.borrow_mut().entry(by).or_default().insert(number);
+            }
+            (Place::At(pe), _) if pe == rt.sched.pe() => drop(self.places.borrow_mut().remove(&index)),
+            _ => drop(self.places.borrow_mut().insert(index, place)),
         }
         if place != Place::Asked {
             self.wake(rt, &index);
@@ -501,6 +520,7 @@ impl<T: Chare> AnyCollection for Members<T> {
     fn take(&self) -> (Vec<Rc<dyn AnyElement>>, Vec<Incoming>) {
         let elements = self.elements.take().into_iter().map(|element| element as Rc<dyn AnyElement>);
         self.places.take();
+        self.ended.take();
         self.hinted.take();
         (elements.collect(), self.absent.take_all())
     }

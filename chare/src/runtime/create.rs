@@ -399,9 +399,10 @@ impl super::Runtime {
         CollectionId::new(self.sched.pe(), serial)
     }
 
-    pub(crate) fn created(&self, id: CollectionId) -> Reply<()> {
+    pub(crate) fn created(&'static self, id: CollectionId) -> Reply<()> {
         let reply = self.created.borrow_mut().remove(&id);
-        reply.expect("`created` is asked once, by the PE that made the collection")
+        let gone = || self.gone.has(id).then(|| gone::never_created(self));
+        reply.or_else(gone).expect("`created` is asked once, by the PE that made the collection")
     }
 
     /// Runs `f` when the present entry method has ended.

@@ -29,7 +29,8 @@ use super::span::Span;
 use super::{Driver, Rt, tree};
 use crate::cx::AnyElement;
 use crate::envelope::{HEADER, Header, tag};
-use crate::{CallError, Chare, wire};
+use crate::reply::Awaited;
+use crate::{CallError, Chare, Reply, wire};
 
 type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
@@ -153,8 +154,7 @@ pub(super) fn step(rt: Rt, header: &Header, msg: Incoming) {
 fn end(rt: Rt, members: &'static dyn AnyCollection) {
     let common = members.common();
     let id = common.id();
-    rt.gone.note(id);
-    rt.unregister(id);
+    note(rt, id);
     let is_its =
         |other: &&'static dyn AnyCollection| other.whole().is_some_and(|whole| std::ptr::eq(whole.common(), common));
     let sections: Vec<_> = rt.collections.borrow().values().copied().filter(is_its).collect();
@@ -169,13 +169,38 @@ fn end(rt: Rt, members: &'static dyn AnyCollection) {
         send_failure(rt, waiting, destroyed(rt, common.info.name, "its creation"));
     }
     rt.gone.spare.borrow_mut().entry(common.like.clone()).or_default().push(members);
+    tell(rt, id, calls);
+}
+
+/// The collection of this name is no more.
+fn note(rt: Rt, id: CollectionId) {
+    rt.gone.note(id);
+    rt.unregister(id);
+}
+
+/// Tells those whom it concerns, and the messages that waited for it find what has become of it.
+fn tell(rt: Rt, id: CollectionId, waited: Vec<Incoming>) {
     if let Some(front) = rt.front.get() {
         front.gone(id);
     }
-    // They find now what has become of what they are for.
     let early = rt.early.borrow_mut().remove(&id).unwrap_or_default();
     drop(rt.awaiting.borrow_mut().remove(&id));
-    calls.into_iter().chain(early).for_each(|msg| Driver(rt).deliver(msg));
+    waited.into_iter().chain(early).for_each(|msg| Driver(rt).deliver(msg));
+}
+
+/// The end of a creation that somebody waits for though what was to be made is gone.
+pub(super) fn never_created(rt: Rt) -> Reply<()> {
+    let reply = Reply::new(rt, Awaited::CREATION);
+    send_failure(rt, reply.id(), destroyed(rt, "a chare", "its creation"));
+    reply
+}
+
+/// A section will not be made: what it was to be cut from was destroyed.
+pub(super) fn never_made(rt: Rt, id: CollectionId) {
+    if !rt.gone.has(id) {
+        note(rt, id);
+        tell(rt, id, Vec::new());
+    }
 }
 
 /// Ends the suspended methods of an element that its collection does not list any more, and drops the chare.
@@ -217,6 +242,9 @@ pub(super) fn too_late(rt: Rt, id: CollectionId, msg: Incoming) {
             if let Some(to) = header.reply().wanted() {
                 send_failure(rt, to, destroyed(rt, chare, "a section, or the number of its elements"));
             }
+            if let Some(section) = Some(CollectionId(header.collection)).filter(|id| id.is_section()) {
+                never_made(rt, section);
+            }
         }
         _ => {}
     }
@@ -248,8 +276,11 @@ mod tests {
                 let section = blocks.section([1, 3]);
                 blocks.all().here().done().await;
                 section.all().here().done().await;
+                // Its whole is destroyed before it is made.
+                blocks.section([2]).destroy();
                 blocks.destroy();
                 job.quiescence().await;
+                assert_eq!((current().early.borrow().len(), current().created.borrow().len()), (0, 0));
                 let spare = current().gone.spare.borrow();
                 made = spare.values().map(Vec::len).sum();
             }

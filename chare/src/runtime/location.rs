@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Rt;
 use super::collection::{Members, Place};
+use super::create::Shape;
 use super::post::send_wire;
 use crate::envelope::{HEADER, Header, tag};
 use crate::{Chare, wire};
@@ -52,7 +53,8 @@ pub(super) fn announce<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, 
     }
     if home != rt.sched.pe() {
         send(rt, members, home, index, if lives { Step::Lives } else { Step::Gone });
-    } else if !lives {
+    } else if !lives && !matches!(members.shape, Shape::Solo) {
+        // Of single chares it is known which have been made.
         members.learn(rt, index, Place::Gone);
     }
 }
@@ -123,5 +125,62 @@ fn pass<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, asker: Pe, msg:
         Some(to) if to == here => members.wait(rt, index, msg),
         Some(to) => send(rt, members, to, index, Step::Marker(asker)),
         None => send(rt, members, asker, index, Step::Here(false)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::prelude::*;
+    use crate::runtime::current;
+    use crate::testing::threads;
+    use crate::{CallError, IndexMap, Places};
+
+    /// Elements of numbers that PE 0 gives out.
+    #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    struct Numbered;
+
+    impl IndexMap<u64> for Numbered {
+        fn pe(&self, index: &u64, places: &Places) -> Pe {
+            Pe(u32::try_from(index % u64::from(places.pes)).unwrap())
+        }
+        fn once(&self, index: &u64) -> Option<(Pe, u64)> {
+            Some((Pe(0), index / u64::from(current().sched.pes())))
+        }
+    }
+
+    struct Cell;
+
+    #[crate::chare(index = u64, map = Numbered)]
+    impl Cell {
+        #[init]
+        fn new() -> Self {
+            Self
+        }
+        #[entry]
+        fn leave(&self, cx: &mut Cx<Self>) {
+            cx.destroy();
+        }
+        #[entry]
+        fn here(&self) {}
+    }
+
+    #[test]
+    fn who_is_gone_of_those_that_come_once_is_remembered_in_few_words() {
+        let end = threads(2, |job| async move {
+            let cells = job.sparse::<Cell>();
+            for number in 0..200 {
+                cells.insert(number, ());
+                cells.at(number).here().call().await;
+                cells.at(number).leave().done().await;
+            }
+            job.quiescence().await;
+            for gone in [0, 7, 199] {
+                let error = cells.at(gone).here().call().checked().await.unwrap_err();
+                assert!(matches!(error, CallError::NoSuchElement { .. }), "{error}");
+            }
+            let members = current().collection::<Cell>(cells.id).unwrap();
+            assert_eq!(members.remembered(), (0, 1));
+        });
+        assert_eq!(end.unwrap(), 0);
     }
 }

@@ -29,7 +29,7 @@ use super::newcomers::{self, Part};
 use super::post::{reply_serialized, send_wire};
 use super::reduction::{Reductions, To};
 use super::span::Span;
-use super::{Rt, counting, reduction};
+use super::{Rt, counting, gone, reduction};
 use crate::cx::{AnyElement, Base, Element};
 use crate::envelope::{HEADER, Header, tag};
 use crate::reduce::{Reducer, Sink};
@@ -162,15 +162,20 @@ fn begin(rt: Rt, header: &Header, whole: &'static dyn AnyCollection, indices: BT
         homes.entry(look.home).or_default().push(index);
     }
     if !whole.common().sparse {
-        describe(rt, header, whole, homes);
+        describe(rt, header, whole.common().id(), homes);
         return Some(());
     }
     let asked: Vec<_> = homes.into_iter().map(|(home, indices)| ask(rt, header, whole, home, indices)).collect();
-    let header = *header;
+    // What is here of the whole may serve another collection by the time that they have answered.
+    let (header, whole) = (*header, whole.common().id());
     spawn(rt, async move {
         let mut parts = Parts::new();
         for (indices, places) in asked {
-            for (index, place) in indices.into_iter().zip(places.await) {
+            // The only failure is that the whole was destroyed.
+            let Ok(places) = places.checked().await else {
+                return gone::never_made(rt, CollectionId(header.collection));
+            };
+            for (index, place) in indices.into_iter().zip(places) {
                 parts.entry(place).or_default().push(index);
             }
         }
@@ -209,12 +214,12 @@ fn locate(rt: Rt, header: &Header, whole: &dyn AnyCollection, indices: &[Key]) -
 }
 
 /// At the creator: the elements have been found.
-fn describe(rt: Rt, header: &Header, whole: &dyn AnyCollection, parts: Parts) {
+fn describe(rt: Rt, header: &Header, whole: CollectionId, parts: Parts) {
     let here = rt.sched.pe();
     // Of the reductions: with elements, so that it can merge.
     let root = if parts.contains_key(&here) { here } else { parts.keys().next().copied().unwrap_or(here) };
     let pes: BTreeSet<Pe> = parts.keys().copied().chain([here]).collect();
-    let step = Step::Make { whole: whole.common().id(), root, pes: pes.into_iter().collect(), parts };
+    let step = Step::Make { whole, root, pes: pes.into_iter().collect(), parts };
     send(rt, here, header, &step);
 }
 

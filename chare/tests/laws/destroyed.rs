@@ -194,6 +194,35 @@ fn sections_go_with_their_array_and_an_array_stays_without_its_section() {
 }
 
 #[test]
+fn a_section_that_is_cut_while_its_array_goes_is_destroyed_with_it() {
+    simulated(120, |job| async move {
+        for filled in [false, true] {
+            let blocks = if filled { job.array::<Block>(8, ()) } else { job.sparse() };
+            if filled {
+                blocks.created().await;
+            } else {
+                (0..8).for_each(|i| blocks.insert(i, ()));
+                blocks.done_inserting().await;
+            }
+            let [some, others] = [[1, 2, 6], [0, 3, 7]].map(|indices| blocks.section(indices));
+            // It may be made before the array goes.
+            let told = some.all().told().call().checked();
+            blocks.destroy();
+            match told.await {
+                Ok(told) => assert_eq!(told, [0; 3]),
+                error => is_destroyed(error, "told"),
+            }
+            job.quiescence().await;
+            is_destroyed(some.all().told().call().checked().await, "told");
+            is_destroyed(others.all().told().call().checked().await, "told");
+            if let Err(error) = some.created().checked().await {
+                assert!(matches!(error, CallError::Destroyed { .. }), "{error}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_later_array_like_it_begins_anew() {
     simulated(60, |job| async move {
         let mut names = Vec::new();
