@@ -68,7 +68,7 @@ impl CollectionId {
         self.0 & SECTION != 0 && self.creator().is_some()
     }
 
-    /// What number its creator gave it, which no other collection or section of that creator has.
+    /// What number its creator gave it, which no other section, or else no other collection, of that creator has.
     pub(super) fn serial(self) -> u64 {
         self.0 & (SECTION - 1)
     }

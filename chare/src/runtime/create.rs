@@ -8,6 +8,7 @@
 //!
 //! *Single chares* are elements of one collection per type that always exists; their index names their home.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
@@ -389,14 +390,23 @@ pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
     section::leave(&**element);
 }
 
-/// The reply that a collection's creator can wait for.
+fn next(serials: &Cell<u32>) -> u32 {
+    let serial = serials.get();
+    assert!(serial >> 31 == 0, "a PE makes fewer than 2 billion collections, and as many sections");
+    serials.set(serial + 1);
+    serial
+}
+
+/// Names, and the reply that a collection's creator can wait for.
 impl super::Runtime {
     /// The name of a new collection.
     pub(super) fn new_id(&self) -> CollectionId {
-        let serial = self.serials.get();
-        assert!(serial >> 31 == 0, "a PE makes fewer than 2 billion collections");
-        self.serials.set(serial + 1);
-        CollectionId::new(self.sched.pe(), serial)
+        CollectionId::new(self.sched.pe(), next(&self.serials))
+    }
+
+    /// The name of a new section.
+    pub(super) fn new_section_id(&self) -> CollectionId {
+        CollectionId::new(self.sched.pe(), next(&self.section_serials)).section()
     }
 
     pub(crate) fn created(&'static self, id: CollectionId) -> Reply<()> {

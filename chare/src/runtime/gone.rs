@@ -6,7 +6,8 @@
 //! collection goes, its sections go too.
 //!
 //! *What comes later* finds that the collection was destroyed: every PE remembers the names of those ([`Intervals`]). A call fails, as
-//! that of a chare that was destroyed does; what is left of the collection's own protocols is dropped.
+//! that of a chare that was destroyed does; what is left of the collection's own protocols is dropped. Of a section only its own PEs hear that it ends. So
+//! that the others' names of sections have no gaps, which would be remembered, too, the creator tells with each new section which it made first are gone.
 //!
 //! *Memory.* Elements refer to their PE's members of a collection without counting, so these are never freed. They serve a
 //! later collection of the same chares, shape, map and root ([`Likeness`]), as soon as no element is left that refers to them. So a program that
@@ -37,8 +38,8 @@ type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 /// What a PE knows of collections that were destroyed.
 #[derive(Default)]
 pub(super) struct Gone {
-    /// By creator, the serial numbers.
-    ids: Map<Pe, Intervals>,
+    /// The serial numbers by creator; those of sections apart.
+    ids: Map<(Pe, bool), Intervals>,
     /// Collections of whose end a PE has told in one way and not yet in the other.
     told: Map<CollectionId, Vec<Pe>>,
     /// Members that can be used again.
@@ -48,14 +49,27 @@ pub(super) struct Gone {
 impl Gone {
     pub(super) fn has(&self, id: CollectionId) -> bool {
         let ids = self.ids.borrow();
-        !ids.is_empty() && id.creator().and_then(|pe| ids.get(&pe)).is_some_and(|ids| ids.contains(id.serial()))
+        let of = |pe| ids.get(&(pe, id.is_section()));
+        !ids.is_empty() && id.creator().and_then(of).is_some_and(|ids| ids.contains(id.serial()))
     }
 
     fn note(&self, id: CollectionId) {
         if let Some(creator) = id.creator() {
-            self.ids.borrow_mut().entry(creator).or_default().insert(id.serial());
+            self.ids.borrow_mut().entry((creator, id.is_section())).or_default().insert(id.serial());
         }
         self.told.borrow_mut().remove(&id);
+    }
+
+    /// How many sections a PE has made first that are all gone.
+    pub(super) fn sections(&self, by: Pe) -> u64 {
+        self.ids.borrow().get(&(by, true)).and_then(|ids| ids.end(0)).unwrap_or(0)
+    }
+
+    /// The creator of sections tells how many those are.
+    pub(super) fn note_sections(&self, by: Pe, ended: u64) {
+        if ended > 0 {
+            self.ids.borrow_mut().entry((by, true)).or_default().insert_below(ended);
+        }
     }
 
     /// Whether `by` has told of it before.
@@ -254,6 +268,7 @@ pub(super) fn too_late(rt: Rt, id: CollectionId, msg: Incoming) {
 mod tests {
     use crate as charm4rs;
     use crate::runtime::current;
+    use crate::runtime::intervals::Intervals;
 
     struct Block;
 
@@ -265,6 +280,36 @@ mod tests {
         }
         #[entry]
         fn here(&self) {}
+        #[entry]
+        fn names(&self) {
+            let names = names();
+            assert!(names <= 12, "{names}");
+        }
+    }
+
+    /// How much it takes to remember the names of those that are gone.
+    fn names() -> usize {
+        current().gone.ids.borrow().values().map(Intervals::runs).sum()
+    }
+
+    #[test]
+    fn sections_of_other_pes_leave_no_gaps_in_the_names() {
+        let end = charm4rs::testing::threads(4, |job| async move {
+            let blocks = job.array::<Block>(4, ());
+            for round in 0..100 {
+                let section = blocks.section([1 + round % 3]);
+                section.all().here().done().await;
+                section.destroy();
+                // As long as some stay, so does what came after.
+                if round % 10 == 9 {
+                    job.quiescence().await;
+                }
+            }
+            for pe in 1..4 {
+                blocks.at(pe).names().call().await;
+            }
+        });
+        assert_eq!(end.unwrap(), 0);
     }
 
     #[test]
@@ -286,7 +331,7 @@ mod tests {
             }
             // Two shapes, and a section of each.
             assert_eq!(made, 4);
-            assert_eq!(current().gone.ids.borrow().values().map(|ids| ids.runs()).sum::<usize>(), 1);
+            assert_eq!(names(), 2, "of arrays, and of sections");
         });
         assert_eq!(end.unwrap(), 0);
     }

@@ -11,7 +11,7 @@ pub(super) struct Intervals {
 
 impl Intervals {
     /// The first number behind the run that this number is in.
-    fn end(&self, number: u64) -> Option<u64> {
+    pub(super) fn end(&self, number: u64) -> Option<u64> {
         let (_, &end) = self.runs.range(..=number).next_back()?;
         (number < end).then_some(end)
     }
@@ -29,6 +29,13 @@ impl Intervals {
             Some((_, before)) if *before == number => *before = end,
             _ => drop(self.runs.insert(number, end)),
         }
+    }
+
+    /// Inserts all numbers below this one.
+    pub(super) fn insert_below(&mut self, number: u64) {
+        let behind = self.runs.split_off(&(number + 1));
+        let last = std::mem::replace(&mut self.runs, behind).into_values().max();
+        self.runs.insert(0, last.unwrap_or(0).max(number));
     }
 
     /// Takes the run that begins with this number; gives the number behind it.
@@ -55,6 +62,14 @@ mod tests {
         }
         let inside: Vec<u64> = (0..12).filter(|number| set.contains(*number)).collect();
         assert_eq!((inside, set.runs()), (vec![0, 1, 3, 4, 5, 9], 3));
+        let mut below = Intervals::default();
+        below.insert_below(2);
+        assert_eq!((below.end(0), below.runs()), (Some(2), 1));
+        [4, 5, 7].into_iter().for_each(|number| below.insert(number));
+        below.insert_below(4);
+        assert_eq!((below.end(0), below.contains(6), below.contains(7), below.runs()), (Some(6), false, true, 2));
+        below.insert_below(3);
+        assert_eq!((below.end(0), below.runs()), (Some(6), 2));
         set.insert(2);
         assert_eq!(set.runs(), 2);
         assert!(set.contains(2) && !set.contains(6));

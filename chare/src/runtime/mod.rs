@@ -110,6 +110,7 @@ pub struct Runtime {
     /// The replies that creators can wait for.
     created: RefCell<HashMap<CollectionId, crate::Reply<()>>>,
     serials: Cell<u32>,
+    section_serials: Cell<u32>,
     solos: solos::Solos,
     gone: gone::Gone,
     next_home: Cell<u32>,
@@ -179,6 +180,7 @@ impl Runtime {
             awaiting: RefCell::default(),
             created: RefCell::default(),
             serials: Cell::new(0),
+            section_serials: Cell::new(0),
             solos: solos::Solos::default(),
             gone: gone::Gone::default(),
             next_home,

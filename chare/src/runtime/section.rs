@@ -57,9 +57,20 @@ enum Step {
     /// To a home: where are these? It answers with a PE for each: itself, if the element is gone.
     Locate { whole: CollectionId, indices: Vec<Key> },
     /// The description, for the PEs of a subtree.
-    Make { whole: CollectionId, root: Pe, pes: Vec<Pe>, parts: Parts },
+    Make(Description),
     /// To the creator: an element of the sender's PE has contributed.
     Expect,
+}
+
+/// What a PE must know of a section that is to be made.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    whole: CollectionId,
+    root: Pe,
+    pes: Vec<Pe>,
+    parts: Parts,
+    /// So many sections that its creator has made before are gone ([`gone`]).
+    ended: u64,
 }
 
 fn send(rt: Rt, to: Pe, header: &Header, step: &Step) {
@@ -82,7 +93,7 @@ pub(crate) fn section<T: Chare>(
         }
         keys.push(key(&index));
     }
-    let id = rt.new_id().section();
+    let id = rt.new_section_id();
     open(rt, T::info(), id, whole, keys);
     id
 }
@@ -93,7 +104,7 @@ pub(crate) fn section_of<T: Chare, I: IntoIterator<Item = T::Index>>(
     whole: CollectionId,
     indices: impl Future<Output = I> + 'static,
 ) -> CollectionId {
-    let id = rt.new_id().section();
+    let id = rt.new_section_id();
     spawn(rt, async move {
         let keys = indices.await.into_iter().map(|index| key(&index)).collect();
         open(rt, T::info(), id, whole, keys);
@@ -113,7 +124,7 @@ pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Inco
         return rt.violation(msg.from, "a section that cannot be", header.collection);
     };
     let whole = match step {
-        Step::Begin { whole, .. } | Step::Locate { whole, .. } | Step::Make { whole, .. } => whole,
+        Step::Begin { whole, .. } | Step::Locate { whole, .. } | Step::Make(Description { whole, .. }) => whole,
         Step::Expect => return expected(rt, chare, id, msg),
     };
     let members = match of(rt, chare, whole) {
@@ -130,7 +141,7 @@ pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Inco
             begin(rt, header, members, indices)
         }
         Step::Locate { indices, .. } => locate(rt, header, members, &indices),
-        Step::Make { root, pes, parts, .. } if !known => make(rt, header, members, root, pes, parts),
+        Step::Make(description) if !known => make(rt, header, members, description),
         _ => return rt.violation(from, "a section that is there already", id.0),
     };
     if done.is_none() {
@@ -219,8 +230,8 @@ fn describe(rt: Rt, header: &Header, whole: CollectionId, parts: Parts) {
     // Of the reductions: with elements, so that it can merge.
     let root = if parts.contains_key(&here) { here } else { parts.keys().next().copied().unwrap_or(here) };
     let pes: BTreeSet<Pe> = parts.keys().copied().chain([here]).collect();
-    let step = Step::Make { whole, root, pes: pes.into_iter().collect(), parts };
-    send(rt, here, header, &step);
+    let ended = rt.gone.sections(here);
+    send(rt, here, header, &Step::Make(Description { whole, root, pes: pes.into_iter().collect(), parts, ended }));
 }
 
 /// A section's description has arrived: passes it on, and collects the elements that are here.
@@ -228,12 +239,10 @@ fn make(
     rt: Rt,
     header: &Header,
     whole: &'static dyn AnyCollection,
-    root: Pe,
-    pes: Vec<Pe>,
-    parts: Parts,
+    Description { root, pes, parts, ended, .. }: Description,
 ) -> Option<()> {
     let (id, here) = (CollectionId(header.collection), rt.sched.pe());
-    let creator = id.creator()?;
+    let creator = id.creator().filter(|_| ended <= id.serial())?;
     let span = Span::of(rt.sched.layout(), pes.clone())?;
     if ![creator, root, here].into_iter().all(|pe| span.contains(pe)) {
         return None;
@@ -249,8 +258,10 @@ fn make(
         }
     }
     for (child, parts) in below {
-        send(rt, child, header, &Step::Make { whole: whole.common().id(), root, pes: pes.clone(), parts });
+        let description = Description { whole: whole.common().id(), root, pes: pes.clone(), parts, ended };
+        send(rt, child, header, &Step::Make(description));
     }
+    rt.gone.note_sections(creator, ended);
     let section = whole.cut(rt, id, root, span);
     rt.register(section);
     own.iter().for_each(|index| whole.join(section, index));
