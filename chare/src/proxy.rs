@@ -490,6 +490,12 @@ impl<T: Chare> Collection<T> {
         runtime::may_insert::<T>(runtime::current(), self.id)
     }
 
+    /// Whether this PE knows of a sparse array that it has been closed, once or more often.
+    #[doc(hidden)]
+    pub fn is_closed(&self) -> bool {
+        runtime::is_closed::<T>(runtime::current(), self.id)
+    }
+
     #[track_caller]
     fn assert_whole(&self) {
         assert!(!self.is_section(), "{} is filled as a whole, not by a section", T::NAME);

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use charm4rs::{Collection, CollectionId, Group, Job, Joining, NoInsertion, Pe, Remote};
+use charm4rs::{Collection, CollectionId, Group, Job, Joining, Pe, Remote};
 use hashbrown::HashMap;
 use pyo3::exceptions::{
     PyException, PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PySystemExit, PyTypeError, PyValueError,
@@ -83,6 +83,7 @@ impl Engine {
         self.known.has_gone(id);
         let collection = Collection::named(id);
         crate::place::gone(collection);
+        crate::filled::gone(collection);
         let objects =
             [&self.early, &self.branches, &self.notes].map(|objects| objects.borrow_mut().remove(&collection));
         let init = self.maps.borrow_mut().remove(&collection);
@@ -451,54 +452,6 @@ pub(crate) fn array(
     Ok(Proxy::of(class, Target::All(collection, Shape::Array)))
 }
 
-/// Makes an element of an array that is filled by hand.
-pub(crate) fn insert(
-    proxy: &Bound<'_, Proxy>,
-    index: &Bound<'_, PyAny>,
-    args: Option<&Bound<'_, PyAny>>,
-    pe: i64,
-) -> PyResult<()> {
-    let engine = engine()?;
-    let name = proxy.get().name();
-    let Target::All(collection, Shape::Array) = name.target else {
-        return Err(PyValueError::new_err("only arrays without bounds are filled by ckInsert"));
-    };
-    if let Err(reason) = collection.may_insert() {
-        return Err(charm4py_error(proxy.py(), &not_filled(proxy, "ckInsert", reason)?)?);
-    }
-    let args = match args {
-        Some(args) => args.try_iter()?.collect::<PyResult<Vec<_>>>()?,
-        None => Vec::new(),
-    };
-    let args = init_args(engine, name.class, PyTuple::new(proxy.py(), args)?.as_any())?;
-    let init = Init { class: name.class, shape: Shape::Array, args };
-    let index = Index::from_python(index)?;
-    if pe < 0 {
-        collection.insert(index, init);
-    } else {
-        collection.insert_on(checked_pe(engine, pe)?, index, init);
-    }
-    Ok(())
-}
-
-/// What is said of an array that cannot be filled.
-#[cold]
-fn not_filled(proxy: &Bound<'_, Proxy>, method: &str, reason: NoInsertion) -> PyResult<String> {
-    Ok(format!("{}.{method}(): {reason}", proxy.repr()?))
-}
-
-/// Closes such an array, perhaps once more.
-pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
-    let collection = proxy.get().collection_of();
-    match collection.may_insert() {
-        Ok(()) => {}
-        Err(reason) => return Err(charm4py_error(proxy.py(), &not_filled(proxy, "ckDoneInserting", reason)?)?),
-    }
-    let closed = collection.done_inserting();
-    engine()?.job.spawn(closed);
-    Ok(())
-}
-
 /// A single chare; with a negative PE on the one whose turn it is.
 #[pyfunction]
 #[pyo3(signature = (class, args, pe = -1))]
@@ -528,7 +481,7 @@ fn next_number(engine: &Engine, home: Pe) -> i32 {
 }
 
 /// Packs the arguments of a new chare, a tuple.
-fn init_args(engine: &Engine, class: u32, args: &Bound<'_, PyAny>) -> PyResult<Packed> {
+pub(crate) fn init_args(engine: &Engine, class: u32, args: &Bound<'_, PyAny>) -> PyResult<Packed> {
     codec::encode(args).map_err(|error| {
         let py = args.py();
         let Some(class) = engine.class(class) else { return error };

@@ -20,6 +20,7 @@ mod classes;
 mod codec;
 mod element;
 mod engine;
+mod filled;
 mod front;
 mod future;
 mod gate;

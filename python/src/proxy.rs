@@ -14,6 +14,7 @@ use crate::classes::{Class, EntryMethod};
 use crate::codec;
 use crate::element::{CallArgs, Element, Outcome, ReplyTo};
 use crate::engine::{Engine, engine, refused_argument};
+use crate::filled::close_again;
 use crate::future::{Arrived, FutureBase, FutureName, arrived, exception, name_of};
 use crate::index::{Index, Shape};
 use crate::packed::{Packed, Part};
@@ -79,7 +80,10 @@ impl ProxyName {
     /// Sends a call that nobody waits for, or whose element answers by itself.
     fn send(&self, method: u16, args: CallArgs, reply: ReplyTo) {
         match self.target {
-            Target::All(collection, _) => drop(collection.all().call(method, reply, args)),
+            Target::All(collection, _) => {
+                close_again(collection);
+                drop(collection.all().call(method, reply, args));
+            }
             Target::One(element, _) => drop(element.call(method, reply, args)),
         }
     }
@@ -234,13 +238,13 @@ impl Proxy {
         args: Option<&Bound<'_, PyAny>>,
         onPE: i64,
     ) -> PyResult<()> {
-        crate::engine::insert(slf, index, args, onPE)
+        crate::filled::insert(slf, index, args, onPE)
     }
 
     /// Says that no more elements are to be made.
     #[pyo3(name = "ckDoneInserting")]
     fn done_inserting(slf: &Bound<'_, Self>) -> PyResult<()> {
-        crate::engine::done_inserting(slf)
+        crate::filled::done_inserting(slf)
     }
 
     /// Destroys all chares that the proxy names, on all PEs; of a section, only the section.
@@ -518,6 +522,7 @@ impl Method {
     ) -> PyResult<Bound<'py, PyAny>> {
         let (future, name) = engine.new_future(py)?;
         let value = wants == Wants::Value;
+        close_again(collection);
         let answers = collection.all().ask(self.name.method, call, value).call().checked();
         engine.job.spawn(async move {
             let answers = answers.await;

@@ -9,13 +9,17 @@ use pyo3::types::PyTuple;
 
 use crate::element::Element;
 use crate::engine::engine;
+use crate::filled::close_again;
 use crate::index::{Index, Shape};
 use crate::proxy::{Proxy, Target, element_at};
 
 fn of<'a>(proxy: &'a Bound<'_, Proxy>) -> PyResult<(&'a Proxy, Collection<Element>, Shape)> {
     match proxy.get().name().target {
         Target::All(_, Shape::Single) | Target::One(..) => Err(PyValueError::new_err("one chare has no sections")),
-        Target::All(collection, shape) => Ok((proxy.get(), collection, shape)),
+        Target::All(collection, shape) => {
+            close_again(collection);
+            Ok((proxy.get(), collection, shape))
+        }
     }
 }
 

@@ -458,6 +458,42 @@ def test_arrays_are_filled_in_phases_and_what_cannot_be_filled_says_so(run: Run,
     )
 
 
+def test_an_array_that_grows_is_closed_again_by_itself(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def give(self, done): self.reduce(done, 1, Reducer.sum)
+        @coro
+        def agree(self): return self.allreduce(1, Reducer.sum).get()
+    def main(args):
+        cells, seen = Array(Cell, ndims=1), []
+        for i in range(3):
+            cells.ckInsert(i)
+        cells.ckDoneInserting()
+        done = Future()
+        cells.give(done)
+        seen.append(done.get())
+        for phase in range(1, 4):
+            for i in range(3):
+                cells.ckInsert(3 * phase + i, onPE=i % charm.numPes())
+            if phase == 2:
+                seen.extend(set(cells.agree(ret=True).get()))
+            done = Future()
+            if phase == 3:
+                # Nothing is called as a whole: the insertions alone have closed it.
+                charm.waitQD()
+                for i in range(12):
+                    cells[i].give(done)
+            else:
+                cells.give(done)
+            seen.append(done.get())
+        print(*seen)
+        exit()
+    charm.start(main)
+    """
+    for pes in (1, 2, 4):
+        check(run(program, pes), "3 6 9 9 12")
+
+
 def test_elements_come_and_go_in_phases_and_are_reduced_with_the_others(run: Run) -> None:
     program = """
     class Cell(Chare):

@@ -284,6 +284,11 @@ pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> Result<(), NoIns
     }
 }
 
+/// Whether this PE knows of a sparse array that it has been closed.
+pub(crate) fn is_closed<T: Chare>(rt: Rt, id: CollectionId) -> bool {
+    rt.collection::<T>(id).is_some_and(|members| members.sparse && members.complete.get())
+}
+
 /// Makes an element of a sparse array.
 #[track_caller]
 pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: T::Init, pe: Option<Pe>) {

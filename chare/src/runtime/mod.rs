@@ -65,7 +65,7 @@ pub(crate) use census::{census, elements};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{
-    Shape, create, create_collection, create_solo, destroy, discard_new, insert, may_insert, single,
+    Shape, create, create_collection, create_solo, destroy, discard_new, insert, is_closed, may_insert, single,
 };
 pub(crate) use execute::{Start, guard, spawn, spawn_named};
 pub use exit::{Failure, Host};

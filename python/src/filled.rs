@@ -1,0 +1,92 @@
+//! Arrays that are filled by hand: `ckInsert` and `ckDoneInserting`.
+//!
+//! charm4py's programs may insert elements into an array that has been closed, and not close it again: reductions count them all the same. So this PE
+//! closes it again, after the method that inserts, or before it calls all elements.
+
+use std::cell::RefCell;
+
+use charm4rs::{Collection, NoInsertion};
+use hashbrown::HashSet;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::element::{Element, Init};
+use crate::engine::{charm4py_error, engine, init_args};
+use crate::index::{Index, Shape};
+use crate::proxy::{Proxy, Target, checked_pe};
+
+thread_local! {
+    /// Arrays into which this PE has inserted elements since they were closed.
+    static OPENED: RefCell<HashSet<Collection<Element>>> = RefCell::default();
+}
+
+/// Makes an element.
+pub(crate) fn insert(
+    proxy: &Bound<'_, Proxy>,
+    index: &Bound<'_, PyAny>,
+    args: Option<&Bound<'_, PyAny>>,
+    pe: i64,
+) -> PyResult<()> {
+    let engine = engine()?;
+    let name = proxy.get().name();
+    let Target::All(collection, Shape::Array) = name.target else {
+        return Err(PyValueError::new_err("only arrays without bounds are filled by ckInsert"));
+    };
+    if let Err(reason) = collection.may_insert() {
+        return Err(charm4py_error(proxy.py(), &not_filled(proxy, "ckInsert", reason)?)?);
+    }
+    let args = match args {
+        Some(args) => args.try_iter()?.collect::<PyResult<Vec<_>>>()?,
+        None => Vec::new(),
+    };
+    let args = init_args(engine, name.class, PyTuple::new(proxy.py(), args)?.as_any())?;
+    let init = Init { class: name.class, shape: Shape::Array, args };
+    let index = Index::from_python(index)?;
+    if pe < 0 {
+        collection.insert(index, init);
+    } else {
+        collection.insert_on(checked_pe(engine, pe)?, index, init);
+    }
+    if collection.is_closed() && OPENED.with_borrow_mut(|opened| opened.insert(collection)) {
+        engine.job.spawn(async move { close_again(collection) });
+    }
+    Ok(())
+}
+
+/// What is said of an array that cannot be filled.
+#[cold]
+fn not_filled(proxy: &Bound<'_, Proxy>, method: &str, reason: NoInsertion) -> PyResult<String> {
+    Ok(format!("{}.{method}(): {reason}", proxy.repr()?))
+}
+
+/// Closes an array, perhaps once more.
+pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
+    engine()?;
+    let collection = proxy.get().collection_of();
+    if let Err(reason) = collection.may_insert() {
+        return Err(charm4py_error(proxy.py(), &not_filled(proxy, "ckDoneInserting", reason)?)?);
+    }
+    gone(collection);
+    close(collection);
+    Ok(())
+}
+
+fn close(collection: Collection<Element>) {
+    if let Ok(engine) = engine() {
+        engine.job.spawn(collection.done_inserting());
+    }
+}
+
+/// Before all elements are called: closes an array again, if elements were inserted.
+#[inline]
+pub(crate) fn close_again(collection: Collection<Element>) {
+    if OPENED.with_borrow_mut(|opened| !opened.is_empty() && opened.remove(&collection)) {
+        close(collection);
+    }
+}
+
+/// An array has been destroyed, or is closed.
+pub(crate) fn gone(collection: Collection<Element>) {
+    OPENED.with_borrow_mut(|opened| opened.remove(&collection));
+}
