@@ -165,28 +165,43 @@ enum Step {
 
 /// Asks for a census that closes the array. What this PE calls of all elements waits meanwhile ([`Insertions::is_closing`]).
 pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
+    let closed = Reply::new(rt, Awaited::CREATION);
+    let to = closed.id();
+    if rt.any_collection(id).is_some() || rt.gone.has(id) {
+        close(rt, id, to);
+    } else {
+        // Behind insertions that wait for that, too.
+        rt.when_known(id, move || close(super::current(), id, to));
+    }
+    closed
+}
+
+fn close(rt: Rt, id: CollectionId, to: FutureId) {
     let counted = Reply::discarding::<u64>(rt, Awaited::CREATION);
     let header = Header::new(id.0, rt.sched.pe()).with_reply(counted.id());
     send(rt, id.creator().unwrap_or_else(|| rt.sched.pe()), &header, &Step::Begin);
-    let Some(members) = rt.any_collection(id) else { return counted };
-    let closing = &members.common().inserted.closing;
-    closing.set(closing.get() + 1);
-    let closed = Reply::new(rt, Awaited::CREATION);
-    let to = closed.id();
+    let members = rt.any_collection(id);
+    if let Some(members) = members {
+        let closing = &members.common().inserted.closing;
+        closing.set(closing.get() + 1);
+    }
     spawn(rt, async move {
         match counted.checked().await {
             Ok(()) => reply(rt, to, ()),
             Err(error) => send_failure(rt, to, error),
         }
         // It may serve another collection now.
-        if members.common().id() == id && closing.get() > 0 {
+        let Some(members) = members.map(|members| members.common()).filter(|members| members.id() == id) else {
+            return;
+        };
+        let closing = &members.inserted.closing;
+        if closing.get() > 0 {
             closing.set(closing.get() - 1);
             if closing.get() == 0 {
                 rt.release(id);
             }
         }
     });
-    closed
 }
 
 /// How many elements a collection has: when it has been made, and closed if it is a sparse array. It may be any collection but that of

@@ -216,6 +216,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     if !sparse {
         counting::count(rt, &members.reductions, members.count());
     }
+    rt.is_known(id);
     rt.release(id);
     members.absent.wake_all(rt);
 }
@@ -295,7 +296,7 @@ pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: 
     assert!(!rt.gone.has(id), "{} has been destroyed", T::NAME);
     let Some(members) = rt.collection::<T>(id) else {
         // The creator always knows it; others learn of it through a message that may still be on its way.
-        return rt.sched_later(move || insert::<T>(super::current(), id, index, init, pe));
+        return rt.when_known(id, move || insert::<T>(super::current(), id, index, init, pe));
     };
     assert!(matches!(members.shape, Shape::Sparse), "{} is not a sparse array: {}", T::NAME, members.extent_text());
     let to = pe.unwrap_or_else(|| members.home(rt, &index));

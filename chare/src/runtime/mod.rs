@@ -292,6 +292,17 @@ impl Runtime {
         self.early.borrow_mut().entry(id).or_default().push(msg);
     }
 
+    /// Runs `then` when this PE has heard of a collection.
+    fn when_known(&self, id: CollectionId, then: impl FnOnce() + 'static) {
+        self.awaiting.borrow_mut().entry(id).or_default().push(Box::new(then));
+    }
+
+    /// This PE has heard of a collection.
+    fn is_known(&self, id: CollectionId) {
+        let waiting = self.awaiting.borrow_mut().remove(&id).unwrap_or_default();
+        waiting.into_iter().for_each(|then| then());
+    }
+
     /// Delivers what was kept for a collection: at once, since later messages of the same senders may be in the queue. It
     /// runs code of the user's, so its callers do it last.
     fn release(&'static self, id: CollectionId) {

@@ -265,7 +265,7 @@ fn make(
     let section = whole.cut(rt, id, root, span);
     rt.register(section);
     own.iter().for_each(|index| whole.join(section, index));
-    rt.begin_waiting(id);
+    rt.is_known(id);
     let common = section.common();
     common.complete.set(true);
     counting::tell_when_counted(rt, &common.reductions, 0, header.reply());
@@ -438,17 +438,5 @@ pub(super) fn leave(element: &dyn AnyElement) {
                 }
             }),
         }
-    }
-}
-
-/// What waits until this PE has heard of a section.
-impl super::Runtime {
-    fn when_known(&self, id: CollectionId, then: impl FnOnce() + 'static) {
-        self.awaiting.borrow_mut().entry(id).or_default().push(Box::new(then));
-    }
-
-    fn begin_waiting(&self, id: CollectionId) {
-        let waiting = self.awaiting.borrow_mut().remove(&id).unwrap_or_default();
-        waiting.into_iter().for_each(|then| then());
     }
 }

@@ -115,6 +115,17 @@ impl Inserter {
         }
         count
     }
+    /// Inserts, closes, and calls all, without waiting; gives how many were there.
+    #[entry]
+    async fn fill(this: This<Self>, cells: Collection<Cell>, count: i64) -> usize {
+        for i in 0..count {
+            insert(&this.job(), cells, index(this.index(), 0, i));
+        }
+        let closed = cells.done_inserting();
+        let there = cells.all().who().call();
+        closed.await;
+        there.await.len()
+    }
     /// Inserts and calls, without waiting, while others ask for what is not there.
     #[entry]
     async fn race(this: This<Self>, cells: Collection<Cell>, rounds: i64) {
@@ -237,6 +248,19 @@ fn everybody_may_close_and_has_what_they_inserted_before() {
             let there = cells.all().who().call().await;
             assert_eq!(there.len() as i64, (phase + 1) * made);
             assert_eq!(total(&job, cells).await, there.iter().map(|(index, _)| index).sum::<i64>());
+        }
+    });
+}
+
+#[test]
+fn who_has_not_heard_of_an_array_yet_may_fill_and_close_it() {
+    simulated(200, |job| async move {
+        let inserters = job.group::<Inserter>(());
+        inserters.all().insert(job.sparse::<Cell>(), 0, 0).done().await;
+        for pe in 0..job.pes() {
+            // The call comes straight, the array from PE to PE.
+            let cells = job.sparse::<Cell>();
+            assert_eq!(inserters.on(Pe(pe)).fill(cells, 5).call().await, 5);
         }
     });
 }
