@@ -227,7 +227,7 @@ impl ChareBase {
         reduce::contribute(&handle, over, Given::of(slf, data, reducer)?, target)
     }
 
-    /// The same, its arguments in another order.
+    /// As `reduce`, with its arguments in another order.
     #[pyo3(signature = (data, reducer, callback, section = None))]
     fn contribute(
         slf: &Bound<'_, Self>,
@@ -239,7 +239,7 @@ impl ChareBase {
         Self::reduce(slf, callback, data, reducer, section)
     }
 
-    /// The same, but every contributor gets the result: gives a future of it.
+    /// Adds `data` to the collection's next reduction, or to that of a section, and returns a future of the result, which every contributor gets.
     #[pyo3(signature = (data = None, reducer = None, section = None))]
     fn allreduce<'py>(
         slf: &Bound<'py, Self>,
