@@ -28,7 +28,6 @@ use std::sync::Arc;
 use charm4rs_transport::port::Tag;
 use charm4rs_transport::{Pe, RegBuf};
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 
 use super::Rt;
 use super::reduction::{Merger, Reductions, end_in_order, end_ready};
@@ -56,28 +55,6 @@ pub(super) struct Pieces {
     ending: RefCell<BTreeMap<u64, Parts>>,
     /// Results for every contributor that are to come down.
     coming: RefCell<BTreeMap<u64, Coming>>,
-}
-
-/// Who waits here for the result of a reduction.
-#[derive(Default)]
-pub(super) struct Waiting {
-    pub(super) futures: SmallVec<[FutureId; 1]>,
-    /// Of a large one: what makes values of it, and how long it is.
-    large: Option<(Rc<dyn Merge>, u64)>,
-}
-
-impl Waiting {
-    pub(super) fn in_pieces(&self) -> bool {
-        self.large.is_some()
-    }
-
-    /// The only one who waits, for a result that goes whole.
-    pub(super) fn only(&self) -> Option<FutureId> {
-        match self.futures[..] {
-            [only] if !self.in_pieces() => Some(only),
-            _ => None,
-        }
-    }
 }
 
 /// A large reduction that is not complete here.
@@ -125,7 +102,7 @@ struct Label {
 
 /// A piece of a result on its way down.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-struct Down {
+pub(super) struct Down {
     number: u64,
     at: u64,
     len: u64,
@@ -177,7 +154,7 @@ impl Parts {
 }
 
 /// A reducer, whatever its type.
-trait Merge {
+pub(super) trait Merge {
     fn kind(&self) -> TypeId;
     fn merge(&self, into: &mut [u8], from: &[u8]);
     fn room(&self, len: usize) -> RegBuf;

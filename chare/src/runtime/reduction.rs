@@ -30,8 +30,8 @@ use super::collection::CollectionId;
 use super::counting::{self, Counting};
 use super::exchange::{self, Exchanges};
 use super::part::{Part, Typed};
-use super::pieces::{self, Large, Pieces, Waiting};
-use super::results::result;
+use super::pieces::{self, Large, Pieces};
+use super::results::{Waiters, result};
 use super::shared::{self, Opened};
 use super::span::{Place, Span};
 use super::unlike::{cannot_be_sent, refuse, unlike};
@@ -58,7 +58,7 @@ pub(crate) struct Reductions {
     /// At the root: results that wait for those of smaller numbers.
     ready: RefCell<BTreeMap<u64, Ready>>,
     /// Elements here that wait for the result of a reduction.
-    pub(super) everyone: RefCell<ByNumber<Waiting>>,
+    pub(super) everyone: RefCell<ByNumber<Waiters>>,
 }
 
 /// A result that only has to be finished and sent.
@@ -121,7 +121,7 @@ impl Reductions {
 
     /// Whether parts of a reduction of this number are here that are not exchanged.
     pub(super) fn goes_up(&self, number: u64) -> bool {
-        let in_pieces = || self.everyone.borrow().get(number).is_some_and(Waiting::in_pieces);
+        let in_pieces = || self.everyone.borrow().get(number).is_some_and(Waiters::in_pieces);
         self.pending.borrow().contains(number) || self.pieces.has(number) || in_pieces()
     }
 

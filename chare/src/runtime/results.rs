@@ -3,12 +3,16 @@
 //! Results are acted on in the order of the reductions at each PE. A result that calls an entry method waits in the queue, as any call; so those that
 //! follow it in its collection go through the queue too, and a future that gets one on another PE gets it behind the calls that came there before.
 
+use std::rc::Rc;
+
 use charm4rs_scheduler::Class;
 use charm4rs_transport::Msg;
 use charm4rs_transport::port::{Incoming, Tag};
+use smallvec::SmallVec;
 
 use super::collection::CollectionId;
 use super::exit::Failure;
+use super::pieces::Merge;
 use super::post::reply_tagged;
 use super::reduction::{Reductions, send};
 use super::{Rt, broadcast, casts, shared};
@@ -16,6 +20,28 @@ use crate::Arguments;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Route, Sink};
 use crate::wire::{self, Packed, WireError};
+
+/// Who waits here for the result of a reduction.
+#[derive(Default)]
+pub(super) struct Waiters {
+    pub(super) futures: SmallVec<[FutureId; 1]>,
+    /// Of a large one: what makes values of it, and how long it is.
+    pub(super) large: Option<(Rc<dyn Merge>, u64)>,
+}
+
+impl Waiters {
+    pub(super) fn in_pieces(&self) -> bool {
+        self.large.is_some()
+    }
+
+    /// The only one who waits, for a result that goes whole.
+    fn only(&self) -> Option<FutureId> {
+        match self.futures[..] {
+            [only] if !self.in_pieces() => Some(only),
+            _ => None,
+        }
+    }
+}
 
 /// At the root: sends the result to where the contributors said.
 pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
