@@ -14,20 +14,20 @@ pub mod bootstrap;
 pub mod conformance;
 pub mod doorbell;
 pub mod error;
+mod event_queue;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
-mod itself;
 pub mod layout;
 pub mod liveness;
 pub mod local;
 #[cfg(all(test, loom))]
 mod loom_models;
+mod loopback;
 pub mod memory;
-mod met;
 mod near;
 pub mod ofi;
+mod peer_table;
 pub mod port;
-mod ready;
 pub mod reliable;
 mod ring;
 mod said;

@@ -49,7 +49,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::memory::{Once, Slab};
+use charm4rs_transport::memory::{InlineTask, Slab};
 use charm4rs_transport::port::{Incoming, Ledger, Port, PortEvent, Sink, Tag};
 use charm4rs_transport::{Layout, Pe, TransportError};
 
@@ -119,7 +119,7 @@ enum Ready {
     /// What another PE has sent, or this one.
     Message(Incoming),
     /// A call of this PE to itself that needs no message.
-    Call(Once),
+    Call(InlineTask),
 }
 
 // A place of the queue: it is written and read for each message.

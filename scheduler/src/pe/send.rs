@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use charm4rs_transport::memory::Once;
+use charm4rs_transport::memory::InlineTask;
 use charm4rs_transport::port::{Charge, Incoming, PortEvent, Tag};
 use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
@@ -95,6 +95,6 @@ impl Scheduler {
     #[inline]
     pub fn call_self(&self, class: Class, call: impl FnOnce() + 'static) {
         bump(&self.sent);
-        self.queue.borrow_mut().push(Ready::Call(Once::new(&self.slab, call)), class);
+        self.queue.borrow_mut().push(Ready::Call(InlineTask::new(&self.slab, call)), class);
     }
 }

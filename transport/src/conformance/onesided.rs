@@ -2,7 +2,7 @@
 
 use super::{Bench, Outcome, Peer, bytes};
 use crate::memory::RegBuf;
-use crate::memory::again::Spot;
+use crate::memory::remap::Spot;
 use crate::{Imm, Pe, PostError, RemoteKey};
 
 const LEN: usize = 300_000;

@@ -1,24 +1,24 @@
 //! Who owns a buffer: [`RegBuf`] (owned, may cross threads), [`Msg`] (a message as it arrived, stays on its PE).
 
-#[cfg(any(test, feature = "conformance"))]
-pub(crate) mod again;
 mod buf;
 mod counted;
 pub(crate) mod exposed;
 pub(crate) mod inbox;
+mod inline_task;
 pub(crate) mod map;
 mod msg;
-mod once;
 mod payloads;
 pub(crate) mod pool;
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) mod remap;
 pub(crate) mod segment;
 mod slab;
 pub(crate) mod window;
 
 pub use buf::{Home, RegBuf};
 pub use counted::Counted;
+pub use inline_task::InlineTask;
 pub use msg::Msg;
-pub use once::Once;
 pub use payloads::Payloads;
 pub use slab::Slab;
 

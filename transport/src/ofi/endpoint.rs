@@ -17,11 +17,11 @@ use super::memory::{Keys, Sources, Windows};
 use super::slots::{BODY, Op, Slots};
 use super::starving::Starving;
 use super::wire::{Header, Kind};
+use crate::event_queue::EventQueue;
 use crate::liveness::{Ear, Listener};
 use crate::memory::pool::Pool;
 use crate::memory::{Msg, RegBuf, Slab, write_bytes};
-use crate::met::Met;
-use crate::ready::Ready;
+use crate::peer_table::PeerTable;
 use crate::{Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window};
 
 /// Completions that are taken at once.
@@ -44,12 +44,12 @@ pub(super) struct OfiEndpoint {
     pub(super) pool: Pool,
     slab: Slab,
     pub(super) links: Vec<Link>,
-    met: Met,
+    peers: PeerTable,
     /// Links with something to send.
     unsent: Vec<u32>,
     /// Slots that could not be given to the provider to take messages.
     idle_receivers: Vec<usize>,
-    pub(super) ready: Ready,
+    pub(super) ready: EventQueue,
     completions: Box<[Completion]>,
     /// Hears of processes that are gone.
     listener: Listener,
@@ -94,9 +94,9 @@ impl OfiEndpoint {
             pool,
             slab: Slab::new(),
             links: Vec::new(),
-            met: Met::default(),
+            peers: PeerTable::default(),
             unsent: Vec::new(),
-            ready: Ready::default(),
+            ready: EventQueue::default(),
             completions: vec![Completion::default(); BATCH].into(),
             listener: Listener::new(ear),
             starving: Starving::default(),
@@ -111,7 +111,7 @@ impl OfiEndpoint {
     /// The link to a PE; made if there was none.
     #[inline]
     pub(super) fn link_to(&mut self, peer: Pe) -> usize {
-        self.met.place(peer, || self.links.push(Link::new(peer)))
+        self.peers.place(peer, || self.links.push(Link::new(peer)))
     }
 
     /// The link for a post, if the peer can be reached.
@@ -294,7 +294,7 @@ impl OfiEndpoint {
             return Err(TransportError::Protocol { from: header.from, what: "an impossible sender", detail });
         }
         let from = header.from;
-        let index = self.met.place(from, || self.links.push(Link::new(from)));
+        let index = self.peers.place(from, || self.links.push(Link::new(from)));
         let link = &mut self.links[index];
         if link.lost {
             return Ok(());

@@ -31,7 +31,7 @@ use super::link::{Control, Waiting};
 use super::memory::{BY_MESSAGES, LASTS, is_limit};
 use super::slots::{BODY, Rma};
 use super::wire::{Kind, Question};
-use crate::itself;
+use crate::loopback;
 use crate::memory::{RegBuf, write_bytes};
 use crate::{Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window, WindowId};
 
@@ -77,9 +77,9 @@ impl OfiEndpoint {
         if to == self.pe {
             let memory = self.windows.memory(question);
             return if put {
-                itself::put(memory, buf, to, imm, op, &mut self.ready)
+                loopback::put(memory, buf, to, imm, op, &mut self.ready)
             } else {
-                itself::get(memory, buf, op, &mut self.ready)
+                loopback::get(memory, buf, op, &mut self.ready)
             };
         }
         let (index, buf) = self.open_link(to, buf)?;

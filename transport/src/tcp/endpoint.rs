@@ -24,10 +24,10 @@ use super::outbox::Then;
 use super::pool::Pool;
 use super::read::{Read, SCRATCH};
 use super::shared::{Mail, Shared};
-use crate::itself;
+use crate::event_queue::EventQueue;
+use crate::loopback;
 use crate::memory::exposed::Windows;
 use crate::memory::{Msg, RegBuf, Slab};
-use crate::ready::Ready;
 use crate::{
     Caps, Doorbell, Endpoint, EndpointBuilder, Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError,
     Window,
@@ -94,7 +94,7 @@ pub(super) fn core(me: Pe, shared: Arc<Shared>, generation: u32) -> Result<Core,
         pool: Pool::new(),
         windows: Windows::new(generation),
         operations: Operations::default(),
-        ready: Ready::default(),
+        ready: EventQueue::default(),
         scratch: vec![0; SCRATCH].into(),
         epoll,
         touched: Vec::new(),
@@ -501,7 +501,7 @@ impl Endpoint for TcpEndpoint {
         let Some(window) = Windows::number(dst, offset, src.len()) else { return Err(PostError::BadKey(src)) };
         if to == self.core.me {
             let memory = self.core.windows.memory(window, offset, src.len() as u64);
-            return itself::put(memory, src, to, imm, op, &mut self.core.ready);
+            return loopback::put(memory, src, to, imm, op, &mut self.core.ready);
         }
         let (index, src) = self.open_for_post(to, src)?;
         let link = &mut self.links[index];
@@ -536,7 +536,7 @@ impl Endpoint for TcpEndpoint {
         let Some(window) = Windows::number(src, offset, dst.len()) else { return Err(PostError::BadKey(dst)) };
         if from == self.core.me {
             let memory = self.core.windows.memory(window, offset, dst.len() as u64);
-            return itself::get(memory, dst, op, &mut self.core.ready);
+            return loopback::get(memory, dst, op, &mut self.core.ready);
         }
         let (index, dst) = self.open_for_post(from, dst)?;
         let len = dst.len() as u64;

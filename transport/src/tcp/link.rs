@@ -16,9 +16,9 @@ use super::outbox::{Outbox, Then, Written};
 use super::pool::Pool;
 use super::read::Body;
 use super::shared::{Command, Shared};
+use crate::event_queue::EventQueue;
 use crate::memory::exposed::Windows;
 use crate::memory::{RegBuf, Slab};
-use crate::ready::Ready;
 use crate::{Event, Pe, TransportError};
 
 /// Longest body that travels through chunks, and is copied at both ends.
@@ -46,7 +46,7 @@ pub(super) struct Core {
     pub(super) windows: Windows,
     pub(super) operations: Operations,
     /// Events that were not handed out yet.
-    pub(super) ready: Ready,
+    pub(super) ready: EventQueue,
     /// Where sockets are read to, unless the bytes' last place is known.
     pub(super) scratch: Box<[u8]>,
     pub(super) epoll: OwnedFd,
@@ -56,7 +56,7 @@ pub(super) struct Core {
 
 impl Core {
     /// What becomes of a buffer that was acknowledged.
-    fn release(peer: Pe, operations: &mut Operations, ready: &mut Ready, then: Then, buf: RegBuf) {
+    fn release(peer: Pe, operations: &mut Operations, ready: &mut EventQueue, then: Then, buf: RegBuf) {
         match then {
             Then::Drop => drop(buf),
             Then::Sent(op) => ready.push(Event::Sent { op, buf: Some(buf) }),

@@ -12,8 +12,8 @@ use super::operations::{Operation, Reply, What};
 use super::peer::{Peer, State};
 use super::worker::{Began, Closed, Held, Worker};
 use super::{Shared, Way};
-use crate::itself;
 use crate::liveness::Listener;
+use crate::loopback;
 use crate::memory::exposed::Windows;
 use crate::memory::map::PAGE;
 use crate::memory::pool::{Arena, Pool, fresh_tags};
@@ -380,7 +380,7 @@ impl Endpoint for UcxEndpoint {
         if to == self.me {
             let Inbox { windows, ready, .. } = &mut *self.worker.inbox();
             let memory = windows.memory(window, offset, src.len() as u64);
-            return itself::put(memory, src, to, imm, op, ready);
+            return loopback::put(memory, src, to, imm, op, ready);
         }
         let (index, src) = self.open_for_window(to, src)?;
         // To a window that lasts it is done when UCX is done with its bytes, unless nobody else will hear of it.
@@ -422,7 +422,7 @@ impl Endpoint for UcxEndpoint {
         if from == self.me {
             let Inbox { windows, ready, .. } = &mut *self.worker.inbox();
             let memory = windows.memory(window, offset, dst.len() as u64);
-            return itself::get(memory, dst, op, ready);
+            return loopback::get(memory, dst, op, ready);
         }
         let Ok(len) = u32::try_from(dst.len()) else {
             return Err(PostError::TooLarge { max: u32::MAX as usize, buf: dst });

@@ -7,11 +7,11 @@ use super::endpoint::INJECT_MAX;
 use super::head::{Head, Kind};
 use super::sequence::Sequence;
 use super::worker::Waiting;
+use crate::event_queue::EventQueue;
 use crate::memory::exposed::Windows;
 use crate::memory::pool::Pool;
 use crate::memory::{Slab, write_bytes};
-use crate::met::Met;
-use crate::ready::Ready;
+use crate::peer_table::PeerTable;
 use crate::{Event, Msg, Pe, RegBuf};
 
 /// Something that was delivered.
@@ -49,11 +49,11 @@ pub(super) struct Inbox {
     pub(super) slab: Slab,
     pub(super) pool: Pool,
     pub(super) windows: Windows,
-    met: Met,
+    peers: PeerTable,
     /// All that sent or were sent something.
     pub(super) senders: Vec<Sender>,
     /// What has happened, in the end.
-    pub(super) ready: Ready,
+    pub(super) ready: EventQueue,
     /// What has to be looked at.
     pub(super) arrivals: VecDeque<Arrival>,
     /// Messages of nobody that belongs to the job. They are thrown away.
@@ -70,9 +70,9 @@ impl Inbox {
             slab,
             pool,
             windows,
-            met: Met::default(),
+            peers: PeerTable::default(),
             senders: Vec::new(),
-            ready: Ready::default(),
+            ready: EventQueue::default(),
             arrivals: VecDeque::new(),
             strangers: 0,
         }
@@ -97,7 +97,7 @@ impl Inbox {
     /// The place of a peer among the senders.
     #[inline]
     pub(super) fn sender(&mut self, pe: Pe) -> usize {
-        self.met.place(pe, || self.senders.push(Sender { pe, messages: Sequence::default(), lost: false }))
+        self.peers.place(pe, || self.senders.push(Sender { pe, messages: Sequence::default(), lost: false }))
     }
 
     /// Throws away what may still come from a sender.

@@ -1,5 +1,5 @@
-//! The peers that an endpoint has met, in the order in which it met them: its own list of what it knows of each grows with them.
-//! So an endpoint holds nothing of peers that it never deals with.
+//! Numbers the peers that an endpoint communicates with, in the order of first contact. The endpoint keeps its state of each peer in a list with these
+//! numbers as indices, so it needs no memory for peers that it never communicates with.
 
 use std::collections::HashMap;
 
@@ -7,14 +7,14 @@ use crate::Pe;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Met {
+pub(crate) struct PeerTable {
     index: HashMap<Pe, u32>,
-    /// The peer that was looked for last, which is the likeliest next.
+    /// The result of the last lookup: the next one is likely to be for the same peer.
     last: Option<(Pe, u32)>,
 }
 
-impl Met {
-    /// The place of a peer in the list. Calls `add` first, if it is new: then it gets the place at the list's end.
+impl PeerTable {
+    /// Returns the index of a peer in the list. For a new peer it calls `add`, which must append an entry to the list.
     #[inline]
     pub(crate) fn place(&mut self, peer: Pe, add: impl FnOnce()) -> usize {
         if let Some((last, place)) = self.last
@@ -38,8 +38,8 @@ mod tests {
 
     #[test]
     fn each_peer_keeps_the_place_at_which_it_was_added_once() {
-        let (mut met, mut list) = (Met::default(), Vec::new());
-        let places = [7, 7, 3, 7, 9, 3].map(|pe| met.place(Pe(pe), || list.push(pe)));
+        let (mut table, mut list) = (PeerTable::default(), Vec::new());
+        let places = [7, 7, 3, 7, 9, 3].map(|pe| table.place(Pe(pe), || list.push(pe)));
         assert_eq!(places, [0, 0, 1, 0, 2, 1]);
         assert_eq!(list, [7, 3, 9]);
     }

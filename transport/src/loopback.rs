@@ -1,16 +1,16 @@
-//! Puts and gets of a PE to itself, which all networks do alike: a copy, and the events of one that went out.
+//! Puts and gets of a PE to itself. Every network handles them the same way: it copies the bytes and queues the events of a completed operation.
 
-use crate::ready::Ready;
+use crate::event_queue::EventQueue;
 use crate::{Event, Imm, OpId, Pe, PostError, Posted, RegBuf};
 
-/// Writes `src` into what a key of this PE's names, if it is there.
+/// Copies `src` into the memory that one of this PE's keys names. `memory` is `None` if the key is not valid.
 pub(crate) fn put(
     memory: Option<&mut [u8]>,
     src: RegBuf,
     me: Pe,
     imm: Option<Imm>,
     op: OpId,
-    ready: &mut Ready,
+    ready: &mut EventQueue,
 ) -> Result<Posted, PostError<RegBuf>> {
     let Some(memory) = memory else { return Err(PostError::BadKey(src)) };
     memory.copy_from_slice(&src);
@@ -19,12 +19,12 @@ pub(crate) fn put(
     Ok(Posted::Pending)
 }
 
-/// Reads it into `dst`.
+/// Copies that memory into `dst`.
 pub(crate) fn get(
     memory: Option<&mut [u8]>,
     mut dst: RegBuf,
     op: OpId,
-    ready: &mut Ready,
+    ready: &mut EventQueue,
 ) -> Result<Posted, PostError<RegBuf>> {
     let Some(memory) = memory else { return Err(PostError::BadKey(dst)) };
     dst.copy_from_slice(memory);

@@ -1,4 +1,4 @@
-//! A closure that waits in a block of a PE's slab until it is run, once: a call of a PE to itself is one. As small as a message.
+//! A closure stored in a block of a PE's slab until it runs, once. Calls from a PE to itself are such tasks: they cost no more memory than a message.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -7,22 +7,22 @@ use std::ptr::NonNull;
 use super::Slab;
 use super::buf::ALIGN;
 
-/// Larger closures are boxed, and the box waits.
+/// Larger closures are boxed, and the box is stored.
 const INLINE_MAX: usize = 512;
 
 /// See the module's text. Dropping it drops what the closure holds.
 ///
 /// ```
-/// use charm4rs_transport::memory::{Once, Slab};
+/// use charm4rs_transport::memory::{InlineTask, Slab};
 /// let done = std::rc::Rc::new(std::cell::Cell::new(0));
 /// let (slab, counter) = (Slab::new(), done.clone());
-/// let once = Once::new(&slab, move || counter.set(counter.get() + 1));
+/// let task = InlineTask::new(&slab, move || counter.set(counter.get() + 1));
 /// assert_eq!(done.get(), 0);
-/// once.run();
+/// task.run();
 /// assert_eq!(done.get(), 1);
 /// ```
 #[must_use]
-pub struct Once {
+pub struct InlineTask {
     block: NonNull<u8>,
     kind: &'static Kind,
     slab: ManuallyDrop<Slab>,
@@ -41,7 +41,7 @@ trait Closure: FnOnce() + Sized {
 
 impl<F: FnOnce()> Closure for F {}
 
-impl Once {
+impl InlineTask {
     /// Puts `f` into a block of `slab`.
     #[inline]
     pub fn new<F: FnOnce() + 'static>(slab: &Slab, f: F) -> Self {
@@ -101,16 +101,16 @@ unsafe fn discard<F: FnOnce()>(block: NonNull<u8>, slab: Slab) {
     drop(unsafe { back.block.read() });
 }
 
-impl Drop for Once {
+impl Drop for InlineTask {
     fn drop(&mut self) {
         // SAFETY: it was not run, so `place`'s closure, of this kind, is still there, and the slab not taken.
         unsafe { (self.kind.discard)(self.block, ManuallyDrop::take(&mut self.slab)) }
     }
 }
 
-impl fmt::Debug for Once {
+impl fmt::Debug for InlineTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Once").finish_non_exhaustive()
+        f.debug_struct("InlineTask").finish_non_exhaustive()
     }
 }
 
@@ -125,18 +125,18 @@ mod tests {
     struct Wide(u8);
 
     /// Runs or drops a closure that holds `held`, and a token besides.
-    fn once<T: 'static>(held: T, run: bool) {
+    fn check<T: 'static>(held: T, run: bool) {
         let (slab, token, ran) = (Slab::new(), Rc::new(()), Rc::new(Cell::new(false)));
         let (inside, flag) = (token.clone(), ran.clone());
-        let once = Once::new(&slab, move || {
+        let task = InlineTask::new(&slab, move || {
             let _held = (held, inside);
             flag.set(true);
         });
         assert_eq!((Rc::strong_count(&token), ran.get()), (2, false));
         if run {
-            once.run()
+            task.run()
         } else {
-            drop(once)
+            drop(task)
         }
         assert_eq!((Rc::strong_count(&token), ran.get()), (1, run));
     }
@@ -144,37 +144,37 @@ mod tests {
     #[test]
     fn what_a_closure_holds_is_dropped_once_whether_it_runs_or_not() {
         for run in [true, false] {
-            once((), run);
-            once([1u8; 40], run);
-            once([1u8; 512], run);
-            once([1u64; 5000], run);
-            once(Wide(3), run);
-            once(String::from("a text"), run);
+            check((), run);
+            check([1u8; 40], run);
+            check([1u8; 512], run);
+            check([1u64; 5000], run);
+            check(Wide(3), run);
+            check(String::from("a text"), run);
         }
     }
 
     #[test]
     fn its_block_serves_the_next_one_whatever_became_of_it() {
         let slab = Slab::new();
-        let first = Once::new(&slab, || {});
+        let first = InlineTask::new(&slab, || {});
         let block = first.block;
         first.run();
-        let panics = Once::new(&slab, || panic!("on purpose"));
+        let panics = InlineTask::new(&slab, || panic!("on purpose"));
         assert_eq!(panics.block, block);
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| panics.run())).is_err());
-        let dropped = Once::new(&slab, || {});
+        let dropped = InlineTask::new(&slab, || {});
         assert_eq!(dropped.block, block);
         drop(dropped);
-        assert_eq!(Once::new(&slab, || {}).block, block);
+        assert_eq!(InlineTask::new(&slab, || {}).block, block);
     }
 
     #[test]
     fn a_wide_value_lies_where_its_alignment_asks() {
         let wide = Wide(7);
-        let once = Once::new(&Slab::new(), move || {
+        let task = InlineTask::new(&Slab::new(), move || {
             assert!(std::ptr::from_ref(&wide).addr().is_multiple_of(128));
             assert_eq!(wide.0, 7);
         });
-        once.run();
+        task.run();
     }
 }

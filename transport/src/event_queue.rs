@@ -1,4 +1,4 @@
-//! What has happened at an endpoint and was not asked for yet, in order.
+//! The events of an endpoint that its user has not fetched yet, in order.
 
 use std::collections::VecDeque;
 
@@ -6,14 +6,14 @@ use crate::Event;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub(crate) struct Ready {
+pub(crate) struct EventQueue {
     events: Vec<Event>,
-    /// Earlier ones, of which more came at a time than were asked for. They stay where they are until it is their turn: a
-    /// socket brings thousands at a time.
+    /// Older events, left over when more arrived at once than the user fetched. They are not moved again before they are fetched: a socket may bring
+    /// thousands at once.
     left: VecDeque<Event>,
 }
 
-impl Ready {
+impl EventQueue {
     #[inline]
     pub(crate) fn push(&mut self, event: Event) {
         self.events.push(event);
@@ -34,14 +34,14 @@ impl Ready {
         self.events.clear();
     }
 
-    /// Gives at most `max` events to `out`, and says how many.
+    /// Moves at most `max` events to the end of `out` and returns their number.
     #[inline]
     pub(crate) fn give(&mut self, out: &mut Vec<Event>, max: usize) -> usize {
         if self.is_empty() {
             return 0;
         }
-        // All of them change hands where they lie: each would otherwise be read soon after it was written, in other pieces than it was, for
-        // which a processor waits.
+        // The two vectors swap their buffers. A copy would read each event right after it was written, with loads of another size than the stores: the
+        // processor cannot forward such stores and stalls.
         if self.left.is_empty() && out.is_empty() && self.events.len() <= max {
             std::mem::swap(out, &mut self.events);
             return out.len();
@@ -54,7 +54,7 @@ impl Ready {
         let mut given = 0;
         while given < max && !self.is_empty() {
             if self.left.is_empty() {
-                // The two exchange their memory, whatever is in it.
+                // The two swap their buffers, whatever is in them.
                 let empty = std::mem::take(&mut self.left);
                 self.left = std::mem::replace(&mut self.events, empty.into()).into();
             }
@@ -66,7 +66,7 @@ impl Ready {
     }
 }
 
-impl Extend<Event> for Ready {
+impl Extend<Event> for EventQueue {
     fn extend<I: IntoIterator<Item = Event>>(&mut self, events: I) {
         self.events.extend(events);
     }
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn events_come_out_in_order_however_many_are_asked_for() {
         let lost = |n| Event::PeerLost { pe: Pe(n), why: "" };
-        let (mut ready, mut out, mut next) = (Ready::default(), Vec::new(), 0);
+        let (mut ready, mut out, mut next) = (EventQueue::default(), Vec::new(), 0);
         for max in [1, 0, 3, 100, 2, 100] {
             ready.extend((next..next + 4).map(lost));
             next += 4;
@@ -103,9 +103,9 @@ mod tests {
 
     #[test]
     fn what_is_not_asked_for_yet_is_not_moved() {
-        let (mut ready, mut out) = (Ready::default(), Vec::new());
+        let (mut ready, mut out) = (EventQueue::default(), Vec::new());
         ready.extend((0..1000).map(|n| Event::PeerLost { pe: Pe(n), why: "" }));
-        let at = |ready: &Ready| ready.left.front().map(std::ptr::from_ref).map(<*const Event>::addr);
+        let at = |ready: &EventQueue| ready.left.front().map(std::ptr::from_ref).map(<*const Event>::addr);
         ready.give(&mut out, 1);
         let first = at(&ready).unwrap();
         for asked in 1..=100 {

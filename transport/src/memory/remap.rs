@@ -1,6 +1,6 @@
-//! Memory that is given back to the system and mapped again at the same place, for the law that nobody reaches the new by what he knew of the
-//! old: a registration, above all. libfabric and UCX keep registrations by address, and learn from libc's functions, which they patch, that memory
-//! goes away; of system calls made past libc they know nothing, so all mappings whose memory is sent are unmapped by libc.
+//! Test memory that is unmapped and mapped again at the same address. The test is that nothing of the old mapping, above all no registration, gives
+//! access to the new one. libfabric and UCX cache registrations by address. They patch libc's functions to notice that memory is unmapped, and do not see
+//! system calls that bypass libc; so every mapping whose memory is sent must be unmapped through libc.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{NonNull, null_mut};
