@@ -10,8 +10,8 @@ use crate::doorbell::Fences;
 use crate::memory::pool::Arena;
 use crate::memory::segment::{Segment, arena_bytes};
 use crate::memory::window::Place;
-use crate::near::{Near, Target, Way};
 use crate::ring::BODY_MAX;
+use crate::shmem::{Lane, ShmemEndpoint, Target};
 use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError, Waker};
 
 /// The process-wide half: the inboxes of all PEs of this process.
@@ -50,7 +50,7 @@ impl LocalFabric {
     }
 
     /// The endpoint of `pe`, to be opened on its thread.
-    pub(crate) fn open(&self, pe: Pe, doorbell: &Doorbell) -> Near<Local> {
+    pub(crate) fn open(&self, pe: Pe, doorbell: &Doorbell) -> ShmemEndpoint<Local> {
         Builder {
             pe,
             first: self.first,
@@ -87,13 +87,13 @@ struct Builder {
 }
 
 impl Builder {
-    fn open(self, doorbell: &Doorbell) -> Near<Local> {
+    fn open(self, doorbell: &Doorbell) -> ShmemEndpoint<Local> {
         let index = (self.pe.0 - self.first) as usize;
         let set = self.bells[index].set(doorbell.waker());
         assert!(set.is_ok(), "a PE's endpoint is opened once");
         let arena = Arc::new(Arena::new(self.segments[index].clone(), 0));
-        let way = Local { bells: self.bells };
-        Near::new(self.pe, self.first, way, self.caps, &self.segments, arena, Fences::process())
+        let lane = Local { bells: self.bells };
+        ShmemEndpoint::new(self.pe, self.first, lane, self.caps, &self.segments, arena, Fences::process())
     }
 }
 
@@ -112,7 +112,7 @@ pub(crate) struct Local {
 
 // SAFETY: a handle is the RegBuf itself, moved bit by bit; a window's address is valid in the whole process, and its
 // memory is owned by the window.
-unsafe impl Way for Local {
+unsafe impl Lane for Local {
     const HANDLE: usize = size_of::<RegBuf>();
 
     #[inline]

@@ -70,8 +70,8 @@ impl PortBuilder {
         let slab = Slab::new();
         let mut local = fabrics.local.map(|fabric| fabric.open(pe, &doorbell));
         let mut shm = fabrics.shm.map(|fabric| fabric.endpoint(pe));
-        local.iter_mut().for_each(|near| near.use_slab(&slab));
-        shm.iter_mut().for_each(|near| near.use_slab(&slab));
+        local.iter_mut().for_each(|shmem| shmem.use_slab(&slab));
+        shm.iter_mut().for_each(|shmem| shmem.use_slab(&slab));
         let net = fabrics.net.map(|fabric| fabric.builder(pe).build(&doorbell)).transpose()?;
         let process = layout.process_of(pe);
         if let (Some(shm), true) = (&mut shm, local.is_some()) {

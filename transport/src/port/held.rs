@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::credit::Charge;
 use super::frame::{self, Probe};
 use super::send::Wait;
-use super::{Incoming, Port, PortEvent, Tag, Way};
+use super::{Incoming, Port, PortEvent, Route, Tag};
 use crate::memory::write_bytes;
 use crate::{Pe, PostError, RegBuf};
 
@@ -249,7 +249,7 @@ impl Port {
     }
 
     /// How a message's weight travels: only between threads, where arguments are moved.
-    pub(super) fn weighed(way: Way, charge: Charge) -> usize {
-        if way == Way::Local && charge.is_heavy() { frame::WEIGHED | usize::from(charge.units()) } else { 0 }
+    pub(super) fn weighed(route: Route, charge: Charge) -> usize {
+        if route == Route::Local && charge.is_heavy() { frame::WEIGHED | usize::from(charge.units()) } else { 0 }
     }
 }

@@ -9,7 +9,7 @@ use super::frame::{self, Accept, Eager, Probe, Request};
 use super::landing::Landings;
 use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
 use crate::memory::{Payloads, Slab, write_bytes};
-use crate::near::Arrival;
+use crate::shmem::Arrival;
 use crate::{Imm, Layout, Msg, Pe, Reach, RegBuf, TransportError, Window};
 
 /// Whether an immediate is of a frame of the port's own, which carries nothing of the user's.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::inner::Inner;
-use super::{Port, Tag, Way, frame};
+use super::{Port, Route, Tag, frame};
 use crate::memory::{Home, write_bytes};
 use crate::{Endpoint, Msg, Pe, RegBuf, RemoteKey, Window};
 
@@ -153,7 +153,7 @@ impl fmt::Debug for LandingMemory {
 #[derive(Debug)]
 struct Open {
     memory: LandingMemory,
-    windows: Vec<(Way, Window)>,
+    windows: Vec<(Route, Window)>,
     tag: Tag,
     notice: Box<[u8]>,
 }
@@ -223,10 +223,10 @@ impl Port {
         let memory = LandingMemory::new(self.alloc(len));
         let id = self.inner.landings.name().expect("landings are counted in 24 bits");
         let (mut keys, mut windows) = ([const { None }; 3], Vec::new());
-        for way in [Way::Local, Way::Shm, Way::Net] {
-            let Some(window) = self.ends.at(way).and_then(|end| memory.expose(end)) else { continue };
-            keys[way as usize - 1] = Some(window.key.clone());
-            windows.push((way, window));
+        for route in [Route::Local, Route::Shm, Route::Net] {
+            let Some(window) = self.ends.at(route).and_then(|end| memory.expose(end)) else { continue };
+            keys[route as usize - 1] = Some(window.key.clone());
+            windows.push((route, window));
         }
         let open = Open { memory: memory.clone(), windows, tag, notice: notice(id).into() };
         self.inner.landings.slots[id.slot as usize].1 = Some(open);
@@ -236,8 +236,8 @@ impl Port {
     /// Closes a landing: later puts fail at their origin, and may end the job there, so nobody shall be allowed any.
     pub fn close_landing(&mut self, id: LandingId) {
         let Some(open) = self.inner.landings.close(id) else { return };
-        for (way, window) in open.windows {
-            if let Some(end) = self.ends.at(way) {
+        for (route, window) in open.windows {
+            if let Some(end) = self.ends.at(route) {
                 drop(end.unexpose(window));
             }
         }
@@ -249,15 +249,15 @@ impl Port {
     /// If that is outside of the landing.
     pub fn put(&mut self, to: &LandingAddress, offset: u64, src: RegBuf, tag: Tag, notice: &[u8]) {
         assert!(to.holds(offset, src.len()), "{} bytes at {offset} of a landing of {} bytes", src.len(), to.len);
-        let way = self.ends.way(self.pe, to.owner);
-        if way == Way::Itself {
+        let route = self.ends.route(self.pe, to.owner);
+        if route == Route::Loopback {
             return self.put_here(to.id, offset, &src);
         }
-        let Some(key) = &to.keys[way as usize - 1] else {
+        let Some(key) = &to.keys[route as usize - 1] else {
             let fill = |body: &mut [std::mem::MaybeUninit<u8>]| write_bytes(body, notice);
             return self.send_payloads(to.owner, tag, notice.len(), fill, vec![src], false);
         };
-        self.inner.counters.sent[way as usize].add(src.len() as u64);
+        self.inner.counters.sent[route as usize].add(src.len() as u64);
         let imm = frame::imm(frame::PUT, to.id.slot as usize);
         let posted = if self.puts.is_empty() && src.len() <= self.chunk(to.owner) {
             self.post_put(to.owner, src, key, offset, Some(imm))
@@ -275,7 +275,7 @@ impl Port {
         if self.inner.landings.get(id).is_some_and(|open| open.memory.write(offset, src))
             && let Some((tag, msg)) = self.inner.notice(id.slot as usize)
         {
-            self.inner.counters.sent[Way::Itself as usize].add(src.len() as u64);
+            self.inner.counters.sent[Route::Loopback as usize].add(src.len() as u64);
             self.deliver_here(tag, msg, Vec::new());
         }
     }

@@ -81,8 +81,8 @@ use send::{InFlight, Queued};
 use crate::doorbell::Fences;
 use crate::local::Local;
 use crate::memory::Slab;
-use crate::near::{Arrival, Near};
 use crate::shm::Shm;
+use crate::shmem::{Arrival, ShmemEndpoint};
 use crate::wireup::TransportOptions;
 use crate::{Doorbell, Endpoint, Event, Layout, Msg, Pe, Reach, RegBuf, TransportError, Waker};
 
@@ -195,15 +195,15 @@ struct Ends {
     process: Range<u32>,
     /// PEs that `shm` reaches, unless `local` does.
     host: Range<u32>,
-    local: Option<Near<Local>>,
-    shm: Option<Near<Shm>>,
+    local: Option<ShmemEndpoint<Local>>,
+    shm: Option<ShmemEndpoint<Shm>>,
     net: Option<Box<dyn Endpoint>>,
 }
 
 /// Which backend reaches a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
-    Itself,
+enum Route {
+    Loopback,
     Local,
     Shm,
     Net,
@@ -211,34 +211,34 @@ enum Way {
 
 impl Ends {
     #[inline]
-    fn way(&self, own: Pe, to: Pe) -> Way {
+    fn route(&self, own: Pe, to: Pe) -> Route {
         if to == own {
-            Way::Itself
+            Route::Loopback
         } else if to.0.wrapping_sub(self.process.start) < self.process.end - self.process.start {
-            Way::Local
+            Route::Local
         } else if to.0.wrapping_sub(self.host.start) < self.host.end - self.host.start {
-            Way::Shm
+            Route::Shm
         } else {
-            Way::Net
+            Route::Net
         }
     }
 
     /// The endpoint of a way, if it reaches anybody.
-    fn at(&mut self, way: Way) -> Option<&mut dyn Endpoint> {
-        match way {
-            Way::Local => self.local.as_mut().map(|near| near as &mut dyn Endpoint),
-            Way::Shm => self.shm.as_mut().map(|near| near as &mut dyn Endpoint),
-            Way::Net => self.net.as_deref_mut().map(|net| net as &mut dyn Endpoint),
-            Way::Itself => None,
+    fn at(&mut self, route: Route) -> Option<&mut dyn Endpoint> {
+        match route {
+            Route::Local => self.local.as_mut().map(|shmem| shmem as &mut dyn Endpoint),
+            Route::Shm => self.shm.as_mut().map(|shmem| shmem as &mut dyn Endpoint),
+            Route::Net => self.net.as_deref_mut().map(|net| net as &mut dyn Endpoint),
+            Route::Loopback => None,
         }
     }
 
     /// The endpoint that reaches `to`, another PE.
     fn to(&mut self, own: Pe, to: Pe) -> &mut dyn Endpoint {
-        match self.way(own, to) {
-            Way::Local => self.local.as_mut().expect("it reaches somebody"),
-            Way::Shm => self.shm.as_mut().expect("it reaches somebody"),
-            Way::Net | Way::Itself => &mut **self.net.as_mut().expect("wire-up gives a way to every PE"),
+        match self.route(own, to) {
+            Route::Local => self.local.as_mut().expect("it reaches somebody"),
+            Route::Shm => self.shm.as_mut().expect("it reaches somebody"),
+            Route::Net | Route::Loopback => &mut **self.net.as_mut().expect("wire-up gives a way to every PE"),
         }
     }
 }
@@ -350,7 +350,7 @@ impl Port {
         if !self.early.is_empty() {
             n = self.early_into(out, max);
         }
-        n += self.receive_near(out, max - n)?;
+        n += self.receive_shmem(out, max - n)?;
         if self.ends.net.is_some() {
             self.since_net += 1;
             if n == 0 || self.since_net >= NET_EVERY {
@@ -378,8 +378,8 @@ impl Port {
             || !self.inner.todo.is_empty()
             || self.waits_for_room()
             || self.fatal.is_some()
-            || self.ends.local.as_ref().is_some_and(Near::busy)
-            || self.ends.shm.as_ref().is_some_and(Near::busy)
+            || self.ends.local.as_ref().is_some_and(ShmemEndpoint::busy)
+            || self.ends.shm.as_ref().is_some_and(ShmemEndpoint::busy)
     }
 
     /// Whether it has something that found no room.
@@ -389,7 +389,7 @@ impl Port {
 
     /// Takes what is in the inboxes. Says how much that was for the user.
     #[inline]
-    fn receive_near(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
+    fn receive_shmem(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         let (mut left, rare) = (max, &mut self.rare);
         let mut sort = Sort { inner: &mut self.inner, out, rare, failed: None, events: 0 };
         if let Some(local) = &mut self.ends.local {
@@ -461,12 +461,12 @@ impl Port {
             (None, Some(local)) => Some(local.fences()),
             (None, None) => None,
         };
-        local.iter().for_each(Near::announce);
-        shm.iter().for_each(Near::announce);
+        local.iter().for_each(ShmemEndpoint::announce);
+        shm.iter().for_each(ShmemEndpoint::announce);
         // Across processes `membarrier` reaches this one's threads too; without it both ends fence.
         let fenced = fences.is_none_or(Fences::heavy);
-        let idle = local.as_mut().is_none_or(Near::may_sleep)
-            & shm.as_mut().is_none_or(Near::may_sleep)
+        let idle = local.as_mut().is_none_or(ShmemEndpoint::may_sleep)
+            & shm.as_mut().is_none_or(ShmemEndpoint::may_sleep)
             & net.as_mut().is_none_or(|net| net.arm());
         if !(fenced && idle) {
             return Ok(());

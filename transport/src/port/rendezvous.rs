@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::frame::{self, Accept, Landing, Request};
 use super::inner::{Arriving, Part, Source, Todo};
-use super::{OfferId, Port, PortEvent, Tag, Way};
-use crate::near::Arrival;
+use super::{OfferId, Port, PortEvent, Route, Tag};
+use crate::shmem::Arrival;
 use crate::{Event, Imm, OpId, Pe, PostError, Posted, Reach, RegBuf, RemoteKey, TransportError};
 
 /// The operation of every put.
@@ -17,14 +17,14 @@ const SEND: u64 = 1 << 32;
 /// Above that, an operation on the network says its length, in KiB.
 const LEN_SHIFT: u32 = 33;
 
-fn lengthened(op: u64, way: Way, len: usize) -> OpId {
-    let kib = if way == Way::Net { len as u64 >> 10 } else { 0 };
+fn lengthened(op: u64, route: Route, len: usize) -> OpId {
+    let kib = if route == Route::Net { len as u64 >> 10 } else { 0 };
     OpId(op | kib << LEN_SHIFT)
 }
 
 /// The operation of a plain send.
-pub(super) fn sending(imm: Imm, way: Way, len: usize) -> OpId {
-    lengthened(SEND | u64::from(imm.0), way, len)
+pub(super) fn sending(imm: Imm, route: Route, len: usize) -> OpId {
+    lengthened(SEND | u64::from(imm.0), route, len)
 }
 
 /// The length of what an operation on the network sends or puts.
@@ -264,7 +264,7 @@ impl Port {
     /// The most that one put to a peer shall have.
     pub(super) fn chunk(&mut self, to: Pe) -> usize {
         let max = self.ends.to(self.pe, to).caps().put_max;
-        if self.ends.way(self.pe, to) == Way::Net { max.min(CHUNK) } else { max }
+        if self.ends.route(self.pe, to) == Route::Net { max.min(CHUNK) } else { max }
     }
 
     /// Queues the puts of a payload at `offset` of a window; the last one is announced.
@@ -343,7 +343,7 @@ impl Port {
         if src.is_empty() && !self.clear_for(to) {
             return Ok(Some(src));
         }
-        let op = lengthened(PUT, self.ends.way(self.pe, to), src.len());
+        let op = lengthened(PUT, self.ends.route(self.pe, to), src.len());
         match self.ends.to(self.pe, to).put(to, src, key, offset, imm, op) {
             Ok(posted) => {
                 if posted == Posted::Pending {

@@ -8,10 +8,10 @@ use super::frame::{self, Eager};
 use super::held::Held;
 use super::inner::{Inner, Offered, Source};
 use super::rendezvous::{kib, sending};
-use super::{Fate, Incoming, Port, PortEvent, Tag, Way};
+use super::{Fate, Incoming, Port, PortEvent, Route, Tag};
 use crate::memory::write_bytes;
-use crate::near::{self, Near};
 use crate::ring::BODY_MAX;
+use crate::shmem::{self, ShmemEndpoint};
 use crate::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
 
 /// A message that found no room.
@@ -76,19 +76,19 @@ pub(super) struct Wait {
 
 /// Sends a small message to a near peer, if there are credit and room for it; else gives `fill` back.
 #[inline(always)]
-fn send_near<W: near::Way, F: FnOnce(&mut [MaybeUninit<u8>])>(
-    near: &mut Option<Near<W>>,
+fn send_shmem<L: shmem::Lane, F: FnOnce(&mut [MaybeUninit<u8>])>(
+    shmem: &mut Option<ShmemEndpoint<L>>,
     inner: &mut Inner,
-    way: Way,
+    route: Route,
     (to, imm, cost): (Pe, Imm, u64),
     len: usize,
     fill: F,
 ) -> Result<(), F> {
-    let Some(near) = near else { return Err(fill) };
+    let Some(shmem) = shmem else { return Err(fill) };
     if !inner.accounts.charge(to, cost) {
         return Err(fill);
     }
-    near.try_send(to, imm, len, fill).map(|()| inner.counters.sent[way as usize].add(len as u64)).inspect_err(|_| {
+    shmem.try_send(to, imm, len, fill).map(|()| inner.counters.sent[route as usize].add(len as u64)).inspect_err(|_| {
         inner.accounts.refund(to, cost);
     })
 }
@@ -117,10 +117,10 @@ impl Port {
         let mut fill = fill;
         if len <= BODY_MAX && self.plain && !charge.is_heavy() {
             let (imm, cost, inner) = (frame::imm(tag.0, 0), charge.cost(len as u64), &mut self.inner);
-            let sent = match self.ends.way(self.pe, to) {
-                Way::Local => send_near(&mut self.ends.local, inner, Way::Local, (to, imm, cost), len, fill),
-                Way::Shm => send_near(&mut self.ends.shm, inner, Way::Shm, (to, imm, cost), len, fill),
-                Way::Itself | Way::Net => Err(fill),
+            let sent = match self.ends.route(self.pe, to) {
+                Route::Local => send_shmem(&mut self.ends.local, inner, Route::Local, (to, imm, cost), len, fill),
+                Route::Shm => send_shmem(&mut self.ends.shm, inner, Route::Shm, (to, imm, cost), len, fill),
+                Route::Loopback | Route::Net => Err(fill),
             };
             match sent {
                 Ok(()) => return,
@@ -147,10 +147,10 @@ impl Port {
         debug_assert!(!tag.is_system(), "system messages have no payloads");
         let n = payloads.len();
         assert!(n <= frame::PAYLOADS_MAX, "{n} payloads in one message");
-        let way = self.ends.way(self.pe, to);
+        let route = self.ends.route(self.pe, to);
         let bytes = payloads.iter().map(|p| p.len() as u64).sum::<u64>();
-        self.inner.counters.sent[way as usize].add(bytes + len as u64);
-        if way == Way::Itself {
+        self.inner.counters.sent[route as usize].add(bytes + len as u64);
+        if route == Route::Loopback {
             let head = Msg::fill(&self.inner.slab, len, fill);
             if offer {
                 let sizes = payloads.iter().map(|p| p.len() as u64).collect();
@@ -162,7 +162,7 @@ impl Port {
             }
             return;
         }
-        if self.is_too_long(way, bytes + len as u64) {
+        if self.is_too_long(route, bytes + len as u64) {
             return self.refuse_too_long(to, tag, len, fill, bytes + len as u64);
         }
         match self.fate(to, tag, len) {
@@ -173,7 +173,7 @@ impl Port {
         if !self.admit(to, charge.cost(bytes + len as u64)) {
             return self.hold(to, Held { tag, charge, head: filled(len, fill), payloads, offer });
         }
-        if way == Way::Net && self.in_flight.much() {
+        if route == Route::Net && self.in_flight.much() {
             self.ease(to);
         }
         self.transmit(to, (tag, charge), len, fill, payloads, offer);
@@ -189,11 +189,11 @@ impl Port {
         payloads: Vec<RegBuf>,
         offer: bool,
     ) {
-        let (way, n) = (self.ends.way(self.pe, to), payloads.len());
+        let (route, n) = (self.ends.route(self.pe, to), payloads.len());
         if payloads.is_empty() {
-            return self.send_frame(to, frame::imm(tag.0, Self::weighed(way, charge)), len, fill, true);
+            return self.send_frame(to, frame::imm(tag.0, Self::weighed(route, charge)), len, fill, true);
         }
-        let whole = Eager::len(len, &payloads).filter(|_| way == Way::Net && !offer);
+        let whole = Eager::len(len, &payloads).filter(|_| route == Route::Net && !offer);
         if let Some(whole) = whole.filter(|&whole| whole <= self.ends.to(self.pe, to).caps().inject_max) {
             let imm = frame::imm(frame::EAGER, 0);
             self.send_frame(to, imm, whole, |body| Eager::write(body, tag.0, &payloads, fill), true);
@@ -208,8 +208,8 @@ impl Port {
     }
 
     /// Whether a message has more bytes, with its payloads, than may pass between processes.
-    fn is_too_long(&self, way: Way, bytes: u64) -> bool {
-        bytes > self.options.message_max && matches!(way, Way::Shm | Way::Net)
+    fn is_too_long(&self, route: Route, bytes: u64) -> bool {
+        bytes > self.options.message_max && matches!(route, Route::Shm | Route::Net)
     }
 
     /// A message that is too long comes back to its sender, as one does for which there is no memory.
@@ -231,7 +231,7 @@ impl Port {
     /// A message to this PE itself.
     pub(super) fn deliver_here(&mut self, tag: Tag, msg: Msg, payloads: Vec<RegBuf>) {
         let bytes = msg.len() as u64 + payloads.iter().map(|p| p.len() as u64).sum::<u64>();
-        self.inner.counters.received[Way::Itself as usize].add(bytes);
+        self.inner.counters.received[Route::Loopback as usize].add(bytes);
         self.early.push_back(PortEvent::Message(Incoming::own(self.pe, tag, msg, payloads.into())));
     }
 
@@ -254,15 +254,15 @@ impl Port {
         len: usize,
         fill: impl FnOnce(&mut [MaybeUninit<u8>]),
     ) {
-        let way = self.ends.way(self.pe, to);
+        let route = self.ends.route(self.pe, to);
         // A weight travels only where arguments are moved.
-        let charge = if way == Way::Local { charge } else { tag.charge() };
-        self.inner.counters.sent[way as usize].add(len as u64);
-        if way == Way::Itself {
+        let charge = if route == Route::Local { charge } else { tag.charge() };
+        self.inner.counters.sent[route as usize].add(len as u64);
+        if route == Route::Loopback {
             let msg = Msg::fill(&self.inner.slab, len, fill);
             return self.deliver_here(tag, msg, Vec::new());
         }
-        if self.is_too_long(way, len as u64) {
+        if self.is_too_long(route, len as u64) {
             return self.refuse_too_long(to, tag, len, fill, len as u64);
         }
         let cost = charge.cost(len as u64);
@@ -275,7 +275,7 @@ impl Port {
             Fate::Drop | Fate::Kill => {}
             Fate::Delay(polls) => {
                 self.inner.accounts.charge_anyway(to, cost);
-                self.queue(to, frame::imm(tag.0, Self::weighed(way, charge)), filled(len, fill), polls);
+                self.queue(to, frame::imm(tag.0, Self::weighed(route, charge)), filled(len, fill), polls);
             }
         }
     }
@@ -289,8 +289,8 @@ impl Port {
         fill: F,
         may_wait: bool,
     ) {
-        let small = match self.ends.way(self.pe, to) {
-            Way::Net => self.ends.to(self.pe, to).caps().inject_max,
+        let small = match self.ends.route(self.pe, to) {
+            Route::Net => self.ends.to(self.pe, to).caps().inject_max,
             _ => BODY_MAX,
         };
         if len > small {
@@ -333,8 +333,8 @@ impl Port {
 
     /// A buffer that the backend to `to` sends best.
     fn alloc_for(&mut self, to: Pe, len: usize) -> RegBuf {
-        match self.ends.way(self.pe, to) {
-            Way::Net => self.ends.to(self.pe, to).alloc(len).unwrap_or_else(|| RegBuf::heap(len)),
+        match self.ends.route(self.pe, to) {
+            Route::Net => self.ends.to(self.pe, to).alloc(len).unwrap_or_else(|| RegBuf::heap(len)),
             _ => self.alloc(len),
         }
     }
@@ -362,8 +362,8 @@ impl Port {
     /// Posts a buffer. Gives back where there is no room: the buffer, or, if there is no memory to send it, the
     /// notice that goes in its place.
     fn post(&mut self, to: Pe, imm: &mut Imm, mut buf: RegBuf) -> Result<(), RegBuf> {
-        let (way, mut len) = (self.ends.way(self.pe, to), buf.len());
-        let mut op = sending(*imm, way, len);
+        let (route, mut len) = (self.ends.route(self.pe, to), buf.len());
+        let mut op = sending(*imm, route, len);
         let mut posted = self.ends.to(self.pe, to).send(to, *imm, buf, op);
         if let Err(PostError::NoMemory(whole)) = posted {
             if let Err(error) = self.inner.came_back(to, *imm, &whole, &mut self.early) {
@@ -374,7 +374,7 @@ impl Port {
             *imm = frame::imm(frame::MISSED, 0);
             len = buf.len();
             drop(whole);
-            op = sending(*imm, way, len);
+            op = sending(*imm, route, len);
             posted = self.ends.to(self.pe, to).send(to, *imm, buf, op);
         }
         match posted {
@@ -477,7 +477,7 @@ impl Port {
         }
         let mut early = std::mem::take(&mut self.early);
         let received =
-            self.receive_near(&mut early, SPINS as usize).and_then(|_| self.receive_net(&mut early, SPINS as usize));
+            self.receive_shmem(&mut early, SPINS as usize).and_then(|_| self.receive_net(&mut early, SPINS as usize));
         early.append(&mut self.early);
         self.early = early;
         if let Err(error) = received.and_then(|_| self.run_todo()) {

@@ -24,8 +24,8 @@ use crate::memory::pool::Arena;
 use crate::memory::segment::{Segment, arena_bytes};
 use crate::memory::window::Place;
 use crate::memory::{Home, write_bytes};
-use crate::near::{Near, Target, Way};
 use crate::ring::BODY_MAX;
+use crate::shmem::{Lane, ShmemEndpoint, Target};
 use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError};
 
 /// What this process knows of the PEs of its host.
@@ -151,7 +151,7 @@ impl ShmFabric {
     }
 
     /// The endpoint of `pe`, to be opened on its thread.
-    pub(crate) fn endpoint(&self, pe: Pe) -> Near<Shm> {
+    pub(crate) fn endpoint(&self, pe: Pe) -> ShmemEndpoint<Shm> {
         open(&self.host, pe, &self.caps)
     }
 }
@@ -188,10 +188,10 @@ fn processes_of(segments: &[Arc<Segment>]) -> Result<(Processes, bool), Transpor
     Ok((processes, vm))
 }
 
-fn open(host: &Arc<Host>, pe: Pe, caps: &Caps) -> Near<Shm> {
+fn open(host: &Arc<Host>, pe: Pe, caps: &Caps) -> ShmemEndpoint<Shm> {
     let index = (pe.0 - host.first) as usize;
-    let way = Shm { host: host.clone(), index };
-    Near::new(pe, host.first, way, caps.clone(), &host.segments, host.arenas[index].clone(), host.fences)
+    let lane = Shm { host: host.clone(), index };
+    ShmemEndpoint::new(pe, host.first, lane, caps.clone(), &host.segments, host.arenas[index].clone(), host.fences)
 }
 
 impl Fabric for ShmFabric {
@@ -239,7 +239,7 @@ impl Shm {
 
 // SAFETY: a handle leads to a block of an arena that its sender owned and forgot; a window's place is checked to lie in
 // an arena that is mapped.
-unsafe impl Way for Shm {
+unsafe impl Lane for Shm {
     const HANDLE: usize = 8 * WORDS;
 
     #[inline]

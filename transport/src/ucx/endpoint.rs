@@ -11,7 +11,7 @@ use super::inbox::Inbox;
 use super::operations::{Operation, Reply, What};
 use super::peer::{Peer, State};
 use super::worker::{Began, Closed, Held, Worker};
-use super::{Shared, Way};
+use super::{Protocol, Shared};
 use crate::liveness::Listener;
 use crate::loopback;
 use crate::memory::exposed::Windows;
@@ -179,7 +179,7 @@ impl UcxEndpoint {
     pub(super) fn begin(&mut self, index: usize, head: &Head, held: Held, what: What) -> Result<Began, Held> {
         let len = held.len();
         let Some(connection) = &self.peers[index].connection else { return Err(held) };
-        match self.worker.send(connection, head, held, self.shared.config.way(len)) {
+        match self.worker.send(connection, head, held, self.shared.config.protocol(len)) {
             Began::On(slot) => {
                 self.note(slot, Operation { peer: index, len, what });
                 Ok(Began::On(slot))
@@ -323,7 +323,7 @@ impl Endpoint for UcxEndpoint {
             return Ok(Posted::Done);
         }
         let mut words = [0; 3];
-        if self.shared.config.way(buf.len()) != Way::Eager {
+        if self.shared.config.protocol(buf.len()) != Protocol::Eager {
             self.next_reply += 1;
             words[2] = self.next_reply;
         }

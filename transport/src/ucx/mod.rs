@@ -116,7 +116,7 @@ impl UcxConfig {
 
 /// How bytes leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Protocol {
     Eager,
     Either,
     Collected,
@@ -125,13 +125,13 @@ pub(crate) enum Way {
 impl UcxConfig {
     /// How `len` bytes leave.
     #[inline]
-    pub(crate) fn way(&self, len: usize) -> Way {
+    pub(crate) fn protocol(&self, len: usize) -> Protocol {
         if len >= self.collected_min {
-            Way::Collected
+            Protocol::Collected
         } else if len >= self.either_min {
-            Way::Either
+            Protocol::Either
         } else {
-            Way::Eager
+            Protocol::Eager
         }
     }
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use charm4rs_ucx_sys as sys;
 use sys::{Answer, Ucp, ucp_ep_h, ucs_status_t};
 
-use super::Way;
+use super::Protocol;
 use super::context::{Context, Failure, check};
 use super::endpoint::INJECT_MAX;
 use super::head::{HEAD_MAX, Head};
@@ -309,11 +309,11 @@ impl Worker {
 
     /// Sends a head and what is held.
     #[inline]
-    pub(super) fn send(&mut self, to: &Connection, head: &Head, held: Held, way: Way) -> Began {
+    pub(super) fn send(&mut self, to: &Connection, head: &Head, held: Held, protocol: Protocol) -> Began {
         let index = self.slot();
         let data = held.bytes();
         self.slots[index as usize].held = held;
-        let answer = self.post(index, to, head, data, way);
+        let answer = self.post(index, to, head, data, protocol);
         self.began(index, answer)
     }
 
@@ -331,7 +331,7 @@ impl Worker {
         block.set_len(len);
         block.fill_with(fill);
         let data = (block.as_ptr(), len);
-        let ended = match self.post(index, to, head, data, Way::Eager) {
+        let ended = match self.post(index, to, head, data, Protocol::Eager) {
             Answer::Pending(_) => return Ok(Some(index)),
             Answer::Done => Ok(None),
             Answer::Failed(status) => Err(status),
@@ -342,16 +342,23 @@ impl Worker {
 
     /// Sends a head and bytes that the slot owns.
     #[inline]
-    fn post(&mut self, index: u32, to: &Connection, head: &Head, (data, len): (*mut u8, usize), way: Way) -> Answer {
+    fn post(
+        &mut self,
+        index: u32,
+        to: &Connection,
+        head: &Head,
+        (data, len): (*mut u8, usize),
+        protocol: Protocol,
+    ) -> Answer {
         let ticket = self.slots[index as usize].ticket;
         // SAFETY: the slot was free, so UCX does not look at its ticket, and nobody else does.
         let head_len = head.encode(unsafe { &mut (*ticket.as_ptr()).head });
         let param = &mut self.sending;
         param.user_data = ticket.as_ptr().cast();
-        param.flags = match way {
-            Way::Eager => sys::UCP_AM_SEND_FLAG_EAGER,
-            Way::Either => 0,
-            Way::Collected => sys::UCP_AM_SEND_FLAG_RNDV,
+        param.flags = match protocol {
+            Protocol::Eager => sys::UCP_AM_SEND_FLAG_EAGER,
+            Protocol::Either => 0,
+            Protocol::Collected => sys::UCP_AM_SEND_FLAG_RNDV,
         };
         let ucp = self.shared.ucp;
         // SAFETY: a live connection of this worker; head and bytes stay in their places until the operation has ended, since the slot

@@ -1,7 +1,7 @@
-//! The endpoint of near peers, through memory that both see: what `local` (threads) and `shm` (processes) have in
-//! common. They differ in what a buffer is to a peer, whose memory a window may be in, and how a sleeper is woken: see [`Way`].
+//! The shared-memory endpoint: the common part of `local` (threads) and `shm` (processes of a host). The two differ in how a buffer is handed over, in
+//! which memory can be a window, and in how a sleeping peer is woken; a [`Lane`] implements that.
 
-mod way;
+mod lane;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub(crate) use way::{Refused, Target, Way};
+pub(crate) use lane::{Lane, Refused, Target};
 
 use crate::doorbell::{Fences, announce, back, must_ring};
 use crate::memory::inbox::{Inbox, Outbox, Record};
@@ -51,13 +51,13 @@ pub(crate) enum Arrival {
 
 /// A PE's end; see the module's text.
 #[derive(Debug)]
-pub(crate) struct Near<W: Way> {
+pub(crate) struct ShmemEndpoint<L: Lane> {
     pe: Pe,
     /// The first of the peers, which are numbered without gaps.
     first: u32,
     /// Peers that reach this PE in another way: the first of them, and how many. No record is theirs.
     elsewhere: (u32, u32),
-    way: W,
+    lane: L,
     caps: Caps,
     inbox: Inbox,
     outboxes: Vec<Outbox>,
@@ -76,12 +76,12 @@ pub(crate) struct Near<W: Way> {
     copies: u64,
 }
 
-impl<W: Way> Near<W> {
+impl<L: Lane> ShmemEndpoint<L> {
     /// The end of `pe`, whose segment is `segments[pe - first]`.
     pub(crate) fn new(
         pe: Pe,
         first: u32,
-        way: W,
+        lane: L,
         caps: Caps,
         segments: &[Arc<Segment>],
         arena: Arc<Arena>,
@@ -92,7 +92,7 @@ impl<W: Way> Near<W> {
             pe,
             first,
             elsewhere: (0, 0),
-            way,
+            lane,
             caps,
             inbox: Inbox::new(own.clone()),
             outboxes: segments.iter().cloned().map(Outbox::new).collect(),
@@ -176,7 +176,7 @@ impl<W: Way> Near<W> {
         claim.publish(self.pe, kind, imm);
         self.fences.light();
         if must_ring(&outbox.segment().header().sleep.0) {
-            self.way.ring(peer);
+            self.lane.ring(peer);
         }
         Ok(())
     }
@@ -226,9 +226,9 @@ impl<W: Way> Near<W> {
         let from = Pe(record.from);
         let arrival = match record.kind() {
             kind if kind == Kind::Buffer as u8 => {
-                let whole = record.len() == W::HANDLE;
+                let whole = record.len() == L::HANDLE;
                 // SAFETY: by its kind and length the body is a handle that `write` wrote; each record is taken once.
-                match whole.then(|| unsafe { self.way.read(self.inbox.body(record)) }).flatten() {
+                match whole.then(|| unsafe { self.lane.read(self.inbox.body(record)) }).flatten() {
                     Some(buf) => Ok(Some(Arrival::Message(from, record.imm(), buf.into()))),
                     None => Err(self.violation(from.0, "a buffer that is none", record.len() as u64)),
                 }
@@ -267,10 +267,10 @@ impl<W: Way> Near<W> {
     fn disarm(&mut self) {
         self.armed = false;
         back(&self.inbox.segment().header().sleep.0);
-        self.way.awake();
+        self.lane.awake();
     }
 
-    /// Whether something besides arrivals needs [`Near::tend`].
+    /// Whether something besides arrivals needs [`ShmemEndpoint::tend`].
     #[inline]
     pub(crate) fn busy(&self) -> bool {
         !self.notices.is_empty() || !self.ready.is_empty() || self.fatal.is_some()
@@ -314,7 +314,7 @@ impl<W: Way> Near<W> {
         if end > inside.place.len {
             return Err(Refused);
         }
-        match self.way.resolve(index, &inside.place).ok_or(Refused)? {
+        match self.lane.resolve(index, &inside.place).ok_or(Refused)? {
             Target::Here(at) => {
                 let offset = usize::try_from(offset).map_err(|_| Refused)?;
                 // SAFETY: the window is open and we are inside, so its memory stays valid and its owner does not touch it; the
@@ -331,18 +331,18 @@ impl<W: Way> Near<W> {
             }
             Target::There { peer, addr } => {
                 let addr = addr.checked_add(offset).ok_or(Refused)?;
-                if self.way.copy(here, peer, addr, put) { Ok(()) } else { Err(Refused) }
+                if self.lane.copy(here, peer, addr, put) { Ok(()) } else { Err(Refused) }
             }
         }
     }
 }
 
 /// A peer that ended without closing.
-fn gone<W: Way>(outboxes: &[Outbox], way: &W) -> Option<usize> {
-    (0..outboxes.len()).find(|peer| outboxes[*peer].closed() == LOST || way.has_ended(*peer))
+fn gone<L: Lane>(outboxes: &[Outbox], lane: &L) -> Option<usize> {
+    (0..outboxes.len()).find(|peer| outboxes[*peer].closed() == LOST || lane.has_ended(*peer))
 }
 
-impl<W: Way> Endpoint for Near<W> {
+impl<L: Lane> Endpoint for ShmemEndpoint<L> {
     fn pe(&self) -> Pe {
         self.pe
     }
@@ -392,12 +392,12 @@ impl<W: Way> Endpoint for Near<W> {
         }
         let peer = to.0.wrapping_sub(self.first) as usize;
         let mut copy = None;
-        if !self.way.can_hand(&buf) {
+        if !self.lane.can_hand(&buf) {
             if buf.len() > self.caps.send_max {
                 return Err(PostError::TooLarge { max: self.caps.send_max, buf });
             }
             // Not while a record is claimed: others would wait behind the copy.
-            if !self.outboxes[peer].has_room(W::HANDLE) {
+            if !self.outboxes[peer].has_room(L::HANDLE) {
                 return Err(PostError::Busy(buf));
             }
             match self.pool.alloc(buf.len()) {
@@ -413,18 +413,18 @@ impl<W: Way> Endpoint for Near<W> {
             }
         }
         let outbox = &mut self.outboxes[peer];
-        let Some(mut claim) = outbox.claim(W::HANDLE) else { return Err(PostError::Busy(buf)) };
-        self.way.write(copy.unwrap_or(buf), claim.body());
+        let Some(mut claim) = outbox.claim(L::HANDLE) else { return Err(PostError::Busy(buf)) };
+        self.lane.write(copy.unwrap_or(buf), claim.body());
         claim.publish(self.pe, Kind::Buffer, imm);
         self.fences.light();
         if must_ring(&outbox.segment().header().sleep.0) {
-            self.way.ring(peer);
+            self.lane.ring(peer);
         }
         Ok(Posted::Done)
     }
 
     fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
-        let Some(place) = self.way.place(&buf) else {
+        let Some(place) = self.lane.place(&buf) else {
             return Err((TransportError::Config("peers cannot reach this memory".into()), buf));
         };
         let Some((index, generation)) = self.windows.open(place) else {
@@ -442,8 +442,8 @@ impl<W: Way> Endpoint for Near<W> {
 
     fn unexpose(&mut self, window: Window) -> RegBuf {
         let index = u32::try_from(window.id.0 >> 32).expect("half of 64 bits");
-        let (outboxes, way) = (&self.outboxes, &self.way);
-        let gone = || gone(outboxes, way);
+        let (outboxes, lane) = (&self.outboxes, &self.lane);
+        let gone = || gone(outboxes, lane);
         if !self.windows.close(index, || gone().is_some()) {
             let pe = (self.first..).nth(gone().unwrap_or(0)).map_or(self.pe, Pe);
             self.fatal.get_or_insert(TransportError::PeerDown { pe, why: "it ended while memory was exposed to it" });
@@ -522,7 +522,7 @@ impl<W: Way> Endpoint for Near<W> {
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.way.wait_fd()
+        self.lane.wait_fd()
     }
 
     fn copies(&self) -> u64 {
@@ -541,14 +541,14 @@ impl<W: Way> Endpoint for Near<W> {
     }
 }
 
-impl<W: Way> Drop for Near<W> {
+impl<L: Lane> Drop for ShmemEndpoint<L> {
     fn drop(&mut self) {
         if !self.closed {
             self.inbox.segment().header().closed.store(LOST, Ordering::Release);
         }
         // The memory of windows that are still open goes away next.
-        let (outboxes, way) = (&self.outboxes, &self.way);
-        self.windows.close_all(|| gone(outboxes, way).is_some());
+        let (outboxes, lane) = (&self.outboxes, &self.lane);
+        self.windows.close_all(|| gone(outboxes, lane).is_some());
         // Buffers that were handed over and never read go home.
         while let Ok(Some(record)) = self.inbox.take() {
             let _ = self.arrival(&record);

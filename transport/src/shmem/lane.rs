@@ -1,4 +1,4 @@
-//! What differs between peers that are threads and peers that are processes.
+//! What differs between threads and processes as peers of a shared-memory endpoint.
 
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
@@ -11,7 +11,7 @@ use crate::memory::window::Place;
 /// Where a put goes or a get comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
-    /// Addressable here.
+    /// In this process's address space.
     Here(NonNull<u8>),
     /// At an address of a peer's process, by the peer's index.
     There { peer: usize, addr: u64 },
@@ -21,12 +21,12 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Refused;
 
-/// What differs between threads and processes.
+/// The operations of a shared-memory endpoint that differ between threads and processes.
 ///
 /// # Safety
 /// `read` must return a buffer that owns its block once `write` has forgotten it; `resolve` must return memory that is valid
 /// for `place.len` bytes as long as the window is open.
-pub(crate) unsafe trait Way: Debug {
+pub(crate) unsafe trait Lane: Debug {
     /// Length of a buffer's description.
     const HANDLE: usize;
 
@@ -39,7 +39,7 @@ pub(crate) unsafe trait Way: Debug {
     /// Makes the buffer of a description. `None`: no peer of ours wrote this.
     ///
     /// # Safety
-    /// `body` is valid for [`Way::HANDLE`] bytes that `write` wrote, and this is called once.
+    /// `body` is valid for [`Lane::HANDLE`] bytes that `write` wrote, and this is called once.
     unsafe fn read(&self, body: NonNull<u8>) -> Option<RegBuf>;
 
     /// Wakes a sleeping peer (by index).
