@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use super::options::{Options, parse_launcher, parse_program};
 use super::wire::{ToLauncher, ToProcess};
-use super::{kin, pmi1, site};
+use super::{host_peers, pmi1, site};
 
 /// Bytes with which every packet of a launcher's channel begins.
 const BEGINNING: usize = 4;
@@ -45,7 +45,7 @@ pub fn packets(input: &[u8]) {
                 );
             }
         }
-        2 => kin::fuzz(bytes),
+        2 => host_peers::fuzz(bytes),
         _ => site::fuzz(bytes),
     }
 }

@@ -20,8 +20,8 @@ mod control;
 pub mod crash;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod host_peers;
 pub mod interrupt;
-mod kin;
 mod launched;
 pub mod leftovers;
 pub mod options;

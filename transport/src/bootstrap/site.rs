@@ -3,7 +3,7 @@
 //!
 //! Each publishes who it is; the first one adds the job's secret, which the key space shows to the job's processes alone. From that
 //! follows who shares a host. The launcher numbers processes as it likes, round the hosts for example; here they are numbered by
-//! host, so that those of a host follow each other. Then those of a host meet ([`super::kin`]).
+//! host, so that those of a host follow each other. Then the processes of each host connect ([`super::host_peers`]).
 //!
 //! Nobody joins their output: what a process has to tell it prints for itself, once for a host. A failure ends the job through the
 //! launcher; where that does not end it, the processes of a host end when one of them is gone, and those of other hosts when the network
@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::alone::{check_put, nothing_there};
 use super::bytes::{Reader, Writer};
 use super::control::{error_line, to_stderr};
-use super::kin::{Kin, Listener, Meeting, Ties};
+use super::host_peers::{Connecting, HostLinks, HostPeers, Listener};
 use super::options::{OptionError, Options, PES_MAX};
 use super::wire::{TOWARD_MAX, VERSION, WireError};
 use super::{BootError, Bootstrap, Control, host_name, sys};
@@ -89,31 +89,31 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Line {
     ending: Arc<dyn Ending>,
     first: bool,
-    ties: OnceLock<Arc<Ties>>,
+    links: OnceLock<Arc<HostLinks>>,
 }
 
 impl Line {
     pub(super) fn new(space: &dyn KeySpace) -> Self {
-        Self { ending: space.ending(), first: space.rank() == 0, ties: OnceLock::new() }
+        Self { ending: space.ending(), first: space.rank() == 0, links: OnceLock::new() }
     }
 
     /// Prints a failure, unless another process does, and has the launcher end the job.
     pub(super) fn fail(&self, code: u8, text: &str) {
-        let tells = self.ties.get().map_or(self.first, |ties| ties.may_tell());
+        let tells = self.links.get().map_or(self.first, |links| links.may_report());
         if !tells {
             // Whoever tells has the job ended, and with its own code.
             std::thread::sleep(GRACE);
         }
         // Before the processes of a host have met, each has its own failure, most likely the same.
-        if tells || self.ties.get().is_none() {
+        if tells || self.links.get().is_none() {
             to_stderr(text);
         }
         self.ending.abort(code);
     }
 
     /// A process of this host is gone, which its launcher may see too, and know why.
-    fn gone(&self, ties: &Ties, what: &str) -> ! {
-        if ties.may_tell() {
+    fn gone(&self, links: &HostLinks, what: &str) -> ! {
+        if links.may_report() {
             to_stderr(&error_line(69, what, None, &host_name(), std::process::id()));
         }
         std::thread::sleep(GRACE);
@@ -123,15 +123,15 @@ impl Line {
 
     /// The job has ended rightly.
     pub(super) fn finish(&self) {
-        if let Some(ties) = self.ties.get() {
-            ties.finish();
+        if let Some(links) = self.links.get() {
+            links.finish();
         }
         self.ending.finish();
     }
 
     /// Where a signal handler takes the right to tell; reading eight bytes succeeds once.
     pub(super) fn token(&self) -> Option<RawFd> {
-        self.ties.get().map(|ties| ties.token())
+        self.links.get().map(|links| links.token())
     }
 }
 
@@ -254,7 +254,7 @@ pub(super) struct Site {
     secret: Secret,
     toward: Vec<String>,
     options: Vec<(String, String)>,
-    kin: Option<Kin>,
+    peers: Option<HostPeers>,
     control: Control,
 }
 
@@ -303,19 +303,20 @@ impl Site {
         let of = |rank: u32| &all[numbers[rank as usize] as usize];
         let elsewhere = (0..layout.hosts()).map(|host| layout.processes_of(host).start).filter(|p| *p != here.start);
         let toward = elsewhere.map(|process| of(process).name.clone()).take(TOWARD_MAX).collect();
-        let kin = if here.len() > 1 {
+        let peers = if here.len() > 1 {
             let keys = Keys::new(job, &secret);
-            let elder = of(here.start).socket;
-            let meeting = Meeting { keys: &keys, rank, host: here, listener, elder, patience: options.timeout() };
+            let leader = of(here.start).socket;
+            let connecting =
+                Connecting { keys: &keys, rank, host: here, listener, leader, patience: options.timeout() };
             let tells = line.clone();
-            let kin = meeting.hold(move |ties, what| tells.gone(ties, what))?;
-            line.ties.get_or_init(|| kin.ties().clone());
-            Some(kin)
+            let peers = connecting.connect(move |links, what| tells.gone(links, what))?;
+            line.links.get_or_init(|| peers.links().clone());
+            Some(peers)
         } else {
             None
         };
         let options = options.to_pairs();
-        Ok(Self { space, rank, layout, numbers, job, secret, toward, options, kin, control })
+        Ok(Self { space, rank, layout, numbers, job, secret, toward, options, peers, control })
     }
 }
 
@@ -375,8 +376,8 @@ impl Bootstrap for Site {
     }
 
     fn share_fds(&mut self, fds: &[BorrowedFd<'_>]) -> Result<Vec<Vec<OwnedFd>>, TransportError> {
-        match &self.kin {
-            Some(kin) => kin.share_fds(fds),
+        match &self.peers {
+            Some(peers) => peers.share_fds(fds),
             None => {
                 let own = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<Result<_, _>>();
                 Ok(vec![own.map_err(|e| TransportError::system("dup", e))?])

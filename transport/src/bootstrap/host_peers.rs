@@ -1,15 +1,15 @@
-//! The processes of one host, where no launcher of ours stands between them: sockets to the host's first process, the *elder*.
+//! Connects the processes of one host when another launcher than ours has started them. Every process has a socket to the first process of the host,
+//! the *leader*.
 //!
-//! Each process listens on an abstract Unix socket, whose name it publishes; once it is known who shares a host, all but the
-//! elder stop listening and dial the elder. Both ends look at the other's user, and prove the job's secret by the
-//! [handshake](crate::auth), before a descriptor is taken. Over these sockets descriptors are shared, by way of the elder.
+//! Each process listens on an abstract Unix socket and publishes its name. When the processes know which of them share a host, all but the leader stop
+//! listening and connect to the leader. Before they exchange descriptors, both ends check the user of the other end and prove that they have the job's
+//! secret, by the [handshake](crate::auth). The leader then passes descriptors between the processes.
 //!
-//! They stay open as long as the processes live, so that a death is heard of: a thread waits for a socket that closes. A process
-//! that ends rightly says so first. With a death the job is over: the elder hears of every death, and ends; then the others
-//! hear of the elder's.
+//! The sockets stay open until the processes exit, so that a death is noticed: a thread waits for sockets to close. A process that exits in the normal way
+//! announces it first. Any other death ends the job: the leader notices every death and exits; then the other processes notice the death of the leader.
 //!
-//! A failure is to be told once for a host. The right to tell is a token, the count of an event descriptor that all of the host have:
-//! whoever takes it tells.
+//! Only one process of a host reports a failure. The right to report is a token, the count of an event descriptor that all processes of the host share:
+//! the process that takes the token reports.
 
 use std::io;
 use std::ops::Range;
@@ -39,19 +39,19 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Pending connections: the kernel takes fewer where its own limit is lower, and dialers wait.
 const BACKLOG: i32 = 4096;
 
-/// What they say to each other.
+/// A message between a process and the leader of its host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Word {
-    /// Descriptors of `rank` come with the packet.
+enum HostMessage {
+    /// The packet carries descriptors of `rank`.
     Fds { rank: u32, count: u16, more: bool },
-    /// The job has ended rightly, and this process is about to.
+    /// The job has ended in the normal way, and this process is about to exit.
     Bye,
 }
 
 /// Length of the longest packet.
-const WORD_MAX: usize = 8;
+const MESSAGE_MAX: usize = 8;
 
-impl Word {
+impl HostMessage {
     fn encode(self) -> Vec<u8> {
         let mut w = Writer::default();
         match self {
@@ -72,15 +72,15 @@ impl Word {
     }
 }
 
-/// A packet of a process of this host.
+/// Decodes a packet from a process of this host.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(packet: &[u8]) {
-    if let Ok(word) = Word::decode(packet) {
-        assert_eq!(word.encode(), packet, "what was read is written alike");
+    if let Ok(word) = HostMessage::decode(packet) {
+        assert_eq!(word.encode(), packet, "a decoded message encodes to the same bytes");
     }
 }
 
-/// A socket that listens, before it is known who shares the host.
+/// A listening socket, opened before the processes know which of them share a host.
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: OwnedFd,
@@ -110,7 +110,7 @@ fn socket() -> rustix::io::Result<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
-/// Nothing of it is in the file system, so nothing is left behind.
+/// An abstract address: it has no file that could be left behind.
 fn address(name: &[u8; Listener::NAME]) -> rustix::io::Result<SocketAddrUnix> {
     let digits: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
     SocketAddrUnix::new_abstract_name(format!("charm4rs-{digits}").as_bytes())
@@ -124,20 +124,20 @@ struct Peer {
     channel: Channel,
 }
 
-/// What a thread heard from a peer, or that it is gone.
-type Heard = (u32, Word, Vec<OwnedFd>);
+/// A message that the listening thread has received, with its sender and descriptors.
+type Heard = (u32, HostMessage, Vec<OwnedFd>);
 
 /// The processes of this host.
 #[derive(Debug)]
-pub(super) struct Kin {
-    ties: Arc<Ties>,
+pub(super) struct HostPeers {
+    links: Arc<HostLinks>,
     heard: Receiver<Heard>,
     patience: Duration,
 }
 
-/// What outlives the bootstrap.
+/// The connections, which outlive the bootstrap.
 #[derive(Debug)]
-pub(super) struct Ties {
+pub(super) struct HostLinks {
     rank: u32,
     host: Range<u32>,
     peers: Vec<Peer>,
@@ -147,51 +147,54 @@ pub(super) struct Ties {
 }
 
 /// What a process must know to meet the others of its host.
-pub(super) struct Meeting<'a> {
+pub(super) struct Connecting<'a> {
     pub(super) keys: &'a Keys,
     pub(super) rank: u32,
-    /// The processes of the host, the elder first.
+    /// The processes of the host, the leader first.
     pub(super) host: Range<u32>,
     pub(super) listener: Listener,
-    /// The name of the elder's listener.
-    pub(super) elder: [u8; Listener::NAME],
+    /// The name of the leader's listener.
+    pub(super) leader: [u8; Listener::NAME],
     pub(super) patience: Duration,
 }
 
-impl Meeting<'_> {
+impl Connecting<'_> {
     /// Meets them all; `gone` is called, on another thread, when one of them has died, with what to say of it.
     ///
     /// # Errors
     /// If one of them does not come, or is another than it says.
-    pub(super) fn hold(self, gone: impl FnOnce(&Ties, &str) + Send + 'static) -> Result<Kin, TransportError> {
-        let elder = self.host.start;
-        let (peers, token) = if self.rank == elder {
+    pub(super) fn connect(
+        self,
+        gone: impl FnOnce(&HostLinks, &str) + Send + 'static,
+    ) -> Result<HostPeers, TransportError> {
+        let leader = self.host.start;
+        let (peers, token) = if self.rank == leader {
             let token = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE);
             let token = token.map_err(|e| TransportError::system("eventfd", e))?;
             let peers = self.gather()?;
-            let word = Word::Fds { rank: elder, count: 1, more: false }.encode();
+            let word = HostMessage::Fds { rank: leader, count: 1, more: false }.encode();
             for peer in &peers {
                 peer.channel.send(&word, &[token.as_fd()]).map_err(|_| lost(peer.rank))?;
             }
             (peers, token)
         } else {
-            let channel = self.dial(elder)?;
-            let packet = channel.recv(&mut [0; WORD_MAX]).map_err(|_| lost(elder))?;
-            let token = packet.fds.into_iter().next().ok_or_else(|| lost(elder))?;
+            let channel = self.dial(leader)?;
+            let packet = channel.recv(&mut [0; MESSAGE_MAX]).map_err(|_| lost(leader))?;
+            let token = packet.fds.into_iter().next().ok_or_else(|| lost(leader))?;
             set_socket_timeout(&channel, Timeout::Recv, None).map_err(|e| TransportError::system("setsockopt", e))?;
-            let pid = peer_of(&channel).map_err(|_| lost(elder))?;
-            (vec![Peer { rank: elder, pid, channel }], token)
+            let pid = peer_of(&channel).map_err(|_| lost(leader))?;
+            (vec![Peer { rank: leader, pid, channel }], token)
         };
         let over = AtomicBool::new(false);
-        let ties = Arc::new(Ties { rank: self.rank, host: self.host, peers, token, over });
+        let links = Arc::new(HostLinks { rank: self.rank, host: self.host, peers, token, over });
         let (tell, heard) = channel();
-        let watched = ties.clone();
-        super::listener("charm4rs-kin", move || {
+        let watched = links.clone();
+        super::listener("charm4rs-host", move || {
             if let Some(what) = watched.watch(&tell) {
                 gone(&watched, &what);
             }
         })?;
-        Ok(Kin { ties, heard, patience: self.patience })
+        Ok(HostPeers { links, heard, patience: self.patience })
     }
 
     /// Waits for all the others, in whatever order they come. Strangers are turned away.
@@ -239,28 +242,28 @@ impl Meeting<'_> {
         Ok((hello.rank, pid))
     }
 
-    /// Reaches the elder, and proves to it who this is.
-    fn dial(&self, elder: u32) -> Result<Channel, TransportError> {
+    /// Reaches the leader, and proves to it who this is.
+    fn dial(&self, leader: u32) -> Result<Channel, TransportError> {
         let failed = |why: io::Error| {
-            TransportError::Startup(format!("process {elder}, the first of this host, does not answer: {why}"))
+            TransportError::Startup(format!("process {leader}, the first of this host, does not answer: {why}"))
         };
         let nonce = random_bytes()?;
         let attempt = || -> io::Result<Channel> {
             let socket = socket()?;
-            connect(&socket, &address(&self.elder)?)?;
+            connect(&socket, &address(&self.leader)?)?;
             let channel = Channel::from(socket);
             peer_of(&channel)?;
-            // The elder deals with one at a time.
+            // The leader deals with one at a time.
             set_socket_timeout(&channel, Timeout::Recv, Some(self.patience))?;
             let hello = Hello {
                 purpose: Purpose::Control,
                 terms: TERMS,
                 rank: self.rank,
                 from: Pe(self.rank),
-                to: Pe(elder),
+                to: Pe(leader),
                 generation: 1,
             };
-            let mut dialer = Dialer::new(self.keys, hello, elder, nonce);
+            let mut dialer = Dialer::new(self.keys, hello, leader, nonce);
             channel.send(dialer.hello(), &[])?;
             match dialer.accept_bytes(&exactly::<CHALLENGE>(&channel)?).map_err(strange)? {
                 Step::Reply((proof, Answer { terms: TERMS, .. })) => channel.send(&proof, &[])?,
@@ -310,28 +313,30 @@ fn ready(socket: &OwnedFd, until: Instant) -> bool {
     }
 }
 
-impl Kin {
-    pub(super) fn ties(&self) -> &Arc<Ties> {
-        &self.ties
+impl HostPeers {
+    pub(super) fn links(&self) -> &Arc<HostLinks> {
+        &self.links
     }
 
     /// [`super::Bootstrap::share_fds`].
     pub(super) fn share_fds(&self, fds: &[BorrowedFd<'_>]) -> Result<Vec<Vec<OwnedFd>>, TransportError> {
-        let Ties { rank, host, peers, .. } = &*self.ties;
+        let HostLinks { rank, host, peers, .. } = &*self.links;
         let own = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<Result<Vec<_>, _>>();
         let mut shared: Vec<Vec<OwnedFd>> = host.clone().map(|_| Vec::new()).collect();
         let place = |of: u32| (of - host.start) as usize;
-        let is_elder = *rank == host.start;
-        if !is_elder {
-            peers.iter().try_for_each(|elder| give(elder, *rank, fds))?;
+        let is_leader = *rank == host.start;
+        if !is_leader {
+            peers.iter().try_for_each(|leader| give(leader, *rank, fds))?;
         }
         let mut missing: Vec<u32> = host.clone().filter(|other| other != rank).collect();
         while !missing.is_empty() {
             let waited = self.heard.recv_timeout(self.patience);
             let (from, word, fds) = waited.map_err(|_| lost(missing[0]))?;
             match word {
-                // The elder speaks for all, the others for themselves.
-                Word::Fds { rank: whose, count, more } if missing.contains(&whose) && (!is_elder || from == whose) => {
+                // The leader speaks for all, the others for themselves.
+                HostMessage::Fds { rank: whose, count, more }
+                    if missing.contains(&whose) && (!is_leader || from == whose) =>
+                {
                     if fds.len() != usize::from(count) {
                         return Err(no_descriptors());
                     }
@@ -345,7 +350,7 @@ impl Kin {
             }
         }
         shared[place(*rank)] = own.map_err(|_| no_descriptors())?;
-        if is_elder {
+        if is_leader {
             for peer in peers {
                 for whose in host.clone().filter(|whose| *whose != peer.rank) {
                     let fds: Vec<BorrowedFd<'_>> = shared[place(whose)].iter().map(AsFd::as_fd).collect();
@@ -364,7 +369,7 @@ fn give(to: &Peer, whose: u32, fds: &[BorrowedFd<'_>]) -> Result<(), TransportEr
         let chunk = chunks.next().unwrap_or_default();
         let count = u16::try_from(chunk.len()).expect("at most FDS_MAX");
         let more = chunks.peek().is_some();
-        let word = Word::Fds { rank: whose, count, more }.encode();
+        let word = HostMessage::Fds { rank: whose, count, more }.encode();
         match to.channel.send(&word, chunk).map_err(|e| e.raw_os_error()) {
             Ok(()) => {}
             Err(Some(libc::ETOOMANYREFS)) => return Err(no_descriptors()),
@@ -376,13 +381,13 @@ fn give(to: &Peer, whose: u32, fds: &[BorrowedFd<'_>]) -> Result<(), TransportEr
     }
 }
 
-impl Ties {
+impl HostLinks {
     /// Whether it is for this process to tell of a failure: true once on a host.
-    pub(super) fn may_tell(&self) -> bool {
+    pub(super) fn may_report(&self) -> bool {
         rustix::io::read(&self.token, &mut [0; 8]).is_ok()
     }
 
-    /// What [`Ties::may_tell`] reads, for a signal handler.
+    /// What [`HostLinks::may_report`] reads, for a signal handler.
     pub(super) fn token(&self) -> RawFd {
         self.token.as_raw_fd()
     }
@@ -391,7 +396,7 @@ impl Ties {
     pub(super) fn finish(&self) {
         self.over.store(true, Ordering::Release);
         // Whoever is gone already need not know.
-        self.peers.iter().for_each(|peer| _ = peer.channel.send(&Word::Bye.encode(), &[]));
+        self.peers.iter().for_each(|peer| _ = peer.channel.send(&HostMessage::Bye.encode(), &[]));
     }
 
     /// The life of the thread that listens: hands on what comes, until the job has ended or a process is gone, and says which.
@@ -425,10 +430,10 @@ impl Ties {
 
     /// Takes one packet of a peer's; false: there will be no more.
     fn hear(&self, peer: &Peer, tell: &Sender<Heard>) -> bool {
-        let mut buf = [0; WORD_MAX];
+        let mut buf = [0; MESSAGE_MAX];
         let Ok(packet) = peer.channel.recv(&mut buf) else { return false };
-        match buf.get(..packet.len).map(Word::decode) {
-            Some(Ok(Word::Bye)) => self.over.store(true, Ordering::Release),
+        match buf.get(..packet.len).map(HostMessage::decode) {
+            Some(Ok(HostMessage::Bye)) => self.over.store(true, Ordering::Release),
             // Nobody may be waiting any more. What was cut shows by the number of descriptors.
             Some(Ok(word)) => drop(tell.send((peer.rank, word, packet.fds))),
             // It has closed, or has gone mad.
@@ -451,5 +456,5 @@ fn no_descriptors() -> TransportError {
 }
 
 #[cfg(test)]
-#[path = "kin_tests.rs"]
+#[path = "host_peers_tests.rs"]
 mod tests;

@@ -11,40 +11,40 @@ use crate::auth::{JobId, Secret};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn keys(secret: u8) -> Keys {
-    Keys::new(JobId(*b"kin test"), &Secret::new([secret; 32]))
+    Keys::new(JobId(*b"hostpeer"), &Secret::new([secret; 32]))
 }
 
 /// A host of processes `first..first + n`, each a thread; strangers come before them.
-fn meet(first: u32, n: u32, before: impl FnOnce(&[u8; Listener::NAME]), gone: &mpsc::Sender<String>) -> Vec<Kin> {
+fn meet(first: u32, n: u32, before: impl FnOnce(&[u8; Listener::NAME]), gone: &mpsc::Sender<String>) -> Vec<HostPeers> {
     let listeners: Vec<Listener> = (0..n).map(|_| Listener::open().unwrap()).collect();
-    let elder = *listeners[0].name();
-    before(&elder);
+    let leader = *listeners[0].name();
+    before(&leader);
     let keys = keys(1);
     std::thread::scope(|scope| {
         let spawn = |(rank, listener)| {
             let (keys, gone) = (&keys, gone.clone());
-            let meeting = Meeting { keys, rank, host: first..first + n, listener, elder, patience: PATIENCE };
-            scope.spawn(move || meeting.hold(move |_, what| gone.send(what.to_owned()).unwrap()).unwrap())
+            let connecting = Connecting { keys, rank, host: first..first + n, listener, leader, patience: PATIENCE };
+            scope.spawn(move || connecting.connect(move |_, what| gone.send(what.to_owned()).unwrap()).unwrap())
         };
         let threads: Vec<_> = (first..).zip(listeners).map(spawn).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
 
-fn dial(elder: &[u8; Listener::NAME]) -> Channel {
+fn dial(leader: &[u8; Listener::NAME]) -> Channel {
     let socket = socket().unwrap();
-    connect(&socket, &address(elder).unwrap()).unwrap();
+    connect(&socket, &address(leader).unwrap()).unwrap();
     Channel::from(socket)
 }
 
 #[test]
 fn descriptors_reach_every_process_of_the_host() {
-    let kin = meet(5, 4, |_| {}, &mpsc::channel().0);
+    let peers = meet(5, 4, |_| {}, &mpsc::channel().0);
     std::thread::scope(|scope| {
-        for one in kin {
+        for one in peers {
             scope.spawn(move || {
                 for round in 0..3u64 {
-                    let own = one.ties.rank;
+                    let own = one.links.rank;
                     // More than one packet takes, from one of them; none from another.
                     let counts = |rank: u32| [1, 300, 0, 2][(rank - 5) as usize];
                     let fds: Vec<OwnedFd> = (0..counts(own))
@@ -73,17 +73,17 @@ fn descriptors_reach_every_process_of_the_host() {
 #[test]
 fn strangers_are_turned_away_and_the_job_starts() {
     let strangers = std::cell::RefCell::new(Vec::new());
-    let kin = meet(
+    let peers = meet(
         0,
         2,
-        |elder| {
-            let garbage = dial(elder);
+        |leader| {
+            let garbage = dial(leader);
             garbage.send(&[7; HELLO], &[]).unwrap();
-            let short = dial(elder);
+            let short = dial(leader);
             short.send(b"x", &[]).unwrap();
-            drop(dial(elder));
+            drop(dial(leader));
             // A process of this job's name that does not know the secret, with descriptors.
-            let liar = dial(elder);
+            let liar = dial(leader);
             let hello =
                 Hello { purpose: Purpose::Control, terms: TERMS, rank: 1, from: Pe(1), to: Pe(0), generation: 1 };
             liar.send(Dialer::new(&keys(2), hello, 0, [3; 32]).hello(), &[]).unwrap();
@@ -92,7 +92,7 @@ fn strangers_are_turned_away_and_the_job_starts() {
         },
         &mpsc::channel().0,
     );
-    assert_eq!(kin[0].ties.peers.len(), 1);
+    assert_eq!(peers[0].links.peers.len(), 1);
     let liar = strangers.borrow_mut().pop().unwrap();
     let mut buf = [0; CHALLENGE];
     assert_eq!(liar.recv(&mut buf).unwrap().len, CHALLENGE, "good for its hello alone");
@@ -100,20 +100,20 @@ fn strangers_are_turned_away_and_the_job_starts() {
 }
 
 #[test]
-fn an_elder_without_the_secret_is_not_trusted() {
+fn a_leader_without_the_secret_is_not_trusted() {
     let listener = Listener::open().unwrap();
-    let elder = *listener.name();
+    let leader = *listener.name();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let keys = keys(2);
             let patience = Duration::from_millis(100);
-            let meeting = Meeting { keys: &keys, rank: 0, host: 0..2, listener, elder, patience };
-            let error = meeting.hold(|_, _| {}).unwrap_err();
+            let connecting = Connecting { keys: &keys, rank: 0, host: 0..2, listener, leader, patience };
+            let error = connecting.connect(|_, _| {}).unwrap_err();
             assert!(error.to_string().contains("process 1 of this host has not come"), "{error}");
         });
         let (keys, listener) = (keys(1), Listener::open().unwrap());
-        let meeting = Meeting { keys: &keys, rank: 1, host: 0..2, listener, elder, patience: PATIENCE };
-        let error = meeting.hold(|_, _| {}).unwrap_err();
+        let connecting = Connecting { keys: &keys, rank: 1, host: 0..2, listener, leader, patience: PATIENCE };
+        let error = connecting.connect(|_, _| {}).unwrap_err();
         assert!(error.to_string().contains("process 0, the first of this host, does not answer"), "{error}");
     });
 }
@@ -121,31 +121,31 @@ fn an_elder_without_the_secret_is_not_trusted() {
 #[test]
 fn a_death_is_heard_of_and_told_by_one() {
     let (tell, gone) = mpsc::channel();
-    let kin = meet(0, 3, |_| {}, &tell);
-    shutdown(&kin[2].ties.peers[0].channel, Shutdown::Both).unwrap();
+    let peers = meet(0, 3, |_| {}, &tell);
+    shutdown(&peers[2].links.peers[0].channel, Shutdown::Both).unwrap();
     let heard: Vec<String> = (0..2).map(|_| gone.recv_timeout(PATIENCE).unwrap()).collect();
     assert!(heard.iter().any(|what| what.starts_with("process 2 of this host (pid ")), "{heard:?}");
-    assert_eq!(kin.iter().filter(|one| one.ties.may_tell()).count(), 1);
+    assert_eq!(peers.iter().filter(|one| one.links.may_report()).count(), 1);
 }
 
 #[test]
 fn a_process_that_says_farewell_is_not_missed() {
     let (tell, gone) = mpsc::channel();
-    let kin = meet(0, 3, |_| {}, &tell);
-    kin[1].ties.finish();
-    kin[0].ties.finish();
-    kin.iter().flat_map(|one| &one.ties.peers).for_each(|peer| _ = shutdown(&peer.channel, Shutdown::Both));
+    let peers = meet(0, 3, |_| {}, &tell);
+    peers[1].links.finish();
+    peers[0].links.finish();
+    peers.iter().flat_map(|one| &one.links.peers).for_each(|peer| _ = shutdown(&peer.channel, Shutdown::Both));
     drop(tell);
     assert!(gone.recv_timeout(PATIENCE).is_err_and(|why| why == mpsc::RecvTimeoutError::Disconnected));
 }
 
 #[test]
 fn what_is_no_word_is_refused() {
-    for word in [Word::Bye, Word::Fds { rank: 7, count: 253, more: true }] {
+    for word in [HostMessage::Bye, HostMessage::Fds { rank: 7, count: 253, more: true }] {
         let bytes = word.encode();
-        assert!(bytes.len() <= WORD_MAX && Word::decode(&bytes) == Ok(word));
-        assert!((0..bytes.len()).all(|len| Word::decode(&bytes[..len]).is_err()));
-        assert!(Word::decode(&[&bytes[..], &[0]].concat()).is_err());
+        assert!(bytes.len() <= MESSAGE_MAX && HostMessage::decode(&bytes) == Ok(word));
+        assert!((0..bytes.len()).all(|len| HostMessage::decode(&bytes[..len]).is_err()));
+        assert!(HostMessage::decode(&[&bytes[..], &[0]].concat()).is_err());
     }
-    assert!(Word::decode(&[3]).is_err() && Word::decode(&[1, 0, 0, 0, 0, 0, 0, 2]).is_err());
+    assert!(HostMessage::decode(&[3]).is_err() && HostMessage::decode(&[1, 0, 0, 0, 0, 0, 0, 2]).is_err());
 }
