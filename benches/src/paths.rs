@@ -7,7 +7,7 @@
 use std::hint::black_box;
 
 use charm4rs::prelude::*;
-use charm4rs::testing::{Together, over_the_wire};
+use charm4rs::testing::{LockstepJob, over_the_wire};
 
 /// Operations of a burst, all under way at once.
 const BURST: u64 = 100;
@@ -62,18 +62,18 @@ impl Dust {
     }
 }
 
-type Setup = fn() -> Together;
+type Setup = fn() -> LockstepJob;
 
-fn one() -> Together {
-    Together::threads(1).expect("memory")
+fn one() -> LockstepJob {
+    LockstepJob::threads(1).expect("memory")
 }
 
-fn threads() -> Together {
-    Together::threads(2).expect("memory")
+fn threads() -> LockstepJob {
+    LockstepJob::threads(2).expect("memory")
 }
 
 /// A path: its name, the job, and a burst of it.
-type Path = (&'static str, Setup, fn(&Together, &Group<Member>));
+type Path = (&'static str, Setup, fn(&LockstepJob, &Group<Member>));
 
 const PATHS: [Path; 7] = [
     ("call-itself", one, |job, members| call(job, members.on(Pe(0)))),
@@ -93,7 +93,7 @@ const PATHS: [Path; 7] = [
     }),
 ];
 
-fn call(job: &Together, member: Proxy<Member>) {
+fn call(job: &LockstepJob, member: Proxy<Member>) {
     job.on(Pe(0), |_| calls(&member));
     settle(job);
 }
@@ -104,13 +104,13 @@ fn calls(member: &Proxy<Member>) {
     (0..BURST).for_each(|by| drop(member.add(by)));
 }
 
-fn reply(job: &Together, members: &Group<Member>) {
+fn reply(job: &LockstepJob, members: &Group<Member>) {
     let replies: Vec<_> = job.on(Pe(0), |_| (0..BURST).map(|_| members.on(Pe(1)).get().call()).collect());
     settle(job);
     job.on(Pe(0), |_| drop(replies));
 }
 
-fn reduction(job: &Together, members: &Group<Member>) {
+fn reduction(job: &LockstepJob, members: &Group<Member>) {
     let sums: Vec<_> = job.on(Pe(0), |job| {
         let one = |_| {
             let (to, sum) = job.promise::<u64>();
@@ -123,13 +123,13 @@ fn reduction(job: &Together, members: &Group<Member>) {
     job.on(Pe(0), |_| drop(sums));
 }
 
-fn settle(job: &Together) {
+fn settle(job: &LockstepJob) {
     job.settle().expect("nothing fails");
 }
 
 /// What is counted.
 #[inline(never)]
-fn measured(job: &Together, members: &Group<Member>, path: fn(&Together, &Group<Member>)) {
+fn measured(job: &LockstepJob, members: &Group<Member>, path: fn(&LockstepJob, &Group<Member>)) {
     (0..BURSTS).for_each(|_| path(job, members));
 }
 

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use charm4rs::prelude::*;
-use charm4rs::testing::{Together, over_the_wire};
+use charm4rs::testing::{LockstepJob, over_the_wire};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// One on each PE.
@@ -49,18 +49,18 @@ impl Element {
 const CALLS: u64 = 1024;
 const ELEMENTS: u64 = 4096;
 
-fn settle(job: &Together) {
+fn settle(job: &LockstepJob) {
     job.settle().expect("nothing fails");
 }
 
 fn dispatch(c: &mut Criterion) {
     let mut group = c.benchmark_group("a call");
     group.throughput(Throughput::Elements(CALLS));
-    let threads = |pes| Together::threads(pes).expect("memory");
+    let threads = |pes| LockstepJob::threads(pes).expect("memory");
     let cases = [
         ("dispatched on its PE", threads(1), Pe(0)),
         ("moved to another PE, dispatched", threads(2), Pe(1)),
-        ("packed, to another process, unpacked, dispatched", Together::processes(2).expect("memory"), Pe(1)),
+        ("packed, to another process, unpacked, dispatched", LockstepJob::processes(2).expect("memory"), Pe(1)),
     ];
     for (name, job, to) in cases {
         let members = job.on(Pe(0), |job| job.group::<Member>(()));
@@ -76,7 +76,7 @@ fn dispatch(c: &mut Criterion) {
 }
 
 fn elements(c: &mut Criterion) {
-    let job = Together::threads(1).expect("memory");
+    let job = LockstepJob::threads(1).expect("memory");
     let elements = job.on(Pe(0), |job| job.array::<Element>(ELEMENTS, ()));
     settle(&job);
     let mut group = c.benchmark_group("elements");

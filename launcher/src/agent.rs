@@ -23,8 +23,8 @@ use rustix::process::Signal;
 use crate::board::Answer;
 use crate::error::LaunchError;
 use crate::frames::{Order, PRINTED_MAX, ToAgent, ToHome};
-use crate::here::{self, Event, GIVE_UP, Here, Owner, What, token};
 use crate::line::{Got, Line};
+use crate::local_processes::{self, Event, GIVE_UP, LocalProcesses, Owner, What, token};
 use crate::program::{Program, environment};
 
 /// How long a launcher may be silent.
@@ -83,7 +83,7 @@ pub(crate) fn run() -> Result<u8, LaunchError> {
         agent.line.send(&ToHome::Failed { code: error.code(), what: error.to_string() });
         agent.end();
     }
-    here::serve(&mut agent);
+    local_processes::serve(&mut agent);
     Ok(agent.finish())
 }
 
@@ -117,7 +117,7 @@ fn wait(line: &Line, what: PollFlags, until: Instant) -> bool {
 
 #[derive(Debug)]
 struct Agent {
-    here: Here,
+    here: LocalProcesses,
     line: Line,
     /// Bytes of output that may be sent.
     credit: usize,
@@ -138,7 +138,7 @@ impl Agent {
         let layout = &order.welcome.layout;
         let ranks = layout.processes_of(layout.host_of(order.welcome.rank));
         let options = Options::from_pairs(&order.welcome.options)?;
-        let here = Here::new(ranks, !options.no_liveness)?;
+        let here = LocalProcesses::new(ranks, !options.no_liveness)?;
         line.listen(here.epoll(), token(What::Line, 0)).map_err(|e| LaunchError::system("epoll_ctl")(e.into()))?;
         Ok(Self {
             here,
@@ -163,7 +163,7 @@ impl Agent {
         self.here.make_room(0)?;
         let mut program = Program::find(OsStr::from_bytes(&program), &args, env)?;
         let started = self.here.start(&mut program, &welcome, false);
-        here::hand_over(self);
+        local_processes::hand_over(self);
         started
     }
 
@@ -257,7 +257,7 @@ impl Agent {
 }
 
 impl Owner for Agent {
-    fn here(&mut self) -> &mut Here {
+    fn here(&mut self) -> &mut LocalProcesses {
         &mut self.here
     }
 

@@ -25,10 +25,10 @@ use rustix::process::{Signal, kill_process};
 
 use crate::agent::LAST_WORDS;
 use crate::board::Answer;
-use crate::here::GIVE_UP;
 use crate::job::Job;
+use crate::local_processes::GIVE_UP;
 use crate::output::Sink;
-use crate::remotes::Remote;
+use crate::remote_hosts::RemoteHost;
 use crate::sys::{Death, Ending};
 
 /// How long a lost peer may be explained by a death.
@@ -328,7 +328,7 @@ impl Job {
 
     pub(crate) fn has_ended(&self) -> bool {
         let gave_up = self.end.killed.is_some_and(|at| at.elapsed() > GIVE_UP);
-        let nobody = self.processes.iter().all(|p| !p.runs) && !self.remotes.iter().flatten().any(Remote::begins);
+        let nobody = self.processes.iter().all(|p| !p.runs) && !self.remotes.iter().flatten().any(RemoteHost::begins);
         gave_up || (nobody && (self.end.decided() || self.end.suspicion.is_none()))
     }
 

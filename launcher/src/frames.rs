@@ -9,7 +9,7 @@
 use charm4rs_transport::bootstrap::bytes::{Reader, Writer};
 use charm4rs_transport::bootstrap::wire::{PACKET_MAX, TEXT_MAX, ToLauncher, ToProcess, Welcome, WireError};
 
-use crate::here::News;
+use crate::local_processes::News;
 use crate::sys::{Death, Ending};
 
 /// Changes with every change of the frames. A launcher and its agents must have the same.

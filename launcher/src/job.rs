@@ -20,12 +20,12 @@ use crate::board::{Answer, Board};
 use crate::end::{Cause, End};
 use crate::error::LaunchError;
 use crate::frames::ToAgent;
-use crate::here::{self, Event, Here, News, Owner, What};
+use crate::local_processes::{self, Event, LocalProcesses, News, Owner, What};
 use crate::nodelist::{self, Host};
 use crate::output::Sink;
 use crate::outputs::Outputs;
 use crate::program::{Program, environment};
-use crate::remotes::{Orders, Remote, number};
+use crate::remote_hosts::{Orders, RemoteHost, number};
 use crate::{Launch, shell};
 
 /// Bytes of one read of a process's output.
@@ -51,12 +51,12 @@ pub(crate) fn run(mut options: Options, launch: Launch) -> Result<u8, LaunchErro
     let mut job = Job::new(options, place, launch)?;
     match job.start(program) {
         Ok(()) => {
-            here::serve(&mut job);
+            local_processes::serve(&mut job);
             Ok(job.finish())
         }
         Err(error) => {
             job.kill();
-            here::serve(&mut job);
+            local_processes::serve(&mut job);
             job.finish();
             Err(error)
         }
@@ -163,9 +163,9 @@ pub(crate) struct Job {
     this: Option<u32>,
     /// This one's name.
     pub(crate) host: String,
-    pub(crate) here: Here,
+    pub(crate) here: LocalProcesses,
     /// The others, by their numbers in the layout.
-    pub(crate) remotes: Vec<Option<Remote>>,
+    pub(crate) remotes: Vec<Option<RemoteHost>>,
     pub(crate) orders: Orders,
     /// All has ended but for the last words of other hosts, which may take until then.
     pub(crate) finishing: Option<Instant>,
@@ -181,7 +181,7 @@ pub(crate) struct Job {
 impl Job {
     fn new(options: Options, place: Place, launch: Launch) -> Result<Self, LaunchError> {
         let Place { layout, hosts, here: this } = place;
-        let here = Here::new(this.map_or(0..0, |host| layout.processes_of(host)), false)?;
+        let here = LocalProcesses::new(this.map_or(0..0, |host| layout.processes_of(host)), false)?;
         let own = host_name();
         let mut names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         match this {
@@ -190,7 +190,7 @@ impl Job {
             Some(host) if is_loopback(&names[host as usize]) => names[host as usize].clone_from(&own),
             _ => {}
         }
-        let remotes = (0..).zip(hosts).map(|(n, host)| (Some(n) != this).then(|| Remote::new(host, n))).collect();
+        let remotes = (0..).zip(hosts).map(|(n, host)| (Some(n) != this).then(|| RemoteHost::new(host, n))).collect();
         let shell = options.remote_shell.clone().unwrap_or_else(|| "ssh".to_owned());
         let words = |command: &String| {
             let words = shell::split(command).filter(|words| !words.is_empty());
@@ -247,7 +247,7 @@ impl Job {
         self.dial()?;
         let (Some(mut program), Some(host)) = (program, self.this) else { return Ok(()) };
         let started = self.here.start(&mut program, &self.orders.welcome(host), true);
-        here::hand_over(self);
+        local_processes::hand_over(self);
         started
     }
 
@@ -342,7 +342,7 @@ impl Job {
     pub(crate) fn finish_others(&mut self, limit: Duration) {
         self.finishing = Some(Instant::now() + limit);
         self.remotes.iter_mut().flatten().for_each(|remote| remote.send(&ToAgent::Finish));
-        here::serve(self);
+        local_processes::serve(self);
         self.leave_others();
     }
 
@@ -423,7 +423,7 @@ impl Job {
 }
 
 impl Owner for Job {
-    fn here(&mut self) -> &mut Here {
+    fn here(&mut self) -> &mut LocalProcesses {
         &mut self.here
     }
 

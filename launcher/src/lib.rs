@@ -15,15 +15,15 @@ mod frames;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod guardian;
-mod here;
 mod job;
 mod line;
+mod local_processes;
 mod nodelist;
 mod output;
 mod outputs;
 mod processes;
 mod program;
-mod remotes;
+mod remote_hosts;
 mod sharing;
 mod shell;
 mod signals;

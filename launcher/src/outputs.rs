@@ -8,7 +8,7 @@ use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 
 use crate::error::LaunchError;
-use crate::here::{What, token};
+use crate::local_processes::{What, token};
 use crate::output::{Sink, Source};
 
 /// See the [module's text](self).

@@ -88,7 +88,7 @@ pub struct Stalled {
 /// alike, and in which all are settled and as much was sent as processed, show a job in which nothing will ever happen again unless
 /// another thread wakes a task. (Why: see the text of `quiescence`, whose waves these two looks are.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Standing {
+pub struct Status {
     /// For how long it has had nothing to do; `None` while it has work.
     pub idle_for: Option<Duration>,
     /// Nothing is queued, no task is ready, no timer will fire, no hold is held, and no request for quiescence is open.

@@ -30,7 +30,7 @@ pub mod topology;
 pub mod tree;
 
 pub use clock::{Clock, VirtualClock};
-pub use handler::{Config, Handler, Stalled, Standing, Step};
+pub use handler::{Config, Handler, Stalled, Status, Step};
 pub use idle::Spin;
 pub use inbox::{Hold, PeGone, Remote};
 pub use pe::{Scheduler, Sent};

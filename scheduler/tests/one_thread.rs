@@ -473,18 +473,18 @@ fn a_look_from_outside_is_no_work_and_finds_an_idle_pe_idle() {
     let (_, pes) = noting(1, &Config { clock: time.clock(), ..Config::default() });
     let pe = &pes[0].0;
     settle(&pes);
-    let (idle, standing) = (pe.pulse().look(), pe.standing());
+    let (idle, standing) = (pe.pulse().look(), pe.status());
     assert!(idle.idle_since.is_some() && standing.settled, "{standing:?}");
     let looked = Arc::new(AtomicBool::new(false));
     let theirs = looked.clone();
     pe.remote().look(move |pe| theirs.store(pe.pulse().look().idle_since.is_some(), Ordering::Relaxed));
     settle(&pes);
     assert!(looked.load(Ordering::Relaxed), "it was idle");
-    assert_eq!((pe.pulse().look(), pe.standing()), (idle, standing));
+    assert_eq!((pe.pulse().look(), pe.status()), (idle, standing));
     pe.remote().run(|_| {}).unwrap();
     settle(&pes);
     assert_ne!(pe.pulse().look().turns, idle.turns);
-    assert_eq!(pe.standing().sent, standing.sent + 1);
+    assert_eq!(pe.status().sent, standing.sent + 1);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use charm4rs::prelude::*;
-use charm4rs::testing::Together;
+use charm4rs::testing::LockstepJob;
 use charm4rs_scheduler::{Class, Config, Handler, Scheduler, Step};
 use charm4rs_transport::bootstrap::Threads;
 use charm4rs_transport::port::{Incoming, Offer, PortBuilder, Tag};
@@ -164,7 +164,7 @@ impl Counter {
     }
 }
 
-fn entry_methods(job: &Together) -> ! {
+fn entry_methods(job: &LockstepJob) -> ! {
     let counters = job.on(Pe(0), |job| job.group::<Counter>(()));
     job.settle().unwrap();
     prove(|calls| {
@@ -205,8 +205,8 @@ fn prove_case(case: &str) -> ! {
             let builders = Threads::open_all(&Layout::one_host(2, 1), |boot| wireup::open(boot, &options));
             schedulers(builders.into_iter().flatten().collect())
         }
-        "entry methods of a process" => entry_methods(&Together::threads(2).unwrap()),
-        "entry methods of two processes" => entry_methods(&Together::processes(2).unwrap()),
+        "entry methods of a process" => entry_methods(&LockstepJob::threads(2).unwrap()),
+        "entry methods of two processes" => entry_methods(&LockstepJob::processes(2).unwrap()),
         other => panic!("no case is called {other}"),
     }
 }

@@ -12,7 +12,7 @@ use super::collection::CollectionId;
 use super::execute::{Args, Then, guard, panicked};
 use super::exit::Failure;
 use super::post::{self, fail_call, header_of, owners, wire_error};
-use super::{Rt, here, location};
+use super::{Rt, local_call, location};
 use crate::call::Options;
 use crate::cx::Element;
 use crate::envelope::{FutureId, HEADER, Header, MOVED, PASSED, tag};
@@ -64,8 +64,8 @@ unsafe fn discard<E: Entry>(body: *const u8) {
 pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Args, options: Options, reply: FutureId) {
     let to = match rt.collection::<E::Chare>(target.collection) {
         Some(members) => match members.find(&target.which) {
-            Some(element) => return here::call::<E>(rt, element, args, options, reply),
-            None => members.believed(rt, &target.which),
+            Some(element) => return local_call::call::<E>(rt, element, args, options, reply),
+            None => members.last_known_pe(rt, &target.which),
         },
         None => None,
     };

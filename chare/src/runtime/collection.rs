@@ -362,7 +362,7 @@ impl<T: Chare> Members<T> {
 
     /// Where to send a call for an element that is not here. `None`: it waits until that is known.
     #[inline]
-    pub(super) fn believed(&self, rt: Rt, index: &T::Index) -> Option<Pe> {
+    pub(super) fn last_known_pe(&self, rt: Rt, index: &T::Index) -> Option<Pe> {
         match self.place(index) {
             Some(Place::At(pe)) => Some(pe),
             Some(Place::Asked) => None,

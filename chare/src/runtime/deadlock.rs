@@ -3,7 +3,7 @@
 //! # Protocol
 //! PE 0 searches when somebody tells it to ([`search`]), which a process does once PE 0 has been idle for a while: so a job that is
 //! busy pays nothing. A question goes down a tree to all PEs, and each answers at once, busy or not, with where it
-//! stands ([`Standing`](charm4rs_scheduler::Standing)) and who waits; the answers are added up on their way back. A search that has not ended, since a PE computes and does
+//! stands ([`Status`](charm4rs_scheduler::Status)) and who waits; the answers are added up on their way back. A search that has not ended, since a PE computes and does
 //! not answer, is not begun again.
 //!
 //! Two searches in a row that find every PE settled, with equal sums in which as much was sent as processed, are two waves of
@@ -51,7 +51,7 @@ struct Part {
 
 impl Part {
     fn of(rt: Rt) -> Self {
-        let standing = rt.sched.standing();
+        let standing = rt.sched.status();
         let idle = standing.idle_for.filter(|_| standing.settled);
         // Who waits is of no interest while the PE is at work.
         let (mut told, outside) = if idle.is_some() { waiting::all(rt) } else { (Vec::new(), false) };

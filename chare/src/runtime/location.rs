@@ -110,7 +110,7 @@ fn ask<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, at: Pe) {
     if needless || members.home(rt, &index) == here {
         return;
     }
-    let Some(way) = members.believed(rt, &index) else { return };
+    let Some(way) = members.last_known_pe(rt, &index) else { return };
     members.learn(rt, index, Place::Asked);
     send(rt, members, way, index, Step::Marker(here));
 }

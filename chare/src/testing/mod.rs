@@ -1,6 +1,6 @@
 //! Jobs inside a test: with the PEs as threads ([`threads`]), as processes would ([`processes`]); simulated, all on one thread
 //! and replayable from a seed ([`simulate`]); or all on one thread over the transports of real jobs, for those who measure
-//! ([`Together`]).
+//! ([`LockstepJob`]).
 //!
 //! A job of a test does not end its process: a panic, an error or an exit is a value.
 //!
@@ -30,8 +30,8 @@
 //! }
 //! ```
 
+mod lockstep;
 mod sim;
-mod together;
 
 use std::future::Future;
 use std::rc::Rc;
@@ -50,9 +50,9 @@ use serde::de::DeserializeOwned;
 
 pub use crate::runtime::Failure;
 pub use crate::wire::WireError;
+pub use lockstep::LockstepJob;
 pub(crate) use sim::run;
 pub use sim::{End, Outcome, SimOptions, Waits, simulate};
-pub use together::Together;
 
 use crate::runtime::{self, Host, Rt};
 use crate::{Job, MainResult, pe, wire};

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use charm4rs::prelude::*;
-use charm4rs::testing::{SimOptions, Together, simulate};
+use charm4rs::testing::{LockstepJob, SimOptions, simulate};
 use proptest::prelude::*;
 
 use crate::{law, simulated};
@@ -157,7 +157,7 @@ impl Poked {
 
 #[test]
 fn a_job_on_one_thread_runs_when_it_is_settled_and_says_what_failed() {
-    for job in [Together::threads, Together::processes].map(|open| open(3).unwrap()) {
+    for job in [LockstepJob::threads, LockstepJob::processes].map(|open| open(3).unwrap()) {
         POKED.set(0);
         let all = job.on(Pe(0), |job| job.group::<Poked>(()));
         job.settle().unwrap();

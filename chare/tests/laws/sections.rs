@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use charm4rs::prelude::*;
 use charm4rs::reduce::Sink;
-use charm4rs::testing::{SimOptions, Together, simulate};
+use charm4rs::testing::{LockstepJob, SimOptions, simulate};
 
 use crate::{law, shapes, simulated};
 
@@ -169,7 +169,7 @@ fn payloads_and_failures_of_a_section_come_back_to_a_caller_on_any_pe() {
 
 #[test]
 fn a_section_is_made_on_any_pe_outside_of_a_task_too() {
-    for job in [Together::threads(4), Together::processes(4)] {
+    for job in [LockstepJob::threads(4), LockstepJob::processes(4)] {
         let job = job.unwrap();
         let all = job.on(Pe(0), |job| members(&job, 8));
         // PE 2 may not have heard of the array.

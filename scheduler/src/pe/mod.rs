@@ -34,7 +34,7 @@ mod end;
 mod flow;
 mod landings;
 mod send;
-mod stand;
+mod status;
 mod waves;
 
 pub use flow::Sent;

@@ -156,7 +156,7 @@ fn pour(events: &mut VecDeque<PortEvent>, n: usize, out: &mut impl Sink) -> usiz
 }
 
 /// Takes arrivals apart.
-struct Sort<'a, S> {
+struct Demux<'a, S> {
     inner: &'a mut Inner,
     out: &'a mut S,
     rare: &'a mut VecDeque<PortEvent>,
@@ -164,7 +164,7 @@ struct Sort<'a, S> {
     events: usize,
 }
 
-impl<S: Sink> Sort<'_, S> {
+impl<S: Sink> Demux<'_, S> {
     // Into each backend's loop, so that the parts of a message go where it shall lie from the registers that they are in: written
     // somewhere on the way, in words, and copied from there in larger pieces, they would make the processor wait for each word.
     #[inline(always)]
@@ -391,14 +391,14 @@ impl Port {
     #[inline]
     fn receive_shmem(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         let (mut left, rare) = (max, &mut self.rare);
-        let mut sort = Sort { inner: &mut self.inner, out, rare, failed: None, events: 0 };
+        let mut demux = Demux { inner: &mut self.inner, out, rare, failed: None, events: 0 };
         if let Some(local) = &mut self.ends.local {
-            left -= local.receive(left, |arrival| sort.take(Reach::Process, arrival))?;
+            left -= local.receive(left, |arrival| demux.take(Reach::Process, arrival))?;
         }
         if let Some(shm) = &mut self.ends.shm {
-            shm.receive(left, |arrival| sort.take(Reach::Host, arrival))?;
+            shm.receive(left, |arrival| demux.take(Reach::Host, arrival))?;
         }
-        sort.failed.map_or(Ok(sort.events), Err)
+        demux.failed.map_or(Ok(demux.events), Err)
     }
 
     /// Takes what came over the network. Says how much that was for the user.
@@ -409,12 +409,12 @@ impl Port {
         let Some(net) = &mut self.ends.net else { return Ok(0) };
         let polled = net.progress(&mut self.events, max);
         // What came before an error counts. Mostly nothing came: then nothing is moved.
-        let n = if self.events.is_empty() { 0 } else { self.sort_net(out)? };
+        let n = if self.events.is_empty() { 0 } else { self.demux_net(out)? };
         polled.map(|_| n)
     }
 
     /// Takes events of the network apart.
-    fn sort_net(&mut self, out: &mut impl Sink) -> Result<usize, TransportError> {
+    fn demux_net(&mut self, out: &mut impl Sink) -> Result<usize, TransportError> {
         let mut events = std::mem::take(&mut self.events);
         let (mut n, mut sorted) = (0, Ok(()));
         for event in events.drain(..) {

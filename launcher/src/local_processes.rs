@@ -67,7 +67,7 @@ pub(crate) enum News {
 
 /// Whom the loop serves.
 pub(crate) trait Owner {
-    fn here(&mut self) -> &mut Here;
+    fn here(&mut self) -> &mut LocalProcesses;
     fn on_event(&mut self, event: Event);
     /// There may be something to read: what a process has printed, or what the owner itself listens to.
     fn on_ready(&mut self, what: What, number: u32);
@@ -159,7 +159,7 @@ struct Stream {
 
 /// See the [module's text](self).
 #[derive(Debug)]
-pub(crate) struct Here {
+pub(crate) struct LocalProcesses {
     /// Those that belong here, in order.
     ranks: Range<u32>,
     children: Vec<Child>,
@@ -179,7 +179,7 @@ pub(crate) struct Here {
     packet: Vec<u8>,
 }
 
-impl Here {
+impl LocalProcesses {
     /// A place for these processes. `agent`: it is an agent's, which is ended if it stands still.
     pub(crate) fn new(ranks: Range<u32>, agent: bool) -> Result<Self, LaunchError> {
         let system = |call| move |e: Errno| LaunchError::system(call)(e.into());

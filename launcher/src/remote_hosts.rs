@@ -20,9 +20,9 @@ use crate::agent::{SILENCE, WINDOW, is_own};
 use crate::end::Cause;
 use crate::error::LaunchError;
 use crate::frames::{self, Order, ToAgent, ToHome};
-use crate::here::{Here, News, What, token};
 use crate::job::Job;
 use crate::line::{Got, Line};
+use crate::local_processes::{LocalProcesses, News, What, token};
 use crate::nodelist::Host;
 use crate::program::{Program, environment};
 use crate::shell;
@@ -57,7 +57,7 @@ enum State {
 
 /// Another host.
 #[derive(Debug)]
-pub(crate) struct Remote {
+pub(crate) struct RemoteHost {
     host: Host,
     /// Its number in the layout.
     number: u32,
@@ -74,7 +74,7 @@ pub(crate) struct Remote {
     taken: usize,
 }
 
-impl Remote {
+impl RemoteHost {
     pub(crate) fn new(host: Host, number: u32) -> Self {
         Self {
             host,
@@ -110,7 +110,7 @@ impl Remote {
     }
 
     /// Forgets the host; what runs there ends with its line.
-    fn leave(&mut self, here: &Here) {
+    fn leave(&mut self, here: &LocalProcesses) {
         self.state = State::Gone;
         for fd in self.line.iter().map(Line::input).chain(&self.stderr) {
             let _ = epoll::delete(here.epoll(), fd);
@@ -122,7 +122,7 @@ impl Remote {
     }
 
     /// Starts its shell.
-    fn dial(&mut self, here: &mut Here, shell: &str, launcher: &[OsString]) -> Result<(), LaunchError> {
+    fn dial(&mut self, here: &mut LocalProcesses, shell: &str, launcher: &[OsString]) -> Result<(), LaunchError> {
         let shell = self.host.shell.as_deref().unwrap_or(shell);
         let words = shell::split(shell).unwrap_or_default();
         let words = shell::words(&words, &self.host, launcher);
@@ -145,7 +145,7 @@ impl Remote {
     }
 
     /// Reads what the shell says for itself.
-    fn read_words(&mut self, here: &Here) {
+    fn read_words(&mut self, here: &LocalProcesses) {
         let mut buf = [0; 4096];
         while let Some(fd) = &self.stderr {
             match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut buf)) {
@@ -228,16 +228,16 @@ pub(crate) fn number(signal: Signal) -> u8 {
 
 impl Job {
     /// The other host of a process, if it is not this one.
-    pub(crate) fn remote_of(&mut self, rank: u32) -> Option<&mut Remote> {
+    pub(crate) fn remote_of(&mut self, rank: u32) -> Option<&mut RemoteHost> {
         let host = self.layout.host_of(rank);
         self.remotes.get_mut(host as usize)?.as_mut()
     }
 
-    pub(crate) fn others(&mut self) -> impl Iterator<Item = &mut Remote> {
+    pub(crate) fn others(&mut self) -> impl Iterator<Item = &mut RemoteHost> {
         self.remotes.iter_mut().flatten()
     }
 
-    fn remote(&mut self, number: u32) -> Option<&mut Remote> {
+    fn remote(&mut self, number: u32) -> Option<&mut RemoteHost> {
         self.remotes.get_mut(number as usize)?.as_mut()
     }
 
@@ -455,7 +455,7 @@ impl Job {
     /// When [`Job::check_others`] has something to do though nothing happens.
     pub(crate) fn others_deadline(&self) -> Option<Instant> {
         let liveness = !self.options.no_liveness && self.layout.hosts() > 1;
-        let of = |remote: &Remote| match remote.state {
+        let of = |remote: &RemoteHost| match remote.state {
             _ if remote.closed.is_some() => remote.closed.map(|at| at + REASON),
             State::Dialed(at) => Some(at + hello(&self.options)),
             State::Ordered(_) | State::Runs if liveness => Some(remote.heard + SILENCE),

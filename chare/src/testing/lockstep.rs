@@ -16,14 +16,14 @@ use crate::{Job, pe};
 /// After so many rounds without an end a job is taken to run for ever.
 const ROUNDS_MAX: u64 = 1 << 32;
 
-/// The PEs of a job, all on this thread: they run when [`Together::settle`] is called, in turn. For benchmarks, and for tests of what
+/// The PEs of a job, all on this thread: they run when [`LockstepJob::settle`] is called, in turn. For benchmarks, and for tests of what
 /// a call costs: no other thread disturbs, and no PE ever sleeps.
-pub struct Together {
+pub struct LockstepJob {
     pes: Vec<Rt>,
     first: Rc<First>,
 }
 
-impl Together {
+impl LockstepJob {
     /// PEs of one process: arguments move between them.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl Together {
         Ok(job)
     }
 
-    /// Runs `f` as code of a PE; what it sends is delivered by [`Together::settle`].
+    /// Runs `f` as code of a PE; what it sends is delivered by [`LockstepJob::settle`].
     ///
     /// # Panics
     /// If the job has no such PE, or `f` panics.
@@ -90,7 +90,7 @@ fn options(force: Option<TransportKind>) -> TransportOptions {
     TransportOptions { force, may_block: false, ..TransportOptions::default() }
 }
 
-impl Drop for Together {
+impl Drop for LockstepJob {
     fn drop(&mut self) {
         for rt in &self.pes {
             rt.enter(|| pe::drain(rt));
@@ -102,8 +102,8 @@ impl Drop for Together {
     }
 }
 
-impl fmt::Debug for Together {
+impl fmt::Debug for LockstepJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Together").field("pes", &self.pes.len()).finish_non_exhaustive()
+        f.debug_struct("LockstepJob").field("pes", &self.pes.len()).finish_non_exhaustive()
     }
 }

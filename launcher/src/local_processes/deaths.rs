@@ -6,7 +6,7 @@ use charm4rs_transport::bootstrap::leftovers;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use super::{Event, GIVE_UP, Here, News};
+use super::{Event, GIVE_UP, LocalProcesses, News};
 use crate::guardian::Guardian;
 use crate::processes::Identity;
 use crate::sys::{self, Death};
@@ -14,7 +14,7 @@ use crate::sys::{self, Death};
 /// How often to look again at a process of which it is not known whose it is.
 const UNTOLD: u32 = 5;
 
-impl Here {
+impl LocalProcesses {
     /// Takes the status of those that have ended, of nobody else's children.
     pub(super) fn on_deaths(&mut self) {
         self.on_own_deaths();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Scheduler;
-use crate::handler::{Stalled, Standing};
+use crate::handler::{Stalled, Status};
 use crate::pulse::Pulse;
 use crate::quiescence::Sums;
 use crate::tasks::Suspended;
@@ -54,15 +54,15 @@ impl Scheduler {
         self.tasks.suspended()
     }
 
-    /// See [`Standing`].
+    /// See [`Status`].
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn status(&self) -> Status {
         let sums = self.sums();
         let settled = sums.is_some() && !self.has_work() && self.callbacks.borrow().is_empty();
         let Sums { sent, processed } = sums.unwrap_or_default();
         let seen = self.pulse.look();
         let idle_for = seen.idle_since.map(|since| self.now().saturating_sub(since));
-        Standing { idle_for, settled, sent, processed, turns: seen.turns }
+        Status { idle_for, settled, sent, processed, turns: seen.turns }
     }
 
     /// What was ever sent and processed; `None` while a timer or a hold keeps the PE from being quiescent.
