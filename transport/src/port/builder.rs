@@ -125,7 +125,7 @@ impl Port {
             held: BTreeMap::new(),
             waiting: Waiting::default(),
             outgoing: BTreeMap::new(),
-            next_request: 0,
+            next_rts: 0,
             puts: VecDeque::new(),
             stalled: BTreeSet::new(),
             flushes: 0,

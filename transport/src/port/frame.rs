@@ -1,5 +1,5 @@
-//! The port's own messages, as bytes. All of them come from outside: decoding never panics, and allocates nothing
-//! that was not received.
+//! The port's own frames and their encoding. Frames come from other processes: decoding never panics, and never allocates more memory than the frame
+//! itself justifies.
 
 use std::mem::MaybeUninit;
 
@@ -8,33 +8,33 @@ use crate::{Imm, Pe, RegBuf, RemoteKey};
 
 /// Tags from here on are the port's.
 pub(super) const FIRST: u8 = 0xF0;
-/// A payload of the next message of the same sender.
+/// A payload of the sender's next message.
 pub(super) const PAYLOAD: u8 = 0xF0;
-/// Credit that comes back.
+/// The receiver returns credit.
 pub(super) const CREDIT: u8 = 0xF1;
-/// A message whose payloads wait at the sender: [`Request`].
-pub(super) const REQUEST: u8 = 0xF2;
-/// Where they shall land: [`Accept`].
-pub(super) const ACCEPT: u8 = 0xF3;
-/// A payload that is handed over; the immediate names the landing.
+/// Ready to send: a message whose payloads stay at the sender until the CTS: [`Rts`].
+pub(super) const RTS: u8 = 0xF2;
+/// Clear to send: where the payloads of an RTS go: [`Cts`].
+pub(super) const CTS: u8 = 0xF3;
+/// A payload as a message of its own, if it is not put; the immediate is the receiver's number of it.
 pub(super) const HANDED: u8 = 0xF4;
-/// A payload has been put; the immediate names the landing.
-pub(super) const LANDED: u8 = 0xF5;
-/// A request is refused: its id.
+/// The put of a payload is complete; the immediate is the receiver's number of it.
+pub(super) const FIN: u8 = 0xF5;
+/// The receiver refuses an RTS; the frame has its id.
 pub(super) const REFUSE: u8 = 0xF6;
 
-/// In place of a message that its sender had no memory to send: [`Missed`].
+/// Replaces a message that the sender had no memory to send: [`Missed`].
 pub(super) const MISSED: u8 = 0xF7;
-/// A message came to an end without payloads of its own, for which there was no memory: [`Bounced`].
-pub(super) const BOUNCED: u8 = 0xF8;
+/// The receiver has no memory for a message: [`Nack`].
+pub(super) const NACK: u8 = 0xF8;
 
-/// A message with its payloads inside: [`Eager`].
+/// A message that contains its payloads: [`Eager`].
 pub(super) const EAGER: u8 = 0xF9;
 
-/// A put into a landing that lasts; the immediate names it.
+/// A put into a persistent window is complete; the immediate names the window.
 pub(super) const PUT: u8 = 0xFA;
 
-/// Bytes of a put that no device can write: [`Write`].
+/// Bytes of a put for which no device has access to the memory: [`Write`].
 pub(super) const WRITE: u8 = 0xFB;
 
 /// A sender waits for credit: [`Probe`].
@@ -65,12 +65,12 @@ pub(super) fn arg(imm: Imm) -> usize {
     (imm.0 >> 8) as usize
 }
 
-/// Asks for landings.
+/// A ready-to-send frame.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) struct Request<'a> {
+pub(super) struct Rts<'a> {
     pub(super) id: u64,
     pub(super) tag: u8,
-    /// Whether the user of the receiver shall choose.
+    /// Whether the receiver's user chooses where the payloads go.
     pub(super) offer: bool,
     /// Whether the first payload is the message's head itself.
     pub(super) head_follows: bool,
@@ -78,25 +78,25 @@ pub(super) struct Request<'a> {
     pub(super) head: &'a [u8],
 }
 
-/// Where one payload goes.
+/// How one payload is to be sent.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Landing {
-    /// Hand it over.
+    /// As a message.
     Hand,
-    /// Put it there.
+    /// By a put.
     Put(RemoteKey),
 }
 
-/// The answer to a request.
+/// A clear-to-send frame.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) struct Accept {
+pub(super) struct Cts {
     pub(super) id: u64,
-    /// The receiver's name for it.
+    /// The receiver's number of the message.
     pub(super) slot: u32,
     pub(super) landings: Vec<Landing>,
 }
 
-/// A message so short, payloads and all, that one frame carries it.
+/// A message that is short enough, payloads included, for one frame.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Eager<'a> {
     pub(super) tag: u8,
@@ -104,20 +104,20 @@ pub(super) struct Eager<'a> {
     pub(super) head: &'a [u8],
 }
 
-/// What a message would have been for which there was no memory.
+/// The form of a message that could not be sent for lack of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Missed {
     pub(super) imm: Imm,
     pub(super) len: u64,
 }
 
-/// What comes back of a message that cannot be delivered.
+/// The rejection of a message that cannot be delivered.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) struct Bounced<'a> {
+pub(super) struct Nack<'a> {
     pub(super) tag: u8,
     /// Its size with all payloads.
     pub(super) len: u64,
-    /// Its first bytes, at most [`Bounced::HEAD_MAX`].
+    /// Its first bytes, at most [`Nack::HEAD_MAX`].
     pub(super) head: &'a [u8],
 }
 
@@ -166,7 +166,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl<'a> Request<'a> {
+impl<'a> Rts<'a> {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16 + 8 * self.sizes.len() + self.head.len());
         bytes.extend(self.id.to_le_bytes());
@@ -194,7 +194,7 @@ impl<'a> Request<'a> {
     }
 }
 
-impl Accept {
+impl Cts {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend(self.id.to_le_bytes());
@@ -304,7 +304,7 @@ impl Missed {
     }
 }
 
-impl<'a> Bounced<'a> {
+impl<'a> Nack<'a> {
     pub(super) const HEAD_MAX: usize = 256;
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -348,13 +348,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_request_survives_encoding(
+        fn an_rts_survives_encoding(
             id: u64, tag in 0..FIRST, offer: bool, head_follows: bool,
             sizes in prop::collection::vec(0..1u64 << 50, 1..9), head: Vec<u8>,
         ) {
-            let request = Request { id, tag, offer, head_follows, sizes, head: &head };
-            let bytes = request.encode();
-            prop_assert_eq!(Request::decode(&bytes), Some(request));
+            let rts = Rts { id, tag, offer, head_follows, sizes, head: &head };
+            let bytes = rts.encode();
+            prop_assert_eq!(Rts::decode(&bytes), Some(rts));
         }
 
         #[test]
@@ -363,9 +363,9 @@ mod tests {
         ) {
             let landings = keys.into_iter()
                 .map(|key| key.map_or(Landing::Hand, |(len, bytes)| Landing::Put(RemoteKey { len, bytes: bytes.into() })));
-            let accept = Accept { id, slot, landings: landings.collect() };
-            let n = accept.landings.len();
-            prop_assert_eq!(Accept::decode(&accept.encode(), |_| Some(n)), Some(accept));
+            let cts = Cts { id, slot, landings: landings.collect() };
+            let n = cts.landings.len();
+            prop_assert_eq!(Cts::decode(&cts.encode(), |_| Some(n)), Some(cts));
         }
 
         #[test]
@@ -388,28 +388,28 @@ mod tests {
 
         #[test]
         fn garbage_is_refused_or_understood_but_never_panics(bytes: Vec<u8>) {
-            if let Some(request) = Request::decode(&bytes) {
-                prop_assert!(request.sizes.len() * 8 <= bytes.len());
+            if let Some(rts) = Rts::decode(&bytes) {
+                prop_assert!(rts.sizes.len() * 8 <= bytes.len());
             }
-            let _ = Accept::decode(&bytes, |_| Some(3));
+            let _ = Cts::decode(&bytes, |_| Some(3));
             let _ = decode_word(&bytes);
             if let Some(eager) = Eager::decode(&bytes) {
                 prop_assert!(eager.payloads.iter().map(|p| p.len()).sum::<usize>() + eager.head.len() < bytes.len());
             }
             let _ = Missed::decode(&bytes);
             let _ = Write::decode(&bytes);
-            let _ = Bounced::decode(&bytes);
+            let _ = Nack::decode(&bytes);
         }
 
         #[test]
         fn what_was_missed_and_what_bounced_survive_encoding(
-            imm: u32, len: u64, tag in 0..FIRST, head in prop::collection::vec(any::<u8>(), 0..=Bounced::HEAD_MAX),
+            imm: u32, len: u64, tag in 0..FIRST, head in prop::collection::vec(any::<u8>(), 0..=Nack::HEAD_MAX),
         ) {
             let missed = Missed { imm: Imm(imm), len };
             prop_assert_eq!(Missed::decode(&missed.encode()), Some(missed));
-            let bounced = Bounced { tag, len, head: &head };
-            let bytes = bounced.encode();
-            prop_assert_eq!(Bounced::decode(&bytes), Some(bounced));
+            let nack = Nack { tag, len, head: &head };
+            let bytes = nack.encode();
+            prop_assert_eq!(Nack::decode(&bytes), Some(nack));
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::frame::{self, Request};
+use super::frame::{self, Rts};
 use super::{Port, PortEvent, Tag};
 use crate::fuzz::Input;
 use crate::memory::write_bytes;
@@ -58,8 +58,8 @@ fn frames_over(input: &[u8], handover: bool) {
 
 /// A request for so much that a fuzzer has no memory for it.
 pub(super) fn asks_for_much(imm: Imm, body: &[u8]) -> bool {
-    let asks = |request: Request<'_>| request.sizes.iter().sum::<u64>() > PAYLOADS_MAX;
-    frame::tag(imm) == frame::REQUEST && Request::decode(body).is_some_and(asks)
+    let asks = |rts: Rts<'_>| rts.sizes.iter().sum::<u64>() > PAYLOADS_MAX;
+    frame::tag(imm) == frame::RTS && Rts::decode(body).is_some_and(asks)
 }
 
 /// Has the port take what has come, and its user take every other offer. Whether it goes on: if it does not, its peer broke the protocol, or
@@ -85,7 +85,7 @@ pub(super) fn takes(port: &mut Port, events: &mut VecDeque<PortEvent>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::{Accept, Landing};
+    use super::super::frame::{Cts, Landing};
     use super::*;
     use crate::RemoteKey;
     use crate::seed::{self, Rng};
@@ -100,20 +100,20 @@ mod tests {
         let size = |rng: &mut Rng| if rng.below(9) == 0 { u64::MAX } else { rng.range(0..3_000) };
         match tag {
             _ if rng.below(5) == 0 => bytes,
-            frame::REQUEST => {
+            frame::RTS => {
                 let sizes = (0..rng.below(4)).map(|_| size(rng)).collect();
                 let (offer, head_follows) = (rng.below(2) == 0, rng.below(3) == 0);
                 let tag = u8::try_from(rng.below(9)).unwrap();
-                Request { id: rng.range(0..3), tag, offer, head_follows, sizes, head: &bytes }.encode()
+                Rts { id: rng.range(0..3), tag, offer, head_follows, sizes, head: &bytes }.encode()
             }
-            frame::ACCEPT => {
+            frame::CTS => {
                 let landing = |rng: &mut Rng| match rng.below(3) {
                     0 => Landing::Hand,
                     1 => Landing::Put(RemoteKey { len: [2_000, 10][rng.below(2)], bytes: bytes.clone().into() }),
                     _ => Landing::Put(RemoteKey { len: size(rng), bytes: bytes.clone().into() }),
                 };
                 let landings = (0..1 + rng.below(3)).map(|_| landing(rng)).collect();
-                Accept { id: rng.range(0..2), slot: rng.next_u32() >> (8 + rng.below(24)), landings }.encode()
+                Cts { id: rng.range(0..2), slot: rng.next_u32() >> (8 + rng.below(24)), landings }.encode()
             }
             frame::EAGER => {
                 let payloads: Vec<_> = (0..1 + rng.below(3)).map(|_| RegBuf::heap(rng.below(9))).collect();

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::credit::{Accounts, Charge};
-use super::frame::{self, Accept, Eager, Probe, Request};
+use super::frame::{self, Cts, Eager, Probe, Rts};
 use super::landing::Landings;
 use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
 use crate::memory::{Payloads, Slab, write_bytes};
@@ -89,9 +89,9 @@ pub(super) enum Todo {
     /// Pass a probe on, if this PE waits for credit.
     Probe(Probe),
     /// Answer an offer that its sender does not leave to the user: pooled memory.
-    Accept(u64),
+    Cts(u64),
     /// Send what was accepted.
-    Send(Pe, Accept),
+    Send(Pe, Cts),
     /// All payloads of the message in this slot are here.
     Finish(usize),
     /// Write a part of a peer's put.
@@ -170,7 +170,7 @@ impl Inner {
             return self.rare(reach, from, imm, msg, out);
         }
         match frame::tag(imm) {
-            frame::LANDED => return self.landed(from, frame::arg(imm), None),
+            frame::FIN => return self.landed(from, frame::arg(imm), None),
             frame::PUT => {
                 if let Some((tag, notice)) = self.notice(frame::arg(imm)) {
                     self.message(reach, (from, tag, Charge::NONE), notice, Vec::new(), out);
@@ -238,12 +238,12 @@ impl Inner {
                 Some(missed) => return self.missed(from, missed.imm, missed.len),
                 None => return bad("a malformed notice", msg.len()),
             },
-            frame::BOUNCED => match frame::Bounced::decode(&msg) {
-                Some(bounced) => out.push_back(PortEvent::Refused {
+            frame::NACK => match frame::Nack::decode(&msg) {
+                Some(nack) => out.push_back(PortEvent::Refused {
                     to: from,
-                    tag: Tag(bounced.tag),
-                    head: bounced.head.into(),
-                    bytes: bounced.len,
+                    tag: Tag(nack.tag),
+                    head: nack.head.into(),
+                    bytes: nack.len,
                 }),
                 None => return bad("a malformed notice", msg.len()),
             },
@@ -255,20 +255,19 @@ impl Inner {
                 Some(probe) => self.todo.push_back(Todo::Probe(probe)),
                 None => return bad("a malformed probe", msg.len()),
             },
-            frame::REQUEST => match Request::decode(&msg) {
-                Some(request) => {
-                    let bytes =
-                        request.sizes.iter().fold(request.head.len() as u64, |sum, size| sum.saturating_add(*size));
+            frame::RTS => match Rts::decode(&msg) {
+                Some(rts) => {
+                    let bytes = rts.sizes.iter().fold(rts.head.len() as u64, |sum, size| sum.saturating_add(*size));
                     if bytes > self.message_max {
                         let what = "a message above the limit of ++message-max";
                         return Err(TransportError::Protocol { from, what, detail: bytes });
                     }
-                    self.request(from, request, out);
+                    self.on_rts(from, rts, out);
                 }
                 None => return bad("a malformed request", msg.len()),
             },
-            frame::ACCEPT => match Accept::decode(&msg, |id| self.asked.remove(&id)) {
-                Some(accept) => self.todo.push_back(Todo::Send(from, accept)),
+            frame::CTS => match Cts::decode(&msg, |id| self.asked.remove(&id)) {
+                Some(cts) => self.todo.push_back(Todo::Send(from, cts)),
                 None => return bad("a malformed answer", msg.len()),
             },
             frame::REFUSE => match frame::decode_word(&msg) {
@@ -327,7 +326,7 @@ impl Inner {
     ) -> Result<(), TransportError> {
         match frame::tag(imm) {
             tag if tag < frame::FIRST => {
-                let head = message[..message.len().min(frame::Bounced::HEAD_MAX)].into();
+                let head = message[..message.len().min(frame::Nack::HEAD_MAX)].into();
                 out.push_back(PortEvent::Refused { to, tag: Tag(tag), head, bytes: message.len() as u64 });
                 Ok(())
             }
@@ -335,7 +334,7 @@ impl Inner {
                 if let Some(Eager { tag, head, payloads }) = Eager::decode(message) {
                     let bytes = payloads.iter().map(|p| p.len() as u64).sum::<u64>() + head.len() as u64;
                     self.accounts.refund(to, Tag(tag).charge().cost(bytes));
-                    let head = head[..head.len().min(frame::Bounced::HEAD_MAX)].into();
+                    let head = head[..head.len().min(frame::Nack::HEAD_MAX)].into();
                     out.push_back(PortEvent::Refused { to, tag: Tag(tag), head, bytes: message.len() as u64 });
                 }
                 Ok(())
@@ -352,20 +351,20 @@ impl Inner {
         }
     }
 
-    fn request(&mut self, from: Pe, request: Request<'_>, out: &mut VecDeque<PortEvent>) {
-        let head = Msg::fill(&self.slab, request.head.len(), |to| write_bytes(to, request.head));
+    fn on_rts(&mut self, from: Pe, rts: Rts<'_>, out: &mut VecDeque<PortEvent>) {
+        let head = Msg::fill(&self.slab, rts.head.len(), |to| write_bytes(to, rts.head));
         let offered = Offered {
             from,
-            tag: Tag(request.tag),
+            tag: Tag(rts.tag),
             head,
-            sizes: request.sizes,
-            head_follows: request.head_follows,
-            source: Source::There(request.id),
+            sizes: rts.sizes,
+            head_follows: rts.head_follows,
+            source: Source::There(rts.id),
         };
-        let user_chooses = request.offer && !request.head_follows;
+        let user_chooses = rts.offer && !rts.head_follows;
         let id = self.offer(offered, user_chooses, out);
         if !user_chooses {
-            self.todo.push_back(Todo::Accept(id));
+            self.todo.push_back(Todo::Cts(id));
         }
     }
 

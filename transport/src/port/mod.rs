@@ -1,41 +1,41 @@
-//! One PE's way out to all others: which backend carries a message, and by which protocol.
+//! The port connects one PE to all other PEs: it selects the backend and the protocol for every message.
 //!
-//! The port knows nothing of what a message means: it moves a [`Tag`] and bytes. It picks the nearest backend for every
-//! peer, and owns what every backend would otherwise repeat: backlog, flow control, counters, faults on demand, and
-//! payloads out of band. From one sender messages arrive in the order in which they were sent, unless payloads wait for
-//! a landing: such a message arrives when they have landed.
+//! The port does not interpret messages: it moves a [`Tag`] and bytes. It uses the nearest backend that reaches a peer, and implements what every backend
+//! would otherwise repeat: the backlog, flow control, counters, fault injection, and payloads out of band. Messages of one sender arrive in the order in
+//! which they were sent. The exception is a message by rendezvous: it arrives when its payloads have arrived.
 //!
 //! # Protocols
-//! *Small.* A message is written into the receiver's inbox in place, and copied from there into memory of the receiver's when it polls.
+//! *Small.* The sender writes the message into the receiver's inbox. The receiver copies it into its own memory when it polls.
 //!
-//! *Large* messages travel in a pooled buffer, which near backends hand over.
+//! *Large.* The message travels in a pooled buffer. Shared-memory backends pass the buffer to the receiver without a copy.
 //!
-//! *Eager.* Across a network, payloads that fit into the backend's small message ride inside it: one frame is cheaper than two, and
-//! to copy so little costs less than either.
+//! *Eager.* Across a network, payloads that fit into the backend's small message are part of it: one frame is cheaper than two, and the copy of so few
+//! bytes is cheaper than either.
 //!
-//! *Payloads ahead.* Where the backend hands buffers over, payloads are sent first, each a message of its own; the message
-//! that they belong to follows, and its immediate says how many they are. Near backends keep the order.
+//! *Payloads ahead.* If the backend passes buffers, each payload is sent first, as a message of its own. The message that they belong to follows, and its
+//! immediate has their number. Shared-memory backends keep the order.
 //!
-//! *Rendezvous.* Otherwise, and where the receiver is to choose the landing: a request with sizes and head; the receiver
-//! exposes landings and answers with keys (or "hand it over"); the sender puts, the last put of each payload with an
-//! immediate that names the landing; when all are there the receiver takes the memory back and delivers the message.
+//! *Rendezvous.* Used for all other payloads, and if the receiver chooses the memory. The sender sends an RTS frame with the sizes and the message head. The
+//! receiver exposes memory and answers with a CTS frame, which has a key for each payload, or asks for it as a message. The sender puts the payloads; the last
+//! put of each has an immediate with the receiver's number of the payload (FIN). When all payloads are complete, the receiver closes the windows and
+//! delivers the message.
 //!
-//! *Direct.* A landing that lasts (`landing`) is published once; puts into it need no handshake, and arrive as its owner's notice.
+//! *Persistent windows* (`landing`). The owner publishes the keys once. Puts then need no handshake, and the owner is notified of each.
 //!
-//! *Without memory.* Who has no memory to send a buffer sends a notice in its place; a backend whose receiver has none reports the same
-//! there. The message that the payload belongs to is given up at its receiver, and its first bytes go back, so that its
-//! sender can say whose it was. So a message that is too large harms nobody else, and the order of the others stays.
+//! *Lack of memory.* A sender without memory for a buffer sends a notice in place of it; a receiver without memory produces the same notice locally. The
+//! receiver then drops the message that the payload belongs to and returns its first bytes (NACK), so that the sender can report which message it was.
+//! A message that is too large thus affects no other message, and the order of the others is kept.
 //!
 //! # Flow control
-//! All messages count against a *credit* for each peer (64 MiB), which comes back when the receiver's user has taken them out of
-//! its queue. `credit` has the rule, what a sender without credit does, and why it never waits without end.
+//! Every message is charged to the sender's *credit* for the peer (64 MiB). The receiver returns the credit when its user has taken the message out of its
+//! queue. `credit` describes the rules, what a sender without credit does, and why it never waits indefinitely.
 //!
 //! A message that has waited for ten seconds is reported, once for each peer.
 //!
-//! # Why a send always ends
-//! A sender without room in a backend receives meanwhile: it moves arrivals out of its own inbox into its memory, so two that send to each
-//! other free each other. It delivers nothing, for that could send again. A sender that may not wait leaves the message in the *backlog*, which the
-//! next polls send.
+//! # Why a send always completes
+//! A sender that finds no room in a backend moves arrivals from its own inbox into its memory while it waits. So two PEs that send to each other make room
+//! for each other. It does not deliver these arrivals, because their handlers could send again. A sender that must not wait puts the message into the
+//! *backlog*, which later polls send.
 
 mod builder;
 mod counters;
@@ -265,7 +265,7 @@ pub struct Port {
     waiting: held::Waiting,
     /// Messages of ours that wait for landings.
     outgoing: BTreeMap<u64, Outgoing>,
-    next_request: u64,
+    next_rts: u64,
     /// Puts that found no room yet.
     puts: VecDeque<Put>,
     /// Peers of which it was said that they take no messages.

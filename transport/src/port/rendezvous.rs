@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::frame::{self, Accept, Landing, Request};
+use super::frame::{self, Cts, Landing, Rts};
 use super::inner::{Arriving, Part, Source, Todo};
 use super::{OfferId, Port, PortEvent, Route, Tag};
 use crate::shmem::Arrival;
@@ -69,11 +69,11 @@ pub(super) struct Put {
 
 impl Port {
     /// Asks for landings of `payloads`.
-    pub(super) fn request(&mut self, to: Pe, tag: Tag, head: RegBuf, mut payloads: Vec<RegBuf>, offer: bool) {
+    pub(super) fn send_rts(&mut self, to: Pe, tag: Tag, head: RegBuf, mut payloads: Vec<RegBuf>, offer: bool) {
         let room = self.ends.to(self.pe, to).caps().send_max.saturating_sub(32 + 8 * payloads.len());
         let head_follows = head.len() > room;
         let bytes = payloads.iter().fold(head.len() as u64, |sum, payload| sum + payload.len() as u64);
-        let first = head[..head.len().min(frame::Bounced::HEAD_MAX)].into();
+        let first = head[..head.len().min(frame::Nack::HEAD_MAX)].into();
         let mut inline: &[u8] = &head;
         let kept;
         if head_follows {
@@ -81,18 +81,18 @@ impl Port {
             payloads.insert(0, kept);
             inline = &[];
         }
-        let id = self.next_request;
-        self.next_request += 1;
+        let id = self.next_rts;
+        self.next_rts += 1;
         let sizes: Vec<u64> = payloads.iter().map(|p| p.len() as u64).collect();
         // What the receiver's user has to accept first does not leave however often one looks.
         let waits_kib = if offer { 0 } else { sizes.iter().sum::<u64>() >> 10 };
         self.in_flight.add(waits_kib);
-        let frame = Request { id, tag: tag.0, offer, head_follows, sizes, head: inline }.encode();
+        let frame = Rts { id, tag: tag.0, offer, head_follows, sizes, head: inline }.encode();
         self.inner.asked.insert(id, payloads.len());
         self.outgoing.insert(id, Outgoing { to, tag, payloads, head: first, bytes, waits_kib });
         self.send_frame(
             to,
-            frame::imm(frame::REQUEST, 0),
+            frame::imm(frame::RTS, 0),
             frame.len(),
             |body| crate::memory::write_bytes(body, &frame),
             true,
@@ -100,8 +100,8 @@ impl Port {
     }
 
     /// Sends a message that is longer than its backend can send.
-    pub(super) fn request_whole(&mut self, to: Pe, tag: Tag, message: RegBuf) {
-        self.request(to, tag, message, Vec::new(), false);
+    pub(super) fn rendezvous_whole(&mut self, to: Pe, tag: Tag, message: RegBuf) {
+        self.send_rts(to, tag, message, Vec::new(), false);
     }
 
     /// Says where an offer's payloads shall land, in order; `None`, or a landing of another length: in pooled memory. The
@@ -149,8 +149,8 @@ impl Port {
             });
             return;
         };
-        let answer = Accept { id: theirs, slot, landings: answers }.encode();
-        self.control(from, frame::imm(frame::ACCEPT, 0), &answer);
+        let answer = Cts { id: theirs, slot, landings: answers }.encode();
+        self.control(from, frame::imm(frame::CTS, 0), &answer);
     }
 
     /// Memory for a payload of `from`. `None`: there is not enough.
@@ -194,7 +194,7 @@ impl Port {
             match todo {
                 Todo::Credit(to) => self.credits.push(to),
                 Todo::Probe(probe) => self.pass_on(probe),
-                Todo::Accept(id) => self.accept_offer(id, Vec::new()),
+                Todo::Cts(id) => self.accept_offer(id, Vec::new()),
                 Todo::Write(from, msg) => self.write_here(from, &msg)?,
                 Todo::Send(from, accept) => self.send_accepted(from, accept)?,
                 Todo::Finish(slot) => {
@@ -234,12 +234,12 @@ impl Port {
 
     /// Tells the sender of a message that it cannot be delivered.
     fn bounce(&mut self, to: Pe, tag: Tag, head: Option<&[u8]>, len: u64) {
-        let bounced = frame::Bounced { tag: tag.0, len, head: head.unwrap_or_default() }.encode();
-        self.control(to, frame::imm(frame::BOUNCED, 0), &bounced);
+        let bounced = frame::Nack { tag: tag.0, len, head: head.unwrap_or_default() }.encode();
+        self.control(to, frame::imm(frame::NACK, 0), &bounced);
     }
 
     /// The receiver says where our payloads go.
-    fn send_accepted(&mut self, from: Pe, accept: Accept) -> Result<(), TransportError> {
+    fn send_accepted(&mut self, from: Pe, accept: Cts) -> Result<(), TransportError> {
         let bad = |what| Err(TransportError::Protocol { from, what, detail: accept.id });
         let Some(out) = self.outgoing.remove(&accept.id) else { return bad("an answer to nothing") };
         if out.to != from {
@@ -253,7 +253,7 @@ impl Port {
                     self.send_buf(from, frame::imm(frame::HANDED, slot), payload, false);
                 }
                 Landing::Put(key) if key.len == payload.len() as u64 => {
-                    self.put_payload(from, payload, &key.into(), 0, frame::imm(frame::LANDED, slot));
+                    self.put_payload(from, payload, &key.into(), 0, frame::imm(frame::FIN, slot));
                 }
                 _ => return bad("a landing that does not fit"),
             }

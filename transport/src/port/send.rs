@@ -203,7 +203,7 @@ impl Port {
             }
             self.send_frame(to, frame::imm(tag.0, n), len, fill, true);
         } else {
-            self.request(to, tag, filled(len, fill), payloads, offer);
+            self.send_rts(to, tag, filled(len, fill), payloads, offer);
         }
     }
 
@@ -217,7 +217,7 @@ impl Port {
     fn refuse_too_long(&mut self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>]), bytes: u64) {
         let head = RegBuf::try_heap(len).map_or_else(Box::default, |mut buf| {
             buf.fill_with(fill);
-            buf[..len.min(frame::Bounced::HEAD_MAX)].into()
+            buf[..len.min(frame::Nack::HEAD_MAX)].into()
         });
         self.early.push_back(PortEvent::Refused { to, tag, head, bytes });
     }
@@ -343,7 +343,7 @@ impl Port {
     pub(super) fn send_buf(&mut self, to: Pe, mut imm: Imm, mut buf: RegBuf, may_wait: bool) {
         if buf.len() > self.ends.to(self.pe, to).caps().send_max {
             // Only messages without payloads: others were asked for landings at once.
-            return self.request_whole(to, Tag(frame::tag(imm)), buf);
+            return self.rendezvous_whole(to, Tag(frame::tag(imm)), buf);
         }
         let mut wait = Wait::default();
         loop {

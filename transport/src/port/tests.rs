@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::frame::Request;
+use super::frame::Rts;
 use super::*;
 use crate::Fabric;
 use crate::Imm;
@@ -297,14 +297,14 @@ fn frames_that_no_port_sends_are_an_error_that_names_the_sender() {
         (frame::EAGER, 0, &[frame::FIRST, 1, 0, 0, 0, 0]),
         (frame::CREDIT, 0, b"12345678"),
         (frame::CREDIT, 0, b"123"),
-        (frame::REQUEST, 0, b""),
-        (frame::REQUEST, 0, &[0xff; 40]),
-        (frame::ACCEPT, 0, &[0; 12]),
-        (frame::ACCEPT, 0, b"x"),
+        (frame::RTS, 0, b""),
+        (frame::RTS, 0, &[0xff; 40]),
+        (frame::CTS, 0, &[0; 12]),
+        (frame::CTS, 0, b"x"),
         (frame::REFUSE, 0, &[0; 8]),
         (frame::HANDED, 0, b"buffer"),
         (frame::HANDED, 0xff_ffff, b"buffer"),
-        (frame::LANDED, 0, b""),
+        (frame::FIN, 0, b""),
         (0xF7, 0, b""),
         (0xFF, 1, b"?"),
         (3, 1, b"a payload is missing"),
@@ -345,8 +345,8 @@ fn write(inbox: &mut Outbox, from: u32, kind: Kind, imm: Imm, body: &[u8]) {
 
 #[test]
 fn a_record_that_says_that_this_process_has_sent_it_is_refused() {
-    let request = Request { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
-    for (tag, body) in [(3, &b"a message"[..]), (frame::REQUEST, &request)] {
+    let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
+    for (tag, body) in [(3, &b"a message"[..]), (frame::RTS, &rts)] {
         let (mut port, mut inbox, _fabric) = exposed();
         write(&mut inbox, 0, Kind::Message, frame::imm(tag, 0), body);
         let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
@@ -357,10 +357,10 @@ fn a_record_that_says_that_this_process_has_sent_it_is_refused() {
 #[test]
 fn a_payload_that_is_to_be_handed_over_cannot_be_announced_as_put() {
     let (mut port, mut inbox, _fabric) = exposed();
-    let request = Request { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
-    write(&mut inbox, 1, Kind::Message, frame::imm(frame::REQUEST, 0), &request);
+    let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
+    write(&mut inbox, 1, Kind::Message, frame::imm(frame::RTS, 0), &rts);
     assert_eq!(port.poll(&mut VecDeque::new(), 9).unwrap(), 0);
-    write(&mut inbox, 1, Kind::Put, frame::imm(frame::LANDED, 0), b"");
+    write(&mut inbox, 1, Kind::Put, frame::imm(frame::FIN, 0), b"");
     let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
     assert!(matches!(error, TransportError::Protocol { from: Pe(1), .. }), "{error}");
 }
@@ -368,7 +368,7 @@ fn a_payload_that_is_to_be_handed_over_cannot_be_announced_as_put() {
 #[test]
 fn notices_of_what_found_no_memory_are_believed_of_the_users_messages_only() {
     let missed = |tag, len| frame::Missed { imm: frame::imm(tag, 0), len }.encode();
-    for own in [frame::REQUEST, frame::ACCEPT, frame::CREDIT, frame::MISSED, 0xFF] {
+    for own in [frame::RTS, frame::CTS, frame::CREDIT, frame::MISSED, 0xFF] {
         let (mut port, mut inbox, _fabric) = exposed();
         write(&mut inbox, 1, Kind::Message, frame::imm(frame::MISSED, 0), &missed(own, 1 << 62));
         let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
@@ -376,8 +376,8 @@ fn notices_of_what_found_no_memory_are_believed_of_the_users_messages_only() {
     }
     // However much they say it was.
     let (mut port, mut inbox, _fabric) = exposed();
-    let request = Request { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![9; 3], head: b"" }.encode();
-    write(&mut inbox, 1, Kind::Message, frame::imm(frame::REQUEST, 0), &request);
+    let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![9; 3], head: b"" }.encode();
+    write(&mut inbox, 1, Kind::Message, frame::imm(frame::RTS, 0), &rts);
     assert_eq!(port.poll(&mut VecDeque::new(), 9).unwrap(), 0);
     for _ in 0..2 {
         write(&mut inbox, 1, Kind::Message, frame::imm(frame::MISSED, 0), &missed(frame::HANDED, u64::MAX));
