@@ -18,8 +18,9 @@ use charm4rs_transport::port::{Incoming, LandingAddress, LandingId, LandingMemor
 use charm4rs_transport::{Pe, RegBuf};
 use hashbrown::HashMap;
 
+use super::Rt;
 use super::exit::Failure;
-use super::{Rt, results};
+use super::reduction::results;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::landing::Right;
 use crate::reduce::Sink;

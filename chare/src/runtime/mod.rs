@@ -13,17 +13,13 @@
 
 mod absent;
 mod broadcast;
-mod by_number;
 mod calls;
 mod casts;
 mod census;
 mod collection;
-mod counting;
-mod counts;
 mod create;
 pub(crate) mod deadlock;
 mod elements;
-mod exchange;
 mod execute;
 mod exit;
 pub(crate) mod front;
@@ -34,18 +30,14 @@ pub(crate) mod landings;
 mod local_call;
 mod location;
 mod newcomers;
-mod part;
-mod pieces;
 mod post;
 mod reduction;
-mod results;
 pub(crate) mod running;
 mod section;
 mod shared;
 mod solos;
 mod span;
 mod stack;
-mod unlike;
 pub(crate) mod waiting;
 
 use std::any::Any;
@@ -72,7 +64,7 @@ pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
 pub(crate) use gone::destroy_collection;
 pub(crate) use post::reply_serialized;
-pub use results::sink;
+pub use reduction::sink;
 pub(crate) use running::IndexLook;
 pub(crate) use section::{Membership, allreduce, contribute, section, section_of};
 

@@ -4,8 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::Rt;
 use super::reduction::Reductions;
-use super::{Rt, counting};
+use super::reduction::counting;
 use crate::cx::AnyElement;
 
 /// The number of contributions of an element that does not know its first reduction.

@@ -10,15 +10,15 @@ use charm4rs_transport::Msg;
 use charm4rs_transport::port::{Incoming, Tag};
 use smallvec::SmallVec;
 
-use super::collection::CollectionId;
-use super::exit::Failure;
-use super::pieces::Merge;
-use super::post::reply_tagged;
-use super::reduction::{Reductions, send};
-use super::{Rt, broadcast, casts, shared};
+use super::pipelined::Merge;
+use super::{Reductions, send};
 use crate::Arguments;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Route, Sink};
+use crate::runtime::collection::CollectionId;
+use crate::runtime::exit::Failure;
+use crate::runtime::post::reply_tagged;
+use crate::runtime::{Rt, broadcast, casts, shared};
 use crate::wire::{self, Packed, WireError};
 
 /// Who waits here for the result of a reduction.
@@ -95,7 +95,7 @@ fn in_turn(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
 }
 
 /// Gives a value to what a sink names.
-pub(super) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(), WireError> {
+pub(in crate::runtime) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(), WireError> {
     match route {
         Route::Nobody | Route::Everyone => {}
         Route::Future(to) => fulfil(rt, *to, tag::REPLY, value),

@@ -1,7 +1,7 @@
 //! Reductions: every element of a collection gives a part, the parts are merged on their way up a tree of PEs, and the
 //! result goes to where the contributors say.
 //!
-//! *Counting.* A PE must know when its subtree is complete: see [`super::counting`].
+//! *Counting.* A PE must know when its subtree is complete: see [`counting`].
 //!
 //! *Types.* Parts are merged as Rust values where a contributor lives, since only there the reducer's type is known;
 //! a PE without elements passes its children's parts on as they are, with the name of a PE that knows the type. The root is a
@@ -12,10 +12,19 @@
 //! open there (an element of its own that contributed to this one has contributed to those, or has joined after them: then theirs of
 //! which it has heard are waited for).
 //!
-//! *Results for every contributor*, if they are small, mostly go no way up and down: see [`super::exchange`].
+//! *Results for every contributor*, if they are small, mostly go no way up and down: see [`allreduce`].
 //!
 //! *Large parts*, of reducers that work element by element, go in pieces: each piece is counted, merged and sent as
-//! if it were a reduction of its own ([`super::pieces`]). Other parts are packed whole, their payloads beside the message.
+//! if it were a reduction of its own ([`pipelined`]). Other parts are packed whole, their payloads beside the message.
+
+mod allreduce;
+mod by_number;
+pub(super) mod counting;
+mod counts;
+mod part;
+mod pipelined;
+pub(super) mod results;
+mod unlike;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,20 +33,23 @@ use std::rc::Rc;
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::{Incoming, Tag};
 
-use super::Rt;
-use super::by_number::ByNumber;
-use super::collection::CollectionId;
-use super::counting::{self, Counting};
-use super::exchange::{self, Exchanges};
-use super::part::{Part, Typed};
-use super::pieces::{self, Large, Pieces};
-use super::results::{Waiters, result};
-use super::shared::{self, Opened};
-use super::span::{Place, Span};
-use super::unlike::{cannot_be_sent, refuse, unlike};
+use allreduce::Allreduces;
+use by_number::ByNumber;
+use counting::Counting;
+use part::{Part, Typed};
+use pipelined::{Large, Pipelined};
+use results::{Waiters, result};
+use unlike::{cannot_be_sent, refuse, unlike};
+
+pub use results::sink;
+
 use crate::Arguments;
 use crate::envelope::{FutureId, Header, tag};
 use crate::reduce::{Reducer, Route};
+use crate::runtime::Rt;
+use crate::runtime::collection::CollectionId;
+use crate::runtime::shared::{self, Opened};
+use crate::runtime::span::{Place, Span};
 use crate::wire::{self, Packed};
 
 /// A PE's part of a collection's reductions.
@@ -51,14 +63,14 @@ pub(crate) struct Reductions {
     pending: RefCell<ByNumber<Pending>>,
     /// One reducer of each type that was used here, for the parts of a root that has none.
     reducers: RefCell<Vec<Option<Box<dyn Part>>>>,
-    pub(super) pieces: Pieces,
-    pub(super) exchanges: Exchanges,
+    pieces: Pipelined,
+    allreduces: Allreduces,
     /// A result that was sent from here has called an entry method.
     pub(super) called: Cell<bool>,
     /// At the root: results that wait for those of smaller numbers.
     ready: RefCell<BTreeMap<u64, Ready>>,
     /// Elements here that wait for the result of a reduction.
-    pub(super) everyone: RefCell<ByNumber<Waiters>>,
+    everyone: RefCell<ByNumber<Waiters>>,
 }
 
 /// A result that only has to be finished and sent.
@@ -92,8 +104,8 @@ impl Reductions {
             counting: Counting::default(),
             pending: RefCell::default(),
             reducers: RefCell::default(),
-            pieces: Pieces::default(),
-            exchanges: Exchanges::new(exchanges),
+            pieces: Pipelined::default(),
+            allreduces: Allreduces::new(exchanges),
             called: Cell::new(false),
             ready: RefCell::default(),
             everyone: RefCell::default(),
@@ -116,7 +128,7 @@ impl Reductions {
 
     /// Whether parts of a reduction of this number are here that do not go in pieces.
     pub(super) fn has_whole(&self, number: u64) -> bool {
-        self.pending.borrow().contains(number) || self.exchanges.has(number)
+        self.pending.borrow().contains(number) || self.allreduces.has(number)
     }
 
     /// Whether parts of a reduction of this number are here that are not exchanged.
@@ -129,7 +141,7 @@ impl Reductions {
     pub(super) fn clear(&self) {
         let (pending, ready, everyone) = (self.pending.take(), self.ready.take(), self.everyone.take());
         self.pieces.clear();
-        self.exchanges.clear();
+        self.allreduces.clear();
         drop((pending, ready, everyone, self.reducers.take()));
     }
 
@@ -194,7 +206,8 @@ pub(super) fn give<V: Arguments, R: Reducer<V>>(
             if reductions.has_whole(number) {
                 refuse::<V, R>(reductions, number, "a short value");
             }
-            if let Err(earlier) = pieces::give(rt, reductions, number, large, reducer, to.route(reductions, number)) {
+            if let Err(earlier) = pipelined::give(rt, reductions, number, large, reducer, to.route(reductions, number))
+            {
                 refuse::<V, R>(reductions, number, earlier);
             }
         }
@@ -214,13 +227,13 @@ fn give_small<V: Arguments, R: Reducer<V>>(
     let (part, reducer) = match to {
         To::Route(_) | To::Everyone { may_exchange: false, .. } => (part, reducer),
         To::Everyone { future, may_exchange: true } => {
-            match exchange::give::<V, R>(rt, reductions, number, part, reducer, future) {
+            match allreduce::give::<V, R>(rt, reductions, number, part, reducer, future) {
                 Ok(()) => return,
                 Err(back) => back,
             }
         }
     };
-    let otherwise = reductions.pieces.has(number) || reductions.exchanges.has(number);
+    let otherwise = reductions.pieces.has(number) || reductions.allreduces.has(number);
     if otherwise {
         refuse::<V, R>(reductions, number, "a long value, or by `allreduce`");
     }
@@ -311,7 +324,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
 pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
     let open: Vec<u64> = reductions.pending.borrow().from(from).collect();
     open.into_iter().for_each(|number| advance(rt, reductions, number));
-    pieces::advance_from(rt, reductions, from);
+    pipelined::advance_from(rt, reductions, from);
 }
 
 /// At the root: ends a reduction, and those that waited for it, unless one of a smaller number is open.
@@ -379,9 +392,9 @@ pub(super) fn system(rt: Rt, reductions: &Reductions, header: &Header, msg: Inco
         tag::COUNTED => msg.read().map(|(phase, elements)| counting::counted(rt, reductions, phase, elements)),
         tag::PARTIAL => msg.read().map(|partial| arrived(rt, reductions, partial)),
         tag::RESULT => msg.read().map(|(number, value)| result(rt, reductions, number, value)),
-        tag::PIECE => pieces::arrived(rt, reductions, &mut msg),
-        tag::EXCHANGE => return exchange::arrived(rt, reductions, msg),
-        _ => pieces::result_arrived(rt, reductions, &mut msg),
+        tag::PIECE => pipelined::arrived(rt, reductions, &mut msg),
+        tag::EXCHANGE => return allreduce::arrived(rt, reductions, msg),
+        _ => pipelined::result_arrived(rt, reductions, &mut msg),
     };
     if read.is_err() {
         rt.violation(msg.from, "a reduction's message that cannot be read", u64::from(msg.tag.0));
@@ -404,7 +417,7 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
     if partial.last {
         return end_for_root(rt, reductions, partial);
     }
-    if reductions.pieces.has(partial.number) || reductions.exchanges.has(partial.number) {
+    if reductions.pieces.has(partial.number) || reductions.allreduces.has(partial.number) {
         return rt.fail(unlike(
             reductions,
             partial.number,

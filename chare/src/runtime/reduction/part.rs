@@ -3,13 +3,13 @@
 
 use std::any::{Any, TypeId};
 
-use super::Rt;
-use super::reduction::Reductions;
+use super::Reductions;
 use super::results::deliver;
-use super::shared::{Beside, Opened};
 use super::unlike::contribution;
 use crate::envelope::FutureId;
 use crate::reduce::{Reducer, Route};
+use crate::runtime::Rt;
+use crate::runtime::shared::{Beside, Opened};
 use crate::wire::{self, Packed, WireError};
 
 /// What has been merged so far.

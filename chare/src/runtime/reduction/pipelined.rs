@@ -29,14 +29,14 @@ use charm4rs_transport::port::Tag;
 use charm4rs_transport::{Pe, RegBuf};
 use serde::{Deserialize, Serialize};
 
-use super::Rt;
-use super::reduction::{Merger, Reductions, end_in_order, end_ready};
 use super::results::deliver;
-use super::shared::{self, Opened};
 use super::unlike::unlike;
+use super::{Merger, Reductions, end_in_order, end_ready};
 use crate::Arguments;
 use crate::envelope::{FutureId, tag};
 use crate::reduce::{ByElement, Reducer, Route};
+use crate::runtime::Rt;
+use crate::runtime::shared::{self, Opened};
 use crate::wire::{self, WireError};
 
 /// The size of a piece: much longer to merge than to send, and several of them fit a core's cache.
@@ -47,7 +47,7 @@ const LARGE_MIN: usize = 1 << 10;
 
 /// A PE's part of a collection's large reductions.
 #[derive(Default)]
-pub(super) struct Pieces {
+pub(super) struct Pipelined {
     open: RefCell<BTreeMap<u64, Open>>,
     /// Of each type that was used here, for the parts of a root that has none.
     merges: RefCell<Vec<Rc<dyn Merge>>>,
@@ -227,7 +227,7 @@ impl<V, R: Reducer<V>> Large<V, R> {
     }
 }
 
-impl Pieces {
+impl Pipelined {
     /// Whether a reduction of this number is under way here, in pieces.
     pub(super) fn has(&self, number: u64) -> bool {
         self.open.borrow().contains_key(&number)

@@ -21,26 +21,26 @@ use std::cell::{OnceCell, RefCell};
 
 use charm4rs_transport::Pe;
 
-use super::Rt;
+use super::Reductions;
 use super::by_number::ByNumber;
-use super::exit::Failure;
 use super::part::{Given, Part, Terms, Typed};
-use super::reduction::Reductions;
-use super::shared::{self, Opened};
 use super::unlike::{cannot_be_sent, refuse, unlike};
 use crate::Arguments;
 use crate::envelope::{FutureId, tag};
 use crate::reduce::Reducer;
+use crate::runtime::Rt;
+use crate::runtime::exit::Failure;
+use crate::runtime::shared::{self, Opened};
 use crate::wire::{self, WireError};
 
 /// On more PEs, trees are as fast, and send fewer messages.
 const PES_MAX: usize = 32;
 
-/// Exchanges that have ended whose memory is kept for others.
+/// Allreduces that have ended whose memory is kept for others.
 const SPARE_MAX: usize = 4;
 
 /// A PE's part of a collection's exchanges.
-pub(super) struct Exchanges {
+pub(super) struct Allreduces {
     /// Whether the collection is one that exchanges.
     may: bool,
     steps: OnceCell<Option<Box<[Step]>>>,
@@ -104,7 +104,7 @@ struct Label {
     terms: u32,
 }
 
-impl Exchanges {
+impl Allreduces {
     pub(super) fn new(may: bool) -> Self {
         Self { may, steps: OnceCell::new(), open: RefCell::default(), spare: RefCell::default() }
     }
@@ -186,7 +186,7 @@ pub(super) fn give<V: Arguments, R: Reducer<V>>(
     reducer: R,
     to: FutureId,
 ) -> Result<(), (R::Partial, R)> {
-    let exchanges = &reductions.exchanges;
+    let exchanges = &reductions.allreduces;
     if exchanges.steps(rt, reductions).is_none() {
         return Err((part, reducer));
     }
@@ -277,7 +277,7 @@ impl Arrived {
 
 /// Does what can be done.
 fn advance(rt: Rt, reductions: &Reductions, number: u64) {
-    let exchanges = &reductions.exchanges;
+    let exchanges = &reductions.allreduces;
     let Some(steps) = exchanges.steps(rt, reductions) else { return };
     loop {
         let next = match exchanges.open.borrow_mut().get_mut(number) {
@@ -300,7 +300,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
 
 /// Advances all that may go on now.
 pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
-    let open: Vec<u64> = reductions.exchanges.open.borrow().from(from).collect();
+    let open: Vec<u64> = reductions.allreduces.open.borrow().from(from).collect();
     open.into_iter().for_each(|number| advance(rt, reductions, number));
 }
 
@@ -350,7 +350,7 @@ fn merge(step: &Step, here: Taken) -> Result<Taken, WireError> {
 
 /// The value is the result.
 fn end(rt: Rt, reductions: &Reductions, number: u64) {
-    let exchanges = &reductions.exchanges;
+    let exchanges = &reductions.allreduces;
     let Some(mut open) = exchanges.open.borrow_mut().remove(number) else { return };
     if let Some(own) = &mut open.own
         && let Err(error) = own.give(rt, open.count, &open.waiting)
@@ -366,7 +366,7 @@ fn end(rt: Rt, reductions: &Reductions, number: u64) {
 /// What another PE has.
 pub(super) fn arrived(rt: Rt, reductions: &Reductions, mut msg: Opened) {
     let from = msg.from;
-    let steps = reductions.exchanges.steps(rt, reductions).unwrap_or_default();
+    let steps = reductions.allreduces.steps(rt, reductions).unwrap_or_default();
     let is_step = |meeting| steps.iter().any(|step| step.meeting == meeting && step.from.contains(&from));
     let label = msg.split_front::<Label>().filter(|label| is_step(label.meeting));
     let Some(Label { number, count, meeting, terms }) = label else {
@@ -379,7 +379,7 @@ pub(super) fn arrived(rt: Rt, reductions: &Reductions, mut msg: Opened) {
     if reductions.goes_up(number) {
         return rt.fail(unlike(reductions, number, "some go to all contributors, others do not, or are long vectors"));
     }
-    let is_new = reductions.exchanges.with(number, |open| {
+    let is_new = reductions.allreduces.with(number, |open| {
         let is_new = !open.arrived.iter().any(|arrived| (arrived.from, arrived.meeting) == (from, meeting));
         open.arrived.push(Arrived { from, meeting, count, value });
         is_new

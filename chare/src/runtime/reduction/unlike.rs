@@ -1,7 +1,7 @@
 //! Contributions that do not fit one another: what is said of them. Knows nothing of how they are found.
 
-use super::exit::Failure;
-use super::reduction::Reductions;
+use super::Reductions;
+use crate::runtime::exit::Failure;
 use crate::wire::WireError;
 
 /// What elements contribute that cannot be merged.

@@ -16,19 +16,19 @@ use std::collections::BTreeMap;
 
 use charm4rs_transport::Pe;
 
-use super::Rt;
+use super::allreduce;
 use super::counts::Count;
-use super::exchange;
-use super::intervals::Intervals;
-use super::post::reply_serialized;
-use super::reduction::{Partial, Reductions, advance_from, send};
+use super::{Partial, Reductions, advance_from, send};
 use crate::envelope::{FutureId, tag};
+use crate::runtime::Rt;
+use crate::runtime::intervals::Intervals;
+use crate::runtime::post::reply_serialized;
 
 /// The number of no reduction.
 const NONE: u64 = u64::MAX;
 
 /// What a PE knows of how many elements take part in a collection's reductions.
-pub(super) struct Counting {
+pub(in crate::runtime) struct Counting {
     /// Who waits for a phase to be counted; it is the root that tells them, with the number of elements.
     waiting: RefCell<Vec<(u32, FutureId)>>,
     /// Elements that were destroyed here before they were counted.
@@ -137,13 +137,13 @@ impl Counting {
     }
 
     /// To which reductions elements that are no longer here may have contributed.
-    pub(super) fn bound(&self) -> u64 {
+    pub(in crate::runtime) fn bound(&self) -> u64 {
         self.own.bound()
     }
 }
 
 /// At the root: somebody waits until all elements of a phase have been counted.
-pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, phase: u32, to: FutureId) {
+pub(in crate::runtime) fn tell_when_counted(rt: Rt, reductions: &Reductions, phase: u32, to: FutureId) {
     let Some(to) = to.wanted() else { return };
     let counting = &reductions.counting;
     if counting.counted.get() > phase && reductions.root() == rt.sched.pe() {
@@ -154,7 +154,7 @@ pub(super) fn tell_when_counted(rt: Rt, reductions: &Reductions, phase: u32, to:
 }
 
 /// All elements that belong to this PE have been made, and the root is known.
-pub(super) fn count(rt: Rt, reductions: &Reductions, own: u64) {
+pub(in crate::runtime) fn count(rt: Rt, reductions: &Reductions, own: u64) {
     let counting = &reductions.counting;
     if let Some(parent) = reductions.place(rt).parent {
         let departed = counting.subtree.departures();
@@ -163,11 +163,11 @@ pub(super) fn count(rt: Rt, reductions: &Reductions, own: u64) {
     let own = own + counting.lost.get();
     counting.own.begin(own);
     count_phase(rt, reductions, 0, own);
-    exchange::advance_from(rt, reductions, 0);
+    allreduce::advance_from(rt, reductions, 0);
 }
 
 /// So many elements have joined on this PE, with the next phase; `from` is their first reduction.
-pub(super) fn join(rt: Rt, reductions: &Reductions, from: u64, own: u64) {
+pub(in crate::runtime) fn join(rt: Rt, reductions: &Reductions, from: u64, own: u64) {
     reductions.counting.own.join(from, own);
     reductions.counting.answered.set(NONE);
     count_phase(rt, reductions, from, own);
@@ -187,7 +187,7 @@ fn count_phase(rt: Rt, reductions: &Reductions, from: u64, own: u64) {
 }
 
 /// It is answered that no element here has contributed to reduction `from`, or to a later one.
-pub(super) fn answer(rt: Rt, reductions: &Reductions, from: u64) {
+pub(in crate::runtime) fn answer(rt: Rt, reductions: &Reductions, from: u64) {
     reductions.counting.answered.set(from);
     hold(rt, reductions);
 }
@@ -241,14 +241,14 @@ pub(super) fn counted(rt: Rt, reductions: &Reductions, phase: u32, elements: u64
 }
 
 /// An element of this PE is gone, after `contributed` contributions.
-pub(super) fn depart(rt: Rt, reductions: &Reductions, contributed: u64) {
+pub(in crate::runtime) fn depart(rt: Rt, reductions: &Reductions, contributed: u64) {
     let counting = &reductions.counting;
     if counting.phases.get() == 0 {
         counting.lost.set(counting.lost.get() + 1);
     }
     counting.own.depart(contributed);
     departed(rt, reductions, contributed);
-    exchange::advance_from(rt, reductions, contributed);
+    allreduce::advance_from(rt, reductions, contributed);
 }
 
 /// One of the subtree is gone, after so many.
