@@ -16,9 +16,9 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 
 use super::Rt;
-use super::casts;
 use super::collection::{CollectionId, Common, Key, key};
 use super::execute::Then;
+use super::insertion::casts;
 use super::post::{self, Pack, fail_call, send_failure, wire_error};
 use super::shared::{self, Opened};
 use crate::call::Options;

@@ -11,11 +11,8 @@
 //! Everything here belongs to one PE and is reached through a shared reference with cells inside. No borrow
 //! is held while user code runs, so an entry method may call anything, itself included.
 
-mod absent;
 mod broadcast;
 mod calls;
-mod casts;
-mod census;
 mod collection;
 mod create;
 pub(crate) mod deadlock;
@@ -24,12 +21,12 @@ mod execute;
 mod exit;
 pub(crate) mod front;
 mod gone;
+mod insertion;
 mod intervals;
 pub(crate) mod lacking;
 pub(crate) mod landings;
 mod local_call;
 mod location;
-mod newcomers;
 mod post;
 mod reduction;
 pub(crate) mod running;
@@ -53,7 +50,6 @@ use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
 pub(crate) use calls::{BodyOps, call, deliver, offer};
-pub(crate) use census::{census, elements};
 pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{
@@ -63,6 +59,7 @@ pub(crate) use execute::{Start, guard, spawn, spawn_named};
 pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
 pub(crate) use gone::destroy_collection;
+pub(crate) use insertion::census::{census, elements};
 pub(crate) use post::reply_serialized;
 pub use reduction::sink;
 pub(crate) use running::IndexLook;
@@ -430,7 +427,7 @@ impl Handler for Driver {
             | tag::CENSUS => match rt.any_collection(CollectionId(header.collection)) {
                 Some(members) => match msg.tag {
                     tag::LOCATION => members.told(rt, msg),
-                    tag::CENSUS => census::step(rt, members, &header, &msg),
+                    tag::CENSUS => insertion::census::step(rt, members, &header, &msg),
                     _ => reduction::system(rt, &members.common().reductions, &header, msg),
                 },
                 None => rt.keep(CollectionId(header.collection), msg),

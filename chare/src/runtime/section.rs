@@ -25,7 +25,7 @@ use super::collection::{AnyCollection, CollectionId, Key, Place, key};
 use super::create::opening;
 use super::execute::spawn;
 use super::exit::Failure;
-use super::newcomers::{self, Part};
+use super::insertion::newcomers::{self, Part};
 use super::post::{reply_serialized, send_wire};
 use super::reduction::counting;
 use super::reduction::{Reductions, To};

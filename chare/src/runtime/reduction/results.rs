@@ -17,8 +17,9 @@ use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Route, Sink};
 use crate::runtime::collection::CollectionId;
 use crate::runtime::exit::Failure;
+use crate::runtime::insertion::casts;
 use crate::runtime::post::reply_tagged;
-use crate::runtime::{Rt, broadcast, casts, shared};
+use crate::runtime::{Rt, broadcast, shared};
 use crate::wire::{self, Packed, WireError};
 
 /// Who waits here for the result of a reduction.

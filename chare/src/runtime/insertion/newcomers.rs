@@ -4,20 +4,20 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::Rt;
-use super::reduction::Reductions;
-use super::reduction::counting;
 use crate::cx::AnyElement;
+use crate::runtime::Rt;
+use crate::runtime::reduction::Reductions;
+use crate::runtime::reduction::counting;
 
 /// The number of contributions of an element that does not know its first reduction.
-pub(super) const UNKNOWN: u64 = u64::MAX;
+pub(in crate::runtime) const UNKNOWN: u64 = u64::MAX;
 
 /// A part for a reduction of a number that is told later.
-pub(super) type Part = Box<dyn FnOnce(Rt, &'static Reductions, u64)>;
+pub(in crate::runtime) type Part = Box<dyn FnOnce(Rt, &'static Reductions, u64)>;
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct Newcomers {
+pub(in crate::runtime) struct Newcomers {
     all: RefCell<Vec<Newcomer>>,
     /// So many of them the PE has answered for.
     answered: Cell<usize>,
@@ -32,13 +32,13 @@ struct Newcomer {
 
 impl Newcomers {
     #[cold]
-    pub(super) fn add(&self, element: Rc<dyn AnyElement>) {
+    pub(in crate::runtime) fn add(&self, element: Rc<dyn AnyElement>) {
         element.base().contributed.set(UNKNOWN);
         self.all.borrow_mut().push(Newcomer { element, parts: Vec::new(), gone: false });
     }
 
     /// One of them contributes.
-    pub(super) fn keep(&self, element: &dyn AnyElement, part: Part) {
+    pub(in crate::runtime) fn keep(&self, element: &dyn AnyElement, part: Part) {
         let mut all = self.all.borrow_mut();
         let known = all.iter_mut().rev().find(|newcomer| std::ptr::eq(newcomer.element.base(), element.base()));
         // One that has been destroyed meanwhile takes part in nothing.
@@ -48,7 +48,7 @@ impl Newcomers {
     }
 
     /// One of them is destroyed.
-    pub(super) fn remove(&self, element: &dyn AnyElement) {
+    pub(in crate::runtime) fn remove(&self, element: &dyn AnyElement) {
         let removed = {
             let mut all = self.all.borrow_mut();
             let at = all.iter().position(|newcomer| std::ptr::eq(newcomer.element.base(), element.base()));
@@ -64,17 +64,17 @@ impl Newcomers {
         drop(removed); // what it has contributed is the user's
     }
 
-    pub(super) fn count(&self) -> u64 {
+    pub(in crate::runtime) fn count(&self) -> u64 {
         self.all.borrow().iter().filter(|one| !one.gone).count() as u64
     }
 
     /// The PE answers for those that are here now.
-    pub(super) fn answer(&self) {
+    pub(in crate::runtime) fn answer(&self) {
         self.answered.set(self.all.borrow().len());
     }
 
     /// Those that it has answered for take part, from reduction `first` on. Gives their number, and what gives their parts.
-    pub(super) fn join(&self, first: u64) -> (u64, impl FnOnce(Rt, &'static Reductions) + use<>) {
+    pub(in crate::runtime) fn join(&self, first: u64) -> (u64, impl FnOnce(Rt, &'static Reductions) + use<>) {
         let joined: Vec<_> = self.all.borrow_mut().drain(..self.answered.take()).collect();
         for newcomer in &joined {
             newcomer.element.base().contributed.set(first + newcomer.parts.len() as u64);
@@ -93,13 +93,13 @@ impl Newcomers {
     }
 
     /// Those of which a contribution waits, as text.
-    pub(super) fn waiting(&self) -> Vec<String> {
+    pub(in crate::runtime) fn waiting(&self) -> Vec<String> {
         let all = self.all.borrow();
         all.iter().filter(|newcomer| !newcomer.parts.is_empty()).map(|one| one.element.index_text()).collect()
     }
 
     /// As of a new array.
-    pub(super) fn renew(&self) {
+    pub(in crate::runtime) fn renew(&self) {
         self.answered.set(0);
         drop(self.all.take());
     }

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashSet};
 use charm4rs_transport::Pe;
 use hashbrown::HashMap;
 
-use super::Rt;
-use super::collection::{CollectionId, Common, Key};
+use crate::runtime::Rt;
+use crate::runtime::collection::{CollectionId, Common, Key};
 
 type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
@@ -22,7 +22,7 @@ pub(super) type Seen = Vec<(Pe, u64)>;
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct Casts {
+pub(in crate::runtime) struct Casts {
     /// Broadcasts of this PE's that were sent, and that have begun.
     posted: Cell<u64>,
     begun: Cell<u64>,
@@ -60,13 +60,13 @@ impl Casts {
     }
 
     /// One of them begins; gives its number.
-    pub(super) fn begin(&self) -> u64 {
+    pub(in crate::runtime) fn begin(&self) -> u64 {
         self.begun.set(self.begun.get() + 1);
         self.begun.get() - 1
     }
 
     /// A broadcast has come. Gives the elements that it is not for.
-    pub(super) fn come(&self, root: Pe, number: u64) -> HashSet<Key> {
+    pub(in crate::runtime) fn come(&self, root: Pe, number: u64) -> HashSet<Key> {
         self.news.set(self.news.get() + 1);
         {
             let mut all = self.come.borrow_mut();
@@ -109,7 +109,7 @@ impl Casts {
     }
 
     /// An element is inserted here.
-    pub(super) fn meet(&self, by: Pe, element: &dyn Fn() -> Key) {
+    pub(in crate::runtime) fn meet(&self, by: Pe, element: &dyn Fn() -> Key) {
         let seen = self.seen.borrow();
         let Some(seen) = seen.get(&by) else { return };
         let missing: Seen = seen.iter().copied().filter(|&(root, until)| !self.has_come(root, until)).collect();
@@ -119,7 +119,7 @@ impl Casts {
     }
 
     /// One is gone.
-    pub(super) fn part(&self, element: &dyn Fn() -> Key) {
+    pub(in crate::runtime) fn part(&self, element: &dyn Fn() -> Key) {
         let mut spared = self.spared.borrow_mut();
         if !spared.is_empty() {
             spared.remove(&element());
@@ -127,7 +127,7 @@ impl Casts {
     }
 
     /// As of a new array.
-    pub(super) fn renew(&self) {
+    pub(in crate::runtime) fn renew(&self) {
         self.posted.set(0);
         self.begun.set(0);
         self.come.take();
@@ -139,7 +139,7 @@ impl Casts {
 }
 
 /// A call of all elements of a collection is sent from here.
-pub(super) fn post(rt: Rt, id: CollectionId) {
+pub(in crate::runtime) fn post(rt: Rt, id: CollectionId) {
     if let Some(members) = rt.any_collection(id)
         && members.common().sparse
     {

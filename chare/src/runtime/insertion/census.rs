@@ -5,7 +5,7 @@
 //! question goes down a tree, and every PE answers how many insertions it began and how many elements it made. When two
 //! rounds in a row give equal sums that do not change, nothing is on its way (the argument of quiescence, for one
 //! collection). The first verdict goes down the tree with the PE that is to be the root of the array's reductions: one with an
-//! element. Then counting begins as for other collections (see [`super::reduction`]), and its end is the answer to all who asked. Later ones *join*
+//! element. Then counting begins as for other collections (see [`crate::runtime::reduction`]), and its end is the answer to all who asked. Later ones *join*
 //! elements: each PE answers besides which reduction none of its elements has contributed to, and holds that and those after it; the verdict
 //! has the greatest of these numbers, which is the first reduction of the new elements. Only those take part that a PE has answered for: others
 //! ([`super::newcomers`]) may be of insertions that were begun later.
@@ -23,26 +23,26 @@ use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
 use super::casts::{self, Seen};
-use super::collection::{AnyCollection, CollectionId, Common};
-use super::execute::spawn;
 use super::newcomers::Newcomers;
-use super::post::{reply, send_failure, send_wire};
-use super::reduction::counting;
-use super::{Rt, tree};
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reply::Awaited;
+use crate::runtime::collection::{AnyCollection, CollectionId, Common};
+use crate::runtime::execute::spawn;
+use crate::runtime::post::{reply, send_failure, send_wire};
+use crate::runtime::reduction::counting;
+use crate::runtime::{Rt, tree};
 use crate::{Reply, wire};
 
 /// A PE's count of a sparse array's insertions, and the census that it takes part in.
 #[derive(Default)]
-pub(super) struct Insertions {
+pub(in crate::runtime) struct Insertions {
     begun: Cell<u64>,
     made: Cell<u64>,
     /// It has answered once.
     asked: Cell<bool>,
     /// How many times this PE has asked to close the array and not been answered.
     closing: Cell<u32>,
-    pub(super) newcomers: Newcomers,
+    pub(in crate::runtime) newcomers: Newcomers,
     round: RefCell<Round>,
     /// This PE waits for the verdict on calls that wait here.
     probes: Cell<bool>,
@@ -65,27 +65,27 @@ struct Clerk {
 }
 
 impl Insertions {
-    pub(super) fn one_begun(&self) {
+    pub(in crate::runtime) fn one_begun(&self) {
         self.begun.set(self.begun.get() + 1);
     }
 
-    pub(super) fn one_made(&self) {
+    pub(in crate::runtime) fn one_made(&self) {
         self.made.set(self.made.get() + 1);
     }
 
     /// Whether an element that is made now takes no part in reductions yet.
     #[inline]
-    pub(super) fn takes_newcomers(&self) -> bool {
+    pub(in crate::runtime) fn takes_newcomers(&self) -> bool {
         self.asked.get()
     }
 
     /// Whether this PE has closed the array, perhaps once more, and that is not done: its calls of all elements are to reach those that it inserted before.
-    pub(super) fn is_closing(&self) -> bool {
+    pub(in crate::runtime) fn is_closing(&self) -> bool {
         self.closing.get() > 0
     }
 
     /// As of a new array. Who waited for the end of a census?
-    pub(super) fn renew(&self) -> Vec<FutureId> {
+    pub(in crate::runtime) fn renew(&self) -> Vec<FutureId> {
         self.begun.set(0);
         self.made.set(0);
         self.asked.set(false);
@@ -172,7 +172,7 @@ pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
         close(rt, id, to);
     } else {
         // Behind insertions that wait for that, too.
-        rt.when_known(id, move || close(super::current(), id, to));
+        rt.when_known(id, move || close(crate::runtime::current(), id, to));
     }
     closed
 }
@@ -220,7 +220,7 @@ fn send(rt: Rt, to: Pe, header: &Header, step: &Step) {
 
 /// Asks whether insertions are on their way, for the calls that wait here.
 #[cold]
-pub(super) fn probe(rt: Rt, members: &Common) {
+pub(in crate::runtime) fn probe(rt: Rt, members: &Common) {
     if let Some(creator) = members.id().creator()
         && !members.inserted.probes.replace(true)
     {
@@ -229,14 +229,14 @@ pub(super) fn probe(rt: Rt, members: &Common) {
 }
 
 /// Before an insertion: its PE learns which broadcasts this one has seen.
-pub(super) fn tell_seen(rt: Rt, members: &Common, to: Pe) {
+pub(in crate::runtime) fn tell_seen(rt: Rt, members: &Common, to: Pe) {
     if let Some(seen) = casts::to_tell(rt, members, to) {
         send(rt, to, &Header::new(members.id().0, rt.sched.pe()), &Step::Seen(seen));
     }
 }
 
 /// A step of a census has arrived.
-pub(super) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incoming) {
+pub(in crate::runtime) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incoming) {
     let (here, members) = (rt.sched.pe(), all.common());
     let (Ok(step), Some(creator)) = (wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()), members.id().creator())
     else {

@@ -6,12 +6,12 @@ use charm4rs_scheduler::Handler;
 use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
 
-use super::Rt;
-use super::collection::Key;
+use crate::runtime::Rt;
+use crate::runtime::collection::Key;
 
 /// See the module's text.
 #[derive(Default)]
-pub(super) struct Absent {
+pub(in crate::runtime) struct Absent {
     calls: RefCell<HashMap<Key, Calls, foldhash::fast::FixedState>>,
     /// What is delivered is for elements that will not come.
     gives_up: Cell<bool>,
@@ -34,11 +34,11 @@ impl Calls {
 }
 
 impl Absent {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::runtime) fn is_empty(&self) -> bool {
         self.calls.borrow().is_empty()
     }
 
-    pub(super) fn add(&self, element: Key, msg: Incoming, asked: bool) {
+    pub(in crate::runtime) fn add(&self, element: Key, msg: Incoming, asked: bool) {
         let mut calls = self.calls.borrow_mut();
         let calls = calls.entry(element).or_default();
         calls.all.push((self.rounds.get(), msg));
@@ -51,17 +51,17 @@ impl Absent {
         calls.into_iter().flat_map(Calls::messages).collect()
     }
 
-    pub(super) fn take_all(&self) -> Vec<Incoming> {
+    pub(in crate::runtime) fn take_all(&self) -> Vec<Incoming> {
         self.calls.take().into_values().flat_map(Calls::messages).collect()
     }
 
     /// A round asks this PE.
-    pub(super) fn ask(&self) {
+    pub(in crate::runtime) fn ask(&self) {
         self.rounds.set(self.rounds.get() + 1);
     }
 
     /// How many have.
-    pub(super) fn rounds(&self) -> u64 {
+    pub(in crate::runtime) fn rounds(&self) -> u64 {
         self.rounds.get()
     }
 
@@ -84,28 +84,28 @@ impl Absent {
     }
 
     /// For each element, how many.
-    pub(super) fn counts(&self) -> Vec<(Key, usize)> {
+    pub(in crate::runtime) fn counts(&self) -> Vec<(Key, usize)> {
         self.calls.borrow().iter().map(|(element, calls)| (element.clone(), calls.all.len())).collect()
     }
 
     /// Whether an element that is not here yet will not come.
-    pub(super) fn gives_up(&self) -> bool {
+    pub(in crate::runtime) fn gives_up(&self) -> bool {
         self.gives_up.get()
     }
 
-    /// Delivers those for one element: at once, as [`super::Runtime::release`] does.
-    pub(super) fn wake(&self, rt: Rt, element: &Key) {
+    /// Delivers those for one element: at once, as [`crate::runtime::Runtime::release`] does.
+    pub(in crate::runtime) fn wake(&self, rt: Rt, element: &Key) {
         deliver(rt, self.take(element));
     }
 
     /// Delivers all.
-    pub(super) fn wake_all(&self, rt: Rt) {
+    pub(in crate::runtime) fn wake_all(&self, rt: Rt) {
         deliver(rt, self.take_all());
     }
 
     /// A census has settled with this round: what had come before the round before it, and is for elements that are not there, waits for nothing, and
     /// fails. Says whether others wait.
-    pub(super) fn give_up(&self, rt: Rt, round: u64) -> bool {
+    pub(in crate::runtime) fn give_up(&self, rt: Rt, round: u64) -> bool {
         self.gives_up.set(true);
         deliver(rt, self.take_before(round));
         self.gives_up.set(false);
@@ -113,13 +113,13 @@ impl Absent {
     }
 
     /// As of a new collection. What waits was taken before.
-    pub(super) fn renew(&self) {
+    pub(in crate::runtime) fn renew(&self) {
         self.rounds.set(0);
     }
 }
 
 fn deliver(rt: Rt, calls: Vec<Incoming>) {
-    calls.into_iter().for_each(|msg| super::Driver(rt).deliver(msg));
+    calls.into_iter().for_each(|msg| crate::runtime::Driver(rt).deliver(msg));
 }
 
 #[cfg(test)]

@@ -8,20 +8,22 @@
 //! after a hint its PE *asks*: it sends a marker the long way, behind them, and keeps its own calls meanwhile. A marker goes where a call
 //! would go, waits where a call would wait, and is answered by the PE that has the element, or that knows that it is gone. What was kept goes
 //! to that PE then. For the same reason a PE's own calls never lie in its queue while it is open where they go: they are delivered at once, to wait
-//! where others do ([`super::calls::call_at_once`]).
+//! where others do ([`crate::runtime::calls::call_at_once`]).
 //!
 //! Order is kept among calls that are equally urgent, and no less so than others by default: the marker is as urgent as those. Messages with
 //! payloads may overtake others on a network anyway.
+
+pub(super) mod absent;
 
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::Rt;
-use super::collection::{Members, Place};
-use super::create::Shape;
-use super::post::send_wire;
 use crate::envelope::{HEADER, Header, tag};
+use crate::runtime::Rt;
+use crate::runtime::collection::{Members, Place};
+use crate::runtime::create::Shape;
+use crate::runtime::post::send_wire;
 use crate::{Chare, wire};
 
 /// What is said of an element.
