@@ -15,10 +15,10 @@ pub mod conformance;
 pub mod doorbell;
 pub mod error;
 mod event_queue;
+pub mod failure_detector;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 pub mod layout;
-pub mod liveness;
 pub mod local;
 #[cfg(all(test, loom))]
 mod loom_models;

@@ -18,7 +18,7 @@ use super::slots::{BODY, Op, Slots};
 use super::starving::Starving;
 use super::wire::{Header, Kind};
 use crate::event_queue::EventQueue;
-use crate::liveness::{Ear, Listener};
+use crate::failure_detector::{FailureEvents, FailurePoll};
 use crate::memory::pool::Pool;
 use crate::memory::{Msg, RegBuf, Slab, write_bytes};
 use crate::peer_table::PeerTable;
@@ -52,7 +52,7 @@ pub(super) struct OfiEndpoint {
     pub(super) ready: EventQueue,
     completions: Box<[Completion]>,
     /// Hears of processes that are gone.
-    listener: Listener,
+    failures: FailurePoll,
     starving: Starving,
     /// It was closed in good order.
     parted: bool,
@@ -71,12 +71,12 @@ pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) lane: Lane,
     pub(super) pool: Pool,
-    pub(super) ear: Option<Box<dyn Ear>>,
+    pub(super) failures: Option<Box<dyn FailureEvents>>,
 }
 
 impl OfiEndpoint {
     pub(super) fn new(parts: Parts) -> Result<Self, TransportError> {
-        let Parts { pe, caps, shared, lane, pool, ear } = parts;
+        let Parts { pe, caps, shared, lane, pool, failures } = parts;
         let order = lane.info().tx().msg_order;
         let slots = Slots::new(&lane)?;
         let mut end = Self {
@@ -98,7 +98,7 @@ impl OfiEndpoint {
             unsent: Vec::new(),
             ready: EventQueue::default(),
             completions: vec![Completion::default(); BATCH].into(),
-            listener: Listener::new(ear),
+            failures: FailurePoll::new(failures),
             starving: Starving::default(),
             parted: false,
         };
@@ -348,7 +348,7 @@ impl OfiEndpoint {
     /// Takes completions and news, until there are `max` events or nothing more happens. Who gets fewer completions than there is room for does not
     /// ask again: that costs a provider a look at all its sockets, for which what has come would wait.
     pub(super) fn round(&mut self, max: usize) -> Result<(), TransportError> {
-        if self.listener.round() {
+        if self.failures.round() {
             self.hear()?;
         }
         let watched = self.starving.watches(!self.unsent.is_empty());
@@ -433,7 +433,7 @@ impl OfiEndpoint {
 
     #[cold]
     fn hear(&mut self) -> Result<(), TransportError> {
-        for loss in self.listener.take()? {
+        for loss in self.failures.take()? {
             for pe in self.shared.layout.pes_of(loss.process) {
                 let index = self.link_to(Pe(pe));
                 self.lose(index, loss.why);
@@ -539,7 +539,7 @@ impl Endpoint for OfiEndpoint {
         self.flush_unsent();
         let quiet = self.ready.is_empty() && self.unsent.is_empty() && self.idle_receivers.is_empty();
         // News rings the doorbell.
-        quiet && !self.listener.has_news() && (!self.lane.wakes() || self.lane.may_wait())
+        quiet && !self.failures.has_events() && (!self.lane.wakes() || self.lane.may_wait())
     }
 
     fn has_closed(&mut self, peer: Pe) -> bool {

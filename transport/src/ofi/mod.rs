@@ -12,7 +12,7 @@
 //! stay.
 //!
 //! # Death
-//! Such endpoints say nothing when a peer is gone. [`liveness`](crate::liveness) does; and a send that fails says so too. Either ends
+//! Such endpoints say nothing when a peer is gone. [`liveness`](crate::failure_detector) does; and a send that fails says so too. Either ends
 //! the pair for good, for what was on its way is lost.
 
 mod close;
@@ -40,7 +40,7 @@ use self::slots::{BODY, SLOTS};
 use self::wire::Sealer;
 use crate::auth::{self, Secret};
 use crate::error::require_memory;
-use crate::liveness::Watch;
+use crate::failure_detector::FailureDetector;
 use crate::memory::pool::{Arena, Pool, fresh_tags};
 use crate::memory::segment::{Segment, arena_bytes};
 use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Layout, Pe, TransportError};
@@ -92,7 +92,7 @@ pub struct OfiFabric {
     lanes: Mutex<HashMap<Pe, Lane>>,
     published: Vec<u8>,
     provider: String,
-    watch: Option<Arc<dyn Watch>>,
+    detector: Option<Arc<dyn FailureDetector>>,
 }
 
 impl OfiFabric {
@@ -106,7 +106,7 @@ impl OfiFabric {
         layout: &Arc<Layout>,
         process: u32,
         secret: &Secret,
-        watch: Option<Arc<dyn Watch>>,
+        detector: Option<Arc<dyn FailureDetector>>,
     ) -> Result<Self, TransportError> {
         let mut tried = Vec::new();
         require_memory(CONNECTIONS, CONNECTION_BYTES)?;
@@ -119,7 +119,7 @@ impl OfiFabric {
                 Ok(lanes) => {
                     // What connections will take.
                     require_memory(CONNECTIONS, CONNECTION_BYTES)?;
-                    return Self::over(lanes, layout, secret, watch);
+                    return Self::over(lanes, layout, secret, detector);
                 }
                 // Another provider would not find more.
                 Err((call, error)) if error.is_lack() => return Err(memory::lack(info.library(), error, call)),
@@ -136,7 +136,7 @@ impl OfiFabric {
         lanes: Vec<(Pe, Lane)>,
         layout: &Arc<Layout>,
         secret: &Secret,
-        watch: Option<Arc<dyn Watch>>,
+        detector: Option<Arc<dyn FailureDetector>>,
     ) -> Result<Self, TransportError> {
         let first = &lanes.first().expect("a process has PEs").1;
         let info = first.info();
@@ -163,7 +163,7 @@ impl OfiFabric {
         let sealer = Sealer::new(secret);
         let shared = Shared { layout: layout.clone(), pes: layout.pes(), sealer, addresses: OnceLock::new() };
         let lanes = Mutex::new(lanes.into_iter().collect());
-        Ok(Self { caps, shared: Arc::new(shared), lanes, published, provider, watch })
+        Ok(Self { caps, shared: Arc::new(shared), lanes, published, provider, detector })
     }
 
     /// From now on lanes refuse to register more than so many bytes at a time.
@@ -224,8 +224,8 @@ impl Fabric for OfiFabric {
     fn builder(&self, pe: Pe) -> Box<dyn EndpointBuilder> {
         let lane = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(&pe);
         let lane = lane.expect("a PE of this process, once");
-        let (caps, shared, watch) = (self.caps.clone(), self.shared.clone(), self.watch.clone());
-        Box::new(Builder { pe, caps, shared, lane, watch })
+        let (caps, shared, detector) = (self.caps.clone(), self.shared.clone(), self.detector.clone());
+        Box::new(Builder { pe, caps, shared, lane, detector })
     }
 }
 
@@ -234,18 +234,18 @@ struct Builder {
     caps: Caps,
     shared: Arc<Shared>,
     lane: Lane,
-    watch: Option<Arc<dyn Watch>>,
+    detector: Option<Arc<dyn FailureDetector>>,
 }
 
 impl Builder {
     fn open(self, doorbell: &Doorbell) -> Result<OfiEndpoint, TransportError> {
-        let Self { pe, caps, shared, lane, watch } = self;
+        let Self { pe, caps, shared, lane, detector } = self;
         let host = shared.layout.host_of(shared.layout.process_of(pe));
         let pes = u32::try_from(shared.layout.pes_of_host(host).len()).expect("PEs are counted in 32 bits");
         let segment = Segment::private(1 << 16, arena_bytes(pes))?;
         let pool = Pool::new(pe, Arc::new(Arena::new(Arc::new(segment), fresh_tags())));
-        let ear = watch.map(|watch| watch.ear(pe, doorbell));
-        OfiEndpoint::new(Parts { pe, caps, shared, lane, pool, ear })
+        let failures = detector.map(|detector| detector.subscribe(pe, doorbell));
+        OfiEndpoint::new(Parts { pe, caps, shared, lane, pool, failures })
     }
 }
 
@@ -274,7 +274,8 @@ mod tests {
         fabric.set_addresses(vec![fabric.publish(); PES as usize]).unwrap();
         let lane = fabric.lanes.lock().unwrap().remove(&Pe(0)).unwrap();
         let (caps, shared) = (fabric.caps.clone(), fabric.shared.clone());
-        let mut end = Builder { pe: Pe(0), caps, shared, lane, watch: None }.open(&Doorbell::new().unwrap()).unwrap();
+        let mut end =
+            Builder { pe: Pe(0), caps, shared, lane, detector: None }.open(&Doorbell::new().unwrap()).unwrap();
         let alone = end.registered();
         for pe in 1..PES {
             let link = end.link_to(Pe(pe));

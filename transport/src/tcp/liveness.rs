@@ -19,34 +19,34 @@ use super::config;
 use super::dial::Dial;
 use super::helper::{Conn, Handle, Helper, Role, send_whole};
 use super::shared::{Mail, Mailbox};
-use crate::liveness::{Ear, Loss, Watch};
+use crate::failure_detector::{FailureDetector, FailureEvents, Loss};
 use crate::{Doorbell, Pe, TransportError};
 
 /// Heartbeats for a backend that has none: this one's helper watches, its endpoints are never built.
-impl Watch for TcpFabric {
-    fn ear(&self, pe: Pe, doorbell: &Doorbell) -> Box<dyn Ear> {
-        let ear = Post { pe, handle: self.handle.clone() };
-        ear.mailbox().open(doorbell);
-        Box::new(ear)
+impl FailureDetector for TcpFabric {
+    fn subscribe(&self, pe: Pe, doorbell: &Doorbell) -> Box<dyn FailureEvents> {
+        let failures = HeartbeatEvents { pe, handle: self.handle.clone() };
+        failures.mailbox().open(doorbell);
+        Box::new(failures)
     }
 }
 
 /// The mailbox of a PE without an endpoint.
 #[derive(Debug)]
-struct Post {
+struct HeartbeatEvents {
     pe: Pe,
     /// Keeps the helper running.
     handle: Arc<Handle>,
 }
 
-impl Post {
+impl HeartbeatEvents {
     fn mailbox(&self) -> &Mailbox {
         self.handle.shared.mailbox(self.pe).expect("a PE of this process")
     }
 }
 
-impl Ear for Post {
-    fn has_news(&self) -> bool {
+impl FailureEvents for HeartbeatEvents {
+    fn has_events(&self) -> bool {
         self.mailbox().has_mail()
     }
 
@@ -64,7 +64,7 @@ impl Ear for Post {
     }
 }
 
-impl Drop for Post {
+impl Drop for HeartbeatEvents {
     fn drop(&mut self) {
         self.mailbox().close();
     }

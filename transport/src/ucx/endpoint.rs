@@ -12,7 +12,7 @@ use super::operations::{Operation, Reply, What};
 use super::peer::{Peer, State};
 use super::worker::{Began, Closed, Held, Worker};
 use super::{Protocol, Shared};
-use crate::liveness::Listener;
+use crate::failure_detector::FailurePoll;
 use crate::loopback;
 use crate::memory::exposed::Windows;
 use crate::memory::map::PAGE;
@@ -53,7 +53,7 @@ impl EndpointBuilder for UcxBuilder {
         let pool = Pool::new(pe, Arc::new(Arena::new(segment, fresh_tags())));
         let inbox = Inbox::new(pass, layout.pes(), u32::from_le_bytes([a, b, c, d]), pool);
         let worker = worker.open(inbox).map_err(super::failed)?;
-        let ear = shared.config.watch.as_ref().map(|watch| watch.ear(pe, doorbell));
+        let failures = shared.config.detector.as_ref().map(|detector| detector.subscribe(pe, doorbell));
         Ok(Box::new(UcxEndpoint {
             me: pe,
             caps,
@@ -65,7 +65,7 @@ impl EndpointBuilder for UcxBuilder {
             next_reply: 0,
             graves: Vec::new(),
             copies: 0,
-            listener: Listener::new(ear),
+            failures: FailurePoll::new(failures),
             fatal: None,
         }))
     }
@@ -89,7 +89,7 @@ pub(super) struct UcxEndpoint {
     /// Messages of `UcxConfig::collected_min` bytes or more that arrived as a copy.
     pub(super) copies: u64,
     /// Hears of processes that are gone.
-    pub(super) listener: Listener,
+    pub(super) failures: FailurePoll,
     pub(super) fatal: Option<TransportError>,
 }
 
@@ -447,7 +447,7 @@ impl Endpoint for UcxEndpoint {
     }
 
     fn arm(&mut self) -> bool {
-        let quiet = self.fatal.is_none() && !self.listener.has_news();
+        let quiet = self.fatal.is_none() && !self.failures.has_events();
         // Sockets are watched for edges: what is left of an old one would wake nobody. And what a device completes just before it is armed
         // wakes nobody either, so this looks once more.
         quiet && self.is_idle() && self.worker.arm() && self.is_idle()

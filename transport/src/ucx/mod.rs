@@ -66,7 +66,7 @@ use self::context::{Context, Failure};
 use self::endpoint::UcxBuilder;
 use self::worker::Closed;
 use crate::error::require_memory;
-use crate::liveness::Watch;
+use crate::failure_detector::FailureDetector;
 use crate::wireup::Notices;
 use crate::{Caps, EndpointBuilder, Fabric, Layout, Pe, TransportError};
 
@@ -88,7 +88,7 @@ pub struct UcxConfig {
     /// Whether connections within a host are watched, too, which costs the use of shared memory.
     pub watch_near: bool,
     /// Who notices that a process is gone where UCX does not.
-    pub watch: Option<Arc<dyn Watch>>,
+    pub detector: Option<Arc<dyn FailureDetector>>,
     /// Where the user is told what UCX says by itself.
     pub notices: Notices,
     /// Settings of UCX's own, without their prefix. They come before those of the environment.
@@ -107,7 +107,7 @@ impl UcxConfig {
             either_min: 16 << 10,
             collected_min: 256 << 10,
             watch_near: false,
-            watch: None,
+            detector: None,
             notices: Notices::default(),
             settings: Vec::new(),
         }

@@ -9,7 +9,7 @@ use super::head::{Head, Kind, UNANSWERED};
 use super::inbox::{Arrival, Turn};
 use super::peer::State;
 use super::worker::{Began, Held, Waiting};
-use crate::liveness::Loss;
+use crate::failure_detector::Loss;
 use crate::{Event, OpId, Pe, RegBuf, TransportError};
 
 /// Something on its way.
@@ -79,7 +79,7 @@ impl UcxEndpoint {
     /// Looks at everything once.
     #[inline]
     pub(super) fn round(&mut self) -> Result<(), TransportError> {
-        if self.listener.round() {
+        if self.failures.round() {
             self.hear()?;
         }
         self.worker.progress();
@@ -111,7 +111,7 @@ impl UcxEndpoint {
     /// Hears which processes are gone.
     #[cold]
     fn hear(&mut self) -> Result<(), TransportError> {
-        for Loss { process, why } in self.listener.take()? {
+        for Loss { process, why } in self.failures.take()? {
             for pe in self.shared.config.layout.pes_of(process) {
                 let index = self.peer(Pe(pe));
                 self.lose(index, why);

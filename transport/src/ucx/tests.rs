@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{UcxConfig, UcxFabric};
 use crate::conformance::{Death, Group, Harness, check, life};
-use crate::liveness::{Ear, Loss, Watch};
+use crate::failure_detector::{FailureDetector, FailureEvents, Loss};
 use crate::{Doorbell, Fabric as _, Layout, Pe, TransportError, Waker};
 
 /// Hears of the dead from who killed them.
@@ -33,15 +33,15 @@ struct Listener {
     heard: AtomicUsize,
 }
 
-impl Watch for Watcher {
-    fn ear(&self, _: Pe, doorbell: &Doorbell) -> Box<dyn Ear> {
+impl FailureDetector for Watcher {
+    fn subscribe(&self, _: Pe, doorbell: &Doorbell) -> Box<dyn FailureEvents> {
         self.0.bells.lock().unwrap().push(doorbell.waker());
         Box::new(Listener { deaths: self.0.clone(), heard: AtomicUsize::new(0) })
     }
 }
 
-impl Ear for Listener {
-    fn has_news(&self) -> bool {
+impl FailureEvents for Listener {
+    fn has_events(&self) -> bool {
         self.heard.load(Ordering::Relaxed) < self.deaths.count.load(Ordering::Acquire)
     }
 
@@ -69,7 +69,7 @@ impl Over {
         let open = |process| {
             let mut config = UcxConfig::new(layout.clone(), process);
             config.watch_near = self.watch_near;
-            config.watch = Some(Arc::new(Watcher(deaths.clone())));
+            config.detector = Some(Arc::new(Watcher(deaths.clone())));
             config.settings = vec![("TLS", self.transports.to_owned())];
             Arc::new(UcxFabric::open(config).unwrap())
         };

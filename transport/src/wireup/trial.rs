@@ -52,8 +52,8 @@ impl Ofi {
         heartbeats.iter().for_each(|fabric| fabric.set_addresses(addresses.clone()));
         let found = self.find(pes).unwrap();
         let open = |process: u32| {
-            let watch = heartbeats[process as usize].clone();
-            OfiFabric::open(&found, &layout, process, &secret, Some(watch)).unwrap()
+            let detector = heartbeats[process as usize].clone();
+            OfiFabric::open(&found, &layout, process, &secret, Some(detector)).unwrap()
         };
         let fabrics: Vec<OfiFabric> = (0..pes).map(open).collect();
         fabrics.iter().for_each(change);

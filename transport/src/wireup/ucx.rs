@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::TransportOptions;
-use crate::liveness::Watch;
+use crate::failure_detector::FailureDetector;
 use crate::ucx::{UcxConfig, UcxFabric};
 use crate::{Layout, TransportError};
 
@@ -15,13 +15,13 @@ pub(super) fn open(
     layout: &Arc<Layout>,
     process: u32,
     options: &TransportOptions,
-    watch: Arc<dyn Watch>,
+    detector: Arc<dyn FailureDetector>,
     tells: bool,
 ) -> Result<UcxFabric, TransportError> {
     let mut config = UcxConfig::new(layout.clone(), process);
     config.credit = usize::try_from(options.credit).unwrap_or(usize::MAX);
     config.message_max = options.frame_max();
-    config.watch = Some(watch);
+    config.detector = Some(detector);
     config.notices = options.notices.clone();
     choose(&mut config, has_rdma());
     collect(&mut config, std::env::var(COLLECT).ok().as_deref())?;

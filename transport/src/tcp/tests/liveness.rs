@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::proxy::Proxy;
 use super::{End, greet, open, two, wire_up};
 use crate::conformance::Watchdog;
-use crate::liveness::{Loss, Watch as _};
+use crate::failure_detector::{FailureDetector as _, Loss};
 use crate::tcp::{Liveness, TcpConfig, TcpFabric};
 use crate::{Doorbell, Event, Fabric as _, Layout, Pe};
 
@@ -117,12 +117,12 @@ fn who_closes_in_good_order_is_not_reported_lost() {
 
 #[test]
 fn whoever_only_listens_for_losses_hears_of_a_neighbour_that_vanishes_and_of_none_that_leaves() {
-    let _watchdog = Watchdog::start("an ear");
+    let _watchdog = Watchdog::start("failure events");
     for dies in [true, false] {
         let fabrics = open(Layout::one_host(3, 1), quick);
         wire_up(&fabrics);
         let bells: Vec<Doorbell> = fabrics.iter().map(|_| Doorbell::new().unwrap()).collect();
-        let mut ears: Vec<_> = (0..3).map(|pe| fabrics[pe as usize].ear(Pe(pe), &bells[pe as usize])).collect();
+        let mut events: Vec<_> = (0..3).map(|pe| fabrics[pe as usize].subscribe(Pe(pe), &bells[pe as usize])).collect();
         // Every process knows its neighbours: of three, both others.
         let proven = |fabric: &TcpFabric| fabric.counters().proven.load(Ordering::Relaxed);
         while fabrics.iter().any(|fabric| proven(fabric) == 0) {
@@ -133,19 +133,19 @@ fn whoever_only_listens_for_losses_hears_of_a_neighbour_that_vanishes_and_of_non
         if dies {
             last.vanish();
         }
-        drop(ears.pop());
+        drop(events.pop());
         drop(last);
         if dies {
-            while !ears[1].has_news() {
+            while !events[1].has_events() {
                 std::thread::yield_now();
             }
-            let losses = ears[1].take().unwrap();
+            let losses = events[1].take().unwrap();
             assert!(matches!(losses[..], [Loss { process: 2, .. }]), "{losses:?}");
         } else {
             // Twice as long as a silent process may live: what leaves in good order is not missed.
             let until = Instant::now() + 2 * QUICK.silence;
             while Instant::now() < until {
-                assert!(!ears[0].has_news() && !ears[1].has_news());
+                assert!(!events[0].has_events() && !events[1].has_events());
                 std::thread::yield_now();
             }
         }
