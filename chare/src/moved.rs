@@ -91,12 +91,12 @@ pub(crate) unsafe fn read<T>(body: *const u8) -> T {
 
 /// Where in a message's body a part of a moved value is, for who knows the part's type only.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part {
+pub(crate) struct MovedField {
     boxed: bool,
     offset: usize,
 }
 
-impl Part {
+impl MovedField {
     /// The part of a `T` that begins at `offset`.
     pub(crate) const fn of<T>(offset: usize) -> Self {
         Self { boxed: boxed::<T>(), offset }

@@ -12,7 +12,7 @@ use crate::Imm;
 use crate::doorbell::{announce, back, must_ring, rung_clear, rung_set};
 use crate::memory::pool::{push, take_all};
 use crate::memory::window;
-use crate::ring::{Consumer, Kind, Place, claim, publish, slots_for};
+use crate::ring::{Consumer, RecordKind, RingMemory, claim, publish, slots_for};
 
 /// A tiny ring. What a record of ours writes besides its commit word: one cell, where loom sees races, and, in its
 /// other slots, a word that would pass for a commit word of any lap.
@@ -53,11 +53,11 @@ impl Shared {
         for inner in 1..n {
             self.word(slot + inner).store(u64::MAX - (slot & 1) * (1 << 63), Relaxed);
         }
-        publish(self, slot, Kind::Message, len, Imm(value));
+        publish(self, slot, RecordKind::Message, len, Imm(value));
     }
 }
 
-impl Place for Shared {
+impl RingMemory for Shared {
     type Word = AtomicU64;
     fn slots(&self) -> u64 {
         self.0.words.len() as u64
@@ -82,7 +82,7 @@ fn receive(consumer: &Consumer<Shared>, count: usize) -> Vec<u32> {
                 let cell = &consumer.place.0.cells[consumer.place.at(found.slot)];
                 // SAFETY: published and not yet freed.
                 let value = cell.with(|cell| unsafe { *cell });
-                assert_eq!((found.kind, found.imm), (Kind::Message as u8, Imm(value)));
+                assert_eq!((found.kind, found.imm), (RecordKind::Message as u8, Imm(value)));
                 values.push(value);
                 consumer.free(&found);
             }

@@ -47,7 +47,7 @@ const AHEAD: u64 = 8;
 
 /// What a record's body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum RecordKind {
     /// Nothing.
     Skip = 1,
     /// A message.
@@ -65,7 +65,7 @@ pub(crate) const fn slots_for(len: usize) -> u64 {
 }
 
 /// The memory of a ring.
-pub(crate) trait Place {
+pub(crate) trait RingMemory {
     /// Its words.
     type Word: Word;
     /// How many slots it has: a power of two.
@@ -82,7 +82,7 @@ pub(crate) trait Place {
 
 /// Claims `n` slots. `None`: there is no room.
 #[inline]
-pub(crate) fn claim<P: Place>(place: &P, head: &mut u64, n: u64) -> Option<u64> {
+pub(crate) fn claim<P: RingMemory>(place: &P, head: &mut u64, n: u64) -> Option<u64> {
     let mut tail = place.tail().load(Ordering::Relaxed);
     loop {
         if tail.wrapping_add(n).wrapping_sub(*head) > place.slots() {
@@ -106,7 +106,7 @@ fn low(word: u64) -> u32 {
 }
 
 /// Whether `n` slots could be claimed now.
-pub(crate) fn has_room<P: Place>(place: &P, head: &mut u64, n: u64) -> bool {
+pub(crate) fn has_room<P: RingMemory>(place: &P, head: &mut u64, n: u64) -> bool {
     let end = place.tail().load(Ordering::Relaxed).wrapping_add(n);
     if end.wrapping_sub(*head) > place.slots() {
         *head = place.head().load(Ordering::Acquire);
@@ -122,7 +122,7 @@ fn lap(slot: u64, slots: u64) -> u64 {
 
 /// Publishes the record at `slot`.
 #[inline]
-pub(crate) fn publish<P: Place>(place: &P, slot: u64, kind: Kind, len: usize, imm: Imm) {
+pub(crate) fn publish<P: RingMemory>(place: &P, slot: u64, kind: RecordKind, len: usize, imm: Imm) {
     debug_assert!(len <= BODY_MAX);
     let word = lap(slot, place.slots()) << 63 | (kind as u64) << 56 | (len as u64) << 32 | u64::from(imm.0);
     place.word(slot).store(word, Ordering::Release);
@@ -134,7 +134,7 @@ pub(crate) fn publish<P: Place>(place: &P, slot: u64, kind: Kind, len: usize, im
 
 /// Publishes whatever stands in 63 bits as the record at `slot`.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn publish_forged<P: Place>(place: &P, slot: u64, word: u64) {
+pub(crate) fn publish_forged<P: RingMemory>(place: &P, slot: u64, word: u64) {
     place.word(slot).store(lap(slot, place.slots()) << 63 | word >> 1, Ordering::Release);
 }
 
@@ -187,7 +187,7 @@ impl Raw {
     }
 }
 
-impl Place for Raw {
+impl RingMemory for Raw {
     type Word = AtomicU64;
     #[inline]
     fn slots(&self) -> u64 {
@@ -235,7 +235,7 @@ fn prefetch_for_write(at: *mut u8) {
 
 /// A record that is there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
+pub(crate) struct PublishedRecord {
     pub(crate) slot: u64,
     /// The kind as it came.
     pub(crate) kind: u8,
@@ -256,7 +256,7 @@ pub(crate) struct Consumer<P> {
     published: Cell<u64>,
 }
 
-impl<P: Place> Consumer<P> {
+impl<P: RingMemory> Consumer<P> {
     /// The only reader of `place`, a ring that nobody has read yet.
     pub(crate) fn new(place: P) -> Self {
         assert!(place.slots().is_power_of_two() && place.slots() >= 4 * SLOTS_MAX || cfg!(loom));
@@ -273,7 +273,7 @@ impl<P: Place> Consumer<P> {
 
     /// Looks at the next record, which stays the next one until [`Consumer::free`].
     #[inline]
-    pub(crate) fn take(&self) -> Result<Option<Found>, BadLength> {
+    pub(crate) fn take(&self) -> Result<Option<PublishedRecord>, BadLength> {
         let slot = self.next.get();
         let word = self.place.word(slot).load(Ordering::Acquire);
         if word == 0 || word >> 63 != lap(slot, self.place.slots()) {
@@ -287,12 +287,12 @@ impl<P: Place> Consumer<P> {
             return Err(BadLength(len as u64));
         }
         let kind = u8::try_from(word >> 56 & 0x7f).expect("7 bits");
-        Ok(Some(Found { slot, kind, len, imm: Imm(low(word)) }))
+        Ok(Some(PublishedRecord { slot, kind, len, imm: Imm(low(word)) }))
     }
 
     /// Gives the slots of the record back that `take` has found.
     #[inline]
-    pub(crate) fn free(&self, found: &Found) {
+    pub(crate) fn free(&self, found: &PublishedRecord) {
         debug_assert_eq!(found.slot, self.next.get(), "a record is freed once, before the next is looked at");
         let n = slots_for(found.len);
         for inner in 1..n {

@@ -19,7 +19,7 @@ use crate::memory::pool::{Arena, Pool};
 use crate::memory::segment::Segment;
 use crate::memory::window::{Inside, Windows};
 use crate::memory::{Slab, write_bytes};
-use crate::ring::{BODY_MAX, BadLength, Kind};
+use crate::ring::{BODY_MAX, BadLength, RecordKind};
 use crate::{
     Caps, Endpoint, Event, Imm, Msg, OpId, Pe, PostError, Posted, RegBuf, RemoteKey, TransportError, Window, WindowId,
 };
@@ -130,7 +130,7 @@ impl<L: Lane> ShmemEndpoint<L> {
         len: usize,
         fill: F,
     ) -> Result<(), F> {
-        self.record(to, Kind::Message, imm, len, fill)
+        self.record(to, RecordKind::Message, imm, len, fill)
     }
 
     /// What it means that there is no room at `to`.
@@ -164,7 +164,7 @@ impl<L: Lane> ShmemEndpoint<L> {
     fn record<F: FnOnce(&mut [MaybeUninit<u8>])>(
         &mut self,
         to: Pe,
-        kind: Kind,
+        kind: RecordKind,
         imm: Imm,
         len: usize,
         fill: F,
@@ -214,7 +214,7 @@ impl<L: Lane> ShmemEndpoint<L> {
             self.inbox.free(record);
             return Err(self.violation(from, "a record from a PE that does not send any", from.into()));
         }
-        if record.kind() == Kind::Message as u8 {
+        if record.kind() == RecordKind::Message as u8 {
             let msg = self.inbox.moved_out(record, &self.slab);
             return Ok(Some(Arrival::Message(Pe(from), record.imm(), msg)));
         }
@@ -225,7 +225,7 @@ impl<L: Lane> ShmemEndpoint<L> {
     fn rare(&mut self, record: &Record) -> Result<Option<Arrival>, TransportError> {
         let from = Pe(record.from);
         let arrival = match record.kind() {
-            kind if kind == Kind::Buffer as u8 => {
+            kind if kind == RecordKind::Buffer as u8 => {
                 let whole = record.len() == L::HANDLE;
                 // SAFETY: by its kind and length the body is a handle that `write` wrote; each record is taken once.
                 match whole.then(|| unsafe { self.lane.read(self.inbox.body(record)) }).flatten() {
@@ -233,8 +233,8 @@ impl<L: Lane> ShmemEndpoint<L> {
                     None => Err(self.violation(from.0, "a buffer that is none", record.len() as u64)),
                 }
             }
-            kind if kind == Kind::Put as u8 => Ok(Some(Arrival::Put(from, record.imm()))),
-            kind if kind == Kind::Skip as u8 => Ok(None),
+            kind if kind == RecordKind::Put as u8 => Ok(Some(Arrival::Put(from, record.imm()))),
+            kind if kind == RecordKind::Skip as u8 => Ok(None),
             kind => Err(self.violation(from.0, "unknown kind of record", kind.into())),
         };
         self.inbox.free(record);
@@ -286,7 +286,7 @@ impl<L: Lane> ShmemEndpoint<L> {
         }
         for _ in 0..self.notices.len() {
             let Some(notice) = self.notices.pop_front() else { break };
-            match self.record(notice.to, Kind::Put, notice.imm, 0, |_| {}) {
+            match self.record(notice.to, RecordKind::Put, notice.imm, 0, |_| {}) {
                 Ok(()) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
                 Err(_) if self.closed(notice.to) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
                 Err(_) if self.is_lost(notice.to) => {
@@ -387,7 +387,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
             return Err(PostError::PeerDown(to, buf));
         }
         if buf.len() <= COPIED_MAX {
-            let sent = self.record(to, Kind::Message, imm, buf.len(), |body| write_bytes(body, &buf)).is_ok();
+            let sent = self.record(to, RecordKind::Message, imm, buf.len(), |body| write_bytes(body, &buf)).is_ok();
             return if sent { Ok(Posted::Done) } else { Err(self.no_room(to, buf)) };
         }
         let peer = to.0.wrapping_sub(self.first) as usize;
@@ -415,7 +415,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
         let outbox = &mut self.outboxes[peer];
         let Some(mut claim) = outbox.claim(L::HANDLE) else { return Err(PostError::Busy(buf)) };
         self.lane.write(copy.unwrap_or(buf), claim.body());
-        claim.publish(self.pe, Kind::Buffer, imm);
+        claim.publish(self.pe, RecordKind::Buffer, imm);
         self.fences.light();
         if must_ring(&outbox.segment().header().sleep.0) {
             self.lane.ring(peer);
@@ -472,7 +472,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
             return if self.closed(to) { Ok(Posted::Done) } else { Err(PostError::BadKey(src)) };
         }
         let Some(imm) = imm else { return Ok(Posted::Done) };
-        if self.notices.is_empty() && self.record(to, Kind::Put, imm, 0, |_| {}).is_ok() {
+        if self.notices.is_empty() && self.record(to, RecordKind::Put, imm, 0, |_| {}).is_ok() {
             return Ok(Posted::Done);
         }
         self.notices.push_back(Notice { to, imm, op });

@@ -58,7 +58,7 @@ pub(crate) struct Wave {
 type Sort = fn(Vec<Packed>) -> Result<Vec<Packed>, WireError>;
 
 /// An element's part of a wave.
-pub(super) struct Part {
+pub(super) struct WavePart {
     wave: Rc<Wave>,
     /// Its serialized index, if its result is wanted.
     index: Option<Vec<u8>>,
@@ -207,11 +207,11 @@ impl Arrived {
             index(&mut bytes).expect("an index can be packed");
             bytes
         });
-        (payloads, Then::wave(Part { wave: wave.clone(), index }))
+        (payloads, Then::wave(WavePart { wave: wave.clone(), index }))
     }
 }
 
-impl Part {
+impl WavePart {
     pub(super) fn done<O: Arguments>(mut self, rt: Rt, value: O) {
         let packed = self.index.as_mut().map(|bytes| wire::pack(&value, bytes));
         drop(value); // so that the payloads' memory need not be copied

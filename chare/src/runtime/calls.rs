@@ -26,7 +26,7 @@ pub(super) type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::
 /// What can be done with the moved body of a call, for who does not know the entry method.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyOps {
-    index: moved::Part,
+    index: moved::MovedField,
     /// Takes it out and serializes it.
     pack: unsafe fn(*const u8, &mut Vec<u8>) -> Packed,
     /// Takes it out and drops it.
@@ -38,7 +38,7 @@ type Packed = Result<wire::Aside, WireError>;
 impl BodyOps {
     pub(crate) const fn of<E: Entry>() -> Self {
         Self {
-            index: moved::Part::of::<Body<E>>(std::mem::offset_of!(Body<E>, 0)),
+            index: moved::MovedField::of::<Body<E>>(std::mem::offset_of!(Body<E>, 0)),
             pack: pack::<E>,
             discard: discard::<E>,
         }

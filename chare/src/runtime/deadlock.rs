@@ -36,7 +36,7 @@ const FIRST: Pe = Pe(0);
 
 /// What a subtree answers.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
-struct Part {
+struct SearchPart {
     /// All have been idle for so long, in nanoseconds; `None` if one is not, or has something to come.
     idle_ns: Option<u64>,
     /// Somebody waits for what is outside of the job.
@@ -49,7 +49,7 @@ struct Part {
     lacking: Lacking,
 }
 
-impl Part {
+impl SearchPart {
     fn of(rt: Rt) -> Self {
         let standing = rt.sched.status();
         let idle = standing.idle_for.filter(|_| standing.settled);
@@ -91,9 +91,9 @@ impl Part {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Step {
+enum SearchMessage {
     Ask { search: u64 },
-    Answer { search: u64, part: Part },
+    Answer { search: u64, part: SearchPart },
 }
 
 /// A PE's share in the searches.
@@ -101,7 +101,7 @@ enum Step {
 pub(crate) struct Search {
     number: Cell<u64>,
     /// The one under way: which children have not answered, and what the others and this PE have said.
-    open: RefCell<Option<(Vec<Pe>, Part)>>,
+    open: RefCell<Option<(Vec<Pe>, SearchPart)>>,
     /// At PE 0: the sums of the search before, if it could be a deadlock.
     before: Cell<Option<[u64; 3]>>,
     /// At PE 0: all that were found.
@@ -153,7 +153,7 @@ pub(crate) fn search(rt: Rt) {
     }
 }
 
-fn send(rt: Rt, to: Pe, step: &Step) {
+fn send(rt: Rt, to: Pe, step: &SearchMessage) {
     rt.with_scratch(|bytes| {
         wire::pack(step, bytes).expect("numbers and texts can be packed");
         let header = Header::new(0, rt.sched.pe());
@@ -165,12 +165,14 @@ fn send(rt: Rt, to: Pe, step: &Step) {
 pub(super) fn step(rt: Rt, msg: &Incoming) {
     let parent = tree(rt, FIRST).parent(rt.sched.pe());
     let search_here = &rt.deadlock;
-    let expected = match wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()) {
-        Ok(Step::Ask { search }) if parent == Some(msg.from) && search_here.open.borrow().is_none() => {
+    let expected = match wire::unpack::<SearchMessage>(&msg.msg[HEADER..], Vec::new()) {
+        Ok(SearchMessage::Ask { search }) if parent == Some(msg.from) && search_here.open.borrow().is_none() => {
             asked(rt, search);
             true
         }
-        Ok(Step::Answer { search, part }) => search == search_here.number.get() && answered(rt, msg.from, part),
+        Ok(SearchMessage::Answer { search, part }) => {
+            search == search_here.number.get() && answered(rt, msg.from, part)
+        }
         _ => false,
     };
     if !expected {
@@ -181,13 +183,13 @@ pub(super) fn step(rt: Rt, msg: &Incoming) {
 fn asked(rt: Rt, search: u64) {
     rt.deadlock.number.set(search);
     let children: Vec<Pe> = tree(rt, FIRST).children(rt.sched.pe()).collect();
-    children.iter().for_each(|&child| send(rt, child, &Step::Ask { search }));
-    *rt.deadlock.open.borrow_mut() = Some((children, Part::of(rt)));
+    children.iter().for_each(|&child| send(rt, child, &SearchMessage::Ask { search }));
+    *rt.deadlock.open.borrow_mut() = Some((children, SearchPart::of(rt)));
     pass_on_if_complete(rt);
 }
 
 /// Whether an answer was expected from there.
-fn answered(rt: Rt, from: Pe, part: Part) -> bool {
+fn answered(rt: Rt, from: Pe, part: SearchPart) -> bool {
     {
         let mut open = rt.deadlock.open.borrow_mut();
         let Some((missing, sum)) = &mut *open else { return false };
@@ -202,17 +204,17 @@ fn answered(rt: Rt, from: Pe, part: Part) -> bool {
 fn pass_on_if_complete(rt: Rt) {
     let Some((_, part)) = rt.deadlock.open.borrow_mut().take_if(|(missing, _)| missing.is_empty()) else { return };
     match tree(rt, FIRST).parent(rt.sched.pe()) {
-        Some(parent) => send(rt, parent, &Step::Answer { search: rt.deadlock.number.get(), part }),
+        Some(parent) => send(rt, parent, &SearchMessage::Answer { search: rt.deadlock.number.get(), part }),
         None => judge(rt, part),
     }
 }
 
 /// At PE 0: all have answered.
-fn judge(rt: Rt, part: Part) {
+fn judge(rt: Rt, part: SearchPart) {
     let stuck = part.may_be_stuck().then(|| part.sums());
     let before = rt.deadlock.before.replace(stuck);
     let (Some(sums), Some(idle_ns)) = (stuck.filter(|_| before == stuck), part.idle_ns) else { return };
-    let Part { waiting, mut told, lacking, .. } = part;
+    let SearchPart { waiting, mut told, lacking, .. } = part;
     told.sort_by_key(Wait::pe);
     let found = Deadlock { idle_for: Duration::from_nanos(idle_ns), sums, waiting, told, lacking: lacking.lines() };
     rt.host.deadlock(&found);

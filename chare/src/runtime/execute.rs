@@ -12,7 +12,7 @@ use charm4rs_scheduler::TaskId;
 use charm4rs_transport::Msg;
 
 use super::Rt;
-use super::broadcast::Part;
+use super::broadcast::WavePart;
 use super::calls::Body;
 use super::exit::{Failure, Panicked};
 use super::post::{fail_call, reply, wire_error};
@@ -24,7 +24,7 @@ use crate::{Arguments, CallError, Chare, Entry, Started, This, moved, wire};
 /// Who learns of an entry method's end: a future, the wave of a broadcast, or nobody.
 pub(super) struct Then {
     reply: FutureId,
-    wave: Option<Box<Part>>,
+    wave: Option<Box<WavePart>>,
 }
 
 impl Then {
@@ -33,7 +33,7 @@ impl Then {
         Self { reply, wave: None }
     }
 
-    pub(super) fn wave(part: Part) -> Self {
+    pub(super) fn wave(part: WavePart) -> Self {
         Self { reply: FutureId::NONE, wave: Some(Box::new(part)) }
     }
 

@@ -25,7 +25,7 @@ use super::collection::{AnyCollection, CollectionId, Key, Place, key};
 use super::create::opening;
 use super::execute::spawn;
 use super::exit::Failure;
-use super::insertion::newcomers::{self, Part};
+use super::insertion::newcomers::{self, HeldContribution};
 use super::post::{reply_serialized, send_wire};
 use super::reduction::counting;
 use super::reduction::{Reductions, To};
@@ -52,7 +52,7 @@ pub(crate) struct Membership {
 type Parts = BTreeMap<Pe, Vec<Key>>;
 
 #[derive(Serialize, Deserialize)]
-enum Step {
+enum SectionMessage {
     /// To the creator itself.
     Begin { whole: CollectionId, indices: BTreeSet<Key> },
     /// To a home: where are these? It answers with a PE for each: itself, if the element is gone.
@@ -74,7 +74,7 @@ struct Description {
     ended: u64,
 }
 
-fn send(rt: Rt, to: Pe, header: &Header, step: &Step) {
+fn send(rt: Rt, to: Pe, header: &Header, step: &SectionMessage) {
     send_wire(rt, to, tag::SECTION, header, step, false).expect("indices and PEs can be packed");
 }
 
@@ -115,21 +115,23 @@ pub(crate) fn section_of<T: Chare, I: IntoIterator<Item = T::Index>>(
 
 fn open(rt: Rt, chare: &ChareInfo, id: CollectionId, whole: CollectionId, indices: Vec<Key>) {
     let indices = indices.into_iter().collect();
-    send(rt, rt.sched.pe(), &opening(rt, chare, id), &Step::Begin { whole, indices });
+    send(rt, rt.sched.pe(), &opening(rt, chare, id), &SectionMessage::Begin { whole, indices });
 }
 
 /// A step of a section's creation has arrived.
 pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Incoming) {
     let id = CollectionId(header.collection);
-    let (Ok(step), true) = (wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()), id.is_section()) else {
+    let (Ok(step), true) = (wire::unpack::<SectionMessage>(&msg.msg[HEADER..], Vec::new()), id.is_section()) else {
         return rt.violation(msg.from, "a section that cannot be", header.collection);
     };
     let whole = match step {
-        Step::Begin { whole, .. } | Step::Locate { whole, .. } | Step::Make(Description { whole, .. }) => whole,
-        Step::Expect => return expected(rt, chare, id, msg),
+        SectionMessage::Begin { whole, .. }
+        | SectionMessage::Locate { whole, .. }
+        | SectionMessage::Make(Description { whole, .. }) => whole,
+        SectionMessage::Expect => return expected(rt, chare, id, msg),
     };
     let members = match of(rt, chare, whole) {
-        Some(members) if members.common().takes_calls(matches!(step, Step::Begin { .. })) => members,
+        Some(members) if members.common().takes_calls(matches!(step, SectionMessage::Begin { .. })) => members,
         Some(_) => return rt.hold(whole, msg),
         None => return rt.keep(whole, msg),
     };
@@ -138,11 +140,11 @@ pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Inco
         _ if whole.is_section() || whole.creator().is_none() => {
             return rt.violation(from, "a section of what has none", id.0);
         }
-        Step::Begin { indices, .. } if !known && id.creator() == Some(rt.sched.pe()) => {
+        SectionMessage::Begin { indices, .. } if !known && id.creator() == Some(rt.sched.pe()) => {
             begin(rt, header, members, indices)
         }
-        Step::Locate { indices, .. } => locate(rt, header, members, &indices),
-        Step::Make(description) if !known => make(rt, header, members, description),
+        SectionMessage::Locate { indices, .. } => locate(rt, header, members, &indices),
+        SectionMessage::Make(description) if !known => make(rt, header, members, description),
         _ => return rt.violation(from, "a section that is there already", id.0),
     };
     if done.is_none() {
@@ -201,7 +203,7 @@ type Asked = (Vec<Key>, Reply<Vec<Pe>>);
 
 fn ask(rt: Rt, header: &Header, whole: &dyn AnyCollection, home: Pe, indices: Vec<Key>) -> Asked {
     let places = Reply::new(rt, Awaited::CREATION);
-    let step = Step::Locate { whole: whole.common().id(), indices: indices.clone() };
+    let step = SectionMessage::Locate { whole: whole.common().id(), indices: indices.clone() };
     send(rt, home, &header.with_reply(places.id()), &step);
     (indices, places)
 }
@@ -232,7 +234,12 @@ fn describe(rt: Rt, header: &Header, whole: CollectionId, parts: Parts) {
     let root = if parts.contains_key(&here) { here } else { parts.keys().next().copied().unwrap_or(here) };
     let pes: BTreeSet<Pe> = parts.keys().copied().chain([here]).collect();
     let ended = rt.gone.sections(here);
-    send(rt, here, header, &Step::Make(Description { whole, root, pes: pes.into_iter().collect(), parts, ended }));
+    send(
+        rt,
+        here,
+        header,
+        &SectionMessage::Make(Description { whole, root, pes: pes.into_iter().collect(), parts, ended }),
+    );
 }
 
 /// A section's description has arrived: passes it on, and collects the elements that are here.
@@ -260,7 +267,7 @@ fn make(
     }
     for (child, parts) in below {
         let description = Description { whole: whole.common().id(), root, pes: pes.clone(), parts, ended };
-        send(rt, child, header, &Step::Make(description));
+        send(rt, child, header, &SectionMessage::Make(description));
     }
     rt.gone.note_sections(creator, ended);
     let section = whole.cut(rt, id, root, span);
@@ -397,7 +404,7 @@ fn give<T: Chare, V: Arguments, R: Reducer<V>>(
 
 /// Keeps a part of which not all is known.
 #[cold]
-fn keep(element: Rc<dyn AnyElement>, collection: CollectionId, turn: Turn, part: Part) {
+fn keep(element: Rc<dyn AnyElement>, collection: CollectionId, turn: Turn, part: HeldContribution) {
     match turn {
         Turn::Known(reductions, number) => part(element.base().rt, reductions, number),
         Turn::Newcomer => element.members().common().inserted.newcomers.keep(&*element, part),
@@ -406,12 +413,12 @@ fn keep(element: Rc<dyn AnyElement>, collection: CollectionId, turn: Turn, part:
 }
 
 /// Gives a part when this PE has heard of the section.
-fn later(element: Rc<dyn AnyElement>, id: CollectionId, number: u64, part: Part) {
+fn later(element: Rc<dyn AnyElement>, id: CollectionId, number: u64, part: HeldContribution) {
     let (rt, chare) = (element.base().rt, element.members().common().info);
     let mut header = Header::new(id.0, rt.sched.pe());
     header.method = chare.id();
     let creator = id.creator().expect("it is a section's");
-    send(rt, creator, &header, &Step::Expect);
+    send(rt, creator, &header, &SectionMessage::Expect);
     rt.when_known(id, move || {
         let is_in = element.base().membership(id, |membership| membership.section.is_some());
         match of(rt, chare, id) {

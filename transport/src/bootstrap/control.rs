@@ -60,11 +60,11 @@ const KILLED: Duration = Duration::from_secs(10);
 
 /// The line itself. Cheap to clone.
 #[derive(Clone)]
-pub struct Control(Arc<Shared>);
+pub struct Control(Arc<ControlState>);
 
 type Callback = Arc<dyn Fn(Order) + Send + Sync>;
 
-struct Shared {
+struct ControlState {
     launcher: Launcher,
     quiet: bool,
     aborted: AtomicBool,
@@ -96,7 +96,7 @@ impl Control {
     }
 
     fn to(launcher: Launcher, quiet: bool) -> Self {
-        Self(Arc::new(Shared { launcher, quiet, aborted: AtomicBool::new(false), on_order: Mutex::new(None) }))
+        Self(Arc::new(ControlState { launcher, quiet, aborted: AtomicBool::new(false), on_order: Mutex::new(None) }))
     }
 
     /// Whether a launcher of ours started this process, and listens to it.

@@ -118,7 +118,7 @@ fn address(name: &[u8; Listener::NAME]) -> rustix::io::Result<SocketAddrUnix> {
 
 /// Another process of this host.
 #[derive(Debug)]
-struct Peer {
+struct HostPeer {
     rank: u32,
     pid: i32,
     channel: Channel,
@@ -140,7 +140,7 @@ pub(super) struct HostPeers {
 pub(super) struct HostLinks {
     rank: u32,
     host: Range<u32>,
-    peers: Vec<Peer>,
+    peers: Vec<HostPeer>,
     token: OwnedFd,
     /// The job has ended rightly.
     over: AtomicBool,
@@ -183,7 +183,7 @@ impl Connecting<'_> {
             let token = packet.fds.into_iter().next().ok_or_else(|| lost(leader))?;
             set_socket_timeout(&channel, Timeout::Recv, None).map_err(|e| TransportError::system("setsockopt", e))?;
             let pid = peer_of(&channel).map_err(|_| lost(leader))?;
-            (vec![Peer { rank: leader, pid, channel }], token)
+            (vec![HostPeer { rank: leader, pid, channel }], token)
         };
         let over = AtomicBool::new(false);
         let links = Arc::new(HostLinks { rank: self.rank, host: self.host, peers, token, over });
@@ -198,9 +198,9 @@ impl Connecting<'_> {
     }
 
     /// Waits for all the others, in whatever order they come. Strangers are turned away.
-    fn gather(&self) -> Result<Vec<Peer>, TransportError> {
+    fn gather(&self) -> Result<Vec<HostPeer>, TransportError> {
         let until = Instant::now() + self.patience;
-        let mut peers: Vec<Peer> = Vec::new();
+        let mut peers: Vec<HostPeer> = Vec::new();
         while peers.len() + 1 < self.host.len() {
             if !ready(&self.listener.socket, until) {
                 let missing = self.host.clone().skip(1).find(|rank| peers.iter().all(|peer| peer.rank != *rank));
@@ -215,7 +215,7 @@ impl Connecting<'_> {
             };
             match self.admit(&channel, random_bytes()?) {
                 Ok((rank, pid)) if self.host.contains(&rank) && peers.iter().all(|peer| peer.rank != rank) => {
-                    peers.push(Peer { rank, pid, channel });
+                    peers.push(HostPeer { rank, pid, channel });
                 }
                 Ok((rank, _)) => tracing::warn!(rank, "a process came twice, or is of another host"),
                 Err(error) => tracing::warn!(%error, "a stranger was turned away"),
@@ -363,7 +363,7 @@ impl HostPeers {
 }
 
 /// Sends `whose` descriptors.
-fn give(to: &Peer, whose: u32, fds: &[BorrowedFd<'_>]) -> Result<(), TransportError> {
+fn give(to: &HostPeer, whose: u32, fds: &[BorrowedFd<'_>]) -> Result<(), TransportError> {
     let mut chunks = fds.chunks(FDS_MAX).peekable();
     loop {
         let chunk = chunks.next().unwrap_or_default();
@@ -401,7 +401,7 @@ impl HostLinks {
 
     /// The life of the thread that listens: hands on what comes, until the job has ended or a process is gone, and says which.
     fn watch(&self, tell: &Sender<Heard>) -> Option<String> {
-        let mut open: Vec<&Peer> = self.peers.iter().collect();
+        let mut open: Vec<&HostPeer> = self.peers.iter().collect();
         while !open.is_empty() {
             let mut polled: Vec<_> = open.iter().map(|peer| PollFd::new(&peer.channel, PollFlags::IN)).collect();
             match poll(&mut polled, None) {
@@ -429,7 +429,7 @@ impl HostLinks {
     }
 
     /// Takes one packet of a peer's; false: there will be no more.
-    fn hear(&self, peer: &Peer, tell: &Sender<Heard>) -> bool {
+    fn hear(&self, peer: &HostPeer, tell: &Sender<Heard>) -> bool {
         let mut buf = [0; MESSAGE_MAX];
         let Ok(packet) = peer.channel.recv(&mut buf) else { return false };
         match buf.get(..packet.len).map(HostMessage::decode) {

@@ -233,13 +233,13 @@ impl std::str::FromStr for Kind {
 }
 
 /// A launcher, before the job is known.
-enum Place {
+enum PendingLauncher {
     Launched(Launched),
     Site(Box<dyn KeySpace>, Arc<site::Line>),
     Alone,
 }
 
-impl Place {
+impl PendingLauncher {
     /// An error comes with the line on which to tell it.
     fn find(kind: Kind, options: &Options) -> Result<Self, (TransportError, Control)> {
         let alone = |error| (error, Control::new(None, false));
@@ -306,7 +306,7 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
     let looked = options.bootstrap.is_none() && options.action == Action::Run;
     let strays = Strays::here().filter(|_| kind == Kind::Alone && looked);
     let place = match &strays {
-        None => Place::find(kind, options),
+        None => PendingLauncher::find(kind, options),
         Some(strays) => Err((strays.error(), Control::new(None, false))),
     };
     let (place, control) = match place {

@@ -16,14 +16,14 @@ pub struct Threads {
     rank: u32,
     layout: Layout,
     secret: Secret,
-    shared: Arc<Shared>,
+    shared: Arc<JobState>,
     control: Control,
     fences: usize,
     shares: usize,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct JobState {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -40,7 +40,7 @@ impl Threads {
     /// All processes of a job of this layout; each is to be used on a thread of its own.
     #[must_use]
     pub fn job(layout: &Layout) -> Vec<Self> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<JobState>::default();
         let process = |rank| Self {
             rank,
             layout: layout.clone(),

@@ -19,7 +19,7 @@ use crate::{Caps, Doorbell, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, R
 
 /// What the PEs of a group share besides the backend.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct GroupState {
     board: Mutex<BTreeMap<(&'static str, u32), Vec<u8>>>,
     arrivals: AtomicU64,
     pub(super) failed: AtomicBool,
@@ -39,7 +39,7 @@ pub enum Outcome {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+enum OpKind {
     Send,
     Put,
     Get,
@@ -62,12 +62,12 @@ pub struct Peer {
     end: RefCell<Option<Box<dyn Endpoint>>>,
     doorbell: Option<Doorbell>,
     fate: Fate,
-    pub(super) shared: std::sync::Arc<Shared>,
+    pub(super) shared: std::sync::Arc<GroupState>,
     rng: RefCell<Rng>,
     batch: RefCell<Vec<Event>>,
     inbox: RefCell<VecDeque<(Pe, Imm, Msg)>>,
     announced: RefCell<VecDeque<(Pe, Imm)>>,
-    pending: RefCell<BTreeMap<u64, Kind>>,
+    pending: RefCell<BTreeMap<u64, OpKind>>,
     ended: RefCell<BTreeMap<u64, Outcome>>,
     lost: RefCell<Vec<Pe>>,
     losses_allowed: Cell<bool>,
@@ -89,7 +89,7 @@ impl Peer {
         seed: u64,
         doorbell: Option<Doorbell>,
         fate: Fate,
-        shared: std::sync::Arc<Shared>,
+        shared: std::sync::Arc<GroupState>,
     ) -> Self {
         let pe = end.pe();
         let caps = end.caps().clone();
@@ -180,11 +180,11 @@ impl Peer {
             Event::PutArrived { from, imm } => self.announced.borrow_mut().push_back((from, imm)),
             Event::Sent { op, buf } => {
                 let kind = self.retire(op);
-                assert!(matches!(kind, Kind::Send | Kind::Put), "a {kind:?} ended as Sent");
+                assert!(matches!(kind, OpKind::Send | OpKind::Put), "a {kind:?} ended as Sent");
                 self.ended.borrow_mut().insert(op.0, Outcome::Done(buf));
             }
             Event::Got { op, buf } => {
-                assert_eq!(self.retire(op), Kind::Get, "ended as Got");
+                assert_eq!(self.retire(op), OpKind::Get, "ended as Got");
                 self.ended.borrow_mut().insert(op.0, Outcome::Done(Some(buf)));
             }
             Event::Failed { op, buf, error } => {
@@ -199,7 +199,7 @@ impl Peer {
         }
     }
 
-    fn retire(&self, op: OpId) -> Kind {
+    fn retire(&self, op: OpId) -> OpKind {
         let kind = self.pending.borrow_mut().remove(&op.0);
         kind.unwrap_or_else(|| panic!("an event for operation {}, which is not pending (twice? or Done before?)", op.0))
     }
@@ -313,7 +313,7 @@ impl Peer {
         OpId(self.next_op.get())
     }
 
-    fn posted(&self, op: OpId, kind: Kind, posted: Posted) -> Option<OpId> {
+    fn posted(&self, op: OpId, kind: OpKind, posted: Posted) -> Option<OpId> {
         (posted == Posted::Pending).then(|| {
             self.pending.borrow_mut().insert(op.0, kind);
             op
@@ -323,7 +323,7 @@ impl Peer {
     /// Posts until it is taken.
     async fn insist(
         &self,
-        kind: Kind,
+        kind: OpKind,
         buf: RegBuf,
         mut attempt: impl FnMut(&mut dyn Endpoint, RegBuf, OpId) -> Result<Posted, PostError<RegBuf>>,
     ) -> Result<Option<OpId>, PostError<RegBuf>> {
@@ -350,7 +350,7 @@ impl Peer {
 
     /// Sends, trying until there is room. `Some`: pending.
     pub async fn try_send(&self, to: Pe, imm: Imm, buf: RegBuf) -> Result<Option<OpId>, PostError<RegBuf>> {
-        self.insist(Kind::Send, buf, |end, buf, op| end.send(to, imm, buf, op)).await
+        self.insist(OpKind::Send, buf, |end, buf, op| end.send(to, imm, buf, op)).await
     }
 
     /// Sends; nothing but `Busy` is expected to be in the way.
@@ -362,7 +362,7 @@ impl Peer {
     pub fn send_once(&self, to: Pe, imm: Imm, buf: RegBuf) -> Result<Option<OpId>, PostError<RegBuf>> {
         let op = self.op();
         let posted = self.end(|end| end.send(to, imm, buf, op))?;
-        Ok(self.posted(op, Kind::Send, posted))
+        Ok(self.posted(op, OpKind::Send, posted))
     }
 
     /// Injects the contents that go with `imm`, trying until there is room.
@@ -399,7 +399,7 @@ impl Peer {
         offset: u64,
         imm: Option<Imm>,
     ) -> Result<Option<OpId>, PostError<RegBuf>> {
-        self.insist(Kind::Put, src, |end, src, op| end.put(to, src, dst, offset, imm, op)).await
+        self.insist(OpKind::Put, src, |end, src, op| end.put(to, src, dst, offset, imm, op)).await
     }
 
     /// Puts; nothing but `Busy` is expected to be in the way.
@@ -416,7 +416,7 @@ impl Peer {
         offset: u64,
         dst: RegBuf,
     ) -> Result<Option<OpId>, PostError<RegBuf>> {
-        self.insist(Kind::Get, dst, |end, dst, op| end.get(from, src, offset, dst, op)).await
+        self.insist(OpKind::Get, dst, |end, dst, op| end.get(from, src, offset, dst, op)).await
     }
 
     /// Gets, and waits for the bytes.

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use super::peer::{Fate, Shared};
+use super::peer::{Fate, GroupState};
 use super::{Death, Group, Peer, World};
 use crate::seed::Rng;
 use crate::{Doorbell, EndpointBuilder, Pe};
 
 /// Plays `role` on every PE of the group.
 pub(super) fn run(group: Group, pes: u32, seed: u64, role: impl AsyncFn(&Peer) + Sync) {
-    let shared = Arc::<Shared>::default();
+    let shared = Arc::<GroupState>::default();
     match group {
         Group::Threads { builders, death, keep } => {
             assert_eq!(builders.len(), pes as usize, "the harness gives one builder for each PE");
@@ -41,7 +41,7 @@ fn on_threads(
     death: &Death,
     seed: u64,
     role: &(impl AsyncFn(&Peer) + Sync),
-    shared: &Arc<Shared>,
+    shared: &Arc<GroupState>,
 ) {
     let pes = u32::try_from(builders.len()).expect("PEs are counted in 32 bits");
     let (opened, closing) = (AtomicU32::new(0), AtomicU32::new(0));
@@ -80,13 +80,13 @@ fn on_threads(
 /// What a thread panics with when another one failed.
 struct Stopped;
 
-fn stop_if_failed(shared: &Shared) {
+fn stop_if_failed(shared: &GroupState) {
     if shared.failed.load(Ordering::Acquire) {
         resume_unwind(Box::new(Stopped));
     }
 }
 
-fn meet(count: &AtomicU32, pes: u32, shared: &Shared) {
+fn meet(count: &AtomicU32, pes: u32, shared: &GroupState) {
     count.fetch_add(1, Ordering::AcqRel);
     while count.load(Ordering::Acquire) < pes {
         stop_if_failed(shared);
@@ -108,7 +108,7 @@ fn drive(peer: &Peer, mut part: Pin<&mut impl Future<Output = ()>>) {
 /// that leave no trace, such as reading the board.)
 const IDLE_ROUNDS: u32 = 1_000;
 
-fn stepped(world: &Rc<dyn World>, seed: u64, role: &(impl AsyncFn(&Peer) + Sync), shared: &Arc<Shared>) {
+fn stepped(world: &Rc<dyn World>, seed: u64, role: &(impl AsyncFn(&Peer) + Sync), shared: &Arc<GroupState>) {
     let pes = world.pes();
     let peers: Vec<Peer> = (0..pes)
         .map(|pe| Peer::new(world.endpoint(Pe(pe)), pes, seed, None, Fate::Stepped(world.clone()), shared.clone()))

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use crate::doorbell::Fences;
 use crate::memory::pool::Arena;
 use crate::memory::segment::{Segment, arena_bytes};
-use crate::memory::window::Place;
+use crate::memory::window::WindowAddress;
 use crate::ring::BODY_MAX;
 use crate::shmem::{Lane, ShmemEndpoint, Target};
 use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError, Waker};
@@ -139,11 +139,11 @@ unsafe impl Lane for Local {
         }
     }
 
-    fn place(&self, buf: &RegBuf) -> Option<Place> {
-        Some(Place { whose: 0, addr: buf.as_ptr() as u64, len: buf.len() as u64 })
+    fn place(&self, buf: &RegBuf) -> Option<WindowAddress> {
+        Some(WindowAddress { whose: 0, addr: buf.as_ptr() as u64, len: buf.len() as u64 })
     }
 
-    fn resolve(&self, _owner: usize, place: &Place) -> Option<Target> {
+    fn resolve(&self, _owner: usize, place: &WindowAddress) -> Option<Target> {
         NonNull::new(std::ptr::with_exposed_provenance_mut(usize::try_from(place.addr).ok()?)).map(Target::Here)
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::msg::Msg;
 use super::segment::Segment;
 use super::slab::Slab;
-use crate::ring::{BadLength, Consumer, Found, Kind, Raw, claim, has_room, publish, slots_for};
+use crate::ring::{BadLength, Consumer, PublishedRecord, Raw, RecordKind, claim, has_room, publish, slots_for};
 use crate::{Imm, Pe};
 
 /// The reading end.
@@ -22,7 +22,7 @@ pub(crate) struct Inbox {
 /// A record that is there, and must be freed before the next one is taken.
 #[derive(Debug)]
 pub(crate) struct Record {
-    found: Found,
+    found: PublishedRecord,
     pub(crate) from: u32,
 }
 
@@ -166,7 +166,7 @@ impl Claim<'_> {
 
     /// Publishes the record. The body has been written.
     #[inline]
-    pub(crate) fn publish(self, from: Pe, kind: Kind, imm: Imm) {
+    pub(crate) fn publish(self, from: Pe, kind: RecordKind, imm: Imm) {
         self.ring.from(self.slot).store(from.0, Ordering::Relaxed);
         publish(&self.ring, self.slot, kind, self.len, imm);
         #[expect(clippy::mem_forget, reason = "its drop is for claims that were not published")]
@@ -189,6 +189,6 @@ impl Claim<'_> {
 impl Drop for Claim<'_> {
     #[cold]
     fn drop(&mut self) {
-        publish(&self.ring, self.slot, Kind::Skip, self.len, Imm(0));
+        publish(&self.ring, self.slot, RecordKind::Skip, self.len, Imm(0));
     }
 }

@@ -24,18 +24,18 @@ const INLINE_MAX: usize = 512;
 #[must_use]
 pub struct InlineTask {
     block: NonNull<u8>,
-    kind: &'static Kind,
+    kind: &'static TaskVtable,
     slab: ManuallyDrop<Slab>,
 }
 
 /// What can be done with a block, whatever the closure in it.
-struct Kind {
+struct TaskVtable {
     run: unsafe fn(NonNull<u8>, Slab),
     discard: unsafe fn(NonNull<u8>, Slab),
 }
 
 trait Closure: FnOnce() + Sized {
-    const KIND: Kind = Kind { run: run::<Self>, discard: discard::<Self> };
+    const KIND: TaskVtable = TaskVtable { run: run::<Self>, discard: discard::<Self> };
     const INLINE: bool = size_of::<Self>() <= INLINE_MAX && align_of::<Self>() <= ALIGN;
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn close<W: Word>(state: &W, mut relax: impl FnMut() -> bool) -> bool
 
 /// What a window is, as its peers read it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
+pub(crate) struct WindowAddress {
     /// The backend's own word for whose memory it is.
     pub(crate) whose: u64,
     /// Where in it.
@@ -83,7 +83,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct Inside<'a> {
     slot: &'a WindowSlot,
-    pub(crate) place: Place,
+    pub(crate) place: WindowAddress,
 }
 
 impl<'a> Inside<'a> {
@@ -93,7 +93,7 @@ impl<'a> Inside<'a> {
         if !enter(&slot.state, generation) {
             return None;
         }
-        let place = Place {
+        let place = WindowAddress {
             whose: slot.place.load(Ordering::Relaxed),
             addr: slot.addr.load(Ordering::Relaxed),
             len: slot.len.load(Ordering::Relaxed),
@@ -122,7 +122,7 @@ impl Windows {
     }
 
     /// Opens a window: its index and generation. `None`: the table is full.
-    pub(crate) fn open(&mut self, place: Place) -> Option<(u32, u32)> {
+    pub(crate) fn open(&mut self, place: WindowAddress) -> Option<(u32, u32)> {
         let index = self.free.pop()?;
         let slot = &self.segment.header().windows[index as usize];
         slot.place.store(place.whose, Ordering::Relaxed);
@@ -173,7 +173,7 @@ mod tests {
     fn nobody_enters_a_window_whose_owner_is_gone() {
         let segment = Arc::new(Segment::private(1 << 16, 1 << 21).unwrap());
         let mut windows = Windows::new(segment.clone());
-        let place = Place { whose: 0, addr: 4096, len: 10 };
+        let place = WindowAddress { whose: 0, addr: 4096, len: 10 };
         let names: Vec<_> = (0..3).map(|_| windows.open(place).unwrap()).collect();
         assert!(windows.close(names[1].0, || false));
         let enters = |(index, generation)| Inside::enter(&segment, index, generation).is_some();

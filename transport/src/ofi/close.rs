@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::endpoint::OfiEndpoint;
 use super::link::{Control, Link};
-use super::wire::Kind;
+use super::wire::PacketKind;
 use crate::{Pe, TransportError};
 
 /// How long a peer may say nothing.
@@ -28,7 +28,7 @@ impl OfiEndpoint {
             let link = &mut self.links[index];
             if link.has_talked() && !link.is_gone() {
                 link.bye_said = true;
-                self.say(index, Control::of(Kind::Bye));
+                self.say(index, Control::of(PacketKind::Bye));
             }
         }
         self.until("it does not say that it has what it was sent", |link| link.bye_said && !link.parted && !link.lost)?;

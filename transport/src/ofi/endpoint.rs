@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use charm4rs_libfabric_sys::bindings as fi;
 
-use super::Shared;
+use super::FabricState;
 use super::fi::{Completion, Failed, Lane, Post};
 use super::link::{Control, Frame, Link};
 use super::memory::{Keys, Sources, Windows};
 use super::slots::{BODY, Op, Slots};
 use super::starving::Starving;
-use super::wire::{Header, Kind};
+use super::wire::{Header, PacketKind};
 use crate::event_queue::EventQueue;
 use crate::failure_detector::{FailureEvents, FailurePoll};
 use crate::memory::pool::Pool;
@@ -31,7 +31,7 @@ const BATCH: usize = 32;
 pub(super) struct OfiEndpoint {
     pub(super) pe: Pe,
     pub(super) caps: Caps,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<FabricState>,
     pub(super) lane: Rc<Lane>,
     /// Accesses and messages of a peer become visible in the order in which they were posted.
     pub(super) ordered: bool,
@@ -68,7 +68,7 @@ impl std::fmt::Debug for OfiEndpoint {
 pub(super) struct Parts {
     pub(super) pe: Pe,
     pub(super) caps: Caps,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<FabricState>,
     pub(super) lane: Lane,
     pub(super) pool: Pool,
     pub(super) failures: Option<Box<dyn FailureEvents>>,
@@ -179,7 +179,7 @@ impl OfiEndpoint {
     pub(super) fn message(
         &mut self,
         index: usize,
-        kind: Kind,
+        kind: PacketKind,
         imm: u32,
         len: usize,
         fill: &mut dyn FnMut(&mut [MaybeUninit<u8>]),
@@ -192,7 +192,7 @@ impl OfiEndpoint {
         let Some(slot) = self.slots.write(header.encode(self.shared.sealer.token), len, fill) else { return false };
         link.sent = link.sent.wrapping_add(1);
         // Who has said farewell may close at once: it must know that this has left.
-        if !self.launch(index, slot, kind == Kind::Farewell) {
+        if !self.launch(index, slot, kind == PacketKind::Farewell) {
             self.links[index].deferred = Some(slot);
             self.list(index);
         }
@@ -300,7 +300,7 @@ impl OfiEndpoint {
             return Ok(());
         }
         // Almost all are the next of the user's.
-        if header.kind == Kind::Data && link.passes(header.number) {
+        if header.kind == PacketKind::Data && link.passes(header.number) {
             let msg = Msg::fill(&self.slab, body.len(), |to| write_bytes(to, body));
             self.ready.push(Event::Recv { from, imm: Imm(header.imm), msg });
             return Ok(());
@@ -329,13 +329,13 @@ impl OfiEndpoint {
                 self.ready.push(Event::PutArrived { from, imm });
             }
             Frame::Ask(question) => {
-                let kind = if self.windows.allows(question) { Kind::Granted } else { Kind::Refused };
+                let kind = if self.windows.allows(question) { PacketKind::Granted } else { PacketKind::Refused };
                 self.say(index, Control::of(kind));
             }
             Frame::Answer(granted) => self.answered(index, granted)?,
             Frame::Bye => {
                 link.bye_heard = true;
-                self.say(index, Control::of(Kind::Farewell));
+                self.say(index, Control::of(PacketKind::Farewell));
             }
             Frame::Farewell if link.bye_said => link.parted = true,
             Frame::Farewell => {
@@ -458,7 +458,7 @@ impl OfiEndpoint {
             return Ok(());
         }
         let (index, ()) = self.open_link(to, ())?;
-        if self.message(index, Kind::Data, imm.0, len, fill) { Ok(()) } else { Err(PostError::Busy(())) }
+        if self.message(index, PacketKind::Data, imm.0, len, fill) { Ok(()) } else { Err(PostError::Busy(())) }
     }
 }
 

@@ -61,7 +61,7 @@ fn take(header: &Header, body: &[u8], slab: &Slab, link: &mut Link, windows: &mu
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::wire::{Kind, Question};
+    use super::super::wire::{PacketKind, Question};
     use super::*;
 
     #[test]
@@ -71,7 +71,7 @@ mod tests {
 
     /// A message as the target takes it.
     fn message(from: u32, number: u32, kind: u32, body: &[u8]) -> Vec<u8> {
-        let mut bytes = Header { from: Pe(from), imm: 1, number, kind: Kind::Data }.encode(0)[8..].to_vec();
+        let mut bytes = Header { from: Pe(from), imm: 1, number, kind: PacketKind::Data }.encode(0)[8..].to_vec();
         bytes[12..16].copy_from_slice(&kind.to_le_bytes());
         bytes.extend(&body[..body.len().min(100)]);
         [&[u8::try_from(bytes.len() << 1).unwrap()], &bytes[..]].concat()

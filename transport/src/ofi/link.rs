@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::slots::Rma;
-use super::wire::{Header, Kind, Question};
+use super::wire::{Header, PacketKind, Question};
 use crate::memory::Slab;
 use crate::{Imm, Msg, Pe, TransportError};
 
@@ -29,24 +29,24 @@ impl Frame {
     /// Takes a message apart; its body is copied into the PE's memory.
     pub(super) fn new(header: &Header, body: &[u8], slab: &Slab) -> Result<Self, TransportError> {
         Ok(match header.kind {
-            Kind::Data | Kind::Fill => {
+            PacketKind::Data | PacketKind::Fill => {
                 let msg = Msg::fill(slab, body.len(), |to| crate::memory::write_bytes(to, body));
-                if header.kind == Kind::Data {
+                if header.kind == PacketKind::Data {
                     Self::Data(Imm(header.imm), msg)
                 } else {
                     Self::Fill(Imm(header.imm), msg)
                 }
             }
-            Kind::Announce => Self::Announce(Imm(header.imm)),
-            Kind::Ask => Self::Ask(Question::decode(body).ok_or(TransportError::Protocol {
+            PacketKind::Announce => Self::Announce(Imm(header.imm)),
+            PacketKind::Ask => Self::Ask(Question::decode(body).ok_or(TransportError::Protocol {
                 from: header.from,
                 what: "a malformed question",
                 detail: body.len() as u64,
             })?),
-            Kind::Granted => Self::Answer(true),
-            Kind::Refused => Self::Answer(false),
-            Kind::Bye => Self::Bye,
-            Kind::Farewell => Self::Farewell,
+            PacketKind::Granted => Self::Answer(true),
+            PacketKind::Refused => Self::Answer(false),
+            PacketKind::Bye => Self::Bye,
+            PacketKind::Farewell => Self::Farewell,
         })
     }
 }
@@ -54,7 +54,7 @@ impl Frame {
 /// A message of this backend's own, to be sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Control {
-    pub(super) kind: Kind,
+    pub(super) kind: PacketKind,
     pub(super) imm: u32,
     pub(super) question: Option<Question>,
     /// Only once all puts before this number are done.
@@ -62,7 +62,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn of(kind: Kind) -> Self {
+    pub(super) fn of(kind: PacketKind) -> Self {
         Self { kind, imm: 0, question: None, after: 0 }
     }
 }

@@ -32,7 +32,7 @@ mod wire;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-pub use provider::{Found, find};
+pub use provider::{FoundProvider, find};
 
 use self::endpoint::{OfiEndpoint, Parts};
 use self::fi::Lane;
@@ -51,7 +51,7 @@ const CONNECTIONS: &str = "libfabric's connections";
 
 /// What all endpoints of a process share.
 #[derive(Debug)]
-struct Shared {
+struct FabricState {
     layout: Arc<Layout>,
     pes: u32,
     sealer: Sealer,
@@ -59,7 +59,7 @@ struct Shared {
     addresses: OnceLock<Vec<Vec<u8>>>,
 }
 
-impl Shared {
+impl FabricState {
     fn address_of(&self, pe: Pe) -> Option<&[u8]> {
         let process = self.layout.process_of(pe);
         let published = self.addresses.get()?.get(process as usize)?;
@@ -88,7 +88,7 @@ fn append(to: &mut Vec<u8>, bytes: &[u8]) {
 #[derive(Debug)]
 pub struct OfiFabric {
     caps: Caps,
-    shared: Arc<Shared>,
+    shared: Arc<FabricState>,
     lanes: Mutex<HashMap<Pe, Lane>>,
     published: Vec<u8>,
     provider: String,
@@ -102,7 +102,7 @@ impl OfiFabric {
     /// [`TransportError::Config`] with what was tried, if nothing can be opened; [`TransportError::Resource`] if memory cannot be
     /// registered.
     pub fn open(
-        found: &Found,
+        found: &FoundProvider,
         layout: &Arc<Layout>,
         process: u32,
         secret: &Secret,
@@ -161,7 +161,7 @@ impl OfiFabric {
             append(&mut published, &address);
         }
         let sealer = Sealer::new(secret);
-        let shared = Shared { layout: layout.clone(), pes: layout.pes(), sealer, addresses: OnceLock::new() };
+        let shared = FabricState { layout: layout.clone(), pes: layout.pes(), sealer, addresses: OnceLock::new() };
         let lanes = Mutex::new(lanes.into_iter().collect());
         Ok(Self { caps, shared: Arc::new(shared), lanes, published, provider, detector })
     }
@@ -232,7 +232,7 @@ impl Fabric for OfiFabric {
 struct Builder {
     pe: Pe,
     caps: Caps,
-    shared: Arc<Shared>,
+    shared: Arc<FabricState>,
     lane: Lane,
     detector: Option<Arc<dyn FailureDetector>>,
 }

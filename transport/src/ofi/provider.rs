@@ -18,7 +18,7 @@ const DEPTH: usize = 256;
 
 /// What was found.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundProvider {
     pub(super) infos: Vec<Info>,
     library: Arc<Library>,
 }
@@ -28,7 +28,7 @@ pub(super) fn is_device(provider: &str) -> bool {
     DEVICES.contains(&provider)
 }
 
-impl Found {
+impl FoundProvider {
     /// One provider of it.
     #[cfg(test)]
     pub(crate) fn only(mut self, provider: &str) -> Self {
@@ -63,7 +63,7 @@ impl Found {
 ///
 /// # Errors
 /// [`TransportError::Config`] if there is none: what was looked for, and where.
-pub fn find(peers: u32, any: bool, own: IpAddr) -> Result<Found, TransportError> {
+pub fn find(peers: u32, any: bool, own: IpAddr) -> Result<FoundProvider, TransportError> {
     fi::prepare_environment(peers);
     let library = Library::open()
         .map_err(|missing| TransportError::Config(format!("there is no libfabric (1.17 or newer): {missing}")))?;
@@ -102,5 +102,5 @@ pub fn find(peers: u32, any: bool, own: IpAddr) -> Result<Found, TransportError>
             wanted.join(", ")
         )));
     }
-    Ok(Found { infos, library })
+    Ok(FoundProvider { infos, library })
 }

@@ -30,7 +30,7 @@ use super::fi::{Errno, Post};
 use super::link::{Control, Waiting};
 use super::memory::{BY_MESSAGES, LASTS, is_limit};
 use super::slots::{BODY, Rma};
-use super::wire::{Kind, Question};
+use super::wire::{PacketKind, Question};
 use crate::loopback;
 use crate::memory::{RegBuf, write_bytes};
 use crate::{Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window, WindowId};
@@ -137,7 +137,7 @@ impl OfiEndpoint {
                 self.list(index);
             }
         } else {
-            self.say(index, Control { question: Some(question), ..Control::of(Kind::Ask) });
+            self.say(index, Control { question: Some(question), ..Control::of(PacketKind::Ask) });
         }
         Ok(Posted::Pending)
     }
@@ -152,7 +152,7 @@ impl OfiEndpoint {
         buf: RegBuf,
     ) -> Result<Posted, PostError<RegBuf>> {
         let head = place.encode();
-        let sent = self.message(index, Kind::Fill, imm, head.len() + buf.len(), &mut |body| {
+        let sent = self.message(index, PacketKind::Fill, imm, head.len() + buf.len(), &mut |body| {
             let (front, rest) = body.split_at_mut(head.len());
             write_bytes(front, &head);
             write_bytes(rest, &buf);
@@ -198,7 +198,7 @@ impl OfiEndpoint {
             }
             if let Some(Imm(imm)) = imm {
                 let after = self.links[index].puts;
-                self.say(index, Control { imm, after, ..Control::of(Kind::Announce) });
+                self.say(index, Control { imm, after, ..Control::of(PacketKind::Announce) });
             }
         }
     }

@@ -16,7 +16,7 @@ pub(super) const HEADER: usize = 24;
 /// What a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
-pub(super) enum Kind {
+pub(super) enum PacketKind {
     /// The user's.
     Data = 1,
     /// A put before this message has arrived; its immediate.
@@ -35,9 +35,9 @@ pub(super) enum Kind {
     Fill = 8,
 }
 
-impl Kind {
+impl PacketKind {
     fn of(word: u32) -> Option<Self> {
-        use Kind::{Announce, Ask, Bye, Data, Farewell, Fill, Granted, Refused};
+        use PacketKind::{Announce, Ask, Bye, Data, Farewell, Fill, Granted, Refused};
         [Data, Announce, Ask, Granted, Refused, Bye, Farewell, Fill].into_iter().find(|kind| *kind as u32 == word)
     }
 }
@@ -49,7 +49,7 @@ pub(super) struct Header {
     pub(super) imm: u32,
     /// Its number among the messages of its sender to its receiver.
     pub(super) number: u32,
-    pub(super) kind: Kind,
+    pub(super) kind: PacketKind,
 }
 
 impl Header {
@@ -69,12 +69,12 @@ impl Header {
         if head.first_chunk::<8>() != Some(&token.to_le_bytes()) {
             return None;
         }
-        let header = Self { from: Pe(word(8)?), imm: word(12)?, number: word(16)?, kind: Kind::of(word(20)?)? };
+        let header = Self { from: Pe(word(8)?), imm: word(12)?, number: word(16)?, kind: PacketKind::of(word(20)?)? };
         Some((header, body))
     }
 }
 
-/// What [`Kind::Ask`] asks: whether `len` bytes at `offset` of a window may be accessed.
+/// What [`PacketKind::Ask`] asks: whether `len` bytes at `offset` of a window may be accessed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Question {
     pub(super) window: u64,
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_header_comes_back_and_one_of_another_job_does_not() {
-        let header = Header { from: Pe(7), imm: u32::MAX, number: 3, kind: Kind::Farewell };
+        let header = Header { from: Pe(7), imm: u32::MAX, number: 3, kind: PacketKind::Farewell };
         let bytes = [&header.encode(99)[..], b"body"].concat();
         assert_eq!(Header::decode(&bytes, 99), Some((header, &b"body"[..])));
         assert_eq!(Header::decode(&bytes, 98), None);

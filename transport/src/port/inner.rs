@@ -20,7 +20,7 @@ fn is_own(imm: Imm) -> bool {
 
 /// What a peer has sent ahead of a message.
 #[derive(Debug, Default)]
-pub(super) struct Peer {
+pub(super) struct PeerState {
     /// Its payloads.
     pub(super) payloads: Vec<RegBuf>,
     /// How many of them found no memory; in their place stand empty ones.
@@ -29,7 +29,7 @@ pub(super) struct Peer {
     missed_bytes: u64,
 }
 
-impl Peer {
+impl PeerState {
     /// Forgets it. The bytes of all payloads, also of those that found no memory.
     fn forget(&mut self) -> u64 {
         let Self { payloads, missed_bytes, .. } = std::mem::take(self);
@@ -107,7 +107,7 @@ pub(super) struct Inner {
     pub(super) pe: Pe,
     pub(super) slab: Slab,
     pub(super) counters: Counters,
-    pub(super) peers: HashMap<Pe, Peer>,
+    pub(super) peers: HashMap<Pe, PeerState>,
     pub(super) arriving: Vec<Option<Arriving>>,
     pub(super) free_slots: Vec<usize>,
     pub(super) offers: HashMap<u64, Offered>,

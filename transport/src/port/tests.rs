@@ -12,7 +12,7 @@ use crate::conformance::Watchdog;
 use crate::local::LocalFabric;
 use crate::memory::inbox::Outbox;
 use crate::memory::write_bytes;
-use crate::ring::Kind;
+use crate::ring::RecordKind;
 use crate::shm::ShmFabric;
 use crate::sim::{Config, Network};
 use crate::wireup::{self, TransportKind};
@@ -337,7 +337,7 @@ fn exposed() -> (Port, Outbox, Arc<ShmFabric>) {
 }
 
 /// Writes a record that says that `from` has sent it.
-fn write(inbox: &mut Outbox, from: u32, kind: Kind, imm: Imm, body: &[u8]) {
+fn write(inbox: &mut Outbox, from: u32, kind: RecordKind, imm: Imm, body: &[u8]) {
     let mut claim = inbox.claim(body.len()).unwrap();
     write_bytes(claim.body(), body);
     claim.publish(Pe(from), kind, imm);
@@ -348,7 +348,7 @@ fn a_record_that_says_that_this_process_has_sent_it_is_refused() {
     let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
     for (tag, body) in [(3, &b"a message"[..]), (frame::RTS, &rts)] {
         let (mut port, mut inbox, _fabric) = exposed();
-        write(&mut inbox, 0, Kind::Message, frame::imm(tag, 0), body);
+        write(&mut inbox, 0, RecordKind::Message, frame::imm(tag, 0), body);
         let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
         assert!(matches!(error, TransportError::Protocol { from: Pe(0), .. }), "{tag:#x}: {error}");
     }
@@ -358,9 +358,9 @@ fn a_record_that_says_that_this_process_has_sent_it_is_refused() {
 fn a_payload_that_is_to_be_handed_over_cannot_be_announced_as_put() {
     let (mut port, mut inbox, _fabric) = exposed();
     let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
-    write(&mut inbox, 1, Kind::Message, frame::imm(frame::RTS, 0), &rts);
+    write(&mut inbox, 1, RecordKind::Message, frame::imm(frame::RTS, 0), &rts);
     assert_eq!(port.poll(&mut VecDeque::new(), 9).unwrap(), 0);
-    write(&mut inbox, 1, Kind::Put, frame::imm(frame::FIN, 0), b"");
+    write(&mut inbox, 1, RecordKind::Put, frame::imm(frame::FIN, 0), b"");
     let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
     assert!(matches!(error, TransportError::Protocol { from: Pe(1), .. }), "{error}");
 }
@@ -370,17 +370,17 @@ fn notices_of_what_found_no_memory_are_believed_of_the_users_messages_only() {
     let missed = |tag, len| frame::Missed { imm: frame::imm(tag, 0), len }.encode();
     for own in [frame::RTS, frame::CTS, frame::CREDIT, frame::MISSED, 0xFF] {
         let (mut port, mut inbox, _fabric) = exposed();
-        write(&mut inbox, 1, Kind::Message, frame::imm(frame::MISSED, 0), &missed(own, 1 << 62));
+        write(&mut inbox, 1, RecordKind::Message, frame::imm(frame::MISSED, 0), &missed(own, 1 << 62));
         let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
         assert!(matches!(error, TransportError::Protocol { from: Pe(1), .. }), "{own:#x}: {error}");
     }
     // However much they say it was.
     let (mut port, mut inbox, _fabric) = exposed();
     let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![9; 3], head: b"" }.encode();
-    write(&mut inbox, 1, Kind::Message, frame::imm(frame::RTS, 0), &rts);
+    write(&mut inbox, 1, RecordKind::Message, frame::imm(frame::RTS, 0), &rts);
     assert_eq!(port.poll(&mut VecDeque::new(), 9).unwrap(), 0);
     for _ in 0..2 {
-        write(&mut inbox, 1, Kind::Message, frame::imm(frame::MISSED, 0), &missed(frame::HANDED, u64::MAX));
+        write(&mut inbox, 1, RecordKind::Message, frame::imm(frame::MISSED, 0), &missed(frame::HANDED, u64::MAX));
     }
     assert_eq!(port.poll(&mut VecDeque::new(), 9).unwrap(), 0);
 }

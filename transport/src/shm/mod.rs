@@ -22,7 +22,7 @@ use crate::bootstrap::Bootstrap;
 use crate::doorbell::{self, Fences};
 use crate::memory::pool::Arena;
 use crate::memory::segment::{Segment, arena_bytes};
-use crate::memory::window::Place;
+use crate::memory::window::WindowAddress;
 use crate::memory::{Home, write_bytes};
 use crate::ring::BODY_MAX;
 use crate::shmem::{Lane, ShmemEndpoint, Target};
@@ -274,16 +274,16 @@ unsafe impl Lane for Shm {
         doorbell::ring(self.host.bells[peer].as_fd());
     }
 
-    fn place(&self, buf: &RegBuf) -> Option<Place> {
+    fn place(&self, buf: &RegBuf) -> Option<WindowAddress> {
         let len = buf.len() as u64;
         match self.block(buf) {
-            Some((index, offset)) => Some(Place { whose: index as u64, addr: offset as u64, len }),
-            None if self.host.vm => Some(Place { whose: FOREIGN, addr: buf.as_ptr() as u64, len }),
+            Some((index, offset)) => Some(WindowAddress { whose: index as u64, addr: offset as u64, len }),
+            None if self.host.vm => Some(WindowAddress { whose: FOREIGN, addr: buf.as_ptr() as u64, len }),
             None => None,
         }
     }
 
-    fn resolve(&self, owner: usize, place: &Place) -> Option<Target> {
+    fn resolve(&self, owner: usize, place: &WindowAddress) -> Option<Target> {
         if place.whose == FOREIGN {
             return self.host.vm.then_some(Target::There { peer: owner, addr: place.addr });
         }

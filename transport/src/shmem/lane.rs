@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use crate::RegBuf;
-use crate::memory::window::Place;
+use crate::memory::window::WindowAddress;
 
 /// Where a put goes or a get comes from.
 #[derive(Clone, Copy, Debug)]
@@ -46,10 +46,10 @@ pub(crate) unsafe trait Lane: Debug {
     fn ring(&self, peer: usize);
 
     /// Describes memory that is to become a window. `None`: peers could not reach it.
-    fn place(&self, buf: &RegBuf) -> Option<Place>;
+    fn place(&self, buf: &RegBuf) -> Option<WindowAddress>;
 
     /// Finds a peer's window.
-    fn resolve(&self, owner: usize, place: &Place) -> Option<Target>;
+    fn resolve(&self, owner: usize, place: &WindowAddress) -> Option<Target>;
 
     /// Copies between a buffer here and memory of a peer's process; true on success.
     fn copy(&self, here: &mut [u8], peer: usize, addr: u64, put: bool) -> bool;

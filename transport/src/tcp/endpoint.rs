@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::frame::{ACK_NOW, ANNOUNCE, Format, Head, Kind, UNANSWERED};
+use super::frame::{ACK_NOW, ANNOUNCE, Format, FrameKind, Head, UNANSWERED};
 use super::helper::Handle;
 use super::link::{Core, Link, SMALL_MAX, State};
 use super::operations::{Operations, Pending};
@@ -449,7 +449,7 @@ impl Endpoint for TcpEndpoint {
         }
         let (index, ()) = self.open_for_post(to, ())?;
         let link = &mut self.links[index];
-        let mut head = link.head(Kind::Data, len);
+        let mut head = link.head(FrameKind::Data, len);
         head.imm = imm.0;
         link.outbox.push(head, len, fill);
         self.posted(index);
@@ -465,7 +465,7 @@ impl Endpoint for TcpEndpoint {
             return Ok(Posted::Done);
         }
         let (index, buf) = self.open_for_post(to, buf)?;
-        let mut head = self.links[index].head(Kind::Data, buf.len());
+        let mut head = self.links[index].head(FrameKind::Data, buf.len());
         head.imm = imm.0;
         let confirmed = buf.len() >= CONFIRMED;
         Ok(self.push(index, head, buf, confirmed.then_some(op)))
@@ -505,7 +505,7 @@ impl Endpoint for TcpEndpoint {
         }
         let (index, src) = self.open_for_post(to, src)?;
         let link = &mut self.links[index];
-        let mut head = link.head(Kind::Put, src.len());
+        let mut head = link.head(FrameKind::Put, src.len());
         head.words = [window, offset, UNANSWERED, 0];
         if let Some(imm) = imm {
             (head.imm, head.flags) = (imm.0, ANNOUNCE);
@@ -542,7 +542,7 @@ impl Endpoint for TcpEndpoint {
         let len = dst.len() as u64;
         let operation = self.core.operations.add(Pending { op, peer: from, buf: Some(dst), received: 0, is_get: true });
         let link = &mut self.links[index];
-        let mut head = link.head(Kind::Get, 0);
+        let mut head = link.head(FrameKind::Get, 0);
         head.words = [window, offset, operation, len];
         link.outbox.push_head(head);
         self.posted(index);
@@ -580,7 +580,7 @@ impl Endpoint for TcpEndpoint {
             let link = &mut self.links[index];
             // A link that carried nothing, either way, needs no farewell.
             if !link.is_gone() && (link.state != State::Down || link.outbox.held() > 0) {
-                let mut head = link.head(Kind::Bye, 0);
+                let mut head = link.head(FrameKind::Bye, 0);
                 head.flags = ACK_NOW;
                 link.bye_said = true;
                 link.outbox.push_head(head);

@@ -17,11 +17,11 @@ pub(crate) const HEAD_MAX: usize = HEADER + CHECK + 4 * 8;
 /// The 48 bits of a length.
 pub(crate) const LENGTH_MAX: u64 = (1 << 48) - 1;
 
-/// What a frame is. Kinds up to [`Kind::Gone`] belong to one connection and are not numbered; the others are numbered per
+/// What a frame is. Kinds up to [`FrameKind::Gone`] belong to one connection and are not numbered; the others are numbered per
 /// pair, kept until acknowledged, and sent again on the next connection if they were not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub(crate) enum FrameKind {
     /// Nothing but the header's acknowledgement.
     Ack = 1,
     /// The first frame on every connection, both ways. Words: how many numbered frames arrived so far; settings; how much of
@@ -45,7 +45,7 @@ pub(crate) enum Kind {
     Refused = 14,
 }
 
-impl Kind {
+impl FrameKind {
     fn of(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Ack,
@@ -92,7 +92,7 @@ pub(crate) const ANNOUNCE: u8 = 2;
 /// Everything before a frame's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Head {
-    pub(crate) kind: Kind,
+    pub(crate) kind: FrameKind,
     pub(crate) flags: u8,
     pub(crate) imm: u32,
     /// How many numbered frames the sender of this one had received, modulo 2^32.
@@ -105,7 +105,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) const fn new(kind: Kind, len: u64) -> Self {
+    pub(crate) const fn new(kind: FrameKind, len: u64) -> Self {
         Self { kind, flags: 0, imm: 0, ack: 0, len, words: [0; 4], body_crc: 0 }
     }
 }
@@ -148,7 +148,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 impl Format {
     /// How many bytes the head of a frame of this kind has.
     #[inline]
-    pub(crate) const fn head_len(self, kind: Kind) -> usize {
+    pub(crate) const fn head_len(self, kind: FrameKind) -> usize {
         HEADER + if self.checksum { CHECK } else { 0 } + kind.words() * 8
     }
 
@@ -182,16 +182,16 @@ impl Format {
     /// be the `sequence`th of its pair (the last one's number where the kind has none).
     #[inline]
     pub(crate) fn decode(self, bytes: &[u8], sequence: u64) -> Result<Option<(Head, usize)>, Malformed> {
-        let fixed = self.head_len(Kind::Ack);
+        let fixed = self.head_len(FrameKind::Ack);
         if bytes.len() < fixed {
             return Ok(None);
         }
         let (first, second) = (word(bytes, 0), word(bytes, 8));
         let len = first & LENGTH_MAX;
         let [.., kind_byte, flags] = first.to_le_bytes();
-        let kind = Kind::of(kind_byte);
+        let kind = FrameKind::of(kind_byte);
         // The number that the frame should have.
-        let sequence = sequence + u64::from(kind.is_some_and(Kind::numbered));
+        let sequence = sequence + u64::from(kind.is_some_and(FrameKind::numbered));
         let corrupt = Malformed::Corrupt { sequence, size: len };
         if self.checksum {
             let claimed = (number(bytes, HEADER), number(bytes, HEADER + 12).to_le_bytes());
@@ -258,20 +258,20 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [Kind; 10] = [
-        Kind::Ack,
-        Kind::Resume,
-        Kind::Gone,
-        Kind::Data,
-        Kind::Bye,
-        Kind::Put,
-        Kind::PutDone,
-        Kind::Get,
-        Kind::GetReply,
-        Kind::Refused,
+    const KINDS: [FrameKind; 10] = [
+        FrameKind::Ack,
+        FrameKind::Resume,
+        FrameKind::Gone,
+        FrameKind::Data,
+        FrameKind::Bye,
+        FrameKind::Put,
+        FrameKind::PutDone,
+        FrameKind::Get,
+        FrameKind::GetReply,
+        FrameKind::Refused,
     ];
 
-    fn head_of(kind: Kind, len: u64, words: [u64; 4]) -> Head {
+    fn head_of(kind: FrameKind, len: u64, words: [u64; 4]) -> Head {
         let mut head = Head::new(kind, if kind.has_body() { len } else { 0 });
         head.words[..kind.words()].copy_from_slice(&words[..kind.words()]);
         (head.flags, head.imm, head.ack) = (3, 0xdead_beef, 0x8765_4321);
@@ -320,9 +320,9 @@ mod tests {
         let format = Format { checksum: false, message_max: 1000 };
         let mut bytes = [0; HEAD_MAX];
         for (kind, len, what) in [
-            (Kind::Data, 1001, "a frame above the limit of ++message-max"),
-            (Kind::Put, u64::MAX >> 16, "a frame above the limit of ++message-max"),
-            (Kind::Ack, 1, "a body where there is none"),
+            (FrameKind::Data, 1001, "a frame above the limit of ++message-max"),
+            (FrameKind::Put, u64::MAX >> 16, "a frame above the limit of ++message-max"),
+            (FrameKind::Ack, 1, "a body where there is none"),
         ] {
             format.encode(&Head::new(kind, len), 1, &mut bytes);
             assert_eq!(format.decode(&bytes, 0), Err(Malformed::Rule(what, len)));

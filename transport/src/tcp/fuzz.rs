@@ -9,7 +9,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::TcpConfig;
 use super::endpoint::core;
-use super::frame::{Format, Head, Kind};
+use super::frame::{Format, FrameKind, Head};
 use super::link::Link;
 use super::operations::Pending;
 use super::shared::Shared;
@@ -60,8 +60,8 @@ pub fn stream(input: &[u8]) {
         let buf = is_get.then(|| RegBuf::heap(3_000));
         core.operations.add(Pending { op: OpId(op), peer: Pe(1), buf, received: 0, is_get });
     }
-    link.outbox.push_head(Head::new(Kind::Get, 0));
-    link.outbox.push(Head::new(Kind::Data, 3), 3, |to| to.iter_mut().for_each(|b| _ = b.write(0)));
+    link.outbox.push_head(Head::new(FrameKind::Get, 0));
+    link.outbox.push(Head::new(FrameKind::Data, 3), 3, |to| to.iter_mut().for_each(|b| _ = b.write(0)));
 
     let mut answers = [0; 4096];
     for bytes in bytes.chunks(usize::from(piece) * 64 + 1) {
@@ -98,18 +98,18 @@ mod tests {
     fn frames() -> impl Strategy<Value = Vec<u8>> {
         let word = prop_oneof![0u64..4, Just(1 << 32), Just(2), 0u64..6_000, any::<u64>()];
         let kind = proptest::sample::select(vec![
-            Kind::Ack,
-            Kind::Resume,
-            Kind::Gone,
-            Kind::Data,
-            Kind::Data,
-            Kind::Bye,
-            Kind::Put,
-            Kind::Put,
-            Kind::PutDone,
-            Kind::Get,
-            Kind::GetReply,
-            Kind::Refused,
+            FrameKind::Ack,
+            FrameKind::Resume,
+            FrameKind::Gone,
+            FrameKind::Data,
+            FrameKind::Data,
+            FrameKind::Bye,
+            FrameKind::Put,
+            FrameKind::Put,
+            FrameKind::PutDone,
+            FrameKind::Get,
+            FrameKind::GetReply,
+            FrameKind::Refused,
         ]);
         let len = prop_oneof![0u64..100, 0u64..20_000, any::<u64>()];
         let frame = (kind, any::<u8>(), 0u32..4, len, [word.clone(), word.clone(), word.clone(), word], any::<bool>());
@@ -117,11 +117,11 @@ mod tests {
             let format = Format { checksum: false, message_max: 1 << 40 };
             let mut bytes = vec![0, piece];
             let mut head_bytes = [0; HEAD_MAX];
-            let resume = Head::new(Kind::Resume, 0);
+            let resume = Head::new(FrameKind::Resume, 0);
             let n = format.encode(&resume, 0, &mut head_bytes);
             bytes.extend_from_slice(&head_bytes[..n]);
             for (kind, flags, ack, len, words, whole) in frames {
-                let has_body = matches!(kind, Kind::Data | Kind::Put | Kind::GetReply);
+                let has_body = matches!(kind, FrameKind::Data | FrameKind::Put | FrameKind::GetReply);
                 let len = if has_body { len & 0xffff_ffff } else { 0 };
                 let head = Head { flags, ack: ack / 3, words, ..Head::new(kind, len) };
                 let n = format.encode(&head, 0, &mut head_bytes);

@@ -19,7 +19,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, getpeername, r
 
 use super::address::Listener;
 use super::dial::{Dial, Dialing};
-use super::frame::{Format, HEAD_MAX, Head, Kind, LENGTH_MAX};
+use super::frame::{Format, FrameKind, HEAD_MAX, Head, LENGTH_MAX};
 use super::liveness::Liveness;
 use super::shared::{Command, Mail, Shared};
 use crate::auth::{Acceptor, AuthError, HELLO, Hello, Purpose, Step, random_bytes};
@@ -375,7 +375,7 @@ impl Helper {
         {
             let mut gone = [0; HEAD_MAX];
             let format = Format { checksum: false, message_max: LENGTH_MAX };
-            let len = format.encode(&Head::new(Kind::Gone, 0), 0, &mut gone);
+            let len = format.encode(&Head::new(FrameKind::Gone, 0), 0, &mut gone);
             let _ = send_whole(&socket, &gone[..len]);
         }
         true

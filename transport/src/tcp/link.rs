@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use rustix::net::{SendFlags, send};
 
-use super::frame::{ACK_NOW, Format, HEAD_MAX, Head, Kind};
+use super::frame::{ACK_NOW, Format, FrameKind, HEAD_MAX, Head};
 use super::operations::Operations;
 use super::outbox::{Outbox, Then, Written};
 use super::pool::Pool;
@@ -187,7 +187,7 @@ impl Link {
 
     /// A head that carries the acknowledgement which is due anyway.
     #[inline]
-    pub(super) fn head(&mut self, kind: Kind, len: usize) -> Head {
+    pub(super) fn head(&mut self, kind: FrameKind, len: usize) -> Head {
         self.told = self.received;
         self.untold = 0;
         self.ack_wanted = false;
@@ -226,7 +226,7 @@ impl Link {
         let due = self.ack_wanted || self.untold >= every || self.received - self.told >= ACK_FRAMES;
         let due_when_idle = self.untold >= ACK_IDLE.min(every);
         if self.state == State::Open && (due || (idle && due_when_idle)) {
-            let head = self.head(Kind::Ack, 0);
+            let head = self.head(FrameKind::Ack, 0);
             self.outbox.push_head(head);
             return false;
         }
@@ -275,7 +275,7 @@ impl Link {
                 Some(buf)
             });
             let done = found.is_none() || left == piece as u64;
-            let mut head = self.head(Kind::GetReply, if found.is_some() { piece } else { 0 });
+            let mut head = self.head(FrameKind::GetReply, if found.is_some() { piece } else { 0 });
             head.words = [operation, at, u64::from(found.is_none()), 0];
             match found {
                 Some(buf) if piece > 0 => self.outbox.push_large(head, buf, Then::Drop),
@@ -355,7 +355,7 @@ impl Link {
         let data = epoll::EventData::new_u64(u64::from(self.index));
         epoll::add(&core.epoll, &socket, data, epoll::EventFlags::IN)
             .map_err(|e| TransportError::system("epoll_ctl", e))?;
-        let mut head = Head::new(Kind::Resume, 0);
+        let mut head = Head::new(FrameKind::Resume, 0);
         let part = self.halted.as_ref().map_or(0, |body| 1 + body.arrived());
         head.words = [self.received, u64::from(core.format.checksum), part, 0];
         let mut bytes = [0; HEAD_MAX];

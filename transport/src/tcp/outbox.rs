@@ -371,7 +371,7 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
-    use crate::tcp::frame::Kind;
+    use crate::tcp::frame::FrameKind;
 
     const FORMAT: Format = Format { checksum: true, message_max: 1 << 20 };
 
@@ -408,7 +408,7 @@ mod tests {
             for (kind, len, arrive, cut) in posts {
                 let number = sent + 1;
                 let value = u8::try_from(number % 251).unwrap();
-                let mut head = Head::new(if kind == 0 { Kind::Ack } else { Kind::Data }, 0);
+                let mut head = Head::new(if kind == 0 { FrameKind::Ack } else { FrameKind::Data }, 0);
                 head.imm = u32::try_from(number).unwrap();
                 match kind {
                     0 => outbox.push_head(head),
@@ -482,12 +482,12 @@ mod tests {
         let mut outbox = Outbox::new(FORMAT);
         assert!(outbox.acknowledge(0, |_, _| ()) && !outbox.acknowledge(1, |_, _| ()));
         assert!(!outbox.resume(1, None, |_, _| ()) && !outbox.resume(0, Some(0), |_, _| ()));
-        outbox.push_head(Head::new(Kind::Bye, 0));
+        outbox.push_head(Head::new(FrameKind::Bye, 0));
         assert!(!outbox.is_acknowledged() && outbox.resume(1, None, |_, _| ()) && outbox.is_acknowledged());
         assert!(!outbox.resume(0, None, |_, _| ()), "what was acknowledged cannot be asked for again");
         for (part, possible) in [(0, true), (99, true), (100, false), (u64::MAX, false)] {
             let mut outbox = Outbox::new(FORMAT);
-            outbox.push_large(Head::new(Kind::Data, 100), RegBuf::heap(100), Then::Drop);
+            outbox.push_large(Head::new(FrameKind::Data, 100), RegBuf::heap(100), Then::Drop);
             assert_eq!(outbox.resume(0, Some(part), |_, _| ()), possible, "{part} bytes of 100 arrived");
         }
     }

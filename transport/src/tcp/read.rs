@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::frame::{ANNOUNCE, Format, Head, Kind, Malformed, UNANSWERED};
+use super::frame::{ANNOUNCE, Format, FrameKind, Head, Malformed, UNANSWERED};
 use super::link::{Core, Link, SMALL_MAX, Serving, State};
 use crate::memory::{Msg, RegBuf};
 use crate::{Event, Imm, TransportError};
@@ -36,7 +36,7 @@ pub(super) enum Read {
 /// A large body that is arriving.
 #[derive(Debug)]
 pub(super) struct Body {
-    to: Place,
+    to: BodyTarget,
     filled: usize,
     len: usize,
     head: Head,
@@ -44,7 +44,7 @@ pub(super) struct Body {
 
 /// Where a body goes.
 #[derive(Debug)]
-enum Place {
+enum BodyTarget {
     Message(RegBuf),
     Window(u64),
     /// The destination of a get, by operation.
@@ -63,14 +63,14 @@ impl Body {
     fn rest<'a>(&'a mut self, core: &'a mut Core) -> Option<&'a mut [u8]> {
         let (filled, left) = (self.filled as u64, (self.len - self.filled) as u64);
         match &mut self.to {
-            Place::Message(buf) => Some(&mut buf[self.filled..]),
-            Place::Window(key) => core.windows.memory(*key, self.head.words[1] + filled, left),
-            Place::Destination(operation) => {
+            BodyTarget::Message(buf) => Some(&mut buf[self.filled..]),
+            BodyTarget::Window(key) => core.windows.memory(*key, self.head.words[1] + filled, left),
+            BodyTarget::Destination(operation) => {
                 let at = usize::try_from(self.head.words[1]).ok()?;
                 let buf = core.operations.get_mut(*operation)?.buf.as_mut()?;
                 buf.get_mut(at + self.filled..at + self.len)
             }
-            Place::Nowhere => None,
+            BodyTarget::Nowhere => None,
         }
     }
 
@@ -80,7 +80,7 @@ impl Body {
         match self.rest(core) {
             Some(memory) => memory[..n].copy_from_slice(&input[..n]),
             // A window that was taken back while the put was arriving.
-            None => self.to = Place::Nowhere,
+            None => self.to = BodyTarget::Nowhere,
         }
         self.filled += n;
         n
@@ -182,8 +182,8 @@ impl Link {
                 return Ok(());
             };
             let len = usize::try_from(head.len).map_err(|_| self.violation("a length", head.len))?;
-            let put = head.kind == Kind::Put && head.words[2] == UNANSWERED;
-            if (put || head.kind == Kind::Data) && len <= SMALL_MAX {
+            let put = head.kind == FrameKind::Put && head.words[2] == UNANSWERED;
+            if (put || head.kind == FrameKind::Data) && len <= SMALL_MAX {
                 let Some(bytes) = rest.get(head_len..head_len + len) else {
                     self.stash.extend_from_slice(rest);
                     return Ok(());
@@ -205,7 +205,7 @@ impl Link {
         let format = if opening { Format { checksum: false, ..core.format } } else { core.format };
         match format.decode(bytes, self.received) {
             Ok(Some((head, head_len))) => {
-                if opening != matches!(head.kind, Kind::Resume | Kind::Gone) {
+                if opening != matches!(head.kind, FrameKind::Resume | FrameKind::Gone) {
                     return Err(self.violation("a frame out of its place", head.kind as u64));
                 }
                 if !opening {
@@ -229,7 +229,7 @@ impl Link {
         }
         self.after_large = false;
         let (from, imm) = (self.peer, Imm(head.imm));
-        if head.kind == Kind::Put {
+        if head.kind == FrameKind::Put {
             let [key, offset, ..] = head.words;
             let Some(memory) = core.windows.memory(key, offset, head.len) else { return Err(self.no_window(key)) };
             memory.copy_from_slice(bytes);
@@ -254,43 +254,43 @@ impl Link {
     /// A frame's head; where it has a body, that is on its way.
     fn frame(&mut self, core: &mut Core, head: Head, len: usize) -> Result<(), TransportError> {
         let to = match head.kind {
-            Kind::Ack => return Ok(()),
-            Kind::Resume => return self.resume(core, head.words),
-            Kind::Gone => {
+            FrameKind::Ack => return Ok(()),
+            FrameKind::Resume => return self.resume(core, head.words),
+            FrameKind::Gone => {
                 self.lose(core, "it has ended");
                 return Ok(());
             }
-            Kind::Bye => {
+            FrameKind::Bye => {
                 self.bye_heard = true;
                 self.ack_wanted = true;
                 self.note_received(core, 0, head.flags);
                 return Ok(());
             }
-            Kind::Data => match core.pool.take(len) {
-                Some(buf) => Place::Message(buf),
+            FrameKind::Data => match core.pool.take(len) {
+                Some(buf) => BodyTarget::Message(buf),
                 None => {
-                    let mut refusal = self.head(Kind::Refused, 0);
+                    let mut refusal = self.head(FrameKind::Refused, 0);
                     refusal.words = [self.received + 1, head.len, 0, 0];
                     self.outbox.push_head(refusal);
-                    Place::Nowhere
+                    BodyTarget::Nowhere
                 }
             },
-            Kind::Put => {
+            FrameKind::Put => {
                 let key = head.words[0];
                 match core.windows.memory(key, head.words[1], head.len) {
-                    Some(_) => Place::Window(key),
+                    Some(_) => BodyTarget::Window(key),
                     None if head.words[2] == UNANSWERED => {
                         return Err(self.no_window(key));
                     }
-                    None => Place::Nowhere,
+                    None => BodyTarget::Nowhere,
                 }
             }
-            Kind::GetReply => return self.got(core, head, len),
-            Kind::PutDone => {
+            FrameKind::GetReply => return self.got(core, head, len),
+            FrameKind::PutDone => {
                 self.note_received(core, 0, head.flags);
                 return self.put_done(core, head.words[0], head.words[1]);
             }
-            Kind::Get => {
+            FrameKind::Get => {
                 let [window, offset, operation, len] = head.words;
                 self.note_received(core, 0, head.flags);
                 // Whether the window holds so much is found out piece by piece; this only keeps the sum from wrapping.
@@ -300,7 +300,7 @@ impl Link {
                 self.touch(core);
                 return Ok(());
             }
-            Kind::Refused => {
+            FrameKind::Refused => {
                 self.note_received(core, 0, head.flags);
                 return self.refused(head.words[0], head.words[1]);
             }
@@ -345,7 +345,7 @@ impl Link {
         if at.checked_add(head.len).is_none_or(|end| end > room as u64) {
             return Err(self.violation("an answer longer than what was asked", head.len));
         }
-        self.body = Some(Body { to: Place::Destination(operation), filled: 0, len, head });
+        self.body = Some(Body { to: BodyTarget::Destination(operation), filled: 0, len, head });
         Ok(())
     }
 
@@ -367,14 +367,14 @@ impl Link {
         }
         self.after_large = true;
         self.note_received(core, body.len, head.flags);
-        let arrived = !matches!(body.to, Place::Nowhere);
+        let arrived = !matches!(body.to, BodyTarget::Nowhere);
         match body.to {
-            Place::Message(buf) => {
+            BodyTarget::Message(buf) => {
                 core.ready.push(Event::Recv { from: self.peer, imm: Imm(head.imm), msg: buf.into() });
             }
-            Place::Window(_) | Place::Nowhere if head.kind == Kind::Put => {
+            BodyTarget::Window(_) | BodyTarget::Nowhere if head.kind == FrameKind::Put => {
                 if head.words[2] != UNANSWERED {
-                    let mut done = self.head(Kind::PutDone, 0);
+                    let mut done = self.head(FrameKind::PutDone, 0);
                     done.words = [head.words[2], u64::from(!arrived), 0, 0];
                     self.outbox.push_head(done);
                     self.touch(core);
@@ -383,7 +383,7 @@ impl Link {
                     core.ready.push(Event::PutArrived { from: self.peer, imm: Imm(head.imm) });
                 }
             }
-            Place::Destination(operation) => {
+            BodyTarget::Destination(operation) => {
                 if let Some(pending) = core.operations.get_mut(operation) {
                     pending.received += body.len;
                     if pending.buf.as_ref().is_some_and(|buf| pending.received >= buf.len())
@@ -394,9 +394,9 @@ impl Link {
                     }
                 }
             }
-            Place::Window(_) | Place::Nowhere => {
+            BodyTarget::Window(_) | BodyTarget::Nowhere => {
                 self.touch(core);
-                if head.kind == Kind::Data {
+                if head.kind == FrameKind::Data {
                     core.ready.push(Event::Missed { from: self.peer, imm: Imm(head.imm), len: head.len });
                 }
             }

@@ -6,12 +6,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::head::{Head, Kind, UNANSWERED};
+use super::head::{Head, HeadKind, UNANSWERED};
 use super::inbox::Inbox;
 use super::operations::{Operation, Reply, What};
 use super::peer::{Peer, State};
 use super::worker::{Began, Closed, Held, Worker};
-use super::{Protocol, Shared};
+use super::{FabricState, Protocol};
 use crate::failure_detector::FailurePoll;
 use crate::loopback;
 use crate::memory::exposed::Windows;
@@ -40,7 +40,7 @@ pub(super) struct UcxBuilder {
     pub(super) caps: Caps,
     pub(super) worker: Closed,
     pub(super) pass: u64,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<FabricState>,
 }
 
 impl EndpointBuilder for UcxBuilder {
@@ -77,7 +77,7 @@ pub(super) struct UcxEndpoint {
     pub(super) me: Pe,
     pub(super) caps: Caps,
     pub(super) worker: Worker,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<FabricState>,
     pub(super) peers: Vec<Peer>,
     /// What is on its way, by the worker's numbers.
     pub(super) operations: Vec<Option<Operation>>,
@@ -170,7 +170,7 @@ impl UcxEndpoint {
 
     /// The head of something for a peer.
     #[inline]
-    pub(super) fn head(&self, index: usize, kind: Kind, imm: Imm, number: u32, words: [u64; 3]) -> Head {
+    pub(super) fn head(&self, index: usize, kind: HeadKind, imm: Imm, number: u32, words: [u64; 3]) -> Head {
         Head { pass: self.peers[index].pass, from: self.me, imm, number, kind, words }
     }
 
@@ -205,7 +205,7 @@ impl UcxEndpoint {
     }
 
     /// A message of the endpoint's own.
-    pub(super) fn control(&mut self, index: usize, kind: Kind, number: u32, words: [u64; 3]) {
+    pub(super) fn control(&mut self, index: usize, kind: HeadKind, number: u32, words: [u64; 3]) {
         if self.peers[index].state == State::Lost || self.peers[index].connection.is_none() && !self.connect(index) {
             return;
         }
@@ -232,7 +232,7 @@ impl UcxEndpoint {
             if self.peers[index].state == State::Live {
                 let number = self.peers[index].next_message;
                 self.peers[index].bye_said = true;
-                self.control(index, Kind::Bye, number, [0; 3]);
+                self.control(index, HeadKind::Bye, number, [0; 3]);
             }
         }
     }
@@ -299,7 +299,7 @@ impl Endpoint for UcxEndpoint {
         if self.peers[index].state == State::Closed {
             return Ok(());
         }
-        let head = self.head(index, Kind::Message, imm, self.peers[index].next_message, [0; 3]);
+        let head = self.head(index, HeadKind::Message, imm, self.peers[index].next_message, [0; 3]);
         // Without a connection the peer has just been lost, which is reported.
         let Some(connection) = &self.peers[index].connection else { return Ok(()) };
         let began = self.worker.inject(connection, &head, len, fill);
@@ -327,7 +327,7 @@ impl Endpoint for UcxEndpoint {
             self.next_reply += 1;
             words[2] = self.next_reply;
         }
-        let head = self.head(index, Kind::Message, imm, self.peers[index].next_message, words);
+        let head = self.head(index, HeadKind::Message, imm, self.peers[index].next_message, words);
         match self.begin(index, &head, Held::Buf(buf), What::Send { op, number: words[2], refused: false }) {
             Ok(began) => {
                 self.peers[index].next_message = head.number.wrapping_add(1);
@@ -387,7 +387,7 @@ impl Endpoint for UcxEndpoint {
         let answered = !Windows::lasts(window) || imm.is_none();
         let answer = (!answered).then_some(true);
         let number = self.reply(Reply { op, peer: index, is_get: false, buf: None, answer });
-        let kind = if imm.is_some() { Kind::Put } else { Kind::QuietPut };
+        let kind = if imm.is_some() { HeadKind::Put } else { HeadKind::QuietPut };
         let words = [window, offset, if answered { number } else { UNANSWERED }];
         let head = self.head(index, kind, imm.unwrap_or_default(), self.peers[index].next_put, words);
         match self.begin(index, &head, Held::Buf(src), What::Put(number)) {
@@ -429,7 +429,7 @@ impl Endpoint for UcxEndpoint {
         };
         let (index, dst) = self.open_for_window(from, dst)?;
         let number = self.reply(Reply { op, peer: index, is_get: true, buf: Some(dst), answer: None });
-        let head = self.head(index, Kind::Get, Imm(0), len, [window, offset, number]);
+        let head = self.head(index, HeadKind::Get, Imm(0), len, [window, offset, number]);
         match self.begin(index, &head, Held::Nothing, What::Control) {
             Ok(_) => Ok(Posted::Pending),
             Err(_) => {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::head::{HEAD_MAX, Head, Kind};
+use super::head::{HEAD_MAX, Head, HeadKind};
 use super::inbox::{Arrival, Inbox, Turn};
 use super::sequence::Sequence;
 use crate::fuzz::Input;
@@ -50,12 +50,12 @@ fn look(inbox: &mut Inbox, puts: &mut [Sequence<Option<Imm>>], arrival: Arrival)
         Arrival::Whole(head, msg) => {
             let sender = inbox.sender(head.from);
             match head.kind {
-                Kind::Message => {
+                HeadKind::Message => {
                     let event = Event::Recv { from: head.from, imm: head.imm, msg };
                     inbox.turn(sender, head.number, Turn::Event(event)).is_some()
                 }
-                Kind::Bye => inbox.turn(sender, head.number, Turn::Bye).is_some(),
-                Kind::Get => {
+                HeadKind::Bye => inbox.turn(sender, head.number, Turn::Bye).is_some(),
+                HeadKind::Get => {
                     let [window, offset, _] = head.words;
                     if let Some(part) = inbox.windows.enter(window, offset, head.number as usize) {
                         assert!(part.len <= LEN, "a part is inside of its window");
@@ -67,7 +67,7 @@ fn look(inbox: &mut Inbox, puts: &mut [Sequence<Option<Imm>>], arrival: Arrival)
             }
         }
         Arrival::Placed(head, placed) => {
-            let announced = (placed && head.kind == Kind::Put).then_some(head.imm);
+            let announced = (placed && head.kind == HeadKind::Put).then_some(head.imm);
             puts[head.from.0 as usize].take(head.number, announced, drop)
         }
         Arrival::Offered(..) => false,
@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn message(from: u32, number: u32, kind: u32, words: [u64; 3], body: &[u8]) -> Vec<u8> {
-        let kinds = [Kind::Message, Kind::Bye, Kind::Put, Kind::QuietPut, Kind::Get, Kind::Got];
+        let kinds = [HeadKind::Message, HeadKind::Bye, HeadKind::Put, HeadKind::QuietPut, HeadKind::Get, HeadKind::Got];
         let kind = kinds[kind as usize % kinds.len()];
         let head = Head { pass: PASS, from: Pe(from), imm: Imm(1), number, kind, words };
         let mut bytes = [0; HEAD_MAX];

@@ -32,7 +32,7 @@ pub(super) const UNANSWERED: u64 = 0;
 
 /// What a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum HeadKind {
     /// A message of the user's. Words: 0, 0, its operation if it is offered for collection.
     Message,
     /// In the sequence of messages: the sender closes.
@@ -57,18 +57,18 @@ pub(super) enum Kind {
     GetRefused,
 }
 
-const KINDS: [Kind; 11] = [
-    Kind::Message,
-    Kind::Bye,
-    Kind::ByeSeen,
-    Kind::Refused,
-    Kind::Put,
-    Kind::QuietPut,
-    Kind::PutDone,
-    Kind::PutRefused,
-    Kind::Get,
-    Kind::Got,
-    Kind::GetRefused,
+const KINDS: [HeadKind; 11] = [
+    HeadKind::Message,
+    HeadKind::Bye,
+    HeadKind::ByeSeen,
+    HeadKind::Refused,
+    HeadKind::Put,
+    HeadKind::QuietPut,
+    HeadKind::PutDone,
+    HeadKind::PutRefused,
+    HeadKind::Get,
+    HeadKind::Got,
+    HeadKind::GetRefused,
 ];
 
 /// See the module's text.
@@ -78,7 +78,7 @@ pub(super) struct Head {
     pub(super) from: Pe,
     pub(super) imm: Imm,
     pub(super) number: u32,
-    pub(super) kind: Kind,
+    pub(super) kind: HeadKind,
     pub(super) words: [u64; 3],
 }
 
@@ -86,7 +86,7 @@ impl Head {
     /// Whether it can be written as a short one.
     #[inline]
     fn is_short(&self) -> bool {
-        self.kind == Kind::Message && self.words == [0; 3] && self.from.0 < 1 << IMM_SHIFT && self.imm.0 < 256
+        self.kind == HeadKind::Message && self.words == [0; 3] && self.from.0 < 1 << IMM_SHIFT && self.imm.0 < 256
     }
 
     /// Writes its bytes, and says how many they are.
@@ -118,7 +118,7 @@ impl Head {
             SHORT => {
                 let (from, imm) = (Pe(short(bytes, 8) & ((1 << IMM_SHIFT) - 1)), Imm(short(bytes, 8) >> IMM_SHIFT));
                 let (pass, number) = (long(bytes, 0), short(bytes, 12));
-                return Some(Self { pass, from, imm, number, kind: Kind::Message, words: [0; 3] });
+                return Some(Self { pass, from, imm, number, kind: HeadKind::Message, words: [0; 3] });
             }
             WORDLESS => [0; 3],
             HEAD_MAX => [24, 32, 40].map(|at| long(bytes, at)),
@@ -149,7 +149,7 @@ fn long(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn head(kind: Kind, words: [u64; 3]) -> Head {
+    fn head(kind: HeadKind, words: [u64; 3]) -> Head {
         Head { pass: 0x1234_5678_9abc_def0, from: Pe(7), imm: Imm(u32::MAX), number: 0x8000_0001, kind, words }
     }
 
@@ -173,12 +173,12 @@ mod tests {
 
     #[test]
     fn heads_of_plain_messages_are_short() {
-        let plain = Head { from: Pe(0xff_ffff), imm: Imm(255), ..head(Kind::Message, [0; 3]) };
+        let plain = Head { from: Pe(0xff_ffff), imm: Imm(255), ..head(HeadKind::Message, [0; 3]) };
         assert_eq!(again(&plain), (Some(plain), SHORT));
         let others = [
             Head { from: Pe(1 << 24), ..plain },
             Head { imm: Imm(256), ..plain },
-            Head { kind: Kind::Bye, ..plain },
+            Head { kind: HeadKind::Bye, ..plain },
             Head { words: [0, 0, 1], ..plain },
         ];
         for other in others {
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_head_are_none() {
         let mut bytes = [0; HEAD_MAX];
-        head(Kind::Put, [1; 3]).encode(&mut bytes);
+        head(HeadKind::Put, [1; 3]).encode(&mut bytes);
         for len in (0..HEAD_MAX).filter(|&len| len != SHORT && len != WORDLESS) {
             assert_eq!(Head::decode(&bytes[..len]), None, "{len}");
         }

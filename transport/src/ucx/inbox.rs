@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::endpoint::INJECT_MAX;
-use super::head::{Head, Kind};
+use super::head::{Head, HeadKind};
 use super::sequence::Sequence;
 use super::worker::Waiting;
 use crate::event_queue::EventQueue;
@@ -126,13 +126,13 @@ impl Inbox {
     pub(super) fn whole(&mut self, head: &[u8], bytes: &[u8]) -> bool {
         let Some(head) = self.head(head) else { return true };
         let arrival = match head.kind {
-            Kind::Put | Kind::QuietPut => {
+            HeadKind::Put | HeadKind::QuietPut => {
                 let memory = self.windows.memory(head.words[0], head.words[1], bytes.len() as u64);
                 let placed = memory.is_some();
                 memory.into_iter().for_each(|memory| memory.copy_from_slice(bytes));
                 Arrival::Placed(head, placed)
             }
-            Kind::Message if bytes.len() <= INJECT_MAX && self.short(&head, bytes) => return false,
+            HeadKind::Message if bytes.len() <= INJECT_MAX && self.short(&head, bytes) => return false,
             _ => Arrival::Whole(head, self.copy(bytes)),
         };
         self.arrivals.push_back(arrival);
@@ -178,7 +178,7 @@ mod tests {
 
     /// Has a message of one byte arrive. Whether it is to be looked at.
     fn arrives(inbox: &mut Inbox, pass: u64, from: u32, number: u32) -> bool {
-        let head = Head { pass, from: Pe(from), imm: Imm(1), number, kind: Kind::Message, words: [0; 3] };
+        let head = Head { pass, from: Pe(from), imm: Imm(1), number, kind: HeadKind::Message, words: [0; 3] };
         let mut bytes = [0; HEAD_MAX];
         let len = head.encode(&mut bytes);
         inbox.whole(&bytes[..len], &[0])

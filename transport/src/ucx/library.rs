@@ -20,12 +20,12 @@ pub(super) const OLDEST: (u32, u32) = (1, 13);
 #[derive(Debug)]
 pub(super) struct Library {
     pub(super) ucp: Ucp,
-    pub(super) found: Found,
+    pub(super) found: FoundLibrary,
 }
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct FoundLibrary {
     /// The library's version.
     pub version: String,
     /// The file that it is.
@@ -80,7 +80,7 @@ fn open(place: Option<OsString>) -> Result<Library, String> {
             OLDEST.0, OLDEST.1
         ));
     }
-    Ok(Library { ucp, found: Found { version, path: path() } })
+    Ok(Library { ucp, found: FoundLibrary { version, path: path() } })
 }
 
 /// While it lives, UCX finds where its log goes, unless the user has named a place: by default it would print it among what the

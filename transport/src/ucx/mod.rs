@@ -60,7 +60,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use charm4rs_ucx_sys::{UCS_ERR_EXCEEDS_LIMIT, UCS_ERR_NO_MEMORY, ucs_status_t};
 
-pub use library::Found;
+pub use library::FoundLibrary;
 
 use self::context::{Context, Failure};
 use self::endpoint::UcxBuilder;
@@ -154,26 +154,26 @@ pub struct UcxFabric {
     published: Vec<u8>,
     /// Workers of this process's PEs, until they move to their threads.
     workers: Mutex<Vec<Option<(Closed, u64)>>>,
-    shared: Arc<Shared>,
+    shared: Arc<FabricState>,
 }
 
 /// What the endpoints of a process share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct FabricState {
     config: UcxConfig,
     counters: UcxCounters,
     /// Each PE's pass and address.
     addresses: OnceLock<Vec<(u64, Box<[u8]>)>>,
 }
 
-impl Shared {
+impl FabricState {
     /// Tells the user what UCX has said since the last time.
     pub(crate) fn tell(&self) {
         library::news().into_iter().for_each(|line| self.config.notices.tell(line));
     }
 }
 
-impl Drop for Shared {
+impl Drop for FabricState {
     fn drop(&mut self) {
         self.tell();
         library::speaks_for_itself();
@@ -188,7 +188,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// # Errors
 /// [`TransportError::Config`]: no UCX that will do. The text says what was looked for, and where.
-pub fn find() -> Result<Found, TransportError> {
+pub fn find() -> Result<FoundLibrary, TransportError> {
     library::library().map(|library| library.found.clone())
 }
 
@@ -246,7 +246,7 @@ impl UcxFabric {
             latency_ns: 2_000,
             bandwidth_mb_s: 10_000,
         };
-        let shared = Arc::new(Shared { config, counters: UcxCounters::default(), addresses: OnceLock::new() });
+        let shared = Arc::new(FabricState { config, counters: UcxCounters::default(), addresses: OnceLock::new() });
         shared.tell();
         Ok(Self { caps, published, workers: Mutex::new(workers), shared })
     }

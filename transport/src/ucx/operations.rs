@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use charm4rs_ucx_sys::{UCS_OK, ucs_status_t};
 
 use super::endpoint::UcxEndpoint;
-use super::head::{Head, Kind, UNANSWERED};
+use super::head::{Head, HeadKind, UNANSWERED};
 use super::inbox::{Arrival, Turn};
 use super::peer::State;
 use super::worker::{Began, Held, Waiting};
@@ -142,14 +142,14 @@ impl UcxEndpoint {
         }
         match arrival {
             Arrival::Whole(head, msg) => match head.kind {
-                Kind::Message => {
+                HeadKind::Message => {
                     if msg.len() >= self.shared.config.collected_min {
                         self.copies += 1;
                     }
                     self.turn(index, &head, Turn::Event(Event::Recv { from: head.from, imm: head.imm, msg }))
                 }
-                Kind::Bye => self.turn(index, &head, Turn::Bye),
-                Kind::Got => {
+                HeadKind::Bye => self.turn(index, &head, Turn::Bye),
+                HeadKind::Got => {
                     let reply = self.replies.remove(&head.words[2]).filter(|reply| reply.is_get);
                     let Some(Reply { op, buf: Some(mut buf), .. }) = reply.filter(|reply| reply.peer == index) else {
                         return Err(Self::violation(head.from, "bytes that nobody asked for", msg.len() as u64));
@@ -172,8 +172,8 @@ impl UcxEndpoint {
     fn told(&mut self, index: usize, head: &Head) -> Result<(), TransportError> {
         let number = head.words[2];
         match head.kind {
-            Kind::ByeSeen => self.peers[index].bye_seen = true,
-            Kind::Refused => {
+            HeadKind::ByeSeen => self.peers[index].bye_seen = true,
+            HeadKind::Refused => {
                 for operation in self.operations.iter_mut().flatten().filter(|operation| operation.peer == index) {
                     if let What::Send { number: its, refused, .. } = &mut operation.what
                         && *its == number
@@ -182,15 +182,15 @@ impl UcxEndpoint {
                     }
                 }
             }
-            Kind::PutDone | Kind::PutRefused => {
+            HeadKind::PutDone | HeadKind::PutRefused => {
                 let Some(reply) = self.replies.get_mut(&number).filter(|reply| !reply.is_get && reply.peer == index)
                 else {
                     return Err(Self::violation(head.from, "an answer to no put", number));
                 };
-                reply.answer = Some(head.kind == Kind::PutDone);
+                reply.answer = Some(head.kind == HeadKind::PutDone);
                 self.finish_put(number);
             }
-            Kind::GetRefused => {
+            HeadKind::GetRefused => {
                 let reply = self.replies.remove(&number).filter(|reply| reply.is_get && reply.peer == index);
                 let Some(Reply { op, buf, .. }) = reply else {
                     return Err(Self::violation(head.from, "an answer to no get", number));
@@ -198,7 +198,7 @@ impl UcxEndpoint {
                 let error = Box::new(TransportError::WindowRefused { pe: head.from });
                 self.worker.inbox().ready.push(Event::Failed { op, buf, error });
             }
-            Kind::Get => self.answer(index, head),
+            HeadKind::Get => self.answer(index, head),
             kind => return Err(Self::violation(head.from, "a message without its bytes", kind as u64)),
         }
         Ok(())
@@ -210,7 +210,7 @@ impl UcxEndpoint {
             return Err(Self::violation(head.from, "a message out of its sequence", head.number.into()));
         };
         if bye {
-            self.control(index, Kind::ByeSeen, 0, [0; 3]);
+            self.control(index, HeadKind::ByeSeen, 0, [0; 3]);
             self.peers[index].state = State::Closed;
         }
         Ok(())
@@ -219,13 +219,13 @@ impl UcxEndpoint {
     /// A put's bytes are in their window, or were refused.
     fn placed(&mut self, index: usize, head: &Head, placed: bool) -> Result<(), TransportError> {
         if head.words[2] != UNANSWERED {
-            let kind = if placed { Kind::PutDone } else { Kind::PutRefused };
+            let kind = if placed { HeadKind::PutDone } else { HeadKind::PutRefused };
             self.control(index, kind, 0, [0, 0, head.words[2]]);
         } else if !placed {
             return Err(Self::violation(head.from, "a put to a window that was taken back", head.words[0]));
         }
         let (inbox, from) = (&mut *self.worker.inbox(), head.from);
-        let announced = (placed && head.kind == Kind::Put).then_some(head.imm);
+        let announced = (placed && head.kind == HeadKind::Put).then_some(head.imm);
         let taken = self.peers[index].puts.take(head.number, announced, |announced| {
             inbox.ready.extend(announced.map(|imm| Event::PutArrived { from, imm }));
         });
@@ -239,16 +239,16 @@ impl UcxEndpoint {
             return Err(Self::violation(head.from, "a message above the limit of ++message-max", len as u64));
         }
         let (held, what) = match head.kind {
-            Kind::Message => {
+            HeadKind::Message => {
                 let Some(buf) = self.room(len) else {
-                    self.control(index, Kind::Refused, 0, [0, 0, head.words[2]]);
+                    self.control(index, HeadKind::Refused, 0, [0, 0, head.words[2]]);
                     self.worker.refuse(waiting);
                     let missed = Event::Missed { from: head.from, imm: head.imm, len: len as u64 };
                     return self.turn(index, &head, Turn::Event(missed));
                 };
                 (Held::Buf(buf), What::Message(head))
             }
-            Kind::Put | Kind::QuietPut => {
+            HeadKind::Put | HeadKind::QuietPut => {
                 let part = self.worker.inbox().windows.enter(head.words[0], head.words[1], len);
                 let Some(part) = part else {
                     let refused = self.placed(index, &head, false);
@@ -257,7 +257,7 @@ impl UcxEndpoint {
                 };
                 (Held::Part(part), What::Part(head))
             }
-            Kind::Got => {
+            HeadKind::Got => {
                 let reply = self.replies.remove(&head.words[2]).filter(|reply| reply.is_get && reply.peer == index);
                 let Some(Reply { op, buf: Some(buf), .. }) =
                     reply.filter(|reply| reply.buf.as_ref().is_some_and(|b| b.len() == len))
@@ -316,14 +316,14 @@ impl UcxEndpoint {
             self.worker.inbox().windows.leave(&part);
             self.room(len)
         });
-        let Some(mut buf) = buf else { return self.control(index, Kind::GetRefused, 0, [0, 0, number]) };
+        let Some(mut buf) = buf else { return self.control(index, HeadKind::GetRefused, 0, [0, 0, number]) };
         if let Some(memory) = self.worker.inbox().windows.memory(window, offset, len as u64) {
             buf.copy_from_slice(memory);
         }
-        let head = self.head(index, Kind::Got, crate::Imm(0), 0, [0, 0, number]);
+        let head = self.head(index, HeadKind::Got, crate::Imm(0), 0, [0, 0, number]);
         if self.peers[index].connection.is_none() {
             // Makes the connection, and says nothing that matters.
-            self.control(index, Kind::ByeSeen, 0, [0; 3]);
+            self.control(index, HeadKind::ByeSeen, 0, [0; 3]);
         }
         // If the peer is lost, it was noted.
         let _ = self.begin(index, &head, Held::Buf(buf), What::Answer);

@@ -4,10 +4,10 @@
 //! # Why this is sound
 //! 1. A buffer that UCX reads or writes is owned by a *slot* until UCX says that it is done with it. Slots live as long as the worker, and go
 //!    only after it was destroyed: so whatever becomes of an operation, its memory is there.
-//! 2. What UCX keeps pointers to (a slot's [`Context`], the [`Shared`]) was allocated once, is reached through raw pointers or shared
+//! 2. What UCX keeps pointers to (a slot's [`Context`], the [`CallbackState`]) was allocated once, is reached through raw pointers or shared
 //!    references alone, and is freed after the worker.
 //! 3. Callbacks run only within calls into UCX, on the thread of that call: the worker is not `Send` once open. They borrow the cells
-//!    of [`Shared`], which nobody else has borrowed then: every borrow in this file ends before UCX is called, and UCX never calls back from within a
+//!    of [`CallbackState`], which nobody else has borrowed then: every borrow in this file ends before UCX is called, and UCX never calls back from within a
 //!    callback.
 
 use std::cell::{Cell, RefCell, RefMut};
@@ -78,7 +78,7 @@ impl Closed {
         let mut fd = -1;
         // SAFETY: a live worker, and a place for the answer.
         check("ucp_worker_get_efd", unsafe { (ucp.ucp_worker_get_efd)(self.raw, &raw mut fd) })?;
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(CallbackState {
             ucp,
             inbox: RefCell::new(inbox),
             done: RefCell::default(),
@@ -126,7 +126,7 @@ impl Drop for Closed {
 
 /// What callbacks touch.
 #[derive(Debug)]
-struct Shared {
+struct CallbackState {
     ucp: &'static Ucp,
     inbox: RefCell<Inbox>,
     /// Slots whose operations are done, and how they ended.
@@ -141,7 +141,7 @@ struct Shared {
 /// What UCX knows of a slot.
 #[derive(Debug)]
 struct Ticket {
-    shared: *const Shared,
+    shared: *const CallbackState,
     index: u32,
     head: [u8; HEAD_MAX],
 }
@@ -200,7 +200,7 @@ pub(super) enum Began {
 /// Whose connection it is, as UCX says it back.
 #[derive(Debug)]
 struct Watch {
-    shared: *const Shared,
+    shared: *const CallbackState,
     name: u32,
 }
 
@@ -209,7 +209,7 @@ struct Watch {
 pub(super) struct Worker {
     closed: Closed,
     fd: RawFd,
-    shared: Rc<Shared>,
+    shared: Rc<CallbackState>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     watches: Vec<NonNull<Watch>>,
@@ -412,7 +412,7 @@ impl Worker {
     /// Moves things along. How many did.
     #[inline]
     pub(super) fn progress(&mut self) -> u32 {
-        // SAFETY: a live worker, on its thread; nothing of `Shared` is borrowed (3. in the module's text).
+        // SAFETY: a live worker, on its thread; nothing of `CallbackState` is borrowed (3. in the module's text).
         unsafe { (self.ucp().ucp_worker_progress)(self.closed.raw) }
     }
 
@@ -483,8 +483,8 @@ unsafe extern "C" fn arrived(
     len: usize,
     param: *const sys::ucp_am_recv_param_t,
 ) -> ucs_status_t {
-    // SAFETY: the argument is the worker's `Shared`, and lives (2. in the module's text); the parameters last for the call.
-    let (shared, attr) = unsafe { (&*arg.cast::<Shared>(), (*param).recv_attr) };
+    // SAFETY: the argument is the worker's `CallbackState`, and lives (2. in the module's text); the parameters last for the call.
+    let (shared, attr) = unsafe { (&*arg.cast::<CallbackState>(), (*param).recv_attr) };
     let bytes = |at: *const c_void, len: usize| match len {
         0 => &[][..],
         // SAFETY: UCX says that so many bytes are there for the call.
@@ -524,15 +524,15 @@ unsafe extern "C" fn collected(request: *mut c_void, status: ucs_status_t, _len:
 
 /// A connection was cut.
 unsafe extern "C" fn forget(request: *mut c_void, _: ucs_status_t, user_data: *mut c_void) {
-    // SAFETY: it is the worker's `Shared`, which lives; UCX is done with the request.
-    unsafe { ((*user_data.cast::<Shared>()).ucp.ucp_request_free)(request) }
+    // SAFETY: it is the worker's `CallbackState`, which lives; UCX is done with the request.
+    unsafe { ((*user_data.cast::<CallbackState>()).ucp.ucp_request_free)(request) }
 }
 
 /// All that was sent has left.
 unsafe extern "C" fn flushed(request: *mut c_void, status: ucs_status_t, user_data: *mut c_void) {
     // SAFETY: as above.
     unsafe {
-        (*user_data.cast::<Shared>()).flushed.set(true);
+        (*user_data.cast::<CallbackState>()).flushed.set(true);
         forget(request, status, user_data);
     }
 }

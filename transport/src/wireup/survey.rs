@@ -43,7 +43,7 @@ pub fn report() -> String {
     // Asked as a job of two would; libfabric's answer depends on how many there are only in sizes.
     let devices = ofi::find(2, false, IpAddr::V4(Ipv4Addr::LOCALHOST));
     let anything = ofi::find(2, true, IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let libfabric = said(&anything.as_ref().map(ofi::Found::describe));
+    let libfabric = said(&anything.as_ref().map(ofi::FoundProvider::describe));
     line("libfabric", libfabric.trim_start_matches("libfabric "));
     let ucx = ucx::find();
     line("UCX", &said(&ucx.as_ref().map(|found| format!("{} from {}", found.version, found.path))));
@@ -74,7 +74,7 @@ fn said(found: &Result<String, &TransportError>) -> String {
 }
 
 /// What wire-up takes, and why.
-fn between_hosts(devices: &Result<ofi::Found, TransportError>) -> String {
+fn between_hosts(devices: &Result<ofi::FoundProvider, TransportError>) -> String {
     match devices {
         Ok(found) => format!("ofi, if every host has it: {}", found.describe()),
         Err(why) => format!("tcp, since no fabric is there: {why}"),

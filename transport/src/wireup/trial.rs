@@ -9,7 +9,7 @@ use crate::auth::{JobId, Secret};
 use crate::bootstrap::Threads;
 use crate::conformance::{Death, Group, Harness, Watchdog, check, onesided};
 use crate::memory::write_bytes;
-use crate::ofi::{Found, OfiFabric, find};
+use crate::ofi::{FoundProvider, OfiFabric, find};
 use crate::port::{Incoming, LandingAddress, Port, PortEvent, Tag};
 use crate::tcp::{TcpConfig, TcpFabric};
 use crate::wireup::{Notices, TransportOptions};
@@ -34,7 +34,7 @@ impl Ofi {
         Self { provider, skips: deaths.map(|law| (law, why)).collect() }
     }
 
-    fn find(&self, pes: u32) -> Result<Found, TransportError> {
+    fn find(&self, pes: u32) -> Result<FoundProvider, TransportError> {
         Ok(find(pes, true, IpAddr::V4(Ipv4Addr::LOCALHOST))?.only(self.provider))
     }
 }

@@ -133,7 +133,7 @@ impl Sum {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Step {
+enum CensusMessage {
     /// To the creator: close the array.
     Begin,
     /// To the creator: are insertions on their way?
@@ -180,7 +180,7 @@ pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
 fn close(rt: Rt, id: CollectionId, to: FutureId) {
     let counted = Reply::discarding::<u64>(rt, Awaited::CREATION);
     let header = Header::new(id.0, rt.sched.pe()).with_reply(counted.id());
-    send(rt, id.creator().unwrap_or_else(|| rt.sched.pe()), &header, &Step::Begin);
+    send(rt, id.creator().unwrap_or_else(|| rt.sched.pe()), &header, &CensusMessage::Begin);
     let members = rt.any_collection(id);
     if let Some(members) = members {
         let closing = &members.common().inserted.closing;
@@ -210,11 +210,11 @@ fn close(rt: Rt, id: CollectionId, to: FutureId) {
 pub(crate) fn elements(rt: Rt, id: CollectionId) -> Reply<u64> {
     let reply = Reply::new(rt, Awaited::CREATION);
     let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
-    send(rt, id.creator().expect("a collection has a creator"), &header, &Step::Count);
+    send(rt, id.creator().expect("a collection has a creator"), &header, &CensusMessage::Count);
     reply
 }
 
-fn send(rt: Rt, to: Pe, header: &Header, step: &Step) {
+fn send(rt: Rt, to: Pe, header: &Header, step: &CensusMessage) {
     send_wire(rt, to, tag::CENSUS, header, step, false).expect("a step of a census can be packed");
 }
 
@@ -224,78 +224,80 @@ pub(in crate::runtime) fn probe(rt: Rt, members: &Common) {
     if let Some(creator) = members.id().creator()
         && !members.inserted.probes.replace(true)
     {
-        send(rt, creator, &Header::new(members.id().0, rt.sched.pe()), &Step::Probe);
+        send(rt, creator, &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Probe);
     }
 }
 
 /// Before an insertion: its PE learns which broadcasts this one has seen.
 pub(in crate::runtime) fn tell_seen(rt: Rt, members: &Common, to: Pe) {
     if let Some(seen) = casts::to_tell(rt, members, to) {
-        send(rt, to, &Header::new(members.id().0, rt.sched.pe()), &Step::Seen(seen));
+        send(rt, to, &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Seen(seen));
     }
 }
 
 /// A step of a census has arrived.
 pub(in crate::runtime) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header, msg: &Incoming) {
     let (here, members) = (rt.sched.pe(), all.common());
-    let (Ok(step), Some(creator)) = (wire::unpack::<Step>(&msg.msg[HEADER..], Vec::new()), members.id().creator())
+    let (Ok(step), Some(creator)) =
+        (wire::unpack::<CensusMessage>(&msg.msg[HEADER..], Vec::new()), members.id().creator())
     else {
         return rt.violation(msg.from, "a census that cannot be", header.collection);
     };
-    if !members.sparse && !matches!(step, Step::Count | Step::Tell { .. }) {
+    if !members.sparse && !matches!(step, CensusMessage::Count | CensusMessage::Tell { .. }) {
         return rt.violation(msg.from, "a census of what is not filled", header.collection);
     }
     let (own, own_casts) = (&members.inserted, &members.casts);
     // Of the whole census, without who asked.
     let bare = Header::new(members.id().0, here);
-    let pass_on = |step: &Step| tree(rt, creator).children(here).for_each(|child| send(rt, child, &bare, step));
+    let pass_on =
+        |step: &CensusMessage| tree(rt, creator).children(here).for_each(|child| send(rt, child, &bare, step));
     match step {
-        Step::Begin => {
+        CensusMessage::Begin => {
             own.clerk.borrow_mut().askers[0].push(header.reply());
             begin(rt, members);
         }
-        Step::Probe => {
+        CensusMessage::Probe => {
             own.clerk.borrow_mut().probers[0].push(msg.from);
             begin(rt, members);
         }
-        Step::Ask { closes } => ask(rt, all, creator, closes),
-        Step::Answer(sum) => answer(rt, members, creator, sum),
-        Step::Close { root } if root.0 < rt.sched.pes() && !members.complete.get() => {
-            pass_on(&Step::Close { root });
+        CensusMessage::Ask { closes } => ask(rt, all, creator, closes),
+        CensusMessage::Answer(sum) => answer(rt, members, creator, sum),
+        CensusMessage::Close { root } if root.0 < rt.sched.pes() && !members.complete.get() => {
+            pass_on(&CensusMessage::Close { root });
             members.reductions.move_root(root);
             members.complete.set(true);
             for counter in std::mem::take(&mut own.clerk.borrow_mut().counters) {
-                send(rt, root, &bare.with_reply(counter), &Step::Tell { phase: 0 });
+                send(rt, root, &bare.with_reply(counter), &CensusMessage::Tell { phase: 0 });
             }
             counting::count(rt, &members.reductions, all.count() - own.newcomers.count());
             rt.release(members.id());
             members.absent.wake_all(rt);
         }
-        Step::Close { root } => {
+        CensusMessage::Close { root } => {
             rt.violation(msg.from, "a root that does not exist, or a second one", u64::from(root.0))
         }
-        Step::Join { from } if members.complete.get() && from <= BOUND_MAX => {
-            pass_on(&Step::Join { from });
+        CensusMessage::Join { from } if members.complete.get() && from <= BOUND_MAX => {
+            pass_on(&CensusMessage::Join { from });
             all.forget_gone();
             let (joined, give) = own.newcomers.join(from);
             counting::join(rt, &members.reductions, from, joined);
             give(rt, &members.reductions);
         }
-        Step::Join { from } => {
+        CensusMessage::Join { from } => {
             rt.violation(msg.from, "elements that join an open array, or a reduction that cannot be", from)
         }
-        Step::Seen(seen) => own_casts.told(msg.from, seen),
-        Step::Settled { round } => {
+        CensusMessage::Seen(seen) => own_casts.told(msg.from, seen),
+        CensusMessage::Settled { round } => {
             own.probes.set(false);
             if members.absent.give_up(rt, round) {
                 probe(rt, members);
             }
         }
-        Step::Count if members.sparse && !members.complete.get() => {
+        CensusMessage::Count if members.sparse && !members.complete.get() => {
             own.clerk.borrow_mut().counters.push(header.reply());
         }
-        Step::Count => send(rt, members.reductions.root(), header, &Step::Tell { phase: 0 }),
-        Step::Tell { phase } => counting::tell_when_counted(rt, &members.reductions, phase, header.reply()),
+        CensusMessage::Count => send(rt, members.reductions.root(), header, &CensusMessage::Tell { phase: 0 }),
+        CensusMessage::Tell { phase } => counting::tell_when_counted(rt, &members.reductions, phase, header.reply()),
     }
 }
 
@@ -319,7 +321,7 @@ fn ask_all(rt: Rt, members: &Common) {
         *closes = Some(!askers.is_empty());
         !askers.is_empty()
     };
-    send(rt, rt.sched.pe(), &Header::new(members.id().0, rt.sched.pe()), &Step::Ask { closes });
+    send(rt, rt.sched.pe(), &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Ask { closes });
 }
 
 /// The question of a round has arrived: passes it on, and answers.
@@ -331,7 +333,7 @@ fn ask(rt: Rt, all: &dyn AnyCollection, creator: Pe, closes: bool) {
         let mut round = own.round.borrow_mut();
         *round = Round { missing: children.len() + 1, before: round.before, ..Round::default() };
     }
-    children.into_iter().for_each(|child| send(rt, child, &header, &Step::Ask { closes }));
+    children.into_iter().for_each(|child| send(rt, child, &header, &CensusMessage::Ask { closes }));
     own.asked.set(true);
     members.absent.ask();
     let mut bound = 0;
@@ -362,7 +364,7 @@ fn answer(rt: Rt, members: &Common, creator: Pe, part: Sum) {
         return;
     }
     if let Some(parent) = tree(rt, creator).parent(rt.sched.pe()) {
-        return send(rt, parent, &Header::new(members.id().0, rt.sched.pe()), &Step::Answer(sum));
+        return send(rt, parent, &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Answer(sum));
     }
     let settled = sum.begun == sum.made && round.before == Some(sum.begun);
     round.before = (sum.begun == sum.made).then_some(sum.begun);
@@ -388,14 +390,14 @@ fn settle(rt: Rt, members: &Common, creator: Pe, sum: Sum) {
     let mut root = members.reductions.root();
     if closes && phase == 0 {
         root = sum.first.unwrap_or(creator);
-        send(rt, rt.sched.pe(), &header, &Step::Close { root });
+        send(rt, rt.sched.pe(), &header, &CensusMessage::Close { root });
     } else if closes {
-        send(rt, rt.sched.pe(), &header, &Step::Join { from: sum.bound });
+        send(rt, rt.sched.pe(), &header, &CensusMessage::Join { from: sum.bound });
     }
     for asker in askers {
-        send(rt, root, &header.with_reply(asker), &Step::Tell { phase });
+        send(rt, root, &header.with_reply(asker), &CensusMessage::Tell { phase });
     }
     let round = members.absent.rounds();
-    probers.into_iter().for_each(|pe| send(rt, pe, &header, &Step::Settled { round }));
+    probers.into_iter().for_each(|pe| send(rt, pe, &header, &CensusMessage::Settled { round }));
     begin(rt, members);
 }

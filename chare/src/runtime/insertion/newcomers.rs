@@ -13,7 +13,7 @@ use crate::runtime::reduction::counting;
 pub(in crate::runtime) const UNKNOWN: u64 = u64::MAX;
 
 /// A part for a reduction of a number that is told later.
-pub(in crate::runtime) type Part = Box<dyn FnOnce(Rt, &'static Reductions, u64)>;
+pub(in crate::runtime) type HeldContribution = Box<dyn FnOnce(Rt, &'static Reductions, u64)>;
 
 /// See the module's text.
 #[derive(Default)]
@@ -25,7 +25,7 @@ pub(in crate::runtime) struct Newcomers {
 
 struct Newcomer {
     element: Rc<dyn AnyElement>,
-    parts: Vec<Part>,
+    parts: Vec<HeldContribution>,
     /// It has been destroyed since it contributed, and takes part with that.
     gone: bool,
 }
@@ -38,7 +38,7 @@ impl Newcomers {
     }
 
     /// One of them contributes.
-    pub(in crate::runtime) fn keep(&self, element: &dyn AnyElement, part: Part) {
+    pub(in crate::runtime) fn keep(&self, element: &dyn AnyElement, part: HeldContribution) {
         let mut all = self.all.borrow_mut();
         let known = all.iter_mut().rev().find(|newcomer| std::ptr::eq(newcomer.element.base(), element.base()));
         // One that has been destroyed meanwhile takes part in nothing.

@@ -28,7 +28,7 @@ use crate::{Chare, wire};
 
 /// What is said of an element.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-enum Step {
+enum LocationMessage {
     /// To its home: it lives on the sender.
     Lives,
     /// To its home, and to who was told where it is: it is gone.
@@ -41,7 +41,7 @@ enum Step {
     Here(bool),
 }
 
-fn send<T: Chare>(rt: Rt, members: &Members<T>, to: Pe, index: T::Index, step: Step) {
+fn send<T: Chare>(rt: Rt, members: &Members<T>, to: Pe, index: T::Index, step: LocationMessage) {
     let header = Header::new(members.id().0, rt.sched.pe());
     send_wire(rt, to, tag::LOCATION, &header, (index, step), false).expect("an index can be packed: it came here so");
 }
@@ -51,10 +51,10 @@ pub(super) fn announce<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, 
     let home = members.home(rt, &index);
     if !lives {
         let hinted = members.hinted.borrow_mut().remove(&index).unwrap_or_default();
-        hinted.into_iter().filter(|pe| *pe != home).for_each(|pe| send(rt, members, pe, index, Step::Gone));
+        hinted.into_iter().filter(|pe| *pe != home).for_each(|pe| send(rt, members, pe, index, LocationMessage::Gone));
     }
     if home != rt.sched.pe() {
-        send(rt, members, home, index, if lives { Step::Lives } else { Step::Gone });
+        send(rt, members, home, index, if lives { LocationMessage::Lives } else { LocationMessage::Gone });
     } else if !lives && !matches!(members.shape, Shape::Solo) {
         // Of single chares it is known which have been made.
         members.learn(rt, index, Place::Gone);
@@ -73,34 +73,34 @@ pub(super) fn hint<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, call
     let hinted = hinted.entry(index).or_default();
     if !hinted.contains(&caller) {
         hinted.push(caller);
-        send(rt, members, caller, index, Step::Hint);
+        send(rt, members, caller, index, LocationMessage::Hint);
     }
 }
 
 /// Something is said of an element.
 pub(super) fn told<T: Chare>(rt: Rt, members: &Members<T>, msg: Incoming) {
     let from = msg.from;
-    let Ok((index, step)) = wire::unpack::<(T::Index, Step)>(&msg.msg[HEADER..], Vec::new()) else {
+    let Ok((index, step)) = wire::unpack::<(T::Index, LocationMessage)>(&msg.msg[HEADER..], Vec::new()) else {
         return rt.violation(from, "a location that cannot be read", msg.msg.len() as u64);
     };
     match step {
-        Step::Lives => {
+        LocationMessage::Lives => {
             members.inserted.one_made();
             members.learn(rt, index, Place::At(from));
         }
-        Step::Gone if members.place(&index) != Some(Place::At(from)) => {}
-        Step::Gone if members.home(rt, &index) == rt.sched.pe() => members.learn(rt, index, Place::Gone),
-        Step::Gone => members.forget(rt, &index),
-        Step::Hint => ask(rt, members, index, from),
-        Step::Marker(asker) if asker.0 >= rt.sched.pes() => {
+        LocationMessage::Gone if members.place(&index) != Some(Place::At(from)) => {}
+        LocationMessage::Gone if members.home(rt, &index) == rt.sched.pe() => members.learn(rt, index, Place::Gone),
+        LocationMessage::Gone => members.forget(rt, &index),
+        LocationMessage::Hint => ask(rt, members, index, from),
+        LocationMessage::Marker(asker) if asker.0 >= rt.sched.pes() => {
             rt.violation(from, "a question of a PE that does not exist", u64::from(asker.0));
         }
-        Step::Marker(asker) => pass(rt, members, index, asker, msg),
-        Step::Here(lives) if members.place(&index) == Some(Place::Asked) => match lives {
+        LocationMessage::Marker(asker) => pass(rt, members, index, asker, msg),
+        LocationMessage::Here(lives) if members.place(&index) == Some(Place::Asked) => match lives {
             true => members.learn(rt, index, Place::At(from)),
             false => members.forget(rt, &index),
         },
-        Step::Here(_) => rt.violation(from, "an answer to no question", u64::from(from.0)),
+        LocationMessage::Here(_) => rt.violation(from, "an answer to no question", u64::from(from.0)),
     }
 }
 
@@ -114,19 +114,19 @@ fn ask<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, at: Pe) {
     }
     let Some(way) = members.last_known_pe(rt, &index) else { return };
     members.learn(rt, index, Place::Asked);
-    send(rt, members, way, index, Step::Marker(here));
+    send(rt, members, way, index, LocationMessage::Marker(here));
 }
 
 /// A marker goes the way of calls.
 fn pass<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, asker: Pe, msg: Incoming) {
     let here = rt.sched.pe();
     if members.find(&index).is_some() {
-        return send(rt, members, asker, index, Step::Here(true));
+        return send(rt, members, asker, index, LocationMessage::Here(true));
     }
     match members.next(rt, &index, false) {
         Some(to) if to == here => members.wait(rt, index, msg),
-        Some(to) => send(rt, members, to, index, Step::Marker(asker)),
-        None => send(rt, members, asker, index, Step::Here(false)),
+        Some(to) => send(rt, members, to, index, LocationMessage::Marker(asker)),
+        None => send(rt, members, asker, index, LocationMessage::Here(false)),
     }
 }
 

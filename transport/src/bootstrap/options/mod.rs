@@ -158,7 +158,7 @@ enum Meaning {
 }
 
 /// A word of the table, and the value that is part of the word (`+p4`, `++ppn=2`).
-struct Found {
+struct MatchedWord {
     meaning: Meaning,
     inline: Option<String>,
 }
@@ -222,13 +222,13 @@ impl Reader {
             };
             match found {
                 None => rest.push(word),
-                Some(Found { meaning: Meaning::Ours(entry), inline })
+                Some(MatchedWord { meaning: Meaning::Ours(entry), inline })
                     if side == Side::Launcher && entry.at == At::Program =>
                 {
                     rest.push(word);
                     rest.extend(if inline.is_none() { words.pop_front() } else { None });
                 }
-                Some(Found { meaning: Meaning::Ours(entry), .. })
+                Some(MatchedWord { meaning: Meaning::Ours(entry), .. })
                     if side == Side::Program && entry.at == At::Launcher =>
                 {
                     return Err(OptionError::Launchers(entry.name));
@@ -240,8 +240,8 @@ impl Reader {
     }
 
     /// Acts on a word of the table, with its value, which is in it or the next of `words`.
-    fn take(&mut self, word: &str, found: Found, words: &mut VecDeque<OsString>) -> Result<(), OptionError> {
-        let Found { meaning, inline } = found;
+    fn take(&mut self, word: &str, found: MatchedWord, words: &mut VecDeque<OsString>) -> Result<(), OptionError> {
+        let MatchedWord { meaning, inline } = found;
         match meaning {
             Meaning::TakenBack(entry) => {
                 entry.into_iter().for_each(|entry| entry.field.unset(&mut self.options));
@@ -320,7 +320,7 @@ fn store(options: &mut Options, entry: &Entry, value: &str) -> Result<(), Option
 }
 
 /// What `word` is in the table; `None`: it is the program's.
-fn find(word: &str) -> Result<Option<Found>, OptionError> {
+fn find(word: &str) -> Result<Option<MatchedWord>, OptionError> {
     if !word.starts_with('+') {
         return Ok(None);
     }
@@ -329,19 +329,19 @@ fn find(word: &str) -> Result<Option<Found>, OptionError> {
         None => (word, None),
     };
     if let Some(meaning) = named(name) {
-        return meaning.accepted().map(|meaning| Some(Found { meaning, inline }));
+        return meaning.accepted().map(|meaning| Some(MatchedWord { meaning, inline }));
     }
     // `+p4`: a name, digits.
     let name_only = word.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     let name_only = name_only.strip_suffix('-').unwrap_or(name_only);
     if let Some(meaning) = named(name_only).filter(Meaning::takes_digits) {
         let inline = Some(word[name_only.len()..].to_owned());
-        return meaning.accepted().map(|meaning| Some(Found { meaning, inline }));
+        return meaning.accepted().map(|meaning| Some(MatchedWord { meaning, inline }));
     }
     if let Some(flag) = name.strip_prefix("++no-")
         && let Some(meaning) = named(&format!("++{flag}")).and_then(Meaning::taken_back)
     {
-        return Ok(Some(Found { meaning, inline }));
+        return Ok(Some(MatchedWord { meaning, inline }));
     }
     if name.starts_with("++") { Err(unknown(word)) } else { Ok(None) }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::{End, JOB, two, wire_up};
 use crate::auth::{CHALLENGE, Dialer, Hello, Keys, Purpose, Secret, Step, Terms};
 use crate::conformance::Watchdog;
-use crate::tcp::frame::{Format, HEAD_MAX, Head, Kind, LENGTH_MAX};
+use crate::tcp::frame::{Format, FrameKind, HEAD_MAX, Head, LENGTH_MAX};
 use crate::tcp::{TcpFabric, address};
 use crate::{Event, Pe, RegBuf, TransportError};
 
 const FORMAT: Format = Format { checksum: false, message_max: LENGTH_MAX };
 
-fn encoded(kind: Kind, len: u64, ack: u32, words: [u64; 4]) -> Vec<u8> {
+fn encoded(kind: FrameKind, len: u64, ack: u32, words: [u64; 4]) -> Vec<u8> {
     let mut bytes = [0; HEAD_MAX];
     let head = Head { ack, words, ..Head::new(kind, len) };
     let n = FORMAT.encode(&head, 0, &mut bytes);
@@ -35,10 +35,10 @@ fn impostor(fabric: &TcpFabric) -> TcpStream {
     stream
 }
 
-const RESUME: (Kind, u64, u32, [u64; 4]) = (Kind::Resume, 0, 0, [0; 4]);
+const RESUME: (FrameKind, u64, u32, [u64; 4]) = (FrameKind::Resume, 0, 0, [0; 4]);
 
 /// What PE 0 makes of these frames of PE 1.
-fn verdict(frames: &[(Kind, u64, u32, [u64; 4])], tail: &[u8]) -> TransportError {
+fn verdict(frames: &[(FrameKind, u64, u32, [u64; 4])], tail: &[u8]) -> TransportError {
     let fabrics = two(|_, config| config.message_max = 1 << 20);
     wire_up(&fabrics);
     let mut end = End::of(&fabrics, 0);
@@ -57,19 +57,19 @@ fn verdict(frames: &[(Kind, u64, u32, [u64; 4])], tail: &[u8]) -> TransportError
 #[test]
 fn every_violation_names_its_sender_and_is_a_protocol_error() {
     let _watchdog = Watchdog::start("violations");
-    let data = |len| (Kind::Data, len, 0, [0; 4]);
+    let data = |len| (FrameKind::Data, len, 0, [0; 4]);
     let cases: Vec<(&str, Vec<_>, Vec<u8>)> = vec![
         ("a message before the resumption", vec![data(0)], vec![]),
         ("a second resumption", vec![RESUME, RESUME], vec![]),
         ("a length above the limit", vec![RESUME, data(1 << 40)], vec![]),
         ("no such kind", vec![RESUME], vec![0xee; 64]),
-        ("an acknowledgement of what was never sent", vec![RESUME, (Kind::Ack, 0, 1, [0; 4])], vec![]),
-        ("a resumption from the future", vec![(Kind::Resume, 0, 0, [5, 0, 0, 0])], vec![]),
-        ("a resumption within a frame that was never sent", vec![(Kind::Resume, 0, 0, [0, 0, 1, 0])], vec![]),
-        ("an answer to a put that never was", vec![RESUME, (Kind::PutDone, 0, 0, [1, 0, 0, 0])], vec![]),
-        ("an answer to a get that never was", vec![RESUME, (Kind::GetReply, 10, 0, [1, 0, 0, 0])], vec![]),
-        ("a put longer than allowed", vec![RESUME, (Kind::Put, 1 << 30, 0, [0; 4])], vec![]),
-        ("a farewell with a body", vec![RESUME, (Kind::Bye, 7, 0, [0; 4])], vec![]),
+        ("an acknowledgement of what was never sent", vec![RESUME, (FrameKind::Ack, 0, 1, [0; 4])], vec![]),
+        ("a resumption from the future", vec![(FrameKind::Resume, 0, 0, [5, 0, 0, 0])], vec![]),
+        ("a resumption within a frame that was never sent", vec![(FrameKind::Resume, 0, 0, [0, 0, 1, 0])], vec![]),
+        ("an answer to a put that never was", vec![RESUME, (FrameKind::PutDone, 0, 0, [1, 0, 0, 0])], vec![]),
+        ("an answer to a get that never was", vec![RESUME, (FrameKind::GetReply, 10, 0, [1, 0, 0, 0])], vec![]),
+        ("a put longer than allowed", vec![RESUME, (FrameKind::Put, 1 << 30, 0, [0; 4])], vec![]),
+        ("a farewell with a body", vec![RESUME, (FrameKind::Bye, 7, 0, [0; 4])], vec![]),
     ];
     for (what, frames, tail) in cases {
         let error = verdict(&frames, &tail);
@@ -80,7 +80,7 @@ fn every_violation_names_its_sender_and_is_a_protocol_error() {
 
 #[test]
 fn another_setting_of_checksums_is_a_difference_of_versions() {
-    let error = verdict(&[(Kind::Resume, 0, 0, [0, 1, 0, 0])], &[]);
+    let error = verdict(&[(FrameKind::Resume, 0, 0, [0, 1, 0, 0])], &[]);
     assert!(matches!(error, TransportError::Version { .. }) && error.to_string().contains("checksum"), "{error}");
 }
 
@@ -94,15 +94,15 @@ fn a_put_or_get_outside_a_window_is_refused_by_the_target_itself() {
     let window = end.end.expose(RegBuf::heap(100)).unwrap();
     let key = u64::from_le_bytes((*window.key.bytes).try_into().unwrap());
     let mut stream = impostor(&fabrics[0]);
-    let mut frames = encoded(Kind::Resume, 0, 0, [0; 4]);
+    let mut frames = encoded(FrameKind::Resume, 0, 0, [0; 4]);
     let puts = [(key, 95, 1), (key, u64::MAX, 2), (key + (1 << 32), 0, 3), (key, 90, 4)];
     for (key, offset, operation) in puts {
-        frames.extend(encoded(Kind::Put, 10, 0, [key, offset, operation, 0]));
+        frames.extend(encoded(FrameKind::Put, 10, 0, [key, offset, operation, 0]));
         frames.extend([0xaa; 10]);
     }
-    frames.extend(encoded(Kind::Get, 0, 0, [key, 50, 5, 51]));
-    frames.extend(encoded(Kind::Get, 0, 0, [key, u64::MAX, 6, 2]));
-    frames.extend(encoded(Kind::Data, 2, 0, [0; 4]));
+    frames.extend(encoded(FrameKind::Get, 0, 0, [key, 50, 5, 51]));
+    frames.extend(encoded(FrameKind::Get, 0, 0, [key, u64::MAX, 6, 2]));
+    frames.extend(encoded(FrameKind::Data, 2, 0, [0; 4]));
     frames.extend(b"ok");
     stream.write_all(&frames).unwrap();
     assert!(matches!(end.event().unwrap(), Event::Recv { from: Pe(1), msg, .. } if *msg == *b"ok"));
@@ -110,15 +110,15 @@ fn a_put_or_get_outside_a_window_is_refused_by_the_target_itself() {
     stream.set_nonblocking(false).unwrap();
     let mut answers = vec![0; 40 + 4 * 32 + 2 * 40];
     stream.read_exact(&mut answers).unwrap();
-    let mut at = FORMAT.head_len(Kind::Resume);
+    let mut at = FORMAT.head_len(FrameKind::Resume);
     let mut answered = Vec::new();
     while let Some((head, head_len)) = FORMAT.decode(&answers[at..], 0).unwrap() {
-        let status = if head.kind == Kind::PutDone { head.words[1] } else { head.words[2] };
+        let status = if head.kind == FrameKind::PutDone { head.words[1] } else { head.words[2] };
         answered.push((head.kind, head.words[0], status));
         at += head_len;
     }
-    let put = |operation, status| (Kind::PutDone, operation, status);
-    let get = |operation| (Kind::GetReply, operation, 1);
+    let put = |operation, status| (FrameKind::PutDone, operation, status);
+    let get = |operation| (FrameKind::GetReply, operation, 1);
     assert_eq!(answered, [put(1, 1), put(2, 1), put(3, 1), put(4, 0), get(5), get(6)]);
     let bytes = end.end.unexpose(window);
     assert!(bytes[..90].iter().all(|&b| b == 0) && bytes[90..].iter().all(|&b| b == 0xaa));
