@@ -6,6 +6,7 @@
 
 mod arrows;
 mod backends;
+mod names;
 mod sources;
 mod unsafety;
 
@@ -84,6 +85,11 @@ fn there_is_no_async_runtime_in_the_lock_file() {
 #[test]
 fn source_files_stay_below_600_lines() {
     none(&sources::too_long(&tree(), sources::LONG));
+}
+
+#[test]
+fn no_type_name_of_a_crate_has_more_than_three_meanings() {
+    none(&names::overloaded(&tree()));
 }
 
 #[test]
