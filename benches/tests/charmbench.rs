@@ -37,7 +37,7 @@ fn operations_of_all_pes_are_measured_on_any_number_of_them() {
     for what in ["broadcast", "allreduce", "alltoall"] {
         assert_eq!([rows("+p1", what, "8,2K"), rows("+p3", what, "8,2K")], [2, 2], "{what}");
     }
-    for what in ["bibw", "overlap", "landing"] {
+    for what in ["bibw", "overlap", "put-window"] {
         assert_eq!([rows("+p1", what, "2K"), rows("+p3", what, "2K")], [0, 1], "{what} is between two");
     }
     for (what, row) in [

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::payload::Room;
+use crate::payload::RecvBuffer;
 use crate::registry::{ChareInfo, MethodInfo};
 use crate::{Cx, ElementIndex, IndexMap, Kind, Target, This};
 
@@ -77,7 +77,7 @@ pub trait Entry: Sized + 'static {
 
     /// Where the payload number `which` of a call that is on its way, of `bytes` bytes, shall land; `None`: in memory of
     /// the runtime's. Asked only where the payload would otherwise be copied.
-    fn post(this: &This<Self::Chare>, which: usize, bytes: usize) -> Option<Room> {
+    fn post(this: &This<Self::Chare>, which: usize, bytes: usize) -> Option<RecvBuffer> {
         let _ = (this, which, bytes);
         None
     }

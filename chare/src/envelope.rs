@@ -53,11 +53,11 @@ pub(crate) mod tag {
     pub(crate) const SECTION: Tag = Tag(19);
     /// What a PE has of a reduction whose parts PEs exchange.
     pub(crate) const EXCHANGE: Tag = Tag(20);
-    /// A put has arrived in a landing, or is in this message. Body: where in the landing.
+    /// A put has arrived in a put window, or is in this message. Body: where in the put window.
     pub(crate) const PUT: Tag = Tag(21);
-    /// A landing's owner to whom has put: it was read, or is gone.
+    /// A put window's owner to whom has put: it was read, or is gone.
     pub(crate) const READ: Tag = Tag(22);
-    /// To a landing's owner: nobody can put into it any more.
+    /// To a put window's owner: nobody can put into it any more.
     pub(crate) const UNUSED: Tag = Tag(23);
 }
 

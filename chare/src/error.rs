@@ -90,16 +90,16 @@ pub enum CallError {
         /// Where.
         pe: Pe,
     },
-    /// What was put into a landing is read by nobody, for the landing has been dropped.
-    #[error("the landing on PE {owner} has been dropped")]
-    LandingGone {
+    /// What was put into a put window is read by nobody, for the put window has been dropped.
+    #[error("the put window on PE {owner} has been dropped")]
+    WindowGone {
         /// Whose it was.
         owner: Pe,
     },
-    /// Nothing will be put into a landing any more, for its put handle has been dropped.
-    #[error("the put handle of a landing of PE {owner} has been dropped")]
+    /// Nothing will be put into a put window any more, for its put handle has been dropped.
+    #[error("the put handle of a put window of PE {owner} has been dropped")]
     HandleGone {
-        /// Whose landing it is.
+        /// Whose put window it is.
         owner: Pe,
     },
     /// The time limit passed. The call itself goes on.

@@ -43,11 +43,11 @@ impl Cell {
     }
     #[entry]
     fn told(&mut self, n: u32, at: Option<Pe>);
-    #[entry(post = landing)]
+    #[entry(post = put_window)]
     fn land(&mut self, row: Payload<u32>) -> Payload<u32> {
         row
     }
-    fn landing(&mut self, which: usize, bytes: usize) -> Option<crate::Room> {
+    fn put_window(&mut self, which: usize, bytes: usize) -> Option<crate::RecvBuffer> {
         (which == 0 && bytes < 1 << 16).then(|| Payload::<u8>::zeroed(bytes).into())
     }
     #[entry]

@@ -13,7 +13,7 @@ use crate::proxy::volume;
 use crate::reply::Awaited;
 use crate::runtime::{self, Rt, Shape};
 use crate::{
-    Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Hold, Landing, Promise, Proxy, PutHandle, Remote,
+    Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Hold, Promise, Proxy, PutHandle, PutWindow, Remote,
     Reply, Solo,
 };
 
@@ -124,13 +124,13 @@ impl Job {
         (Promise::of(&reply), reply)
     }
 
-    /// A landing of `len` items on this PE, all zero, and the right to put into it, which is given to another chare.
+    /// A put window of `len` items on this PE, all zero, and the right to put into it, which is given to another chare.
     ///
     /// # Panics
     /// If its size does not fit the address space, or after the PE has ended.
     #[must_use]
-    pub fn landing<T: Pod>(&self, len: usize) -> (Landing<T>, PutHandle<T>) {
-        Landing::open(self.rt, len)
+    pub fn put_window<T: Pod>(&self, len: usize) -> (PutWindow<T>, PutHandle<T>) {
+        PutWindow::open(self.rt, len)
     }
 
     /// Has a front in another language tell who waits, in reports of deadlocks of this PE. The first one stays.

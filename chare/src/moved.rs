@@ -116,7 +116,7 @@ impl MovedField {
     }
 }
 
-/// Room for one value of any type, in place if it is small: how a future keeps its value without an allocation.
+/// RecvBuffer for one value of any type, in place if it is small: how a future keeps its value without an allocation.
 pub(crate) struct Stash {
     room: MaybeUninit<[u128; 4]>,
     drop: Option<unsafe fn(*mut u8)>,

@@ -119,15 +119,15 @@ impl<T: Pod> Payload<T> {
 ///
 /// It comes back to the chare as the entry method's [`Payload`] argument.
 #[derive(Debug)]
-pub struct Room(pub(crate) RegBuf);
+pub struct RecvBuffer(pub(crate) RegBuf);
 
-impl<T: Pod + Send> From<Vec<T>> for Room {
+impl<T: Pod + Send> From<Vec<T>> for RecvBuffer {
     fn from(items: Vec<T>) -> Self {
         Self(RegBuf::from_vec(items))
     }
 }
 
-impl<T: Pod> From<Payload<T>> for Room {
+impl<T: Pod> From<Payload<T>> for RecvBuffer {
     /// Without a copy, unless the payload is shared or a slice.
     fn from(payload: Payload<T>) -> Self {
         Self(Arc::try_unwrap(payload.into_memory()).unwrap_or_else(|shared| RegBuf::copy_of(&shared)))
@@ -305,7 +305,7 @@ mod tests {
             assert!(whole.iter().copied().eq(0..10_000), "the whole is left alone");
         }
         let alone = { Payload::from(vec![1u8, 2, 3, 4]).slice(1..=2) };
-        assert_eq!(Room::from(alone).0[..], [2, 3]);
+        assert_eq!(RecvBuffer::from(alone).0[..], [2, 3]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::envelope::Header;
 use crate::runtime::{self, BodyOps, IndexLook, Runtime, Start};
 use crate::{Chare, Entry};
 
-type Landings = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
+type Destinations = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
 
 /// An entry method's row: what the dispatcher needs to know of it.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct MethodInfo {
     /// How it is begun.
     pub(crate) start: Start,
     /// Where the payloads of a call that is on its way shall land, if the method has a say in it.
-    pub(crate) offer: Option<Landings>,
+    pub(crate) offer: Option<Destinations>,
     /// What can be done with a moved call.
     pub(crate) body: BodyOps,
     /// The index of an element, for who reports what runs.

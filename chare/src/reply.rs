@@ -114,7 +114,7 @@ impl Awaited {
     pub(crate) const QUIESCENCE: Self = Self::Other(&"quiescence");
     pub(crate) const REDUCTION: Self = Self::Other(&"a reduction");
     pub(crate) const PUT: Self = Self::Other(&"a put");
-    pub(crate) const LANDING: Self = Self::Other(&"a landing to be read");
+    pub(crate) const PUT_WINDOW: Self = Self::Other(&"a put window to be read");
     pub(crate) const CREATION: Self = Self::Other(&"a collection's creation");
 }
 

@@ -10,7 +10,6 @@ mod child;
 mod collectives;
 mod compare;
 mod entry;
-mod landing;
 mod lanes;
 mod limits;
 mod mapping;
@@ -19,6 +18,7 @@ mod peers;
 mod place;
 mod plot;
 mod progress;
+mod put_window;
 mod python;
 mod run;
 mod sockets;
@@ -64,8 +64,8 @@ enum What {
     Bandwidth,
     /// One-sided puts into a window: latency and bandwidth, by size.
     Put,
-    /// Puts into a landing of another chare's, by size.
-    Landing,
+    /// Puts into a put window of another chare's, by size.
+    PutWindow,
     /// Small messages a second.
     Rate,
     /// Single operations of the object layer: calls, replies, creation, broadcast and reduction.
@@ -189,8 +189,8 @@ async fn entry_layer(job: &Job, options: &Options) {
         bench.bandwidth().await;
     }
     collectives::Collectives::new(*job, options.clone()).await.all().await;
-    if options.wants(What::Landing) {
-        landing::run(job, options).await;
+    if options.wants(What::PutWindow) {
+        put_window::run(job, options).await;
     }
     if options.wants(What::Stencil) {
         stencil::run(job, options).await;

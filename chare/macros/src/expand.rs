@@ -174,9 +174,9 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
         quote! {
             const POSTS: bool = true;
 
-            fn post(this: &::charm4rs::This<#this>, which: usize, bytes: usize) -> ::core::option::Option<::charm4rs::Room> {
+            fn post(this: &::charm4rs::This<#this>, which: usize, bytes: usize) -> ::core::option::Option<::charm4rs::RecvBuffer> {
                 // A type of its own, so that another one is shown at the method's name, beside what it should be.
-                const METHOD: fn(&mut #this, usize, usize) -> ::core::option::Option<::charm4rs::Room> = #method;
+                const METHOD: fn(&mut #this, usize, usize) -> ::core::option::Option<::charm4rs::RecvBuffer> = #method;
                 this.with(|chare| METHOD(chare, which, bytes))
             }
         }

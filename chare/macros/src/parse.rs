@@ -212,7 +212,7 @@ fn check_post(method: &Ident, items: &[ImplItem]) -> Result<()> {
     error(
         sig,
         &format!(
-            "where payloads land is told by `fn {method}(&mut self, which: usize, bytes: usize) -> Option<Room>`: `which` counts the call's payloads, `bytes` is the size of this one"
+            "where payloads land is told by `fn {method}(&mut self, which: usize, bytes: usize) -> Option<RecvBuffer>`: `which` counts the call's payloads, `bytes` is the size of this one"
         ),
     )
 }

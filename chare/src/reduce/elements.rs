@@ -135,7 +135,7 @@ impl<T: Pod + Send> Run for Payload<T> {
     }
     fn into_memory(mut self) -> RegBuf {
         let _: &mut [T] = &mut self; // a shared one becomes a copy, in the PE's pool
-        crate::Room::from(self).0
+        crate::RecvBuffer::from(self).0
     }
     fn room(bytes: usize) -> RegBuf {
         crate::runtime::try_current().map_or_else(|| RegBuf::heap(bytes), |rt| rt.sched.alloc(bytes))

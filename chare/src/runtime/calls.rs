@@ -189,12 +189,12 @@ pub(crate) fn offer<E: Entry>(rt: Rt, header: &Header, offer: &Offer) -> Vec<Opt
     let (Some(members), Ok((index, _)), false) = (members, index, header.is_moved()) else { return nowhere() };
     let Some(element) = members.find(&index) else { return nowhere() };
     let this = This::new(element.clone());
-    let landing = |(at, &size): (usize, &u64)| {
-        let landing = E::post(&this, at, usize::try_from(size).ok()?)?;
-        (landing.0.len() as u64 == size).then_some(landing.0)
+    let destination = |(at, &size): (usize, &u64)| {
+        let destination = E::post(&this, at, usize::try_from(size).ok()?)?;
+        (destination.0.len() as u64 == size).then_some(destination.0)
     };
-    match guard(|| offer.sizes.iter().enumerate().map(landing).collect()) {
-        Ok(landings) => landings,
+    match guard(|| offer.sizes.iter().enumerate().map(destination).collect()) {
+        Ok(destinations) => destinations,
         Err(panic) => {
             rt.fail(Failure::call(&panicked(rt, E::info(), &*element, &panic)));
             nowhere()

@@ -24,10 +24,10 @@ mod gone;
 mod insertion;
 mod intervals;
 pub(crate) mod lacking;
-pub(crate) mod landings;
 mod local_call;
 mod location;
 mod post;
+pub(crate) mod put_windows;
 mod reduction;
 pub(crate) mod running;
 mod section;
@@ -112,7 +112,7 @@ pub struct Runtime {
     pub(crate) deadlock: deadlock::Search,
     /// The front in another language that this PE has, if any.
     pub(crate) front: OnceCell<Box<dyn front::Front>>,
-    pub(crate) landings: landings::Landings,
+    pub(crate) put_windows: put_windows::PutWindows,
     /// Payloads that were copied because more than one holds them.
     copies: Cell<u64>,
 }
@@ -179,7 +179,7 @@ impl Runtime {
             running: running::Running::default(),
             deadlock: deadlock::Search::default(),
             front: OnceCell::new(),
-            landings: landings::Landings::default(),
+            put_windows: put_windows::PutWindows::default(),
             copies: Cell::new(0),
         }))
     }
@@ -206,7 +206,7 @@ impl Runtime {
         let collections: Vec<_> = self.collections.borrow().values().copied().collect();
         collections.into_iter().for_each(|members| members.clear(self));
         drop((self.awaiting.take(), self.created.take(), self.waves.take()));
-        self.landings.clear();
+        self.put_windows.clear();
     }
 
     /// Drops a message that will not be delivered, and the value that was moved into it.
@@ -380,7 +380,7 @@ impl Handler for Driver {
         let header: Option<Header> = offer.head.get(..HEADER).map(bytemuck::pod_read_unaligned);
         let method = header.and_then(|header| self.0.registry.methods.get(usize::from(header.method)));
         match (header, method.and_then(|method| method.offer)) {
-            (Some(header), Some(landings)) if offer.tag == tag::CALL => landings(self.0, &header, offer),
+            (Some(header), Some(destinations)) if offer.tag == tag::CALL => destinations(self.0, &header, offer),
             _ => offer.sizes.iter().map(|_| None).collect(),
         }
     }
@@ -432,9 +432,9 @@ impl Handler for Driver {
                 },
                 None => rt.keep(CollectionId(header.collection), msg),
             },
-            tag::PUT => landings::arrived(rt, &header, msg),
-            tag::READ => landings::read(rt, &header, &msg),
-            tag::UNUSED => landings::unused(rt, &header, &msg),
+            tag::PUT => put_windows::arrived(rt, &header, msg),
+            tag::READ => put_windows::read(rt, &header, &msg),
+            tag::UNUSED => put_windows::unused(rt, &header, &msg),
             tag::EXIT => exit::arrived(rt, &header),
             tag::DEADLOCK => deadlock::step(rt, &msg),
             other => rt.violation(msg.from, "a message of unknown kind", u64::from(other.0)),

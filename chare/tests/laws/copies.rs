@@ -1,7 +1,7 @@
 //! Payloads keep their memory, or arrive in the memory that their receiver names: nothing is copied that need not be.
 
 use charm4rs::prelude::*;
-use charm4rs::{Room, testing};
+use charm4rs::{RecvBuffer, testing};
 
 /// Items of a payload that is far larger than what rides in a message.
 const LEN: usize = 100_000;
@@ -27,16 +27,16 @@ impl Keeper {
     fn take(&mut self, row: Payload<u64>) -> (usize, u64) {
         (place(&row), row.iter().sum())
     }
-    #[entry(post = landing)]
+    #[entry(post = put_window)]
     fn land(&mut self, row: Payload<u64>) -> (bool, u64) {
         let result = (place(&row) == self.place, row.iter().sum());
         self.spare = Some(row);
         result
     }
-    fn landing(&mut self, _which: usize, bytes: usize) -> Option<Room> {
-        let landing = self.spare.take().unwrap_or_else(|| Payload::zeroed(bytes / 8));
-        self.place = place(&landing);
-        Some(landing.into())
+    fn put_window(&mut self, _which: usize, bytes: usize) -> Option<RecvBuffer> {
+        let put_window = self.spare.take().unwrap_or_else(|| Payload::zeroed(bytes / 8));
+        self.place = place(&put_window);
+        Some(put_window.into())
     }
     #[entry]
     fn copies(&self) -> u64 {
@@ -128,7 +128,7 @@ fn a_payload_arrives_in_the_memory_that_a_post_method_names_without_a_copy_from_
                 }
             }
             assert_eq!(copies(keeper).await, [0, 0]);
-            // The control: without a landing, shared memory cannot hand over what is not in its pool. A socket and a device take all.
+            // The control: without a put window, shared memory cannot hand over what is not in its pool. A socket and a device take all.
             for i in 0..TIMES {
                 assert_eq!(keeper.take(own(i)).call().await.1, i * LEN as u64);
             }

@@ -32,7 +32,7 @@
 mod burst;
 mod end;
 mod flow;
-mod landings;
+mod put_windows;
 mod send;
 mod status;
 mod waves;
@@ -364,9 +364,9 @@ impl Scheduler {
                     self.queue.borrow_mut().push(Ready::Message(msg), class);
                 }
                 PortEvent::Offer(offer) => {
-                    let landings = handler.offer(&offer);
+                    let put_windows = handler.offer(&offer);
                     if let Some(port) = &mut *self.port.borrow_mut() {
-                        port.accept(offer.id, landings);
+                        port.accept(offer.id, put_windows);
                     }
                 }
                 PortEvent::Refused { to, tag, head, bytes } => {

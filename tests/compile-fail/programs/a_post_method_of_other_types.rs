@@ -8,11 +8,11 @@ impl Block {
     fn new() -> Self {
         Block
     }
-    #[entry(post = landing)]
+    #[entry(post = buffer)]
     fn take(&mut self, rows: Payload<f64>) {
         let _ = rows;
     }
-    fn landing(&mut self, _which: usize, bytes: usize) -> Vec<f64> {
+    fn buffer(&mut self, _which: usize, bytes: usize) -> Vec<f64> {
         vec![0.0; bytes / 8]
     }
 }

@@ -8,7 +8,7 @@ impl Block {
     fn new() -> Self {
         Block
     }
-    #[entry(post = landing)]
+    #[entry(post = buffer)]
     fn take(&mut self, rows: Payload<f64>) {
         let _ = rows;
     }

@@ -152,10 +152,10 @@ impl Node {
     /// Gives the handle of memory that it reads as often as somebody puts there.
     #[entry]
     fn reads(&self, cx: &mut Cx<Self>) -> PutHandle<u8> {
-        let (mut landing, to) = cx.job().landing(100_000);
+        let (mut put_window, to) = cx.job().put_window(100_000);
         cx.spawn(async move {
             loop {
-                assert_eq!(landing.next().await[99_999], 1);
+                assert_eq!(put_window.next().await[99_999], 1);
             }
         });
         to

@@ -151,7 +151,7 @@ impl Port {
             ("offers", self.inner.offers.len()),
             ("asked", self.inner.asked.len()),
             ("todo", self.inner.todo.len()),
-            ("landings", self.inner.landings.count()),
+            ("put windows", self.inner.put_windows.count()),
             ("in flight", usize::try_from(self.in_flight.kib()).unwrap()),
             ("payloads ahead", self.inner.peers.values().map(|peer| peer.payloads.len()).sum()),
         ];

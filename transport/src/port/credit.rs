@@ -9,7 +9,7 @@
 //! on every backend.
 //!
 //! Three kinds of messages cost nothing: those of a PE to itself; *system messages* ([`Tag::is_system`](super::Tag::is_system)), which their receiver handles while it polls and
-//! never queues; and notices of puts into a landing, of which one is on its way at a time.
+//! never queues; and notices of puts into a put window, of which one is on its way at a time.
 //!
 //! A message whose arguments are moved between threads owns memory that its bytes do not show. Its sender states that memory as a *weight*
 //! ([`Charge::weighing`]), which travels with the message.

@@ -80,7 +80,7 @@ pub(super) struct Rts<'a> {
 
 /// How one payload is to be sent.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) enum Landing {
+pub(super) enum Destination {
     /// As a message.
     Hand,
     /// By a put.
@@ -93,7 +93,7 @@ pub(super) struct Cts {
     pub(super) id: u64,
     /// The receiver's number of the message.
     pub(super) slot: u32,
-    pub(super) landings: Vec<Landing>,
+    pub(super) destinations: Vec<Destination>,
 }
 
 /// A message that is short enough, payloads included, for one frame.
@@ -199,10 +199,10 @@ impl Cts {
         let mut bytes = Vec::new();
         bytes.extend(self.id.to_le_bytes());
         bytes.extend(self.slot.to_le_bytes());
-        for landing in &self.landings {
-            match landing {
-                Landing::Hand => bytes.push(0),
-                Landing::Put(key) => {
+        for destination in &self.destinations {
+            match destination {
+                Destination::Hand => bytes.push(0),
+                Destination::Put(key) => {
                     bytes.push(1);
                     bytes.extend(key.len.to_le_bytes());
                     bytes.extend(u16::try_from(key.bytes.len()).expect("a key is short").to_le_bytes());
@@ -221,19 +221,19 @@ impl Cts {
         if slot as usize > ARG_MAX {
             return None;
         }
-        let mut landings = Vec::new();
+        let mut destinations = Vec::new();
         for _ in 0..n {
-            landings.push(match reader.u8()? {
-                0 => Landing::Hand,
+            destinations.push(match reader.u8()? {
+                0 => Destination::Hand,
                 1 => {
                     let len = reader.u64()?;
                     let n = reader.u16()?;
-                    Landing::Put(RemoteKey { len, bytes: reader.bytes(n.into())?.into() })
+                    Destination::Put(RemoteKey { len, bytes: reader.bytes(n.into())?.into() })
                 }
                 _ => return None,
             });
         }
-        reader.0.is_empty().then_some(Self { id, slot, landings })
+        reader.0.is_empty().then_some(Self { id, slot, destinations })
     }
 }
 
@@ -361,10 +361,10 @@ mod tests {
         fn an_answer_survives_encoding(
             id: u64, slot in 0..1u32 << 24, keys in prop::collection::vec(prop::option::of((0..u64::MAX, any::<Vec<u8>>())), 1..5),
         ) {
-            let landings = keys.into_iter()
-                .map(|key| key.map_or(Landing::Hand, |(len, bytes)| Landing::Put(RemoteKey { len, bytes: bytes.into() })));
-            let cts = Cts { id, slot, landings: landings.collect() };
-            let n = cts.landings.len();
+            let destinations = keys.into_iter()
+                .map(|key| key.map_or(Destination::Hand, |(len, bytes)| Destination::Put(RemoteKey { len, bytes: bytes.into() })));
+            let cts = Cts { id, slot, destinations: destinations.collect() };
+            let n = cts.destinations.len();
             prop_assert_eq!(Cts::decode(&cts.encode(), |_| Some(n)), Some(cts));
         }
 

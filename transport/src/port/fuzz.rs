@@ -76,8 +76,8 @@ pub(super) fn takes(port: &mut Port, events: &mut VecDeque<PortEvent>) -> bool {
         }
         if let PortEvent::Offer(offer) = event {
             let len = offer.sizes.first().copied().unwrap_or_default();
-            let landing = (at % 2 == 0).then(|| RegBuf::heap(usize::try_from(len).expect("it is bounded above")));
-            port.accept(offer.id, vec![landing]);
+            let destination = (at % 2 == 0).then(|| RegBuf::heap(usize::try_from(len).expect("it is bounded above")));
+            port.accept(offer.id, vec![destination]);
         }
     }
     true
@@ -85,7 +85,7 @@ pub(super) fn takes(port: &mut Port, events: &mut VecDeque<PortEvent>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::{Cts, Landing};
+    use super::super::frame::{Cts, Destination};
     use super::*;
     use crate::RemoteKey;
     use crate::seed::{self, Rng};
@@ -107,13 +107,13 @@ mod tests {
                 Rts { id: rng.range(0..3), tag, offer, head_follows, sizes, head: &bytes }.encode()
             }
             frame::CTS => {
-                let landing = |rng: &mut Rng| match rng.below(3) {
-                    0 => Landing::Hand,
-                    1 => Landing::Put(RemoteKey { len: [2_000, 10][rng.below(2)], bytes: bytes.clone().into() }),
-                    _ => Landing::Put(RemoteKey { len: size(rng), bytes: bytes.clone().into() }),
+                let destination = |rng: &mut Rng| match rng.below(3) {
+                    0 => Destination::Hand,
+                    1 => Destination::Put(RemoteKey { len: [2_000, 10][rng.below(2)], bytes: bytes.clone().into() }),
+                    _ => Destination::Put(RemoteKey { len: size(rng), bytes: bytes.clone().into() }),
                 };
-                let landings = (0..1 + rng.below(3)).map(|_| landing(rng)).collect();
-                Cts { id: rng.range(0..2), slot: rng.next_u32() >> (8 + rng.below(24)), landings }.encode()
+                let destinations = (0..1 + rng.below(3)).map(|_| destination(rng)).collect();
+                Cts { id: rng.range(0..2), slot: rng.next_u32() >> (8 + rng.below(24)), destinations }.encode()
             }
             frame::EAGER => {
                 let payloads: Vec<_> = (0..1 + rng.below(3)).map(|_| RegBuf::heap(rng.below(9))).collect();

@@ -1,4 +1,4 @@
-//! What a port knows besides its endpoints: peers, payloads that wait for their message, landings, offers, what has to be
+//! What a port knows besides its endpoints: peers, payloads that wait for their message, put windows, offers, what has to be
 //! answered. It takes arrivals apart, and never sends: what it wants sent it notes down, so that arrivals may be taken
 //! in the middle of a send.
 
@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::credit::{Accounts, Charge};
 use super::frame::{self, Cts, Eager, Probe, Rts};
-use super::landing::Landings;
+use super::put_window::PutWindows;
 use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
 use crate::memory::{Payloads, Slab, write_bytes};
 use crate::shmem::Arrival;
@@ -37,7 +37,7 @@ impl PeerState {
     }
 }
 
-/// A message whose payloads are on their way into landings.
+/// A message whose payloads are on their way into destinations.
 #[derive(Debug)]
 pub(super) struct Arriving {
     pub(super) from: Pe,
@@ -56,7 +56,7 @@ pub(super) struct Arriving {
 pub(super) enum Part {
     /// It is put.
     Window(Window),
-    /// It will be handed over; the user's landing, if any, gets a copy.
+    /// It will be handed over; the user's destination, if any, gets a copy.
     Hand(Option<RegBuf>),
     /// It was handed over.
     Here(RegBuf),
@@ -115,7 +115,7 @@ pub(super) struct Inner {
     /// How many payloads each of this PE's own requests has.
     pub(super) asked: HashMap<u64, usize>,
     pub(super) todo: VecDeque<Todo>,
-    pub(super) landings: Landings,
+    pub(super) put_windows: PutWindows,
     pub(super) accounts: Accounts,
     /// Bytes of the longest message with its payloads.
     pub(super) message_max: u64,
@@ -134,7 +134,7 @@ impl Inner {
             next_offer: 0,
             asked: HashMap::new(),
             todo: VecDeque::new(),
-            landings: Landings::default(),
+            put_windows: PutWindows::default(),
             accounts,
             message_max,
         }
@@ -411,12 +411,12 @@ impl Inner {
         };
         // Payloads are handed over in order.
         let Some(part) = arriving.parts.iter_mut().find(|part| matches!(part, Part::Hand(_))) else { return bad };
-        let Part::Hand(landing) = std::mem::replace(part, Part::Hand(None)) else { return bad };
-        *part = Part::Here(match landing {
-            Some(mut landing) if landing.len() == handed.len() => {
-                landing.copy_from_slice(&handed);
+        let Part::Hand(destination) = std::mem::replace(part, Part::Hand(None)) else { return bad };
+        *part = Part::Here(match destination {
+            Some(mut destination) if destination.len() == handed.len() => {
+                destination.copy_from_slice(&handed);
                 self.counters.copies += 1;
-                landing
+                destination
             }
             _ => handed,
         });

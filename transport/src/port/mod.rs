@@ -20,7 +20,7 @@
 //! put of each has an immediate with the receiver's number of the payload (FIN). When all payloads are complete, the receiver closes the windows and
 //! delivers the message.
 //!
-//! *Persistent windows* (`landing`). The owner publishes the keys once. Puts then need no handshake, and the owner is notified of each.
+//! *Persistent windows* (`put_window`). The owner publishes the keys once. Puts then need no handshake, and the owner is notified of each.
 //!
 //! *Lack of memory.* A sender without memory for a buffer sends a notice in place of it; a receiver without memory produces the same notice locally. The
 //! receiver then drops the message that the payload belongs to and returns its first bytes (NACK), so that the sender can report which message it was.
@@ -50,10 +50,10 @@ pub mod fuzz;
 pub mod fuzz_records;
 mod held;
 mod inner;
-mod landing;
 #[cfg(test)]
 mod memory_tests;
 mod message;
+mod put_window;
 mod rendezvous;
 mod send;
 #[cfg(test)]
@@ -73,8 +73,8 @@ pub use credit::{Charge, Ledger};
 pub use faults::{Fate, Faults};
 pub use held::HeldId;
 use inner::Inner;
-pub use landing::{LandingAddress, LandingId, LandingMemory};
 pub use message::{Incoming, Tag};
+pub use put_window::{PutWindowAddress, PutWindowId, PutWindowMemory};
 use rendezvous::{Outgoing, Put};
 use send::{InFlight, Queued};
 
@@ -111,7 +111,7 @@ pub struct Offer {
 pub enum PortEvent {
     /// A message arrived, with all its payloads.
     Message(Incoming),
-    /// A message arrived whose payloads want a landing. (In a box, so that messages, which come by the million, are moved in few bytes.)
+    /// A message arrived whose payloads need destinations. (In a box, so that messages, which come by the million, are moved in few bytes.)
     Offer(Box<Offer>),
     /// A message could not be delivered: there is no memory for it, there or here, or it is longer than [`Port::message_max`]. Both ends live on.
     Refused {
@@ -263,7 +263,7 @@ pub struct Port {
     /// For each peer what waits for credit, never empty but for a moment.
     held: BTreeMap<Pe, held::Queue>,
     waiting: held::Waiting,
-    /// Messages of ours that wait for landings.
+    /// Own messages that wait for a CTS.
     outgoing: BTreeMap<u64, Outgoing>,
     next_rts: u64,
     /// Puts that found no room yet.

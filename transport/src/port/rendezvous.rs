@@ -1,9 +1,9 @@
-//! Payloads that are put into a landing: both ends of the protocol, and the rest of what arrivals want done.
+//! Payloads that are put into a destination: both ends of the protocol, and the rest of what arrivals want done.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::frame::{self, Cts, Landing, Rts};
+use super::frame::{self, Cts, Destination, Rts};
 use super::inner::{Arriving, Part, Source, Todo};
 use super::{OfferId, Port, PortEvent, Route, Tag};
 use crate::shmem::Arrival;
@@ -43,7 +43,7 @@ const CHUNK: usize = 4 << 20;
 
 const UNREGISTERED: &str = "the network's device cannot be given more memory (ulimit -l): payloads are copied";
 
-/// A message of ours whose payloads wait for landings.
+/// A message of ours whose payloads wait for destinations.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) to: Pe,
@@ -68,7 +68,7 @@ pub(super) struct Put {
 }
 
 impl Port {
-    /// Asks for landings of `payloads`.
+    /// Asks for destinations of `payloads`.
     pub(super) fn send_rts(&mut self, to: Pe, tag: Tag, head: RegBuf, mut payloads: Vec<RegBuf>, offer: bool) {
         let room = self.ends.to(self.pe, to).caps().send_max.saturating_sub(32 + 8 * payloads.len());
         let head_follows = head.len() > room;
@@ -104,22 +104,24 @@ impl Port {
         self.send_rts(to, tag, message, Vec::new(), false);
     }
 
-    /// Says where an offer's payloads shall land, in order; `None`, or a landing of another length: in pooled memory. The
-    /// message follows as [`PortEvent::Message`], with the landings as its payloads.
-    pub fn accept(&mut self, id: OfferId, landings: Vec<Option<RegBuf>>) {
-        self.accept_offer(id.0, landings);
+    /// Says where an offer's payloads shall land, in order; `None`, or a destination of another length: in pooled memory. The
+    /// message follows as [`PortEvent::Message`], with the destinations as its payloads.
+    pub fn accept(&mut self, id: OfferId, destinations: Vec<Option<RegBuf>>) {
+        self.accept_offer(id.0, destinations);
     }
 
-    fn accept_offer(&mut self, id: u64, landings: Vec<Option<RegBuf>>) {
+    fn accept_offer(&mut self, id: u64, destinations: Vec<Option<RegBuf>>) {
         let Some(offered) = self.inner.offers.remove(&id) else { return };
-        let mut landings: VecDeque<Option<RegBuf>> = landings.into();
+        let mut destinations: VecDeque<Option<RegBuf>> = destinations.into();
         let theirs = match offered.source {
             Source::There(theirs) => theirs,
             Source::Here(mut payloads) => {
                 for payload in &mut payloads {
-                    if let Some(mut landing) = landings.pop_front().flatten().filter(|l| l.len() == payload.len()) {
-                        landing.copy_from_slice(payload);
-                        *payload = landing;
+                    if let Some(mut destination) =
+                        destinations.pop_front().flatten().filter(|l| l.len() == payload.len())
+                    {
+                        destination.copy_from_slice(payload);
+                        *payload = destination;
                     }
                 }
                 return self.deliver_here(offered.tag, offered.head, payloads);
@@ -129,8 +131,8 @@ impl Port {
         let mut parts = Vec::new();
         let mut answers = Vec::new();
         for &size in &offered.sizes {
-            let landing = landings.pop_front().flatten().filter(|l| l.len() as u64 == size);
-            let Some((part, answer)) = self.landing(from, size, landing) else {
+            let destination = destinations.pop_front().flatten().filter(|l| l.len() as u64 == size);
+            let Some((part, answer)) = self.destination(from, size, destination) else {
                 parts.into_iter().for_each(|part| self.take_back(from, part));
                 return self.control(from, frame::imm(frame::REFUSE, 0), &theirs.to_le_bytes());
             };
@@ -143,22 +145,22 @@ impl Port {
         let slot = self.inner.slot(Arriving { from, tag: offered.tag, head, parts, missing, missed: false, bytes });
         let Some(slot) = u32::try_from(slot).ok().filter(|&s| s as usize <= frame::ARG_MAX) else {
             self.fatal = Some(TransportError::Resource {
-                what: "landings",
+                what: "destinations",
                 need: "1 more".into(),
                 advice: "accept fewer messages at a time",
             });
             return;
         };
-        let answer = Cts { id: theirs, slot, landings: answers }.encode();
+        let answer = Cts { id: theirs, slot, destinations: answers }.encode();
         self.control(from, frame::imm(frame::CTS, 0), &answer);
     }
 
     /// Memory for a payload of `from`. `None`: there is not enough.
-    fn landing(&mut self, from: Pe, size: u64, landing: Option<RegBuf>) -> Option<(Part, Landing)> {
+    fn destination(&mut self, from: Pe, size: u64, destination: Option<RegBuf>) -> Option<(Part, Destination)> {
         let len = usize::try_from(size).ok()?;
         let can_hand = self.can_hand(from, len);
-        let window = match landing {
-            None if can_hand => return Some((Part::Hand(None), Landing::Hand)),
+        let window = match destination {
+            None if can_hand => return Some((Part::Hand(None), Destination::Hand)),
             None => {
                 let end = self.ends.to(self.pe, from);
                 let room = match end.alloc(len) {
@@ -167,16 +169,16 @@ impl Port {
                 };
                 end.expose(room)
             }
-            Some(landing) => self.ends.to(self.pe, from).expose(landing),
+            Some(destination) => self.ends.to(self.pe, from).expose(destination),
         };
         match window {
             Ok(window) => {
-                let answer = Landing::Put(window.key.clone());
+                let answer = Destination::Put(window.key.clone());
                 Some((Part::Window(window), answer))
             }
-            Err((_, landing)) if can_hand => Some((Part::Hand(Some(landing)), Landing::Hand)),
+            Err((_, destination)) if can_hand => Some((Part::Hand(Some(destination)), Destination::Hand)),
             Err((error, _)) => {
-                tracing::warn!(%error, size, "a landing cannot be exposed");
+                tracing::warn!(%error, size, "a destination cannot be exposed");
                 None
             }
         }
@@ -247,15 +249,15 @@ impl Port {
         }
         self.in_flight.remove(out.waits_kib);
         let slot = accept.slot as usize;
-        for (payload, landing) in out.payloads.into_iter().zip(accept.landings) {
-            match landing {
-                Landing::Hand if self.can_hand(from, payload.len()) => {
+        for (payload, destination) in out.payloads.into_iter().zip(accept.destinations) {
+            match destination {
+                Destination::Hand if self.can_hand(from, payload.len()) => {
                     self.send_buf(from, frame::imm(frame::HANDED, slot), payload, false);
                 }
-                Landing::Put(key) if key.len == payload.len() as u64 => {
+                Destination::Put(key) if key.len == payload.len() as u64 => {
                     self.put_payload(from, payload, &key.into(), 0, frame::imm(frame::FIN, slot));
                 }
-                _ => return bad("a landing that does not fit"),
+                _ => return bad("a destination that does not fit"),
             }
         }
         self.flush_puts()
@@ -353,9 +355,11 @@ impl Port {
             }
             Err(PostError::Busy(src)) => Ok(Some(src)),
             Err(PostError::PeerDown(pe, _)) => Err(TransportError::PeerDown { pe, why: "it takes no more puts" }),
-            Err(PostError::BadKey(_)) => {
-                Err(TransportError::Protocol { from: to, what: "a landing that cannot be put into", detail: offset })
-            }
+            Err(PostError::BadKey(_)) => Err(TransportError::Protocol {
+                from: to,
+                what: "a destination that cannot be put into",
+                detail: offset,
+            }),
             Err(PostError::TooLarge { max, .. }) => unreachable!("puts are cut to {max} bytes"),
             Err(PostError::NoMemory(src)) => self.put_by_messages(to, src, key, offset, imm),
         }

@@ -222,7 +222,7 @@ impl Port {
         self.early.push_back(PortEvent::Refused { to, tag, head, bytes });
     }
 
-    /// Whether a payload of `len` bytes can be sent ahead to `to`, without a landing.
+    /// Whether a payload of `len` bytes can be sent ahead to `to`, without a destination.
     pub(super) fn can_hand(&mut self, to: Pe, len: usize) -> bool {
         let caps = self.ends.to(self.pe, to).caps();
         caps.handover && caps.ordered && len <= caps.send_max
@@ -342,7 +342,7 @@ impl Port {
     /// Sends a buffer.
     pub(super) fn send_buf(&mut self, to: Pe, mut imm: Imm, mut buf: RegBuf, may_wait: bool) {
         if buf.len() > self.ends.to(self.pe, to).caps().send_max {
-            // Only messages without payloads: others were asked for landings at once.
+            // Only messages without payloads: others were asked for destinations at once.
             return self.rendezvous_whole(to, Tag(frame::tag(imm)), buf);
         }
         let mut wait = Wait::default();

@@ -199,9 +199,9 @@ fn messages_and_offers_to_itself_are_delivered() {
     port.send_payloads(Pe(0), Tag(2), 0, |_| {}, vec![RegBuf::copy_of(b"payload")], true);
     assert_eq!(&*message(&mut port, &mut events).msg, b"hi");
     let PortEvent::Offer(offer) = next(&mut port, &mut events) else { panic!("an offer") };
-    let landing = RegBuf::heap(7);
-    let place = landing.as_ptr();
-    port.accept(offer.id, vec![Some(landing)]);
+    let put_window = RegBuf::heap(7);
+    let place = put_window.as_ptr();
+    port.accept(offer.id, vec![Some(put_window)]);
     let m = message(&mut port, &mut events);
     assert_eq!((m.payloads[0].as_ptr(), &*m.payloads[0]), (place, &b"payload"[..]));
 }

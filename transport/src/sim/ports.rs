@@ -133,13 +133,13 @@ impl Job {
                 continue;
             }
             let rng = &mut pole.rng;
-            let landings = offer.sizes.iter().map(|&size| match rng.below(3) {
+            let put_windows = offer.sizes.iter().map(|&size| match rng.below(3) {
                 0 => None,
                 1 => Some(RegBuf::heap(size as usize)),
                 _ => Some(RegBuf::from_vec(vec![0u8; size as usize])),
             });
-            let landings = landings.collect();
-            pole.port.accept(offer.id, landings);
+            let put_windows = put_windows.collect();
+            pole.port.accept(offer.id, put_windows);
             done += 1;
         }
         pole.undecided = later;
@@ -289,7 +289,7 @@ fn messages_longer_than_the_backend_can_send_are_fetched() {
         let config = Config { send_max: 4_096, inject_max: 512, ..config };
         let mut job = Job::new(config, &options, 20, &Sizes { large: 30_000, large_share: 0.0, ..USUAL });
         for pole in &mut job.poles {
-            // Without order among them: they wait for a landing, as payloads do.
+            // Without order among them: they wait for a put window, as payloads do.
             let plan = Plan { tag: 1, len: 10_000, payloads: vec![], offer: false };
             pole.plans.push_back((Pe(0), plan));
         }

@@ -10,7 +10,7 @@ use crate::bootstrap::Threads;
 use crate::conformance::{Death, Group, Harness, Watchdog, check, onesided};
 use crate::memory::write_bytes;
 use crate::ofi::{FoundProvider, OfiFabric, find};
-use crate::port::{Incoming, LandingAddress, Port, PortEvent, Tag};
+use crate::port::{Incoming, Port, PortEvent, PutWindowAddress, Tag};
 use crate::tcp::{TcpConfig, TcpFabric};
 use crate::wireup::{Notices, TransportOptions};
 use crate::{Doorbell, EndpointBuilder, Fabric as _, Layout, Pe, RegBuf, TransportError};
@@ -191,7 +191,7 @@ fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
     let Group::Threads { builders, keep, .. } = ofi.group(2) else { panic!("it has threads") };
     let (told, open) = opener();
     let contents = |key: u8| -> Vec<u8> { (key..251u8).cycle().take(LEN).collect() };
-    let (tell, address) = std::sync::mpsc::channel::<LandingAddress>();
+    let (tell, address) = std::sync::mpsc::channel::<PutWindowAddress>();
     let Ok([zero, one]) = <[_; 2]>::try_from(builders) else { panic!("it has two") };
     // What the provider needs itself for a connection it has had before the limit comes.
     let greet = |port: &mut Port, to: Pe| {
@@ -206,10 +206,10 @@ fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
         scope.spawn(move || {
             let mut port = open(one);
             greet(&mut port, Pe(0));
-            let landing = address.recv().unwrap();
+            let put_window = address.recv().unwrap();
             limited.wait();
-            // The landing is registered, but its source cannot be.
-            port.put(&landing, 0, RegBuf::from_vec(contents(1)), Tag(9), &[]);
+            // The put window is registered, but its source cannot be.
+            port.put(&put_window, 0, RegBuf::from_vec(contents(1)), Tag(9), &[]);
             assert_eq!(message(&mut port).tag, Tag(2));
             assert_eq!(port.counters().copies, 1);
             // Neither can be.
@@ -220,9 +220,9 @@ fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
         });
         let mut port = open(zero);
         greet(&mut port, Pe(1));
-        let (landing, memory) = port.open_landing(LEN, Tag(3), |_| Vec::new());
-        let id = landing.id;
-        tell.send(landing).unwrap();
+        let (put_window, memory) = port.open_put_window(LEN, Tag(3), |_| Vec::new());
+        let id = put_window.id;
+        tell.send(put_window).unwrap();
         limit_locked_memory(100_000);
         limited.wait();
         assert_eq!(message(&mut port).tag, Tag(3));
@@ -230,7 +230,7 @@ fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
         port.send(Pe(1), Tag(2), 0, |_| {});
         assert!(*message(&mut port).payloads[0] == contents(2));
         port.send(Pe(1), Tag(2), 0, |_| {});
-        port.close_landing(id);
+        port.close_put_window(id);
         port.close().unwrap();
     });
     drop(keep);
@@ -281,7 +281,7 @@ fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
                     port.send_payloads(Pe(0), Tag(1), 0, |_| {}, payloads, false);
                     assert_eq!(message(&mut port).tag, Tag(2));
                 }
-                let address: LandingAddress = address.recv().unwrap();
+                let address: PutWindowAddress = address.recv().unwrap();
                 for len in LENS {
                     port.put(&address, 5, RegBuf::from_vec(contents(len)), Tag(1), &[]);
                     assert_eq!(message(&mut port).tag, Tag(2));
@@ -295,15 +295,15 @@ fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
                 assert!(*payloads[0] == contents(len) && *payloads[1] == contents(len / 2));
                 port.send(Pe(1), Tag(2), 0, |_| {});
             }
-            let (landing, memory) = port.open_landing(9_000_005, Tag(3), |_| Vec::new());
-            let id = landing.id;
-            tell.send(landing).unwrap();
+            let (put_window, memory) = port.open_put_window(9_000_005, Tag(3), |_| Vec::new());
+            let id = put_window.id;
+            tell.send(put_window).unwrap();
             for len in LENS {
                 assert_eq!(message(&mut port).tag, Tag(3));
                 assert!(memory.copy_of(5..5 + len) == contents(len));
                 port.send(Pe(1), Tag(2), 0, |_| {});
             }
-            port.close_landing(id);
+            port.close_put_window(id);
             port.close().unwrap();
         });
         drop(keep);

@@ -1,7 +1,7 @@
 use charm4rs::Job;
 
 fn words(job: Job) {
-    let _ = job.landing::<String>(10);
+    let _ = job.put_window::<String>(10);
 }
 
 fn main() {}

@@ -1,12 +1,12 @@
-//! Landings that last: memory that peers put into again and again, with no handshake.
+//! Put windows that last: memory that peers put into again and again, with no handshake.
 //!
-//! A landing is exposed once, by every backend that reaches somebody, and its [`LandingAddress`] has a key for each. A put is a write
-//! into that memory and 32 bits that name the landing; when they arrive, the landing's owner gets the message that it wrote when it opened the
-//! landing (its *notice*), as if the origin had sent it. Where a backend cannot expose the memory, the putter sends a message with
-//! the payload, and its receiver copies ([`Port::fill_landing`]).
+//! A put window is exposed once, by every backend that reaches somebody, and its [`PutWindowAddress`] has a key for each. A put is a write
+//! into that memory and 32 bits that name the put window; when they arrive, the put window's owner gets the message that it wrote when it opened the
+//! put window (its *notice*), as if the origin had sent it. Where a backend cannot expose the memory, the putter sends a message with
+//! the payload, and its receiver copies ([`Port::fill_put_window`]).
 //!
-//! Whose turn it is to touch the memory, the owner's or a putter's, the layer above knows: see [`LandingMemory::bytes`]. The port promises
-//! that an open landing can be put into, and that no put touches anything outside of one.
+//! Whose turn it is to touch the memory, the owner's or a putter's, the layer above knows: see [`PutWindowMemory::bytes`]. The port promises
+//! that an open put window can be put into, and that no put touches anything outside of one.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -20,14 +20,14 @@ use super::{Port, Route, Tag, frame};
 use crate::memory::{Home, write_bytes};
 use crate::{Endpoint, Msg, Pe, RegBuf, RemoteKey, Window};
 
-/// Names a landing within its port. A name is not used twice.
+/// Names a put window within its port. A name is not used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct LandingId {
+pub struct PutWindowId {
     slot: u32,
     turn: u32,
 }
 
-impl LandingId {
+impl PutWindowId {
     /// As a number.
     #[must_use]
     pub fn to_bits(self) -> u64 {
@@ -42,20 +42,20 @@ impl LandingId {
     }
 }
 
-/// Where a landing is: all that a peer needs to put into it.
+/// Where a put window is: all that a peer needs to put into it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct LandingAddress {
+pub struct PutWindowAddress {
     /// Whose it is.
     pub owner: Pe,
     /// Its name there.
-    pub id: LandingId,
+    pub id: PutWindowId,
     /// Its length, in bytes.
     pub len: u64,
     /// How it is reached by `local`, by `shm`, by the network.
     keys: [Option<RemoteKey>; 3],
 }
 
-impl LandingAddress {
+impl PutWindowAddress {
     /// Whether `len` bytes at `offset` lie inside.
     #[must_use]
     pub fn holds(&self, offset: u64, len: usize) -> bool {
@@ -63,9 +63,9 @@ impl LandingAddress {
     }
 }
 
-/// The memory of a landing, which stays as long as anybody holds it.
+/// The memory of a put window, which stays as long as anybody holds it.
 #[derive(Clone)]
-pub struct LandingMemory(Arc<Whole>);
+pub struct PutWindowMemory(Arc<Whole>);
 
 struct Whole {
     at: NonNull<u8>,
@@ -75,14 +75,14 @@ struct Whole {
     tag: u64,
 }
 
-// SAFETY: the owner of the memory may cross threads, and so may who holds it; the bytes are reached by `LandingMemory::bytes`, whose
+// SAFETY: the owner of the memory may cross threads, and so may who holds it; the bytes are reached by `PutWindowMemory::bytes`, whose
 // callers say that nobody else touches them, and by windows.
 unsafe impl Send for Whole {}
 // SAFETY: as above.
 unsafe impl Sync for Whole {}
 
-// SAFETY: the block is valid and writable as long as this lives. It is aliased by the other windows of its landing and by `bytes`; but a
-// window gives no access to its buffer, `Port::close_landing` drops it unread, and for `bytes` its caller answers.
+// SAFETY: the block is valid and writable as long as this lives. It is aliased by the other windows of its put window and by `bytes`; but a
+// window gives no access to its buffer, `Port::close_put_window` drops it unread, and for `bytes` its caller answers.
 unsafe impl Home for Whole {
     unsafe fn reclaim(&self, _: NonNull<u8>, _: usize) {}
 
@@ -91,7 +91,7 @@ unsafe impl Home for Whole {
     }
 }
 
-impl LandingMemory {
+impl PutWindowMemory {
     fn new(mut buf: RegBuf) -> Self {
         buf.fill(0);
         let at = NonNull::new(buf.as_ptr()).expect("a buffer has an address");
@@ -123,7 +123,7 @@ impl LandingMemory {
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.0.len) {
             return false;
         }
-        // SAFETY: inside, as was just seen; who reads has promised that nobody puts meanwhile (`LandingMemory::bytes`); the source is a
+        // SAFETY: inside, as was just seen; who reads has promised that nobody puts meanwhile (`PutWindowMemory::bytes`); the source is a
         // buffer of its own.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.at.as_ptr().add(offset), bytes.len()) };
         true
@@ -136,38 +136,38 @@ impl LandingMemory {
         match end.expose_for_long(alias) {
             Ok(window) => Some(window),
             Err((error, _)) => {
-                tracing::debug!(%error, len = self.0.len, "a landing is reached by messages");
+                tracing::debug!(%error, len = self.0.len, "a put window is reached by messages");
                 None
             }
         }
     }
 }
 
-impl fmt::Debug for LandingMemory {
+impl fmt::Debug for PutWindowMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LandingMemory({} bytes)", self.0.len)
+        write!(f, "PutWindowMemory({} bytes)", self.0.len)
     }
 }
 
-/// A landing of this PE's.
+/// A put window of this PE's.
 #[derive(Debug)]
 struct Open {
-    memory: LandingMemory,
+    memory: PutWindowMemory,
     windows: Vec<(Route, Window)>,
     tag: Tag,
     notice: Box<[u8]>,
 }
 
-/// The landings of a PE.
+/// The put windows of a PE.
 #[derive(Default, Debug)]
-pub(super) struct Landings {
+pub(super) struct PutWindows {
     slots: Vec<(u32, Option<Open>)>,
     free: Vec<u32>,
 }
 
-impl Landings {
-    /// A name for a landing that is opened next; `None`: there are too many.
-    fn name(&mut self) -> Option<LandingId> {
+impl PutWindows {
+    /// A name for a put window that is opened next; `None`: there are too many.
+    fn name(&mut self) -> Option<PutWindowId> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() > frame::ARG_MAX => return None,
@@ -178,14 +178,14 @@ impl Landings {
         };
         let turn = &mut self.slots[slot as usize].0;
         *turn = turn.wrapping_add(1);
-        Some(LandingId { slot, turn: *turn })
+        Some(PutWindowId { slot, turn: *turn })
     }
 
-    fn get(&self, id: LandingId) -> Option<&Open> {
+    fn get(&self, id: PutWindowId) -> Option<&Open> {
         self.slots.get(id.slot as usize).filter(|(turn, _)| *turn == id.turn)?.1.as_ref()
     }
 
-    fn close(&mut self, id: LandingId) -> Option<Open> {
+    fn close(&mut self, id: PutWindowId) -> Option<Open> {
         let (_, open) = self.slots.get_mut(id.slot as usize).filter(|(turn, _)| *turn == id.turn)?;
         let open = open.take()?;
         self.free.push(id.slot);
@@ -200,28 +200,28 @@ impl Landings {
 }
 
 impl Inner {
-    /// What a put into the landing in this slot is to its owner: its kind and its notice.
+    /// What a put into the put window in this slot is to its owner: its kind and its notice.
     pub(super) fn notice(&self, slot: usize) -> Option<(Tag, Msg)> {
-        let open = self.landings.slots.get(slot)?.1.as_ref()?;
+        let open = self.put_windows.slots.get(slot)?.1.as_ref()?;
         Some((open.tag, Msg::fill(&self.slab, open.notice.len(), |to| write_bytes(to, &open.notice))))
     }
 }
 
 impl Port {
-    /// Opens a landing of `len` zeros. Each put into it brings a message of kind `tag`, whose bytes `notice` gives, from who put.
+    /// Opens a put window of `len` zeros. Each put into it brings a message of kind `tag`, whose bytes `notice` gives, from who put.
     ///
     /// # Panics
     /// If it would be the 2^24th.
     #[must_use]
-    pub fn open_landing(
+    pub fn open_put_window(
         &mut self,
         len: usize,
         tag: Tag,
-        notice: impl FnOnce(LandingId) -> Vec<u8>,
-    ) -> (LandingAddress, LandingMemory) {
+        notice: impl FnOnce(PutWindowId) -> Vec<u8>,
+    ) -> (PutWindowAddress, PutWindowMemory) {
         debug_assert!(tag.0 < frame::FIRST, "tags from 0xF0 on are the port's own");
-        let memory = LandingMemory::new(self.alloc(len));
-        let id = self.inner.landings.name().expect("landings are counted in 24 bits");
+        let memory = PutWindowMemory::new(self.alloc(len));
+        let id = self.inner.put_windows.name().expect("put windows are counted in 24 bits");
         let (mut keys, mut windows) = ([const { None }; 3], Vec::new());
         for route in [Route::Local, Route::Shm, Route::Net] {
             let Some(window) = self.ends.at(route).and_then(|end| memory.expose(end)) else { continue };
@@ -229,13 +229,13 @@ impl Port {
             windows.push((route, window));
         }
         let open = Open { memory: memory.clone(), windows, tag, notice: notice(id).into() };
-        self.inner.landings.slots[id.slot as usize].1 = Some(open);
-        (LandingAddress { owner: self.pe, id, len: len as u64, keys }, memory)
+        self.inner.put_windows.slots[id.slot as usize].1 = Some(open);
+        (PutWindowAddress { owner: self.pe, id, len: len as u64, keys }, memory)
     }
 
-    /// Closes a landing: later puts fail at their origin, and may end the job there, so nobody shall be allowed any.
-    pub fn close_landing(&mut self, id: LandingId) {
-        let Some(open) = self.inner.landings.close(id) else { return };
+    /// Closes a put window: later puts fail at their origin, and may end the job there, so nobody shall be allowed any.
+    pub fn close_put_window(&mut self, id: PutWindowId) {
+        let Some(open) = self.inner.put_windows.close(id) else { return };
         for (route, window) in open.windows {
             if let Some(end) = self.ends.at(route) {
                 drop(end.unexpose(window));
@@ -243,12 +243,12 @@ impl Port {
         }
     }
 
-    /// Writes `src` at `offset` of a landing. `notice`: where the landing can only be reached by a message, that message, of kind `tag`.
+    /// Writes `src` at `offset` of a put window. `notice`: where the put window can only be reached by a message, that message, of kind `tag`.
     ///
     /// # Panics
-    /// If that is outside of the landing.
-    pub fn put(&mut self, to: &LandingAddress, offset: u64, src: RegBuf, tag: Tag, notice: &[u8]) {
-        assert!(to.holds(offset, src.len()), "{} bytes at {offset} of a landing of {} bytes", src.len(), to.len);
+    /// If that is outside of the put window.
+    pub fn put(&mut self, to: &PutWindowAddress, offset: u64, src: RegBuf, tag: Tag, notice: &[u8]) {
+        assert!(to.holds(offset, src.len()), "{} bytes at {offset} of a put window of {} bytes", src.len(), to.len);
         let route = self.ends.route(self.pe, to.owner);
         if route == Route::Loopback {
             return self.put_here(to.id, offset, &src);
@@ -271,8 +271,8 @@ impl Port {
         }
     }
 
-    fn put_here(&mut self, id: LandingId, offset: u64, src: &[u8]) {
-        if self.inner.landings.get(id).is_some_and(|open| open.memory.write(offset, src))
+    fn put_here(&mut self, id: PutWindowId, offset: u64, src: &[u8]) {
+        if self.inner.put_windows.get(id).is_some_and(|open| open.memory.write(offset, src))
             && let Some((tag, msg)) = self.inner.notice(id.slot as usize)
         {
             self.inner.counters.sent[Route::Loopback as usize].add(src.len() as u64);
@@ -280,10 +280,10 @@ impl Port {
         }
     }
 
-    /// Copies what came as a message into a landing of this PE's. Whether there is such a landing, and that lies inside.
-    pub fn fill_landing(&mut self, id: LandingId, offset: u64, bytes: &[u8]) -> bool {
+    /// Copies what came as a message into a put window of this PE's. Whether there is such a put window, and that lies inside.
+    pub fn fill_put_window(&mut self, id: PutWindowId, offset: u64, bytes: &[u8]) -> bool {
         self.inner.counters.copies += 1;
-        self.inner.landings.get(id).is_some_and(|open| open.memory.write(offset, bytes))
+        self.inner.put_windows.get(id).is_some_and(|open| open.memory.write(offset, bytes))
     }
 }
 
@@ -298,14 +298,14 @@ mod tests {
     const PUTS: [(u64, usize); 6] = [(0, 100_000), (99_999, 1), (100_000, 0), (1, 8), (3, 70_000), (0, 0)];
 
     #[test]
-    fn puts_into_a_landing_write_where_they_say_and_bring_its_owner_its_notice() {
+    fn puts_into_a_window_write_where_they_say_and_bring_its_owner_its_notice() {
         for kind in KINDS {
             let (tell, told) = std::sync::mpsc::channel();
             two(
-                "landings",
+                "put windows",
                 &options(kind),
                 move |mut port| {
-                    let address: LandingAddress = told.recv().unwrap();
+                    let address: PutWindowAddress = told.recv().unwrap();
                     let mut events = VecDeque::new();
                     for (turn, (at, len)) in PUTS.into_iter().enumerate() {
                         let mut src = port.alloc(len);
@@ -323,20 +323,20 @@ mod tests {
                 },
                 move |mut port| {
                     let (address, memory) =
-                        port.open_landing(100_000, Tag(1), |id| id.to_bits().to_le_bytes().to_vec());
+                        port.open_put_window(100_000, Tag(1), |id| id.to_bits().to_le_bytes().to_vec());
                     let (id, mut events, mut expected) = (address.id, VecDeque::new(), vec![0; 100_000]);
                     tell.send(address).unwrap();
                     for (turn, (at, len)) in PUTS.into_iter().enumerate() {
                         let m = message(&mut port, &mut events);
-                        let name = LandingId::from_bits(u64::from_le_bytes((*m.msg).try_into().unwrap()));
+                        let name = PutWindowId::from_bits(u64::from_le_bytes((*m.msg).try_into().unwrap()));
                         assert_eq!((m.from, m.tag, name), (Pe(1), Tag(1), id));
                         let at = usize::try_from(at).unwrap();
                         expected[at..at + len].copy_from_slice(&bytes(len, turn));
                         assert!(memory.copy_of(0..100_000) == expected);
                         port.send(Pe(1), Tag(2), 0, |_| {});
                     }
-                    port.close_landing(id);
-                    assert!(!port.fill_landing(id, 0, b"late"));
+                    port.close_put_window(id);
+                    assert!(!port.fill_put_window(id, 0, b"late"));
                 },
             );
         }

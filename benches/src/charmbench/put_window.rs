@@ -1,9 +1,9 @@
-//! Landings: puts into memory that another chare has exposed once, one way, with no handshake. Beside the same limit as a call's latency.
+//! Put windows: puts into memory that another chare has exposed once, one way, with no handshake. Beside the same limit as a call's latency.
 
 use std::time::{Duration, Instant};
 
 use charm4rs::prelude::*;
-use charm4rs::{Landing, PutHandle};
+use charm4rs::{PutHandle, PutWindow};
 
 use crate::Options;
 use crate::limits::Limit;
@@ -11,43 +11,43 @@ use crate::table::{self, Table};
 
 /// One on each PE; PE 0's mate is the last PE's.
 struct Mate {
-    landing: Option<Landing<u8>>,
+    put_window: Option<PutWindow<u8>>,
 }
 
 #[chare(index = Pe)]
 impl Mate {
     #[init]
     fn new() -> Self {
-        Self { landing: None }
+        Self { put_window: None }
     }
 
-    /// Makes a landing, for whoever gets this handle.
+    /// Makes a put window, for whoever gets this handle.
     #[entry]
     fn open(&mut self, cx: &mut Cx<Self>, size: usize) -> PutHandle<u8> {
-        let (landing, handle) = cx.job().landing(size);
-        self.landing = Some(landing);
+        let (put_window, handle) = cx.job().put_window(size);
+        self.put_window = Some(put_window);
         handle
     }
 
     /// Puts, or answers a put by one, so many times; nanoseconds of a put.
     #[entry]
     async fn rally(this: This<Self>, to: PutHandle<u8>, rounds: u32, begins: bool) -> f64 {
-        let mut landing = this.with(|mate| mate.landing.take()).expect("it was opened");
+        let mut put_window = this.with(|mate| mate.put_window.take()).expect("it was opened");
         // What is put is gone: to make it anew would be measured too.
         let mut data = (0..=rounds).map(|_| Payload::<u8>::zeroed(to.len())).collect::<Vec<_>>().into_iter();
         if !begins {
-            drop(landing.next().await);
+            drop(put_window.next().await);
         }
         let mut put = to.put(data.next().expect("one more than rounds"));
         let mut start = None;
         for data in data {
-            drop(landing.next().await);
+            drop(put_window.next().await);
             // Not before: the other one may still have been making its data.
             start.get_or_insert_with(Instant::now);
             put = put.await.put(data);
         }
         if begins {
-            drop(landing.next().await);
+            drop(put_window.next().await);
         }
         let took = start.map_or(Duration::ZERO, |start| start.elapsed());
         put.await;
@@ -62,7 +62,7 @@ pub(crate) async fn run(job: &Job, options: &Options) {
     }
     let mates = job.group::<Mate>(());
     let limit = Limit::of_this_job();
-    let title = format!("landing: a put and its arrival, one way, PE 0 and PE {there}");
+    let title = format!("put-window: a put and its arrival, one way, PE 0 and PE {there}");
     let table = Table::beside(title, "ns", limit.map(Limit::latency_name));
     for &size in options.sizes(&[8, 1 << 10, 4 << 10, 64 << 10, 1 << 20, 16 << 20]) {
         let rounds = table::times(64 << 20, size, 8..=5_000);

@@ -1,20 +1,20 @@
-//! A PE's landings, and its puts into those of others.
+//! A PE's put windows, and its puts into those of others.
 //!
 //! # Whose turn it is
-//! A landing's memory is touched by its owner or by whoever has its [`Right`], and the right is one: it is made with the landing; it is moved,
+//! A put window's memory is touched by its owner or by whoever has its [`Right`], and the right is one: it is made with the put window; it is moved,
 //! or serialized for one reader, never copied; a put consumes it. So after a put nobody can put, until the owner, who
 //! learns of the put by [`tag::PUT`], has read what came and says so with [`tag::READ`]: then the putter has the right again. No
 //! message precedes a put, and the one that follows it is sent when the owner has read, not when the putter wants to go on.
 //!
-//! # How a landing ends
+//! # How a put window ends
 //! While the right is abroad somebody may be putting, so the memory stays, exposed, until the right comes home: by a put, whose
-//! putter then learns that the landing is gone, or because it is dropped ([`tag::UNUSED`]). A landing whose right was dropped waits in
+//! putter then learns that the put window is gone, or because it is dropped ([`tag::UNUSED`]). A put window whose right was dropped waits in
 //! vain, and says so.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use charm4rs_transport::port::{Incoming, LandingAddress, LandingId, LandingMemory, Tag};
+use charm4rs_transport::port::{Incoming, PutWindowAddress, PutWindowId, PutWindowMemory, Tag};
 use charm4rs_transport::{Pe, RegBuf};
 use hashbrown::HashMap;
 
@@ -22,7 +22,7 @@ use super::Rt;
 use super::exit::Failure;
 use super::reduction::results;
 use crate::envelope::{FutureId, HEADER, Header, tag};
-use crate::landing::Right;
+use crate::put_window::Right;
 use crate::reduce::Sink;
 use crate::reply::Awaited;
 use crate::{Arguments, CallError, Reply, moved};
@@ -31,10 +31,10 @@ type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
 /// See the module's text.
 #[derive(Default)]
-pub(crate) struct Landings {
-    own: Table<LandingId, Own>,
+pub(crate) struct PutWindows {
+    own: Table<PutWindowId, Own>,
     /// Puts of this PE that have not been read.
-    puts: Table<(Pe, LandingId), (FutureId, Box<LandingAddress>)>,
+    puts: Table<(Pe, PutWindowId), (FutureId, Box<PutWindowAddress>)>,
 }
 
 /// Who may touch the memory.
@@ -62,47 +62,47 @@ struct Own {
 const GONE: i32 = 1;
 
 /// A put's header and where it begins, as a message.
-fn notice(id: LandingId, from: Pe, offset: u64) -> Vec<u8> {
+fn notice(id: PutWindowId, from: Pe, offset: u64) -> Vec<u8> {
     let header = Header::new(id.to_bits(), from);
     [bytemuck::bytes_of(&header), &offset.to_le_bytes()].concat()
 }
 
-fn send(rt: Rt, to: Pe, tag: Tag, id: LandingId, what: i32) {
+fn send(rt: Rt, to: Pe, tag: Tag, id: PutWindowId, what: i32) {
     let mut header = Header::new(id.to_bits(), rt.sched.pe());
     header.priority = what;
     rt.sched.send(to, tag, HEADER, |room| _ = moved::put_pod(room, 0, &header));
 }
 
-impl Landings {
+impl PutWindows {
     pub(super) fn clear(&self) {
         let (own, puts) = (self.own.take(), self.puts.take());
         drop((own, puts));
     }
 
     /// Whether there is something to read.
-    pub(crate) fn is_here(&self, id: LandingId) -> bool {
+    pub(crate) fn is_here(&self, id: PutWindowId) -> bool {
         self.own.borrow().get(&id).is_some_and(|own| matches!(own.turn, Turn::Ours(_)))
     }
 }
 
-/// Opens a landing of so many bytes.
-pub(crate) fn open(rt: Rt, bytes: usize) -> (Right, LandingMemory) {
+/// Opens a put window of so many bytes.
+pub(crate) fn open(rt: Rt, bytes: usize) -> (Right, PutWindowMemory) {
     let here = rt.sched.pe();
-    let opened = rt.sched.open_landing(bytes, tag::PUT, |id| notice(id, here, 0));
-    let (address, memory) = opened.expect("landings are made while the PE runs");
+    let opened = rt.sched.open_put_window(bytes, tag::PUT, |id| notice(id, here, 0));
+    let (address, memory) = opened.expect("put windows are made while the PE runs");
     let own = Own { turn: Turn::Theirs, waiting: Vec::new(), notify: None, dropped: false };
-    rt.landings.own.borrow_mut().insert(address.id, own);
+    rt.put_windows.own.borrow_mut().insert(address.id, own);
     (Right::of(address.into()), memory)
 }
 
 /// Completes when there is something to read.
-pub(crate) fn arrival(rt: Rt, id: LandingId) -> Reply<()> {
+pub(crate) fn arrival(rt: Rt, id: PutWindowId) -> Reply<()> {
     let reply = Reply::new(rt, Awaited::PUT);
-    let turn = rt.landings.own.borrow().get(&id).map(|own| own.turn);
+    let turn = rt.put_windows.own.borrow().get(&id).map(|own| own.turn);
     match turn {
         Some(Turn::Ours(_)) => rt.futures.fulfil(reply.id(), ()),
         Some(Turn::Theirs) => {
-            if let Some(own) = rt.landings.own.borrow_mut().get_mut(&id) {
+            if let Some(own) = rt.put_windows.own.borrow_mut().get_mut(&id) {
                 own.waiting.push(reply.id());
             }
         }
@@ -112,24 +112,24 @@ pub(crate) fn arrival(rt: Rt, id: LandingId) -> Reply<()> {
 }
 
 /// From now on every arrival gives `value` to `sink`; also what is there already.
-pub(crate) fn notify<V: Arguments + Clone>(rt: Rt, id: LandingId, sink: Sink<V>, value: V) {
+pub(crate) fn notify<V: Arguments + Clone>(rt: Rt, id: PutWindowId, sink: Sink<V>, value: V) {
     let give: Notify = Rc::new(move |rt: Rt| {
         if let Err(error) = results::give_to(rt, &sink.route, value.clone()) {
             rt.fail(Failure { code: 1, what: format!("the notice of a put cannot be sent: {error}") });
         }
     });
-    if let Some(own) = rt.landings.own.borrow_mut().get_mut(&id) {
+    if let Some(own) = rt.put_windows.own.borrow_mut().get_mut(&id) {
         own.notify = Some(give.clone());
     }
-    if rt.landings.is_here(id) {
+    if rt.put_windows.is_here(id) {
         give(rt);
     }
 }
 
 /// The owner has read: whoever has put may put again.
-pub(crate) fn give_back(rt: Rt, id: LandingId) {
+pub(crate) fn give_back(rt: Rt, id: PutWindowId) {
     let from = {
-        let mut own = rt.landings.own.borrow_mut();
+        let mut own = rt.put_windows.own.borrow_mut();
         let Some(own) = own.get_mut(&id) else { return };
         let Turn::Ours(from) = own.turn else { return };
         own.turn = Turn::Theirs;
@@ -139,13 +139,13 @@ pub(crate) fn give_back(rt: Rt, id: LandingId) {
 }
 
 /// Nobody reads it any more.
-pub(crate) fn drop_landing(rt: Rt, id: LandingId) {
+pub(crate) fn drop_put_window(rt: Rt, id: PutWindowId) {
     // At the job's end the port keeps the memory as long as peers may put.
     if rt.sched.stopping().is_some() {
         return;
     }
     let (turn, notify) = {
-        let mut table = rt.landings.own.borrow_mut();
+        let mut table = rt.put_windows.own.borrow_mut();
         let Some(own) = table.get_mut(&id) else { return };
         own.dropped = true;
         (own.turn, own.notify.take())
@@ -159,25 +159,25 @@ pub(crate) fn drop_landing(rt: Rt, id: LandingId) {
 }
 
 /// The right is home, and nobody reads: the memory goes.
-fn end(rt: Rt, id: LandingId, putter: Option<Pe>) {
-    drop(rt.landings.own.borrow_mut().remove(&id));
-    rt.sched.close_landing(id);
+fn end(rt: Rt, id: PutWindowId, putter: Option<Pe>) {
+    drop(rt.put_windows.own.borrow_mut().remove(&id));
+    rt.sched.close_put_window(id);
     if let Some(putter) = putter {
         send(rt, putter, tag::READ, id, GONE);
     }
 }
 
 /// Puts; the right comes back when that has been read.
-pub(crate) fn put(rt: Rt, address: Box<LandingAddress>, offset: u64, src: RegBuf) -> Reply<Right> {
-    let reply = Reply::new(rt, Awaited::LANDING);
+pub(crate) fn put(rt: Rt, address: Box<PutWindowAddress>, offset: u64, src: RegBuf) -> Reply<Right> {
+    let reply = Reply::new(rt, Awaited::PUT_WINDOW);
     let notice = |offset| notice(address.id, rt.sched.pe(), offset);
     rt.sched.put(&address, offset, src, tag::PUT, &notice(offset));
-    rt.landings.puts.borrow_mut().insert((address.owner, address.id), (reply.id(), address));
+    rt.put_windows.puts.borrow_mut().insert((address.owner, address.id), (reply.id(), address));
     reply
 }
 
 /// A right is dropped.
-pub(crate) fn give_up(rt: Rt, address: &LandingAddress) {
+pub(crate) fn give_up(rt: Rt, address: &PutWindowAddress) {
     if rt.sched.stopping().is_none() {
         send(rt, address.owner, tag::UNUSED, address.id, 0);
     }
@@ -185,17 +185,17 @@ pub(crate) fn give_up(rt: Rt, address: &LandingAddress) {
 
 /// A put has arrived.
 pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
-    let id = LandingId::from_bits(header.collection);
+    let id = PutWindowId::from_bits(header.collection);
     let Some(&offset) = msg.msg[HEADER..].first_chunk() else {
         return rt.violation(msg.from, "a put without a place", header.collection);
     };
-    let mut table = rt.landings.own.borrow_mut();
+    let mut table = rt.put_windows.own.borrow_mut();
     let Some(own) = table.get_mut(&id).filter(|own| own.turn == Turn::Theirs) else {
         return rt.violation(msg.from, "a put into nothing, or out of turn", header.collection);
     };
     for payload in msg.payloads.iter() {
-        if !rt.sched.fill_landing(id, u64::from_le_bytes(offset), payload) {
-            return rt.violation(msg.from, "a put outside of its landing", u64::from_le_bytes(offset));
+        if !rt.sched.fill_put_window(id, u64::from_le_bytes(offset), payload) {
+            return rt.violation(msg.from, "a put outside of its put window", u64::from_le_bytes(offset));
         }
     }
     own.turn = Turn::Ours(msg.from);
@@ -212,21 +212,21 @@ pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
 
 /// A put of this PE's was read, or nobody will read it.
 pub(super) fn read(rt: Rt, header: &Header, msg: &Incoming) {
-    let id = LandingId::from_bits(header.collection);
-    let put = rt.landings.puts.borrow_mut().remove(&(msg.from, id));
+    let id = PutWindowId::from_bits(header.collection);
+    let put = rt.put_windows.puts.borrow_mut().remove(&(msg.from, id));
     match put {
         Some((future, _)) if header.priority == GONE => {
-            rt.futures.fail(future, CallError::LandingGone { owner: msg.from });
+            rt.futures.fail(future, CallError::WindowGone { owner: msg.from });
         }
         Some((future, address)) => rt.futures.fulfil(future, Right::of(address)),
         None => rt.violation(msg.from, "an answer to no put", header.collection),
     }
 }
 
-/// The right to put into a landing of this PE's was dropped.
+/// The right to put into a put window of this PE's was dropped.
 pub(super) fn unused(rt: Rt, header: &Header, msg: &Incoming) {
-    let id = LandingId::from_bits(header.collection);
-    let mut table = rt.landings.own.borrow_mut();
+    let id = PutWindowId::from_bits(header.collection);
+    let mut table = rt.put_windows.own.borrow_mut();
     let Some(own) = table.get_mut(&id).filter(|own| own.turn == Turn::Theirs) else {
         return rt.violation(msg.from, "a right that is not abroad was dropped", header.collection);
     };

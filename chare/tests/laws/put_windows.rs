@@ -1,9 +1,9 @@
-//! Landings that last: what is put into them arrives, where and when it should, and the right to put is never twice.
+//! Put windows that last: what is put into them arrives, where and when it should, and the right to put is never twice.
 
 use std::cell::Cell;
 
 use charm4rs::prelude::*;
-use charm4rs::{Landed, Landing, PutHandle, testing};
+use charm4rs::{PutHandle, PutWindow, ReceivedPut, testing};
 
 use crate::{law, simulated};
 
@@ -65,26 +65,26 @@ impl Putter {
 
 /// Rows put in turn, and read: their sums, and where they lay.
 async fn rows_arrive(job: Job, putter: Proxy<Putter>, len: usize) {
-    let (mut landing, to) = job.landing::<u64>(len);
-    assert_eq!((landing.len(), to.len()), (len, len));
+    let (mut put_window, to) = job.put_window::<u64>(len);
+    assert_eq!((put_window.len(), to.len()), (len, len));
     let done = putter.rows(to, TIMES).call();
     let mut places = Vec::new();
     for i in 0..TIMES {
-        let row: Landed<'_, u64> = landing.next().await;
+        let row: ReceivedPut<'_, u64> = put_window.next().await;
         assert_eq!(row.len(), len);
         assert!(row.iter().all(|item| *item == i), "row {i}");
         places.push(place(&row));
     }
     assert!(places.iter().all(|place| *place == places[0]));
-    assert!(landing.read().is_none());
+    assert!(put_window.read().is_none());
     let to = done.await;
     // And once more, from here.
     let put = to.put_at(len - 1, vec![9]);
-    let row = landing.next().await;
+    let row = put_window.next().await;
     assert_eq!((row[len - 1], row[0], place(&row)), (9, if len == 1 { 9 } else { TIMES - 1 }, places[0]));
     drop(row);
     drop(put.await);
-    assert!(matches!(landing.arrival().checked().await, Err(CallError::HandleGone { owner: Pe(0) })));
+    assert!(matches!(put_window.arrival().checked().await, Err(CallError::HandleGone { owner: Pe(0) })));
 }
 
 #[test]
@@ -122,13 +122,13 @@ fn between_processes_it_arrives_without_a_copy_by_whatever_transport() {
 #[test]
 fn a_put_writes_its_items_and_no_others() {
     law(|job| async move {
-        let (mut landing, to) = job.landing::<u64>(10);
+        let (mut put_window, to) = job.put_window::<u64>(10);
         let places = [9, 0, 4, 4, 5];
         job.array::<Putter>(4, ()).at(2).items(to, places.to_vec());
         let mut expected = [0; 10];
         for at in places {
             expected[at] = at as u64 + 100;
-            assert_eq!(landing.next().await[..], expected);
+            assert_eq!(put_window.next().await[..], expected);
         }
     });
 }
@@ -138,15 +138,15 @@ fn a_put_outside_of_the_landing_panics_at_the_putter_and_writes_nothing() {
     let outside = async |job: Job| {
         let putters = job.array::<Putter>(2, ());
         for (at, items) in [(0, 11), (10, 1), (usize::MAX, 1), (usize::MAX, 0), (11, 0)] {
-            let (mut landing, to) = job.landing::<u64>(10);
+            let (mut put_window, to) = job.put_window::<u64>(10);
             let error = putters.at(1).one(to, at, items).call().checked().await.unwrap_err();
-            assert!(error.to_string().contains("of a landing of 10"), "{error}");
-            assert!(matches!(landing.arrival().checked().await, Err(CallError::HandleGone { .. })));
-            assert!(landing.read().is_none());
+            assert!(error.to_string().contains("of a put window of 10"), "{error}");
+            assert!(matches!(put_window.arrival().checked().await, Err(CallError::HandleGone { .. })));
+            assert!(put_window.read().is_none());
         }
-        let (mut landing, to) = job.landing::<u64>(10);
+        let (mut put_window, to) = job.put_window::<u64>(10);
         let put = putters.at(1).one(to, 10, 0).call();
-        assert_eq!(landing.next().await[..], [0; 10]);
+        assert_eq!(put_window.next().await[..], [0; 10]);
         assert_eq!(put.await, Ok(10));
     };
     law(move |job| async move { outside(job).await });
@@ -159,21 +159,21 @@ fn who_puts_into_a_landing_that_was_dropped_learns_it_whenever_that_was() {
         let putters = job.array::<Putter>(2, ());
         for len in [10, LEN] {
             // Before the put, in the middle of it, and when it was there but not read.
-            let (landing, to) = job.landing::<u64>(len);
-            drop(landing);
+            let (put_window, to) = job.put_window::<u64>(len);
+            drop(put_window);
             let first = putters.at(1).one(to, 0, len).call().await;
-            let (landing, to) = job.landing::<u64>(len);
+            let (put_window, to) = job.put_window::<u64>(len);
             let second = putters.at(1).one(to, 0, len).call();
-            drop(landing);
-            let (landing, to) = job.landing::<u64>(len);
+            drop(put_window);
+            let (put_window, to) = job.put_window::<u64>(len);
             let third = putters.at(1).one(to, 0, len).call();
-            landing.arrival().await;
-            drop(landing);
+            put_window.arrival().await;
+            drop(put_window);
             for end in [first, second.await, third.await] {
-                assert_eq!(end, Err(CallError::LandingGone { owner: Pe(0) }));
+                assert_eq!(end, Err(CallError::WindowGone { owner: Pe(0) }));
             }
-            let (landing, to) = job.landing::<u64>(len);
-            drop(landing);
+            let (put_window, to) = job.put_window::<u64>(len);
+            drop(put_window);
             assert_eq!(putters.at(1).forget(to).call().await, len);
         }
     };
@@ -185,10 +185,10 @@ fn who_puts_into_a_landing_that_was_dropped_learns_it_whenever_that_was() {
 fn who_waits_for_a_put_learns_that_there_will_be_none() {
     law(|job| async move {
         let putter = job.array::<Putter>(4, ()).at(3);
-        let (landing, to) = job.landing::<u64>(4);
-        let (before, both) = (landing.arrival(), landing.arrival());
+        let (put_window, to) = job.put_window::<u64>(4);
+        let (before, both) = (put_window.arrival(), put_window.arrival());
         assert_eq!(putter.forget(to).call().await, 4);
-        for waits in [before, both, landing.arrival()] {
+        for waits in [before, both, put_window.arrival()] {
             assert_eq!(waits.checked().await, Err(CallError::HandleGone { owner: Pe(0) }));
         }
     });
@@ -198,10 +198,10 @@ fn who_waits_for_a_put_learns_that_there_will_be_none() {
 fn a_handle_that_goes_around_puts_from_wherever_it_is() {
     let around = async |job: Job| {
         let putters = job.array::<Putter>(4, ());
-        let (mut landing, to) = job.landing::<u64>(12);
+        let (mut put_window, to) = job.put_window::<u64>(12);
         let back = putters.at(0).around(to, 11).call();
         for hop in (0..12usize).rev() {
-            assert_eq!(landing.next().await[hop], (11 - hop as u64) % 4);
+            assert_eq!(put_window.next().await[hop], (11 - hop as u64) % 4);
         }
         assert_eq!(back.await.len(), 12);
     };
@@ -213,7 +213,7 @@ fn a_handle_that_goes_around_puts_from_wherever_it_is() {
 fn a_handle_is_given_to_one_and_never_to_several() {
     simulated(12, |job| async move {
         let putters = job.array::<Putter>(3, ());
-        let (_landing, to) = job.landing::<u64>(4);
+        let (_landing, to) = job.put_window::<u64>(4);
         let error = putters.all().forget(to).call().checked().await.unwrap_err();
         assert!(error.to_string().contains("a put handle goes to one chare"), "{error}");
     });
@@ -221,10 +221,10 @@ fn a_handle_is_given_to_one_and_never_to_several() {
     assert!(postcard::from_bytes::<PutHandle<u64>>(&plain).is_err());
 }
 
-/// Averages with its neighbours, by landings that call it.
+/// Averages with its neighbours, by put windows that call it.
 struct Cell1d {
     value: f64,
-    from: [Option<Landing<f64>>; 2],
+    from: [Option<PutWindow<f64>>; 2],
     to: [Option<PutHandle<f64>>; 2],
     heard: [bool; 2],
     step: u32,
@@ -243,11 +243,11 @@ impl Cell1d {
         let value = cx.index() as f64;
         let mut from = [None, None];
         for (side, slot) in from.iter_mut().enumerate() {
-            let (landing, to) = cx.job().landing(1);
-            landing.notify(cx.proxy().arrived_sink(), side);
+            let (put_window, to) = cx.job().put_window(1);
+            put_window.notify(cx.proxy().arrived_sink(), side);
             let neighbour = (cx.index() + if side == 0 { CELLS - 1 } else { 1 }) % CELLS;
             cx.collection().at(neighbour).connect(1 - side, to);
-            *slot = Some(landing);
+            *slot = Some(put_window);
         }
         Self { value, from, to: [None, None], heard: [false; 2], step: 0, has_news: true, report }
     }
@@ -324,11 +324,11 @@ fn a_job_is_not_quiescent_while_a_put_is_on_its_way() {
     }
     law(|job| async move {
         SEEN.set(0);
-        let (mut landing, to) = job.landing::<u64>(LEN);
+        let (mut put_window, to) = job.put_window::<u64>(LEN);
         drop(job.array::<Putter>(4, ()).at(3).rows(to, 2).call());
         job.spawn(async move {
-            SEEN.set(landing.next().await[0] + 1);
-            SEEN.set(landing.next().await[0] + 1);
+            SEEN.set(put_window.next().await[0] + 1);
+            SEEN.set(put_window.next().await[0] + 1);
         });
         job.quiescence().await;
         assert_eq!(SEEN.get(), 2);
@@ -341,13 +341,13 @@ fn there_may_be_more_landings_than_a_transport_has_windows() {
         let putter = job.array::<Putter>(2, ()).at(1);
         let mut open = Vec::new();
         for _ in 0..600 {
-            let (landing, to) = job.landing::<u64>(300);
+            let (put_window, to) = job.put_window::<u64>(300);
             let done = putter.rows(to, 2).call();
-            open.push((landing, done));
+            open.push((put_window, done));
         }
-        for (landing, _) in &mut open {
-            assert!(landing.next().await.iter().all(|item| *item == 0));
-            assert!(landing.next().await.iter().all(|item| *item == 1));
+        for (put_window, _) in &mut open {
+            assert!(put_window.next().await.iter().all(|item| *item == 0));
+            assert!(put_window.next().await.iter().all(|item| *item == 1));
         }
         for (_, done) in open {
             done.await;

@@ -1,4 +1,4 @@
-use charm4rs::Landing;
+use charm4rs::PutWindow;
 use charm4rs::prelude::*;
 
 struct Block;
@@ -10,8 +10,8 @@ impl Block {
         Block
     }
     #[entry]
-    fn take(&mut self, landing: Landing<f64>) {
-        let _ = landing;
+    fn take(&mut self, put_window: PutWindow<f64>) {
+        let _ = put_window;
     }
 }
 
