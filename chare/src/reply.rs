@@ -226,6 +226,20 @@ impl Futures {
         });
     }
 
+    /// Puts a value made on this PE in its place, for [`Futures::release`].
+    pub(crate) fn hold<R: 'static>(&self, id: FutureId, value: R) {
+        let mut table = self.table.borrow_mut();
+        let slot = table.get(id).filter(|slot| matches!(slot.state, State::Waiting(_) | State::Abandoned));
+        if let Some(slot) = slot {
+            if slot.reader.discard { slot.stash.put(()) } else { slot.stash.put(value) }
+        }
+    }
+
+    /// The value is there that was put in its place before.
+    pub(crate) fn release(&self, id: FutureId) {
+        self.settle(id, &mut |_| Ok(()));
+    }
+
     /// Values, packed each by itself, for a list of them.
     pub(crate) fn fulfil_list(&self, id: FutureId, list: Vec<Packed>) {
         let mut list = Some(list);

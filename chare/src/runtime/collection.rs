@@ -16,7 +16,6 @@ use std::rc::Rc;
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
-use smallvec::SmallVec;
 
 use super::create::Shape;
 use super::elements::Elements;
@@ -24,9 +23,9 @@ use super::exit::Failure;
 use super::gone::{self, Likeness};
 use super::insertion::casts::Casts;
 use super::insertion::{census, newcomers};
-use super::intervals::Intervals;
 use super::lacking::Collected;
 use super::location::absent::Absent;
+use super::location::hints::{Ended, Hinted};
 use super::reduction::Reductions;
 use super::span::Span;
 use super::waiting::Waiting;
@@ -114,6 +113,8 @@ pub(crate) struct Common {
     pub(super) casts: Casts,
     /// At an element's home: calls that came before it. Elsewhere: calls that wait until it is known where it is.
     pub(super) absent: Absent,
+    pub(super) hinted: Hinted,
+    pub(super) ended: Ended,
     /// Which collections it can serve.
     pub(super) like: Likeness,
 }
@@ -129,7 +130,20 @@ impl Common {
         let inserted = census::Insertions::default();
         let (id, complete) = (Cell::new(id), Cell::new(false));
         let (absent, casts) = (Absent::default(), Casts::default());
-        Box::leak(Box::new(Self { id, info, sparse, complete, reductions, inserted, casts, absent, like }))
+        let (hinted, ended) = (Hinted::default(), Ended::default());
+        Box::leak(Box::new(Self {
+            id,
+            info,
+            sparse,
+            complete,
+            reductions,
+            inserted,
+            casts,
+            absent,
+            hinted,
+            ended,
+            like,
+        }))
     }
 
     #[inline]
@@ -183,10 +197,6 @@ pub(crate) struct Members<T: Chare> {
     pub(crate) alive: Cell<usize>,
     /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
     places: Table<T::Index, Place>,
-    /// At their home: elements that are gone, of indices that are given out once.
-    ended: Table<Pe, Intervals>,
-    /// Which PEs were told where an element is, that is here.
-    pub(super) hinted: Table<T::Index, SmallVec<[Pe; 2]>>,
 }
 
 impl<T: Chare> Deref for Members<T> {
@@ -250,8 +260,6 @@ impl<T: Chare> Members<T> {
             elements: Elements::default(),
             alive: Cell::new(0),
             places: RefCell::default(),
-            ended: RefCell::default(),
-            hinted: RefCell::default(),
         }))
     }
 
@@ -394,14 +402,14 @@ impl<T: Chare> Members<T> {
         };
         place.or_else(|| {
             let (by, number) = self.map.once(index)?;
-            self.ended.borrow().get(&by).is_some_and(|ended| ended.contains(number)).then_some(Place::Gone)
+            self.ended.has(by, number).then_some(Place::Gone)
         })
     }
 
     /// How many entries say where elements are, and which are gone.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> (usize, usize) {
-        (self.places.borrow().len(), self.ended.borrow().values().map(Intervals::runs).sum())
+        (self.places.borrow().len(), self.ended.runs())
     }
 
     /// Learns where an element is, and sends on what waited for it here, unless that is being asked.
@@ -409,7 +417,7 @@ impl<T: Chare> Members<T> {
         match (place, self.map.once(&index)) {
             (Place::Gone, Some((by, number))) => {
                 self.places.borrow_mut().remove(&index);
-                self.ended.borrow_mut().entry(by).or_default().insert(number);
+                self.ended.note(by, number);
             }
             (Place::At(pe), _) if pe == rt.sched.pe() => drop(self.places.borrow_mut().remove(&index)),
             _ => drop(self.places.borrow_mut().insert(index, place)),
@@ -521,8 +529,8 @@ impl<T: Chare> AnyCollection for Members<T> {
     fn take(&self) -> (Vec<Rc<dyn AnyElement>>, Vec<Incoming>) {
         let elements = self.elements.take().into_iter().map(|element| element as Rc<dyn AnyElement>);
         self.places.take();
-        self.ended.take();
-        self.hinted.take();
+        self.ended.clear();
+        self.hinted.clear();
         (elements.collect(), self.absent.take_all())
     }
 

@@ -258,19 +258,15 @@ fn boxed(panic: Box<dyn std::any::Any + Send>) -> Box<Panicked> {
 
 /// Runs a future of the user's on this PE; a panic in it ends the job.
 pub(crate) fn spawn(rt: Rt, future: impl Future<Output = ()> + 'static) -> TaskId {
-    spawn_named(rt, "a task", future)
+    spawn_named(rt, "a task", Box::pin(future))
 }
 
 /// The same, of a future that a report of its panic calls `who`.
-pub(crate) fn spawn_named(rt: Rt, who: &'static str, future: impl Future<Output = ()> + 'static) -> TaskId {
-    rt.sched.spawn(async move {
-        let mut future = std::pin::pin!(future);
-        let end = std::future::poll_fn(|cx| match guard(|| future.as_mut().poll(cx)) {
-            Ok(polled) => polled.map(Ok),
-            Err(panic) => Poll::Ready(Err(panic)),
-        });
-        if let Err(panic) = end.await {
+pub(crate) fn spawn_named(rt: Rt, who: &'static str, mut future: Pin<Box<dyn Future<Output = ()>>>) -> TaskId {
+    rt.sched.spawn(std::future::poll_fn(move |cx| {
+        guard(|| future.as_mut().poll(cx)).unwrap_or_else(|panic| {
             rt.fail(Failure::panic(who, &panic));
-        }
-    })
+            Poll::Ready(())
+        })
+    }))
 }

@@ -146,7 +146,7 @@ pub(crate) fn start<F: Future<Output: MainResult> + 'static>(rt: Rt, main: F) {
             Err(what) => rt.fail(Failure { code: 1, what }),
         }
     };
-    let main = runtime::spawn_named(rt, "main", main);
+    let main = runtime::spawn_named(rt, "main", Box::pin(main));
     rt.main.set(Some(main));
 }
 

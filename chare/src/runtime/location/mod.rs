@@ -14,6 +14,7 @@
 //! payloads may overtake others on a network anyway.
 
 pub(super) mod absent;
+pub(super) mod hints;
 
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::{HEADER, Header, tag};
 use crate::runtime::Rt;
-use crate::runtime::collection::{Members, Place};
+use crate::runtime::collection::{Members, Place, key};
 use crate::runtime::create::Shape;
 use crate::runtime::post::send_wire;
 use crate::{Chare, wire};
@@ -50,8 +51,11 @@ fn send<T: Chare>(rt: Rt, members: &Members<T>, to: Pe, index: T::Index, step: L
 pub(super) fn announce<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, lives: bool) {
     let home = members.home(rt, &index);
     if !lives {
-        let hinted = members.hinted.borrow_mut().remove(&index).unwrap_or_default();
-        hinted.into_iter().filter(|pe| *pe != home).for_each(|pe| send(rt, members, pe, index, LocationMessage::Gone));
+        members.hinted.forget(&|| key(&index), &mut |pe| {
+            if pe != home {
+                send(rt, members, pe, index, LocationMessage::Gone);
+            }
+        });
     }
     if home != rt.sched.pe() {
         send(rt, members, home, index, if lives { LocationMessage::Lives } else { LocationMessage::Gone });
@@ -69,10 +73,7 @@ pub(super) fn hint<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, call
         return;
     }
     // Who sends much at once is told once.
-    let mut hinted = members.hinted.borrow_mut();
-    let hinted = hinted.entry(index).or_default();
-    if !hinted.contains(&caller) {
-        hinted.push(caller);
+    if members.hinted.note(key(&index), caller) {
         send(rt, members, caller, index, LocationMessage::Hint);
     }
 }

@@ -48,11 +48,8 @@ impl Waiters {
 pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
     let packed = match route {
         Route::Everyone if let Some(to) = only_one(rt, reductions, number) => {
-            if reductions.called.get() {
-                rt.sched.call_self(Class::Default, move || rt.futures.fulfil(to, value));
-            } else {
-                rt.futures.fulfil(to, value);
-            }
+            rt.futures.hold(to, value);
+            release(rt, reductions, to);
             Ok(())
         }
         Route::Everyone => Packed::of(&value).map(|value| in_turn(rt, reductions, number, value)),
@@ -68,6 +65,15 @@ pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64
     };
     if let Err(error) = packed {
         rt.fail(Failure { code: 1, what: format!("the result of a reduction cannot be sent: {error}") });
+    }
+}
+
+/// Gives a future the value that it holds, behind the calls of results before it.
+fn release(rt: Rt, reductions: &Reductions, to: FutureId) {
+    if reductions.called.get() {
+        rt.sched.call_self(Class::Default, move || rt.futures.release(to));
+    } else {
+        rt.futures.release(to);
     }
 }
 
