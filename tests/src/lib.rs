@@ -15,6 +15,6 @@ mod book {
     mod own_crate {}
     chapters! {
         first chares waiting reductions payloads placement dynamic testing python running options faults transports measuring figures
-        glossary backend
+        glossary limitations backend
     }
 }

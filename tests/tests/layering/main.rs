@@ -123,10 +123,10 @@ fn every_fuzz_target_is_built_and_its_corpus_is_replayed() {
 }
 
 #[test]
-fn unsafe_code_lives_in_the_modules_that_the_architecture_names_and_nowhere_else() {
-    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
-    let list = unsafety::list(&architecture);
-    assert!(!list.is_empty(), "ARCHITECTURE.md has a table under `{}`", unsafety::HEADING);
+fn unsafe_code_lives_in_the_modules_that_the_page_names_and_nowhere_else() {
+    let page = fs::read_to_string(root().join(unsafety::PAGE)).expect("the page is there");
+    let list = unsafety::list(&page);
+    assert!(!list.is_empty(), "{} has a table under `{}`", unsafety::PAGE, unsafety::HEADING);
     none(&unsafety::violations(&tree(), &list));
 }
 

@@ -1,4 +1,4 @@
-//! Where unsafe code may live: the list in ARCHITECTURE.md and the `unsafe` in the code are compared in both directions,
+//! Where unsafe code may live: the list in docs/unsafe.md and the `unsafe` in the code are compared in both directions,
 //! so that neither can go its own way. Knows tokens, not meaning.
 
 use std::str::FromStr;
@@ -8,8 +8,9 @@ use proc_macro2::{TokenStream, TokenTree};
 use crate::arrows::Package;
 use crate::sources::Source;
 
-/// The heading under which ARCHITECTURE.md keeps its table.
-pub(crate) const HEADING: &str = "## Unsafe code";
+/// The page that has the table, and its heading.
+pub(crate) const PAGE: &str = "docs/unsafe.md";
+pub(crate) const HEADING: &str = "# Unsafe code";
 
 /// A row of the table: a file, or a folder if it ends with `/`.
 #[derive(PartialEq, Eq, Debug)]
@@ -30,7 +31,7 @@ pub(crate) fn list(architecture: &str) -> Vec<Place> {
         .lines()
         .skip_while(|line| *line != HEADING)
         .skip(1)
-        .take_while(|line| !line.starts_with("## "))
+        .take_while(|line| !line.starts_with('#'))
         .filter_map(|line| {
             let (path, why) = line.strip_prefix("| `")?.split_once("` |")?;
             Some(Place { path: path.to_owned(), why: why.trim_matches(['|', ' ']).to_owned() })
@@ -44,18 +45,15 @@ pub(crate) fn violations(tree: &[Source], list: &[Place]) -> Vec<String> {
     let mut found = Vec::new();
     for path in &unsafe_files {
         if !list.iter().any(|place| place.covers(path)) {
-            found.push(format!("{path} has unsafe code, but ARCHITECTURE.md does not name it under `{HEADING}`"));
+            found.push(format!("{path} has unsafe code, but {PAGE} does not name it"));
         }
     }
     for place in list {
         if !unsafe_files.iter().any(|path| place.covers(path)) {
-            found.push(format!(
-                "ARCHITECTURE.md names {} under `{HEADING}`, but there is no unsafe code in it",
-                place.path
-            ));
+            found.push(format!("{PAGE} names {}, but there is no unsafe code in it", place.path));
         }
         if place.why.is_empty() {
-            found.push(format!("ARCHITECTURE.md does not say why {} is unsafe", place.path));
+            found.push(format!("{PAGE} does not say why {} is unsafe", place.path));
         }
     }
     found
@@ -118,10 +116,10 @@ mod tests {
 
     #[test]
     fn the_list_is_read_from_its_table_and_from_nowhere_else() {
-        let text = "## Before\n| `no.rs` | not here |\n## Unsafe code\nProse with `no.rs`.\n\n| where | why |\n|---|---|\n\
-                    | `a/b.rs` | because |\n| `a/c/` |  |\n## After\n| `no.rs` | nor here |\n";
+        let text = "## Before\n| `no.rs` | not here |\n# Unsafe code\nProse with `no.rs`.\n\n| where | why |\n|---|---|\n\
+                    | `a/b.rs` | because |\n| `a/c/` |  |\n# After\n| `no.rs` | nor here |\n";
         assert_eq!(list(text), [place("a/b.rs"), Place { path: "a/c/".into(), why: String::new() }]);
-        assert_eq!(violations(&[], &list(text)).last().unwrap(), "ARCHITECTURE.md does not say why a/c/ is unsafe");
+        assert_eq!(violations(&[], &list(text)).last().unwrap(), "docs/unsafe.md does not say why a/c/ is unsafe");
     }
 
     #[test]
@@ -152,7 +150,7 @@ mod tests {
         assert_eq!(violations(&tree, &[place("a.rs"), place("b/")]), [""; 0]);
         let found = violations(&tree, &[place("a.rs"), place("d.rs")]);
         assert!(found[0].starts_with("b/c.rs has unsafe code"), "{found:?}");
-        assert!(found[1].starts_with("ARCHITECTURE.md names d.rs"), "{found:?}");
+        assert!(found[1].starts_with("docs/unsafe.md names d.rs"), "{found:?}");
         assert_eq!(found.len(), 2);
     }
 
