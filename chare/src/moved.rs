@@ -1,14 +1,13 @@
-//! Values that move through bytes: the only `unsafe` of this crate.
+//! Moves values through the bytes of messages. Every reader of a moved value, in the modules that `docs/unsafe.md` lists, relies on the rules of this one.
 //!
-//! A call to a chare of the same process is not serialized. Its arguments are *moved*: the sender writes the value's
-//! bytes into the message ([`write()`]) and forgets it, the receiver reads them once ([`read()`]) and owns it.
-//! The transport moves a message's bytes without looking at them, 16-byte aligned at both ends, to exactly one receiver.
-//! A value that is large or needs a larger alignment is boxed, and the box moves.
+//! A call to a chare of the same process is not serialized. Its arguments are *moved*: the sender writes the bytes of the value into the message
+//! ([`write()`]) and forgets the value; the receiver reads the bytes once ([`read()`]) and owns the value. The transport delivers the bytes unchanged,
+//! aligned to 16 bytes at both ends, to exactly one receiver. A value that is large or needs a larger alignment is boxed, and the box is moved.
 //!
-//! What moves to another thread is `Send`: [`send_moved`](crate::runtime) asks for it. What a PE sends to itself need not be.
+//! A value that moves to another thread is `Send`: [`send_moved`](crate::runtime) requires it. A value that a PE sends to itself need not be.
 //!
-//! Who upholds that a value is read as the type it was written as: sender and receiver name the same entry method
-//! (or the same future), whose type fixes the value's; both run in one process, hence one program.
+//! A value is read as the type as which it was written, because sender and receiver name the same entry method (or the same future), whose type determines
+//! that of the value. Both run in one process, and therefore in one program.
 
 use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
 

@@ -1,9 +1,8 @@
-//! Bytes between PEs.
+//! Moves bytes between PEs.
 //!
-//! This crate is the lowest layer of charm4rs: the *seam* that every network backend implements
-//! ([`Fabric`], [`Endpoint`]), the backends, registered memory, wire-up, authentication, and the
-//! `port::Port` above them, one PE's way out to all others. It knows nothing of scheduling, chares, serde
-//! data models or Python: a message is a tag and bytes.
+//! This crate is the lowest layer of charm4rs. It contains the *seam* that every network backend implements ([`Fabric`], [`Endpoint`]), the backends,
+//! registered memory, wire-up, authentication, and above them `port::Port`, which connects a PE to all others. It does not depend on scheduling, chares or
+//! Python. A message is a tag and bytes; serde serves only the addresses of put windows, which the layers above send in their messages.
 //!
 //! Read in this order: [`seam`] (what a backend promises), [`memory`] (who owns a buffer), `port`
 //! (which backend carries a message, and by which protocol), then any one backend.

@@ -1,12 +1,12 @@
-//! Put windows that last: memory that peers put into again and again, with no handshake.
+//! Put windows: memory that peers put into repeatedly, without a handshake.
 //!
-//! A put window is exposed once, by every backend that reaches somebody, and its [`PutWindowAddress`] has a key for each. A put is a write
-//! into that memory and 32 bits that name the put window; when they arrive, the put window's owner gets the message that it wrote when it opened the
-//! put window (its *notice*), as if the origin had sent it. Where a backend cannot expose the memory, the putter sends a message with
-//! the payload, and its receiver copies ([`Port::fill_put_window`]).
+//! A put window is exposed once, by every backend that reaches any peer, and its [`PutWindowAddress`] has a key for each. A put writes into that memory and
+//! carries 32 bits that name the put window. When these arrive, the owner receives the message that it specified when it opened the window (its *notice*), as
+//! if the origin had sent it. If a backend cannot expose the memory, the origin sends the payload in a message, and the receiver copies it
+//! ([`Port::fill_put_window`]).
 //!
-//! Whose turn it is to touch the memory, the owner's or a putter's, the layer above knows: see [`PutWindowMemory::bytes`]. The port promises
-//! that an open put window can be put into, and that no put touches anything outside of one.
+//! The layer above ensures that the owner and an origin do not access the memory at the same time: see [`PutWindowMemory::bytes`]. The port ensures that an
+//! open put window can be put into, and that no put accesses memory outside of one.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -75,14 +75,15 @@ struct Whole {
     tag: u64,
 }
 
-// SAFETY: the owner of the memory may cross threads, and so may who holds it; the bytes are reached by `PutWindowMemory::bytes`, whose
-// callers say that nobody else touches them, and by windows.
+// SAFETY: the buffer that owns the memory is `Send`. The bytes are accessed only through `PutWindowMemory::bytes`, whose callers promise that nothing else
+// accesses them, and through windows.
 unsafe impl Send for Whole {}
 // SAFETY: as above.
 unsafe impl Sync for Whole {}
 
-// SAFETY: the block is valid and writable as long as this lives. It is aliased by the other windows of its put window and by `bytes`; but a
-// window gives no access to its buffer, `Port::close_put_window` drops it unread, and for `bytes` its caller answers.
+// SAFETY: the block is valid and writable as long as `self` lives. The buffers of the other windows of this put window, and `bytes`, alias it. No two of them
+// access it at the same time: a `Window` gives no access to its buffer, `Port::close_put_window` drops the buffer without a read, and the caller of `bytes`
+// promises exclusive access.
 unsafe impl Home for Whole {
     unsafe fn reclaim(&self, _: NonNull<u8>, _: usize) {}
 
