@@ -14,7 +14,7 @@ use charm4rs_transport::TransportError;
 use charm4rs_transport::bootstrap;
 use charm4rs_transport::port::Port;
 
-pub(crate) use crate::runtime::Driver;
+pub(crate) use crate::runtime::Dispatcher;
 use crate::runtime::{self, Failure, Host, Rt, Runtime};
 
 /// What a PE does before its loop begins.
@@ -34,7 +34,7 @@ pub(crate) fn leave_fork() {
 
 /// Runs its loop until the job ends.
 pub(crate) fn run(rt: Rt) -> Result<i32, TransportError> {
-    let code = guarded(rt, || rt.sched.run(&Driver(rt))).unwrap_or(Ok(i32::from(u8::MAX)));
+    let code = guarded(rt, || rt.sched.run(&Dispatcher(rt))).unwrap_or(Ok(i32::from(u8::MAX)));
     if bootstrap::is_fork() {
         bootstrap::end_fork(code.unwrap_or(i32::from(u8::MAX)));
     }

@@ -27,7 +27,7 @@ use super::exit::Failure;
 use super::intervals::Intervals;
 use super::post::{send_failure, send_wire};
 use super::span::Span;
-use super::{Driver, Rt, tree};
+use super::{Dispatcher, Rt, tree};
 use crate::cx::AnyElement;
 use crate::envelope::{HEADER, Header, tag};
 use crate::reply::Awaited;
@@ -199,7 +199,7 @@ fn tell(rt: Rt, id: CollectionId, waited: Vec<Incoming>) {
     }
     let early = rt.early.borrow_mut().remove(&id).unwrap_or_default();
     drop(rt.awaiting.borrow_mut().remove(&id));
-    waited.into_iter().chain(early).for_each(|msg| Driver(rt).deliver(msg));
+    waited.into_iter().chain(early).for_each(|msg| Dispatcher(rt).deliver(msg));
 }
 
 /// The end of a creation that somebody waits for though what was to be made is gone.

@@ -296,7 +296,7 @@ impl Runtime {
     /// runs code of the user's, so its callers do it last.
     fn release(&'static self, id: CollectionId) {
         let kept = self.early.borrow_mut().remove(&id).unwrap_or_default();
-        kept.into_iter().for_each(|msg| Driver(self).deliver(msg));
+        kept.into_iter().for_each(|msg| Dispatcher(self).deliver(msg));
     }
 
     /// The memory of a payload that leaves for somewhere else.
@@ -358,9 +358,9 @@ impl fmt::Debug for Runtime {
 
 /// What the scheduler drives.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Driver(pub(crate) Rt);
+pub(crate) struct Dispatcher(pub(crate) Rt);
 
-impl Handler for Driver {
+impl Handler for Dispatcher {
     #[inline]
     fn class(&self, msg: &Incoming) -> Class {
         match msg.tag {

@@ -69,7 +69,7 @@ impl LockstepJob {
         for _ in 0..ROUNDS_MAX {
             let mut busy = false;
             for rt in &self.pes {
-                match rt.enter(|| pe::guarded(rt, || rt.sched.step(&pe::Driver(rt)))) {
+                match rt.enter(|| pe::guarded(rt, || rt.sched.step(&pe::Dispatcher(rt)))) {
                     Some(Step::Busy) => busy = true,
                     Some(Step::Failed(error)) => return Err(Failure::from(&error)),
                     Some(Step::Idle { .. } | Step::Stopped(_)) | None => {}

@@ -256,7 +256,7 @@ impl Sim {
                 return End::Endless;
             }
             self.clock.advance_to(self.network.clock().now());
-            let stepped = match rt.enter(|| pe::guarded(rt, || rt.sched.step(&pe::Driver(rt)))) {
+            let stepped = match rt.enter(|| pe::guarded(rt, || rt.sched.step(&pe::Dispatcher(rt)))) {
                 Some(Step::Busy) => Stepped { more: true, timer: None },
                 Some(Step::Idle { until }) => Stepped { more: false, timer: until },
                 Some(Step::Stopped(code)) => {

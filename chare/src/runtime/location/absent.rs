@@ -119,7 +119,7 @@ impl Absent {
 }
 
 fn deliver(rt: Rt, calls: Vec<Incoming>) {
-    calls.into_iter().for_each(|msg| crate::runtime::Driver(rt).deliver(msg));
+    calls.into_iter().for_each(|msg| crate::runtime::Dispatcher(rt).deliver(msg));
 }
 
 #[cfg(test)]
