@@ -364,9 +364,9 @@ impl Scheduler {
                     self.queue.borrow_mut().push(Ready::Message(msg), class);
                 }
                 PortEvent::Offer(offer) => {
-                    let put_windows = handler.offer(&offer);
+                    let destinations = handler.offer(&offer);
                     if let Some(port) = &mut *self.port.borrow_mut() {
-                        port.accept(offer.id, put_windows);
+                        port.accept(offer.id, destinations);
                     }
                 }
                 PortEvent::Refused { to, tag, head, bytes } => {
