@@ -490,7 +490,7 @@ impl<T: Chare> Collection<T> {
         runtime::may_insert::<T>(runtime::current(), self.id)
     }
 
-    /// Whether this PE knows of a sparse array that it has been closed, once or more often.
+    /// Whether reductions do not count what this PE inserts into a sparse array now, until that is closed again.
     #[doc(hidden)]
     pub fn is_closed(&self) -> bool {
         runtime::is_closed::<T>(runtime::current(), self.id)

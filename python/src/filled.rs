@@ -62,27 +62,25 @@ fn not_filled(proxy: &Bound<'_, Proxy>, method: &str, reason: NoInsertion) -> Py
 
 /// Closes an array, perhaps once more.
 pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
-    engine()?;
+    let engine = engine()?;
     let collection = proxy.get().collection_of();
     if let Err(reason) = collection.may_insert() {
         return Err(charm4py_error(proxy.py(), &not_filled(proxy, "ckDoneInserting", reason)?)?);
     }
     gone(collection);
-    close(collection);
+    engine.job.spawn(collection.done_inserting());
     Ok(())
-}
-
-fn close(collection: Collection<Element>) {
-    if let Ok(engine) = engine() {
-        engine.job.spawn(collection.done_inserting());
-    }
 }
 
 /// Before all elements are called: closes an array again, if elements were inserted.
 #[inline]
 pub(crate) fn close_again(collection: Collection<Element>) {
-    if OPENED.with_borrow_mut(|opened| !opened.is_empty() && opened.remove(&collection)) {
-        close(collection);
+    if OPENED.with_borrow_mut(|opened| !opened.is_empty() && opened.remove(&collection))
+        && let Ok(engine) = engine()
+    {
+        let closed = collection.done_inserting().checked();
+        // It fails only if the array has been destroyed, which nobody need hear of here.
+        engine.job.spawn(async move { drop(closed.await) });
     }
 }
 

@@ -96,8 +96,15 @@ impl Futures {
     }
 }
 
-/// A value has arrived for a future that no other value can find.
-pub(crate) fn settle(py: Python<'_>, future: &Py<FutureBase>, value: Arrived) -> PyResult<()> {
+/// A value has arrived for a future of this PE, which mostly nobody else knows.
+pub(crate) fn settle(py: Python<'_>, engine: &Engine, future: &Py<FutureBase>, value: Arrived) -> PyResult<()> {
+    let (is_known, number) = {
+        let inside = future.borrow(py);
+        (inside.known, inside.name.number)
+    };
+    if is_known {
+        return engine.futures.settle(py, number, value);
+    }
     let woken = future.bind(py).borrow_mut().arrive(value);
     woken.wake(py, future)
 }

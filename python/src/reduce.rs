@@ -303,7 +303,7 @@ impl Reduced {
     fn give_to_contributor(self, py: Python<'_>, engine: &Engine, future: &Py<FutureBase>) -> PyResult<()> {
         if is_next(engine, engine.job.pe()) {
             let result = self.finish(py, engine)?;
-            return future::settle(py, future, arrived(py, result));
+            return future::settle(py, engine, future, arrived(py, result));
         }
         Self { callback: Callback::Future(name_of(future.bind(py))?), ..self }.give(py)
     }

@@ -8,11 +8,11 @@ use std::rc::Rc;
 use charm4rs_transport::port::{Charge, Incoming, Offer};
 use charm4rs_transport::{Pe, RegBuf};
 
-use super::collection::CollectionId;
+use super::collection::{CollectionId, key};
 use super::execute::{Args, Then, guard, panicked};
 use super::exit::Failure;
 use super::post::{self, fail_call, header_of, owners, wire_error};
-use super::{Rt, local_call, location};
+use super::{Rt, local_call, location, queued};
 use crate::call::Options;
 use crate::cx::Element;
 use crate::envelope::{FutureId, HEADER, Header, MOVED, PASSED, tag};
@@ -67,26 +67,49 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
             Some(element) => return local_call::call::<E>(rt, element, args, options, reply),
             None => members.last_known_pe(rt, &target.which),
         },
-        None => None,
+        // Where the element lives is decided when this PE knows the collection.
+        None => Some(rt.sched.pe()),
     };
     let header = header_of(rt, E::info(), target.collection, options, reply);
     let charge = Charge::weighing(E::weight(&args));
     let body: Body<E> = (target.which, args);
-    let Some(to) = to.filter(|to| *to != rt.sched.pe()) else { return call_at_once::<E>(rt, header, body) };
+    let direct = to.filter(|to| *to != rt.sched.pe() && rt.queued.is_empty());
+    let Some(to) = direct else { return call_absent::<E>(rt, to, options, header, body, charge) };
+    send_call::<E>(rt, to, header, body, charge);
+}
+
+#[inline]
+fn send_call<E: Entry>(rt: Rt, to: Pe, header: Header, body: Body<E>, charge: Charge) {
     if rt.same_process(to) {
         moved::loosen(body, |body| post::send_loose(rt, to, tag::CALL, &header.moved(), body, charge));
     } else if let Err(error) = post::send_wire(rt, to, tag::CALL, &header, body, E::POSTS) {
-        fail_call(rt, reply, wire_error(rt, E::info(), &error));
+        fail_call(rt, header.reply(), wire_error(rt, E::info(), &error));
     }
 }
 
-/// Delivers a call of this PE's at once: to where its element lives, or to where calls wait until that is known. Left in the queue, it would be overtaken
-/// by later calls once a message before it in the queue says where the element lives.
+/// Calls an element that is not here, and is not known to be elsewhere (or calls of some element are in the queue): behind the calls of it that are in the
+/// queue ([`queued`]); at once, to wait where others do, while a location is being asked for.
+#[cold]
+fn call_absent<E: Entry>(rt: Rt, to: Option<Pe>, options: Options, header: Header, body: Body<E>, charge: Charge) {
+    let (here, id, element) = (rt.sched.pe(), CollectionId(header.collection), key(&body.0));
+    let is_queued = to == Some(here) || rt.queued.has(id, element.clone());
+    match to {
+        _ if is_queued => queued::queue(rt, options.class(), id, element, moved_here::<E>(rt, &header, body)),
+        Some(to) => send_call::<E>(rt, to, header, body, charge),
+        None => call_at_once::<E>(rt, header, body),
+    }
+}
+
+/// A call as a message of this PE to itself.
+fn moved_here<E: Entry>(rt: Rt, header: &Header, body: Body<E>) -> Incoming {
+    moved::loosen(body, |body| post::loose_here(rt, tag::CALL, &header.moved(), body))
+}
+
+/// Delivers a call of this PE's at once.
 #[cold]
 pub(super) fn call_at_once<E: Entry>(rt: Rt, header: Header, body: Body<E>) {
-    let header = header.moved();
-    let msg = moved::loosen(body, |body| post::loose_here(rt, tag::CALL, &header, body));
-    deliver::<E::Chare>(rt, E::info(), &header, msg);
+    let msg = moved_here::<E>(rt, &header, body);
+    deliver::<E::Chare>(rt, E::info(), &header.moved(), msg);
 }
 
 /// Where the moved body of a message is.

@@ -249,7 +249,8 @@ fn own_indices<T: Chare>(rt: Rt, members: &Members<T>) -> Vec<T::Index> {
     }
 }
 
-/// Makes one element here.
+/// Makes one element here. (Inlined: it is the loop of every creation.)
+#[inline(always)]
 fn make<T: Chare>(rt: Rt, members: &'static Members<T>, index: T::Index, init: T::Init) {
     let element = Element::<T>::new(rt, members, index);
     if members.add(element.clone()).is_none() {
@@ -287,9 +288,9 @@ pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> Result<(), NoIns
     }
 }
 
-/// Whether this PE knows of a sparse array that it has been closed.
+/// Whether reductions do not count what this PE inserts into a sparse array now, until that is closed again.
 pub(crate) fn is_closed<T: Chare>(rt: Rt, id: CollectionId) -> bool {
-    rt.collection::<T>(id).is_some_and(|members| members.sparse && members.complete.get())
+    rt.collection::<T>(id).is_some_and(|members| members.sparse && members.inserted.takes_newcomers())
 }
 
 /// Makes an element of a sparse array.

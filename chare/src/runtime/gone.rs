@@ -183,6 +183,9 @@ fn end(rt: Rt, members: &'static dyn AnyCollection) {
         send_failure(rt, waiting, destroyed(rt, common.info.name, "its creation"));
     }
     rt.gone.spare.borrow_mut().entry(common.like.clone()).or_default().push(members);
+    if let Some(front) = rt.front.get() {
+        front.gone(id);
+    }
     tell(rt, id, calls);
 }
 
@@ -192,11 +195,8 @@ fn note(rt: Rt, id: CollectionId) {
     rt.unregister(id);
 }
 
-/// Tells those whom it concerns, and the messages that waited for it find what has become of it.
+/// What waited for it finds what has become of it.
 fn tell(rt: Rt, id: CollectionId, waited: Vec<Incoming>) {
-    if let Some(front) = rt.front.get() {
-        front.gone(id);
-    }
     let early = rt.early.borrow_mut().remove(&id).unwrap_or_default();
     drop(rt.awaiting.borrow_mut().remove(&id));
     waited.into_iter().chain(early).for_each(|msg| Dispatcher(rt).deliver(msg));
@@ -209,12 +209,20 @@ pub(super) fn never_created(rt: Rt) -> Reply<()> {
     reply
 }
 
-/// A section will not be made: what it was to be cut from was destroyed.
-pub(super) fn never_made(rt: Rt, id: CollectionId) {
+/// A section of a `chare` will not be made: what it was to be cut from was destroyed.
+pub(super) fn never_made(rt: Rt, chare: &str, header: &Header) {
+    if let Some(to) = header.reply().wanted() {
+        send_failure(rt, to, destroyed(rt, chare, "a section, or the number of its elements"));
+    }
+    let id = CollectionId(header.collection);
+    // Its creator may have told already that it is gone.
     if !rt.gone.has(id) {
         note(rt, id);
-        tell(rt, id, Vec::new());
+        if let Some(front) = rt.front.get() {
+            front.gone(id);
+        }
     }
+    tell(rt, id, Vec::new());
 }
 
 /// Ends the suspended methods of an element that its collection does not list any more, and drops the chare.
@@ -252,12 +260,10 @@ pub(super) fn too_late(rt: Rt, id: CollectionId, msg: Incoming) {
     rt.discard(msg);
     match tag {
         tag::INSERT => rt.fail(Failure { code: 1, what: destroyed(rt, chare, "an insertion").to_string() }),
+        tag::SECTION if CollectionId(header.collection).is_section() => never_made(rt, chare, &header),
         tag::SECTION | tag::CENSUS => {
             if let Some(to) = header.reply().wanted() {
                 send_failure(rt, to, destroyed(rt, chare, "a section, or the number of its elements"));
-            }
-            if let Some(section) = Some(CollectionId(header.collection)).filter(|id| id.is_section()) {
-                never_made(rt, section);
             }
         }
         _ => {}

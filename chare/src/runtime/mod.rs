@@ -28,6 +28,7 @@ mod local_call;
 mod location;
 mod post;
 pub(crate) mod put_windows;
+mod queued;
 mod reduction;
 pub(crate) mod running;
 mod section;
@@ -113,6 +114,7 @@ pub struct Runtime {
     /// The front in another language that this PE has, if any.
     pub(crate) front: OnceCell<Box<dyn front::Front>>,
     pub(crate) put_windows: put_windows::PutWindows,
+    queued: queued::Queued,
     /// Payloads that were copied because more than one holds them.
     copies: Cell<u64>,
 }
@@ -180,6 +182,7 @@ impl Runtime {
             deadlock: deadlock::Search::default(),
             front: OnceCell::new(),
             put_windows: put_windows::PutWindows::default(),
+            queued: queued::Queued::default(),
             copies: Cell::new(0),
         }))
     }

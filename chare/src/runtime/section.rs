@@ -181,13 +181,13 @@ fn begin(rt: Rt, header: &Header, whole: &'static dyn AnyCollection, indices: BT
     }
     let asked: Vec<_> = homes.into_iter().map(|(home, indices)| ask(rt, header, whole, home, indices)).collect();
     // What is here of the whole may serve another collection by the time that they have answered.
-    let (header, whole) = (*header, whole.common().id());
+    let (header, chare, whole) = (*header, whole.common().info.name, whole.common().id());
     spawn(rt, async move {
         let mut parts = Parts::new();
         for (indices, places) in asked {
             // The only failure is that the whole was destroyed.
             let Ok(places) = places.checked().await else {
-                return gone::never_made(rt, CollectionId(header.collection));
+                return gone::never_made(rt, chare, &header);
             };
             for (index, place) in indices.into_iter().zip(places) {
                 parts.entry(place).or_default().push(index);

@@ -207,7 +207,11 @@ fn a_section_that_is_cut_while_its_array_goes_is_destroyed_with_it() {
             let [some, others] = [[1, 2, 6], [0, 3, 7]].map(|indices| blocks.section(indices));
             // It may be made before the array goes.
             let told = some.all().told().call().checked();
+            let created = others.created().checked();
             blocks.destroy();
+            if let Err(error) = created.await {
+                assert!(matches!(error, CallError::Destroyed { .. }), "{error}");
+            }
             match told.await {
                 Ok(told) => assert_eq!(told, [0; 3]),
                 error => is_destroyed(error, "told"),

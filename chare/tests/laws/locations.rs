@@ -2,7 +2,7 @@
 
 use charm4rs::prelude::*;
 use charm4rs::testing::{SimOptions, simulate};
-use charm4rs::{Collection, IndexMap, Places};
+use charm4rs::{Collection, DefaultMap, IndexMap, Places};
 
 use crate::{law, simulated};
 
@@ -143,6 +143,47 @@ fn a_home_that_learns_where_an_element_is_keeps_the_order_of_its_own_calls() {
         (0..MANY).for_each(|log| logs.insert_on(Pe(1 % job.pes()), log, ()));
         called.await;
         logs.done_inserting().await;
+    });
+}
+
+/// Notes what it is told.
+#[derive(Default)]
+struct Told(Vec<char>);
+
+#[chare(index = u32)]
+impl Told {
+    #[init]
+    fn new() -> Self {
+        Self::default()
+    }
+    #[entry]
+    fn tell(&mut self, what: char) {
+        self.0.push(what);
+    }
+    #[entry]
+    fn told(&self) -> Vec<char> {
+        self.0.clone()
+    }
+}
+
+#[test]
+fn a_home_keeps_its_own_calls_of_one_and_of_all_in_order_though_the_element_is_still_to_be_made() {
+    law(|job| async move {
+        let told = job.array::<Told>(2, ());
+        told.all().tell('a');
+        told.at(0).tell('b');
+        told.all().tell('c');
+        told.at(0).tell('d');
+        assert_eq!(told.at(0).told().call().await, ['a', 'b', 'c', 'd']);
+        let filled = job.sparse::<Told>();
+        filled.insert_on(job.pe(), 0, ());
+        filled.done_inserting().await;
+        let places = Places { pes: job.pes(), position: None };
+        let home = (1..).find(|index| DefaultMap.pe(index, &places) == job.pe()).unwrap();
+        filled.insert_on(job.pe(), home, ());
+        filled.all().tell('a');
+        filled.at(home).tell('b');
+        assert_eq!(filled.at(home).told().call().await, ['a', 'b']);
     });
 }
 

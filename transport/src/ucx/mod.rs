@@ -39,7 +39,7 @@
 //! A PE that closes says goodbye to everybody that it has dealt with, as the last message of each sequence, and waits for an answer; then a connection
 //! that breaks is no accident. Between hosts connections are watched (UCX's error handling for peers), so a peer whose process died is
 //! reported where UCX notices. Within a host they are not, for then UCX would not use shared memory. Silence is noticed by none of this, but by
-//! whoever watches over the processes of the job ([`Watch`]).
+//! the failure detector of the job ([`FailureDetector`]).
 
 mod context;
 mod endpoint;

@@ -179,9 +179,12 @@ pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
 
 fn close(rt: Rt, id: CollectionId, to: FutureId) {
     let counted = Reply::discarding::<u64>(rt, Awaited::CREATION);
-    let header = Header::new(id.0, rt.sched.pe()).with_reply(counted.id());
-    send(rt, id.creator().unwrap_or_else(|| rt.sched.pe()), &header, &CensusMessage::Begin);
+    let mut header = Header::new(id.0, rt.sched.pe()).with_reply(counted.id());
     let members = rt.any_collection(id);
+    if let Some(members) = members {
+        header.method = members.common().info.id(); // for the error, if it is gone
+    }
+    send(rt, id.creator().unwrap_or_else(|| rt.sched.pe()), &header, &CensusMessage::Begin);
     if let Some(members) = members {
         let closing = &members.common().inserted.closing;
         closing.set(closing.get() + 1);

@@ -7,8 +7,8 @@
 //! *Order.* The caller's earlier calls may still be on the long way, and calls that take the short one would overtake them. So
 //! after a hint its PE *asks*: it sends a marker the long way, behind them, and keeps its own calls meanwhile. A marker goes where a call
 //! would go, waits where a call would wait, and is answered by the PE that has the element, or that knows that it is gone. What was kept goes
-//! to that PE then. For the same reason a PE's own calls never lie in its queue while it is open where they go: they are delivered at once, to wait
-//! where others do ([`crate::runtime::calls::call_at_once`]).
+//! to that PE then. For the same reason calls of an element stay behind those of it that are in the PE's own
+//! queue ([`crate::runtime::queued`]).
 //!
 //! Order is kept among calls that are equally urgent, and no less so than others by default: the marker is as urgent as those. Messages with
 //! payloads may overtake others on a network anyway.
