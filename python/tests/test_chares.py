@@ -494,6 +494,30 @@ def test_an_array_that_grows_is_closed_again_by_itself(run: Run) -> None:
         check(run(program, pes), "3 6 9 9 12")
 
 
+def test_an_array_that_goes_while_it_is_closed_again_by_itself_ends_no_job(run: Run) -> None:
+    program = """
+    class Cell(Chare):
+        def who(self): return self.thisIndex[0]
+    class Inserter(Chare):
+        def insert(self, cells, index): cells.ckInsert(index, onPE=charm.myPe())
+    def main(args):
+        inserters = Group(Inserter)
+        for round in range(200):
+            cells = Array(Cell, ndims=1)
+            cells.ckInsert(0)
+            cells.ckDoneInserting()
+            assert cells.who(ret=True).get() == [0]
+            inserters[charm.numPes() - 1].insert(cells, 1, awaitable=True).get()
+            cells.ckDestroy()
+        charm.waitQD()
+        print("done")
+        exit()
+    charm.start(main)
+    """
+    for pes in (1, 2, 3):
+        check(run(program, pes), "done")
+
+
 def test_elements_come_and_go_in_phases_and_are_reduced_with_the_others(run: Run) -> None:
     program = """
     class Cell(Chare):
