@@ -218,7 +218,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     if !sparse {
         counting::count(rt, &members.reductions, members.count());
     }
-    rt.is_known(id);
+    rt.became_known(id);
     rt.release(id);
     members.absent.wake_all(rt);
 }

@@ -289,8 +289,8 @@ impl Runtime {
         self.awaiting.borrow_mut().entry(id).or_default().push(Box::new(then));
     }
 
-    /// This PE has heard of a collection.
-    fn is_known(&self, id: CollectionId) {
+    /// This PE has heard of a collection: runs what waited for that.
+    fn became_known(&self, id: CollectionId) {
         let waiting = self.awaiting.borrow_mut().remove(&id).unwrap_or_default();
         waiting.into_iter().for_each(|then| then());
     }

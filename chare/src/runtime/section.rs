@@ -273,7 +273,7 @@ fn make(
     let section = whole.cut(rt, id, root, span);
     rt.register(section);
     own.iter().for_each(|index| whole.join(section, index));
-    rt.is_known(id);
+    rt.became_known(id);
     let common = section.common();
     common.complete.set(true);
     counting::tell_when_counted(rt, &common.reductions, 0, header.reply());
