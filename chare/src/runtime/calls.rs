@@ -81,7 +81,7 @@ pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Ar
 #[inline]
 fn send_call<E: Entry>(rt: Rt, to: Pe, header: Header, body: Body<E>, charge: Charge) {
     if rt.same_process(to) {
-        moved::loosen(body, |body| post::send_loose(rt, to, tag::CALL, &header.moved(), body, charge));
+        post::send_moved(rt, to, tag::CALL, header, body, charge);
     } else if let Err(error) = post::send_wire(rt, to, tag::CALL, &header, body, E::POSTS) {
         fail_call(rt, header.reply(), wire_error(rt, E::info(), &error));
     }
