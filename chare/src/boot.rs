@@ -10,13 +10,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
+use charm4rs_bootstrap as bootstrap;
+use charm4rs_bootstrap::options::{Action, Options};
+use charm4rs_bootstrap::{Control, Found, Report};
 use charm4rs_scheduler::placement::{self, Machine};
 use charm4rs_scheduler::{Clock, Config};
-use charm4rs_transport::bootstrap::options::{Action, Options};
-use charm4rs_transport::bootstrap::{self, Control, Found, Report};
 use charm4rs_transport::port::{Port, PortBuilder};
-use charm4rs_transport::wireup::{self, Notices, TransportKind, TransportOptions};
+use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, Pe, TransportError};
+use charm4rs_transport::{Notices, TransportKind, TransportOptions};
 
 use crate::registry::registry;
 use crate::runtime::deadlock::Deadlock;

@@ -9,9 +9,9 @@
 
 use std::rc::Rc;
 
+use charm4rs_bootstrap as bootstrap;
 use charm4rs_scheduler::{Config, Scheduler};
 use charm4rs_transport::TransportError;
-use charm4rs_transport::bootstrap;
 use charm4rs_transport::port::Port;
 
 pub(crate) use crate::runtime::Dispatcher;

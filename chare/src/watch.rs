@@ -6,7 +6,7 @@
 //! they would store anyway, or almost ([`Pulse`], [`Running`]). If two looks at a PE are alike and it is not
 //! idle, it has been in one and the same entry method between them. What that is, of which chare, and where in it, the PE's thread
 //! itself says in the handler of a signal, which may come between any two instructions of an endless loop
-//! (see [`charm4rs_transport::bootstrap::interrupt`]). A warning asks for the names only: the job goes on, and nothing risky may happen to it. The stack is
+//! (see [`charm4rs_bootstrap::interrupt`]). A warning asks for the names only: the job goes on, and nothing risky may happen to it. The stack is
 //! walked when the job ends anyway.
 //!
 //! Deadlocks concern the whole job, so they are found by a search (see [`deadlock`]), which the thread beside PE 0 asks for
@@ -22,11 +22,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use charm4rs_bootstrap::interrupt::Seat;
+use charm4rs_bootstrap::options::Options;
+use charm4rs_bootstrap::{Control, Order, Report};
 use charm4rs_scheduler::{Clock, Pulse, Remote};
 use charm4rs_transport::Pe;
-use charm4rs_transport::bootstrap::interrupt::Seat;
-use charm4rs_transport::bootstrap::options::Options;
-use charm4rs_transport::bootstrap::{Control, Order, Report};
 
 use crate::runtime::deadlock::{self, Deadlock};
 use crate::runtime::running::{self, Running};

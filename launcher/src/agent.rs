@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::bootstrap::options::Options;
+use charm4rs_bootstrap::options::Options;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 

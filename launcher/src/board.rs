@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-use charm4rs_transport::Layout;
-use charm4rs_transport::bootstrap::wire::ToProcess;
+use charm4rs_bootstrap::wire::ToProcess;
+use charm4rs_transport_core::Layout;
 
 /// All values together. Wire-up needs far less; a program that needs more has mistaken this for a transport.
 const VALUES_MAX: usize = 256 << 20;

@@ -15,10 +15,10 @@
 
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::Pe;
-use charm4rs_transport::bootstrap::options::Options;
-use charm4rs_transport::bootstrap::wire::ToProcess;
-use charm4rs_transport::bootstrap::{HANGS, error_line};
+use charm4rs_bootstrap::options::Options;
+use charm4rs_bootstrap::wire::ToProcess;
+use charm4rs_bootstrap::{HANGS, error_line};
+use charm4rs_transport_core::Pe;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};

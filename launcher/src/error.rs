@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use charm4rs_transport::bootstrap::options::OptionError;
+use charm4rs_bootstrap::options::OptionError;
 
 use crate::nodelist::NodelistError;
 

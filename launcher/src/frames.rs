@@ -6,8 +6,8 @@
 //! refused before there is memory for it; numbers and texts are those of the launcher's channels (`bootstrap::wire`), whose packets travel
 //! inside.
 
-use charm4rs_transport::bootstrap::bytes::{Reader, Writer};
-use charm4rs_transport::bootstrap::wire::{PACKET_MAX, TEXT_MAX, ToLauncher, ToProcess, Welcome, WireError};
+use charm4rs_bootstrap::bytes::{Reader, Writer};
+use charm4rs_bootstrap::wire::{PACKET_MAX, TEXT_MAX, ToLauncher, ToProcess, Welcome, WireError};
 
 use crate::local_processes::News;
 use crate::sys::{Death, Ending};

@@ -1,7 +1,7 @@
 //! That the frames survive the way, and that nothing else is taken for one.
 
-use charm4rs_transport::Layout;
-use charm4rs_transport::auth::{JobId, Secret};
+use charm4rs_transport_core::Layout;
+use charm4rs_transport_core::auth::{JobId, Secret};
 use proptest::prelude::*;
 
 use super::*;

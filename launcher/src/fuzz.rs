@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use charm4rs_transport::Layout;
-use charm4rs_transport::bootstrap::wire::{ToLauncher, ToProcess};
+use charm4rs_bootstrap::wire::{ToLauncher, ToProcess};
+use charm4rs_transport_core::Layout;
 
 use crate::board::Board;
 pub use crate::frames::fuzz::frames;

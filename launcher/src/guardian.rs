@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::bootstrap::leftovers;
+use charm4rs_bootstrap::leftovers;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{read, retry_on_intr, write};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};

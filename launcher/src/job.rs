@@ -7,13 +7,13 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::Layout;
-use charm4rs_transport::Pe;
-use charm4rs_transport::auth::{JobId, Secret};
-use charm4rs_transport::bootstrap::host_name;
-use charm4rs_transport::bootstrap::options::Options;
-use charm4rs_transport::bootstrap::wire::{Fault, ToLauncher, Welcome};
-use charm4rs_transport::wireup::TransportKind;
+use charm4rs_bootstrap::host_name;
+use charm4rs_bootstrap::options::Options;
+use charm4rs_bootstrap::wire::{Fault, ToLauncher, Welcome};
+use charm4rs_transport_core::Layout;
+use charm4rs_transport_core::Pe;
+use charm4rs_transport_core::TransportKind;
+use charm4rs_transport_core::auth::{JobId, Secret};
 use rustix::process::Signal;
 
 use crate::board::{Answer, Board};

@@ -27,15 +27,15 @@ mod remote_hosts;
 mod sharing;
 mod shell;
 mod signals;
+mod survey;
 mod sys;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use charm4rs_transport::bootstrap::options::{self, Action, Options};
-use charm4rs_transport::bootstrap::{error_line, host_name, open_standard_descriptors};
-use charm4rs_transport::wireup::survey;
+use charm4rs_bootstrap::options::{self, Action, Options};
+use charm4rs_bootstrap::{error_line, host_name, open_standard_descriptors};
 
 pub use error::{LaunchError, Why};
 pub use nodelist::{NodelistError, Problem};

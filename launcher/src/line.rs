@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use charm4rs_transport::bootstrap::wire::WireError;
+use charm4rs_bootstrap::wire::WireError;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, retry_on_intr};
 

@@ -14,8 +14,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::bootstrap::channel::{Channel, Packet};
-use charm4rs_transport::bootstrap::wire::{self, PACKET_MAX, ToLauncher, ToProcess, Welcome, WireError};
+use charm4rs_bootstrap::channel::{Channel, Packet};
+use charm4rs_bootstrap::wire::{self, PACKET_MAX, ToLauncher, ToProcess, Welcome, WireError};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};

@@ -7,8 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use charm4rs_transport::Layout;
-use charm4rs_transport::bootstrap::options::{PES_MAX, nearest};
+use charm4rs_bootstrap::options::{PES_MAX, nearest};
+use charm4rs_transport_core::Layout;
 
 use crate::shell;
 

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use charm4rs_transport::bootstrap::VARIABLE;
+use charm4rs_bootstrap::VARIABLE;
 use rustix::fs::Access;
 
 use crate::error::{LaunchError, Why};

@@ -10,9 +10,9 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use charm4rs_transport::Pe;
-use charm4rs_transport::bootstrap::options::Options;
-use charm4rs_transport::bootstrap::wire::{TOWARD_MAX, Welcome, WireError};
+use charm4rs_bootstrap::options::Options;
+use charm4rs_bootstrap::wire::{TOWARD_MAX, Welcome, WireError};
+use charm4rs_transport_core::Pe;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::process::{Pid, Signal};
 

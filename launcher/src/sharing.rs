@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use charm4rs_transport::bootstrap::wire::{FDS_MAX, ToProcess};
+use charm4rs_bootstrap::wire::{FDS_MAX, ToProcess};
 
 use crate::board::{Answer, BoardError, Gathering};
 

@@ -8,8 +8,9 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use charm4rs_scheduler::{Class, Config, Handler, Order, Scheduler, Step};
+use charm4rs_transport::TransportOptions;
 use charm4rs_transport::port::{Incoming, Offer, Tag};
-use charm4rs_transport::wireup::{self, TransportOptions};
+use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, Msg, RegBuf};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

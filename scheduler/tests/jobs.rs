@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use charm4rs_scheduler::{Config, Scheduler};
 use charm4rs_transport::Pe;
-use charm4rs_transport::wireup::TransportOptions;
+use charm4rs_transport::TransportOptions;
 use common::{CALL, EXPEDITED, number, send, threads, threads_with};
 
 fn stop_all(pe: &Scheduler) {

@@ -95,7 +95,7 @@ fn the_programs_of_every_chapter_are_tested() {
 #[test]
 fn the_book_has_the_options_that_the_runtime_has() {
     let page = read(&root().join("docs/src/running.md"));
-    let help = charm4rs_transport::bootstrap::options::help();
+    let help = charm4rs_bootstrap::options::help();
     let (ours, _) = help.split_once("\n\n").expect("Charm++'s come last");
     assert!(page.contains(&format!("```text\n{ours}\n```\n")), "docs/src/running.md is to have this block:\n{ours}");
 }
@@ -103,7 +103,7 @@ fn the_book_has_the_options_that_the_runtime_has() {
 #[test]
 fn the_book_says_what_becomes_of_every_option_of_charm() {
     let page = read(&root().join("docs/src/options.md"));
-    let table = charm4rs_transport::bootstrap::options::charm_table();
+    let table = charm4rs_bootstrap::options::charm_table();
     let (_, rest) = page.split_once("<!-- table -->\n").expect("the table begins");
     let (there, _) = rest.split_once("<!-- end of table -->").expect("the table ends");
     assert!(there.trim() == table.trim(), "docs/src/options.md is to have this table:\n{table}");

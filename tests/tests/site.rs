@@ -9,7 +9,7 @@ mod job;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod hosts;
 
-#[path = "../../transport/src/bootstrap/pmi1/launcher.rs"]
+#[path = "../../transport/bootstrap/src/pmi1/launcher.rs"]
 mod launcher;
 
 mod common;

@@ -17,11 +17,12 @@ use std::time::Instant;
 
 use charm4rs::prelude::*;
 use charm4rs::testing::LockstepJob;
+use charm4rs_bootstrap::Threads;
 use charm4rs_scheduler::{Class, Config, Handler, Scheduler, Step};
-use charm4rs_transport::bootstrap::Threads;
 use charm4rs_transport::port::{Incoming, Offer, PortBuilder, Tag};
-use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
+use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, RegBuf};
+use charm4rs_transport::{TransportKind, TransportOptions};
 use rustix::process::Signal;
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
 

@@ -8,8 +8,9 @@ use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::port::{Port, PortEvent, Tag};
-use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
+use charm4rs_transport::wireup;
 use charm4rs_transport::{Event, Imm, Layout, Msg, OpId, Pe, Posted};
+use charm4rs_transport::{TransportKind, TransportOptions};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 /// The near backends, whose engine this is; over TCP the kernel is what counts.

@@ -13,14 +13,14 @@ use std::sync::atomic::Ordering;
 
 pub(crate) use lane::{Lane, Refused, Target};
 
-use crate::doorbell::{Fences, announce, back, must_ring};
-use crate::memory::inbox::{Inbox, Outbox, Record};
-use crate::memory::pool::{Arena, Pool};
-use crate::memory::segment::Segment;
-use crate::memory::window::{Inside, Windows};
-use crate::memory::{Slab, write_bytes};
-use crate::ring::{BODY_MAX, BadLength, RecordKind};
-use crate::{
+use charm4rs_transport_core::doorbell::{Fences, announce, back, must_ring};
+use charm4rs_transport_core::memory::inbox::{Inbox, Outbox, Record};
+use charm4rs_transport_core::memory::pool::{Arena, Pool};
+use charm4rs_transport_core::memory::segment::Segment;
+use charm4rs_transport_core::memory::window::{Inside, Windows};
+use charm4rs_transport_core::memory::{Slab, write_bytes};
+use charm4rs_transport_core::ring::{BODY_MAX, BadLength, RecordKind};
+use charm4rs_transport_core::{
     Caps, Endpoint, Event, Imm, Msg, OpId, Pe, PostError, Posted, RegBuf, RemoteKey, TransportError, Window, WindowId,
 };
 
@@ -437,7 +437,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
         };
         let id = u64::from(index) << 32 | u64::from(generation);
         let key = RemoteKey { len: buf.len() as u64, bytes: Box::new(id.to_le_bytes()) };
-        Ok(Window { id: WindowId(id), key, buf })
+        Ok(Window::new(WindowId(id), key, buf))
     }
 
     fn unexpose(&mut self, window: Window) -> RegBuf {
@@ -449,10 +449,10 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
             self.fatal.get_or_insert(TransportError::PeerDown { pe, why: "it ended while memory was exposed to it" });
             let stand_in = RegBuf::heap(window.len());
             #[expect(clippy::mem_forget, reason = "somebody may still write there")]
-            std::mem::forget(window.buf);
+            std::mem::forget(window.into_buf());
             return stand_in;
         }
-        window.buf
+        window.into_buf()
     }
 
     fn put(

@@ -3,186 +3,20 @@
 //! Knows nothing of what launched the process, nor of what the PEs will do.
 
 mod select;
-pub mod survey;
 #[cfg(test)]
 mod trial;
 mod ucx;
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use self::select::Selection;
-use crate::bootstrap::Bootstrap;
-use crate::bootstrap::options::Options;
+use crate::TransportOptions;
 use crate::local::LocalFabric;
-use crate::port::{Fabrics, Faults, PortBuilder};
+use crate::port::{Fabrics, PortBuilder};
 use crate::shm::ShmFabric;
-use crate::tcp::TcpConfig;
-use crate::{Fabric, Layout, Pe, TransportError};
-
-/// Names a backend, as in `++transport NAME`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub enum TransportKind {
-    /// Threads of one process.
-    Local,
-    /// Shared memory between processes of a host.
-    Shm,
-    /// TCP, everywhere.
-    Tcp,
-    /// libfabric.
-    Ofi,
-    /// UCX.
-    Ucx,
-    /// The simulated network.
-    Sim,
-}
-
-impl std::fmt::Display for TransportKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Local => "local",
-            Self::Shm => "shm",
-            Self::Tcp => "tcp",
-            Self::Ofi => "ofi",
-            Self::Ucx => "ucx",
-            Self::Sim => "sim",
-        })
-    }
-}
-
-impl std::str::FromStr for TransportKind {
-    type Err = TransportError;
-
-    fn from_str(name: &str) -> Result<Self, TransportError> {
-        Ok(match name {
-            "local" => Self::Local,
-            "shm" => Self::Shm,
-            "tcp" => Self::Tcp,
-            "ofi" => Self::Ofi,
-            "ucx" => Self::Ucx,
-            "sim" => Self::Sim,
-            _ => {
-                return Err(TransportError::Config(format!(
-                    "no transport is called {name:?}; there are local, shm, tcp, ofi, ucx and sim"
-                )));
-            }
-        })
-    }
-}
-
-/// Tells the user something, from any thread. By default only who listens to `tracing` hears it.
-#[derive(Clone)]
-pub struct Notices(Arc<Told<dyn Fn(String) + Send + Sync>>);
-
-struct Told<F: ?Sized> {
-    once: Mutex<BTreeSet<&'static str>>,
-    tell: F,
-}
-
-impl Notices {
-    /// Whoever calls [`Notices::tell`] calls `tell`.
-    pub fn new(tell: impl Fn(String) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Told { once: Mutex::default(), tell }))
-    }
-
-    /// Tells it.
-    pub fn tell(&self, text: String) {
-        (self.0.tell)(text);
-    }
-
-    /// Tells what need not be told again.
-    pub fn tell_once(&self, text: &'static str) {
-        let new = self.0.once.lock().unwrap_or_else(PoisonError::into_inner).insert(text);
-        if new {
-            self.tell(text.to_owned());
-        }
-    }
-}
-
-impl Default for Notices {
-    fn default() -> Self {
-        Self::new(|text| tracing::warn!("{text}"))
-    }
-}
-
-impl std::fmt::Debug for Notices {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Notices")
-    }
-}
-
-/// Where `++message-max` does not say otherwise.
-pub(crate) const MESSAGE_MAX: u64 = 16 << 30;
-
-/// What the user may choose.
-#[derive(Clone, Debug)]
-pub struct TransportOptions {
-    /// The only backend to use between PEs of different processes (`++transport`).
-    pub force: Option<TransportKind>,
-    /// Bytes that may be on their way to one peer before the sender waits (`++credit`).
-    pub credit: u64,
-    /// Bytes of the longest message, with all its payloads, that may pass between processes (`++message-max`).
-    pub message_max: u64,
-    /// Bytes of a PE's inbox, a power of two.
-    pub ring: usize,
-    /// Whether a send may wait for room. Where one thread drives many PEs it may not: it keeps a backlog instead.
-    pub may_block: bool,
-    /// Digest of the program's entry methods: processes with different ones refuse each other.
-    pub digest: [u8; 32],
-    /// Whether frames on the network carry a checksum (`++checksum`).
-    pub checksum: bool,
-    /// Whether a silent process counts as dead (`++no-liveness`: it does not).
-    pub liveness: bool,
-    /// The port to listen on, where a backend listens; ephemeral if not given.
-    pub port: Option<u16>,
-    /// Where the user is told what does not end the job.
-    pub notices: Notices,
-    /// Faults on demand, for tests.
-    pub faults: Option<Arc<dyn Faults>>,
-}
-
-impl Default for TransportOptions {
-    fn default() -> Self {
-        Self {
-            force: None,
-            credit: 64 << 20,
-            message_max: MESSAGE_MAX,
-            ring: 256 << 10,
-            may_block: true,
-            digest: [0; 32],
-            checksum: false,
-            liveness: true,
-            port: None,
-            notices: Notices::default(),
-            faults: None,
-        }
-    }
-}
-
-impl TransportOptions {
-    /// Bytes of the longest frame: a message, and what the port puts around it.
-    pub(crate) fn frame_max(&self) -> u64 {
-        self.message_max.saturating_add(FRAMING_MAX)
-    }
-}
-
-/// What the port puts around a message has at most so many bytes.
-const FRAMING_MAX: u64 = 1 << 20;
-
-impl From<&Options> for TransportOptions {
-    fn from(options: &Options) -> Self {
-        let usual = Self::default();
-        Self {
-            force: options.transport,
-            credit: options.credit.unwrap_or(usual.credit),
-            message_max: options.message_max.unwrap_or(usual.message_max),
-            checksum: options.checksum,
-            liveness: !options.no_liveness,
-            ..usual
-        }
-    }
-}
+use charm4rs_bootstrap::Bootstrap;
+use charm4rs_tcp::TcpConfig;
+use charm4rs_transport_core::{Fabric, Layout, Pe, TransportError, TransportKind};
 
 /// Changes with every change of what processes say to each other.
 const PROTOCOL: u32 = 3;
@@ -311,8 +145,8 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::RegBuf;
     use crate::port::{PortEvent, Tag};
+    use charm4rs_transport_core::RegBuf;
 
     #[test]
     fn a_message_and_its_payload_reach_another_thread_and_come_back() {

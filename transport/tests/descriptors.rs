@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use charm4rs_transport::auth::{JobId, Secret};
-use charm4rs_transport::tcp::{TcpConfig, TcpFabric};
-use charm4rs_transport::{Doorbell, Endpoint, Event, Fabric, Imm, Layout, OpId, Pe, RegBuf};
+use charm4rs_tcp::{TcpConfig, TcpFabric};
+use charm4rs_transport::{Doorbell, Event, Fabric, Imm, Layout, OpId, Pe, RegBuf};
+use charm4rs_transport_core::Endpoint;
+use charm4rs_transport_core::auth::{JobId, Secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn exchange(ends: &mut [Box<dyn Endpoint>; 2]) {

@@ -8,9 +8,8 @@ use std::mem::MaybeUninit;
 
 use charm4rs_transport::memory::write_bytes;
 use charm4rs_transport::port::{Port, PortEvent, Tag};
-use charm4rs_transport::{
-    Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RegBuf, RemoteKey, TransportError, Window,
-};
+use charm4rs_transport::{Event, Imm, OpId, Pe, Posted, RegBuf, TransportError};
+use charm4rs_transport_core::{Caps, Endpoint, PostError, RemoteKey, Window};
 
 use crate::limits::{fill, read_lines};
 

@@ -10,7 +10,8 @@ use std::cell::RefCell;
 use std::panic::PanicHookInfo;
 use std::sync::Once;
 
-use charm4rs_transport::{Pe, TransportError, bootstrap};
+use charm4rs_bootstrap as bootstrap;
+use charm4rs_transport::{Pe, TransportError};
 
 use super::deadlock::Deadlock;
 use super::{Rt, stack, tree};

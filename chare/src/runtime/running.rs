@@ -12,7 +12,7 @@ use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
 
-use charm4rs_transport::bootstrap::interrupt::{self, NOTE, Note, Seat, Told};
+use charm4rs_bootstrap::interrupt::{self, NOTE, Note, Seat, Told};
 
 use crate::Chare;
 use crate::cx::{AnyElement, Element};

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::rc::Rc;
 
+use charm4rs_bootstrap::{HANGS, Threads};
 use charm4rs_scheduler::{Config, Step};
-use charm4rs_transport::bootstrap::{HANGS, Threads};
 use charm4rs_transport::port::PortBuilder;
-use charm4rs_transport::wireup::{self, TransportKind, TransportOptions};
+use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, Pe};
+use charm4rs_transport::{TransportKind, TransportOptions};
 
 use super::{First, Recorder};
 use crate::runtime::{self, Failure, Rt};

@@ -40,10 +40,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use charm4rs_bootstrap::{HANGS, Threads};
 use charm4rs_scheduler::{Clock, Config, Remote};
-use charm4rs_transport::bootstrap::{HANGS, Threads};
+use charm4rs_transport::TransportOptions;
 use charm4rs_transport::port::PortBuilder;
-use charm4rs_transport::wireup::{self, TransportOptions};
+use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, Pe};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -6,12 +6,12 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
+use charm4rs_bootstrap::HANGS;
 use charm4rs_scheduler::{Config, Stalled, Step, VirtualClock};
-use charm4rs_transport::bootstrap::HANGS;
+use charm4rs_transport::TransportOptions;
 use charm4rs_transport::port::Port;
-use charm4rs_transport::sim::{self, Driver, Network, Stepped};
-use charm4rs_transport::wireup::TransportOptions;
 use charm4rs_transport::{Doorbell, Layout, Pe, TransportError};
+use charm4rs_transport_testkit::sim::{self, Driver, Network, Stepped};
 
 use super::{First, Recorder, start};
 use crate::runtime::lacking::Lacking;

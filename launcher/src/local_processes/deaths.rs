@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use charm4rs_transport::bootstrap::leftovers;
+use charm4rs_bootstrap::leftovers;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 

@@ -8,8 +8,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use charm4rs_transport::Pe;
-use charm4rs_transport::bootstrap::{self, Bootstrap, Control, Found, Order, Report, crash};
+use charm4rs_bootstrap as bootstrap;
+use charm4rs_bootstrap::{Bootstrap, Control, Found, Order, Report, crash};
+use charm4rs_transport_core::Pe;
 
 fn main() -> ExitCode {
     let environment = std::env::vars_os().map(|(name, _)| name).collect::<Vec<_>>();

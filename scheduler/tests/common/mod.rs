@@ -8,8 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use charm4rs_scheduler::{Class, Config, Handler, Scheduler, Step};
+use charm4rs_transport::TransportOptions;
 use charm4rs_transport::port::{Incoming, Offer, Tag};
-use charm4rs_transport::wireup::{self, TransportOptions};
+use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, Pe, RegBuf};
 
 /// Whatever a test takes longer than is a hang.

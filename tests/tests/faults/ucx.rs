@@ -9,7 +9,7 @@ use crate::{command, run, start_with};
 
 /// Whether UCX is here. Says so if it is not.
 fn is_here() -> bool {
-    let found = charm4rs_transport::ucx::find();
+    let found = charm4rs_ucx::find();
     found.inspect_err(|error| eprintln!("skipped: {error}")).is_ok()
 }
 

@@ -1,4 +1,5 @@
-//! Who may name a transport backend: itself, and the few places where one is chosen or tried. Knows Rust's paths, as tokens.
+//! Which files may name a backend that has no crate of its own: the backend itself, and the few places that select or test one. The arrows between crates
+//! hold the same rule for the other backends. Knows Rust's paths, as tokens.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -8,19 +9,10 @@ use proc_macro2::{TokenStream, TokenTree};
 use crate::sources::Source;
 
 /// The modules of the transport that are backends.
-pub(crate) const BACKENDS: &[&str] = &["local", "shm", "tcp", "ofi", "ucx", "sim"];
+pub(crate) const BACKENDS: &[&str] = &["local", "shm"];
 
-/// What may name them: where the nearest is picked, where they are opened, where they are tried, and where whole jobs
-/// are simulated.
-pub(crate) const CHOOSERS: &[&str] = &[
-    "transport/src/port/",
-    "transport/src/wireup",
-    "transport/src/conformance/",
-    "transport/tests/",
-    "tests/",
-    "fuzz/",
-    "chare/src/testing/sim.rs",
-];
+/// The places that may name them: the port selects the nearest, wire-up opens them.
+pub(crate) const CHOOSERS: &[&str] = &["transport/src/port/", "transport/src/wireup"];
 
 /// Files that name a backend and are neither a part of it nor one of `choosers`.
 pub(crate) fn named(tree: &[Source], backends: &[&str], choosers: &[&str]) -> Vec<String> {

@@ -6,17 +6,17 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
-use crate::doorbell::Fences;
-use crate::memory::pool::Arena;
-use crate::memory::segment::{Segment, arena_bytes};
-use crate::memory::window::WindowAddress;
-use crate::ring::BODY_MAX;
 use crate::shmem::{Lane, ShmemEndpoint, Target};
-use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError, Waker};
+use charm4rs_transport_core::doorbell::Fences;
+use charm4rs_transport_core::memory::pool::Arena;
+use charm4rs_transport_core::memory::segment::{Segment, arena_bytes};
+use charm4rs_transport_core::memory::window::WindowAddress;
+use charm4rs_transport_core::ring::BODY_MAX;
+use charm4rs_transport_core::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError, Waker};
 
 /// The process-wide half: the inboxes of all PEs of this process.
 #[derive(Debug)]
-pub struct LocalFabric {
+pub(crate) struct LocalFabric {
     first: u32,
     segments: Vec<Arc<Segment>>,
     bells: Arc<[OnceLock<Waker>]>,
@@ -28,7 +28,7 @@ impl LocalFabric {
     ///
     /// # Errors
     /// If there is no memory.
-    pub fn new(pes: std::ops::Range<u32>, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
+    pub(crate) fn new(pes: std::ops::Range<u32>, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
         let arena = arena_bytes(pes.end - pes.start);
         let segments = pes
             .clone()
@@ -161,7 +161,7 @@ unsafe impl Lane for Local {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::{Death, Group, Harness};
+    use charm4rs_transport_testkit::conformance::{Death, Group, Harness};
 
     struct Threads;
 
@@ -173,5 +173,5 @@ mod tests {
         }
     }
 
-    crate::conformance!(local, Threads);
+    charm4rs_transport_testkit::conformance!(local, Threads);
 }

@@ -9,10 +9,10 @@ use super::inner::Inner;
 use super::send::InFlight;
 use super::{Ends, Port};
 use crate::local::LocalFabric;
-use crate::memory::Slab;
+use crate::options::TransportOptions;
 use crate::shm::ShmFabric;
-use crate::wireup::TransportOptions;
-use crate::{Doorbell, Endpoint, Fabric, Layout, Pe, TransportError, Waker};
+use charm4rs_transport_core::memory::Slab;
+use charm4rs_transport_core::{Doorbell, Endpoint, Fabric, Layout, Pe, TransportError, Waker};
 
 /// The backends of a process.
 #[derive(Clone, Default, Debug)]

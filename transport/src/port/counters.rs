@@ -1,6 +1,6 @@
 //! What has passed through a port. Plain numbers of one thread: reading them costs nothing on the way.
 
-/// What has passed one way, to or from peers of one [`Reach`](crate::Reach).
+/// What has passed one way, to or from peers of one [`Reach`](charm4rs_transport_core::Reach).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Flow {
     /// Messages, without the port's own.

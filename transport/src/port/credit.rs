@@ -43,7 +43,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::Pe;
+use charm4rs_transport_core::Pe;
 
 /// What a message costs besides its bytes: its place in the receiver's queue, and the block it lies in.
 pub(super) const BASE: u64 = 64;

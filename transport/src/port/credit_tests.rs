@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 
 use super::tests::{KINDS, message, next, options, two};
 use super::*;
-use crate::conformance::Watchdog;
-use crate::memory::write_bytes;
-use crate::wireup::{self, TransportKind};
+use crate::wireup;
+use charm4rs_transport_core::TransportKind;
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_testkit::conformance::Watchdog;
 
 const CREDIT: u64 = 100_000;
 

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use super::Tag;
-use crate::Pe;
+use charm4rs_transport_core::Pe;
 
 /// What becomes of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

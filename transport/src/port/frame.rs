@@ -3,8 +3,8 @@
 
 use std::mem::MaybeUninit;
 
-use crate::memory::write_bytes;
-use crate::{Imm, Pe, RegBuf, RemoteKey};
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_core::{Imm, Pe, RegBuf, RemoteKey};
 
 /// Tags from here on are the port's.
 pub(super) const FIRST: u8 = 0xF0;

@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 
 use super::frame::{self, Rts};
 use super::{Port, PortEvent, Tag};
-use crate::fuzz::Input;
-use crate::memory::write_bytes;
-use crate::sim::{Config, Network};
-use crate::wireup::TransportOptions;
-use crate::{Doorbell, Imm, Layout, Pe, RegBuf, TransportError};
+use crate::options::TransportOptions;
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_core::{Doorbell, Imm, Layout, Pe, RegBuf, TransportError};
+use charm4rs_transport_testkit::fuzz::Input;
+use charm4rs_transport_testkit::sim::{Config, Network};
 
 /// A request for more than this is legal, and takes more memory than a fuzzer has.
 const PAYLOADS_MAX: u64 = 1 << 20;
@@ -87,12 +87,12 @@ pub(super) fn takes(port: &mut Port, events: &mut VecDeque<PortEvent>) -> bool {
 mod tests {
     use super::super::frame::{Cts, Destination};
     use super::*;
-    use crate::RemoteKey;
-    use crate::seed::{self, Rng};
+    use charm4rs_transport_core::RemoteKey;
+    use charm4rs_transport_core::seed::{self, Rng};
 
     #[test]
     fn the_corpus_of_the_frames_is_survived() {
-        crate::fuzz::replay("frames", frames);
+        charm4rs_transport_testkit::fuzz::replay("frames", frames);
     }
 
     fn body(tag: u8, rng: &mut Rng) -> Vec<u8> {

@@ -11,14 +11,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::builder::{Fabrics, PortBuilder};
 use super::fuzz::{asks_for_much, takes};
 use super::{Port, Tag};
-use crate::fuzz::Input;
-use crate::memory::inbox::Outbox;
-use crate::memory::segment::{Segment, WINDOWS};
-use crate::memory::write_bytes;
-use crate::ring::BODY_MAX;
+use crate::options::TransportOptions;
 use crate::shm::ShmFabric;
-use crate::wireup::TransportOptions;
-use crate::{Imm, Layout, Pe, RegBuf};
+use charm4rs_transport_core::memory::inbox::Outbox;
+use charm4rs_transport_core::memory::segment::{Segment, WINDOWS};
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_core::ring::BODY_MAX;
+use charm4rs_transport_core::{Imm, Layout, Pe, RegBuf};
+use charm4rs_transport_testkit::fuzz::Input;
 
 /// Most steps of an input.
 const STEPS: usize = 64;
@@ -121,11 +121,11 @@ fn forge(input: &mut Input<'_>, mine: &Segment, theirs: &Segment) -> Option<()> 
 mod tests {
     use super::super::frame;
     use super::*;
-    use crate::seed::{self, Rng};
+    use charm4rs_transport_core::seed::{self, Rng};
 
     #[test]
     fn the_corpus_of_the_records_is_survived() {
-        crate::fuzz::replay("records", records);
+        charm4rs_transport_testkit::fuzz::replay("records", records);
     }
 
     fn step(rng: &mut Rng) -> Vec<u8> {

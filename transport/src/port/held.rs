@@ -7,8 +7,8 @@ use super::credit::Charge;
 use super::frame::{self, Probe};
 use super::send::Wait;
 use super::{Incoming, Port, PortEvent, Route, Tag};
-use crate::memory::write_bytes;
-use crate::{Pe, PostError, RegBuf};
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_core::{Pe, PostError, RegBuf};
 
 /// After how long a wait is followed by a probe, and how often that is repeated.
 const PROBE_AFTER: Duration = Duration::from_millis(1);

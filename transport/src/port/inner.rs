@@ -8,9 +8,9 @@ use super::credit::{Accounts, Charge};
 use super::frame::{self, Cts, Eager, Probe, Rts};
 use super::put_window::PutWindows;
 use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
-use crate::memory::{Payloads, Slab, write_bytes};
 use crate::shmem::Arrival;
-use crate::{Imm, Layout, Msg, Pe, Reach, RegBuf, TransportError, Window};
+use charm4rs_transport_core::memory::{Payloads, Slab, write_bytes};
+use charm4rs_transport_core::{Imm, Layout, Msg, Pe, Reach, RegBuf, TransportError, Window};
 
 /// Whether an immediate is of a frame of the port's own, which carries nothing of the user's.
 fn is_own(imm: Imm) -> bool {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::tests::{bytes, message, next};
 use super::*;
-use crate::conformance::Watchdog;
-use crate::memory::write_bytes;
 use crate::shm::ShmFabric;
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_testkit::conformance::Watchdog;
 
 /// A pool that holds two large buffers and some small ones.
 const POOL: usize = 72 << 20;

@@ -1,8 +1,8 @@
 //! A message as the port gives it to its user, and its kind. Knows nothing of how it came.
 
 use super::Charge;
-use crate::memory::Payloads;
-use crate::{Msg, Pe};
+use charm4rs_transport_core::memory::Payloads;
+use charm4rs_transport_core::{Msg, Pe};
 
 /// What kind of message: the layers above name theirs below 0xF0; from there on they are the port's own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

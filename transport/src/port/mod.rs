@@ -57,6 +57,8 @@ mod put_window;
 mod rendezvous;
 mod send;
 #[cfg(test)]
+mod sim_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -78,13 +80,13 @@ pub use put_window::{PutWindowAddress, PutWindowId, PutWindowMemory};
 use rendezvous::{Outgoing, Put};
 use send::{InFlight, Queued};
 
-use crate::doorbell::Fences;
 use crate::local::Local;
-use crate::memory::Slab;
+use crate::options::TransportOptions;
 use crate::shm::Shm;
 use crate::shmem::{Arrival, ShmemEndpoint};
-use crate::wireup::TransportOptions;
-use crate::{Doorbell, Endpoint, Event, Layout, Msg, Pe, Reach, RegBuf, TransportError, Waker};
+use charm4rs_transport_core::doorbell::Fences;
+use charm4rs_transport_core::memory::Slab;
+use charm4rs_transport_core::{Doorbell, Endpoint, Event, Layout, Msg, Pe, Reach, RegBuf, TransportError, Waker};
 
 /// Names an offer within its port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

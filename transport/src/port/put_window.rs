@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::inner::Inner;
 use super::{Port, Route, Tag, frame};
-use crate::memory::{Home, write_bytes};
-use crate::{Endpoint, Msg, Pe, RegBuf, RemoteKey, Window};
+use charm4rs_transport_core::memory::{Home, write_bytes};
+use charm4rs_transport_core::{Endpoint, Msg, Pe, RegBuf, RemoteKey, Window};
 
 /// Names a put window within its port. A name is not used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use super::frame::{self, Cts, Destination, Rts};
 use super::inner::{Arriving, Part, Source, Todo};
 use super::{OfferId, Port, PortEvent, Route, Tag};
 use crate::shmem::Arrival;
-use crate::{Event, Imm, OpId, Pe, PostError, Posted, Reach, RegBuf, RemoteKey, TransportError};
+use charm4rs_transport_core::{Event, Imm, OpId, Pe, PostError, Posted, Reach, RegBuf, RemoteKey, TransportError};
 
 /// The operation of every put.
 const PUT: u64 = 0;
@@ -94,7 +94,7 @@ impl Port {
             to,
             frame::imm(frame::RTS, 0),
             frame.len(),
-            |body| crate::memory::write_bytes(body, &frame),
+            |body| charm4rs_transport_core::memory::write_bytes(body, &frame),
             true,
         );
     }
@@ -313,8 +313,8 @@ impl Port {
             let head = frame::Write::head(key, at);
             let fill = |body: &mut [std::mem::MaybeUninit<u8>]| {
                 let (front, rest) = body.split_at_mut(head.len());
-                crate::memory::write_bytes(front, &head);
-                crate::memory::write_bytes(rest, part);
+                charm4rs_transport_core::memory::write_bytes(front, &head);
+                charm4rs_transport_core::memory::write_bytes(rest, part);
             };
             self.send_frame(to, frame::imm(frame::WRITE, 0), head.len() + part.len(), fill, false);
         }

@@ -9,10 +9,10 @@ use super::held::Held;
 use super::inner::{Inner, Offered, Source};
 use super::rendezvous::{kib, sending};
 use super::{Fate, Incoming, Port, PortEvent, Route, Tag};
-use crate::memory::write_bytes;
-use crate::ring::BODY_MAX;
 use crate::shmem::{self, ShmemEndpoint};
-use crate::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_core::ring::BODY_MAX;
+use charm4rs_transport_core::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
 
 /// A message that found no room.
 #[derive(Debug)]

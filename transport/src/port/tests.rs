@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use super::frame::Rts;
 use super::*;
-use crate::Fabric;
-use crate::Imm;
-use crate::conformance::Watchdog;
 use crate::local::LocalFabric;
-use crate::memory::inbox::Outbox;
-use crate::memory::write_bytes;
-use crate::ring::RecordKind;
 use crate::shm::ShmFabric;
-use crate::sim::{Config, Network};
-use crate::wireup::{self, TransportKind};
+use crate::wireup;
+use charm4rs_transport_core::Fabric;
+use charm4rs_transport_core::Imm;
+use charm4rs_transport_core::TransportKind;
+use charm4rs_transport_core::memory::inbox::Outbox;
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_core::ring::RecordKind;
+use charm4rs_transport_testkit::conformance::Watchdog;
+use charm4rs_transport_testkit::sim::{Config, Network};
 
 pub(super) const KINDS: [TransportKind; 2] = [TransportKind::Local, TransportKind::Shm];
 

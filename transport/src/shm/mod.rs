@@ -5,6 +5,8 @@
 //! from memory that another process writes is checked before it is used.
 
 #[cfg(test)]
+mod pair;
+#[cfg(test)]
 mod trial;
 mod vm;
 
@@ -18,15 +20,15 @@ use std::sync::atomic::Ordering;
 use rustix::process::{Pid, getpid};
 
 use self::vm::Process;
-use crate::bootstrap::Bootstrap;
-use crate::doorbell::{self, Fences};
-use crate::memory::pool::Arena;
-use crate::memory::segment::{Segment, arena_bytes};
-use crate::memory::window::WindowAddress;
-use crate::memory::{Home, write_bytes};
-use crate::ring::BODY_MAX;
 use crate::shmem::{Lane, ShmemEndpoint, Target};
-use crate::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError};
+use charm4rs_bootstrap::Bootstrap;
+use charm4rs_transport_core::doorbell::{self, Fences};
+use charm4rs_transport_core::memory::pool::Arena;
+use charm4rs_transport_core::memory::segment::{Segment, arena_bytes};
+use charm4rs_transport_core::memory::window::WindowAddress;
+use charm4rs_transport_core::memory::{Home, write_bytes};
+use charm4rs_transport_core::ring::BODY_MAX;
+use charm4rs_transport_core::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError};
 
 /// What this process knows of the PEs of its host.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ type Processes = Vec<Option<Arc<Process>>>;
 
 /// The process-wide half.
 #[derive(Debug)]
-pub struct ShmFabric {
+pub(crate) struct ShmFabric {
     host: Arc<Host>,
     caps: Caps,
 }
@@ -58,7 +60,7 @@ impl ShmFabric {
     ///
     /// # Errors
     /// If the system is out of something, or a process of the host is gone.
-    pub fn open(boot: &mut dyn Bootstrap, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
+    pub(crate) fn open(boot: &mut dyn Bootstrap, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
         let layout = boot.layout().clone();
         let rank = boot.rank();
         let host = layout.host_of(rank);
@@ -99,7 +101,7 @@ impl ShmFabric {
     }
 
     fn over(pes: Range<u32>, segments: Vec<Arc<Segment>>, bells: Vec<OwnedFd>) -> Result<Arc<Self>, TransportError> {
-        let tag = crate::memory::pool::fresh_tags();
+        let tag = charm4rs_transport_core::memory::pool::fresh_tags();
         let arenas = (tag..).zip(&segments).map(|(tag, s)| Arc::new(Arena::new(s.clone(), tag))).collect();
         let all = |f: fn(&Segment) -> bool| segments.iter().all(|s| f(s));
         let fences =
@@ -127,7 +129,7 @@ impl ShmFabric {
     ///
     /// # Errors
     /// If the system is out of something.
-    pub fn alone(pes: u32, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
+    pub(crate) fn alone(pes: u32, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
         Self::alone_with(pes, ring_bytes, arena_bytes(pes))
     }
 
@@ -261,7 +263,7 @@ unsafe impl Lane for Shm {
         let words = unsafe { body.cast::<[u64; WORDS]>().read_volatile() };
         let [index, offset, len, cap] = words.map(u64::from_le);
         let arena = self.host.arenas.get(usize::try_from(index).ok()?)?;
-        if len > cap || cap == 0 || !offset.is_multiple_of(crate::memory::map::PAGE as u64) {
+        if len > cap || cap == 0 || !offset.is_multiple_of(charm4rs_transport_core::memory::map::PAGE as u64) {
             return None;
         }
         let ptr = arena.range(offset, cap)?;
@@ -310,7 +312,7 @@ unsafe impl Lane for Shm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::{Death, Group, Harness};
+    use charm4rs_transport_testkit::conformance::{Death, Group, Harness};
 
     struct OneProcess;
 
@@ -322,7 +324,7 @@ mod tests {
         }
     }
 
-    crate::conformance!(shm, OneProcess);
+    charm4rs_transport_testkit::conformance!(shm, OneProcess);
 
     #[test]
     fn a_window_in_which_a_peer_died_is_given_up_and_named() {
@@ -332,7 +334,7 @@ mod tests {
         let window = zero.expose(buf).unwrap();
         let key = u64::from_le_bytes((*window.key.bytes).try_into().unwrap());
         let [slot, generation] = [key >> 32, key & 0xffff_ffff].map(|half| u32::try_from(half).unwrap());
-        let inside = crate::memory::window::Inside::enter(&fabric.host.segments[0], slot, generation);
+        let inside = charm4rs_transport_core::memory::window::Inside::enter(&fabric.host.segments[0], slot, generation);
         #[expect(clippy::mem_forget, reason = "that is what dying is")]
         std::mem::forget(inside.unwrap());
         drop(one);

@@ -8,11 +8,13 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::ShmFabric;
-use crate::bootstrap::Threads;
-use crate::bootstrap::channel::Channel;
-use crate::bootstrap::pair::Pair;
-use crate::conformance::{Death, Group, Harness, Watchdog, bytes};
-use crate::{Doorbell, Endpoint, Event, Fabric as _, Imm, Layout, Msg, OpId, Pe, PostError, RegBuf, RemoteKey};
+use super::pair::Pair;
+use charm4rs_bootstrap::Threads;
+use charm4rs_bootstrap::channel::Channel;
+use charm4rs_transport_core::{
+    Doorbell, Endpoint, Event, Fabric as _, Imm, Layout, Msg, OpId, Pe, PostError, RegBuf, RemoteKey,
+};
+use charm4rs_transport_testkit::conformance::{Death, Group, Harness, Watchdog, bytes};
 
 struct Shm {
     ppn: u32,
@@ -28,8 +30,8 @@ impl Harness for Shm {
     }
 }
 
-crate::conformance!(separate_mappings, Shm { ppn: 1, ring_bytes: 256 << 10 });
-crate::conformance!(separate_mappings_of_two_pes_each, Shm { ppn: 2, ring_bytes: 64 << 10 });
+charm4rs_transport_testkit::conformance!(separate_mappings, Shm { ppn: 1, ring_bytes: 256 << 10 });
+charm4rs_transport_testkit::conformance!(separate_mappings_of_two_pes_each, Shm { ppn: 2, ring_bytes: 64 << 10 });
 
 /// What the parent asks of the child, as the immediate of a message.
 const ECHO: Imm = Imm(1);

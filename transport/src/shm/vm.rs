@@ -25,14 +25,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{PTracer, Pid, PidfdFlags, pidfd_open, set_ptracer, test_kill_process};
 
-use crate::TransportError;
+use charm4rs_transport_core::TransportError;
 
 /// What a process that may look finds at the address in our header: the word that is there, too.
 static PROBE: OnceLock<AtomicU64> = OnceLock::new();
 
 /// The address of this process's word, and what it is.
 pub(super) fn own_probe() -> Result<(u64, u64), TransportError> {
-    let word = crate::auth::random_u64()?;
+    let word = charm4rs_transport_core::auth::random_u64()?;
     let probe = PROBE.get_or_init(|| AtomicU64::new(word));
     let address = std::ptr::from_ref(probe).expose_provenance() as u64;
     Ok((address, probe.load(std::sync::atomic::Ordering::Relaxed)))

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use crate::RegBuf;
-use crate::memory::window::WindowAddress;
+use charm4rs_transport_core::RegBuf;
+use charm4rs_transport_core::memory::window::WindowAddress;
 
 /// Where a put goes or a get comes from.
 #[derive(Clone, Copy, Debug)]

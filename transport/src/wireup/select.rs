@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::{TransportKind, TransportOptions};
-use crate::bootstrap::Bootstrap;
-use crate::ofi::{self, OfiFabric};
-use crate::tcp::TcpFabric;
-use crate::{Fabric, Layout, TransportError};
+use crate::TransportOptions;
+use charm4rs_bootstrap::Bootstrap;
+use charm4rs_ofi as ofi;
+use charm4rs_ofi::OfiFabric;
+use charm4rs_tcp::TcpFabric;
+use charm4rs_transport_core::TransportKind;
+use charm4rs_transport_core::{Fabric, Layout, TransportError};
 
 /// What processes tell each other of one backend: its number in [`number`], and its own bytes.
 type Published = BTreeMap<u8, Vec<u8>>;

@@ -5,15 +5,16 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Barrier, Mutex};
 
-use crate::auth::{JobId, Secret};
-use crate::bootstrap::Threads;
-use crate::conformance::{Death, Group, Harness, Watchdog, check, onesided};
-use crate::memory::write_bytes;
-use crate::ofi::{FoundProvider, OfiFabric, find};
+use crate::options::TransportOptions;
 use crate::port::{Incoming, Port, PortEvent, PutWindowAddress, Tag};
-use crate::tcp::{TcpConfig, TcpFabric};
-use crate::wireup::{Notices, TransportOptions};
-use crate::{Doorbell, EndpointBuilder, Fabric as _, Layout, Pe, RegBuf, TransportError};
+use charm4rs_bootstrap::Threads;
+use charm4rs_ofi::{FoundProvider, OfiFabric, find};
+use charm4rs_tcp::{TcpConfig, TcpFabric};
+use charm4rs_transport_core::Notices;
+use charm4rs_transport_core::auth::{JobId, Secret};
+use charm4rs_transport_core::memory::write_bytes;
+use charm4rs_transport_core::{Doorbell, EndpointBuilder, Fabric as _, Layout, Pe, RegBuf, TransportError};
+use charm4rs_transport_testkit::conformance::{Death, Group, Harness, Watchdog, check, onesided};
 
 struct Ofi {
     provider: &'static str,
@@ -84,10 +85,10 @@ impl Harness for Ofi {
     }
 }
 
-crate::conformance!(tcp, Ofi::new("tcp"));
-crate::conformance!(tcp_rxm, Ofi::new("tcp;ofi_rxm"));
-crate::conformance!(shm, Ofi::new("shm"));
-crate::conformance!(verbs_rxm, Ofi::new("verbs;ofi_rxm"));
+charm4rs_transport_testkit::conformance!(tcp, Ofi::new("tcp"));
+charm4rs_transport_testkit::conformance!(tcp_rxm, Ofi::new("tcp;ofi_rxm"));
+charm4rs_transport_testkit::conformance!(shm, Ofi::new("shm"));
+charm4rs_transport_testkit::conformance!(verbs_rxm, Ofi::new("verbs;ofi_rxm"));
 
 /// The provider with keys that are longer than a number, by a stub.
 struct RawKeys(Ofi);
@@ -310,37 +311,4 @@ fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
         let told = told.lock().unwrap();
         assert!(matches!(&told[..], [text] if text.contains("ulimit -l")), "{provider}: {told:?}");
     }
-}
-
-#[test]
-fn without_randomness_nothing_is_made_that_must_not_be_guessed() {
-    use crate::auth::{JobId, NO_RANDOMNESS, random_u64};
-    use crate::bootstrap::{Alone, options::Options};
-
-    let layout = Arc::new(Layout::one_host(1, 1));
-    let config = crate::tcp::TcpConfig::new(layout.clone(), 0, JobId([1; 8]), Secret::new([1; 32]), [0; 32]);
-    let tcp = crate::tcp::TcpFabric::open(config).unwrap();
-    let ofi = find(1, true, std::net::Ipv4Addr::LOCALHOST.into());
-    NO_RANDOMNESS.set(true);
-    let check = |what: &str, error: Option<TransportError>| {
-        let error = error.unwrap_or_else(|| panic!("{what} is made without randomness"));
-        assert!(error.code() == 71 && error.to_string().contains("random"), "{what}: {error}");
-    };
-    check("a secret", Secret::random().err());
-    check("a number", random_u64().err());
-    check("a segment of threads", crate::local::LocalFabric::new(0..1, 1 << 16).err());
-    check("a shared segment", crate::shm::ShmFabric::alone(1, 1 << 16).err());
-    check("an endpoint of TCP", tcp.builder(Pe(0)).build(&crate::Doorbell::new().unwrap()).err());
-    let alone = Alone::new(&Options::default()).err().map(|error| error.to_string());
-    assert!(alone.is_some_and(|error| error.contains("random")));
-    match ofi {
-        Ok(found) => {
-            check("a lane", OfiFabric::open(&found, &layout, 0, &Secret::new([1; 32]), None).err());
-        }
-        Err(error) => eprintln!("skipped: {error}"),
-    }
-    if crate::ucx::find().is_ok() {
-        check("a pass", crate::ucx::UcxFabric::open(crate::ucx::UcxConfig::new(layout, 0)).err());
-    }
-    NO_RANDOMNESS.set(false);
 }

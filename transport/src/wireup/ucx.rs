@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::TransportOptions;
-use crate::failure_detector::FailureDetector;
-use crate::ucx::{UcxConfig, UcxFabric};
-use crate::{Layout, TransportError};
+use crate::TransportOptions;
+use charm4rs_transport_core::failure_detector::FailureDetector;
+use charm4rs_transport_core::{Layout, TransportError};
+use charm4rs_ucx::{UcxConfig, UcxFabric};
 
 /// Opens UCX. Whoever `tells` tells the user.
 ///
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn payloads_are_collected_from_the_length_that_the_user_names() {
-        let mut config = UcxConfig::new(Arc::new(crate::Layout::one_host(2, 1)), 0);
+        let mut config = UcxConfig::new(Arc::new(charm4rs_transport_core::Layout::one_host(2, 1)), 0);
         let usual = (config.either_min, config.collected_min);
         collect(&mut config, None).unwrap();
         assert_eq!((config.either_min, config.collected_min), usual);

@@ -1,0 +1,71 @@
+//! The end of an endpoint.
+//!
+//! A PE that closes sends what is left, then says `Bye` to all that it has talked to. Whoever hears it sends nothing any more, and answers with
+//! `Farewell`: since messages are numbered, all that came before has arrived then. The PE waits for that answer, and then for its own
+//! farewells to have left, since those who close as well wait for them. If the answer of a peer that has said `Bye` itself does not come, it
+//! was on its way when the peer closed; nobody reads there any more, so nothing is missing.
+
+use std::time::{Duration, Instant};
+
+use super::endpoint::OfiEndpoint;
+use super::link::{Control, Link};
+use super::wire::PacketKind;
+use charm4rs_transport_core::{Pe, TransportError};
+
+/// How long a peer may say nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// As above, once it has said `Bye`.
+const SHORT_PATIENCE: Duration = Duration::from_millis(500);
+
+impl OfiEndpoint {
+    /// Delivers what was posted.
+    pub(super) fn part(&mut self) -> Result<(), TransportError> {
+        self.until("it does not take what it was sent", |link| {
+            let quiet = link.waiting.is_empty() && link.deferred.is_none() && link.control.is_empty();
+            !(link.lost || quiet && link.puts == link.done)
+        })?;
+        for index in 0..self.links.len() {
+            let link = &mut self.links[index];
+            if link.has_talked() && !link.is_gone() {
+                link.bye_said = true;
+                self.say(index, Control::of(PacketKind::Bye));
+            }
+        }
+        self.until("it does not say that it has what it was sent", |link| link.bye_said && !link.parted && !link.lost)?;
+        self.until("it does not take what it was sent", |link| !link.lost && link.has_unsent())?;
+        let start = Instant::now();
+        while self.slots.is_busy() && start.elapsed() < SHORT_PATIENCE {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), TransportError> {
+        self.round(usize::MAX)?;
+        self.ready.clear();
+        // The other end may need this core.
+        std::thread::yield_now();
+        Ok(())
+    }
+
+    /// Makes progress while any link is `waiting`.
+    fn until(&mut self, why: &'static str, waiting: impl Fn(&Link) -> bool) -> Result<(), TransportError> {
+        let state = |links: &[Link]| links.iter().map(|l| u64::from(l.arrived) + l.done + l.flying as u64).sum::<u64>();
+        let (mut before, mut since) = (0, Instant::now());
+        loop {
+            let mut late: Vec<&Link> = self.links.iter().filter(|link| waiting(link)).collect();
+            if since.elapsed() > SHORT_PATIENCE {
+                late.retain(|link| !link.bye_heard);
+            }
+            let Some(first) = late.first() else { return Ok(()) };
+            if since.elapsed() > PATIENCE {
+                return Err(TransportError::PeerDown { pe: Pe(first.peer.0), why });
+            }
+            self.step()?;
+            let now = state(&self.links);
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What one PE knows of another one: what was sent and arrived, what waits for room, and whether they still talk. Data only: the
+//! endpoint acts on it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::slots::Rma;
+use super::wire::{Header, PacketKind, Question};
+use charm4rs_transport_core::memory::Slab;
+use charm4rs_transport_core::{Imm, Msg, Pe, TransportError};
+
+/// Messages that may arrive before an earlier one does.
+const EARLY_MAX: usize = 4096;
+/// Windows of a peer that are known not to be fresh any more.
+const SPENT_MAX: usize = 1024;
+
+/// A message, taken apart.
+#[derive(Debug)]
+pub(super) enum Frame {
+    Data(Imm, Msg),
+    Announce(Imm),
+    Fill(Imm, Msg),
+    Ask(Question),
+    Answer(bool),
+    Bye,
+    Farewell,
+}
+
+impl Frame {
+    /// Takes a message apart; its body is copied into the PE's memory.
+    pub(super) fn new(header: &Header, body: &[u8], slab: &Slab) -> Result<Self, TransportError> {
+        Ok(match header.kind {
+            PacketKind::Data | PacketKind::Fill => {
+                let msg = Msg::fill(slab, body.len(), |to| charm4rs_transport_core::memory::write_bytes(to, body));
+                if header.kind == PacketKind::Data {
+                    Self::Data(Imm(header.imm), msg)
+                } else {
+                    Self::Fill(Imm(header.imm), msg)
+                }
+            }
+            PacketKind::Announce => Self::Announce(Imm(header.imm)),
+            PacketKind::Ask => Self::Ask(Question::decode(body).ok_or(TransportError::Protocol {
+                from: header.from,
+                what: "a malformed question",
+                detail: body.len() as u64,
+            })?),
+            PacketKind::Granted => Self::Answer(true),
+            PacketKind::Refused => Self::Answer(false),
+            PacketKind::Bye => Self::Bye,
+            PacketKind::Farewell => Self::Farewell,
+        })
+    }
+}
+
+/// A message of this backend's own, to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Control {
+    pub(super) kind: PacketKind,
+    pub(super) imm: u32,
+    pub(super) question: Option<Question>,
+    /// Only once all puts before this number are done.
+    pub(super) after: u64,
+}
+
+impl Control {
+    pub(super) fn of(kind: PacketKind) -> Self {
+        Self { kind, imm: 0, question: None, after: 0 }
+    }
+}
+
+/// An access that has not been posted.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) slot: usize,
+    pub(super) rma: Rma,
+    pub(super) there: (u64, u64),
+    pub(super) imm: Option<Imm>,
+    /// The peer has been asked, and has not answered.
+    pub(super) asked: bool,
+    pub(super) delivered: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: Pe,
+    /// What libfabric calls it; `None` before the first post.
+    pub(super) addr: Option<u64>,
+    /// Messages sent, and arrived in order: their numbers are counted modulo 2^32.
+    pub(super) sent: u32,
+    pub(super) arrived: u32,
+    early: BTreeMap<u32, Frame>,
+    /// A message that found no room, in its slot: nothing is sent before it.
+    pub(super) deferred: Option<usize>,
+    pub(super) control: VecDeque<Control>,
+    pub(super) waiting: VecDeque<Waiting>,
+    /// Whether it is in the endpoint's list of links that have something to send.
+    pub(super) listed: bool,
+    /// Puts posted; those up to `done` are done, and of the later ones those that are marked.
+    pub(super) puts: u64,
+    pub(super) done: u64,
+    marks: VecDeque<bool>,
+    spent: VecDeque<u64>,
+    /// Sends that libfabric has.
+    pub(super) flying: usize,
+    pub(super) bye_said: bool,
+    pub(super) bye_heard: bool,
+    /// The peer has all that was sent before `Bye`.
+    pub(super) parted: bool,
+    pub(super) lost: bool,
+}
+
+impl Link {
+    pub(super) fn new(peer: Pe) -> Self {
+        Self {
+            peer,
+            addr: None,
+            sent: 0,
+            arrived: 0,
+            early: BTreeMap::new(),
+            deferred: None,
+            control: VecDeque::new(),
+            waiting: VecDeque::new(),
+            listed: false,
+            puts: 0,
+            done: 0,
+            marks: VecDeque::new(),
+            spent: VecDeque::new(),
+            flying: 0,
+            bye_said: false,
+            bye_heard: false,
+            parted: false,
+            lost: false,
+        }
+    }
+
+    /// Whether posts can reach the peer.
+    pub(super) fn is_gone(&self) -> bool {
+        self.lost || self.bye_heard
+    }
+
+    /// Whether anything has passed, either way.
+    pub(super) fn has_talked(&self) -> bool {
+        self.sent != 0 || self.arrived != 0 || self.puts != 0
+    }
+
+    /// Whether something can be tried to be sent.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.deferred.is_some() || !self.control.is_empty() || self.waiting.front().is_some_and(|w| !w.asked)
+    }
+
+    /// Whether an arrival is the next, and none came early: then it counts as taken.
+    #[inline]
+    pub(super) fn passes(&mut self, number: u32) -> bool {
+        let passes = number == self.arrived && self.early.is_empty();
+        self.arrived = self.arrived.wrapping_add(passes.into());
+        passes
+    }
+
+    /// Takes an arrival. Whether it is the next one; if it came early it is kept, for [`Link::next`].
+    pub(super) fn take(&mut self, number: u32, frame: Frame) -> Result<Option<Frame>, TransportError> {
+        let ahead = number.wrapping_sub(self.arrived);
+        if ahead == 0 {
+            self.arrived = self.arrived.wrapping_add(1);
+            return Ok(Some(frame));
+        }
+        let detail = u64::from(number);
+        if ahead > u32::MAX / 2 || self.early.contains_key(&number) {
+            return Err(TransportError::Protocol {
+                from: self.peer,
+                what: "a message that had arrived already",
+                detail,
+            });
+        }
+        if self.early.len() >= EARLY_MAX {
+            return Err(TransportError::Protocol { from: self.peer, what: "a message is missing", detail });
+        }
+        self.early.insert(number, frame);
+        Ok(None)
+    }
+
+    /// The next arrival, if it came early.
+    pub(super) fn next(&mut self) -> Option<Frame> {
+        if self.early.is_empty() {
+            return None;
+        }
+        let frame = self.early.remove(&self.arrived)?;
+        self.arrived = self.arrived.wrapping_add(1);
+        Some(frame)
+    }
+
+    /// The number of a put that is posted now.
+    pub(super) fn count_put(&mut self) -> u64 {
+        self.puts += 1;
+        self.marks.push_back(false);
+        self.puts
+    }
+
+    /// A put is done.
+    pub(super) fn mark_put(&mut self, number: u64) {
+        let at = number.checked_sub(self.done + 1).and_then(|at| usize::try_from(at).ok());
+        if let Some(mark) = at.and_then(|at| self.marks.get_mut(at)) {
+            *mark = true;
+        }
+        while self.marks.front() == Some(&true) {
+            self.marks.pop_front();
+            self.done += 1;
+        }
+    }
+
+    /// Whether a window's first use is over.
+    pub(super) fn is_spent(&self, window: u64) -> bool {
+        self.spent.contains(&window)
+    }
+
+    pub(super) fn spend(&mut self, window: u64) {
+        if self.spent.len() >= SPENT_MAX {
+            self.spent.pop_front();
+        }
+        self.spent.push_back(window);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_out_in_the_order_of_their_numbers_each_once() {
+        let mut link = Link::new(Pe(1));
+        link.arrived = u32::MAX - 1;
+        let mut order = Vec::new();
+        for number in [0, u32::MAX, 2, u32::MAX - 1, 1] {
+            let mut next = link.take(number, Frame::Announce(Imm(number))).unwrap();
+            while let Some(frame) = next {
+                let Frame::Announce(Imm(number)) = frame else { panic!("what was put in") };
+                order.push(number);
+                next = link.next();
+            }
+        }
+        assert_eq!(order, [u32::MAX - 1, u32::MAX, 0, 1, 2]);
+        assert!(link.take(2, Frame::Bye).is_err(), "an old one");
+        assert!(link.take(5, Frame::Bye).unwrap().is_none());
+        assert!(link.take(5, Frame::Bye).is_err(), "one that is here");
+    }
+
+    #[test]
+    fn puts_are_done_up_to_the_first_that_is_not() {
+        let mut link = Link::new(Pe(1));
+        let numbers: Vec<u64> = (0..4).map(|_| link.count_put()).collect();
+        for (put, done) in [(numbers[1], 0), (numbers[0], 2), (numbers[3], 2), (numbers[2], 4)] {
+            link.mark_put(put);
+            assert_eq!(link.done, done);
+        }
+    }
+}

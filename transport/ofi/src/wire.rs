@@ -1,0 +1,212 @@
+//! What this backend's messages and keys look like as bytes. All of them come from outside: decoding never panics.
+//!
+//! A message is a header and a body. libfabric says neither who sent a message nor whether he belongs to the job, so the header does: it
+//! begins with a *token* that only the job's processes know, and what has another one is dropped unread. (That keeps out strangers and
+//! stale jobs; who can read the network could learn it. libfabric has no better.)
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use charm4rs_transport_core::auth::Secret;
+use charm4rs_transport_core::{Pe, RemoteKey};
+
+/// Bytes of a header.
+pub(super) const HEADER: usize = 24;
+
+/// What a message is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(super) enum PacketKind {
+    /// The user's.
+    Data = 1,
+    /// A put before this message has arrived; its immediate.
+    Announce = 2,
+    /// May I access your window? [`Question`].
+    Ask = 3,
+    /// Yes.
+    Granted = 4,
+    /// No: the window was taken back, or is shorter.
+    Refused = 5,
+    /// Nothing follows.
+    Bye = 6,
+    /// All that you sent has arrived.
+    Farewell = 7,
+    /// Bytes for a window: where they go ([`Question`]), and they; the immediate of their put.
+    Fill = 8,
+}
+
+impl PacketKind {
+    fn of(word: u32) -> Option<Self> {
+        use PacketKind::{Announce, Ask, Bye, Data, Farewell, Fill, Granted, Refused};
+        [Data, Announce, Ask, Granted, Refused, Bye, Farewell, Fill].into_iter().find(|kind| *kind as u32 == word)
+    }
+}
+
+/// What stands before a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    pub(super) from: Pe,
+    pub(super) imm: u32,
+    /// Its number among the messages of its sender to its receiver.
+    pub(super) number: u32,
+    pub(super) kind: PacketKind,
+}
+
+impl Header {
+    pub(super) fn encode(&self, token: u64) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[..8].copy_from_slice(&token.to_le_bytes());
+        for (at, word) in [self.from.0, self.imm, self.number, self.kind as u32].into_iter().enumerate() {
+            bytes[8 + 4 * at..12 + 4 * at].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The header and the body. `None`: it is none of the job's.
+    pub(super) fn decode(bytes: &[u8], token: u64) -> Option<(Self, &[u8])> {
+        let (head, body) = bytes.split_first_chunk::<HEADER>()?;
+        let word = |at: usize| head[at..].first_chunk::<4>().map(|word| u32::from_le_bytes(*word));
+        if head.first_chunk::<8>() != Some(&token.to_le_bytes()) {
+            return None;
+        }
+        let header = Self { from: Pe(word(8)?), imm: word(12)?, number: word(16)?, kind: PacketKind::of(word(20)?)? };
+        Some((header, body))
+    }
+}
+
+/// What [`PacketKind::Ask`] asks: whether `len` bytes at `offset` of a window may be accessed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Question {
+    pub(super) window: u64,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+impl Question {
+    /// Its length in bytes.
+    pub(super) const LEN: usize = 24;
+
+    pub(super) fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        for (at, word) in [self.window, self.offset, self.len].into_iter().enumerate() {
+            bytes[8 * at..8 * at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let [window, offset, len] = words(bytes.try_into().ok()?);
+        Some(Self { window, offset, len })
+    }
+}
+
+fn words(bytes: &[u8; 24]) -> [u64; 3] {
+    let mut words = [0; 3];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(chunk.try_into().unwrap_or_default());
+    }
+    words
+}
+
+/// How a window is reached: what a [`RemoteKey`]'s bytes say, with the provider's raw key, if it has such, and a seal of its owner's over them, its length and its owner, since a
+/// provider that is given a wrong key may cut the connection rather than refuse the access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct WindowKey {
+    pub(super) window: u64,
+    pub(super) addr: u64,
+    pub(super) key: u64,
+}
+
+const SEAL: usize = 8;
+
+/// Makes and checks seals; knows the token.
+#[derive(Clone)]
+pub(super) struct Sealer {
+    mac: Hmac<Sha256>,
+    pub(super) token: u64,
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sealer").finish_non_exhaustive()
+    }
+}
+
+impl Sealer {
+    pub(super) fn new(secret: &Secret) -> Self {
+        let mac = Hmac::new_from_slice(&secret.derive("charm4rs fabric, windows")).expect("any length will do");
+        let [a, b, c, d, e, f, g, h, ..] = secret.derive("charm4rs fabric, messages");
+        Self { mac, token: u64::from_le_bytes([a, b, c, d, e, f, g, h]) }
+    }
+
+    fn seal(&self, owner: Pe, len: u64, bytes: &[u8]) -> [u8; SEAL] {
+        let mut mac = self.mac.clone();
+        mac.update(&owner.0.to_le_bytes());
+        mac.update(&len.to_le_bytes());
+        mac.update(bytes);
+        let tag = mac.finalize().into_bytes();
+        let mut seal = [0; SEAL];
+        seal.copy_from_slice(&tag[..SEAL]);
+        seal
+    }
+
+    /// The key of a window of `owner`.
+    pub(super) fn key(&self, owner: Pe, len: u64, key: WindowKey, raw: &[u8]) -> RemoteKey {
+        let WindowKey { window, addr, key } = key;
+        let mut bytes = Question { window, offset: addr, len: key }.encode().to_vec();
+        bytes.extend_from_slice(raw);
+        bytes.extend_from_slice(&self.seal(owner, len, &bytes));
+        RemoteKey { len, bytes: bytes.into() }
+    }
+
+    /// What a key says, if it is one of `owner`'s.
+    pub(super) fn open<'a>(&self, owner: Pe, key: &'a RemoteKey) -> Option<(WindowKey, &'a [u8])> {
+        let (bytes, seal) = key.bytes.split_last_chunk::<SEAL>()?;
+        if *seal != self.seal(owner, key.len, bytes) {
+            return None;
+        }
+        let (head, raw) = bytes.split_first_chunk::<24>()?;
+        let [window, addr, key] = words(head);
+        Some((WindowKey { window, addr, key }, raw))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_comes_back_and_one_of_another_job_does_not() {
+        let header = Header { from: Pe(7), imm: u32::MAX, number: 3, kind: PacketKind::Farewell };
+        let bytes = [&header.encode(99)[..], b"body"].concat();
+        assert_eq!(Header::decode(&bytes, 99), Some((header, &b"body"[..])));
+        assert_eq!(Header::decode(&bytes, 98), None);
+        for len in 0..HEADER {
+            assert_eq!(Header::decode(&bytes[..len], 99), None);
+        }
+        for kind in [0, 9, u32::MAX] {
+            let mut bytes = bytes.clone();
+            bytes[20..24].copy_from_slice(&kind.to_le_bytes());
+            assert_eq!(Header::decode(&bytes, 99), None);
+        }
+    }
+
+    #[test]
+    fn a_key_opens_for_its_owner_and_length_only() {
+        let sealer = Sealer::new(&Secret::new([1; 32]));
+        let key = WindowKey { window: 1, addr: u64::MAX, key: 1 << 63 };
+        for raw in [&b""[..], b"longer than 64 bits"] {
+            let remote = sealer.key(Pe(4), 100, key, raw);
+            assert_eq!(sealer.open(Pe(4), &remote), Some((key, raw)));
+            assert_eq!(sealer.open(Pe(5), &remote), None);
+            assert_eq!(sealer.open(Pe(4), &RemoteKey { len: 101, ..remote.clone() }), None);
+            assert_eq!(Sealer::new(&Secret::new([2; 32])).open(Pe(4), &remote), None);
+            for at in 0..remote.bytes.len() {
+                let mut forged = remote.clone();
+                forged.bytes[at] ^= 1;
+                assert_eq!(sealer.open(Pe(4), &forged), None);
+                assert_eq!(sealer.open(Pe(4), &RemoteKey { len: 100, bytes: remote.bytes[..at].into() }), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The contract of a backend as tests, and a network to try protocols on.
+//!
+//! [`conformance`] has the laws of the seam: a backend outside of charm4rs checks itself by them. [`sim`] is a job's network on one thread, from a seed,
+//! under a clock that moves only when asked; [`reliable`] brings messages across it when it loses and repeats them.
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+#[cfg(any(test, fuzzing, feature = "conformance"))]
+pub mod fuzz;
+pub mod reliable;
+pub mod sim;
