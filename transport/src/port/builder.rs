@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::credit::Accounts;
 use super::held::Waiting;
 use super::inner::Inner;
-use super::send::InFlight;
+use super::operations::Operations;
 use super::{Ends, Port};
 use crate::local::LocalFabric;
 use crate::options::TransportOptions;
@@ -124,8 +124,6 @@ impl Port {
             backlog: BTreeMap::new(),
             held: BTreeMap::new(),
             waiting: Waiting::default(),
-            outgoing: BTreeMap::new(),
-            next_rts: 0,
             puts: VecDeque::new(),
             stalled: BTreeSet::new(),
             flushes: 0,
@@ -133,7 +131,7 @@ impl Port {
             events: Vec::new(),
             fatal: None,
             since_net: 0,
-            in_flight: InFlight::default(),
+            operations: Operations::default(),
         }
     }
 
@@ -144,15 +142,16 @@ impl Port {
             ("early", self.early.len()),
             ("backlog", self.backlog.len()),
             ("held", self.held.len()),
-            ("outgoing", self.outgoing.len()),
+            ("without a CTS", self.inner.rendezvous.sender.count()),
             ("puts", self.puts.len()),
             ("credits", self.credits.len()),
-            ("arriving", self.inner.arriving.iter().flatten().count()),
-            ("offers", self.inner.offers.len()),
-            ("asked", self.inner.asked.len()),
+            ("offers", self.inner.rendezvous.receiver.counts()[0]),
+            ("arriving", self.inner.rendezvous.receiver.counts()[1]),
+            ("actions", usize::from(self.inner.rendezvous.has_actions())),
             ("todo", self.inner.todo.len()),
             ("put windows", self.inner.put_windows.count()),
-            ("in flight", usize::try_from(self.in_flight.kib()).unwrap()),
+            ("bytes in flight", usize::try_from(self.operations.left().0).unwrap()),
+            ("operations", self.operations.left().1),
             ("payloads ahead", self.inner.peers.values().map(|peer| peer.payloads.len()).sum()),
         ];
         counts.into_iter().filter(|(_, count)| *count > 0).collect()

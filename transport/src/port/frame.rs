@@ -3,6 +3,8 @@
 
 use std::mem::MaybeUninit;
 
+use super::put_window::PutWindowId;
+use super::puts::Target;
 use charm4rs_transport_core::memory::write_bytes;
 use charm4rs_transport_core::{Imm, Pe, RegBuf, RemoteKey};
 
@@ -121,9 +123,10 @@ pub(super) struct Nack<'a> {
     pub(super) head: &'a [u8],
 }
 
-/// A part of a put, as a message.
+/// Bytes of a put, as a message. The key shows that the sender may put there.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Write<'a> {
+    pub(super) target: Target,
     pub(super) key: RemoteKey,
     pub(super) offset: u64,
     pub(super) bytes: &'a [u8],
@@ -167,6 +170,11 @@ impl<'a> Reader<'a> {
 }
 
 impl<'a> Rts<'a> {
+    /// Bytes of a frame without its head, for so many payloads and one more.
+    pub(super) fn len(payloads: usize) -> usize {
+        14 + 8 * (payloads + 1)
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16 + 8 * self.sizes.len() + self.head.len());
         bytes.extend(self.id.to_le_bytes());
@@ -275,17 +283,29 @@ impl<'a> Eager<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// What stands before the bytes.
-    pub(super) fn head(key: &RemoteKey, offset: u64) -> Vec<u8> {
+    /// What precedes the bytes.
+    pub(super) fn head(target: Target, key: &RemoteKey, offset: u64) -> Vec<u8> {
+        let (kind, name) = match target {
+            Target::Payload { slot, part } => (0, u64::from(slot) | u64::from(part) << 32),
+            Target::PutWindow(id) => (1, id.to_bits()),
+        };
         let len = u16::try_from(key.bytes.len()).expect("a key is short");
-        [&offset.to_le_bytes()[..], &key.len.to_le_bytes(), &len.to_le_bytes(), &key.bytes].concat()
+        let words = [name, offset, key.len].map(u64::to_le_bytes);
+        [&[kind][..], words.as_flattened(), &len.to_le_bytes(), &key.bytes].concat()
     }
 
     pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
+        let (kind, name) = (reader.u8()?, reader.u64()?);
+        let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).expect("32 bits");
+        let target = match kind {
+            0 => Target::Payload { slot: half(name), part: half(name >> 32) },
+            1 => Target::PutWindow(PutWindowId::from_bits(name)),
+            _ => return None,
+        };
         let (offset, len, n) = (reader.u64()?, reader.u64()?, reader.u16()?);
         let key = RemoteKey { len, bytes: reader.bytes(n.into())?.into() };
-        Some(Self { key, offset, bytes: reader.0 })
+        Some(Self { target, key, offset, bytes: reader.0 })
     }
 }
 
@@ -380,10 +400,14 @@ mod tests {
         }
 
         #[test]
-        fn a_part_of_a_put_survives_encoding(len: u64, key: Vec<u8>, offset: u64, bytes: Vec<u8>) {
+        fn bytes_of_a_put_survive_encoding(
+            slot: u32, part: u32, window: bool, len: u64, key: Vec<u8>, offset: u64, bytes: Vec<u8>,
+        ) {
+            let name = PutWindowId::from_bits(u64::from(slot) | u64::from(part) << 32);
+            let target = if window { Target::PutWindow(name) } else { Target::Payload { slot, part } };
             let key = RemoteKey { len, bytes: key.into() };
-            let frame = [Write::head(&key, offset), bytes.clone()].concat();
-            prop_assert_eq!(Write::decode(&frame), Some(Write { key, offset, bytes: &bytes }));
+            let frame = [Write::head(target, &key, offset), bytes.clone()].concat();
+            prop_assert_eq!(Write::decode(&frame), Some(Write { target, key, offset, bytes: &bytes }));
         }
 
         #[test]

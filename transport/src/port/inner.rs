@@ -1,16 +1,18 @@
-//! What a port knows besides its endpoints: peers, payloads that wait for their message, put windows, offers, what has to be
-//! answered. It takes arrivals apart, and never sends: what it wants sent it notes down, so that arrivals may be taken
-//! in the middle of a send.
+//! What a port knows besides its endpoints: peers and their credit, payloads that came ahead of their message, put windows, and both halves of its
+//! rendezvous. It demultiplexes arrivals and never sends, so it may be called in the middle of a send. What arrivals ask for is noted as a [`Todo`] or as an
+//! `Action` of the rendezvous.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::credit::{Accounts, Charge};
-use super::frame::{self, Cts, Eager, Probe, Rts};
+use super::frame::{self, Eager, Probe, Rts};
 use super::put_window::PutWindows;
-use super::{Counters, Incoming, Offer, OfferId, PortEvent, Tag};
+use super::puts::Target;
+use super::rendezvous::Rendezvous;
+use super::{Counters, Incoming, PortEvent, Tag};
 use crate::shmem::Arrival;
 use charm4rs_transport_core::memory::{Payloads, Slab, write_bytes};
-use charm4rs_transport_core::{Imm, Layout, Msg, Pe, Reach, RegBuf, TransportError, Window};
+use charm4rs_transport_core::{Imm, Msg, Pe, Reach, RegBuf, TransportError};
 
 /// Whether an immediate is of a frame of the port's own, which carries nothing of the user's.
 fn is_own(imm: Imm) -> bool {
@@ -37,69 +39,15 @@ impl PeerState {
     }
 }
 
-/// A message whose payloads are on their way into destinations.
-#[derive(Debug)]
-pub(super) struct Arriving {
-    pub(super) from: Pe,
-    pub(super) tag: Tag,
-    pub(super) head: Option<Msg>,
-    pub(super) parts: Vec<Part>,
-    pub(super) missing: usize,
-    /// Whether there was no memory for some of them.
-    pub(super) missed: bool,
-    /// Bytes of the whole message.
-    pub(super) bytes: u64,
-}
-
-/// A payload on its way.
-#[derive(Debug)]
-pub(super) enum Part {
-    /// It is put.
-    Window(Window),
-    /// It will be handed over; the user's destination, if any, gets a copy.
-    Hand(Option<RegBuf>),
-    /// It was handed over.
-    Here(RegBuf),
-}
-
-/// An offer that its user has not answered yet.
-#[derive(Debug)]
-pub(super) struct Offered {
-    pub(super) from: Pe,
-    pub(super) tag: Tag,
-    pub(super) head: Msg,
-    pub(super) sizes: Vec<u64>,
-    pub(super) head_follows: bool,
-    /// The sender's name for it, or, from this PE itself, the payloads.
-    pub(super) source: Source,
-}
-
-/// Where an offer's payloads are.
-#[derive(Debug)]
-pub(super) enum Source {
-    There(u64),
-    Here(Vec<RegBuf>),
-}
-
-/// What arrivals want done.
+/// What arrivals ask this PE to send.
 #[derive(Debug)]
 pub(super) enum Todo {
-    /// Give credit back.
+    /// Credit for a peer.
     Credit(Pe),
-    /// Pass a probe on, if this PE waits for credit.
+    /// A probe to pass on, if this PE waits for credit.
     Probe(Probe),
-    /// Answer an offer that its sender does not leave to the user: pooled memory.
-    Cts(u64),
-    /// Send what was accepted.
-    Send(Pe, Cts),
-    /// All payloads of the message in this slot are here.
-    Finish(usize),
-    /// Write a part of a peer's put.
-    Write(Pe, Msg),
-    /// The peer refused a message of ours.
-    Refused(u64),
-    /// Give up a message of the peer's some of whose payloads found no memory; its size.
-    Bounce(Pe, Tag, Option<Msg>, u64),
+    /// A NACK for a message whose payloads came ahead and found no memory: the message, and its size with them.
+    Nack(Pe, Tag, Msg, u64),
 }
 
 #[derive(Debug)]
@@ -108,12 +56,7 @@ pub(super) struct Inner {
     pub(super) slab: Slab,
     pub(super) counters: Counters,
     pub(super) peers: HashMap<Pe, PeerState>,
-    pub(super) arriving: Vec<Option<Arriving>>,
-    pub(super) free_slots: Vec<usize>,
-    pub(super) offers: HashMap<u64, Offered>,
-    pub(super) next_offer: u64,
-    /// How many payloads each of this PE's own requests has.
-    pub(super) asked: HashMap<u64, usize>,
+    pub(super) rendezvous: Rendezvous,
     pub(super) todo: VecDeque<Todo>,
     pub(super) put_windows: PutWindows,
     pub(super) accounts: Accounts,
@@ -128,11 +71,7 @@ impl Inner {
             slab,
             counters: Counters::default(),
             peers: HashMap::new(),
-            arriving: Vec::new(),
-            free_slots: Vec::new(),
-            offers: HashMap::new(),
-            next_offer: 0,
-            asked: HashMap::new(),
+            rendezvous: Rendezvous::default(),
             todo: VecDeque::new(),
             put_windows: PutWindows::default(),
             accounts,
@@ -170,7 +109,7 @@ impl Inner {
             return self.rare(reach, from, imm, msg, out);
         }
         match frame::tag(imm) {
-            frame::FIN => return self.landed(from, frame::arg(imm), None),
+            frame::FIN => return self.rendezvous.on_fin(from, frame::arg(imm)),
             frame::PUT => {
                 if let Some((tag, notice)) = self.notice(frame::arg(imm)) {
                     self.message(reach, (from, tag, Charge::NONE), notice, Vec::new(), out);
@@ -182,7 +121,7 @@ impl Inner {
         Err(TransportError::Protocol { from, what: "a put for nobody", detail: imm.0.into() })
     }
 
-    fn message(
+    pub(super) fn message(
         &mut self,
         reach: Reach,
         (from, tag, charge): (Pe, Tag, Charge),
@@ -213,7 +152,7 @@ impl Inner {
                     Some(peer) if peer.payloads.len() == n && peer.missed > 0 => {
                         let bytes = peer.forget().saturating_add(msg.len() as u64);
                         self.owe(from, tag.charge().cost(bytes));
-                        self.todo.push_back(Todo::Bounce(from, tag, Some(msg), bytes));
+                        self.todo.push_back(Todo::Nack(from, tag, msg, bytes));
                         return Ok(());
                     }
                     Some(peer) if peer.payloads.len() == n => (std::mem::take(&mut peer.payloads), tag.charge()),
@@ -231,7 +170,10 @@ impl Inner {
                 None => return bad("a malformed message", msg.len()),
             },
             frame::PAYLOAD => self.peers.entry(from).or_default().payloads.push(msg.into_buf()),
-            frame::HANDED => return self.landed(from, frame::arg(imm), Some(msg.into_buf())),
+            frame::HANDED => {
+                let (slot, copies) = (frame::arg(imm), &mut self.counters.copies);
+                return self.rendezvous.on_handed(from, slot, msg.into_buf(), copies);
+            }
             frame::MISSED => match frame::Missed::decode(&msg) {
                 // Whose own frame finds no memory fails, and sends no notice.
                 Some(missed) if is_own(missed.imm) => return bad("a notice of no message", msg.len()),
@@ -256,25 +198,16 @@ impl Inner {
                 None => return bad("a malformed probe", msg.len()),
             },
             frame::RTS => match Rts::decode(&msg) {
-                Some(rts) => {
-                    let bytes = rts.sizes.iter().fold(rts.head.len() as u64, |sum, size| sum.saturating_add(*size));
-                    if bytes > self.message_max {
-                        let what = "a message above the limit of ++message-max";
-                        return Err(TransportError::Protocol { from, what, detail: bytes });
-                    }
-                    self.on_rts(from, rts, out);
+                Some(rts) => return self.on_rts(from, rts, out),
+                None => return bad("a malformed RTS", msg.len()),
+            },
+            frame::CTS => return self.rendezvous.on_cts(from, &msg),
+            frame::REFUSE => return self.rendezvous.on_refuse(from, &msg),
+            frame::WRITE => {
+                if !frame::Write::decode(&msg).is_some_and(|write| self.write(from, &write)) {
+                    return bad("a put that cannot be written", msg.len());
                 }
-                None => return bad("a malformed request", msg.len()),
-            },
-            frame::CTS => match Cts::decode(&msg, |id| self.asked.remove(&id)) {
-                Some(cts) => self.todo.push_back(Todo::Send(from, cts)),
-                None => return bad("a malformed answer", msg.len()),
-            },
-            frame::REFUSE => match frame::decode_word(&msg) {
-                Some(id) if self.asked.remove(&id).is_some() => self.todo.push_back(Todo::Refused(id)),
-                _ => return bad("a refusal of nothing", msg.len()),
-            },
-            frame::WRITE => self.todo.push_back(Todo::Write(from, msg)),
+            }
             tag => return bad("an unknown frame", tag.into()),
         }
         Ok(())
@@ -296,20 +229,7 @@ impl Inner {
                 peer.missed += 1;
                 peer.missed_bytes = peer.missed_bytes.saturating_add(len);
             }
-            frame::HANDED => {
-                let slot = frame::arg(imm);
-                match self.arriving.get_mut(slot) {
-                    Some(Some(arriving)) if arriving.from == from => arriving.missed = true,
-                    _ => {
-                        return Err(TransportError::Protocol {
-                            from,
-                            what: "a payload for nobody",
-                            detail: slot as u64,
-                        });
-                    }
-                }
-                return self.landed(from, slot, Some(RegBuf::heap(0)));
-            }
+            frame::HANDED => return self.rendezvous.on_missed(from, frame::arg(imm)),
             _ => return Err(TransportError::MessageRefused { pe: self.pe, size: len }),
         }
         Ok(())
@@ -351,104 +271,30 @@ impl Inner {
         }
     }
 
-    fn on_rts(&mut self, from: Pe, rts: Rts<'_>, out: &mut VecDeque<PortEvent>) {
-        let head = Msg::fill(&self.slab, rts.head.len(), |to| write_bytes(to, rts.head));
-        let offered = Offered {
-            from,
-            tag: Tag(rts.tag),
-            head,
-            sizes: rts.sizes,
-            head_follows: rts.head_follows,
-            source: Source::There(rts.id),
-        };
-        let user_chooses = rts.offer && !rts.head_follows;
-        let id = self.offer(offered, user_chooses, out);
-        if !user_chooses {
-            self.todo.push_back(Todo::Cts(id));
+    fn on_rts(&mut self, from: Pe, rts: Rts<'_>, out: &mut VecDeque<PortEvent>) -> Result<(), TransportError> {
+        let bytes = rts.sizes.iter().fold(rts.head.len() as u64, |sum, size| sum.saturating_add(*size));
+        if bytes > self.message_max {
+            let what = "a message above the limit of ++message-max";
+            return Err(TransportError::Protocol { from, what, detail: bytes });
         }
-    }
-
-    /// Notes an offer down, and tells the user if the user shall choose.
-    pub(super) fn offer(&mut self, offered: Offered, tell: bool, out: &mut VecDeque<PortEvent>) -> u64 {
-        let id = self.next_offer;
-        self.next_offer += 1;
-        if tell {
-            let head = Msg::fill(&self.slab, offered.head.len(), |to| write_bytes(to, &offered.head));
-            let (from, tag, sizes) = (offered.from, offered.tag, offered.sizes.clone());
-            out.push_back(PortEvent::Offer(Box::new(Offer { id: OfferId(id), from, tag, head, sizes })));
-        }
-        self.offers.insert(id, offered);
-        id
-    }
-
-    /// A place in the table of arriving messages.
-    pub(super) fn slot(&mut self, arriving: Arriving) -> usize {
-        match self.free_slots.pop() {
-            Some(slot) => {
-                self.arriving[slot] = Some(arriving);
-                slot
-            }
-            None => {
-                self.arriving.push(Some(arriving));
-                self.arriving.len() - 1
-            }
-        }
-    }
-
-    /// One payload of the message in `slot` is here: put, or handed over.
-    fn landed(&mut self, from: Pe, slot: usize, handed: Option<RegBuf>) -> Result<(), TransportError> {
-        let bad = Err(TransportError::Protocol { from, what: "a payload for nobody", detail: slot as u64 });
-        let Some(Some(arriving)) = self.arriving.get_mut(slot) else { return bad };
-        if arriving.from != from || arriving.missing == 0 {
-            return bad;
-        }
-        let Some(handed) = handed else {
-            // One that was put. All that are missing may be to be handed over.
-            if arriving.parts.iter().filter(|part| matches!(part, Part::Hand(_))).count() >= arriving.missing {
-                return bad;
-            }
-            return self.here(slot);
-        };
-        // Payloads are handed over in order.
-        let Some(part) = arriving.parts.iter_mut().find(|part| matches!(part, Part::Hand(_))) else { return bad };
-        let Part::Hand(destination) = std::mem::replace(part, Part::Hand(None)) else { return bad };
-        *part = Part::Here(match destination {
-            Some(mut destination) if destination.len() == handed.len() => {
-                destination.copy_from_slice(&handed);
-                self.counters.copies += 1;
-                destination
-            }
-            _ => handed,
-        });
-        self.here(slot)
-    }
-
-    /// One payload more is here of the message in `slot`, which lacks one.
-    fn here(&mut self, slot: usize) -> Result<(), TransportError> {
-        if let Some(Some(arriving)) = self.arriving.get_mut(slot) {
-            arriving.missing -= 1;
-            if arriving.missing == 0 {
-                self.todo.push_back(Todo::Finish(slot));
-            }
+        if let Some(id) = self.rendezvous.on_rts(from, rts, &self.slab) {
+            self.show_offer(id, out);
         }
         Ok(())
     }
 
-    /// Hands a complete message to the user.
-    pub(super) fn finish(
-        &mut self,
-        layout: &Layout,
-        arrived: Arriving,
-        bufs: Vec<RegBuf>,
-        out: &mut VecDeque<PortEvent>,
-    ) {
-        let mut payloads = bufs;
-        let msg = match arrived.head {
-            Some(head) => head,
-            None => payloads.remove(0).into(),
-        };
-        let reach = layout.reach(self.pe, arrived.from);
-        self.message(reach, (arrived.from, arrived.tag, arrived.tag.charge()), msg, payloads, out);
+    /// Lets the user choose the destinations of an offer.
+    pub(super) fn show_offer(&self, id: u64, out: &mut VecDeque<PortEvent>) {
+        let offer = self.rendezvous.receiver.shown(id, &self.slab);
+        out.extend(offer.map(|offer| PortEvent::Offer(Box::new(offer))));
+    }
+
+    /// Writes bytes of a put that arrived as a message. Whether the sender may put there.
+    fn write(&mut self, from: Pe, write: &frame::Write<'_>) -> bool {
+        match write.target {
+            Target::Payload { slot, part } => self.rendezvous.receiver.write(from, (slot, part), write),
+            Target::PutWindow(id) => self.put_windows.write(id, write),
+        }
     }
 }
 

@@ -15,10 +15,8 @@
 //! *Payloads ahead.* If the backend passes buffers, each payload is sent first, as a message of its own. The message that they belong to follows, and its
 //! immediate has their number. Shared-memory backends keep the order.
 //!
-//! *Rendezvous.* Used for all other payloads, and if the receiver chooses the memory. The sender sends an RTS frame with the sizes and the message head. The
-//! receiver exposes memory and answers with a CTS frame, which has a key for each payload, or asks for it as a message. The sender puts the payloads; the last
-//! put of each has an immediate with the receiver's number of the payload (FIN). When all payloads are complete, the receiver closes the windows and
-//! delivers the message.
+//! *Rendezvous.* Used for all other payloads, and if the receiver chooses the memory. The sender asks (RTS), the receiver exposes memory and answers (CTS), the
+//! sender puts the payloads, and the last put of each announces it (FIN). `rendezvous` describes the protocol and has its two state machines.
 //!
 //! *Persistent windows* (`put_window`). The owner publishes the keys once. Puts then need no handshake, and the owner is notified of each.
 //!
@@ -53,7 +51,10 @@ mod inner;
 #[cfg(test)]
 mod memory_tests;
 mod message;
+mod operations;
+mod progress;
 mod put_window;
+mod puts;
 mod rendezvous;
 mod send;
 #[cfg(test)]
@@ -76,9 +77,10 @@ pub use faults::{Fate, Faults};
 pub use held::HeldId;
 use inner::Inner;
 pub use message::{Incoming, Tag};
+use operations::Operations;
 pub use put_window::{PutWindowAddress, PutWindowId, PutWindowMemory};
-use rendezvous::{Outgoing, Put};
-use send::{InFlight, Queued};
+use puts::Put;
+use send::Queued;
 
 use crate::local::Local;
 use crate::options::TransportOptions;
@@ -265,9 +267,6 @@ pub struct Port {
     /// For each peer what waits for credit, never empty but for a moment.
     held: BTreeMap<Pe, held::Queue>,
     waiting: held::Waiting,
-    /// Own messages that wait for a CTS.
-    outgoing: BTreeMap<u64, Outgoing>,
-    next_rts: u64,
     /// Puts that found no room yet.
     puts: VecDeque<Put>,
     /// Peers of which it was said that they take no messages.
@@ -281,7 +280,7 @@ pub struct Port {
     fatal: Option<TransportError>,
     /// Polls since the network was last looked at.
     since_net: u32,
-    in_flight: InFlight,
+    operations: Operations,
 }
 
 /// How many polls with near arrivals may pass before the network is looked at.
@@ -359,8 +358,8 @@ impl Port {
                 n += self.receive_net(out, max.saturating_sub(n))?;
             }
         }
-        if self.unsettled() {
-            self.settle()?;
+        if self.has_pending() {
+            self.run_pending()?;
             n += self.early_into(out, max.saturating_sub(n));
         }
         Ok(n)
@@ -373,11 +372,12 @@ impl Port {
         pour(&mut self.early, n, out)
     }
 
-    /// Whether anything needs [`Port::settle`].
+    /// Whether anything needs [`Port::run_pending`].
     #[inline]
-    fn unsettled(&self) -> bool {
+    fn has_pending(&self) -> bool {
         !self.plain
             || !self.inner.todo.is_empty()
+            || self.inner.rendezvous.has_actions()
             || self.waits_for_room()
             || self.fatal.is_some()
             || self.ends.local.as_ref().is_some_and(ShmemEndpoint::busy)
@@ -452,7 +452,7 @@ impl Port {
     /// # Errors
     /// What ends the job.
     pub fn park(&mut self, limit: Option<Duration>) -> Result<(), TransportError> {
-        if !self.early.is_empty() || self.unsettled() && !self.waits_for_room() {
+        if !self.early.is_empty() || self.has_pending() && !self.waits_for_room() {
             return Ok(());
         }
         let waits = self.waits_for_room();
@@ -551,7 +551,7 @@ impl Port {
     fn undelivered(&self) -> Option<Pe> {
         let queued = self.backlog.keys().next().or_else(|| self.held.keys().next()).or_else(|| self.credits.first());
         let queued = queued.copied();
-        queued.or_else(|| self.puts.front().map(|put| put.to)).or_else(|| self.outgoing.values().next().map(|o| o.to))
+        queued.or_else(|| self.puts.front().map(|put| put.to)).or_else(|| self.inner.rendezvous.sender.unanswered())
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::inner::Inner;
+use super::puts::Target;
 use super::{Port, Route, Tag, frame};
 use charm4rs_transport_core::memory::{Home, write_bytes};
 use charm4rs_transport_core::{Endpoint, Msg, Pe, RegBuf, RemoteKey, Window};
@@ -186,6 +187,14 @@ impl PutWindows {
         self.slots.get(id.slot as usize).filter(|(turn, _)| *turn == id.turn)?.1.as_ref()
     }
 
+    /// Bytes of a put arrived as a message. Whether the key is one of the put window, and the bytes lie inside.
+    pub(super) fn write(&self, id: PutWindowId, write: &frame::Write<'_>) -> bool {
+        self.get(id).is_some_and(|open| {
+            open.windows.iter().any(|(_, window)| window.key == write.key)
+                && open.memory.write(write.offset, write.bytes)
+        })
+    }
+
     fn close(&mut self, id: PutWindowId) -> Option<Open> {
         let (_, open) = self.slots.get_mut(id.slot as usize).filter(|(turn, _)| *turn == id.turn)?;
         let open = open.take()?;
@@ -259,15 +268,15 @@ impl Port {
             return self.send_payloads(to.owner, tag, notice.len(), fill, vec![src], false);
         };
         self.inner.counters.sent[route as usize].add(src.len() as u64);
-        let imm = frame::imm(frame::PUT, to.id.slot as usize);
+        let (imm, target) = (frame::imm(frame::PUT, to.id.slot as usize), Target::PutWindow(to.id));
         let posted = if self.puts.is_empty() && src.len() <= self.chunk(to.owner) {
-            self.post_put(to.owner, src, key, offset, Some(imm))
+            self.post_put(to.owner, src, (key, target), offset, Some(imm))
         } else {
             Ok(Some(src))
         };
         match posted {
             Ok(None) => {}
-            Ok(Some(src)) => self.put_payload(to.owner, src, &Rc::new(key.clone()), offset, imm),
+            Ok(Some(src)) => self.queue_put(to.owner, src, (&Rc::new(key.clone()), target), offset, imm),
             Err(error) => _ = self.fatal.get_or_insert(error),
         }
     }

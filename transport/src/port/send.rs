@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::credit::Charge;
 use super::frame::{self, Eager};
 use super::held::Held;
-use super::inner::{Inner, Offered, Source};
-use super::rendezvous::{kib, sending};
+use super::inner::Inner;
+use super::operations::Operation;
+use super::rendezvous::{Offered, Source};
 use super::{Fate, Incoming, Port, PortEvent, Route, Tag};
 use crate::shmem::{self, ShmemEndpoint};
 use charm4rs_transport_core::memory::write_bytes;
@@ -34,37 +35,6 @@ const NAP: Duration = Duration::from_micros(50);
 
 /// After how many looks at the backlog its age is looked at.
 const FLUSHES: u32 = 1024;
-
-/// Payloads on their way over the network, in KiB, above which a sender of more of them helps them on first.
-const MUCH: u64 = 1 << 10;
-
-/// Payloads on their way over the network.
-#[derive(Debug, Default)]
-pub(super) struct InFlight {
-    kib: u64,
-    /// The network did not move when it was last helped on.
-    stuck: bool,
-}
-
-impl InFlight {
-    #[cfg(test)]
-    pub(super) fn kib(&self) -> u64 {
-        self.kib
-    }
-
-    pub(super) fn much(&self) -> bool {
-        self.kib > MUCH
-    }
-
-    pub(super) fn add(&mut self, kib: u64) {
-        self.kib += kib;
-    }
-
-    pub(super) fn remove(&mut self, kib: u64) {
-        self.kib = self.kib.saturating_sub(kib);
-        self.stuck = false;
-    }
-}
 
 /// A send that waits.
 #[derive(Debug, Default)]
@@ -154,9 +124,10 @@ impl Port {
             let head = Msg::fill(&self.inner.slab, len, fill);
             if offer {
                 let sizes = payloads.iter().map(|p| p.len() as u64).collect();
-                let source = Source::Here(payloads);
+                let source = Source::Own(payloads);
                 let offered = Offered { from: to, tag, head, sizes, head_follows: false, source };
-                self.inner.offer(offered, true, &mut self.early);
+                let id = self.inner.rendezvous.receiver.offer(offered);
+                self.inner.show_offer(id, &mut self.early);
             } else {
                 self.deliver_here(tag, head, payloads);
             }
@@ -173,7 +144,7 @@ impl Port {
         if !self.admit(to, charge.cost(bytes + len as u64)) {
             return self.hold(to, Held { tag, charge, head: filled(len, fill), payloads, offer });
         }
-        if route == Route::Net && self.in_flight.much() {
+        if route == Route::Net && self.operations.has_much() {
             self.ease(to);
         }
         self.transmit(to, (tag, charge), len, fill, payloads, offer);
@@ -363,7 +334,7 @@ impl Port {
     /// notice that goes in its place.
     fn post(&mut self, to: Pe, imm: &mut Imm, mut buf: RegBuf) -> Result<(), RegBuf> {
         let (route, mut len) = (self.ends.route(self.pe, to), buf.len());
-        let mut op = sending(*imm, route, len);
+        let op = self.operations.next();
         let mut posted = self.ends.to(self.pe, to).send(to, *imm, buf, op);
         if let Err(PostError::NoMemory(whole)) = posted {
             if let Err(error) = self.inner.came_back(to, *imm, &whole, &mut self.early) {
@@ -374,13 +345,13 @@ impl Port {
             *imm = frame::imm(frame::MISSED, 0);
             len = buf.len();
             drop(whole);
-            op = sending(*imm, route, len);
             posted = self.ends.to(self.pe, to).send(to, *imm, buf, op);
         }
         match posted {
             Ok(posted) => {
                 if posted == Posted::Pending {
-                    self.in_flight.add(kib(op));
+                    let network_bytes = if route == Route::Net { len as u64 } else { 0 };
+                    self.operations.begin(Operation { message: Some(*imm), network_bytes });
                 }
                 Ok(())
             }
@@ -459,11 +430,10 @@ impl Port {
     /// than to wait for a peer that computes.
     #[cold]
     fn ease(&mut self, to: Pe) {
-        let rounds = if self.in_flight.stuck { 1 } else { SPINS - 1 };
-        self.in_flight.stuck = true;
+        let rounds = if self.operations.set_stuck() { 1 } else { SPINS - 1 };
         let mut wait = Wait::default();
         for _ in 0..rounds {
-            if !self.in_flight.much() || !self.wait(&mut wait, to) {
+            if !self.operations.has_much() || !self.wait(&mut wait, to) {
                 break;
             }
         }
