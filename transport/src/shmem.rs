@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 pub(crate) use lane::{Lane, Refused, Target};
 
 use charm4rs_transport_core::doorbell::{Fences, announce, back, must_ring};
+use charm4rs_transport_core::fast_path::{Arrival, FastPath};
 use charm4rs_transport_core::memory::inbox::{Inbox, Outbox, Record};
 use charm4rs_transport_core::memory::pool::{Arena, Pool};
 use charm4rs_transport_core::memory::segment::Segment;
@@ -21,7 +22,7 @@ use charm4rs_transport_core::memory::window::{Inside, Windows};
 use charm4rs_transport_core::memory::{Slab, write_bytes};
 use charm4rs_transport_core::ring::{BODY_MAX, BadLength, RecordKind};
 use charm4rs_transport_core::{
-    Caps, Endpoint, Event, Imm, Msg, OpId, Pe, PostError, Posted, RegBuf, RemoteKey, TransportError, Window, WindowId,
+    Caps, Endpoint, Event, Imm, OpId, Pe, PostError, Posted, RegBuf, RemoteKey, TransportError, Window, WindowId,
 };
 
 /// Buffers up to this length are copied into the ring rather than handed over.
@@ -38,15 +39,6 @@ struct Notice {
     to: Pe,
     imm: Imm,
     op: OpId,
-}
-
-/// What arrives.
-#[derive(Debug)]
-pub(crate) enum Arrival {
-    /// A message.
-    Message(Pe, Imm, Msg),
-    /// The notice of a put.
-    Put(Pe, Imm),
 }
 
 /// A PE's end; see the module's text.
@@ -121,18 +113,6 @@ impl<L: Lane> ShmemEndpoint<L> {
         self.elsewhere = (pes.start, pes.end - pes.start);
     }
 
-    /// Sends a message of at most [`BODY_MAX`] bytes. Gives `fill` back where there is no room.
-    #[inline]
-    pub(crate) fn try_send<F: FnOnce(&mut [MaybeUninit<u8>])>(
-        &mut self,
-        to: Pe,
-        imm: Imm,
-        len: usize,
-        fill: F,
-    ) -> Result<(), F> {
-        self.record(to, RecordKind::Message, imm, len, fill)
-    }
-
     /// What it means that there is no room at `to`.
     #[cold]
     fn no_room<B>(&mut self, to: Pe, buf: B) -> PostError<B> {
@@ -181,31 +161,6 @@ impl<L: Lane> ShmemEndpoint<L> {
         Ok(())
     }
 
-    /// Takes at most `max` arrivals.
-    ///
-    /// # Errors
-    /// If a peer broke the protocol.
-    #[inline]
-    pub(crate) fn receive(&mut self, max: usize, mut f: impl FnMut(Arrival)) -> Result<usize, TransportError> {
-        if self.armed {
-            self.disarm();
-        }
-        let mut n = 0;
-        while n < max {
-            match self.inbox.take() {
-                Ok(None) => break,
-                Ok(Some(record)) => {
-                    if let Some(arrival) = self.arrival(&record)? {
-                        f(arrival);
-                        n += 1;
-                    }
-                }
-                Err((from, BadLength(len))) => return Err(self.violation(from, "impossible length of a record", len)),
-            }
-        }
-        Ok(n)
-    }
-
     #[inline(always)]
     fn arrival(&mut self, record: &Record) -> Result<Option<Arrival>, TransportError> {
         let from = record.from;
@@ -247,58 +202,11 @@ impl<L: Lane> ShmemEndpoint<L> {
         TransportError::Protocol { from: Pe(from), what, detail }
     }
 
-    /// Step 1 of sleeping.
-    pub(crate) fn announce(&self) {
-        announce(&self.inbox.segment().header().sleep.0);
-    }
-
-    /// Which fences step 2 takes.
-    pub(crate) fn fences(&self) -> Fences {
-        self.fences
-    }
-
-    /// Step 3: whether to sleep.
-    pub(crate) fn may_sleep(&mut self) -> bool {
-        self.armed = true;
-        !self.inbox.ready() && self.ready.is_empty() && self.notices.is_empty() && self.fatal.is_none()
-    }
-
     #[cold]
     fn disarm(&mut self) {
         self.armed = false;
         back(&self.inbox.segment().header().sleep.0);
         self.lane.awake();
-    }
-
-    /// Whether something besides arrivals needs [`ShmemEndpoint::tend`].
-    #[inline]
-    pub(crate) fn busy(&self) -> bool {
-        !self.notices.is_empty() || !self.ready.is_empty() || self.fatal.is_some()
-    }
-
-    /// Moves notices along, and appends what completed.
-    ///
-    /// # Errors
-    /// What ends the job.
-    pub(crate) fn tend(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
-        if let Some(error) = self.fatal.take() {
-            return Err(error);
-        }
-        for _ in 0..self.notices.len() {
-            let Some(notice) = self.notices.pop_front() else { break };
-            match self.record(notice.to, RecordKind::Put, notice.imm, 0, |_| {}) {
-                Ok(()) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
-                Err(_) if self.closed(notice.to) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
-                Err(_) if self.is_lost(notice.to) => {
-                    let error = Box::new(TransportError::PeerDown { pe: notice.to, why: "it ended without closing" });
-                    self.ready.push_back(Event::Failed { op: notice.op, buf: None, error });
-                }
-                Err(_) => self.notices.push_back(notice),
-            }
-        }
-        let n = self.ready.len().min(max);
-        out.extend(self.ready.drain(..n));
-        Ok(n)
     }
 
     /// Enters a peer's window and copies.
@@ -334,6 +242,73 @@ impl<L: Lane> ShmemEndpoint<L> {
                 if self.lane.copy(here, peer, addr, put) { Ok(()) } else { Err(Refused) }
             }
         }
+    }
+}
+
+impl<L: Lane> FastPath for ShmemEndpoint<L> {
+    #[inline]
+    fn try_send<F: FnOnce(&mut [MaybeUninit<u8>])>(&mut self, to: Pe, imm: Imm, len: usize, fill: F) -> Result<(), F> {
+        self.record(to, RecordKind::Message, imm, len, fill)
+    }
+
+    #[inline]
+    fn receive(&mut self, max: usize, mut take: impl FnMut(Arrival)) -> Result<usize, TransportError> {
+        if self.armed {
+            self.disarm();
+        }
+        let mut n = 0;
+        while n < max {
+            match self.inbox.take() {
+                Ok(None) => break,
+                Ok(Some(record)) => {
+                    if let Some(arrival) = self.arrival(&record)? {
+                        take(arrival);
+                        n += 1;
+                    }
+                }
+                Err((from, BadLength(len))) => return Err(self.violation(from, "impossible length of a record", len)),
+            }
+        }
+        Ok(n)
+    }
+
+    #[inline]
+    fn is_busy(&self) -> bool {
+        !self.notices.is_empty() || !self.ready.is_empty() || self.fatal.is_some()
+    }
+
+    fn tend(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
+        if let Some(error) = self.fatal.take() {
+            return Err(error);
+        }
+        for _ in 0..self.notices.len() {
+            let Some(notice) = self.notices.pop_front() else { break };
+            match self.record(notice.to, RecordKind::Put, notice.imm, 0, |_| {}) {
+                Ok(()) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
+                Err(_) if self.closed(notice.to) => self.ready.push_back(Event::Sent { op: notice.op, buf: None }),
+                Err(_) if self.is_lost(notice.to) => {
+                    let error = Box::new(TransportError::PeerDown { pe: notice.to, why: "it ended without closing" });
+                    self.ready.push_back(Event::Failed { op: notice.op, buf: None, error });
+                }
+                Err(_) => self.notices.push_back(notice),
+            }
+        }
+        let n = self.ready.len().min(max);
+        out.extend(self.ready.drain(..n));
+        Ok(n)
+    }
+
+    fn announce(&self) {
+        announce(&self.inbox.segment().header().sleep.0);
+    }
+
+    fn fences(&self) -> Option<Fences> {
+        Some(self.fences)
+    }
+
+    fn may_sleep(&mut self) -> bool {
+        self.armed = true;
+        !self.inbox.ready() && self.ready.is_empty() && self.notices.is_empty() && self.fatal.is_none()
     }
 }
 
@@ -498,7 +473,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
     }
 
     fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError> {
-        let done = if self.busy() { self.tend(out, max)? } else { 0 };
+        let done = if self.is_busy() { self.tend(out, max)? } else { 0 };
         let arrived = self.receive(max - done, |arrival| {
             out.push(match arrival {
                 Arrival::Message(from, imm, msg) => Event::Recv { from, imm, msg },

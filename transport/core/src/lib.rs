@@ -4,13 +4,15 @@
 //! through it, and what several backends share. It opens no connection and starts no thread. A message is a tag and bytes; serde serves only the keys of
 //! windows, which the layers above send in their messages.
 //!
-//! Read in this order: [`seam`] (what a backend promises), [`memory`] (who owns a buffer), then any one backend.
+//! Read in this order: [`seam`] (what a backend promises), [`fast_path`] (the second seam, for small messages in shared memory), [`memory`] (who owns a
+//! buffer), then any one backend.
 
 pub mod auth;
 pub mod doorbell;
 pub mod error;
 pub mod event_queue;
 pub mod failure_detector;
+pub mod fast_path;
 pub mod layout;
 pub mod library_log;
 #[cfg(all(test, loom))]

@@ -161,7 +161,7 @@ unsafe impl Lane for Local {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use charm4rs_transport_testkit::conformance::{Death, Group, Harness};
+    use charm4rs_transport_testkit::conformance::{Death, Group, Harness, fast};
 
     struct Threads;
 
@@ -174,4 +174,20 @@ mod tests {
     }
 
     charm4rs_transport_testkit::conformance!(local, Threads);
+
+    struct ByFastPath;
+
+    impl Harness for ByFastPath {
+        fn group(&self, pes: u32) -> Group {
+            let fabric = LocalFabric::new(0..pes, 1 << 16).unwrap();
+            let open = |pe| {
+                let fabric = fabric.clone();
+                fast::builder(move |bell| Ok(fabric.open(Pe(pe), bell)))
+            };
+            let builders = (0..pes).map(open).collect();
+            Group::Threads { builders, death: Death::Drop, keep: Box::new(fabric) }
+        }
+    }
+
+    charm4rs_transport_testkit::conformance!(fast_path, ByFastPath);
 }

@@ -13,6 +13,7 @@ use super::fuzz::{asks_for_much, takes};
 use super::{Port, Tag};
 use crate::options::TransportOptions;
 use crate::shm::ShmFabric;
+use charm4rs_transport_core::fast_path::FastPath as _;
 use charm4rs_transport_core::memory::inbox::Outbox;
 use charm4rs_transport_core::memory::segment::{Segment, WINDOWS};
 use charm4rs_transport_core::memory::write_bytes;

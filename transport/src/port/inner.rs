@@ -10,7 +10,7 @@ use super::put_window::PutWindows;
 use super::puts::Target;
 use super::rendezvous::Rendezvous;
 use super::{Counters, Incoming, PortEvent, Tag};
-use crate::shmem::Arrival;
+use charm4rs_transport_core::fast_path::Arrival;
 use charm4rs_transport_core::memory::{Payloads, Slab, write_bytes};
 use charm4rs_transport_core::{Imm, Msg, Pe, Reach, RegBuf, TransportError};
 

@@ -85,8 +85,9 @@ use send::Queued;
 use crate::local::Local;
 use crate::options::TransportOptions;
 use crate::shm::Shm;
-use crate::shmem::{Arrival, ShmemEndpoint};
+use crate::shmem::ShmemEndpoint;
 use charm4rs_transport_core::doorbell::Fences;
+use charm4rs_transport_core::fast_path::{Arrival, FastPath};
 use charm4rs_transport_core::memory::Slab;
 use charm4rs_transport_core::{Doorbell, Endpoint, Event, Layout, Msg, Pe, Reach, RegBuf, TransportError, Waker};
 
@@ -380,8 +381,8 @@ impl Port {
             || self.inner.rendezvous.has_actions()
             || self.waits_for_room()
             || self.fatal.is_some()
-            || self.ends.local.as_ref().is_some_and(ShmemEndpoint::busy)
-            || self.ends.shm.as_ref().is_some_and(ShmemEndpoint::busy)
+            || self.ends.local.as_ref().is_some_and(FastPath::is_busy)
+            || self.ends.shm.as_ref().is_some_and(FastPath::is_busy)
     }
 
     /// Whether it has something that found no room.
@@ -458,17 +459,13 @@ impl Port {
         let waits = self.waits_for_room();
         // The protocol is in `doorbell`.
         let Ends { local, shm, net, .. } = &mut self.ends;
-        let fences = match (&shm, &local) {
-            (Some(shm), _) => Some(shm.fences()),
-            (None, Some(local)) => Some(local.fences()),
-            (None, None) => None,
-        };
-        local.iter().for_each(ShmemEndpoint::announce);
-        shm.iter().for_each(ShmemEndpoint::announce);
+        let fences = shm.as_ref().and_then(FastPath::fences).or_else(|| local.as_ref().and_then(FastPath::fences));
+        local.iter().for_each(FastPath::announce);
+        shm.iter().for_each(FastPath::announce);
         // Across processes `membarrier` reaches this one's threads too; without it both ends fence.
         let fenced = fences.is_none_or(Fences::heavy);
-        let idle = local.as_mut().is_none_or(ShmemEndpoint::may_sleep)
-            & shm.as_mut().is_none_or(ShmemEndpoint::may_sleep)
+        let idle = local.as_mut().is_none_or(FastPath::may_sleep)
+            & shm.as_mut().is_none_or(FastPath::may_sleep)
             & net.as_mut().is_none_or(|net| net.arm());
         if !(fenced && idle) {
             return Ok(());

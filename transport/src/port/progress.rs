@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::inner::Todo;
 use super::{Port, PortEvent};
-use crate::shmem::Arrival;
+use charm4rs_transport_core::fast_path::{Arrival, FastPath};
 use charm4rs_transport_core::{Event, Reach, TransportError};
 
 impl Port {

@@ -11,6 +11,7 @@ use super::operations::Operation;
 use super::rendezvous::{Offered, Source};
 use super::{Fate, Incoming, Port, PortEvent, Route, Tag};
 use crate::shmem::{self, ShmemEndpoint};
+use charm4rs_transport_core::fast_path::FastPath;
 use charm4rs_transport_core::memory::write_bytes;
 use charm4rs_transport_core::ring::BODY_MAX;
 use charm4rs_transport_core::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};

@@ -312,7 +312,7 @@ unsafe impl Lane for Shm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use charm4rs_transport_testkit::conformance::{Death, Group, Harness};
+    use charm4rs_transport_testkit::conformance::{Death, Group, Harness, fast};
 
     struct OneProcess;
 
@@ -325,6 +325,22 @@ mod tests {
     }
 
     charm4rs_transport_testkit::conformance!(shm, OneProcess);
+
+    struct ByFastPath;
+
+    impl Harness for ByFastPath {
+        fn group(&self, pes: u32) -> Group {
+            let fabric = ShmFabric::alone(pes, 1 << 16).unwrap();
+            let open = |pe| {
+                let fabric = fabric.clone();
+                fast::builder(move |_| Ok(fabric.endpoint(Pe(pe))))
+            };
+            let builders = (0..pes).map(open).collect();
+            Group::Threads { builders, death: Death::Drop, keep: Box::new(fabric) }
+        }
+    }
+
+    charm4rs_transport_testkit::conformance!(fast_path, ByFastPath);
 
     #[test]
     fn a_window_in_which_a_peer_died_is_given_up_and_named() {

@@ -27,6 +27,7 @@ use std::time::Duration;
 use charm4rs_transport_core::{Endpoint, EndpointBuilder, Pe};
 
 pub mod bytes;
+pub mod fast;
 pub mod life;
 pub mod messages;
 pub mod onesided;
