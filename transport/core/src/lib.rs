@@ -13,6 +13,7 @@ pub mod error;
 pub mod event_queue;
 pub mod failure_detector;
 pub mod fast_path;
+pub mod in_order;
 pub mod layout;
 pub mod library_log;
 #[cfg(all(test, loom))]
@@ -20,6 +21,7 @@ mod loom_models;
 pub mod loopback;
 pub mod memory;
 mod notices;
+pub mod parting;
 pub mod peer_table;
 pub mod ring;
 pub mod seam;

@@ -22,17 +22,17 @@ impl OfiEndpoint {
     pub(super) fn part(&mut self) -> Result<(), TransportError> {
         self.until("it does not take what it was sent", |link| {
             let quiet = link.waiting.is_empty() && link.deferred.is_none() && link.control.is_empty();
-            !(link.lost || quiet && link.puts == link.done)
+            !(link.parting.is_lost() || quiet && link.puts == link.done)
         })?;
         for index in 0..self.links.len() {
             let link = &mut self.links[index];
-            if link.has_talked() && !link.is_gone() {
-                link.bye_said = true;
+            if link.has_talked() && !link.parting.is_gone() {
+                link.parting.say();
                 self.say(index, Control::of(PacketKind::Bye));
             }
         }
-        self.until("it does not say that it has what it was sent", |link| link.bye_said && !link.parted && !link.lost)?;
-        self.until("it does not take what it was sent", |link| !link.lost && link.has_unsent())?;
+        self.until("it does not say that it has what it was sent", |link| link.parting.awaits_confirmation())?;
+        self.until("it does not take what it was sent", |link| !link.parting.is_lost() && link.has_unsent())?;
         let start = Instant::now();
         while self.slots.is_busy() && start.elapsed() < SHORT_PATIENCE {
             self.step()?;
@@ -50,12 +50,14 @@ impl OfiEndpoint {
 
     /// Makes progress while any link is `waiting`.
     fn until(&mut self, why: &'static str, waiting: impl Fn(&Link) -> bool) -> Result<(), TransportError> {
-        let state = |links: &[Link]| links.iter().map(|l| u64::from(l.arrived) + l.done + l.flying as u64).sum::<u64>();
+        let state = |links: &[Link]| {
+            links.iter().map(|l| u64::from(l.in_order.taken()) + l.done + l.flying as u64).sum::<u64>()
+        };
         let (mut before, mut since) = (0, Instant::now());
         loop {
             let mut late: Vec<&Link> = self.links.iter().filter(|link| waiting(link)).collect();
             if since.elapsed() > SHORT_PATIENCE {
-                late.retain(|link| !link.bye_heard);
+                late.retain(|link| !link.parting.has_heard());
             }
             let Some(first) = late.first() else { return Ok(()) };
             if since.elapsed() > PATIENCE {

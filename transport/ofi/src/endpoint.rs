@@ -119,7 +119,7 @@ impl OfiEndpoint {
     /// The link for a post, if the peer can be reached.
     pub(super) fn open_link<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
         let index = self.link_to(to);
-        if self.links[index].is_gone() { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
+        if self.links[index].parting.is_gone() { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
     }
 
     /// Bytes that the device has been given, or would be if it wanted local memory.
@@ -150,11 +150,11 @@ impl OfiEndpoint {
     #[cold]
     pub(super) fn lose(&mut self, index: usize, why: &'static str) {
         let link = &mut self.links[index];
-        if link.lost {
+        if link.parting.is_lost() {
             return;
         }
-        link.lost = true;
-        let (peer, expected) = (link.peer, link.bye_heard);
+        link.parting.lose();
+        let (peer, expected) = (link.peer, link.parting.has_heard());
         link.control.clear();
         if let Some(slot) = link.deferred.take() {
             self.slots.free(slot);
@@ -298,20 +298,19 @@ impl OfiEndpoint {
         let from = header.from;
         let index = self.peers.place(from, || self.links.push(Link::new(from)));
         let link = &mut self.links[index];
-        if link.lost {
+        if link.parting.is_lost() {
             return Ok(());
         }
         // Almost all are the next of the user's.
-        if header.kind == PacketKind::Data && link.passes(header.number) {
+        if header.kind == PacketKind::Data && link.in_order.passes(header.number) {
             let msg = Msg::fill(&self.slab, body.len(), |to| write_bytes(to, body));
             self.ready.push(Event::Recv { from, imm: Imm(header.imm), msg });
             return Ok(());
         }
         let frame = Frame::new(&header, body, &self.slab)?;
-        let mut next = self.links[index].take(header.number, frame)?;
-        while let Some(frame) = next {
+        self.links[index].take(header.number, frame)?;
+        while let Some(frame) = self.links[index].in_order.next() {
             self.deliver(index, frame)?;
-            next = self.links[index].next();
         }
         Ok(())
     }
@@ -336,12 +335,17 @@ impl OfiEndpoint {
             }
             Frame::Answer(granted) => self.answered(index, granted)?,
             Frame::Bye => {
-                link.bye_heard = true;
+                link.parting.hear();
                 self.say(index, Control::of(PacketKind::Farewell));
             }
-            Frame::Farewell if link.bye_said => link.parted = true,
             Frame::Farewell => {
-                return Err(TransportError::Protocol { from, what: "a farewell to who stays", detail: 0 });
+                if !link.parting.confirm() {
+                    return Err(TransportError::Protocol {
+                        from,
+                        what: "the answer to a goodbye that was not said",
+                        detail: 0,
+                    });
+                }
             }
         }
         Ok(())
@@ -546,7 +550,7 @@ impl Endpoint for OfiEndpoint {
 
     fn has_closed(&mut self, peer: Pe) -> bool {
         let index = self.link_to(peer);
-        self.links[index].is_gone()
+        self.links[index].parting.is_gone()
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -41,8 +41,8 @@ pub fn messages(input: &[u8]) {
 
 fn take(header: &Header, body: &[u8], slab: &Slab, link: &mut Link, windows: &mut Windows) -> Option<()> {
     let frame = Frame::new(header, body, slab).ok()?;
-    let mut next = link.take(header.number, frame).ok()?;
-    while let Some(frame) = next {
+    link.take(header.number, frame).ok()?;
+    while let Some(frame) = link.in_order.next() {
         match frame {
             Frame::Fill(_, msg) => windows.fill(&msg).then_some(())?,
             Frame::Ask(question) => {
@@ -52,7 +52,6 @@ fn take(header: &Header, body: &[u8], slab: &Slab, link: &mut Link, windows: &mu
             }
             Frame::Data(..) | Frame::Announce(_) | Frame::Answer(_) | Frame::Bye | Frame::Farewell => {}
         }
-        next = link.next();
     }
     Some(())
 }

@@ -1,15 +1,15 @@
 //! What one PE knows of another one: what was sent and arrived, what waits for room, and whether they still talk. Data only: the
 //! endpoint acts on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::slots::Rma;
 use super::wire::{Header, PacketKind, Question};
+use charm4rs_transport_core::in_order::{InOrder, OutOfOrder};
 use charm4rs_transport_core::memory::Slab;
+use charm4rs_transport_core::parting::Parting;
 use charm4rs_transport_core::{Imm, Msg, Pe, TransportError};
 
-/// Messages that may arrive before an earlier one does.
-const EARLY_MAX: usize = 4096;
 /// Windows of a peer that are known not to be fresh any more.
 const SPENT_MAX: usize = 1024;
 
@@ -85,10 +85,10 @@ pub(super) struct Link {
     pub(super) peer: Pe,
     /// What libfabric calls it; `None` before the first post.
     pub(super) addr: Option<u64>,
-    /// Messages sent, and arrived in order: their numbers are counted modulo 2^32.
+    /// Messages sent. They are numbered modulo 2^32.
     pub(super) sent: u32,
-    pub(super) arrived: u32,
-    early: BTreeMap<u32, Frame>,
+    /// Messages that arrive, in the order of their numbers.
+    pub(super) in_order: InOrder<Frame>,
     /// A message that found no room, in its slot: nothing is sent before it.
     pub(super) deferred: Option<usize>,
     pub(super) control: VecDeque<Control>,
@@ -102,11 +102,7 @@ pub(super) struct Link {
     spent: VecDeque<u64>,
     /// Sends that libfabric has.
     pub(super) flying: usize,
-    pub(super) bye_said: bool,
-    pub(super) bye_heard: bool,
-    /// The peer has all that was sent before `Bye`.
-    pub(super) parted: bool,
-    pub(super) lost: bool,
+    pub(super) parting: Parting,
 }
 
 impl Link {
@@ -115,8 +111,7 @@ impl Link {
             peer,
             addr: None,
             sent: 0,
-            arrived: 0,
-            early: BTreeMap::new(),
+            in_order: InOrder::default(),
             deferred: None,
             control: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -126,21 +121,13 @@ impl Link {
             marks: VecDeque::new(),
             spent: VecDeque::new(),
             flying: 0,
-            bye_said: false,
-            bye_heard: false,
-            parted: false,
-            lost: false,
+            parting: Parting::default(),
         }
-    }
-
-    /// Whether posts can reach the peer.
-    pub(super) fn is_gone(&self) -> bool {
-        self.lost || self.bye_heard
     }
 
     /// Whether anything has passed, either way.
     pub(super) fn has_talked(&self) -> bool {
-        self.sent != 0 || self.arrived != 0 || self.puts != 0
+        self.sent != 0 || self.in_order.taken() != 0 || self.puts != 0
     }
 
     /// Whether something can be tried to be sent.
@@ -148,44 +135,14 @@ impl Link {
         self.deferred.is_some() || !self.control.is_empty() || self.waiting.front().is_some_and(|w| !w.asked)
     }
 
-    /// Whether an arrival is the next, and none came early: then it counts as taken.
-    #[inline]
-    pub(super) fn passes(&mut self, number: u32) -> bool {
-        let passes = number == self.arrived && self.early.is_empty();
-        self.arrived = self.arrived.wrapping_add(passes.into());
-        passes
-    }
-
-    /// Takes an arrival. Whether it is the next one; if it came early it is kept, for [`Link::next`].
-    pub(super) fn take(&mut self, number: u32, frame: Frame) -> Result<Option<Frame>, TransportError> {
-        let ahead = number.wrapping_sub(self.arrived);
-        if ahead == 0 {
-            self.arrived = self.arrived.wrapping_add(1);
-            return Ok(Some(frame));
-        }
-        let detail = u64::from(number);
-        if ahead > u32::MAX / 2 || self.early.contains_key(&number) {
-            return Err(TransportError::Protocol {
-                from: self.peer,
-                what: "a message that had arrived already",
-                detail,
-            });
-        }
-        if self.early.len() >= EARLY_MAX {
-            return Err(TransportError::Protocol { from: self.peer, what: "a message is missing", detail });
-        }
-        self.early.insert(number, frame);
-        Ok(None)
-    }
-
-    /// The next arrival, if it came early.
-    pub(super) fn next(&mut self) -> Option<Frame> {
-        if self.early.is_empty() {
-            return None;
-        }
-        let frame = self.early.remove(&self.arrived)?;
-        self.arrived = self.arrived.wrapping_add(1);
-        Some(frame)
+    /// Takes an arrival. Those whose turn has come are then returned by `in_order.next()`.
+    pub(super) fn take(&mut self, number: u32, frame: Frame) -> Result<(), TransportError> {
+        let bad = |why: OutOfOrder| TransportError::Protocol {
+            from: self.peer,
+            what: why.describe(),
+            detail: u64::from(number),
+        };
+        self.in_order.keep(number, frame).map_err(bad)
     }
 
     /// The number of a put that is posted now.
@@ -223,25 +180,6 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_come_out_in_the_order_of_their_numbers_each_once() {
-        let mut link = Link::new(Pe(1));
-        link.arrived = u32::MAX - 1;
-        let mut order = Vec::new();
-        for number in [0, u32::MAX, 2, u32::MAX - 1, 1] {
-            let mut next = link.take(number, Frame::Announce(Imm(number))).unwrap();
-            while let Some(frame) = next {
-                let Frame::Announce(Imm(number)) = frame else { panic!("what was put in") };
-                order.push(number);
-                next = link.next();
-            }
-        }
-        assert_eq!(order, [u32::MAX - 1, u32::MAX, 0, 1, 2]);
-        assert!(link.take(2, Frame::Bye).is_err(), "an old one");
-        assert!(link.take(5, Frame::Bye).unwrap().is_none());
-        assert!(link.take(5, Frame::Bye).is_err(), "one that is here");
-    }
 
     #[test]
     fn puts_are_done_up_to_the_first_that_is_not() {

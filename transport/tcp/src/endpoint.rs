@@ -162,7 +162,7 @@ impl TcpEndpoint {
     fn open_for_post<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
         let index = self.link_to(to);
         let link = &self.links[index];
-        if link.is_gone() {
+        if link.parting.is_gone() {
             return Err(PostError::PeerDown(to, buf));
         }
         if link.outbox.held() >= self.core.shared.config.credit || link.outbox.unwritten() >= UNWRITTEN_MAX {
@@ -386,11 +386,11 @@ impl TcpEndpoint {
 
     /// Whether everything was said and acknowledged, as far as anybody listens.
     fn is_drained(&self) -> bool {
-        self.links.iter().all(|link| link.is_gone() || link.outbox.is_acknowledged())
+        self.links.iter().all(|link| link.parting.is_gone() || link.outbox.is_acknowledged())
     }
 
     fn unacknowledged(&self) -> usize {
-        self.links.iter().filter(|link| !link.is_gone()).map(|link| link.outbox.held()).sum()
+        self.links.iter().filter(|link| !link.parting.is_gone()).map(|link| link.outbox.held()).sum()
     }
 
     fn drain(&mut self) -> Result<(), TransportError> {
@@ -403,7 +403,7 @@ impl TcpEndpoint {
             if now < left {
                 (left, since) = (now, Instant::now());
             } else if since.elapsed() > CLOSE_PATIENCE {
-                let pe = self.links.iter().find(|link| !link.is_gone() && !link.outbox.is_acknowledged());
+                let pe = self.links.iter().find(|link| !link.parting.is_gone() && !link.outbox.is_acknowledged());
                 let pe = pe.map_or(self.core.me, |link| link.peer);
                 return Err(TransportError::PeerDown { pe, why: "it does not take what it was sent" });
             }
@@ -568,7 +568,7 @@ impl Endpoint for TcpEndpoint {
 
     fn has_closed(&mut self, peer: Pe) -> bool {
         let at = self.link_to(peer);
-        self.links[at].is_gone()
+        self.links[at].parting.is_gone()
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -579,10 +579,10 @@ impl Endpoint for TcpEndpoint {
         for index in 0..self.links.len() {
             let link = &mut self.links[index];
             // A link that carried nothing, either way, needs no farewell.
-            if !link.is_gone() && (link.state != State::Down || link.outbox.held() > 0) {
+            if !link.parting.is_gone() && (link.state != State::Down || link.outbox.held() > 0) {
                 let mut head = link.head(FrameKind::Bye, 0);
                 head.flags = ACK_NOW;
-                link.bye_said = true;
+                link.parting.say();
                 link.outbox.push_head(head);
                 link.touch(&mut self.core);
             }

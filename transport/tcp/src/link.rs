@@ -19,6 +19,7 @@ use super::shared::{Command, Shared};
 use charm4rs_transport_core::event_queue::EventQueue;
 use charm4rs_transport_core::memory::exposed::Windows;
 use charm4rs_transport_core::memory::{RegBuf, Slab};
+use charm4rs_transport_core::parting::Parting;
 use charm4rs_transport_core::{Event, Pe, TransportError};
 
 /// Longest body that travels through chunks, and is copied at both ends.
@@ -135,9 +136,7 @@ pub(super) struct Link {
     /// The last frame was large: the next one probably is, so little is read ahead.
     pub(super) after_large: bool,
     pub(super) serving: VecDeque<Serving>,
-    pub(super) bye_said: bool,
-    pub(super) bye_heard: bool,
-    pub(super) lost: bool,
+    pub(super) parting: Parting,
 }
 
 /// Connections of a pair are ranked by generation, and of one generation the lower PE's wins. A link only ever changes to a
@@ -174,15 +173,8 @@ impl Link {
             halted: None,
             after_large: false,
             serving: VecDeque::new(),
-            bye_said: false,
-            bye_heard: false,
-            lost: false,
+            parting: Parting::default(),
         }
-    }
-
-    /// Whether posts can reach the peer.
-    pub(super) fn is_gone(&self) -> bool {
-        self.lost || self.bye_heard
     }
 
     /// A head that carries the acknowledgement which is due anyway.
@@ -293,7 +285,7 @@ impl Link {
 
     /// Asks the helper for a connection.
     pub(super) fn dial(&mut self, core: &mut Core) {
-        if self.dialing.is_some() || self.lost {
+        if self.dialing.is_some() || self.parting.is_lost() {
             return;
         }
         let now = Instant::now();
@@ -323,7 +315,7 @@ impl Link {
 
     /// The helper could not make the connection that was asked for.
     pub(super) fn dial_failed(&mut self, core: &mut Core, generation: u32, why: &'static str) {
-        if self.dialing == Some(connection_rank(generation, core.me, self.peer)) && !self.bye_heard {
+        if self.dialing == Some(connection_rank(generation, core.me, self.peer)) && !self.parting.has_heard() {
             self.lose(core, why);
         }
     }
@@ -336,7 +328,7 @@ impl Link {
         generation: u32,
         dialed: bool,
     ) -> Result<(), TransportError> {
-        if self.lost || self.bye_heard {
+        if self.parting.is_gone() {
             return Ok(());
         }
         let (dialer, acceptor) = if dialed { (core.me, self.peer) } else { (self.peer, core.me) };
@@ -419,9 +411,9 @@ impl Link {
     pub(super) fn broke(&mut self, core: &mut Core, error: std::io::Error) -> Result<(), TransportError> {
         tracing::debug!(peer = self.peer.0, %error, "connection broke");
         self.drop_connection();
-        if self.bye_heard {
+        if self.parting.has_heard() {
             self.give_up(core, "it has closed");
-        } else if !self.lost {
+        } else if !self.parting.is_lost() {
             self.dial(core);
         }
         Ok(())
@@ -430,12 +422,12 @@ impl Link {
     /// The peer is gone for good.
     #[cold]
     pub(super) fn lose(&mut self, core: &mut Core, why: &'static str) {
-        if self.lost {
+        if self.parting.is_lost() {
             return;
         }
-        self.lost = true;
+        self.parting.lose();
         self.drop_connection();
-        if self.bye_heard {
+        if self.parting.has_heard() {
             return;
         }
         tracing::warn!(pe = self.peer.0, why, "lost contact with a PE");

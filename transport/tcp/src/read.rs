@@ -261,7 +261,7 @@ impl Link {
                 return Ok(());
             }
             FrameKind::Bye => {
-                self.bye_heard = true;
+                self.parting.hear();
                 self.ack_wanted = true;
                 self.note_received(core, 0, head.flags);
                 return Ok(());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::head::{Head, HeadKind, UNANSWERED};
 use super::inbox::Inbox;
 use super::operations::{Operation, Reply, What};
-use super::peer::{Peer, State};
+use super::peer::Peer;
 use super::worker::{Began, Closed, Held, Worker};
 use super::{FabricState, Protocol};
 use charm4rs_transport_core::failure_detector::FailurePoll;
@@ -144,10 +144,10 @@ impl UcxEndpoint {
     fn open_for_post<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
         let index = self.peer(to);
         let peer = &self.peers[index];
-        if peer.state == State::Lost {
+        if peer.parting.is_lost() {
             return Err(self.gone(to, buf));
         }
-        if peer.connection.is_none() && peer.state == State::Live && !self.connect(index) {
+        if peer.connection.is_none() && !peer.parting.is_gone() && !self.connect(index) {
             return Err(self.gone(to, buf));
         }
         if !self.peers[index].has_room(self.shared.config.credit) {
@@ -165,7 +165,7 @@ impl UcxEndpoint {
     /// As [`Self::open_for_post`]; who has said goodbye answers no more.
     fn open_for_window<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
         let (index, buf) = self.open_for_post(to, buf)?;
-        if self.peers[index].state == State::Closed { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
+        if self.peers[index].parting.has_closed() { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
     }
 
     /// The head of something for a peer.
@@ -206,7 +206,7 @@ impl UcxEndpoint {
 
     /// A message of the endpoint's own.
     pub(super) fn control(&mut self, index: usize, kind: HeadKind, number: u32, words: [u64; 3]) {
-        if self.peers[index].state == State::Lost || self.peers[index].connection.is_none() && !self.connect(index) {
+        if self.peers[index].parting.is_lost() || self.peers[index].connection.is_none() && !self.connect(index) {
             return;
         }
         let head = self.head(index, kind, Imm(0), number, words);
@@ -229,9 +229,9 @@ impl UcxEndpoint {
     fn say_goodbye(&mut self) {
         self.meet();
         for index in 0..self.peers.len() {
-            if self.peers[index].state == State::Live {
+            if !self.peers[index].parting.is_gone() {
                 let number = self.peers[index].next_message;
-                self.peers[index].bye_said = true;
+                self.peers[index].parting.say();
                 self.control(index, HeadKind::Bye, number, [0; 3]);
             }
         }
@@ -245,7 +245,7 @@ impl UcxEndpoint {
     /// A peer that has not taken yet what it was sent.
     fn awaited(&self) -> Option<Pe> {
         let asked = |index| self.replies.values().any(|reply| reply.peer == index);
-        let waits = |(index, peer): &(usize, &Peer)| !peer.is_done() || peer.state == State::Live && asked(*index);
+        let waits = |(index, peer): &(usize, &Peer)| !peer.is_done() || !peer.parting.is_gone() && asked(*index);
         self.peers.iter().enumerate().find(waits).map(|(_, peer)| peer.pe)
     }
 
@@ -296,7 +296,7 @@ impl Endpoint for UcxEndpoint {
             return Ok(());
         }
         let (index, ()) = self.open_for_post(to, ())?;
-        if self.peers[index].state == State::Closed {
+        if self.peers[index].parting.has_closed() {
             return Ok(());
         }
         let head = self.head(index, HeadKind::Message, imm, self.peers[index].next_message, [0; 3]);
@@ -319,7 +319,7 @@ impl Endpoint for UcxEndpoint {
             return Ok(Posted::Done);
         }
         let (index, buf) = self.open_for_post(to, buf)?;
-        if self.peers[index].state == State::Closed {
+        if self.peers[index].parting.has_closed() {
             return Ok(Posted::Done);
         }
         let mut words = [0; 3];
@@ -353,7 +353,7 @@ impl Endpoint for UcxEndpoint {
             if let Err(error) = self.round() {
                 self.fatal.get_or_insert(error);
             }
-            let lost = self.peers.iter().find(|peer| peer.state == State::Lost).map(|peer| peer.pe);
+            let lost = self.peers.iter().find(|peer| peer.parting.is_lost()).map(|peer| peer.pe);
             if let Some(pe) = lost.filter(|_| since.elapsed() > WINDOW_PATIENCE) {
                 // Nobody knows that it was this one, so the memory is never used again, and the job ends.
                 self.fatal.get_or_insert(TransportError::PeerDown { pe, why: "it ended while it wrote to this PE" });
@@ -455,7 +455,7 @@ impl Endpoint for UcxEndpoint {
 
     fn has_closed(&mut self, peer: Pe) -> bool {
         let index = self.peer(peer);
-        self.peers[index].state != State::Live
+        self.peers[index].parting.is_gone()
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -477,7 +477,7 @@ impl Drop for UcxEndpoint {
     /// endpoint that was not closed waits, too.
     fn drop(&mut self) {
         self.worker.flush();
-        let lost = self.peers.iter().any(|peer| peer.state == State::Lost);
+        let lost = self.peers.iter().any(|peer| peer.parting.is_lost());
         let patience = if lost { LOST_PATIENCE } else { FLUSH_PATIENCE };
         let mut since = Instant::now();
         while !self.worker.has_flushed() && since.elapsed() < patience {

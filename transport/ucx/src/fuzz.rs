@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::head::{HEAD_MAX, Head, HeadKind};
 use super::inbox::{Arrival, Inbox, Turn};
-use super::sequence::Sequence;
+use charm4rs_transport_core::in_order::InOrder;
 use charm4rs_transport_core::memory::map::{HUGE, PAGE};
 use charm4rs_transport_core::memory::pool::{Arena, Pool, fresh_tags};
 use charm4rs_transport_core::memory::segment::Segment;
@@ -23,7 +23,7 @@ pub fn messages(input: &[u8]) {
     let mut inbox = Inbox::new(PASS, PES, 0, Pool::new(Pe(0), Arc::new(arena)));
     let memory = RegBuf::heap(LEN);
     let (window, _) = inbox.windows.add(&memory, false);
-    let mut puts: Vec<Sequence<Option<Imm>>> = (0..PES).map(|_| Sequence::default()).collect();
+    let mut puts: Vec<InOrder<Option<Imm>>> = (0..PES).map(|_| InOrder::default()).collect();
     let mut input = Input(input);
     while let Some(len) = input.u8() {
         let pass = PASS.to_le_bytes();
@@ -45,7 +45,7 @@ pub fn messages(input: &[u8]) {
 }
 
 /// What the endpoint does with what has no operation of its own behind it. Whether it goes on.
-fn look(inbox: &mut Inbox, puts: &mut [Sequence<Option<Imm>>], arrival: Arrival) -> bool {
+fn look(inbox: &mut Inbox, puts: &mut [InOrder<Option<Imm>>], arrival: Arrival) -> bool {
     match arrival {
         Arrival::Whole(head, msg) => {
             let sender = inbox.sender(head.from);
@@ -68,7 +68,7 @@ fn look(inbox: &mut Inbox, puts: &mut [Sequence<Option<Imm>>], arrival: Arrival)
         }
         Arrival::Placed(head, placed) => {
             let announced = (placed && head.kind == HeadKind::Put).then_some(head.imm);
-            puts[head.from.0 as usize].take(head.number, announced, drop)
+            puts[head.from.0 as usize].take(head.number, announced, drop).is_ok()
         }
         Arrival::Offered(..) => false,
     }

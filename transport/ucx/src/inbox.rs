@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use super::endpoint::INJECT_MAX;
 use super::head::{Head, HeadKind};
-use super::sequence::Sequence;
 use super::worker::Waiting;
 use charm4rs_transport_core::event_queue::EventQueue;
+use charm4rs_transport_core::in_order::InOrder;
 use charm4rs_transport_core::memory::exposed::Windows;
 use charm4rs_transport_core::memory::pool::Pool;
 use charm4rs_transport_core::memory::{Slab, write_bytes};
@@ -36,7 +36,7 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Sender {
     pub(super) pe: Pe,
-    messages: Sequence<Turn>,
+    messages: InOrder<Turn>,
     /// It is lost: what may still come is thrown away.
     lost: bool,
 }
@@ -97,7 +97,7 @@ impl Inbox {
     /// The place of a peer among the senders.
     #[inline]
     pub(super) fn sender(&mut self, pe: Pe) -> usize {
-        self.peers.place(pe, || self.senders.push(Sender { pe, messages: Sequence::default(), lost: false }))
+        self.peers.place(pe, || self.senders.push(Sender { pe, messages: InOrder::default(), lost: false }))
     }
 
     /// Throws away what may still come from a sender.
@@ -112,7 +112,7 @@ impl Inbox {
             Turn::Event(event) => ready.push(event),
             Turn::Bye => bye = true,
         });
-        taken.then_some(bye)
+        taken.ok().map(|()| bye)
     }
 
     fn head(&mut self, bytes: &[u8]) -> Option<Head> {

@@ -50,7 +50,6 @@ mod inbox;
 mod library;
 mod operations;
 mod peer;
-mod sequence;
 #[cfg(test)]
 mod tests;
 mod worker;

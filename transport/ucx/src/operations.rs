@@ -7,7 +7,6 @@ use charm4rs_ucx_sys::{UCS_OK, ucs_status_t};
 use super::endpoint::UcxEndpoint;
 use super::head::{Head, HeadKind, UNANSWERED};
 use super::inbox::{Arrival, Turn};
-use super::peer::State;
 use super::worker::{Began, Held, Waiting};
 use charm4rs_transport_core::failure_detector::Loss;
 use charm4rs_transport_core::{Event, OpId, Pe, RegBuf, TransportError};
@@ -134,7 +133,7 @@ impl UcxEndpoint {
             Arrival::Whole(head, _) | Arrival::Placed(head, _) | Arrival::Offered(head, ..) => *head,
         };
         let index = self.peer(head.from);
-        if self.peers[index].state == State::Lost {
+        if self.peers[index].parting.is_lost() {
             if let Arrival::Offered(_, waiting, _) = arrival {
                 self.worker.refuse(&waiting);
             }
@@ -172,7 +171,11 @@ impl UcxEndpoint {
     fn told(&mut self, index: usize, head: &Head) -> Result<(), TransportError> {
         let number = head.words[2];
         match head.kind {
-            HeadKind::ByeSeen => self.peers[index].bye_seen = true,
+            HeadKind::ByeSeen => {
+                if !self.peers[index].parting.confirm() {
+                    return Err(Self::violation(head.from, "the answer to a goodbye that was not said", 0));
+                }
+            }
             HeadKind::Refused => {
                 for operation in self.operations.iter_mut().flatten().filter(|operation| operation.peer == index) {
                     if let What::Send { number: its, refused, .. } = &mut operation.what
@@ -211,7 +214,7 @@ impl UcxEndpoint {
         };
         if bye {
             self.control(index, HeadKind::ByeSeen, 0, [0; 3]);
-            self.peers[index].state = State::Closed;
+            self.peers[index].parting.hear();
         }
         Ok(())
     }
@@ -229,7 +232,7 @@ impl UcxEndpoint {
         let taken = self.peers[index].puts.take(head.number, announced, |announced| {
             inbox.ready.extend(announced.map(|imm| Event::PutArrived { from, imm }));
         });
-        if taken { Ok(()) } else { Err(Self::violation(from, "a put out of its sequence", head.number.into())) }
+        taken.map_err(|_| Self::violation(from, "a put out of its sequence", head.number.into()))
     }
 
     /// Bytes that wait at their sender.
@@ -349,7 +352,7 @@ impl UcxEndpoint {
                 let size = len as u64;
                 self.worker.inbox().ready.push(if refused {
                     Event::Failed { op, buf, error: Box::new(TransportError::MessageRefused { pe, size }) }
-                } else if status == UCS_OK || self.peers[index].state == State::Closed {
+                } else if status == UCS_OK || self.peers[index].parting.has_closed() {
                     Event::Sent { op, buf }
                 } else {
                     let why = self.worker.words(status);
@@ -398,24 +401,24 @@ impl UcxEndpoint {
 
     /// A peer cannot be reached any more: reports it, unless it had said goodbye, and all that waits for it.
     pub(super) fn lose(&mut self, index: usize, why: &'static str) {
-        let (pe, was) = (self.peers[index].pe, self.peers[index].state);
-        if was == State::Lost {
+        let (pe, was) = (self.peers[index].pe, self.peers[index].parting);
+        if was.is_lost() {
             return;
         }
-        self.peers[index].state = State::Lost;
+        self.peers[index].parting.lose();
         self.shared.tell();
         self.worker.inbox().forget(index);
         if let Some(connection) = self.peers[index].connection.take() {
             self.worker.cut(&connection);
         }
-        if was == State::Live {
+        if !was.has_heard() {
             self.worker.inbox().ready.push(Event::PeerLost { pe, why });
         }
         let failed = |op, buf| Event::Failed { op, buf, error: Box::new(TransportError::PeerDown { pe, why }) };
         // Their buffers are freed when UCX is done with them, which may be at the end of this endpoint.
         for operation in self.operations.iter_mut().flatten().filter(|operation| operation.peer == index) {
             match operation.what {
-                What::Send { op, .. } if was == State::Closed => {
+                What::Send { op, .. } if was.has_heard() => {
                     self.worker.inbox().ready.push(Event::Sent { op, buf: None })
                 }
                 What::Send { op, .. } | What::Got { op } => self.worker.inbox().ready.push(failed(op, None)),
