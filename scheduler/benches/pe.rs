@@ -1,4 +1,4 @@
-//! What the parts of a round cost: a call to the PE itself, a wake, a timer, a round without work.
+//! The cost of the parts of a round: a call to the PE itself, a wake, a timer, a round without work.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, Msg, RegBuf};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-/// Adds up the first bytes of what it gets.
+/// Adds up the first bytes of the messages.
 #[derive(Default)]
 struct Sum(Cell<u64>);
 

@@ -1,4 +1,4 @@
-//! What time it is for a PE: the machine's, or a simulation's.
+//! The time that a PE sees: the machine's clock, or a simulation's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,25 +16,25 @@ enum Source {
 }
 
 impl Clock {
-    /// The machine's clock, from now on.
+    /// The machine's clock. Time zero is now.
     #[must_use]
     pub fn real() -> Self {
         Self::since(Instant::now())
     }
 
-    /// The machine's clock, from `start` on: what all PEs of a process share.
+    /// The machine's clock. Time zero is `start`, which all PEs of a process share.
     #[must_use]
     pub fn since(start: Instant) -> Self {
         Self(Source::Real(start))
     }
 
-    /// A clock of somebody else's, which must never go back.
+    /// A clock that calls `now`, which must never go back.
     #[must_use]
     pub fn from_fn(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Source::Virtual(Arc::new(now)))
     }
 
-    /// Whether it is the machine's clock, which is slow to read and goes on by itself.
+    /// Whether this is the machine's clock, which is slow to read and advances by itself.
     pub(crate) fn is_real(&self) -> bool {
         matches!(self.0, Source::Real(_))
     }
@@ -66,7 +66,7 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// A clock that stands still until somebody advances it. Clones are the same clock.
+/// A clock that advances only by [`VirtualClock::advance_to`]. Clones are the same clock.
 #[derive(Clone, Default, Debug)]
 pub struct VirtualClock(Arc<AtomicU64>);
 
@@ -77,7 +77,7 @@ impl VirtualClock {
         Self::default()
     }
 
-    /// What to give to schedulers.
+    /// The clock to give to schedulers.
     #[must_use]
     pub fn clock(&self) -> Clock {
         let nanos = self.0.clone();

@@ -1,17 +1,17 @@
-//! A double-ended queue whose fast paths are inlined: the standard library's `push_back` is a call, which has its item in memory first, piece
-//! by piece, and copies it from there. For a message that costs as much as all else that the queue does.
+//! A double-ended queue whose fast paths are inlined. The standard library's `push_back` is a call: the item is first written to memory piece by
+//! piece and then copied. For a message that costs as much as everything else that the queue does.
 
-/// Items in order, in a ring of a power of two of places. It grows, and never shrinks.
+/// Items in order, in a ring buffer whose size is a power of two. It grows and never shrinks.
 #[derive(Debug)]
 pub(crate) struct Deque<T> {
-    /// Those from `head` on, `len` of them, hold an item.
+    /// The `len` slots from `head` on hold an item.
     places: Box<[Option<T>]>,
     head: usize,
     len: usize,
 }
 
 impl<T> Deque<T> {
-    /// An empty queue that has place for `capacity` items, a power of two.
+    /// An empty queue with slots for `capacity` items, a power of two.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         assert!(capacity.is_power_of_two());
         Self { places: (0..capacity).map(|_| None).collect(), head: 0, len: 0 }
@@ -50,7 +50,7 @@ impl<T> Deque<T> {
         Some(item)
     }
 
-    /// Twice as many places.
+    /// Doubles the number of slots.
     #[cold]
     fn grow(&mut self) {
         let mut places = std::mem::take(&mut self.places).into_vec();

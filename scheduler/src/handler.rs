@@ -1,4 +1,4 @@
-//! What a scheduler is given and what it gives back: the layer above it, its configuration, and its reports.
+//! The interface of the scheduler to the layer above: its handler, its configuration, and its reports.
 
 use std::time::Duration;
 
@@ -8,34 +8,34 @@ use charm4rs_transport::{Pe, RegBuf, TransportError};
 use crate::idle::Spin;
 use crate::{Class, Clock};
 
-/// What messages mean: the layer above.
+/// The layer above, which knows what messages mean.
 pub trait Handler {
-    /// How urgent a call is that arrived. Only looks at it: the PE is in the middle of taking what arrived.
+    /// The urgency of a call that arrived. It must only read the message: the PE is in the middle of its poll.
     fn class(&self, msg: &Incoming) -> Class;
 
-    /// Runs the call that a message is, or handles a system message ([`Tag::is_system`]), which comes straight from the poll.
+    /// Runs the call in a message, or handles a system message ([`Tag::is_system`]), which is delivered directly from the poll.
     fn deliver(&self, msg: Incoming);
 
-    /// Where an offer's payloads shall land, in order; `None`: in pooled memory.
+    /// The memory for an offer's payloads, in order; `None`: pooled memory.
     fn offer(&self, offer: &Offer) -> Vec<Option<RegBuf>>;
 
-    /// A message of this PE could not be delivered: there is no memory for its `bytes`. `head`: its first ones, at most 256; none, if
-    /// even they are lost.
+    /// A message of this PE could not be delivered because there is no memory for its `bytes`. `head`: its first bytes, at most 256; empty if even
+    /// they are lost.
     fn refused(&self, to: Pe, tag: Tag, head: &[u8], bytes: u64) {
         let _ = (to, tag, head, bytes);
     }
 
-    /// The PE has run out of work. Called once, until it has had work again.
+    /// The PE has run out of work. Called once, and again only after it has had work.
     fn idle(&self) {}
 
-    /// The PE's thread is about to sleep, and does when `sleep` is called, once. For who must let go of something
-    /// meanwhile, an interpreter's lock for example.
+    /// The PE's thread is about to sleep; it sleeps when `sleep` is called, exactly once. A handler that must release something for that time, an
+    /// interpreter's lock for example, does so here.
     fn sleep(&self, sleep: &mut dyn FnMut()) {
         sleep();
     }
 }
 
-/// How a PE is to run.
+/// How a PE runs.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Its clock.
@@ -44,7 +44,7 @@ pub struct Config {
     pub oversubscribed: bool,
     /// How long to poll before sleeping.
     pub spin: Spin,
-    /// The most calls between two polls of the port; fewer where calls are long.
+    /// The maximum number of calls between two polls of the port; less if calls are long.
     pub burst_max: usize,
 }
 
@@ -54,49 +54,49 @@ impl Default for Config {
     }
 }
 
-/// What a round came to.
+/// The result of a round.
 #[derive(Debug)]
 #[must_use]
 pub enum Step {
-    /// Something was done; there may be more.
+    /// Something was done; there may be more work.
     Busy,
-    /// There was nothing to do, and will not be before this time, unless something arrives.
+    /// There was no work, and there will be none before this time unless something arrives.
     Idle {
         /// The deadline of the next timer, on the PE's clock.
         until: Option<Duration>,
     },
     /// [`Scheduler::stop`](crate::Scheduler::stop) was called, with this code.
     Stopped(i32),
-    /// The job cannot go on.
+    /// The job cannot continue.
     Failed(TransportError),
 }
 
-/// Why a PE may be waiting for ever.
+/// Why a PE may be waiting forever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stalled {
-    /// For how long it has had nothing to do.
+    /// How long it has been idle.
     pub idle_for: Duration,
-    /// Tasks that nobody has woken.
+    /// Tasks that have not been woken.
     pub tasks_suspended: usize,
     /// Timers that will still fire: if there are any, this is no deadlock.
     pub timers: usize,
-    /// Holds that other threads have, and closures that they queued: as with timers.
+    /// Holds and queued closures of other threads: if there are any, this is no deadlock.
     pub holds: u64,
 }
 
-/// Where a PE stands, for a search for deadlocks: two such looks at all PEs, the second begun after the first has ended, that are
-/// alike, and in which all are settled and as much was sent as processed, show a job in which nothing will ever happen again unless
-/// another thread wakes a task. (Why: see the text of `quiescence`, whose waves these two looks are.)
+/// The state of a PE, for the detection of deadlocks. Take two such snapshots of all PEs, the second begun after the first has ended. If they are
+/// equal, every PE is settled, and the sums of sent and processed are equal, then nothing more will happen in the job unless another thread wakes a
+/// task. (For the reason see the text of `quiescence`: the two snapshots are its two waves.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Status {
-    /// For how long it has had nothing to do; `None` while it has work.
+    /// How long it has been idle; `None` while it has work.
     pub idle_for: Option<Duration>,
-    /// Nothing is queued, no task is ready, no timer will fire, no hold is held, and no request for quiescence is open.
+    /// Nothing is queued, no task is ready, no timer is pending, no hold exists, and no request for quiescence is open.
     pub settled: bool,
-    /// What it has ever sent, as quiescence counts it.
+    /// What it has sent since the start, as quiescence counts it.
     pub sent: u64,
-    /// What it has ever processed, as quiescence counts it.
+    /// What it has processed since the start, as quiescence counts it.
     pub processed: u64,
-    /// Things that it has ever done.
+    /// Work items done since the start.
     pub turns: u64,
 }

@@ -1,11 +1,11 @@
-//! What a PE does when it has nothing to do: it polls for a while, then sleeps.
+//! What a PE does when it has no work: it polls for a while, then sleeps.
 //!
-//! # The trade
-//! Who polls sees a message within tens of nanoseconds, and burns its core. Who sleeps costs nothing, and is seen to by
-//! the kernel some microseconds after somebody rings. So a PE that has a core to itself polls for about as long as
-//! recent waits were worth it; a PE that shares its core must get out of the way of those who have work.
+//! # Polling or sleeping
+//! A polling PE sees a message within tens of nanoseconds, and uses its whole core. A sleeping PE uses nothing, but the kernel takes some
+//! microseconds to wake it after a ring. Therefore a PE that has a core to itself polls for about as long as polling would have paid in recent waits;
+//! a PE that shares its core must leave the core to the threads that have work.
 //!
-//! # States of a PE, and who moves it
+//! # States of a PE, and the transitions
 //! ```text
 //!            a round found work                 nothing for a while
 //!   running <------------------- polling ---------------------------> arming
@@ -14,32 +14,29 @@
 //!      |                            +----------------------------------+  v
 //!      +---- (a round) ------------------- woken or time is up -------- asleep
 //! ```
-//! - *polling → arming*: [`Idle::rest`] says [`Rest::Park`], and the inbox of other threads shows no notice. What
-//!   a notice that comes later does is told in `inbox`: it rings, and the ring is kept.
-//! - *arming → polling or asleep*: inside the port's `park`. It announces that the PE is about to sleep, to everybody
-//!   who may write to it, then looks once more at all places where something may have arrived; a sender writes first
-//!   and then looks for the announcement. With a full fence between the two steps on both sides (store, fence,
-//!   load), at least one sees the other: the PE finds the message, or the sender rings. This half of the protocol, and
-//!   its model, are in the transport's doorbell.
+//! - *polling → arming*: [`Idle::rest`] returns [`Rest::Park`], and the inbox of other threads shows no notice. `inbox` explains what happens to a
+//!   notice that comes later: it rings, and the ring is kept.
+//! - *arming → polling or asleep*: inside the port's `park`. It announces to every PE that may write to it that it is about to sleep, then looks once
+//!   more at all places where something may have arrived; a sender writes first and then looks for the announcement. With a full fence between the
+//!   two steps on both sides (store, fence, load), at least one sees the other: the PE finds the message, or the sender rings. This half of the
+//!   protocol, and its model, are in the transport's doorbell.
 //! - *asleep → polling*: a ring, a readable descriptor, or the deadline of the next timer.
 //!
-//! Messages to itself, tasks woken by its own code, and timers cannot come up while a PE is polling or arming: its own
-//! thread is the only one that makes them.
+//! A PE's messages to itself, tasks woken by its own code, and timers cannot appear while it is polling or arming: only its own thread makes them.
 //!
 //! # How long to poll
-//! After a sleep that turned out shorter than the longest polling allowed, polling would have paid: the time
-//! doubles. After a longer one it halves. With more PEs than cores a PE polls a few times, then yields between its polls, and the same rule
-//! tells for how long, with a lower limit ([`SHARED`]): where the others of its core sleep, that is polling, and answers within a
-//! microsecond or two; where they work, they do so at once.
+//! After a sleep shorter than the longest allowed polling time, polling would have paid: the time doubles. After a longer sleep it halves. With more
+//! PEs than cores, a PE polls a few times and then yields between its polls. The same rule sets for how long, with a lower limit ([`SHARED`]): if the
+//! other threads of its core sleep, yielding amounts to polling and the PE answers within a microsecond or two; if they have work, they run at once.
 
 use std::time::Duration;
 
-/// How long to poll. Only for PEs that have a core to themselves.
+/// The time to poll, for PEs that have a core to themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Spin {
-    /// At least this long.
+    /// The minimum.
     pub min: Duration,
-    /// At most this long.
+    /// The maximum.
     pub max: Duration,
 }
 
@@ -52,9 +49,9 @@ impl Default for Spin {
 /// What to do before the next round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rest {
-    /// Nothing: poll at once.
+    /// Poll at once.
     Poll,
-    /// Tell the processor that this is a waiting loop.
+    /// Execute the processor's hint for a waiting loop.
     Pause,
     /// Let other threads run.
     Yield,
@@ -62,18 +59,18 @@ pub enum Rest {
     Park,
 }
 
-/// Rounds without even a pause: what is on its way now arrives during them.
+/// Rounds without a pause, for messages that are already on their way.
 const POLLS_EAGER: u32 = 256;
-/// Rounds between two looks at the clock.
+/// Rounds between two readings of the clock.
 const POLLS_PER_LOOK: u32 = 32;
-/// With more PEs than cores: rounds before the first yield, and yields between two looks at the clock.
+/// With more PEs than cores: rounds before the first yield, and yields between two readings of the clock.
 const POLLS_SHARED: u32 = 4;
 const YIELDS_PER_LOOK: u32 = 4;
-/// How long to yield with more PEs than cores: no longer than about two wake-ups by the kernel take, for a crowd that yields
-/// keeps those who work waiting.
+/// How long to yield with more PEs than cores: at most the time of about two wake-ups by the kernel, because many yielding threads delay the threads
+/// that have work.
 const SHARED: Spin = Spin { min: Duration::from_micros(2), max: Duration::from_micros(50) };
 
-/// How idle a PE is, and has been.
+/// How long a PE has been idle, and how long to poll next time.
 #[derive(Debug)]
 pub struct Idle {
     spin: Spin,
@@ -84,7 +81,7 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// For a PE that shares its core with others, or not.
+    /// `oversubscribed`: the PE shares its core with others.
     #[must_use]
     pub fn new(spin: Spin, oversubscribed: bool) -> Self {
         let spin = if oversubscribed { SHARED } else { spin };
@@ -97,7 +94,7 @@ impl Idle {
         self.rounds = 0;
     }
 
-    /// A round found nothing. `now` is any clock.
+    /// A round found nothing. `now` reads any clock.
     #[inline]
     pub fn rest(&mut self, now: impl FnOnce() -> Duration) -> Rest {
         self.rounds += 1;
@@ -115,7 +112,7 @@ impl Idle {
         if self.rounds % POLLS_PER_LOOK == 1 { self.look(is_first, now(), Rest::Pause) } else { Rest::Pause }
     }
 
-    /// Looks at the clock: whether to go on with `rest`.
+    /// Reads the clock: returns `rest` while polling goes on.
     fn look(&mut self, is_first: bool, now: Duration, rest: Rest) -> Rest {
         if is_first {
             self.began = now;
@@ -123,7 +120,7 @@ impl Idle {
         if now.saturating_sub(self.began) < self.spin_for { rest } else { Rest::Park }
     }
 
-    /// The PE has slept for so long.
+    /// The PE has slept for this time.
     pub fn slept(&mut self, time: Duration) {
         self.rounds = 0;
         self.spin_for = if time < self.spin.max { self.spin_for * 2 } else { self.spin_for / 2 };
@@ -138,7 +135,7 @@ mod tests {
     const US: Duration = Duration::from_micros(1);
     const SPIN: Spin = Spin { min: Duration::from_micros(10), max: Duration::from_micros(100) };
 
-    /// Rounds until the PE parks, each of which takes 0.1 us.
+    /// The number of rounds until the PE parks, if each takes 0.1 us.
     fn rounds_until_park(idle: &mut Idle) -> u32 {
         (1..).find(|&round| idle.rest(|| US * round / 10) == Rest::Park).unwrap()
     }

@@ -1,23 +1,21 @@
 //! What other threads give to a PE: closures to run, tasks to wake, and holds that keep the job from being quiescent.
 //!
 //! # Protocol
-//! A queue without locks, and a flag `notified` that spares both sides most of the work.
+//! A lock-free queue, and a flag `notified` that saves both sides most of the work.
 //!
 //! - *Another thread*: push the item; then `swap(notified, true)`; if it was false, ring the PE's bell.
 //! - *The PE*, each round: if `notified` reads true, `swap(notified, false)`, then pop until the queue is empty.
-//! - *The PE, before it parks*: it does not, if `notified` reads true. The bell keeps a ring that comes between this
-//!   look and the sleep, or during it.
+//! - *The PE, before it parks*: if `notified` reads true, it does not park. The bell keeps a ring that comes between this check and the sleep, or
+//!   during the sleep.
 //!
-//! No item is overlooked. Take the last item pushed, and its pusher's swap. If that swap found false, the pusher rings,
-//! after the swap: the PE does not sleep through the ring, and on its next round reads true. If it found true, somebody
-//! else set the flag and the PE has not cleared it since; that somebody rings, so the PE will clear it by a swap that
-//! comes later in the flag's order of modification than the pusher's. Both swaps acquire and release, so the PE pops
-//! after it has seen the push. `loom_` tests below check this.
+//! No item is missed. Take the last item pushed, and its pusher's swap. If that swap found false, the pusher rings after the swap: the PE does not
+//! sleep through the ring, and on its next round reads true. If it found true, another thread set the flag and the PE has not cleared it since; that
+//! thread rings, so the PE will clear the flag by a swap that comes later in the flag's modification order than the pusher's. Both swaps acquire and
+//! release, so the PE pops after it has seen the push. The `loom_` tests below check this.
 //!
 //! # What quiescence sees
-//! Everything that comes in is counted twice, in `opened` when it is pushed (or a hold is taken) and in `closed` when
-//! it is done. (Only a look is not counted: it is no work.) The PE reads `closed` first: as both only grow, equal readings mean that nothing was open when
-//! `closed` was read.
+//! Every item is counted twice: in `opened` when it is pushed (or a hold is taken), and in `closed` when it is done. (A [`Foreign::Look`] is not
+//! counted: it is not work.) The PE reads `closed` first: because both only grow, equal readings mean that nothing was open when `closed` was read.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,17 +26,17 @@ use crate::sync::{AtomicBool, AtomicU64, Bell, Mpsc, Ordering};
 /// A closure for the PE.
 pub(crate) type Job = Box<dyn FnOnce(&Scheduler) + Send>;
 
-/// What other threads push.
+/// An item that another thread pushes.
 pub(crate) enum Foreign {
-    /// A task to resume, named as in the ready queue.
+    /// A task to resume, identified as in the ready queue.
     Wake(u64),
     /// A closure to run.
     Run(Job),
-    /// A closure that is no work: it is not counted, and a PE that is idle stays so.
+    /// A closure that is not work: it is not counted, and an idle PE stays idle.
     Look(Job),
 }
 
-/// The PE's side and the others' at once; see the module's text.
+/// Both sides, the PE's and the other threads'; see the module's text.
 pub(crate) struct Inbox {
     queue: Mpsc<Foreign>,
     notified: AtomicBool,
@@ -68,7 +66,7 @@ impl Inbox {
         self.queue.push(item);
         self.notify();
         if self.gone.load(Ordering::SeqCst) {
-            // Nobody will pop it; it may hold this inbox alive.
+            // The PE will not pop it any more, and it may keep this inbox alive.
             while self.queue.pop().is_some() {}
         }
     }
@@ -83,7 +81,7 @@ impl Inbox {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One of the things opened is done. On the PE, for what it popped.
+    /// One of the opened items is done. On the PE, for what it popped.
     pub(crate) fn close(&self) {
         self.closed.fetch_add(1, Ordering::Release);
     }
@@ -94,7 +92,7 @@ impl Inbox {
         self.notified.load(Ordering::Relaxed)
     }
 
-    /// On the PE: calls `take` with at most `max` items. What is left is found by the next call.
+    /// On the PE: calls `take` with at most `max` items. The next call finds the rest.
     pub(crate) fn drain(&self, max: usize, mut take: impl FnMut(Foreign)) {
         if !self.notified() {
             return;
@@ -107,13 +105,13 @@ impl Inbox {
         self.notified.store(true, Ordering::Relaxed);
     }
 
-    /// On the PE: how much was ever opened and closed; equal if nothing is open.
+    /// On the PE: how many items were opened and closed since the start; equal if nothing is open.
     pub(crate) fn counts(&self) -> (u64, u64) {
         let closed = self.closed.load(Ordering::Acquire);
         (self.opened.load(Ordering::Relaxed), closed)
     }
 
-    /// On the PE, at its end: nothing is taken any more, and what is queued is dropped.
+    /// On the PE, at its end: refuses further items, and drops those in the queue.
     pub(crate) fn shut(&self) {
         self.gone.store(true, Ordering::SeqCst);
         while self.queue.pop().is_some() {}
@@ -130,7 +128,7 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// The PE has ended; nothing can run there any more.
+/// The PE has ended and runs nothing any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the PE has ended")]
 pub struct PeGone;
@@ -140,8 +138,8 @@ pub struct PeGone;
 pub struct Remote(pub(crate) Arc<Inbox>);
 
 impl Remote {
-    /// Runs a closure on the PE, between two calls. Quiescence waits for it, but only from now on: a thread that
-    /// works towards this call holds a [`Hold`] meanwhile.
+    /// Runs a closure on the PE, between two calls. Quiescence waits for it, but only from this call on: a thread that prepares the call holds a
+    /// [`Hold`] in the meantime.
     ///
     /// # Errors
     /// If the PE has ended. (A PE that ends later drops the closures that it has not run.)
@@ -153,8 +151,8 @@ impl Remote {
         Ok(())
     }
 
-    /// Runs a closure on the PE, between two calls, that looks and does no work: quiescence does not see it, and an idle PE
-    /// stays idle. What it sends has to be system messages.
+    /// Runs a closure on the PE, between two calls, that only observes: quiescence does not see it, and an idle PE stays idle. It may send only
+    /// system messages.
     pub fn look(&self, f: impl FnOnce(&Scheduler) + Send + 'static) {
         if !self.0.is_shut() {
             self.0.push(Foreign::Look(Box::new(f)));
@@ -168,8 +166,8 @@ impl Remote {
     }
 }
 
-/// While it exists, the job is not quiescent: for work that goes on outside of the PEs, on a thread or in an async
-/// runtime. Take it on the PE before the work starts, and give it to the work.
+/// While a hold exists, the job is not quiescent: for work outside of the PEs, on a thread or in an async runtime. Take it on the PE before the work
+/// starts, and give it to the work.
 #[derive(Debug)]
 #[must_use = "a hold that is dropped at once holds nothing"]
 pub struct Hold(Arc<Inbox>);
@@ -184,7 +182,7 @@ impl Clone for Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.0.close();
-        // The PE may be asleep, and a wave may be waiting for it.
+        // The PE may be asleep while a quiescence wave waits for it.
         self.0.notify();
     }
 }

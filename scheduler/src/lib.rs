@@ -1,14 +1,13 @@
 //! A PE's loop: placement and pinning, queues and priorities, timers, tasks, idling, quiescence.
 //!
-//! One [`Scheduler`] runs on each PE's own thread, above its [`Port`](charm4rs_transport::port::Port). It takes what
-//! arrived, runs the most urgent of what is ready, resumes tasks, fires timers, and sleeps when there is nothing to do.
-//! What a message means is its [`Handler`]'s affair: this crate knows nothing of chares or serialization, nor of which
-//! backend carries its messages.
+//! One [`Scheduler`] runs on each PE's own thread, above its [`Port`](charm4rs_transport::port::Port). It takes received messages, runs the most
+//! urgent ready item, resumes tasks, fires timers, and sleeps when there is nothing to do. The [`Handler`] decides what a message means: this crate
+//! knows nothing of chares, of serialization, or of the backend that carries its messages.
 //!
-//! Read in this order: [`pe`] (the loop, and the shutdown), `queue`, `tasks` and `inbox` (who may wake whom),
-//! [`idle`] (when a PE sleeps), `quiescence` (how a job learns that it has nothing left to do), [`placement`].
+//! Read in this order: [`pe`] (the loop, and the shutdown), `queue`, `tasks` and `inbox` (which thread may wake which), [`idle`] (when a PE sleeps),
+//! `quiescence` (how a job learns that no work is left), [`placement`].
 //!
-//! No state is kept per thread, so that a simulation may drive many PEs on one.
+//! There is no thread-local state, so that a simulation can drive many PEs on one thread.
 
 #![forbid(unsafe_code)]
 

@@ -1,16 +1,16 @@
-//! Charm++'s `+pemap` syntax: which PE goes where, as a list of ranges.
+//! Charm++'s `+pemap` syntax: on which CPU each PE runs, as a list of ranges.
 //!
 //! ```text
 //! map   = ["L"] item ("," item)*          L: logical numbers, in the order of nearness
 //! item  = [N "x"] FIRST ["-" LAST [":" STRIDE ["." RUN]]] ("+" OFFSET)*
 //! ```
 //! `0-3` is 0, 1, 2, 3. `0-8:4` takes every fourth: 0, 4, 8; `0-8:4.2` the first two of every four: 0, 1, 4, 5, 8.
-//! `0-3+8` follows each number by that number plus 8: 0, 8, 1, 9, 2, 10, 3, 11. `2x5` is 5, 5. PE n of a host gets
-//! the n-th number; a map that is too short starts again.
+//! `0-3+8` follows each number by that number plus 8: 0, 8, 1, 9, 2, 10, 3, 11. `2x5` is 5, 5. PE n of a host gets the n-th number; a map that is too
+//! short is repeated.
 
 use std::str::FromStr;
 
-/// Numbers above this are mistakes.
+/// Larger numbers are refused as mistakes.
 const NUMBER_MAX: u32 = 1 << 16;
 
 /// A parsed map.
@@ -30,56 +30,56 @@ struct Item {
     offsets: Vec<u32>,
 }
 
-/// What is wrong with a map. `item` counts from 1.
+/// An error in a map. `item` counts from 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeMapError {
-    /// Nothing between two commas, or nothing at all.
+    /// There is nothing between two commas, or nothing at all.
     #[error("item {item} is empty")]
     Empty {
-        /// Which.
+        /// The item.
         item: usize,
     },
-    /// Something else where a number should be.
+    /// A number is expected.
     #[error("item {item}: {what} is not a number")]
     Number {
-        /// Which.
+        /// The item.
         item: usize,
-        /// Which part of it.
+        /// The part of the item.
         what: &'static str,
     },
-    /// A number that no CPU has.
+    /// A number that is larger than any CPU's.
     #[error("item {item}: {what} is {number}, above {NUMBER_MAX}")]
     TooLarge {
-        /// Which.
+        /// The item.
         item: usize,
-        /// Which part of it.
+        /// The part of the item.
         what: &'static str,
         /// The number.
         number: u64,
     },
-    /// A range that ends before it begins.
+    /// A range whose end is less than its beginning.
     #[error("item {item}: the range {first}-{last} is the wrong way round")]
     Reversed {
-        /// Which.
+        /// The item.
         item: usize,
-        /// Where it begins.
+        /// The first number.
         first: u32,
-        /// Where it ends.
+        /// The last number.
         last: u32,
     },
     /// A count, stride or run of 0.
     #[error("item {item}: {what} must be at least 1")]
     Zero {
-        /// Which.
+        /// The item.
         item: usize,
-        /// Which part of it.
+        /// The part of the item.
         what: &'static str,
     },
-    /// A run that is longer than the stride.
+    /// A run longer than its stride.
     #[error("item {item}: a run of {run} does not fit into a stride of {stride}")]
     Run {
-        /// Which.
+        /// The item.
         item: usize,
         /// The run.
         run: u32,
@@ -89,16 +89,16 @@ pub enum PeMapError {
 }
 
 impl PeMap {
-    /// Whether its numbers are positions in the order of nearness, rather than the kernel's numbers.
+    /// Whether the numbers are positions in the order of nearness, rather than the kernel's numbers.
     #[must_use]
     pub fn logical(&self) -> bool {
         self.logical
     }
 
-    /// The numbers of the first `pes` PEs.
+    /// The numbers for the first `pes` PEs.
     #[must_use]
     pub fn expand(&self, pes: usize) -> Vec<u32> {
-        // An item has at least its first number, and a map at least one item, so the cycle never runs dry.
+        // Each item has at least one number and a map has at least one item, so the cycle does not end.
         self.items.iter().cycle().flat_map(Item::numbers).take(pes).collect()
     }
 }
@@ -112,7 +112,7 @@ impl Item {
     }
 }
 
-/// Reads the parts of one item.
+/// A parser of one item.
 struct Parser {
     item: usize,
 }

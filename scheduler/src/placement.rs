@@ -1,16 +1,14 @@
 //! Which hardware thread each PE of a host runs on.
 //!
-//! By default a PE is pinned where every PE of the host can have a core of its own, or at least a hardware thread; the
-//! host's PEs fill one NUMA node after the other, so that neighbours in rank are neighbours in the machine. Where there
-//! are more PEs than that, the kernel places them, and PEs are told to sleep rather than poll. What a process
-//! may use is its affinity mask, as Slurm, `taskset` or a container set it; a limit on the processor *time* of a
-//! container counts too, and then nothing is pinned, since its neighbours would choose the same cores.
+//! By default a PE is pinned if every PE of the host can have a core of its own, or at least a hardware thread. The PEs of a host fill one NUMA node
+//! after the other, so that PEs with neighbouring ranks are near each other in the machine. If there are more PEs, the kernel places them, and PEs
+//! sleep rather than poll. The affinity mask of the process, as Slurm, `taskset` or a container sets it, says which hardware threads it may use. A
+//! container's limit on processor *time* counts too: then nothing is pinned, because neighbouring containers would choose the same cores.
 //!
-//! All processes of a host must come to the same plan without talking: it follows from the topology, the mask and the
-//! number of PEs. Where a launcher gives each process a mask of its own, [`Options::mask_is_own`] says so, and the plan
-//! is made for the PEs of the process alone.
+//! All processes of a host must compute the same plan without communication: it follows from the topology, the mask and the number of PEs. If a
+//! launcher gives each process a mask of its own, [`Options::mask_is_own`] is set, and the plan covers only the PEs of the process.
 //!
-//! Read the machine ([`Machine::detect`]) before the first thread is pinned: threads inherit the mask of their maker. A thread that
+//! Read the machine ([`Machine::detect`]) before the first thread is pinned: threads inherit the mask of the thread that creates them. A thread that
 //! a PE starts is pinned as the PE is, until it calls [`unpin`].
 
 use std::collections::BTreeSet;
@@ -19,26 +17,26 @@ use std::sync::OnceLock;
 use crate::pemap::PeMap;
 use crate::topology::{CpuSet, Topology, TopologyError};
 
-/// What the user may choose.
+/// What the user can choose.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Options {
     /// Whether and how to pin.
     pub pin: Pin,
     /// Hardware threads to which no PE is pinned, unless a map names them.
     pub exclude: Vec<u32>,
-    /// The process's mask is not shared with the host's other processes; ranks and counts are those of the process.
+    /// The process does not share its mask with the other processes of the host; ranks and counts are those of the process.
     pub mask_is_own: bool,
 }
 
 /// Whether and how to pin.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum Pin {
-    /// Where there are cores enough.
+    /// Pin if there are enough cores.
     #[default]
     Auto,
-    /// Never.
+    /// Do not pin.
     Never,
-    /// As `+pemap` says.
+    /// Pin as `+pemap` says.
     Map(PeMap),
 }
 
@@ -49,24 +47,24 @@ pub enum PlacementError {
     /// The machine cannot be read.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// The map names a hardware thread that the process may not use, or that is not there.
+    /// The map names a hardware thread that the process may not use, or that does not exist.
     #[error("+pemap: CPU {cpu} is not among the CPUs that this process may use ({allowed})")]
     NotAllowed {
-        /// Which.
+        /// The hardware thread.
         cpu: u32,
-        /// What it may use.
+        /// Those that the process may use.
         allowed: CpuSet,
     },
-    /// The kernel refuses.
+    /// The kernel refuses to pin.
     #[error("cannot pin a PE to CPU {cpu}: {source}")]
     Refused {
-        /// To what.
+        /// The hardware thread.
         cpu: u32,
-        /// Why.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
-    /// The kernel does not tell the process's mask.
+    /// The process's affinity mask cannot be read.
     #[error("sched_getaffinity: {0}")]
     Mask(#[source] std::io::Error),
 }
@@ -74,7 +72,7 @@ pub enum PlacementError {
 /// Where one PE runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
-    /// The hardware thread that it is pinned to.
+    /// The hardware thread that the PE is pinned to.
     pub cpu: Option<u32>,
     /// That thread's NUMA node.
     pub node: Option<u32>,
@@ -82,38 +80,38 @@ pub struct Place {
     pub oversubscribed: bool,
 }
 
-/// A machine, and what this process may use of it.
+/// A machine, and the part of it that this process may use.
 #[derive(Clone, Debug)]
 pub struct Machine {
     topology: Topology,
     allowed: CpuSet,
-    /// Hardware threads' worth of time that it may use.
+    /// The processor time that the process may use, in hardware threads.
     usable: usize,
 }
 
 impl Machine {
-    /// This one.
+    /// This machine.
     ///
     /// # Errors
-    /// If the kernel does not tell.
+    /// If the topology or the affinity mask cannot be read.
     pub fn detect() -> Result<Self, PlacementError> {
         let mask = rustix::thread::sched_getaffinity(None).map_err(|e| PlacementError::Mask(e.into()))?;
         let mask = *ORIGINAL.get_or_init(|| mask);
         let topology = Topology::detect()?;
         let allowed: CpuSet = topology.cpus().iter().map(|c| c.id).filter(|&cpu| mask_has(&mask, cpu)).collect();
-        // The standard library knows the limits of control groups.
+        // The standard library reads the limits of control groups.
         let time = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
         Ok(Self::new(topology, allowed, time))
     }
 
-    /// One of which a process may use `allowed`, and the time of `time_max` hardware threads.
+    /// A machine of which the process may use `allowed`, and the time of `time_max` hardware threads.
     #[must_use]
     pub fn new(topology: Topology, allowed: CpuSet, time_max: usize) -> Self {
         let usable = allowed.len().min(time_max).max(1);
         Self { topology, allowed, usable }
     }
 
-    /// Its hardware.
+    /// The hardware.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
@@ -125,10 +123,10 @@ impl Machine {
         &self.allowed
     }
 
-    /// Where PE `rank` of the `pes` on this host runs.
+    /// The place of PE `rank` of the `pes` on this host.
     ///
     /// # Errors
-    /// If a map names what the process may not use.
+    /// If a map names a hardware thread that the process may not use.
     pub fn place(&self, rank: usize, pes: usize, options: &Options) -> Result<Place, PlacementError> {
         let crowded = pes > self.usable;
         let left = self.near().filter(|cpu| !options.exclude.contains(&cpu.id));
@@ -149,7 +147,7 @@ impl Machine {
     /// Places the calling thread, as PE `rank` of the `pes` on this host.
     ///
     /// # Errors
-    /// As [`Machine::place`]; or if the kernel refuses what a map asks for.
+    /// As [`Machine::place`]; or if the kernel refuses a thread that a map names.
     pub fn pin(&self, rank: usize, pes: usize, options: &Options) -> Result<Place, PlacementError> {
         let mut place = self.place(rank, pes, options)?;
         let Some(cpu) = place.cpu else { return Ok(place) };
@@ -158,7 +156,7 @@ impl Machine {
             (Ok(()), _) => {}
             (Err(source), Pin::Map(_)) => return Err(PlacementError::Refused { cpu, source }),
             (Err(error), _) => {
-                // Nobody asked for it, so it is no reason to give up.
+                // The user did not ask to pin, so the PE can run unpinned.
                 tracing::warn!(cpu, %error, "a PE is not pinned");
                 (place.cpu, place.node) = (None, None);
             }
@@ -166,7 +164,7 @@ impl Machine {
         Ok(place)
     }
 
-    /// The allowed hardware threads, those that are near each other together.
+    /// The allowed hardware threads, ordered so that neighbours in the machine are neighbours in the order.
     fn near(&self) -> impl Iterator<Item = &crate::topology::Cpu> + Clone {
         self.topology.cpus().iter().filter(|c| self.allowed.contains(c.id))
     }
@@ -184,8 +182,7 @@ impl Machine {
     }
 }
 
-/// A hardware thread for each of `pes` PEs: a core for each as long as there are cores, then the cores' other
-/// threads; in the order of nearness.
+/// A hardware thread for each of `pes` PEs: one core each while there are cores, then the cores' other threads; in the order of nearness.
 fn spread<'a>(near: impl Iterator<Item = &'a crate::topology::Cpu>, pes: usize) -> Vec<u32> {
     // A core's first allowed thread comes before any core's second.
     let mut turn = 0;
@@ -218,10 +215,11 @@ fn set_mask(cpu: u32) -> std::io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &mask)?)
 }
 
-/// What the process could use when the machine was first read.
+/// The hardware threads that the process could use when the machine was first read.
 static ORIGINAL: OnceLock<rustix::thread::CpuSet> = OnceLock::new();
 
-/// Lets the calling thread run wherever the process may, if a PE that started it is pinned. Where the kernel refuses, it stays where it is.
+/// Lets the calling thread run on all hardware threads of the process, if the PE that started it is pinned. If the kernel refuses, the thread stays
+/// pinned.
 pub fn unpin() {
     if let Some(mask) = ORIGINAL.get()
         && let Err(error) = rustix::thread::sched_setaffinity(None, mask)
@@ -230,8 +228,8 @@ pub fn unpin() {
     }
 }
 
-/// Places the calling thread on this machine, as PE `rank` of the `pes` on this host. A process with several PEs reads
-/// the machine once instead, with [`Machine::detect`].
+/// Places the calling thread on this machine, as PE `rank` of the `pes` on this host. A process with several PEs calls [`Machine::detect`] once
+/// instead.
 ///
 /// # Errors
 /// As [`Machine::detect`] and [`Machine::pin`].
@@ -322,7 +320,7 @@ mod tests {
         let machine = Machine::detect().unwrap();
         let first = machine.allowed().iter().next().unwrap();
         let options = Options { pin: Pin::Map(first.to_string().parse().unwrap()), ..Options::default() };
-        // A thread of its own, so that the test's is left alone.
+        // In a thread of its own, so that the test's thread is not pinned.
         let mask = std::thread::spawn(move || {
             assert_eq!(machine.pin(0, 1, &options).unwrap().cpu, Some(first));
             rustix::thread::sched_getaffinity(None).unwrap()

@@ -1,8 +1,7 @@
-//! What other threads may see of a PE: whether it gets on, and whether it is idle. For who watches over a process.
+//! What other threads can see of a PE: whether it makes progress, and whether it is idle. For a thread that supervises the process.
 //!
-//! The PE alone writes, and pays a plain store for each thing that it does; whoever looks reads what was true a moment ago.
-//! So one look says little, and two looks that are alike say that nothing has been begun or ended between them, since the number
-//! of turns only grows.
+//! Only the PE writes, and pays a plain store for each work item; a reader sees what was true a moment ago. One reading says little. Two equal
+//! readings mean that nothing has begun or ended between them, since the number of turns only grows.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,26 +10,26 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// See the module's text.
 pub struct Pulse {
-    /// Calls that have been processed, as quiescence counts them.
+    /// Calls processed, as quiescence counts them.
     processed: AtomicU64,
-    /// Everything else that was done: tasks resumed, timers fired, closures of other threads run.
+    /// All other work: tasks resumed, timers fired, closures of other threads run.
     others: AtomicU64,
-    /// In nanoseconds of the PE's clock, and one more; 0: it is not idle.
+    /// In nanoseconds of the PE's clock, plus one; 0 if it is not idle.
     idle_since: AtomicU64,
 }
 
-/// What one look at a PE shows.
+/// One reading of a PE.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Seen {
-    /// Things that it has done, ever.
+    /// Work items done since the start.
     pub turns: u64,
-    /// Since when, on its clock, it has had nothing to do.
+    /// Since when it has been idle, on its clock.
     pub idle_since: Option<Duration>,
 }
 
 #[inline]
 fn bump(counter: &AtomicU64) {
-    // No other thread writes.
+    // Only this thread writes.
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
@@ -39,7 +38,7 @@ impl Pulse {
         Self { processed: AtomicU64::new(0), others: AtomicU64::new(0), idle_since: AtomicU64::new(0) }
     }
 
-    /// From any thread.
+    /// Reads the PE's state, from any thread.
     #[must_use]
     pub fn look(&self) -> Seen {
         let turns = self.processed().wrapping_add(self.others.load(Ordering::Relaxed));

@@ -1,8 +1,8 @@
-//! What is ready to run on a PE, in order of urgency.
+//! The ready queue of a PE, in order of urgency.
 //!
-//! Almost all calls have no priority, so they have a plain double-ended queue to themselves; expedited ones have
-//! another; only calls with a priority pay for a heap. The heap holds keys of 24 bytes and the items stay in a slab, so
-//! that sifting moves little. Nothing here allocates once it has grown to its working size.
+//! Almost all calls have no priority, so they have a plain double-ended queue of their own; expedited calls have another; only calls with a priority
+//! use a heap. The heap holds keys of 24 bytes and the items stay in a slab, so that sifting moves little. The queue does not allocate once it has
+//! grown to its working size.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -10,10 +10,10 @@ use std::mem::ManuallyDrop;
 
 use crate::deque::Deque;
 
-/// Among items of one priority.
+/// The order among items of equal priority.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Order {
-    /// After those that are queued already.
+    /// After the items that are already queued.
     Fifo,
     /// Before them.
     Lifo,
@@ -22,27 +22,27 @@ pub enum Order {
 /// How urgent a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Class {
-    /// Before all that have a priority, in the order of arrival.
+    /// Before all calls with a priority, in the order of arrival.
     Expedited,
     /// Priority 0, first in, first out.
     Default,
-    /// Lower is more urgent: negative ones run before the default, positive ones after it.
+    /// Lower values are more urgent: negative priorities run before the default, positive ones after it.
     Priority(i32, Order),
 }
 
 type Key = (i32, i64, u32);
 
-/// The queue. `T` is a message; it is moved in and out once.
+/// The queue. `T` is a message; it is moved in once and out once.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     expedited: VecDeque<T>,
-    /// Without their destructors: a push that had to drop its item, were there no memory to grow, would first put it into memory
-    /// piece by piece, and the copy from there into the queue would wait for each of them.
+    /// `ManuallyDrop`, because a push that has to drop its item if memory runs out first writes the item to memory piece by piece, and the copy from
+    /// there into the queue waits for each piece.
     default: Deque<ManuallyDrop<T>>,
     ranked: BinaryHeap<Reverse<Key>>,
     items: Vec<Option<T>>,
     free: Vec<u32>,
-    /// Counts the ranked items ever queued: ascending for FIFO, negated for LIFO, so that one key orders both.
+    /// Counts the items with a priority since the start: ascending for FIFO, negated for LIFO, so that one key orders both.
     turn: i64,
 }
 
@@ -162,7 +162,7 @@ mod tests {
         check(&[('a', fifo(i32::MIN)), ('b', fifo(i32::MAX)), ('c', Default)], "acb");
     }
 
-    /// What a queue means, without regard to cost: the position of each item in one sorted list.
+    /// The specification of the queue, without regard to cost: the position of each item in one sorted list.
     fn rank(class: Class, turn: i64) -> (u8, i32, i64) {
         match class {
             Class::Expedited => (0, 0, turn),

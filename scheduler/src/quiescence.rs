@@ -1,42 +1,38 @@
-//! How a job learns that it has nothing left to do: no message on its way, queued or being processed, no counted timer
-//! pending, no hold. Suspended tasks do not count: nothing is left that could resume them.
+//! Quiescence detection: no message is in flight, queued or being processed, no counted timer is pending, and no hold exists in the whole job.
+//! Suspended tasks do not count: nothing is left that could resume them.
 //!
 //! # Algorithm
 //! The counting algorithm of Sinha, Kalé and Ramkumar ("A dynamic and adaptive quiescence detection algorithm", 1993),
 //! which is Mattern's four-counter method over a spanning tree.
 //!
-//! Every PE counts the messages it ever sent and ever processed. (So that one rule covers all, setting a timer, taking
-//! a hold and queueing a remote closure count as sent; firing, dropping and running it as processed.) PE 0 is the root
-//! of a [`Tree`]. It collects *waves*: `Down` goes from the root to all PEs; each PE waits until it is *idle* (its
-//! queues are empty, no task is ready, no counted timer pends, no hold is held) and its children have answered, then
-//! answers `Up` with the sums over its subtree. One wave is on its way at a time.
+//! Every PE counts the messages that it has sent and processed since the start. (So that one rule covers everything, setting a timer, taking a hold
+//! and queueing a remote closure count as sent; firing, dropping and running it count as processed.) PE 0 is the root of a [`Tree`]. It collects
+//! *waves*: `Down` goes from the root to all PEs; each PE waits until it is *idle* (its queues are empty, no task is ready, no counted timer is
+//! pending, no hold exists) and its children have answered, then answers `Up` with the sums over its subtree. At most one wave is in flight.
 //!
-//! The job is declared quiescent when two consecutive waves give the same sums, and in them sent = processed.
+//! The root declares the job quiescent when two consecutive waves give the same sums, with sent = processed.
 //!
-//! # Why that is right
-//! Let the first wave end at time t1 (the root has all answers), and the second start after t1. A PE's counters only
-//! grow, so equal sums mean that no PE's counters moved between its two samples, and every PE's first sample is taken
-//! before t1, the second after it. So at t1 each PE's counters are what both waves say. Messages on their way at t1
-//! number sent - processed at t1 = 0. Each PE was idle at its first sample and has done nothing counted since, and only
-//! something counted (a message, a timer, a closure, a wake from another thread) can end idleness: so at t1 every
-//! PE is idle. Nothing that exists at t1 can start anything: the job is quiescent, and stays so until something comes
-//! from outside.
+//! # Proof
+//! Let the first wave end at time t1 (the root has all answers), and let the second start after t1. A PE's counters only grow, so equal sums mean
+//! that no PE's counters changed between its two samples; every PE's first sample is before t1, and the second after t1. So at t1 each PE's counters
+//! have the values of both waves. The number of messages in flight at t1 is sent - processed = 0. Each PE was idle at its first sample and has done
+//! nothing counted since, and only something counted (a message, a timer, a closure, a wake from another thread) can end idleness: so at t1 every PE
+//! is idle. Nothing that exists at t1 can start anything: the job is quiescent, and stays so until something comes from outside.
 //!
 //! # Requests
-//! Any PE may ask at any time; the request goes to the root. It is answered by a pair of waves of which the second
-//! *started after the request arrived*. For suppose something that existed when the request was made is not over. It was
-//! made by a PE that had counted it by then, and that PE's sample for the second wave is later. If it was made before
-//! t1, this contradicts that the job was quiescent at t1; if after, it is in the second wave's sums and not in the first's.
-//! So each request carries the number of the first wave that may confirm it. (The first wave of the pair may be long past:
-//! where nothing has happened since, one wave is enough.) `Done` goes back to the asker.
+//! Any PE may send a request at any time; it goes to the root. A pair of waves answers it if the second wave *started after the request arrived*.
+//! Proof: suppose that some work that existed when the request was made is not finished. The PE that created it had counted it by then, and that PE's
+//! sample for the second wave is later. If the work was created before t1, this contradicts that the job was quiescent at t1; if after t1, it is in
+//! the second wave's sums and not in the first's. So each request carries the number of the first wave that may confirm it. (The first wave of the
+//! pair may be old: if nothing has happened since, one new wave is enough.) `Done` goes back to the requester.
 //!
 //! # Cost
-//! While nobody asks there are no waves: two counters per message. A wave costs two small messages per PE. A PE
-//! that is busy delays the wave rather than answering "not yet", so waves do not spin while the job computes, nor while
-//! a timer or a hold keeps it. Only while all are idle and a message is still on its way are waves repeated; the
-//! root then pauses, 10 us doubled up to 1 ms while the sums stand still.
+//! Without a request there are no waves, and the cost is two counters per message. A wave costs two small messages per PE. A busy PE delays the wave
+//! rather than answering "not yet", so waves do not spin while the job computes, nor while a timer or a hold keeps it from being quiescent. Waves are
+//! repeated only while all PEs are idle and a message is still in flight; then the root pauses between waves for 10 us, doubled up to 1 ms while the
+//! sums do not change.
 //!
-//! This file is the state machine alone: it knows nothing of ports, and says what to do as [`Action`]s.
+//! This file is only the state machine: it knows nothing of ports, and returns [`Action`]s for its caller to do.
 
 use std::time::Duration;
 
@@ -45,13 +41,13 @@ use charm4rs_transport::{Layout, Pe};
 
 use crate::Tree;
 
-/// How many children a PE has at most on each level of the tree.
+/// The maximum number of children of a PE on each level of the tree.
 const FANOUT: u32 = 4;
 
 const PAUSE_MIN: Duration = Duration::from_micros(10);
 const PAUSE_DOUBLINGS_MAX: u32 = 7;
 
-/// Messages ever sent and ever processed.
+/// Messages sent and processed since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Sums {
     pub(crate) sent: u64,
@@ -65,16 +61,16 @@ impl Sums {
     }
 }
 
-/// What PEs say to each other.
+/// The messages between PEs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Signal {
-    /// To the root: tell me when the job is quiescent.
+    /// To the root: a request to be told when the job is quiescent.
     Ask { request: u64 },
     /// To a child: a wave begins.
     Down { wave: u64 },
-    /// To the parent: the sums of my subtree.
+    /// To the parent: the sums of the sender's subtree.
     Up { wave: u64, sums: Sums },
-    /// To the asker: it is.
+    /// To the requester: the job is quiescent.
     Done { request: u64 },
 }
 
@@ -88,7 +84,7 @@ const DONE: u8 = 0xE3;
 pub(crate) const SIGNAL_MAX: usize = 24;
 
 impl Signal {
-    /// Its tag, its bytes, and how many of them.
+    /// The tag, the bytes, and their number.
     pub(crate) fn encode(self) -> (Tag, [u8; SIGNAL_MAX], usize) {
         let (tag, words, count) = match self {
             Self::Ask { request } => (ASK, [request, 0, 0], 1),
@@ -121,17 +117,17 @@ impl Signal {
 /// A signal that the protocol does not allow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Violation {
-    /// A tag of the scheduler's that means nothing.
+    /// A tag of the scheduler's range that is not assigned.
     Tag,
-    /// More or fewer bytes than the signal has.
+    /// The signal's length is wrong.
     Length,
-    /// `Down` from one that is not the parent, during a wave, or with the wrong number.
+    /// `Down` from a PE that is not the parent, during a wave, or with the wrong number.
     Down,
-    /// `Up` from one that is not a child, twice, or for another wave.
+    /// `Up` from a PE that is not a child, twice, or for another wave.
     Up,
-    /// `Ask` to one that is not the root.
+    /// `Ask` to a PE that is not the root.
     Ask,
-    /// `Done` for what was not asked.
+    /// `Done` for a request that was not made.
     Done,
 }
 
@@ -148,7 +144,7 @@ impl Violation {
     }
 }
 
-/// What the scheduler is to do.
+/// What the scheduler must do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Action {
     Send(Pe, Signal),
@@ -172,21 +168,21 @@ struct Wave {
 struct Request {
     from: Pe,
     id: u64,
-    /// The first wave that may confirm it: one that started after it arrived.
+    /// The first wave that may confirm it: the first that starts after it arrived.
     since: u64,
 }
 
-/// What only the root keeps.
+/// State that only the root has.
 #[derive(Debug, Default)]
 struct Root {
     requests: Vec<Request>,
-    /// The wave before the current one, and its sums.
+    /// The previous wave, and its sums.
     last: Option<(u64, Sums)>,
     paused: bool,
     doublings: u32,
 }
 
-/// One PE's part in the algorithm; see the module's text.
+/// The state of one PE in the algorithm; see the module's text.
 #[derive(Debug)]
 pub(crate) struct Quiescence {
     me: Pe,
@@ -218,7 +214,7 @@ impl Quiescence {
         }
     }
 
-    /// Asks. The request's number comes back in [`Action::Fire`].
+    /// Makes a request. Returns its number, which comes back in [`Action::Fire`].
     pub(crate) fn ask(&mut self, out: &mut Vec<Action>) -> u64 {
         self.asked_ever += 1;
         let request = self.asked_ever;
@@ -231,7 +227,7 @@ impl Quiescence {
         request
     }
 
-    /// Whether a call of [`Quiescence::idle`] would do anything.
+    /// Whether a call of [`Quiescence::idle`] would have an effect.
     #[inline]
     pub(crate) fn waits_for_idle(&self) -> bool {
         self.wave.is_some_and(|w| w.answered.count_ones() as usize == self.children.len())
@@ -289,7 +285,7 @@ impl Quiescence {
         out.extend(self.children.iter().map(|&child| Action::Send(child, Signal::Down { wave })));
     }
 
-    /// The root notes a request, and starts a wave unless one is on its way or due.
+    /// The root records a request, and starts a wave unless one is in flight or due.
     fn note(&mut self, from: Pe, id: u64, out: &mut Vec<Action>) {
         self.root.requests.push(Request { from, id, since: self.newest + 1 });
         if self.wave.is_none() && !self.root.paused {
@@ -311,7 +307,7 @@ impl Quiescence {
             }
             return;
         }
-        // All are idle, yet something is on its way.
+        // All PEs are idle, but something is in flight.
         self.root.doublings = if same { (self.root.doublings + 1).min(PAUSE_DOUBLINGS_MAX) } else { 0 };
         self.root.paused = true;
         out.push(Action::Pause(PAUSE_MIN * (1 << self.root.doublings)));
@@ -351,8 +347,8 @@ mod tests {
 
     use super::*;
 
-    /// A piece of work: it makes others as long as it has fuel. `birth` is the request before which it, or the work
-    /// that it came from, was made.
+    /// A piece of work: it creates others as long as it has fuel. `birth` is the number of the request before which it, or the work that created it,
+    /// was made.
     #[derive(Clone, Copy, Debug)]
     struct Work {
         birth: usize,
@@ -365,7 +361,7 @@ mod tests {
         Signal(Signal),
     }
 
-    /// All PEs of a job, and what is on its way between them, in no order.
+    /// All PEs of a job, and the signals in flight between them, in no order.
     struct World {
         parts: Vec<Quiescence>,
         sums: Vec<Sums>,
@@ -374,10 +370,10 @@ mod tests {
         paused: bool,
         /// Pieces of work that exist, by birth.
         live: Vec<usize>,
-        /// Who made which request, by its number there.
+        /// The PE that made each request, and its number there.
         requests: Vec<(Pe, u64)>,
         fired: Vec<bool>,
-        /// What happens next is chosen by these; when they are used up, by zeros.
+        /// These numbers choose what happens next; when they are used up, zeros do.
         choices: std::vec::IntoIter<u16>,
     }
 
@@ -434,7 +430,7 @@ mod tests {
             }
         }
 
-        /// PE `at` makes `pieces` of work, and asks to be told when they are done.
+        /// PE `at` creates `pieces` of work, and makes a request for quiescence.
         fn ask(&mut self, at: usize, pieces: u8, fuel: u8) {
             let birth = self.live.len();
             self.live.push(0);
@@ -446,7 +442,7 @@ mod tests {
             self.act(at, actions);
         }
 
-        /// One thing happens: the first kind listed here, if the choices are used up, so that all work ends.
+        /// One thing happens. If the choices are used up, it is of the first kind listed here, so that all work ends.
         fn step(&mut self) -> bool {
             let busy: Vec<usize> = (0..self.parts.len()).filter(|&at| !self.queues[at].is_empty()).collect();
             let idle: Vec<usize> = (0..self.parts.len())
@@ -454,7 +450,7 @@ mod tests {
                 .collect();
             let is_work = |at: &usize| matches!(self.on_way[*at].2, Packet::Work(_));
             let (work, signals): (Vec<usize>, Vec<usize>) = (0..self.on_way.len()).partition(is_work);
-            // First which kind, so that waves keep up with any amount of work.
+            // The kind is chosen first, so that waves keep up with any amount of work.
             let kinds = [busy.len(), work.len(), signals.len(), idle.len(), usize::from(self.paused)];
             let possible: Vec<usize> = (0..kinds.len()).filter(|&kind| kinds[kind] > 0).collect();
             if possible.is_empty() {

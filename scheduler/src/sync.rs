@@ -1,4 +1,4 @@
-//! The one place that names the primitives of lock-free code, so that `cfg(loom)` can exchange them all.
+//! The only module that names the primitives of lock-free code, so that `cfg(loom)` can replace them all.
 
 #[cfg(not(loom))]
 pub(crate) use real::*;
@@ -10,10 +10,10 @@ pub(crate) use model::*;
 mod real {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
-    /// Many push, the PE pops.
+    /// Many threads push, the PE pops.
     pub(crate) use crossbeam_queue::SegQueue as Mpsc;
 
-    /// What wakes a parked PE. It keeps the ring until the PE parks: ringing just before the sleep is not lost.
+    /// Wakes a parked PE. It keeps the ring until the PE parks: a ring just before the sleep is not lost.
     pub(crate) use charm4rs_transport::Waker as Bell;
 
     /// The bell of a port's PE.
@@ -29,7 +29,7 @@ mod model {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
     use loom::sync::{Arc, Condvar, Mutex};
 
-    /// Stands for the lock-free queue, which has models of its own.
+    /// Replaces the lock-free queue, which has models of its own.
     #[derive(Debug)]
     pub(crate) struct Mpsc<T>(Mutex<VecDeque<T>>);
 
@@ -47,7 +47,7 @@ mod model {
         }
     }
 
-    /// Stands for the doorbell: a token and a place to wait for it.
+    /// Replaces the doorbell: a token and a condition variable to wait for it.
     #[derive(Clone, Debug)]
     pub(crate) struct Bell(Arc<(Mutex<bool>, Condvar)>);
 
@@ -70,7 +70,7 @@ mod model {
         }
     }
 
-    /// The models ring bells of their own.
+    /// Not used: the models create their own bells.
     pub(crate) fn bell(_: charm4rs_transport::Waker) -> Bell {
         Bell::new()
     }

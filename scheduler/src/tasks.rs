@@ -1,24 +1,23 @@
 //! The PE's executor: a slab of local futures, and wakers for them.
 //!
-//! # Who may wake, and what it costs
-//! A waker is `Send + Sync`, as the standard library demands, but is almost always used on its own PE. It recognizes its
-//! own thread by the address of a thread-local byte (an identity, not a state) and then needs nothing but plain loads
-//! and stores: it sets the task's `near` flag and writes the task's name into a ring that only this thread touches.
-//! (The flag and the ring are atomics accessed `Relaxed`, which is what makes the code safe, and compiles to the same
-//! instructions as plain memory.) On any other thread it swaps the `far` flag and goes through the [`Inbox`].
+//! # Wakers, and their cost
+//! A waker is `Send + Sync`, as the standard library demands, but is almost always used on its own PE. It recognizes its own thread by the address of
+//! a thread-local byte (an identity, not a state) and then needs only plain loads and stores: it sets the task's `near` flag and writes the task's
+//! name into a ring buffer that only this thread touches. (The flag and the ring are atomics accessed `Relaxed`, which makes the code safe and
+//! compiles to the same instructions as plain memory.) On any other thread it swaps the `far` flag and goes through the [`Inbox`].
 //!
-//! In a simulation many PEs share a thread; each waker names its own PE's ring, so a wake reaches the right one.
+//! In a simulation many PEs share a thread; each waker names the ring of its own PE, so a wake reaches the right one.
 //!
 //! # One poll for each wake
-//! Before a task is polled both of its flags are cleared; a name that is popped while neither is set is stale, and is
-//! skipped. So a task that was woken twice, near or far, is polled once. A far wake is never lost: if its swap found the
-//! flag clear, it pushes the name. If it found the flag set, the PE has yet to clear it, by a swap, and so polls after it
-//! has seen everything the waking thread did before. (`loom_` test below.)
+//! The PE clears both flags of a task before it polls the task; a name that is popped while neither flag is set is stale and skipped. So a task that
+//! was woken twice, from the same or another thread, is polled once. A wake from another thread is never lost: if its swap found the flag clear, it
+//! pushes the name. If it found the flag set, the PE has yet to clear it, by a swap, and so polls after it has seen everything that the waking thread
+//! did before. (`loom_` test below.)
 //!
-//! A name is an index and a generation. Names of tasks that are gone are skipped, though their place be reused.
+//! A name is an index and a generation. Names of tasks that are gone are skipped, even if their slot is reused.
 //!
 //! # Borrows
-//! A future is taken out of the slab while it is polled or dropped, so it may spawn, wake and cancel, itself included.
+//! A future is taken out of the slab while it is polled or dropped, so it may spawn, wake and cancel, including itself.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -31,7 +30,7 @@ use std::task::{Context, Wake, Waker};
 use crate::inbox::{Foreign, Inbox};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
-/// Names a task of one PE.
+/// Identifies a task of one PE.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TaskId {
     index: u32,
@@ -50,26 +49,26 @@ impl TaskId {
     }
 }
 
-/// Which task a waker wakes, as far as one can tell: equal for a waker's clones.
+/// Identifies the task that a waker wakes, as far as possible: equal for a waker's clones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct WakerKey(usize);
 
 impl WakerKey {
-    /// Of any waker.
+    /// The key of any waker.
     #[must_use]
     pub fn of(waker: &Waker) -> Self {
         Self(waker.data().addr())
     }
 }
 
-/// A task that waits to be woken.
+/// A task that has not been woken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Suspended {
-    /// Which one.
+    /// The task.
     pub id: TaskId,
-    /// What its wakers have in common.
+    /// The key of its wakers.
     pub key: WakerKey,
-    /// How many wakers of it there are.
+    /// The number of its wakers.
     pub wakers: usize,
 }
 
@@ -79,7 +78,7 @@ fn here() -> usize {
     HERE.with(|byte| std::ptr::from_ref(byte).addr())
 }
 
-/// Room for as many local wakes; more go the way of the others. A power of two.
+/// Slots for local wakes; further wakes go through the inbox. A power of two.
 const RING: usize = if cfg!(loom) { 2 } else { 1024 };
 
 /// A queue that only the PE's own thread touches; see the module's text.
@@ -122,7 +121,7 @@ impl Ring {
     }
 }
 
-/// What the wakers of a PE share.
+/// The state that the wakers of a PE share.
 struct Ready {
     ring: Ring,
     /// The PE's thread; 0 when the PE has ended.
@@ -141,7 +140,7 @@ impl Flags {
         Self { near: AtomicBool::new(false), far: AtomicBool::new(false) }
     }
 
-    /// On the PE: whether the name is to be pushed.
+    /// On the PE: returns whether the name must be pushed.
     #[inline]
     fn wake_near(&self) -> bool {
         if self.near.load(Ordering::Relaxed) {
@@ -151,12 +150,12 @@ impl Flags {
         true
     }
 
-    /// On another thread: whether the name is to be pushed.
+    /// On another thread: returns whether the name must be pushed.
     fn wake_far(&self) -> bool {
         !self.far.swap(true, Ordering::AcqRel)
     }
 
-    /// On the PE: whether the task is to be polled.
+    /// On the PE: returns whether the task must be polled.
     #[inline]
     fn clear(&self) -> bool {
         let near = self.near.load(Ordering::Relaxed);
@@ -171,7 +170,7 @@ impl Flags {
     }
 }
 
-/// What the wakers of one task share.
+/// The state that the wakers of one task share.
 struct TaskWaker {
     flags: Flags,
     name: AtomicU64,
@@ -203,8 +202,8 @@ struct Slot {
     generation: u32,
     /// The future, unless the slot is free or the task is being polled.
     future: Option<Future_>,
-    /// The task's flags and a waker that shares them: kept for the slot's next task where nobody else holds one.
-    /// The waker is away while the task is polled.
+    /// The task's flags and a waker that shares them: kept for the slot's next task if nothing else holds one. The waker is taken out while the task
+    /// is polled.
     shared: Arc<TaskWaker>,
     waker: Option<Waker>,
 }
@@ -221,7 +220,7 @@ impl Table {
         self.slots.get_mut(id.index as usize).filter(|s| s.generation == id.generation)
     }
 
-    /// Ends the slot's task. Its future, if it is here, is for the caller to drop.
+    /// Ends the slot's task. The caller drops its future, if the slot has it.
     fn vacate(&mut self, id: TaskId) -> Option<Future_> {
         let slot = self.slot(id)?;
         slot.generation = slot.generation.wrapping_add(1);
@@ -247,7 +246,7 @@ impl Tasks {
         Self { table: RefCell::default(), ready, spill: RefCell::default(), shut: Cell::new(false) }
     }
 
-    /// Makes a task that is ready to be polled.
+    /// Creates a task that is ready to be polled.
     pub(crate) fn spawn(&self, future: Future_) -> TaskId {
         if self.shut.get() {
             drop(future);
@@ -261,8 +260,8 @@ impl Tasks {
         });
         let slot = &mut table.slots[index as usize];
         let id = TaskId { index, generation: slot.generation };
-        // Ours are the slot's two. If there are no more, nobody can make one. The fence orders what their last
-        // holders did before what follows.
+        // The slot holds two references. If there are no others, no other code can create one. The fence orders what the last other holders did
+        // before what follows.
         let reusable = slot.waker.is_some() && Arc::strong_count(&slot.shared) == 2;
         if reusable {
             fence(Ordering::Acquire);
@@ -298,7 +297,7 @@ impl Tasks {
         self.spill.borrow_mut().push_back(name);
     }
 
-    /// How many names are queued: stale ones included.
+    /// The number of queued names, stale ones included.
     #[inline]
     pub(crate) fn ready(&self) -> usize {
         self.ready.ring.len() + self.spill.borrow().len()
@@ -309,19 +308,19 @@ impl Tasks {
         self.table.borrow().live
     }
 
-    /// Those that nobody has woken.
+    /// The tasks that have not been woken.
     pub(crate) fn suspended(&self) -> Vec<Suspended> {
         let table = self.table.borrow();
         let of = |(index, slot): (u32, &Slot)| {
             let waker = slot.waker.as_ref().filter(|_| slot.future.is_some())?;
             let id = TaskId { index, generation: slot.generation };
-            // Two of them are the slot's.
+            // Two of the references are the slot's.
             Some(Suspended { id, key: WakerKey::of(waker), wakers: Arc::strong_count(&slot.shared).saturating_sub(2) })
         };
         (0..).zip(&table.slots).filter_map(of).collect()
     }
 
-    /// Resumes the next ready task. `false` if there is none.
+    /// Resumes the next ready task. Returns `false` if there is none.
     pub(crate) fn poll_one(&self) -> bool {
         let name = self.ready.ring.pop().or_else(|| self.spill.borrow_mut().pop_front());
         let Some(name) = name else { return false };
@@ -352,7 +351,7 @@ impl Tasks {
         true
     }
 
-    /// Drops all tasks; from now on new ones are dropped at once, and wakers do nothing.
+    /// Drops all tasks. From now on new tasks are dropped at once, and wakers do nothing.
     pub(crate) fn shut(&self) {
         self.shut.set(true);
         loop {
@@ -381,7 +380,7 @@ mod loom_tests {
     use super::*;
     use crate::sync::Bell;
 
-    /// One task that waits until `others` threads have each set their bit, woken by them and, once, by its own PE.
+    /// One task that waits until `others` threads have each set their bit; each wakes it, and its own PE once.
     fn model(others: u64) {
         let bell = Bell::new();
         let inbox = Arc::new(Inbox::new(bell.clone()));

@@ -1,8 +1,8 @@
-//! What a PE will do later: a heap of deadlines, and the entries beside it, so that a timer can be cancelled in
-//! constant time. Equal deadlines fire in the order in which they were set.
+//! The timers of a PE: a heap of deadlines, and the entries beside it, so that a timer can be cancelled in constant time. Equal deadlines fire in the
+//! order in which they were set.
 //!
-//! A cancelled timer leaves its key in the heap; the keys of the dead are dropped when they reach the top, or all
-//! at once when they outnumber the living.
+//! A cancelled timer leaves its key in the heap; such dead keys are dropped when they reach the top, or all at once when they outnumber the live
+//! ones.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::Clock;
 
-/// Names a timer of one PE. A timer that has fired is not found again, even if its place is reused.
+/// Identifies a timer of one PE. The identifier of a timer that has fired is invalid, even if its slot is reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TimerId {
     index: u32,
@@ -49,12 +49,12 @@ pub(crate) struct Timers {
     free: Vec<u32>,
     live: usize,
     turn: u64,
-    /// Counted timers ever set, and ever fired or cancelled: what quiescence adds to the messages sent and processed.
+    /// Counted timers set since the start, and those fired or cancelled: quiescence adds them to the messages sent and processed.
     set: u64,
     gone: u64,
 }
 
-/// Dead keys that are not worth a rebuild.
+/// So many dead keys are not worth a rebuild.
 const DEAD_MAX: usize = 64;
 
 impl Timers {
@@ -87,7 +87,7 @@ impl Timers {
         Some(due)
     }
 
-    /// Takes a timer back. The caller drops what it would have done, after it has let go of the timers.
+    /// Cancels a timer. The caller drops the returned action after it has released its borrow of the timers.
     pub(crate) fn cancel(&mut self, id: TimerId) -> Option<Due> {
         let due = self.remove(id)?;
         if self.heap.len() > 2 * self.live + DEAD_MAX {
@@ -98,7 +98,7 @@ impl Timers {
         Some(due)
     }
 
-    /// Changes whom a timer wakes, and gives back whom it would have woken; or `waker`, if the timer is gone.
+    /// Changes the waker of a timer, and returns the previous one; or `waker`, if the timer is gone.
     fn wake_instead(&mut self, id: TimerId, waker: Waker) -> Result<Waker, Waker> {
         match self.entry(id) {
             Some(Entry { due: Some((Due::Wake(old), _)), .. }) => Ok(std::mem::replace(old, waker)),
@@ -135,7 +135,7 @@ impl Timers {
         self.live
     }
 
-    /// Counted timers ever set, and ever fired or cancelled.
+    /// Counted timers set since the start, and those fired or cancelled.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.set, self.gone)
     }
@@ -193,7 +193,7 @@ impl Future for Sleep {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            // The guard ends with this statement; the waker is dropped after it.
+            // The borrow ends with this statement; the waker is dropped after it.
             let due = self.timers.borrow_mut().cancel(id);
             drop(due);
         }

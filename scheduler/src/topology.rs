@@ -1,17 +1,17 @@
-//! What the machine looks like: its hardware threads, and the cores, caches, NUMA nodes and packages they are part of.
+//! The topology of the machine: its hardware threads, and the cores, caches, NUMA nodes and packages that contain them.
 //!
-//! Read from the kernel's sysfs, below a root that tests replace by a tree of their own. What a kernel or a container
-//! does not tell is taken to be the simplest: each hardware thread a core of its own, all of them one node.
-//! With the feature `hwloc`, the same can be had from that library.
+//! It is read from the kernel's sysfs, below a root that tests replace by a tree of their own. If a kernel or a container hides something, the
+//! simplest case is assumed: each hardware thread is a core of its own, and all are in one node. With the feature `hwloc`, that library can supply
+//! the topology instead.
 //!
-//! Knows nothing of PEs, nor of which of these a process may use.
+//! Knows nothing of PEs, nor of which hardware threads this process may use.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::{fmt, fs, io};
 
-/// The largest number of a hardware thread that is believed; it bounds what a list may make us allocate.
+/// The largest accepted number of a hardware thread; it bounds what a list can make us allocate.
 const CPU_MAX: u32 = 1 << 16;
 
 /// A set of hardware threads, by the kernel's numbers.
@@ -25,18 +25,18 @@ impl CpuSet {
         self.0.contains(&cpu)
     }
 
-    /// In ascending order.
+    /// The numbers, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         self.0.iter().copied()
     }
 
-    /// How many there are.
+    /// The number of hardware threads in it.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -99,7 +99,7 @@ impl FromStr for CpuSet {
     }
 }
 
-/// A hardware thread, and what it is part of.
+/// A hardware thread, and its place in the machine.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Cpu {
     /// Its NUMA node, by the kernel's number.
@@ -110,7 +110,7 @@ pub struct Cpu {
     pub cache: u32,
     /// The first hardware thread of its core.
     pub core: u32,
-    /// Which of its core's hardware threads it is, from 0.
+    /// Its number among the hardware threads of its core, from 0.
     pub sibling: u32,
     /// The kernel's number.
     pub id: u32,
@@ -119,18 +119,18 @@ pub struct Cpu {
 /// A data cache.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cache {
-    /// 1 is nearest to the core.
+    /// Level 1 is nearest to the core.
     pub level: u32,
     /// In bytes.
     pub size: u64,
-    /// Who shares it.
+    /// The hardware threads that share it.
     pub cpus: CpuSet,
 }
 
 /// A machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topology {
-    /// In the order of nearness: those of a node, package, last-level cache and core stand together.
+    /// In the order of nearness: the hardware threads of a node, package, last-level cache and core are contiguous.
     cpus: Vec<Cpu>,
     caches: Vec<Cache>,
 }
@@ -142,18 +142,18 @@ pub enum TopologyError {
     /// A file cannot be read.
     #[error("{}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         #[source]
         source: io::Error,
     },
-    /// A file holds something else than it should.
+    /// A file's content is malformed.
     #[error("{}: {text:?} is not what the kernel writes there", path.display())]
     Parse {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What it holds.
+        /// Its content.
         text: Box<str>,
     },
     /// There is no hardware thread at all.
@@ -165,7 +165,7 @@ pub enum TopologyError {
 }
 
 impl Topology {
-    /// This machine's, from `/sys`.
+    /// The topology of this machine, from `/sys`.
     ///
     /// # Errors
     /// If sysfs is not mounted, or not readable.
@@ -173,7 +173,7 @@ impl Topology {
         Self::from_sysfs(Path::new("/sys"))
     }
 
-    /// From a sysfs mounted at `root`.
+    /// The topology in a sysfs mounted at `root`.
     ///
     /// # Errors
     /// If the list of online CPUs is missing, or a file is malformed.
@@ -192,7 +192,7 @@ impl Topology {
             read_caches(&dir.join("cache"), &mut caches)?;
             cpus.push(Cpu {
                 node: nodes.iter().find(|(_, cpus)| cpus.contains(id)).map_or(0, |(node, _)| *node),
-                // The kernel says -1 where it does not know.
+                // The kernel writes -1 if it does not know.
                 package: package.and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
                 cache: 0,
                 core: siblings.first().copied().unwrap_or(id),
@@ -217,7 +217,7 @@ impl Topology {
         Ok(Self { cpus, caches })
     }
 
-    /// All hardware threads, those that are near each other together.
+    /// All hardware threads, in the order of nearness.
     #[must_use]
     pub fn cpus(&self) -> &[Cpu] {
         &self.cpus
@@ -235,13 +235,13 @@ impl Topology {
         self.cpus.iter().find(|cpu| cpu.id == id)
     }
 
-    /// How many cores there are.
+    /// The number of cores.
     #[must_use]
     pub fn cores(&self) -> usize {
         self.cpus.iter().map(|cpu| cpu.core).collect::<BTreeSet<_>>().len()
     }
 
-    /// How many NUMA nodes with cores there are.
+    /// The number of NUMA nodes with cores.
     #[must_use]
     pub fn nodes(&self) -> usize {
         self.cpus.iter().map(|cpu| cpu.node).collect::<BTreeSet<_>>().len()
@@ -257,7 +257,7 @@ fn parse<T: FromStr>(path: &Path, text: &str) -> Result<T, TopologyError> {
     text.trim().parse().map_err(|_| TopologyError::Parse { path: path.into(), text: text.trim().into() })
 }
 
-/// A file that need not be there.
+/// Reads a file that may be missing.
 fn read<T: FromStr>(path: &Path) -> Result<Option<T>, TopologyError> {
     match fs::read_to_string(path) {
         Ok(text) => parse(path, &text).map(Some),
@@ -296,7 +296,7 @@ fn read_caches(dir: &Path, caches: &mut Vec<Cache>) -> Result<(), TopologyError>
         };
         let size = read(&dir.join("size"))?.map_or(0, |Size(bytes)| bytes);
         let cache = Cache { level, size, cpus };
-        // Every sharer lists it.
+        // Every hardware thread that shares the cache lists it.
         if !caches.contains(&cache) {
             caches.push(cache);
         }
@@ -331,12 +331,12 @@ mod hwloc {
     use super::{Cache, Cpu, CpuSet, Topology, TopologyError};
 
     impl Topology {
-        /// This machine's, from the hwloc library.
+        /// The topology of this machine, from the hwloc library.
         ///
         /// # Errors
         /// If the library finds nothing.
         pub fn from_hwloc() -> Result<Self, TopologyError> {
-            // With what a cpuset keeps from this process, as sysfs shows it.
+            // Including what a cpuset hides from this process, as sysfs shows it.
             let machine = hwloc2::Topology::with_flags(vec![TopologyFlag::IncludeDisallowed]);
             let machine = machine.ok_or(TopologyError::Hwloc)?;
             let units = machine.objects_with_type(&ObjectType::PU).map_err(|_| TopologyError::Hwloc)?;
@@ -386,8 +386,8 @@ mod hwloc {
 pub(crate) mod tests {
     use super::*;
 
-    /// A sysfs of `nodes` packages, each one NUMA node, of `cores` cores with `threads` hardware threads, numbered as
-    /// Linux does on x86: all first threads, then all second ones. Removed when dropped.
+    /// A sysfs of `nodes` packages, each one NUMA node, of `cores` cores with `threads` hardware threads, numbered as Linux does on x86: all first
+    /// threads, then all second ones. Removed when dropped.
     pub(crate) struct Fake(PathBuf);
 
     impl Fake {

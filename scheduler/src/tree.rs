@@ -1,11 +1,10 @@
-//! Spanning trees over the PEs of a job, rooted anywhere, that cross each boundary as seldom as possible.
+//! Spanning trees over the PEs of a job, with any root, that cross each boundary as rarely as possible.
 //!
-//! A tree has three levels, each a `fanout`-ary tree of its own: over the *leaders* of the hosts, below each of them
-//! over the leaders of its host's processes, and below each of those over the PEs of its process. So what goes down
-//! the tree enters every host once and every process once, and what goes up leaves them once. The leader of a host or
-//! process is its first PE, but the root leads its own.
+//! A tree has three levels, each a `fanout`-ary tree of its own: over the *leaders* of the hosts, below each of them over the leaders of its host's
+//! processes, and below each of those over the PEs of its process. So a message down the tree enters every host once and every process once, and a
+//! message up the tree leaves them once. The leader of a host or process is its first PE; on the root's host and process it is the root.
 //!
-//! Nothing is stored: who is above or below a PE follows from the [`Layout`] by arithmetic, after a binary search.
+//! Nothing is stored: the parent and children of a PE follow from the [`Layout`] by arithmetic, after a binary search.
 
 use std::iter;
 use std::ops::Range;
@@ -22,7 +21,7 @@ pub struct Tree<'a> {
     fanout: u32,
 }
 
-/// A `fanout`-ary heap over a range of numbers, turned so that `first` is its root.
+/// A `fanout`-ary heap over a range of numbers, rotated so that `first` is its root.
 #[derive(Clone, Debug)]
 struct Ring {
     range: Range<u32>,
@@ -57,13 +56,13 @@ impl Ring {
 }
 
 impl<'a> Tree<'a> {
-    /// The tree rooted at `root` in which nobody has more than `fanout` children on each level.
+    /// The tree rooted at `root` in which each PE has at most `fanout` children on each level.
     ///
     /// # Panics
     /// If `fanout` is 0 or `root` is not a PE of the job.
     #[must_use]
     pub fn new(layout: &'a Layout, root: Pe, fanout: u32) -> Self {
-        assert!(fanout > 0 && root.0 < layout.pes(), "{root} roots no tree of fanout {fanout}");
+        assert!(fanout > 0 && root.0 < layout.pes(), "{root} cannot be the root of a tree of fanout {fanout}");
         let root_process = layout.process_of(root);
         Self { layout, root, root_process, root_host: layout.host_of(root_process), fanout }
     }
@@ -94,7 +93,7 @@ impl<'a> Tree<'a> {
         Pe(self.pes(self.processes(host).first).first)
     }
 
-    /// Who is above `pe`; nobody is above the root.
+    /// The parent of `pe`; the root has none.
     #[must_use]
     pub fn parent(&self, pe: Pe) -> Option<Pe> {
         let process = self.layout.process_of(pe);
@@ -109,7 +108,7 @@ impl<'a> Tree<'a> {
         self.hosts().parent(host).map(|parent| self.host_leader(parent))
     }
 
-    /// Who is right below `pe`, the farthest first: other hosts, other processes, then threads.
+    /// The children of `pe`, the farthest first: other hosts, other processes, then threads.
     pub fn children(&self, pe: Pe) -> impl Iterator<Item = Pe> + use<'a> {
         let tree = *self;
         let process = tree.layout.process_of(pe);
@@ -193,7 +192,7 @@ mod tests {
         }
 
         #[test]
-        fn everybody_is_near_the_root((layout, root, fanout) in job()) {
+        fn every_pe_is_near_the_root((layout, root, fanout) in job()) {
             let tree = Tree::new(&layout, Pe(root), fanout.max(2));
             let bits = |n: u32| (n + 1).next_power_of_two().trailing_zeros();
             let depth = bits(layout.hosts()) + bits(layout.processes()) + bits(layout.pes());

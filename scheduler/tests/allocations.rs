@@ -1,4 +1,4 @@
-//! In steady state, calls to the own PE, priorities, wakes and timers of a fixed shape allocate nothing.
+//! In steady state, calls to the PE itself, priorities, wakes and timers of a fixed shape do not allocate.
 
 mod common;
 
@@ -14,12 +14,12 @@ use charm4rs_transport::port::Incoming;
 use charm4rs_transport::{Msg, Payloads};
 use common::{CALL, Each, settle, together};
 
-/// The system's allocator, counted.
+/// The system's allocator, with a counter.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: all calls go on to the system's allocator, whose contract is the same.
+// SAFETY: all calls are passed on to the system's allocator, whose contract is the same.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +62,7 @@ fn one_of_each<H: Handler>(pes: &[(Rc<Scheduler>, H)], waker: &Waker, sum: &Rc<C
     settle(pes);
 }
 
-// The only test of this file: the count is the process's.
+// The only test of this file, because the count is per process.
 #[test]
 fn the_hot_paths_of_a_warm_pe_allocate_nothing() {
     let bytes = Rc::new(Cell::new(0));

@@ -18,8 +18,8 @@ fn stop_all(pe: &Scheduler) {
     (0..pe.pes()).for_each(|to| send(pe, Pe(to), EXPEDITED, 0));
 }
 
-/// Every PE sends `rounds` pings to every PE, itself included, each after the answer to the one before. The PE that
-/// gets its last answer tells PE 0; PE 0 stops all.
+/// Every PE sends `rounds` pings to every PE, itself included, each after the answer to the one before. A PE that gets its last answer tells PE 0; PE
+/// 0 stops the job.
 fn ping_all_to_all(pes: u32, rounds: u64, config: &Config) {
     const DONE: u64 = u64::MAX;
     const PONG: u64 = 1 << 32;
@@ -61,7 +61,7 @@ fn sixty_four_pes_on_few_cores_ping_all_to_all() {
 
 #[test]
 fn quiescence_comes_after_the_last_message_and_its_callback_runs_on_the_asking_pe() {
-    // A message that starts at n is sent on, to a PE that its number picks, n times.
+    // A message that starts at n is forwarded n times, to a PE that its number chooses.
     const HOPS: u64 = 1_000;
     for pes in [1, 2, 5] {
         let hops = Arc::new(AtomicU64::new(0));
@@ -102,7 +102,7 @@ fn a_sleeping_pe_is_woken_by_its_timer_and_by_another_thread() {
 }
 
 #[test]
-fn a_send_waits_for_credit_again_after_one_that_did_not_has_panicked() {
+fn sends_wait_for_credit_again_after_a_send_without_waiting_has_panicked() {
     const COUNT: u64 = 10_000;
     let options = TransportOptions { credit: 10_000, ..TransportOptions::default() };
     let codes = threads_with(2, &options, &Config { oversubscribed: true, ..Config::default() }, |pe| {

@@ -1,4 +1,4 @@
-//! All PEs of a job on one thread, as a simulation drives them: what runs when, and what keeps a job going.
+//! All PEs of a job on one thread, as a simulation drives them: the order of execution, and what keeps a job running.
 
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
@@ -24,7 +24,7 @@ fn note(log: &Log, what: &str) {
     log.borrow_mut().push_str(what);
 }
 
-/// PEs that note the numbers that they get, as letters.
+/// PEs that record the numbers that they receive, as letters.
 fn noting(pes: u32, config: &Config) -> (Log, Vec<(Rc<Scheduler>, impl Handler + use<>)>) {
     let log = Log::default();
     let pes = together(pes, config).into_iter().map(|pe| {
@@ -101,7 +101,7 @@ fn what_closures_hold_is_dropped_with_nothing_borrowed_when_they_will_not_run() 
 }
 
 #[test]
-fn a_task_runs_before_the_next_call_and_tasks_that_wake_each_other_starve_nobody() {
+fn a_task_runs_before_the_next_call_and_tasks_that_wake_each_other_do_not_starve_calls() {
     let (log, pes) = noting(1, &Config::default());
     let pe = &pes[0].0;
     let turns = log.clone();
@@ -115,7 +115,7 @@ fn a_task_runs_before_the_next_call_and_tasks_that_wake_each_other_starve_nobody
     assert_eq!(*log.borrow(), "tatbtct");
 }
 
-/// A queue between tasks, on whatever PEs they are.
+/// A queue between tasks on any PEs.
 #[derive(Default)]
 struct Channel(Mutex<(VecDeque<u64>, Option<Waker>)>);
 
@@ -184,7 +184,7 @@ fn a_wake_from_another_thread_reaches_its_task_once() {
     assert_eq!(polls.get(), 2, "woken near and far, polled once");
 }
 
-/// Notes a letter when it is dropped.
+/// Records a letter when it is dropped.
 struct Dropped(Log, &'static str);
 
 impl Drop for Dropped {
@@ -211,7 +211,7 @@ fn a_cancelled_task_is_dropped_at_once_or_when_its_poll_ends() {
     let task = pe.spawn(async move {
         let _guard = guard;
         assert!(me.cancel(id.get().unwrap()));
-        // The slot is free, and may have another task meanwhile.
+        // The slot is free, and may hold another task by then.
         me.spawn(std::future::ready(()));
         note(&seen, "b");
         std::future::pending::<()>().await;
@@ -223,7 +223,7 @@ fn a_cancelled_task_is_dropped_at_once_or_when_its_poll_ends() {
 }
 
 #[test]
-fn a_waker_that_outlives_its_task_wakes_nobody_else() {
+fn a_waker_that_outlives_its_task_wakes_no_other_task() {
     let (log, pes) = noting(1, &Config::default());
     let kept: Rc<Cell<Option<Waker>>> = Rc::default();
     let keep = kept.clone();
@@ -451,7 +451,7 @@ fn a_closure_from_another_thread_finds_the_context_and_counts_for_quiescence() {
 }
 
 #[test]
-fn a_pe_that_waits_for_ever_tells_for_how_long_and_for_what() {
+fn a_pe_that_waits_forever_reports_how_long_and_for_what() {
     let time = VirtualClock::new();
     let (_, pes) = noting(1, &Config { clock: time.clock(), ..Config::default() });
     let pe = &pes[0].0;
@@ -468,7 +468,7 @@ fn a_pe_that_waits_for_ever_tells_for_how_long_and_for_what() {
 }
 
 #[test]
-fn a_look_from_outside_is_no_work_and_finds_an_idle_pe_idle() {
+fn a_look_from_another_thread_is_not_work_and_leaves_the_pe_idle() {
     let time = VirtualClock::new();
     let (_, pes) = noting(1, &Config { clock: time.clock(), ..Config::default() });
     let pe = &pes[0].0;
@@ -493,7 +493,7 @@ fn the_port_is_polled_after_many_short_calls_or_one_long_one() {
     let config = Config { clock: time.clock(), burst_max: 64, ..Config::default() };
     let pe = together(1, &config).remove(0);
     let (clock, count) = (time.clone(), calls.clone());
-    // A call takes as many microseconds as its number says.
+    // A call takes as many microseconds as its number.
     let handler = Each(pe.clone(), move |_: &Rc<Scheduler>, msg: Incoming| {
         clock.advance_to(clock.now() + Duration::from_micros(number(&msg)));
         count.set(count.get() + 1);
@@ -523,7 +523,7 @@ fn long_calls_are_soon_run_one_by_one_with_the_port_polled_between_though_they_f
             calls.set(calls.get() + 1);
         })
     };
-    // Bursts are long where calls are short.
+    // Bursts are long if calls are short.
     (0..200).for_each(|_| send(&pe, Pe(0), CALL, 0));
     while calls.get() < 200 {
         let _ = pe.step(&handler);

@@ -1,18 +1,18 @@
-//! Bursts: how many calls and tasks run between two looks at the port.
+//! Bursts: how many calls and tasks run between two polls of the port.
 //!
-//! As many as fit into [`SPAN`]: full bursts are timed, and of those that are not full one in [`SAMPLE`]: a few long calls, which fill no burst, must
-//! not for ever keep waiting what arrives meanwhile. The next burst is made longer or shorter by what was seen.
+//! A burst has as many as fit into [`SPAN`]. Full bursts are timed, and one in [`SAMPLE`] of the others: a few long calls, which do not fill a burst,
+//! must not delay arrivals indefinitely. The measured time makes the next burst longer or shorter.
 
 use std::time::Duration;
 
 use super::{Ready, Scheduler};
 use crate::handler::Handler;
 
-/// The port shall not be left alone for longer, unless one call takes longer.
+/// The longest time between two polls of the port, unless one call takes longer.
 const SPAN: Duration = Duration::from_micros(20);
 /// Calls in the first burst.
 pub(super) const FIRST: usize = 8;
-/// Of so many bursts of several turns one is timed though it is not full: two looks at the clock cost as much as a call.
+/// One in so many bursts of several turns is timed even if it is not full: two readings of the clock cost as much as a call.
 const SAMPLE: u32 = 8;
 
 impl Scheduler {
@@ -26,7 +26,7 @@ impl Scheduler {
         self.pulse.works();
         let limit = self.burst.get();
         let sample = queued + ready > 1 && self.is_sample();
-        // One burst that follows another begins when that ended.
+        // A burst that directly follows another begins when that one ended.
         let began = self.burst_ended.take().or_else(|| (queued >= limit || sample).then(|| self.now()));
         let Some((resumed, run)) = self.run_burst(limit, handler) else { return true };
         if run == limit || sample {
@@ -41,12 +41,12 @@ impl Scheduler {
         resumed + run > 0
     }
 
-    /// How many tasks were resumed, and how many calls run. `None`: the PE was stopped.
+    /// Returns the number of tasks resumed and of calls run. `None`: the PE was stopped.
     #[inline]
     fn run_burst(&self, limit: usize, handler: &impl Handler) -> Option<(usize, usize)> {
         let (mut resumed, mut run) = (0, 0);
         while run < limit {
-            // All of them: those that are woken meanwhile would overtake who is left over.
+            // All tasks that are ready now: tasks woken during the burst would overtake those left over.
             let ready = self.tasks.ready();
             for _ in 0..ready {
                 if self.stopped() {
@@ -82,7 +82,7 @@ impl Scheduler {
         next.is_multiple_of(SAMPLE)
     }
 
-    /// Sets how many calls the next burst may have, from how long one of so many turns took.
+    /// Sets how many calls the next burst may have, from the time that a burst of so many turns took.
     fn adapt_burst(&self, limit: usize, turns: usize, took: Duration) {
         if took > SPAN {
             let fits = u128::try_from(turns).expect("fits") * SPAN.as_nanos() / took.as_nanos();

@@ -43,18 +43,18 @@ impl Scheduler {
     /// Ends the PE; see the module's text for the order.
     ///
     /// # Errors
-    /// If something that was sent could not be delivered.
+    /// If a sent message could not be delivered.
     pub fn close(&self) -> Result<(), TransportError> {
         self.shut().map_or(Ok(()), Port::close)
     }
 
-    /// Ends the PE whatever it has sent: for a simulation that has stopped, in which nobody receives any more.
+    /// Ends the PE without delivering what it has sent: for a simulation that has stopped, in which no PE receives any more.
     pub fn abandon(&self) {
         drop(self.shut());
     }
 
-    /// This process is a child that was forked from the PE's: nothing that it does here is to reach anybody, and its loop ends after the current
-    /// item. The port is a copy of the PE's own, which must not even be closed.
+    /// This process is a child forked from the PE's process: nothing that it does may reach another PE, and its loop ends after the current item. The
+    /// port is a copy of the PE's own, and must not even be closed.
     pub fn leave_fork(&self) {
         if let Ok(mut port) = self.port.try_borrow_mut() {
             Box::leak(Box::new(port.take()));

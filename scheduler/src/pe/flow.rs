@@ -1,5 +1,5 @@
-//! Flow control as the scheduler sees it: what it takes out of its queue, and senders that are suspended until what they sent has left. The
-//! protocol is the port's (`transport/src/port/credit.rs`).
+//! Flow control in the scheduler: messages that leave its queue, and senders that are suspended until their messages have left. The protocol is the
+//! port's (`transport/src/port/credit.rs`).
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,7 +9,7 @@ use charm4rs_transport::port::{HeldId, Incoming};
 
 use super::Scheduler;
 
-/// So many calls may wait on a PE before a task of its own that sends it more lets them run first.
+/// The number of calls that may wait on a PE before a task of that PE that sends it more lets them run first.
 const OWN_MAX: usize = 1024;
 
 /// Messages that were sent without waiting for credit.
@@ -33,20 +33,20 @@ impl Scheduler {
         }
     }
 
-    /// Runs `send`, whose messages do not wait for credit: what has none stays in this PE's memory, and leaves when there is some. For a
-    /// sender that [`Scheduler::left`] suspends then.
+    /// Runs `send`, whose messages do not wait for credit: a message without credit stays in this PE's memory, and leaves when there is some. For a
+    /// sender that [`Scheduler::left`] suspends afterwards.
     pub fn without_waiting(&self, send: impl FnOnce()) -> Sent {
         if let Some(port) = &mut *self.port.borrow_mut() {
             port.hold_from_now();
         }
-        // To serialize an argument may panic: later sends wait again all the same.
+        // Serializing an argument may panic: later sends must wait again nevertheless.
         let sent = catch_unwind(AssertUnwindSafe(send));
         let held = self.port.borrow_mut().as_mut().map_or_else(Vec::new, |port| port.held_meanwhile());
         sent.unwrap_or_else(|panic| resume_unwind(panic));
         Sent(held)
     }
 
-    /// Completes when messages have left, and this PE has not too much to do itself.
+    /// Completes when the messages have left, and this PE does not have too much work of its own.
     pub async fn left(&self, sent: Sent) {
         let mut held = sent.0;
         poll_fn(|cx| {

@@ -1,33 +1,30 @@
-//! A PE's loop, and all that its user may ask of it.
+//! A PE's loop, and its interface.
 //!
 //! # A round
-//! 1. Take what arrived at the port, and what the PE sent to itself, up to a batch. System messages are delivered on the
-//!    spot, all others sorted into the queue by urgency.
-//! 2. Take what other threads gave (`inbox`).
+//! 1. Take what arrived at the port, and what the PE sent to itself, up to a batch. System messages are delivered at once, all others are put into
+//!    the queue by urgency.
+//! 2. Take what other threads pushed (`inbox`).
 //! 3. Fire the timers that are due.
-//! 4. A burst of up to [`Config`]`::burst_max` times: resume the tasks that are ready, then run the most urgent call. How long it is, `burst`
-//!    tells. Tasks go first, since they continue what the call before them was about; each is resumed once, so tasks that wake each other
-//!    without end alternate with calls and starve nobody.
-//! 5. If there was nothing in 1 to 4: the handler's `idle`, once; then a wave of quiescence is answered, if one waits.
+//! 4. A burst of up to [`Config`]`::burst_max` times: resume the tasks that are ready, then run the most urgent call. `burst` explains its length.
+//!    Tasks go first, because they continue what the call before them was about; each is resumed once, so tasks that wake each other endlessly
+//!    alternate with calls and do not starve them.
+//! 5. If there was nothing in 1 to 4: call the handler's `idle`, once; then answer a quiescence wave, if one waits.
 //!
 //! # Shutdown
-//! 1. [`Scheduler::stop`] sets the exit code; the first one stays. It says nothing to other PEs: that is its caller's job.
+//! 1. [`Scheduler::stop`] sets the exit code; the first code stays. It does not tell other PEs: its caller must.
 //! 2. The current item (call, task, timer, closure) ends; nothing is begun after it. [`Scheduler::run`] returns the code.
-//! 3. The user takes what was not delivered with [`Scheduler::take_undelivered`], since only it knows whether the bytes
-//!    own something.
-//! 4. [`Scheduler::close`] drops tasks, timers, closures, callbacks and the context, in this order, while the PE can still
-//!    send: destructors may call everything, and what they spawn or set is dropped too. Then it shuts the inbox: remotes
-//!    get [`PeGone`](crate::PeGone) from now on, and wakers do nothing.
-//! 5. Last it closes the port, which delivers what was sent, destructors' messages included. That needs the peers to
-//!    go on polling until they close: all PEs of a job close together.
+//! 3. The layer above takes undelivered messages with [`Scheduler::take_undelivered`], because only it knows whether the bytes own something.
+//! 4. [`Scheduler::close`] drops tasks, timers, closures, callbacks and the context, in this order, while the PE can still send: destructors may call
+//!    everything, and what they spawn or set is dropped too. Then it shuts the inbox: remotes get [`PeGone`](crate::PeGone) from now on, and wakers
+//!    do nothing.
+//! 5. Last it closes the port, which delivers what was sent, including the messages of destructors. For that the peers must poll until they close:
+//!    all PEs of a job close together.
 //!
-//! Why in this order: tasks may own timers, and cancel them when dropped; both may own holds, which touch the inbox; and
-//! all may send.
+//! Reasons for this order: tasks may own timers, and cancel them when dropped; both may own holds, which touch the inbox; and all may send.
 //!
 //! # Borrows
-//! The parts of a PE are in `RefCell`s. None is borrowed while user code runs (a handler, a task, a timer, a closure, a
-//! destructor), so user code may call anything but `step`, `run` and `close`. The one exception: the closures
-//! that fill a message write bytes, and must not call the scheduler.
+//! The parts of a PE are in `RefCell`s. None is borrowed while user code runs (a handler, a task, a timer, a closure, a destructor), so user code may
+//! call everything but `step`, `run` and `close`. One exception: the closures that fill a message write bytes, and must not call the scheduler.
 
 mod burst;
 mod end;
@@ -65,16 +62,16 @@ use crate::timers::{Counted, Due, Sleep, TimerId, Timers};
 
 /// Events taken from the port in one round.
 const BATCH: usize = 64;
-/// Things taken from other threads in one round.
+/// Items of other threads taken in one round.
 const FOREIGN: usize = 64;
-/// With the machine's clock, timers are looked at in one of so many rounds: reading it costs as much as a round.
+/// With the machine's clock, timers are checked in one of so many rounds: reading the clock costs as much as a round.
 const ROUNDS_PER_LOOK: u32 = 8;
-/// Where so few calls fill a burst, they are long, and timers are looked at in every round.
+/// If at most so many calls fill a burst, calls are long, and timers are checked in every round.
 const BURST_SHORT: usize = 4;
-/// Idle rounds after which the time is noted.
+/// Idle rounds after which the time is recorded.
 const ROUNDS_UNTIL_IDLE: u32 = 64;
 
-/// What to run once a request for quiescence, known by its number, is answered.
+/// What to run once a request for quiescence, identified by its number, is answered.
 type Callback = (u64, Box<dyn FnOnce()>);
 
 /// One PE; see the [module's text](self). Neither `Send` nor `Sync`.
@@ -88,9 +85,9 @@ pub struct Scheduler {
     /// What arrived, or was sent to this PE itself, and is not sorted yet.
     arrived: RefCell<VecDeque<PortEvent>>,
     queue: RefCell<Queue<Ready>>,
-    /// Where it says that it has taken a message out of the queue.
+    /// Records which messages were taken out of the queue.
     ledger: Ledger,
-    /// Tasks that wait for messages of theirs to leave.
+    /// Tasks that wait until their messages have left.
     room: RefCell<Vec<Waker>>,
     tasks: Tasks,
     timers: Rc<RefCell<Timers>>,
@@ -113,16 +110,16 @@ pub struct Scheduler {
     rounds_idle: Cell<u32>,
 }
 
-/// What is ready to run, but for tasks.
+/// An item that is ready to run, other than a task.
 #[derive(Debug)]
 enum Ready {
-    /// What another PE has sent, or this one.
+    /// A message from another PE, or from this one.
     Message(Incoming),
     /// A call of this PE to itself that needs no message.
     Call(InlineTask),
 }
 
-// A place of the queue: it is written and read for each message.
+// A slot of the queue: it is written and read for each message.
 const _: () = assert!(size_of::<Option<Ready>>() == 48);
 
 /// Where a PE's port puts what has arrived.
@@ -151,7 +148,7 @@ impl<H: Handler> Sink for Arriving<'_, H> {
     }
 }
 
-/// Whether a message is the scheduler's own: the first eight of the tags of system messages are its.
+/// Whether a message is the scheduler's own: it has the first eight tags of the system range.
 #[inline]
 fn is_signal(msg: &Incoming) -> bool {
     msg.tag.0 & 0xF8 == Tag::SYSTEM
@@ -199,14 +196,14 @@ impl Scheduler {
         })
     }
 
-    /// Which PE this is.
+    /// This PE.
     #[inline]
     #[must_use]
     pub fn pe(&self) -> Pe {
         self.pe
     }
 
-    /// How many PEs the job has.
+    /// The number of PEs in the job.
     #[must_use]
     pub fn pes(&self) -> u32 {
         self.layout.pes()
@@ -232,12 +229,12 @@ impl Scheduler {
         self.config.clock.now()
     }
 
-    /// Makes a task; it is polled soon, not now.
+    /// Creates a task; it is polled soon, not now.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
         self.tasks.spawn(Box::pin(future))
     }
 
-    /// Drops a task: at once, or when its current poll ends. Says whether there was such a task.
+    /// Drops a task: at once, or when its current poll ends. Returns whether there was such a task.
     pub fn cancel(&self, task: TaskId) -> bool {
         self.tasks.cancel(task)
     }
@@ -247,12 +244,12 @@ impl Scheduler {
         Sleep::new(self.timers.clone(), self.config.clock.clone(), self.now().saturating_add(time))
     }
 
-    /// Runs `f` on this PE after `time`. Keeps quiescence open meanwhile.
+    /// Runs `f` on this PE after `time`. Keeps quiescence open until then.
     pub fn after(&self, time: Duration, f: impl FnOnce() + 'static) -> TimerId {
         self.set_timer(time, f, Counted::Yes)
     }
 
-    /// Like [`Scheduler::after`], without keeping quiescence open: for what watches the job rather than being part of it.
+    /// Like [`Scheduler::after`], without keeping quiescence open: for code that supervises the job rather than being part of it.
     pub fn after_system(&self, time: Duration, f: impl FnOnce() + 'static) -> TimerId {
         self.set_timer(time, f, Counted::No)
     }
@@ -262,13 +259,13 @@ impl Scheduler {
         self.timers.borrow_mut().set(at, Due::Call(Box::new(f)), counted)
     }
 
-    /// Cancels a timer. Says whether it was still pending.
+    /// Cancels a timer. Returns whether it was still pending.
     pub fn cancel_timer(&self, timer: TimerId) -> bool {
         let due = self.timers.borrow_mut().cancel(timer);
         due.is_some()
     }
 
-    /// This PE, for other threads.
+    /// This PE, for use from other threads.
     #[must_use]
     pub fn remote(&self) -> Remote {
         Remote(self.inbox.clone())
@@ -279,13 +276,13 @@ impl Scheduler {
         self.remote().hold()
     }
 
-    /// What closures that come from other threads find with [`Scheduler::context`]: the layer above.
+    /// Sets the context, which closures from other threads get with [`Scheduler::context`]: the layer above.
     pub fn set_context(&self, context: Rc<dyn Any>) {
         let old = self.context.replace(Some(context));
         drop(old);
     }
 
-    /// What [`Scheduler::set_context`] was given, if it is a `T`.
+    /// The argument of [`Scheduler::set_context`], if it is a `T`.
     #[must_use]
     pub fn context<T: 'static>(&self) -> Option<Rc<T>> {
         self.context.borrow().clone()?.downcast().ok()
@@ -304,7 +301,7 @@ impl Scheduler {
         self.stop.get()
     }
 
-    /// Looks at the port: its counters, for example.
+    /// Calls `look` with the port: to read its counters, for example. `None`: the port is closed.
     pub fn with_port<R>(&self, look: impl FnOnce(&Port) -> R) -> Option<R> {
         self.port.borrow().as_ref().map(look)
     }
@@ -341,7 +338,7 @@ impl Scheduler {
         Ok(signals || looked || self.rest(handler))
     }
 
-    /// Takes what is at the port: calls into the queue, all else to be sorted.
+    /// Polls the port: calls go into the queue, everything else is to be sorted.
     #[inline]
     fn poll(&self, handler: &impl Handler) -> Result<(), TransportError> {
         let Some(port) = &mut *self.port.borrow_mut() else { return Ok(()) };
@@ -350,7 +347,7 @@ impl Scheduler {
         port.poll(&mut arriving, BATCH).map(drop)
     }
 
-    /// Sorts what else arrived. Says whether there was anything.
+    /// Sorts the other arrivals. Returns whether there were any.
     #[inline]
     fn sort(&self, handler: &impl Handler) -> Result<bool, TransportError> {
         let count = self.arrived.borrow().len();
@@ -385,7 +382,7 @@ impl Scheduler {
         Ok(count > 0)
     }
 
-    /// Whether there was work, and whether there was a look.
+    /// Returns whether there was work, and whether there was a look.
     #[inline]
     fn take_foreign(&self) -> (bool, bool) {
         let (mut any, mut looked) = (false, false);
@@ -443,7 +440,7 @@ impl Scheduler {
         any
     }
 
-    /// There was nothing to do. Says whether there is now.
+    /// There was no work. Returns whether there is now.
     fn rest(&self, handler: &impl Handler) -> bool {
         if self.worked.replace(false) {
             handler.idle();
@@ -463,10 +460,10 @@ impl Scheduler {
         }
     }
 
-    /// Rounds and sleep, until [`Scheduler::stop`]. Returns its code.
+    /// Runs rounds and sleeps, until [`Scheduler::stop`]. Returns its code.
     ///
     /// # Errors
-    /// What ends the job.
+    /// The error that ends the job.
     pub fn run(&self, handler: &impl Handler) -> Result<i32, TransportError> {
         let mut idle = Idle::new(self.config.spin, self.config.oversubscribed);
         let start = Instant::now();
@@ -487,7 +484,7 @@ impl Scheduler {
 
     fn park(&self, handler: &impl Handler, until: Option<Duration>, idle: &mut Idle) -> Result<(), TransportError> {
         self.note_idle();
-        // The next round shall look at the timers.
+        // The next round must check the timers.
         self.rounds.set(ROUNDS_PER_LOOK - 1);
         let limit = until.map(|at| at.saturating_sub(self.now()));
         if self.inbox.notified() || limit.is_some_and(|l| l.is_zero()) {

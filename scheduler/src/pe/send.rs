@@ -10,14 +10,13 @@ use super::{Ready, Scheduler, bump};
 use crate::queue::Class;
 
 impl Scheduler {
-    /// Sends a call: a message of `len` bytes that `fill` writes, all of them. To this PE itself, it is queued. Counted
-    /// for quiescence.
+    /// Sends a call: a message of `len` bytes, all of which `fill` writes. A call to this PE itself is queued. Counted for quiescence.
     #[inline]
     pub fn send(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         self.send_charged(to, tag, tag.charge(), len, fill);
     }
 
-    /// As [`Scheduler::send`], of a call that may own memory besides its bytes.
+    /// As [`Scheduler::send`], for a call that may own memory besides its bytes.
     #[inline]
     pub fn send_charged(
         &self,
@@ -31,8 +30,8 @@ impl Scheduler {
         self.post(to, tag, charge, len, fill);
     }
 
-    /// Sends a system message: `tag` is one of those that the layers above name so ([`Tag::is_system`]). Its receiver delivers it straight
-    /// from the poll. Not counted for quiescence, so it must not be what work waits for.
+    /// Sends a system message: `tag` is in the range that the layers above use for such messages ([`Tag::is_system`]). Its receiver delivers it
+    /// directly from the poll. Not counted for quiescence, so work must not wait for it.
     #[inline]
     pub fn send_system(&self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         debug_assert!(tag.is_system());
@@ -53,8 +52,8 @@ impl Scheduler {
         self.arrived.borrow_mut().push_back(PortEvent::Message(msg));
     }
 
-    /// Sends a call with payloads out of band. `offer`: the receiver says where they shall land. To this PE itself, the
-    /// payloads change hands. Counted for quiescence.
+    /// Sends a call with payloads out of band. `offer`: the receiver chooses the memory for them. To this PE itself, the payloads change their owner.
+    /// Counted for quiescence.
     pub fn send_payloads(
         &self,
         to: Pe,
@@ -73,7 +72,7 @@ impl Scheduler {
         }
     }
 
-    /// A buffer that can be sent to anyone at the least cost.
+    /// A buffer that can be sent to any PE at the least cost.
     #[must_use]
     pub fn alloc(&self, len: usize) -> RegBuf {
         match &mut *self.port.borrow_mut() {
@@ -90,8 +89,8 @@ impl Scheduler {
         self.queue.borrow_mut().push(Ready::Message(msg), class);
     }
 
-    /// Queues a call to this PE itself, as a closure: the shortest way. Counted for quiescence.
-    /// If the PE ends before, the closure is dropped.
+    /// Queues a call to this PE itself, as a closure: the shortest path. Counted for quiescence. If the PE ends before the call runs, the closure is
+    /// dropped.
     #[inline]
     pub fn call_self(&self, class: Class, call: impl FnOnce() + 'static) {
         bump(&self.sent);

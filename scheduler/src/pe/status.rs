@@ -1,4 +1,4 @@
-//! Where a PE stands, and what of it waits: for reports of jobs that hang.
+//! The state of a PE, and what it waits for: for reports of jobs that hang.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::quiescence::Sums;
 use crate::tasks::Suspended;
 
 impl Scheduler {
-    /// What other threads may see of this PE.
+    /// The state of this PE that other threads can read.
     #[must_use]
     pub fn pulse(&self) -> Arc<Pulse> {
         self.pulse.clone()
     }
 
-    /// What this PE is waiting for; `None` while it has work. For the report of a job that hangs.
+    /// What this PE waits for; `None` while it has work. For the report of a job that hangs.
     #[must_use]
     pub fn stalled(&self) -> Option<Stalled> {
         let since = self.pulse.idle_since()?;
@@ -35,8 +35,8 @@ impl Scheduler {
         self.queue.borrow().len() + self.arrived.borrow().len()
     }
 
-    /// Whether a round would find something to do without anything arriving: for who drives many PEs on one thread, where
-    /// one PE's code may have woken another's task.
+    /// Whether a round would find work without an arrival: for a driver of many PEs on one thread, where the code of one PE may have woken a task of
+    /// another.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.queued() > 0 || self.tasks.ready() > 0 || self.inbox.notified()
@@ -48,7 +48,7 @@ impl Scheduler {
         self.timers.borrow_mut().next()
     }
 
-    /// The tasks that nobody has woken.
+    /// The tasks that have not been woken.
     #[must_use]
     pub fn suspended(&self) -> Vec<Suspended> {
         self.tasks.suspended()
@@ -65,7 +65,7 @@ impl Scheduler {
         Status { idle_for, settled, sent, processed, turns: seen.turns }
     }
 
-    /// What was ever sent and processed; `None` while a timer or a hold keeps the PE from being quiescent.
+    /// What was sent and processed since the start; `None` while a timer or a hold keeps the PE from being quiescent.
     pub(super) fn sums(&self) -> Option<Sums> {
         let (opened, closed) = self.inbox.counts();
         let (set, gone) = self.timers.borrow().counts();

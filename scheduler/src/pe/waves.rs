@@ -1,4 +1,4 @@
-//! The scheduler's side of `quiescence`: it carries the signals, tells when the PE is idle, and runs the callbacks.
+//! The scheduler's side of `quiescence`: it sends the signals, determines when the PE is idle, and runs the callbacks.
 
 use charm4rs_transport::TransportError;
 use charm4rs_transport::port::{Charge, Incoming};
@@ -7,8 +7,8 @@ use super::Scheduler;
 use crate::quiescence::{Action, Signal};
 
 impl Scheduler {
-    /// Runs `f` on this PE once the job is quiescent: everything that was going on anywhere when this was called, and
-    /// what came of it, has ended.
+    /// Runs `f` on this PE once the job is quiescent: everything that was in progress anywhere at the time of this call, and what it caused, has
+    /// ended.
     pub fn on_quiescence(&self, f: impl FnOnce() + 'static) {
         let mut actions = self.actions.take();
         let request = self.quiescence.borrow_mut().ask(&mut actions);
@@ -16,7 +16,7 @@ impl Scheduler {
         self.act(actions);
     }
 
-    /// Answers a wave of quiescence, if one waits and the PE is idle: its caller knows that the queues are empty.
+    /// Answers a quiescence wave, if one waits and the PE is idle: the caller knows that the queues are empty.
     pub(super) fn answer_wave(&self) -> bool {
         if !self.quiescence.borrow().waits_for_idle() || self.inbox.notified() {
             return false;
@@ -61,7 +61,7 @@ impl Scheduler {
                 }
             }
         }
-        // Keep the memory.
+        // Reuse the vector's memory.
         self.actions.replace(actions);
     }
 

@@ -13,17 +13,17 @@ use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, Pe, RegBuf};
 
-/// Whatever a test takes longer than is a hang.
+/// A test that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
-/// Calls a closure for each message. The second byte of a message tells its class.
+/// Calls a closure for each message. The second byte of a message is its class.
 pub(crate) struct Each<F>(pub(crate) Rc<Scheduler>, pub(crate) F);
 
 /// A system message.
 pub(crate) const SYSTEM: Tag = Tag(0xE8);
 /// A call of default priority.
 pub(crate) const CALL: Tag = Tag(2);
-/// A call before all others.
+/// A call that precedes all others.
 pub(crate) const EXPEDITED: Tag = Tag(3);
 
 impl<F: Fn(&Rc<Scheduler>, Incoming)> Handler for Each<F> {
@@ -53,7 +53,7 @@ pub(crate) fn number(msg: &Incoming) -> u64 {
     u64::from_le_bytes(msg.msg[..8].try_into().unwrap())
 }
 
-/// Runs a job of `pes` threads; `start` makes each PE's handler. Returns the codes.
+/// Runs a job of `pes` threads; `start` creates each PE's handler. Returns the exit codes.
 pub(crate) fn threads<F, H>(pes: u32, config: &Config, start: F) -> Vec<i32>
 where
     F: Fn(&Rc<Scheduler>) -> H + Send + Clone + 'static,
@@ -98,7 +98,7 @@ pub(crate) fn together(pes: u32, config: &Config) -> Vec<Rc<Scheduler>> {
     builders.into_iter().map(|b| Scheduler::new(b.open().unwrap(), config.clone())).collect()
 }
 
-/// Steps all PEs in turn until none has anything to do. Returns how many rounds that took.
+/// Steps all PEs in turn until none has work. Returns the number of rounds.
 pub(crate) fn settle<H: Handler>(pes: &[(Rc<Scheduler>, H)]) -> usize {
     for round in 0..1_000_000 {
         let mut busy = false;
