@@ -1,14 +1,14 @@
-//! A launcher's hand on another host: started there by a remote shell, it starts the processes of its host, serves them as the launcher
-//! serves its own (`here`), and passes on what happens. Its standard input and output are its line to the launcher; there is no other.
+//! The launcher's agent on another host. A remote shell starts it there; it starts the processes of its host, serves them as the launcher serves its
+//! own (`local_processes`), and reports events. Its standard input and output are its only connection to the launcher.
 //!
 //! # How it ends
-//! 1. The launcher says that the job has ended: what processes have left behind is killed, the rest of the output sent, and `Done`.
-//! 2. The line ends, or the launcher is silent for five seconds (while it is known to run), or a signal asks it to: the launcher is taken
-//!    for gone, and everything is killed.
-//! 3. It is killed: its processes hear of it from the kernel, what they have started from the guardian. So it is if it stands still for as long as makes
-//!    its launcher take its host for lost: the guardian kills it.
+//! 1. The launcher says that the job has ended: the agent kills what processes have left behind, sends the rest of the output, and then `Done`.
+//! 2. The connection ends, or the launcher is silent for five seconds (while it is known to run), or a signal asks the agent to end: the agent
+//!    assumes that the launcher is gone, and kills everything.
+//! 3. The agent is killed: the kernel signals its processes, and the guardian kills what they have started. The same happens if the agent is stopped
+//!    for so long that the launcher declares its host lost: then the guardian kills the agent.
 //!
-//! An agent knows nothing of the job but its own processes, and decides nothing.
+//! An agent knows nothing of the job but its own processes, and makes no decisions.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -29,14 +29,14 @@ use crate::program::{Program, environment};
 
 /// How long a launcher may be silent.
 pub(crate) const SILENCE: Duration = Duration::from_secs(5);
-/// How long the order may take.
+/// How long the agent waits for the order.
 const ORDER: Duration = Duration::from_secs(60);
-/// How long the last words may take on their way to a launcher that listens.
+/// How long the final frames may take on their way to a launcher that reads.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(10);
-/// Output that may be on its way to the launcher.
+/// Bytes of output that may be on their way to the launcher.
 pub(crate) const WINDOW: usize = 256 << 10;
 
-/// Variables that are a host's own, or its session's: a launcher's say nothing to another host. Those that end in `_` are families.
+/// Variables that belong to a host or its session: the launcher's values are not passed to another host. Those that end in `_` are prefixes.
 const OWN: [&str; 22] = [
     "_",
     "DBUS_SESSION_BUS_ADDRESS",
@@ -72,7 +72,7 @@ pub(crate) fn is_own(entry: &OsStr) -> bool {
     })
 }
 
-/// An agent's life. Gives its exit status.
+/// Runs the agent. Returns its exit status.
 pub(crate) fn run() -> Result<u8, LaunchError> {
     let line = || Line::new(io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
     let mut line = line().map_err(LaunchError::system("the line to the launcher"))?;
@@ -87,10 +87,10 @@ pub(crate) fn run() -> Result<u8, LaunchError> {
     Ok(agent.finish())
 }
 
-/// Exit status of an agent whose launcher has gone.
+/// Exit status of an agent whose launcher is gone.
 const GONE: u8 = 69;
 
-/// Waits for the order; none: the launcher has gone.
+/// Waits for the order. `None`: the launcher is gone.
 fn order(line: &mut Line) -> Result<Option<Order>, LaunchError> {
     let until = Instant::now() + ORDER;
     loop {
@@ -98,7 +98,7 @@ fn order(line: &mut Line) -> Result<Option<Order>, LaunchError> {
         match line.next() {
             Ok(Some(ToAgent::Order(order))) => return Ok(Some(*order)),
             Ok(None) => {}
-            // The launcher sees another version too, and says so.
+            // The launcher sees the other version too, and reports it.
             Ok(Some(_)) | Err(_) => return Ok(None),
         }
         if !wait(line, PollFlags::IN, until) || line.read() == Got::End {
@@ -107,7 +107,7 @@ fn order(line: &mut Line) -> Result<Option<Order>, LaunchError> {
     }
 }
 
-/// Waits until there is something to read, or room to write. Whether there is.
+/// Waits until there is something to read, or room to write. Returns whether there is.
 fn wait(line: &Line, what: PollFlags, until: Instant) -> bool {
     let left = until.saturating_duration_since(Instant::now());
     let left = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: left.subsec_nanos().into() };
@@ -123,13 +123,13 @@ struct Agent {
     credit: usize,
     /// When the launcher was last heard.
     heard: Instant,
-    /// Whether its silence means that it has gone.
+    /// Whether its silence means that it is gone.
     liveness: bool,
-    /// The job sleeps, and its launcher too.
+    /// The job is suspended, and its launcher too.
     stopped: bool,
-    /// All is to end, since then.
+    /// When the end began.
     ending: Option<Instant>,
-    /// The launcher waits for our last word.
+    /// The launcher waits for the final frame.
     awaited: bool,
 }
 
@@ -177,7 +177,7 @@ impl Agent {
             match self.line.next() {
                 Ok(Some(frame)) => self.on_frame(frame),
                 Ok(None) => return,
-                // It is no launcher of ours.
+                // The other end is not a launcher of this program.
                 Err(_) => return self.end(),
             }
         }
@@ -185,7 +185,7 @@ impl Agent {
 
     fn on_frame(&mut self, frame: ToAgent) {
         match frame {
-            // There is one job in an agent's life.
+            // An agent serves one job.
             ToAgent::Order(_) => self.end(),
             ToAgent::Packet { rank, packet } => {
                 self.here.send(Answer { to: rank, packet: packet.into(), fds: Vec::new() });
@@ -210,21 +210,21 @@ impl Agent {
         }
     }
 
-    /// All ends.
+    /// Ends everything.
     fn end(&mut self) {
         if self.ending.is_none() {
             self.ending = Some(Instant::now());
-            // Nothing is heard any more: a line that has ended would be reported for ever.
+            // The loop stops listening: it would report a connection that has ended again and again.
             let _ = rustix::event::epoll::delete(self.here.epoll(), self.line.input());
         }
         self.here.signal_all(Signal::KILL);
     }
 
-    /// Passes on what a process has printed, as far as the launcher takes it. Whether there may be more.
+    /// Forwards output of a process, as far as the launcher's credit goes. Returns whether there may be more.
     fn print(&mut self, rank: u32, which: u8) -> bool {
         let mut buf = vec![0; PRINTED_MAX];
         let room = buf.len().min(self.credit);
-        // A read of nothing would look like the end.
+        // A read of zero bytes would look like the end.
         let Some(n) = (room > 0).then(|| self.here.read(rank, which.into(), &mut buf[..room])).flatten() else {
             return false;
         };
@@ -234,12 +234,12 @@ impl Agent {
         n > 0
     }
 
-    /// Ends what processes have left behind, and says the last words.
+    /// Kills what processes have left behind, and sends the final frames.
     fn finish(mut self) -> u8 {
         self.here.sweep();
         let awaited = self.awaited;
         let limit = if awaited { LAST_WORDS } else { GIVE_UP };
-        // A launcher that waits for it takes all that there is still.
+        // A launcher that waits takes all remaining output.
         for (rank, which) in self.here.ranks().flat_map(|rank| [(rank, 0), (rank, 1)]).filter(|_| awaited) {
             self.credit = usize::MAX;
             while self.print(rank, which) {}
@@ -265,7 +265,7 @@ impl Owner for Agent {
         match event {
             Event::Process(rank, news) => self.line.send(&ToHome::News { rank, news }),
             Event::Signal(libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) => self.end(),
-            // The launcher passes on what is for the job.
+            // The launcher forwards what is for the job.
             Event::Signal(_) | Event::Command(..) => {}
         }
     }

@@ -1,5 +1,5 @@
-//! What processes exchange through the launcher before they have a transport: values, fences, and who still waits for descriptors.
-//! Knows nothing of sockets: a request goes in, and the answers that it makes possible come out.
+//! What processes exchange through the launcher before they have a transport: values, fences, and which processes still wait for descriptors. Knows
+//! nothing of sockets: a request goes in, and the answers that it makes possible come out.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use charm4rs_bootstrap::wire::ToProcess;
 use charm4rs_transport_core::Layout;
 
-/// All values together. Wire-up needs far less; a program that needs more has mistaken this for a transport.
+/// The limit for all values together. Wire-up needs far less; a program that needs more uses this as a transport.
 const VALUES_MAX: usize = 256 << 20;
 
 /// A packet for one process.
@@ -27,12 +27,12 @@ impl Answer {
     }
 }
 
-/// Why a request cannot be met.
+/// Why a request is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum BoardError {
-    #[error("the process asked for a fence while it waited for one")]
+    #[error("the process requested a fence while it waited for one")]
     Twice,
-    #[error("descriptors were announced that did not come")]
+    #[error("announced descriptors did not arrive")]
     Descriptors,
     #[error("the values put before wire-up exceed {} MiB", VALUES_MAX >> 20)]
     TooMuch,
@@ -47,7 +47,7 @@ impl BoardError {
     }
 }
 
-/// Waits until each process has come once.
+/// Waits until each process has arrived once.
 #[derive(Debug)]
 pub(crate) struct Gathering {
     ranks: Range<u32>,
@@ -61,7 +61,7 @@ impl Gathering {
         Self { here: vec![false; ranks.len()], missing: ranks.len(), ranks, since: None }
     }
 
-    /// Whether all are here now.
+    /// Records an arrival. Returns whether all have arrived.
     pub(crate) fn come(&mut self, rank: u32) -> Result<bool, BoardError> {
         if std::mem::replace(&mut self.here[(rank - self.ranks.start) as usize], true) {
             return Err(BoardError::Twice);
@@ -85,7 +85,7 @@ pub(crate) struct Board {
     values: Vec<HashMap<String, Vec<u8>>>,
     bytes: usize,
     fence: Gathering,
-    /// Of each host.
+    /// One for each host.
     sharing: Vec<Gathering>,
 }
 
@@ -123,14 +123,14 @@ impl Board {
         Ok((0..self.layout.processes()).map(|to| Answer { to, packet: packet.clone(), fds: Vec::new() }).collect())
     }
 
-    /// A process has given its descriptors to those of its host, and waits for theirs.
+    /// A process has given its descriptors to the others of its host, and waits for theirs.
     pub(crate) fn shares(&mut self, rank: u32) {
         let host = self.layout.host_of(rank);
-        // Who does it twice has been found out on its host.
+        // Its host detects a process that shares twice.
         let _ = self.sharing[host as usize].come(rank);
     }
 
-    /// Since when some wait for others, and for whom.
+    /// Since when processes have been waiting, and the ranks that they wait for.
     pub(crate) fn waiting(&self) -> Option<(Instant, Vec<u32>)> {
         let gathering =
             self.sharing.iter().chain([&self.fence]).filter(|g| g.since.is_some()).min_by_key(|g| g.since)?;
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_waited_for_on_one_host_is_none_of_another() {
+    fn one_host_does_not_wait_for_the_processes_of_another() {
         let mut board = Board::new(&Layout::new(&[1; 4], &[2, 2]));
         board.shares(3);
         assert_eq!(board.waiting().map(|(_, missing)| missing), Some(vec![2]));

@@ -1,11 +1,9 @@
-//! The process that a launcher runs in. It may be somebody else's who calls the launcher as a function: what a job needs of it (signals,
-//! the adoption of orphans, the limit of open files) is put back when the job is over, and children that the job has not started are not
-//! touched.
+//! The process that a launcher runs in. It may be another program that calls the launcher as a function: the state that a job needs (signals, the
+//! adoption of orphans, the limit of open files) is restored when the job is over, and children that the job has not started are not touched.
 //!
-//! While a job runs this process adopts what the job's processes leave behind, so that it can be ended. Orphans of other children come
-//! to it as well. Where nobody else can have any, all of them are the job's: this process has one thread, and had no child before.
-//! Otherwise only those are that belong to a session of the job's, or have its mark (`processes`). What has left its session and thrown
-//! its environment away is overlooked then.
+//! While a job runs, this process adopts the orphans of the job's processes, so that it can end them. Orphans of other children come to it as well.
+//! If this process has one thread and had no child before, all orphans are the job's. Otherwise only those count that belong to a session of the job
+//! or have its mark (`processes`). An orphan that has left its session and cleared its environment is then missed.
 
 use std::collections::HashSet;
 use std::io;
@@ -27,7 +25,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// What was there before; nothing is changed yet but signals.
+    /// Records the previous state; so far only signals are changed.
     pub(crate) fn new() -> Result<Self, LaunchError> {
         let signals = Signals::take().map_err(|error| match error.kind() {
             io::ErrorKind::ResourceBusy => LaunchError::Busy,
@@ -44,12 +42,12 @@ impl Caller {
         })
     }
 
-    /// Whatever the job's processes leave behind becomes our child.
+    /// From now on, orphans of the job's processes become children of this process.
     pub(crate) fn adopt(&self) -> Result<(), LaunchError> {
         set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| LaunchError::system("prctl")(e.into()))
     }
 
-    /// Raises the limit of open files to what is needed.
+    /// Raises the limit of open files to `need`.
     pub(crate) fn make_room(&self, need: u64) -> Result<(), LaunchError> {
         let Rlimit { current, maximum } = self.limit;
         if current.is_none_or(|current| current >= need) {
@@ -62,7 +60,7 @@ impl Caller {
             .map_err(|e| LaunchError::system("setrlimit")(e.into()))
     }
 
-    /// What names this launcher.
+    /// The mark of this launcher.
     pub(crate) fn mark(&self) -> &str {
         &self.mark
     }
@@ -72,8 +70,8 @@ impl Caller {
         self.children.is_empty() && processes::has_one_thread()
     }
 
-    /// Children of this process, some of which may have ended, that belong to a job with these sessions; and whether all children could be
-    /// told apart. One that has ended has no environment any more.
+    /// Children of this process, possibly ended, that belong to a job with these sessions; and whether each child could be assigned. A child that has
+    /// ended has no environment any more.
     pub(crate) fn left_behind(&self, sessions: &HashSet<Pid>) -> (Vec<Pid>, bool) {
         let mut children = processes::children();
         children.retain(|pid| !self.children.contains(pid));
@@ -96,7 +94,7 @@ impl Caller {
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        // There is nobody to tell if one of these fails.
+        // If one of these fails, there is no way to report it.
         let _ = set_child_subreaper(self.adopts.then(rustix::process::getpid));
         let _ = setrlimit(Resource::Nofile, self.limit);
     }

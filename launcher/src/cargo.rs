@@ -1,8 +1,7 @@
 //! `cargo charmrun +p4 NAME …`: finds the program or example of the workspace that is called NAME, builds it in the
 //! release profile, and runs it as `charmrun` would.
 //!
-//! Cargo's own options (`--profile`, `--package`, …) may stand anywhere before the name. The build is silent
-//! unless it fails or takes long.
+//! Cargo's own options (`--profile`, `--package`, …) may stand anywhere before the name. The build prints nothing unless it fails or takes long.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -21,19 +20,19 @@ use serde_json::Value;
 use crate::error::LaunchError;
 use crate::{Launch, STRANGER, asked_for, job, launcher};
 
-/// A build that takes longer is worth a word.
+/// A build that takes longer is announced.
 const LONG: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
-/// And then what it says is shown so often.
+/// After that, its output is shown at this interval.
 const OFTEN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
-/// Options of cargo's that say what to build and how; those with a value.
+/// Cargo's options that select what to build and how; those with a value.
 const WITH_VALUE: [&str; 8] =
     ["--profile", "--package", "-p", "--features", "-F", "--manifest-path", "--target-dir", "--config"];
-/// Those without.
+/// Those without a value.
 const WITHOUT: [&str; 6] =
     ["--release", "--all-features", "--no-default-features", "--offline", "--locked", "--frozen"];
 
-/// A command line, taken apart.
+/// A command line, split.
 #[derive(Debug)]
 struct Line {
     options: Options,
@@ -91,7 +90,7 @@ fn read(args: impl IntoIterator<Item = OsString>) -> Result<Line, LaunchError> {
     }
 }
 
-/// Only what `cargo metadata` knows.
+/// Only the options that `cargo metadata` accepts.
 fn for_metadata(cargo: &[OsString]) -> Vec<&OsStr> {
     let mut kept = Vec::new();
     let mut words = cargo.iter();
@@ -107,7 +106,7 @@ fn for_metadata(cargo: &[OsString]) -> Vec<&OsStr> {
     kept
 }
 
-/// All that can be run in the workspace.
+/// All targets of the workspace that can be run.
 fn targets(cargo: &[OsString]) -> Result<Vec<Target>, LaunchError> {
     let mut command = command();
     command.args(["metadata", "--no-deps", "--format-version", "1"]).args(for_metadata(cargo));
@@ -145,7 +144,7 @@ fn find(targets: &[Target], name: &str, cargo: &[OsString]) -> Result<Target, La
     })
 }
 
-/// Builds it, and says where it is.
+/// Builds the target, and returns its path.
 fn build(target: &Target, cargo: &[OsString]) -> Result<PathBuf, LaunchError> {
     let chosen = cargo.iter().any(|w| w == "--release" || w.to_string_lossy().starts_with("--profile"));
     let named = cargo.iter().any(|w| w == "-p" || w.to_string_lossy().starts_with("--package"));
@@ -173,8 +172,8 @@ fn command() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// What a command of cargo's prints on standard output. What it says meanwhile is shown if `long` is some text and it
-/// takes long, and is part of the error if it fails. Files in memory take both, so nobody has to read them meanwhile.
+/// Runs a cargo command and returns its standard output. Its standard error is part of the error if it fails; if `long` is some text and the command
+/// takes long, both are shown while it runs. Files in memory receive both streams, so that no thread has to read them.
 fn ask(command: &mut Command, what: &'static str, long: Option<&str>) -> Result<String, LaunchError> {
     let failed = |source: std::io::Error| LaunchError::System { call: "cargo", source };
     let memory = || memfd_create("output", MemfdFlags::CLOEXEC).map(File::from).map_err(|e| failed(e.into()));
@@ -189,7 +188,7 @@ fn ask(command: &mut Command, what: &'static str, long: Option<&str>) -> Result<
         while takes(&child, OFTEN) {
             let news = read_from(&err, shown).map_err(failed)?;
             shown += news.len() as u64;
-            // Nobody is left to tell if this fails.
+            // If this fails, there is no way to report it.
             let _ = std::io::stderr().write_all(&news);
         }
     }
@@ -202,7 +201,7 @@ fn ask(command: &mut Command, what: &'static str, long: Option<&str>) -> Result<
     text(&out, 0)
 }
 
-/// All bytes from `at` on; does not move the place where the other process writes.
+/// All bytes from `at` on; does not move the offset at which the other process writes.
 fn read_from(file: &File, at: u64) -> std::io::Result<Vec<u8>> {
     let len = file.metadata()?.len().saturating_sub(at);
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
@@ -210,7 +209,7 @@ fn read_from(file: &File, at: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether it still runs after `time`. Where the kernel cannot say, it does not.
+/// Whether the child still runs after `time`. `false` if the kernel cannot say.
 fn takes(child: &Child, time: Timespec) -> bool {
     pidfd_open(Pid::from_child(child), PidfdFlags::empty())
         .is_ok_and(|fd| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&time)) == Ok(0))

@@ -1,17 +1,15 @@
-//! How a job ends, and why.
+//! How a job ends, and its cause.
 //!
-//! There is one *cause*: the first failure, printed at once, whose code is the job's exit status. Whatever follows from it
-//! is not reported again. Two things make "first" less than obvious. A process that dies takes its connections
-//! with it before the kernel tells its parent, so another process may report a lost peer before the launcher knows of
-//! the death: such a report is only a *suspicion*, and becomes the cause if nothing better shows up within a moment.
-//! And a process that ends with 0 in the middle of a job may be the last or the only one: it becomes the cause if the
-//! others do not end as well.
+//! There is one *cause*: the first failure, printed at once, whose code is the job's exit status. Consequences of it are not reported. Two cases
+//! complicate "first". When a process dies, its connections close before the kernel notifies its parent, so another process may report a lost peer
+//! before the launcher knows of the death: such a report is only a *suspicion*, and becomes the cause if no better one appears within a moment. And a
+//! process that ends with 0 in the middle of a job may be the last or the only one: it becomes the cause if the others do not end as well.
 //!
-//! Once there is a cause every process group is killed. A job that hangs is asked first: the process that found out has said what its
-//! own PEs do, and waits; the others say it too, and what they have said after a moment is printed below the cause. A signal from the user is a cause too, but the processes hear
-//! of it first, and are killed if they do not end in time; unless it is a SIGINT and a process has asked for the next one, which is at a
-//! prompt and gives up what it does. When all processes are reaped, what they have left
-//! behind (the launcher is its reaper) is killed, the output drained, and the guardian dismissed.
+//! Once there is a cause, every process group is killed, with these exceptions. If the job hangs, the process that detected it has reported what its
+//! own PEs do, and waits; the launcher asks the other processes for the same report and prints what has arrived after a moment below the cause. A
+//! signal from the user is a cause too, but the processes are told first, and killed if they do not end in time; except if it is a SIGINT and a
+//! process has asked for the next one: that process is at a prompt and aborts its current command. When all processes are reaped, the launcher, which
+//! adopts orphans, kills what they have left behind, drains the output, and dismisses the guardian.
 
 use std::time::{Duration, Instant};
 
@@ -31,24 +29,24 @@ use crate::output::Sink;
 use crate::remote_hosts::RemoteHost;
 use crate::sys::{Death, Ending};
 
-/// How long a lost peer may be explained by a death.
+/// How long the launcher waits for a death that explains a lost peer.
 const SUSPICION: Duration = Duration::from_millis(200);
-/// How long others may take to end when one process ended with 0 unannounced.
+/// How long the others may take to end after one process ended with 0 unannounced.
 const ALONE: Duration = Duration::from_secs(2);
 /// How long processes may take to end after the job has.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long a process may live without its channel.
+/// How long a process may run without its channel.
 const LINE: Duration = Duration::from_secs(1);
-/// After the user's signal: SIGTERM, then SIGKILL. All is over within 2 s.
+/// After the user's signal: SIGTERM, then SIGKILL. Everything ends within 2 s.
 const TERM: Duration = Duration::from_millis(1000);
 const KILL: Duration = Duration::from_millis(1800);
-/// How long processes may take to say what they do, when the job hangs.
+/// How long processes may take to report what they do, if the job hangs.
 const STACKS: Duration = Duration::from_secs(4);
-/// Between two lines about who is missing.
+/// Interval between two lines about missing processes.
 const PROGRESS: Duration = Duration::from_secs(10);
-/// Between two questions whether a process still answers.
+/// Interval between two pings of a process.
 const PING: Duration = Duration::from_secs(1);
-/// Questions without an answer: worth a warning; dead.
+/// Unanswered pings until a warning, and until the process is considered dead.
 const SILENT: u32 = 3;
 const DEAD: u32 = 5;
 /// Exit status of a job that a peer or its start-up ended.
@@ -65,20 +63,20 @@ pub(crate) struct Cause {
 }
 
 impl Cause {
-    /// A failure of a process; which of its PEs, nobody knows.
+    /// A failure of a process; which of its PEs failed is not known.
     pub(crate) fn of(job: &Job, rank: u32, code: u8, what: String) -> Self {
         let pe = Some(Pe(job.layout.pes_of(rank).start));
         let host = job.host_of(rank).to_owned();
         Self { code, pe, pid: job.processes.get(rank as usize).map_or(0, |p| p.number), host, what }
     }
 
-    /// A failure of the launcher's own.
+    /// A failure of the launcher itself.
     fn ours(job: &Job, code: u8, what: String) -> Self {
         Self { code, pe: None, pid: std::process::id(), host: job.host.clone(), what }
     }
 }
 
-/// Where the job stands between its start and its end.
+/// The state of the job between its start and its end.
 #[derive(Debug)]
 pub(crate) struct End {
     cause: Option<Cause>,
@@ -87,18 +85,18 @@ pub(crate) struct End {
     alone: Option<(Instant, Cause)>,
     /// The exit status that the program gave the job.
     exit: Option<i32>,
-    /// All have said that the job ended, or one has gone after it did.
+    /// When all processes said that the job ended, or one of them was gone after it did.
     ending: Option<Instant>,
     /// The user's signal.
     interrupted: Option<Interrupt>,
-    /// The process that the next SIGINT is for.
+    /// The process that receives the next SIGINT.
     interruptible: Option<u32>,
-    /// The job hangs: who has not said yet what its PEs do, and how long to wait.
+    /// The job hangs: how long to wait, and the processes that have not yet reported what their PEs do.
     stacks: Option<(Instant, Vec<u32>)>,
     killed: Option<Instant>,
     output_failed: Option<Errno>,
     output_reported: bool,
-    /// What to ask when a process has ended well without joining.
+    /// The question in the error about a process that ended with 0 without joining.
     stranger: &'static str,
 
     started: Instant,
@@ -142,19 +140,19 @@ impl End {
         self.joined += 1;
     }
 
-    /// A process takes the next SIGINT.
+    /// A process receives the next SIGINT.
     pub(crate) fn interrupt_is_for(&mut self, rank: u32) {
         self.interruptible = Some(rank);
     }
 
-    /// Nothing that happens now is a failure any more.
+    /// The job's result is decided: later events are not failures.
     fn decided(&self) -> bool {
         self.cause.is_some() || self.killed.is_some()
     }
 }
 
 impl Job {
-    /// The job has failed: says so, if it is the first to do so, and kills.
+    /// The job has failed: reports it if this is the first failure, and kills.
     pub(crate) fn fail(&mut self, cause: Cause) {
         if self.end.decided() {
             return;
@@ -170,13 +168,13 @@ impl Job {
         self.write_out();
     }
 
-    /// Kills every process and what it has started.
+    /// Kills every process and its descendants.
     pub(crate) fn kill(&mut self) {
         self.end.killed.get_or_insert_with(Instant::now);
         self.signal_all(Signal::KILL);
     }
 
-    // What processes say about the end.
+    // Reports of processes about the end.
 
     pub(crate) fn on_exit_said(&mut self, rank: u32, code: i32) {
         self.end.exit.get_or_insert(code);
@@ -195,12 +193,12 @@ impl Job {
         } else if code != PEER {
             self.fail(cause);
         } else if self.end.exit.is_none() && self.end.suspicion.is_none() {
-            // After the job's end a peer may go before another has noticed.
+            // After the job's end a peer may exit before another has noticed the end.
             self.end.suspicion = Some((Instant::now() + SUSPICION, cause));
         }
     }
 
-    /// A process has found that the job hangs: says so, and asks the others what they do before it kills.
+    /// A process has detected that the job hangs: reports it, and asks the others what they do before it kills.
     fn hang(&mut self, rank: u32, cause: Cause) {
         self.print_cause(&cause);
         self.end.cause = Some(cause);
@@ -237,10 +235,10 @@ impl Job {
         match signal {
             libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT => self.on_interrupt(signal),
             libc::SIGTSTP => {
-                // A group without a terminal ignores SIGTSTP.
+                // A process group without a terminal ignores SIGTSTP.
                 self.signal_all(Signal::STOP);
                 let _ = kill_process(rustix::process::getpid(), Signal::STOP);
-                // We go on, and hear of it as a signal in the next round only.
+                // The launcher runs again, and sees the signal only in the next round.
                 self.hear_again();
             }
             libc::SIGCONT => {
@@ -256,7 +254,7 @@ impl Job {
         if self.end.interrupted.is_some() || self.end.stacks.is_some() || self.end.killed.is_some() {
             return self.kill();
         }
-        // A second one before the process has seen to the first is the job's.
+        // A second SIGINT before the process has handled the first is for the job.
         let taker = self.end.interruptible.take_if(|_| number == libc::SIGINT && self.end.ending.is_none());
         if let Some(rank) = taker.filter(|rank| self.processes[*rank as usize].runs) {
             return self.signal(rank, Signal::INT);
@@ -303,7 +301,7 @@ impl Job {
                 let pe = fault.and_then(|f| f.pe).map(Pe).or(cause.pe);
                 self.fail(Cause { pe, ..cause });
             }
-            // Its own words are the cause, or will be.
+            // Its own report is the cause, or will be.
             Ending::Code(_) if process.said_abort => {}
             Ending::Code(code) if self.end.exit.is_some_and(|exit| code == 0 || code == status(exit)) => {
                 self.end.ending.get_or_insert_with(Instant::now);
@@ -313,7 +311,7 @@ impl Job {
                 self.fail(Cause::of(self, rank, PEER, what));
             }
             Ending::Code(0) => {
-                let what = format!("process {rank} ended with 0 while the job still ran");
+                let what = format!("process {rank} ended with 0 while the job was running");
                 let cause = Cause::of(self, rank, PEER, what);
                 self.end.alone.get_or_insert((Instant::now() + ALONE, cause));
             }
@@ -324,7 +322,7 @@ impl Job {
         }
     }
 
-    // Time.
+    // Deadlines.
 
     pub(crate) fn has_ended(&self) -> bool {
         let gave_up = self.end.killed.is_some_and(|at| at.elapsed() > GIVE_UP);
@@ -332,7 +330,7 @@ impl Job {
         gave_up || (nobody && (self.end.decided() || self.end.suspicion.is_none()))
     }
 
-    /// Who has not come, since when, and what for.
+    /// The processes that are missing, and since when.
     fn missing(&self) -> Option<(Instant, Vec<u32>)> {
         if self.end.joined < self.layout.processes() {
             let missing = (0..).zip(&self.processes).filter(|(_, p)| !p.joined).map(|(rank, _)| rank).collect();
@@ -341,7 +339,7 @@ impl Job {
         self.board.waiting()
     }
 
-    /// When [`Job::see_to_the_end`] has something to do though nothing happens.
+    /// When [`Job::see_to_the_end`] has something to do without an event.
     pub(crate) fn end_deadline(&self) -> Option<Instant> {
         let end = &self.end;
         if let Some(at) = end.killed {
@@ -383,7 +381,7 @@ impl Job {
         }
         if self.end.suspicion.as_ref().is_some_and(|(at, _)| now >= *at) {
             let (_, lost) = self.end.suspicion.take().expect("just seen");
-            // Who ended in the middle is a better reason than who missed it.
+            // A process that ended in the middle is a better cause than the processes that wait for it.
             let cause = self.end.alone.take().map_or(lost, |(_, cause)| cause);
             self.fail(cause);
         }
@@ -396,11 +394,11 @@ impl Job {
         }
         if self.end.ending.is_some_and(|at| now >= at + GRACE) {
             let left: Vec<_> = (0..).zip(&self.processes).filter(|(_, p)| p.runs).map(|(r, _)| r).collect();
-            self.warn(&format!("{} still ran {} s after the job's end", ranks(&left), GRACE.as_secs()));
+            self.warn(&format!("{} still running {} s after the job's end", ranks(&left), GRACE.as_secs()));
             return self.kill();
         }
         if let Some(limit) = self.options.timelimit.filter(|limit| now >= self.end.started + *limit) {
-            let what = format!("the job still ran after {} s (++timelimit)", limit.as_secs_f64());
+            let what = format!("the job was still running after {} s (++timelimit)", limit.as_secs_f64());
             return self.fail(Cause::ours(self, 1, what));
         }
         self.check_others(now);
@@ -424,19 +422,18 @@ impl Job {
         } else if self.end.progress_at.is_some_and(|at| now >= at) {
             self.end.progress_at = Some(now + PROGRESS);
             let seconds = (now - since).as_secs();
-            self.sink()
-                .say(&format!("charmrun: waiting since {seconds} s for {} of {of} on {host}\n", ranks(&missing)));
+            self.sink().say(&format!("charmrun: waiting for {} of {of} on {host} for {seconds} s\n", ranks(&missing)));
         }
     }
 
-    /// The names of the hosts of processes, not too many of them.
+    /// The host names of processes, abbreviated if there are many.
     fn hosts_of(&self, ranks: &[u32]) -> String {
         let mut hosts: Vec<&str> = ranks.iter().map(|rank| self.host_of(*rank)).collect();
         hosts.dedup();
         shown(&hosts)
     }
 
-    /// Living processes whose channel closed, and when. Once the job has ended their channels matter no more.
+    /// Running processes whose channel closed, and when. After the job's end this does not matter.
     fn lost_lines(&self) -> impl Iterator<Item = (u32, Instant)> {
         let matters = self.end.exit.is_none();
         (0..)
@@ -448,7 +445,7 @@ impl Job {
     fn check_lines(&mut self, now: Instant) {
         let lost = self.lost_lines().find(|(_, at)| now >= *at + LINE);
         if let Some((rank, _)) = lost {
-            let what = format!("process {rank} closed its line to the launcher and still runs");
+            let what = format!("process {rank} closed its connection to the launcher but is still running");
             self.fail(Cause::of(self, rank, PEER, what));
         }
     }
@@ -470,11 +467,13 @@ impl Job {
             process.unanswered += 1;
             let silent = process.unanswered - 1;
             if silent == DEAD {
-                let what = format!("process {rank} is unresponsive for {DEAD} s: stopped, or starved");
+                let what = format!(
+                    "process {rank} has been unresponsive for {DEAD} s: it is stopped or gets no processor time"
+                );
                 return self.fail(Cause::of(self, rank, PEER, what));
             }
             if silent == SILENT {
-                self.warn(&format!("process {rank} is unresponsive for {SILENT} s"));
+                self.warn(&format!("process {rank} has been unresponsive for {SILENT} s"));
             }
             if silent < SILENT {
                 self.send(Answer::new(rank, &ping));
@@ -482,14 +481,14 @@ impl Job {
         }
     }
 
-    // Output that nobody takes.
+    // Output that cannot be written.
 
-    /// Says once that standard output is closed or fails; the job goes on.
+    /// Reports once that standard output is closed or fails; the job continues.
     pub(crate) fn report_closed_output(&mut self) {
         let Some(error) = self.outputs.failed().filter(|_| !self.end.output_reported) else { return };
         self.end.output_reported = true;
         if error == Errno::PIPE {
-            return self.warn("standard output is closed: what the job prints from here on is lost");
+            return self.warn("standard output is closed: further output of the job is lost");
         }
         self.end.output_failed = Some(error);
         let what = format!("cannot write standard output: {}", std::io::Error::from(error));
@@ -498,7 +497,7 @@ impl Job {
 
     // After the end.
 
-    /// Ends what the job's processes have left behind, drains its output, and gives its exit status.
+    /// Kills what the job's processes have left behind, drains its output, and returns its exit status.
     pub(crate) fn finish(&mut self) -> u8 {
         self.finish_others(if self.end.killed.is_some() { GIVE_UP } else { LAST_WORDS });
         self.here.sweep();
@@ -514,7 +513,7 @@ impl Job {
         }
     }
 
-    /// Waits until all output is taken, unless the user does not want to.
+    /// Waits until all output is written, unless the user interrupts.
     fn drain(&mut self) {
         while self.end.interrupted.is_none() {
             self.write_out();
@@ -538,12 +537,12 @@ impl Job {
     }
 }
 
-/// What the system keeps of an exit status.
+/// The part of an exit status that the system keeps.
 fn status(code: i32) -> u8 {
     u8::try_from(code & 0xff).expect("masked")
 }
 
-/// The numbers of processes, not too many of them.
+/// The numbers of processes, abbreviated if there are many.
 fn ranks(ranks: &[u32]) -> String {
     format!("{} {}", if ranks.len() == 1 { "process" } else { "processes" }, shown(ranks))
 }

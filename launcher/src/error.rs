@@ -1,4 +1,4 @@
-//! Why a job did not start at all.
+//! Errors that prevent a job from starting.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use charm4rs_bootstrap::options::OptionError;
 
 use crate::nodelist::NodelistError;
 
-/// What ends the launcher before, or instead of, a job.
+/// An error that ends the launcher before, or instead of, a job.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
@@ -20,32 +20,32 @@ pub enum LaunchError {
     /// The program cannot be executed.
     #[error("cannot execute {path}: {why}", path = path.display())]
     Program {
-        /// As given.
+        /// The path as given.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         why: Why,
     },
-    /// An option that says something of the nodelist's hosts, and no nodelist.
+    /// An option that concerns the hosts of a nodelist, without a nodelist.
     #[error("{0} needs hosts: charmrun ++nodelist FILE {0} … PROGRAM")]
     NoNodelist(&'static str),
     /// The nodelist is wrong.
     #[error(transparent)]
     Nodelist(#[from] NodelistError),
-    /// The remote shell's command is wrong.
-    #[error("{command}: is no command for other hosts: a quote without end, or nothing")]
+    /// The remote shell command is invalid.
+    #[error("{command}: not a remote shell command: an unterminated quote, or empty")]
     Shell {
-        /// As given.
+        /// The command as given.
         command: String,
     },
-    /// What `++runscript` names is no command.
-    #[error("++runscript {0}: is no command: a quote without end, or nothing")]
+    /// The argument of `++runscript` is not a command.
+    #[error("++runscript {0}: not a command: an unterminated quote, or empty")]
     Script(String),
-    /// The folder in which a job runs is not on every host.
+    /// The job's working directory does not exist on every host.
     #[error("cannot start in {folder}: {why}", folder = folder.display())]
     Folder {
-        /// The launcher's.
+        /// The launcher's working directory.
         folder: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         why: io::Error,
     },
@@ -60,7 +60,7 @@ pub enum LaunchError {
     /// No target of the workspace has the name.
     #[error("no program or example of this workspace is called {name}{}", nearest.as_ref().map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
     NoTarget {
-        /// As given.
+        /// The name as given.
         name: String,
         /// The most similar name.
         nearest: Option<String>,
@@ -72,51 +72,51 @@ pub enum LaunchError {
         what: &'static str,
         /// Its exit status.
         code: u8,
-        /// What it said.
+        /// Its output.
         said: String,
     },
-    /// Several PEs to a process, for scripts.
+    /// Several PEs per process, for scripts.
     #[error("{pes} PEs in {processes} process{}: a process of Python has one PE; leave out ++ppn", if *processes == 1 { "" } else { "es" })]
     OnePeEach {
-        /// PEs of the job.
+        /// The number of PEs.
         pes: u32,
-        /// Its processes.
+        /// The number of processes.
         processes: u32,
     },
-    /// This process runs another job.
-    #[error("this process runs another job already: start this one from a process of its own")]
+    /// This process already runs another job.
+    #[error("this process already runs another job: start this one in another process")]
     Busy,
     /// The system refused.
     #[error("{call}: {source}")]
     System {
-        /// What was asked.
+        /// The failed operation.
         call: &'static str,
-        /// What it said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// What is wrong with a program.
+/// Why a program cannot be executed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Why {
-    /// Nothing is there.
+    /// The file does not exist.
     #[error("there is no such file")]
     Missing,
-    /// It is neither in a folder of `PATH` nor given with its folder.
+    /// It is not in a folder of `PATH`, and was given without a folder.
     #[error("it is not in PATH (a program of this folder is ./NAME)")]
     NotInPath,
-    /// A folder, a socket, …
+    /// It is a folder, a socket, …
     #[error("it is not a file")]
     NotAFile,
-    /// Its mode or its folder's forbids it.
+    /// The mode of the file or of its folder forbids it.
     #[error("permission denied")]
     Permission,
-    /// Neither a binary of this machine nor a script with `#!`.
+    /// It is neither a binary of this machine nor a script with `#!`.
     #[error("it is not a program for this machine")]
     NotAProgram,
-    /// What the system says otherwise.
+    /// Another error of the system.
     #[error("{0}")]
     Other(#[source] io::Error),
 }

@@ -1,10 +1,9 @@
-//! What a launcher and its agent on another host say to each other over a stream of bytes (the standard input and output of a
-//! remote shell): frames, as pure data. Knows nothing of descriptors and hosts.
+//! The frames between a launcher and its agent on another host, sent over a byte stream (the standard input and output of a remote shell), as pure
+//! data. Knows nothing of descriptors and hosts.
 //!
-//! Either side begins with [`opening`]: a magic and a version. What stands before it is not ours (a login shell may greet), and is kept as
-//! words. A frame is its kind (8 bits), the length of its body (32 bits), and its body. A length beyond the limit of its kind is
-//! refused before there is memory for it; numbers and texts are those of the launcher's channels (`bootstrap::wire`), whose packets travel
-//! inside.
+//! Each side begins with [`opening`]: a magic and a version. Text before it is not part of the protocol (a login shell may print a greeting), and is
+//! kept. A frame is its kind (8 bits), the length of its body (32 bits), and its body. A length beyond the limit of its kind is refused before memory
+//! is allocated for it; numbers and texts have the format of the launcher's channels (`bootstrap::wire`), whose packets are embedded in frames.
 
 use charm4rs_bootstrap::bytes::{Reader, Writer};
 use charm4rs_bootstrap::wire::{PACKET_MAX, TEXT_MAX, ToLauncher, ToProcess, Welcome, WireError};
@@ -12,27 +11,27 @@ use charm4rs_bootstrap::wire::{PACKET_MAX, TEXT_MAX, ToLauncher, ToProcess, Welc
 use crate::local_processes::News;
 use crate::sys::{Death, Ending};
 
-/// Changes with every change of the frames. A launcher and its agents must have the same.
+/// Changes with every change of the frames. A launcher and its agents must have the same version.
 pub(crate) const VERSION: u16 = 1;
 const MAGIC: [u8; 14] = *b"\0charm4rs-line";
-/// What may stand before the opening, in bytes.
+/// The maximum length of text before the opening, in bytes.
 const WORDS_MAX: usize = 64 << 10;
 /// Bytes in front of a frame's body.
 const HEAD: usize = 5;
-/// Longest order: it has the environment in it.
+/// Maximum length of an order: it contains the environment.
 const ORDER_MAX: usize = 8 << 20;
-/// Most bytes of output in a frame.
+/// Maximum number of output bytes in a frame.
 pub(crate) const PRINTED_MAX: usize = 32 << 10;
 
-/// What an agent shall start.
+/// What an agent must start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Order {
-    /// What the processes are told, as for the first one of the agent's host.
+    /// The welcome of the first process of the agent's host; those of the other processes follow from it.
     pub(crate) welcome: Welcome,
     /// The program's name, as given.
     pub(crate) program: Vec<u8>,
     pub(crate) args: Vec<Vec<u8>>,
-    /// The folder to start it in.
+    /// The working directory of the processes.
     pub(crate) folder: Vec<u8>,
     /// The launcher's environment, as `NAME=VALUE`.
     pub(crate) env: Vec<Vec<u8>>,
@@ -41,34 +40,34 @@ pub(crate) struct Order {
 /// From a launcher to an agent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ToAgent {
-    /// First of all.
+    /// The first frame.
     Order(Box<Order>),
     /// A packet for a process.
     Packet { rank: u32, packet: Vec<u8> },
-    /// A signal for all processes and what they have started.
+    /// A signal for all processes and their descendants.
     Signal(u8),
-    /// A signal for one.
+    /// A signal for one process.
     SignalOne { rank: u32, signal: u8 },
-    /// Are you there? To be answered with the same number.
+    /// A ping, to be answered with the same number.
     Ping(u32),
-    /// So many bytes of output have been taken: as many more may be sent.
+    /// The launcher has consumed so many bytes of output: the agent may send as many more.
     Taken(u32),
-    /// The job has ended: see to it that nothing is left, and say so.
+    /// The job has ended: kill what is left, and answer with `Done`.
     Finish,
 }
 
 /// From an agent to its launcher.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum ToHome {
-    /// First of all: its process's number.
+    /// The first frame: the agent's process number.
     Hello(u32),
-    /// Something happened to a process.
+    /// An event of a process.
     News { rank: u32, news: News },
-    /// A process has printed this on one of its two streams; nothing: it prints no more.
+    /// Output of a process on one of its two streams; empty: the stream has ended.
     Printed { rank: u32, which: u8, bytes: Vec<u8> },
-    /// The order cannot be carried out, for this reason, with the exit status for it.
+    /// The order cannot be carried out: the reason, and the exit status for it.
     Failed { code: u8, what: String },
-    /// I am.
+    /// The answer to a ping.
     Pong(u32),
     /// Nothing is left.
     Done,
@@ -76,13 +75,13 @@ pub(crate) enum ToHome {
 
 /// A frame of one direction.
 pub(crate) trait Frame: Sized {
-    /// The longest body of this kind; `None`: there is no such kind.
+    /// The maximum length of a body of this kind; `None`: there is no such kind.
     fn limit(kind: u8) -> Option<usize>;
     fn decode(kind: u8, body: &[u8]) -> Result<Self, WireError>;
     /// Kind and body.
     fn encode(&self) -> (u8, Vec<u8>);
 
-    /// As it travels.
+    /// The frame's bytes on the wire.
     fn to_bytes(&self) -> Vec<u8> {
         let (kind, body) = self.encode();
         let mut w = Writer::default();
@@ -91,35 +90,35 @@ pub(crate) trait Frame: Sized {
     }
 }
 
-/// What both sides begin with.
+/// The first bytes of both directions.
 pub(crate) fn opening() -> Vec<u8> {
     [&MAGIC[..], &VERSION.to_le_bytes()].concat()
 }
 
-/// Frames from a stream.
+/// Reads frames from a stream.
 #[derive(Default, Debug)]
 pub(crate) struct Incoming {
     bytes: Vec<u8>,
-    /// So many of them have been used.
+    /// The number of bytes already consumed.
     used: usize,
     opened: bool,
     words: Vec<u8>,
 }
 
 impl Incoming {
-    /// Takes what was read.
+    /// Adds received bytes.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.used);
         self.used = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// What stood before the opening so far.
+    /// The text before the opening, as far as received.
     pub(crate) fn words(&self) -> &[u8] {
         if self.opened { &self.words } else { &self.bytes }
     }
 
-    /// The next frame, if it is whole.
+    /// The next frame, if it is complete.
     pub(crate) fn next<F: Frame>(&mut self) -> Result<Option<F>, WireError> {
         if !self.opened && !self.open()? {
             return Ok(None);
@@ -229,7 +228,7 @@ impl Order {
         };
         let (program, folder) = (r.bytes(ORDER_MAX)?.to_vec(), r.bytes(ORDER_MAX)?.to_vec());
         let mut list = || {
-            // Each has its length in the frame, so there are no more than the frame is long.
+            // Each text has its length in the frame, so the frame's length limits their number.
             let count = r.count("number of texts", ORDER_MAX)?;
             let mut texts = Vec::new();
             for _ in 0..count {
@@ -320,7 +319,7 @@ fn decode_news(r: &mut Reader<'_>) -> Result<News, WireError> {
         5 => {
             let (by_signal, number) = (r.flag("ending")?, r.u8()?);
             let how = match (by_signal, number) {
-                // A status has seven bits for a signal.
+                // An exit status has seven bits for a signal.
                 (true, 1..=127) => Ending::Signal(number),
                 (true, _) => return Err(WireError::Field("signal")),
                 (false, code) => Ending::Code(code),
@@ -333,11 +332,11 @@ fn decode_news(r: &mut Reader<'_>) -> Result<News, WireError> {
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz {
-    //! What a fuzzer calls: bytes of a remote host, read by a launcher, and by an agent. Nothing here may panic, whatever they are.
+    //! Fuzz target: bytes of a remote host, read by a launcher, and by an agent. No input may cause a panic.
 
     use super::{Frame, Incoming, ToAgent, ToHome, opening};
 
-    /// The first byte says who reads, and whether the stream is opened for it.
+    /// The first byte selects the reader, and whether the stream begins with the opening.
     pub fn frames(bytes: &[u8]) {
         let Some((how, bytes)) = bytes.split_first() else { return };
         if how & 1 == 0 { read::<ToAgent>(bytes, how & 2 != 0) } else { read::<ToHome>(bytes, how & 2 != 0) }
@@ -354,7 +353,11 @@ pub(crate) mod fuzz {
                 match incoming.next::<F>() {
                     Ok(Some(frame)) => {
                         let (kind, body) = frame.encode();
-                        assert_eq!(F::decode(kind, &body).as_ref(), Ok(&frame), "what was read is written alike");
+                        assert_eq!(
+                            F::decode(kind, &body).as_ref(),
+                            Ok(&frame),
+                            "encoding the decoded frame restores it"
+                        );
                     }
                     Ok(None) => break,
                     Err(_) => return,

@@ -1,4 +1,4 @@
-//! That the frames survive the way, and that nothing else is taken for one.
+//! Tests that frames survive transmission, and that other bytes are not accepted as frames.
 
 use charm4rs_transport_core::Layout;
 use charm4rs_transport_core::auth::{JobId, Secret};
@@ -54,7 +54,7 @@ fn to_home() -> Vec<ToHome> {
     ]
 }
 
-/// All frames of a stream that comes in pieces, and how it ended.
+/// All frames of a stream that arrives in pieces, and its result.
 fn read<F: Frame>(stream: &[u8], piece: usize) -> (Vec<F>, Result<(), WireError>) {
     let mut incoming = Incoming::default();
     let mut frames = Vec::new();
@@ -125,7 +125,7 @@ fn a_body_that_is_cut_or_goes_on_is_refused() {
     }
 }
 
-/// Writes what the fuzzer starts from: `cargo test -p charm4rs-launcher -- --ignored the_corpus_is_made_anew`.
+/// Writes the initial inputs of the fuzzer: `cargo test -p charm4rs-launcher -- --ignored the_corpus_is_made_anew`.
 #[test]
 #[ignore = "writes into the tree"]
 fn the_corpus_is_made_anew() {
@@ -148,7 +148,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), message in 0..12usize, at in 0..300usize, with: u8, how: u8) {
         fuzz::frames(&bytes);
-        // True frames with one byte changed reach deeper.
+        // Valid frames with one changed byte get further into the code.
         let mut bytes = match how & 1 {
             0 => [&[2], &to_agent()[message % 7].to_bytes()[..]].concat(),
             _ => [&[3], &to_home()[message].to_bytes()[..]].concat(),

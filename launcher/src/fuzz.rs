@@ -1,4 +1,4 @@
-//! What a fuzzer calls: what comes from other hosts, from processes, and from files. Nothing here may panic, whatever the bytes.
+//! Fuzz targets: input from other hosts, from processes, and from files. No input may cause a panic.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ pub use crate::frames::fuzz::frames;
 use crate::guardian::{self, RECORD};
 use crate::{nodelist, shell};
 
-/// A nodelist, behind two bytes: how many PEs, and of which processes.
+/// A nodelist, after two bytes: the number of PEs, and the PEs per process.
 ///
 /// # Panics
-/// If not every PE is dealt once.
+/// If not every PE is assigned exactly once.
 pub fn nodelist(input: &[u8]) {
     let Some((&[pes, ppn], text)) = input.split_first_chunk() else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
@@ -30,10 +30,10 @@ pub fn nodelist(input: &[u8]) {
     }
 }
 
-/// What a guardian reads, in pieces; the first byte says of which length.
+/// Input of a guardian, in pieces; the first byte gives their length.
 ///
 /// # Panics
-/// If it believes what no launcher has written.
+/// If it accepts a record that no launcher writes.
 pub fn guardian(input: &[u8]) {
     let Some((piece, stream)) = input.split_first() else { return };
     let (mut bytes, mut found) = (Vec::new(), 0);
@@ -42,18 +42,18 @@ pub fn guardian(input: &[u8]) {
         guardian::take_records(&mut bytes, |word, leader| {
             let record = guardian::record(word, leader);
             assert!(stream.windows(RECORD).any(|window| *window == record), "it stands there");
-            assert!(leader.pid.as_raw_nonzero().get() > 1, "it is a group that a launcher can lead");
+            assert!(leader.pid.as_raw_nonzero().get() > 1, "a launcher can lead the group");
             found += 1;
         });
-        assert!(bytes.len() < RECORD, "no more is kept than may still become one");
+        assert!(bytes.len() < RECORD, "only the beginning of a record is kept");
     }
     assert!(found * RECORD <= stream.len(), "each byte is of one record");
 }
 
-/// Packets of the processes of a job, each behind its sender and the length of what follows its beginning: what they put, ask and wait for.
+/// Packets of the processes of a job, each after its sender and the length of what follows its beginning: puts, requests and waits.
 ///
 /// # Panics
-/// If an answer is none.
+/// If an answer is malformed.
 pub fn board(mut input: &[u8]) {
     const PROCESSES: u32 = 3;
     /// Bytes with which every packet begins.

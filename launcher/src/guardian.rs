@@ -1,14 +1,13 @@
-//! A small process beside the launcher that outlives it by a moment: when the launcher is killed with no chance to clean
-//! up, the kernel kills the job's processes (their parent's death signal), but not what they have started. The guardian
-//! holds the reading end of a pipe, learns of each process group, and kills those that are left when the pipe closes, and then
-//! whatever else has the job's mark in its environment.
+//! The guardian: a small process beside the launcher that outlives it by a moment. When the launcher is killed and cannot clean up, the kernel kills
+//! the job's processes (by their parent-death signal), but not what they have started. The guardian holds the reading end of a pipe, learns of each
+//! process group, and when the pipe closes kills the groups that are left, and then every other process that has the job's mark in its environment.
 //!
-//! The process that leads a group writes a record of it into the pipe before it runs its program; the launcher takes
-//! it back before anybody else can have the group's number. A record has a form that is checked, and says when the group's leader started:
-//! other bytes mean nothing, and a number that is used again names nobody.
+//! The leader of a group writes a record of the group into the pipe before it runs its program; the launcher withdraws the record before the group's
+//! number can be reused. The form of a record is checked, and it contains the start time of the group's leader: other bytes have no effect, and a
+//! reused number matches no process.
 //!
-//! The job needs no guardian. One that was killed is replaced; while there is none, or one that stands still, nobody waits for it: no write to it blocks, none ends its writer by a
-//! signal, and a record that cannot be written is left out.
+//! The job does not depend on the guardian. If it is killed it is replaced; while there is none, or it is stopped, nothing waits for it: a write to
+//! it does not block, does not end its writer by a signal, and a record that cannot be written is omitted.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,23 +21,23 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use crate::processes::{self, Identity, Stat};
 use crate::sys;
 
-/// For how long an agent may stand still, and how often to look.
+/// How long an agent may be stopped, and how often to check.
 const STOPPED: Duration = Duration::from_secs(4);
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
-/// What it is called, for those who list processes.
+/// Its process name.
 const NAME: &core::ffi::CStr = c"charmrun-guard";
 
-/// What a record says of a group.
+/// The operation of a record on a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Word {
     Kill,
-    /// Its number will be somebody else's.
+    /// The number of the group will be reused.
     Forget,
 }
 
-/// What a record begins with.
+/// The first bytes of a record.
 const MAGIC: [u8; 8] = *b"c4guard\x01";
-/// Bytes of a record: a pipe takes it whole or not at all.
+/// Bytes of a record: a pipe accepts it whole or not at all.
 pub(crate) const RECORD: usize = 24;
 
 pub(crate) fn record(word: Word, leader: Identity) -> [u8; RECORD] {
@@ -61,7 +60,7 @@ fn read_record(bytes: &[u8; RECORD]) -> Option<(Word, Identity)> {
         _ => return None,
     };
     let (pid, began) = rest.split_first_chunk()?;
-    // Every launcher has a parent: process 1 is nobody's child, and smaller numbers mean many processes.
+    // Every launcher has a parent, so it cannot be process 1, and smaller numbers denote several processes.
     let pid = Some(i32::from_le_bytes(*pid)).filter(|pid| *pid > 1).and_then(Pid::from_raw)?;
     Some((word, Identity { pid, began: u64::from_le_bytes(*began.first_chunk()?) }))
 }
@@ -75,14 +74,14 @@ pub(crate) struct Guardian {
 }
 
 impl Guardian {
-    /// Starts it, for a job whose processes have this mark. It shares nothing with the launcher but the pipe.
-    /// `agent`: it serves an agent, of whom nobody can be told that it stands still.
+    /// Starts the guardian of a job whose processes have this mark. It shares nothing with the launcher but the pipe. `agent`: it serves an agent,
+    /// which no other process of its host observes.
     pub(crate) fn start(mark: &str, agent: bool) -> io::Result<Self> {
         let (mine, pipe) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&pipe, true)?;
         let served = Identity::own().filter(|_| agent);
         let pid = sys::fork(|| {
-            // Away from the terminal's signals.
+            // So that it does not get the terminal's signals.
             let _ = rustix::process::setsid();
             let _ = rustix::thread::set_name(NAME);
             sys::close_all_but(mine.as_fd());
@@ -104,27 +103,27 @@ impl Guardian {
         self.pipe.as_fd()
     }
 
-    /// Ends it, without it killing anything, even if it stands still.
+    /// Ends the guardian without letting it kill anything, even if it is stopped.
     pub(crate) fn dismiss(self) {
         let _ = kill_process(self.pid, Signal::KILL);
         let _ = retry_on_intr(|| waitpid(Some(self.pid), WaitOptions::empty()));
     }
 
-    /// Tells it of a group that was there before it.
+    /// Adds a group that existed before the guardian.
     pub(crate) fn watch_over(&self, leader: Identity) {
         let _ = retry_on_intr(|| write(&self.pipe, &record(Word::Kill, leader)));
     }
 
-    /// This group's number will be somebody else's.
+    /// Removes a group, whose number will be reused.
     pub(crate) fn forget(&self, leader: Identity) {
         let _ = retry_on_intr(|| write(&self.pipe, &record(Word::Forget, leader)));
     }
 }
 
-/// How long processes that were killed may take to end.
+/// How long killed processes may take to end.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Removes what libraries have left in the leaders' names, once they have ended.
+/// Removes what libraries have left under the leaders' process numbers, once the leaders have ended.
 fn clear_up(leaders: &[Identity]) {
     let until = Instant::now() + PATIENCE;
     for leader in leaders {
@@ -137,8 +136,8 @@ fn clear_up(leaders: &[Identity]) {
     }
 }
 
-/// Reads records until the pipe closes. Gives the groups that are left. `agent` is killed if it stands still for so long that its launcher takes
-/// its host for lost: the line to it is closed then, and nobody else can end it.
+/// Reads records until the pipe closes. Returns the groups that are left. Kills `agent` if it is stopped for so long that its launcher declares its
+/// host lost: then the connection to it is closed, and nothing else can end it.
 fn watch(pipe: &OwnedFd, agent: Option<Identity>) -> Vec<Identity> {
     let mut groups: Vec<Identity> = Vec::new();
     let mut bytes: Vec<u8> = Vec::new();
@@ -167,7 +166,7 @@ fn watch(pipe: &OwnedFd, agent: Option<Identity>) -> Vec<Identity> {
     }
 }
 
-/// Takes whole records out of what was read. What is none is passed over, byte by byte.
+/// Takes complete records out of the bytes read. Other bytes are skipped one by one.
 pub(crate) fn take_records(bytes: &mut Vec<u8>, mut each: impl FnMut(Word, Identity)) {
     let mut at = 0;
     while let Some(next) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
@@ -187,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_are_found_among_other_bytes_and_other_bytes_are_none() {
+    fn records_are_found_among_other_bytes_which_are_skipped() {
         let leader = |pid| Identity { pid: Pid::from_raw(pid).expect("a number"), began: 1 << 40 };
         let [kill, forget] = [Word::Kill, Word::Forget].map(|word| record(word, leader(77)));
         let mut many = kill;
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guardian_kills_is_what_it_was_told_last() {
+    fn a_guardian_kills_the_groups_that_were_added_and_not_removed() {
         let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
         let leader = |pid| Identity { pid: Pid::from_raw(pid).expect("a number"), began: 5 };
         for (word, pid) in [(Word::Kill, 20), (Word::Kill, 21), (Word::Forget, 20), (Word::Kill, 22), (Word::Kill, 22)]

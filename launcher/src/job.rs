@@ -1,5 +1,5 @@
-//! A running job: what its processes say, what they print, and what it means. How a job ends is `end`'s; the processes
-//! themselves are served by `here`.
+//! A running job: messages and output of its processes, and their consequences. `end` decides how a job ends; `local_processes` serves the processes
+//! themselves.
 
 use std::ffi::OsString;
 use std::io;
@@ -30,15 +30,15 @@ use crate::{Launch, shell};
 
 /// Bytes of one read of a process's output.
 const READ: usize = 64 << 10;
-/// A line of the first process that has no end is shown after this time without output: it may be a prompt. Where others print, who
-/// waits that long for a processor in the middle of a line must not be taken for it.
+/// An unfinished line of the first process is shown after this time without output: it may be a prompt. If other processes print too, a process that
+/// waits that long for a processor in the middle of a line must not be mistaken for a prompt.
 const PROMPT: Duration = Duration::from_millis(50);
 const PROMPT_AMONG_OTHERS: Duration = Duration::from_millis(250);
 
-/// Starts a job and serves it to its end. Gives its exit status.
+/// Runs a job to its end. Returns its exit status.
 pub(crate) fn run(mut options: Options, launch: Launch) -> Result<u8, LaunchError> {
     let place = Place::of(&mut options)?;
-    // What a program's own arguments say must not differ.
+    // The arguments of the program must agree with this number.
     options.pes = Some(place.layout.pes());
     let (pes, processes) = (place.layout.pes(), place.layout.processes());
     if launch.one_pe_each && processes < pes {
@@ -63,12 +63,12 @@ pub(crate) fn run(mut options: Options, launch: Launch) -> Result<u8, LaunchErro
     }
 }
 
-/// Where a job runs.
+/// The hosts of a job.
 struct Place {
     layout: Layout,
-    /// Those of the nodelist that have a part, by their numbers in the layout; without one none is named.
+    /// The hosts of the nodelist that have a part in the job, by their numbers in the layout; empty without a nodelist.
     hosts: Vec<Host>,
-    /// Which of them is this one.
+    /// The number of this host among them.
     here: Option<u32>,
 }
 
@@ -88,7 +88,7 @@ impl Place {
         Ok(Self { layout, hosts, here })
     }
 
-    /// PEs, and how many of them a process has at most; none: as many as there are.
+    /// The number of PEs, and the maximum number of PEs in a process; `None`: no maximum.
     fn size(options: &Options) -> (u32, Option<u32>) {
         let apart = matches!(
             options.transport,
@@ -97,7 +97,7 @@ impl Place {
         (options.pes.unwrap_or(1), options.ppn.or(apart.then_some(1)))
     }
 
-    /// The hosts of the nodelist; none without one.
+    /// The hosts of the nodelist; `None` without one.
     fn hosts(options: &mut Options) -> Result<Option<Vec<Host>>, LaunchError> {
         let Some(file) = options.nodelist.as_ref().filter(|_| !options.local) else {
             let others = [
@@ -120,12 +120,12 @@ impl Place {
     }
 }
 
-/// Whether a name or an address is this host's. A name that is not its own may be so all the same, and is reached as others are.
+/// Whether a name or an address is this host's. A name that is not recognized may still be this host's, and is then reached like another host.
 fn is_this_host(name: &str) -> bool {
     let own = host_name();
     let short = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     let named = name == "localhost" || name == own || name == short(&own) || short(name) == own;
-    // An address is ours if we could listen there.
+    // An address is this host's if a socket can be bound to it.
     named || name.parse::<IpAddr>().is_ok_and(|ip| UdpSocket::bind((ip, 0)).is_ok())
 }
 
@@ -138,19 +138,19 @@ fn is_loopback(name: &str) -> bool {
 pub(crate) struct Process {
     /// It was started, and has not been reaped.
     pub(crate) runs: bool,
-    /// Its number, for messages.
+    /// Its process number, for messages.
     pub(crate) number: u32,
     /// Its channel is open.
     pub(crate) line: bool,
     pub(crate) joined: bool,
-    /// It has said that the job ended.
+    /// It has reported that the job ended.
     pub(crate) said_exit: bool,
-    /// It has said why the job must end.
+    /// It has reported why the job must end.
     pub(crate) said_abort: bool,
     pub(crate) fault: Option<Fault>,
-    /// Its channel closed then, though it lives.
+    /// When its channel closed although it runs.
     pub(crate) line_lost: Option<Instant>,
-    /// Pings since it last answered.
+    /// Pings since its last answer.
     pub(crate) unanswered: u32,
 }
 
@@ -159,22 +159,22 @@ pub(crate) struct Process {
 pub(crate) struct Job {
     pub(crate) options: Options,
     pub(crate) layout: Layout,
-    /// Which host of the layout is this one.
+    /// The number of this host in the layout.
     this: Option<u32>,
-    /// This one's name.
+    /// The name of this host.
     pub(crate) host: String,
     pub(crate) here: LocalProcesses,
-    /// The others, by their numbers in the layout.
+    /// The other hosts, by their numbers in the layout.
     pub(crate) remotes: Vec<Option<RemoteHost>>,
     pub(crate) orders: Orders,
-    /// All has ended but for the last words of other hosts, which may take until then.
+    /// Everything has ended but for the final frames of other hosts, which may take until this time.
     pub(crate) finishing: Option<Instant>,
     pub(crate) outputs: Outputs,
     pub(crate) processes: Vec<Process>,
     pub(crate) board: Board,
     pub(crate) end: End,
     prompt_at: Option<Instant>,
-    /// For one read. A stack may be too small for it.
+    /// A buffer for one read. A stack may be too small for it.
     buf: Vec<u8>,
 }
 
@@ -186,7 +186,7 @@ impl Job {
         let mut names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         match this {
             Some(_) if names.is_empty() => names.push(own.clone()),
-            // What nobody else may call us.
+            // Other hosts cannot reach this one by a loopback name.
             Some(host) if is_loopback(&names[host as usize]) => names[host as usize].clone_from(&own),
             _ => {}
         }
@@ -256,7 +256,7 @@ impl Job {
         &self.orders.names[self.layout.host_of(rank) as usize]
     }
 
-    // What processes say.
+    // Messages from processes.
 
     pub(crate) fn on_news(&mut self, rank: u32, news: News) {
         let Some(process) = self.processes.get_mut(rank as usize) else { return };
@@ -315,7 +315,7 @@ impl Job {
         }
     }
 
-    /// Sends a packet to a process, wherever it is.
+    /// Sends a packet to a process on any host.
     pub(crate) fn send(&mut self, answer: Answer) {
         match self.remote_of(answer.to) {
             Some(remote) => remote.send(&ToAgent::Packet { rank: answer.to, packet: answer.packet.to_vec() }),
@@ -323,7 +323,7 @@ impl Job {
         }
     }
 
-    /// Sends all processes, and what they have started, a signal.
+    /// Sends a signal to all processes and their descendants.
     pub(crate) fn signal_all(&mut self, signal: Signal) {
         self.here.signal_all(signal);
         self.signal_others(signal);
@@ -338,7 +338,7 @@ impl Job {
 
     // The end of other hosts.
 
-    /// Has other hosts see to what processes have left behind, and waits for what they have still to say.
+    /// Lets other hosts kill what processes have left behind, and waits for their remaining frames.
     pub(crate) fn finish_others(&mut self, limit: Duration) {
         self.finishing = Some(Instant::now() + limit);
         self.remotes.iter_mut().flatten().for_each(|remote| remote.send(&ToAgent::Finish));
@@ -346,9 +346,9 @@ impl Job {
         self.leave_others();
     }
 
-    // What processes print.
+    // Output of processes.
 
-    /// Reads once; whether there may be more.
+    /// Reads once; returns whether there may be more.
     fn read_stream(&mut self, rank: u32, which: usize) -> bool {
         let mut buf = std::mem::take(&mut self.buf);
         let read = self.here.read(rank, which, &mut buf);
@@ -359,9 +359,9 @@ impl Job {
         read.is_some_and(|n| n > 0)
     }
 
-    /// Takes what a process has printed; nothing: it prints no more.
+    /// Takes output of a process; empty: the stream has ended.
     pub(crate) fn print(&mut self, rank: u32, which: usize, bytes: &[u8]) {
-        // The first process reads what the user types.
+        // The first process reads the user's input.
         if self.outputs.take(rank, which, bytes) && rank == 0 {
             self.await_prompt();
         }
@@ -379,7 +379,7 @@ impl Job {
         }
     }
 
-    /// All that was printed, when nobody prints any more.
+    /// Reads all remaining output, after all processes have ended.
     pub(crate) fn read_all(&mut self) {
         for rank in self.here.ranks() {
             for which in 0..2 {
@@ -391,7 +391,7 @@ impl Job {
         self.outputs.flush_sources();
     }
 
-    /// Writes what can be written, and listens to whom and what this makes sense of.
+    /// Writes what can be written, and listens to the streams whose sink has room.
     pub(crate) fn write_out(&mut self) {
         self.put_off_prompt();
         self.outputs.write(self.here.epoll());
@@ -403,7 +403,7 @@ impl Job {
         }
     }
 
-    /// The launcher's own voice.
+    /// The sink for the launcher's own messages.
     pub(crate) fn sink(&mut self) -> &mut Sink {
         self.outputs.voice()
     }
@@ -430,7 +430,7 @@ impl Owner for Job {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Process(rank, news) => self.on_news(rank, news),
-            // Who waits for nothing but last words need not.
+            // If only final frames are awaited, a signal ends the wait.
             Event::Signal(_) if self.finishing.is_some() => self.finishing = Some(Instant::now()),
             Event::Signal(signal) => self.on_signal(signal),
             Event::Command(pid, death) => self.on_shell_ended(pid, death),
@@ -443,7 +443,7 @@ impl Owner for Job {
             What::Stderr => _ = self.read_stream(number, 1),
             What::Line => _ = self.on_line(number),
             What::Words => self.on_words(number),
-            // A sink with room, or a line: it is written to in the next round anyway.
+            // A sink with room, or a connection: it is written to in the next round anyway.
             What::Sink | What::Channel | What::Signals => {}
         }
     }

@@ -1,9 +1,9 @@
-//! `charmrun`: starts the processes of a job on this host, gives each its place and the job's secret, joins their
-//! output, passes signals on, and sees to it that a job ends in bounded time, with one message that says why, and leaves
-//! nothing behind. Speaks only the transport's bootstrap with what it starts; knows nothing of schedulers and chares.
+//! `charmrun`: starts the processes of a job on this host, gives each its rank and the job's secret, merges their output, forwards signals, and
+//! ensures that a job ends in bounded time, with one message that states the cause, and leaves nothing behind. Communicates with the processes only
+//! through the transport's bootstrap; knows nothing of schedulers and chares.
 //!
-//! The launcher has one thread and one loop (`here`), on one `epoll`. That matters: the parent's death signal of a
-//! process is bound to the thread that started it, and a process with one thread may fork.
+//! The launcher has one thread and one loop (`local_processes`), on one `epoll`. One thread is essential: the parent-death signal of a process is
+//! bound to the thread that started it, and a process with one thread may fork.
 
 mod agent;
 mod board;
@@ -40,35 +40,35 @@ use charm4rs_bootstrap::{error_line, host_name, open_standard_descriptors};
 pub use error::{LaunchError, Why};
 pub use nodelist::{NodelistError, Problem};
 
-/// The program `charmrun`: its arguments without its name.
+/// The program `charmrun`: `args` are its arguments without its name.
 #[must_use]
 pub fn charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(finish(agent_or(args, |args| run_by(args, None))))
 }
 
-/// What `charmrun` does, for an interpreter's package: a program whose name ends in `.py`, or that begins with a dash (`-m`,
-/// `-c`), is run by `interpreter`, and its processes have one PE each. `stranger` says of a script that ends well without having
-/// joined the job what it has left out. Gives the exit status.
+/// `charmrun` for an interpreter's package: a program whose name ends in `.py`, or that begins with a dash (`-m`, `-c`), is run by `interpreter`, and
+/// its processes have one PE each. `stranger` is printed for a script that ends with 0 without having joined the job: it says what the script lacks.
+/// Returns the exit status.
 #[must_use]
 pub fn launch_script(args: impl IntoIterator<Item = OsString>, interpreter: &OsStr, stranger: &'static str) -> u8 {
     finish(agent_or(args, |args| run_by(args, Some((interpreter, stranger)))))
 }
 
-/// What to ask of a program that has ended well without having joined the job.
-const STRANGER: &str = "is it a program of charm4rs?";
+/// The question in the error about a program that ends with 0 without having joined the job.
+const STRANGER: &str = "is it a charm4rs program?";
 
-/// The program `cargo-charmrun`: its arguments without its name.
+/// The program `cargo-charmrun`: `args` are its arguments without its name.
 #[must_use]
 pub fn cargo_charmrun(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(finish(agent_or(args, cargo::run)))
 }
 
-/// Runs an agent if that is all that is asked for (whichever program of ours is asked), or does what else is.
+/// Runs an agent if the command line asks for one (of either program), and otherwise `other`.
 fn agent_or(
     args: impl IntoIterator<Item = OsString>,
     run: impl FnOnce(Vec<OsString>) -> Result<u8, LaunchError>,
 ) -> Result<u8, LaunchError> {
-    // Nothing of ours may get their numbers. Rust's own programs begin like this, interpreters do not.
+    // So that no other descriptor gets their numbers. Programs in Rust do this at their start, interpreters do not.
     open_standard_descriptors().map_err(LaunchError::system("/dev/null"))?;
     let args: Vec<OsString> = args.into_iter().collect();
     if let [word] = &args[..]
@@ -108,11 +108,11 @@ fn run_by(
 struct Launch {
     program: OsString,
     args: Vec<OsString>,
-    /// What to ask of a program that has not joined.
+    /// The question in the error about a program that has not joined.
     stranger: &'static str,
-    /// A process of it can have one PE only.
+    /// A process of the program can have only one PE.
     one_pe_each: bool,
-    /// What runs this launcher, on other hosts too.
+    /// The command of this launcher, which also runs on other hosts.
     launcher: Vec<OsString>,
 }
 
@@ -137,7 +137,7 @@ impl Launch {
     }
 }
 
-/// The program that runs, with its arguments: where it is on this host.
+/// The command of the running program: its path on this host and its arguments.
 fn launcher(interpreter: Option<(&OsStr, &'static str)>) -> Result<Vec<OsString>, LaunchError> {
     match interpreter {
         Some((interpreter, _)) => {
@@ -152,30 +152,30 @@ fn is_script(name: &OsStr) -> bool {
     name.ends_with(b".py") || name.starts_with(b"-")
 }
 
-/// What a command line asks to be told instead of running anything.
+/// The text that a command line asks for instead of a run.
 fn asked_for(action: Action, program: &str) -> Option<String> {
     let version = options::version();
     match action {
         Action::Run => None,
         Action::Version => Some(format!("{program} (charm4rs) {version}\n")),
         Action::Help => {
-            Some(format!("{program} [options] PROGRAM [arguments]: runs a program of charm4rs\n\n{}", options::help()))
+            Some(format!("{program} [options] PROGRAM [arguments]: runs a charm4rs program\n\n{}", options::help()))
         }
         Action::Info => Some(format!("charm4rs {version} on {}\n{}", host_name(), survey::report())),
     }
 }
 
-/// Reports an error; gives the exit status.
+/// Reports an error; returns the exit status.
 fn finish(result: Result<u8, LaunchError>) -> u8 {
     result.unwrap_or_else(|error| {
         let line = error_line(error.code(), &error.to_string(), None, &host_name(), std::process::id());
-        // Nobody is left to tell if this fails.
+        // If this fails, there is no way to report it.
         let _ = std::io::stderr().write_all(line.as_bytes());
         error.code()
     })
 }
 
 fn print(text: &str) {
-    // A reader that has gone wanted no more.
+    // A reader that is gone needs no more.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! One end of the stream between a launcher and an agent: frames in, frames out, never blocking. Knows nothing of what they mean.
+//! One end of the byte stream between a launcher and an agent: reads and writes frames without blocking. Knows nothing of their meaning.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -21,13 +21,13 @@ pub(crate) struct Line {
     outbox: VecDeque<u8>,
     /// The loop waits for room.
     heard: bool,
-    /// The other end takes no more.
+    /// The other end accepts no more.
     closed: bool,
-    /// For one read. A stack may be too small for it.
+    /// A buffer for one read. A stack may be too small for it.
     buf: Vec<u8>,
 }
 
-/// What one read has given.
+/// The result of one read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Got {
     Bytes,
@@ -36,7 +36,7 @@ pub(crate) enum Got {
 }
 
 impl Line {
-    /// A line that reads from `input`, in a loop that hears of it as `token`.
+    /// A connection that reads from `input` and writes to `output`.
     pub(crate) fn new(input: OwnedFd, output: OwnedFd) -> std::io::Result<Self> {
         rustix::io::ioctl_fionbio(&input, true)?;
         rustix::io::ioctl_fionbio(&output, true)?;
@@ -60,7 +60,7 @@ impl Line {
         &self.output
     }
 
-    /// Has a loop hear, as `token`, of what comes.
+    /// Lets a loop listen for input, as `token`.
     pub(crate) fn listen(&self, epoll: &OwnedFd, token: EventData) -> Result<(), Errno> {
         epoll::add(epoll, &self.input, token, EventFlags::IN)
     }
@@ -77,12 +77,12 @@ impl Line {
         }
     }
 
-    /// The next frame of what was read.
+    /// The next complete frame.
     pub(crate) fn next<F: Frame>(&mut self) -> Result<Option<F>, WireError> {
         self.incoming.next()
     }
 
-    /// What came before the other end's opening.
+    /// The text before the other end's opening.
     pub(crate) fn words(&self) -> &[u8] {
         self.incoming.words()
     }
@@ -101,7 +101,7 @@ impl Line {
             match retry_on_intr(|| rustix::io::write(&self.output, self.outbox.as_slices().0)) {
                 Ok(n) => _ = self.outbox.drain(..n),
                 Err(Errno::AGAIN) => return,
-                // Reading says that the other end has gone, and why.
+                // Reading reports that the other end is gone, and why.
                 Err(_) => {
                     self.closed = true;
                     self.outbox = VecDeque::new();
@@ -114,7 +114,7 @@ impl Line {
         self.outbox.is_empty()
     }
 
-    /// Has a loop wait for room, as `token`, while there is something to write.
+    /// Lets a loop wait for room, as `token`, while there is something to write.
     pub(crate) fn wait_for_room(&mut self, epoll: &OwnedFd, token: EventData) {
         let wants = !self.outbox.is_empty();
         if wants != self.heard {

@@ -1,10 +1,9 @@
-//! The processes of a job that run on this host: starts them, carries packets to and from them, reads what they print, and
-//! reaps them; and the loop around it. A launcher serves those of its own host with it, an agent of a launcher's those of another. Knows
-//! nothing of the job: what happens goes to the [`Owner`], which decides.
+//! The processes of a job on this host: starts them, carries packets to and from them, reads their output, and reaps them; and the loop around this.
+//! A launcher serves the processes of its own host with it, an agent those of another host. Knows nothing of the job: events go to the [`Owner`],
+//! which decides.
 //!
-//! Every round handles, in this order, what processes say on their channels, who has died, and what was printed: so
-//! a process's own words about its failure come before its death, and the message about either before the
-//! output that followed.
+//! Every round handles, in this order, messages on the processes' channels, deaths, and output: so a process's own report of its failure comes before
+//! its death, and the message about either before the output that followed.
 
 mod deaths;
 
@@ -30,56 +29,56 @@ use crate::sharing::Sharing;
 use crate::signals::Signals;
 use crate::sys::{Death, Reads, Started};
 
-/// How long the kernel may take to end what was killed.
+/// How long the kernel may take to end killed processes.
 pub(crate) const GIVE_UP: Duration = Duration::from_secs(1);
 
-/// Descriptors that a process costs its launcher or agent, those that it shares not counted; and another host its launcher.
+/// Descriptors that a process costs its launcher or agent, without those that it shares; and that another host costs its launcher.
 const FDS_EACH: u64 = 4;
 
-/// How many guardians may follow the first one.
+/// How many times a guardian may be replaced.
 const GUARDIANS: u32 = 10;
 
-/// What happened.
+/// An event.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// To a process of the job, by its rank.
+    /// Of a process of the job, by its rank.
     Process(u32, News),
-    /// This process was sent a signal.
+    /// This process received a signal.
     Signal(i32),
     /// A command that was started beside them has ended.
     Command(Pid, Death),
 }
 
-/// What happened to a process of the job.
+/// An event of a process of the job.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum News {
-    /// It was started, and this is its number.
+    /// It was started with this process number.
     Started(u32),
-    /// It says something.
+    /// It sent a message.
     Said(ToLauncher),
-    /// It cannot be understood, for this reason, with the exit status for it.
+    /// It broke the protocol: the exit status, and the reason.
     Broke(u8, String),
     /// Its channel closed.
     LineLost,
-    /// It has ended. All that it said came before.
+    /// It has ended. All its messages came before.
     Died(Death),
 }
 
-/// Whom the loop serves.
+/// The user of the loop.
 pub(crate) trait Owner {
     fn here(&mut self) -> &mut LocalProcesses;
     fn on_event(&mut self, event: Event);
-    /// There may be something to read: what a process has printed, or what the owner itself listens to.
+    /// There may be something to read: output of a process, or a descriptor that the owner itself listens to.
     fn on_ready(&mut self, what: What, number: u32);
     /// A new round begins: the last chance to write before the loop waits.
     fn before_waiting(&mut self);
-    /// When [`Owner::on_time`] has something to do though nothing happens.
+    /// When [`Owner::on_time`] has something to do without an event.
     fn deadline(&self) -> Option<Instant>;
     fn on_time(&mut self);
     fn is_over(&self) -> bool;
 }
 
-/// The loop, until it is over.
+/// Runs the loop until it is over.
 pub(crate) fn serve(owner: &mut impl Owner) {
     let mut ready = Vec::with_capacity(256);
     while !owner.is_over() {
@@ -101,7 +100,7 @@ pub(crate) fn serve(owner: &mut impl Owner) {
     }
 }
 
-/// Gives the owner what has happened.
+/// Gives the pending events to the owner.
 pub(crate) fn hand_over(owner: &mut impl Owner) {
     while let Some(event) = owner.here().events.pop_front() {
         owner.on_event(event);
@@ -112,11 +111,11 @@ pub(crate) fn hand_over(owner: &mut impl Owner) {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum What {
     Channel = 0,
-    /// The line between a launcher and an agent.
+    /// The connection between a launcher and an agent.
     Line = 1,
     Signals = 2,
     Sink = 3,
-    /// What a remote shell says for itself.
+    /// The standard error of a remote shell.
     Words = 4,
     Stdout = 5,
     Stderr = 6,
@@ -140,10 +139,10 @@ pub(crate) fn token(what: What, number: u32) -> EventData {
 
 #[derive(Debug)]
 struct Child {
-    /// Who it is, and the leader of its group too; `None`: it has been reaped.
+    /// The process, which is also the leader of its group; `None`: it has been reaped.
     leader: Option<Identity>,
     channel: Option<Channel>,
-    /// What does not fit into its channel now.
+    /// Packets that do not fit into its channel now.
     outbox: VecDeque<Answer>,
     /// The loop waits for room in its channel.
     outbox_heard: bool,
@@ -160,27 +159,27 @@ struct Stream {
 /// See the [module's text](self).
 #[derive(Debug)]
 pub(crate) struct LocalProcesses {
-    /// Those that belong here, in order.
+    /// The ranks of this host, in order.
     ranks: Range<u32>,
     children: Vec<Child>,
     commands: Vec<Identity>,
     guardian: Option<Guardian>,
-    /// So many more there may be.
+    /// How many more guardians may be started.
     guardians: u32,
     agent: bool,
     epoll: OwnedFd,
     caller: Caller,
-    /// Of all that was started here, which is where what they have started may be found.
+    /// The sessions of all processes started here, which is where their descendants may be found.
     sessions: HashSet<Pid>,
     sharing: Sharing,
     events: VecDeque<Event>,
-    /// Descriptors on their way hit the kernel's limit: try again then.
+    /// Descriptors in flight have reached the kernel's limit: when to try again.
     retry_at: Option<Instant>,
     packet: Vec<u8>,
 }
 
 impl LocalProcesses {
-    /// A place for these processes. `agent`: it is an agent's, which is ended if it stands still.
+    /// The state for these processes. `agent`: it belongs to an agent, which the guardian ends if it is stopped.
     pub(crate) fn new(ranks: Range<u32>, agent: bool) -> Result<Self, LaunchError> {
         let system = |call| move |e: Errno| LaunchError::system(call)(e.into());
         let caller = Caller::new()?;
@@ -206,12 +205,12 @@ impl LocalProcesses {
         })
     }
 
-    /// Makes room for the descriptors of all processes here, and of the lines to so many hosts.
+    /// Makes room for the descriptors of all processes here, and of the connections to so many hosts.
     pub(crate) fn make_room(&self, hosts: usize) -> Result<(), LaunchError> {
         self.caller.make_room((self.ranks.len() + hosts) as u64 * FDS_EACH + 32)
     }
 
-    /// Where the loop listens: the owner may have it listen to more.
+    /// The epoll of the loop: the owner may add to it.
     pub(crate) fn epoll(&self) -> &OwnedFd {
         &self.epoll
     }
@@ -224,7 +223,7 @@ impl LocalProcesses {
         &mut self.caller.signals
     }
 
-    /// Starts them all, and welcomes each as the first of them would be. The job's first process reads our standard input, if
+    /// Starts all processes; each gets a welcome, derived from that of the first. The job's first process reads the launcher's standard input, if
     /// `reads`.
     pub(crate) fn start(&mut self, program: &mut Program, welcome: &Welcome, reads: bool) -> Result<(), LaunchError> {
         for rank in self.ranks.clone() {
@@ -251,7 +250,7 @@ impl LocalProcesses {
         Ok(())
     }
 
-    /// Starts another command, which reads what we write, and is nobody's process of the job.
+    /// Starts another command, whose standard input we write, and which is not a process of the job.
     pub(crate) fn start_command(&mut self, program: &mut Program) -> Result<Started, LaunchError> {
         let guardian = self.guardian.as_ref().map(Guardian::pipe);
         let started = program.start(self.caller.mark(), None, guardian, Reads::Us)?;
@@ -260,7 +259,7 @@ impl LocalProcesses {
         Ok(started)
     }
 
-    /// Kills it, with what it has started.
+    /// Kills a command with its descendants.
     pub(crate) fn kill_command(&self, command: Pid) {
         if self.commands.iter().any(|leader| leader.pid == command) {
             let _ = kill_process_group(command, Signal::KILL);
@@ -329,7 +328,7 @@ impl LocalProcesses {
         }
     }
 
-    /// What a packet means. What is shared with processes of this host is seen to here.
+    /// Interprets a packet. Handles here what processes of this host share.
     fn understood(&mut self, rank: u32, packet: Packet, message: Result<ToLauncher, WireError>) -> News {
         let message = match message {
             Ok(message) => message,
@@ -364,7 +363,7 @@ impl LocalProcesses {
         let Some(child) = self.child(rank) else { return };
         child.outbox.clear();
         if let Some(channel) = child.channel.take() {
-            // Closing it takes it out of the epoll too, but a stale event must not name a new descriptor.
+            // Closing it removes it from the epoll too, but a stale event must not refer to a new descriptor.
             let _ = epoll::delete(&self.epoll, &channel);
         }
         self.tell(rank, News::LineLost);
@@ -393,7 +392,7 @@ impl LocalProcesses {
                     retry_at = Some(Instant::now() + Duration::from_millis(2));
                     break;
                 }
-                // The process is gone or going: its death says how.
+                // The process is gone or ending: its death tells how.
                 Err(_) => process.outbox.clear(),
             }
         }
@@ -407,7 +406,7 @@ impl LocalProcesses {
         }
     }
 
-    /// Sends what the kernel could not take, when it is time.
+    /// Sends what the kernel refused before, when it is time.
     fn retry(&mut self) {
         if self.retry_at.is_some_and(|at| at <= Instant::now()) {
             self.retry_at = None;
@@ -417,14 +416,14 @@ impl LocalProcesses {
 
     // Output.
 
-    /// Reads once what a process has printed: how many bytes; 0: its end, after which there is nothing.
+    /// Reads once from the output of a process: returns the number of bytes; 0 at its end; `None` if there is nothing.
     pub(crate) fn read(&mut self, rank: u32, which: usize, buf: &mut [u8]) -> Option<usize> {
         let child = self.children.get_mut(rank.checked_sub(self.ranks.start)? as usize)?;
         let stream = child.streams[which].as_ref()?;
         match rustix::io::retry_on_intr(|| rustix::io::read(&stream.fd, &mut *buf)) {
             Ok(n) if n > 0 => Some(n),
             Err(Errno::AGAIN) => None,
-            // Its end, or an error, which no pipe has.
+            // Its end, or an error, which a pipe does not have.
             _ => {
                 let _ = epoll::delete(&self.epoll, &stream.fd);
                 child.streams[which] = None;
@@ -433,7 +432,7 @@ impl LocalProcesses {
         }
     }
 
-    /// Whether to listen to what processes print on one of their streams.
+    /// Sets whether the loop listens to one of the output streams of the processes.
     pub(crate) fn hear(&mut self, which: usize, on: bool) {
         for (rank, child) in self.ranks.clone().zip(&mut self.children) {
             let Some(stream) = &mut child.streams[which] else { continue };
@@ -443,27 +442,27 @@ impl LocalProcesses {
                 } else {
                     epoll::delete(&self.epoll, &stream.fd)
                 };
-                // Nothing can be done about it but to try again.
+                // The only remedy is to try again.
                 stream.heard = if changed.is_ok() { on } else { !on };
             }
         }
     }
 
-    /// Those that belong here.
+    /// The ranks of this host.
     pub(crate) fn ranks(&self) -> Range<u32> {
         self.ranks.clone()
     }
 
     // Signals.
 
-    /// To every process and what it has started.
+    /// Sends a signal to every process and its descendants.
     pub(crate) fn signal_all(&self, signal: Signal) {
         for leader in self.children.iter().filter_map(|child| child.leader) {
             let _ = kill_process_group(leader.pid, signal);
         }
     }
 
-    /// To one process and what it has started.
+    /// Sends a signal to one process and its descendants.
     pub(crate) fn signal(&mut self, rank: u32, signal: Signal) {
         if let Some(leader) = self.child(rank).and_then(|child| child.leader) {
             let _ = kill_process_group(leader.pid, signal);
@@ -486,7 +485,7 @@ impl LocalProcesses {
 }
 
 fn timespec(duration: Duration) -> rustix::event::Timespec {
-    // A little later rather than a little earlier: a deadline that has not quite come would be waited for in rounds.
+    // Slightly later rather than slightly earlier: otherwise the loop would spin until the deadline.
     let duration = duration + Duration::from_micros(50);
     rustix::event::Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),

@@ -1,9 +1,8 @@
-//! Which hosts a job runs on: the file that `++nodelist` names, and how PEs are dealt over its hosts. Knows nothing of how a
-//! host is reached.
+//! The hosts of a job: the file that `++nodelist` names, and the assignment of PEs to its hosts. Knows nothing of how a host is reached.
 //!
-//! The form is that of Charm++'s files: lines `group NAME [options]` and `host NAME [options]`; a line that is a host's name alone is a
-//! host too. Options of a group hold for its hosts. They may also stand on lines of their own, without the pluses (`login me`), and hold for
-//! the hosts that follow; `*` is an option's default. A `#` begins a comment.
+//! The format is that of Charm++'s files: lines `group NAME [options]` and `host NAME [options]`; a line with only a host's name is a host too.
+//! Options of a group hold for its hosts. They may also stand on lines of their own, without the pluses (`login me`), and hold for the hosts that
+//! follow; `*` is an option's default. A `#` begins a comment.
 
 use std::path::{Path, PathBuf};
 
@@ -12,90 +11,90 @@ use charm4rs_transport_core::Layout;
 
 use crate::shell;
 
-/// The group that is taken unless another one is named.
+/// The default group.
 pub(crate) const MAIN: &str = "main";
 
 /// A host of the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Host {
     pub(crate) name: String,
-    /// How often it counts when PEs are dealt.
+    /// Its weight when PEs are assigned.
     pub(crate) cpus: u32,
-    /// What runs commands there, if not what the command line says.
+    /// The command that runs commands there, if not the default.
     pub(crate) shell: Option<String>,
-    /// As whom.
+    /// The user name.
     pub(crate) login: Option<String>,
 }
 
-/// What is wrong with a nodelist.
+/// An error in a nodelist.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodelistError {
     /// It cannot be read.
     #[error("cannot read the nodelist {path}: {source}", path = path.display())]
     Unreadable {
-        /// As given.
+        /// The path as given.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
     /// A line of it is wrong.
     #[error("{path}:{line}: {problem}", path = path.display())]
     Line {
-        /// As given.
+        /// The path as given.
         path: PathBuf,
-        /// From 1.
+        /// Counted from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The error.
         problem: Problem,
     },
     /// It has no such group.
     #[error("{path} has no group {group}", path = path.display())]
     NoGroup {
-        /// As given.
+        /// The path as given.
         path: PathBuf,
-        /// What was looked for.
+        /// The group's name.
         group: String,
     },
     /// A group has no host.
     #[error("{path} names no host in group {group}", path = path.display())]
     NoHost {
-        /// As given.
+        /// The path as given.
         path: PathBuf,
         /// The group.
         group: String,
     },
 }
 
-/// What is wrong with a line of a nodelist.
+/// An error in a line of a nodelist.
 #[derive(PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Problem {
-    /// `host` or `group` and nothing behind it.
+    /// `host` or `group` without a name.
     #[error("{0} needs a name")]
     NoName(&'static str),
-    /// A name that cannot be one.
-    #[error("{0} is no name of a host (a user's name goes behind ++login)")]
+    /// An invalid name.
+    #[error("{0} is not a host name (a user's name goes after ++login)")]
     NoHost(String),
     /// An option without its value.
     #[error("{0} needs a value")]
     NoValue(String),
-    /// A command that is none.
-    #[error("++shell {0}: a quote without end")]
+    /// An invalid command.
+    #[error("++shell {0}: an unterminated quote")]
     Shell(String),
-    /// A word of Charm++'s that cannot work.
+    /// An option of Charm++'s that cannot work here.
     #[error("{word} does not work here: {instead}")]
     Refused {
-        /// The word.
+        /// The option.
         word: &'static str,
         /// What to do instead.
         instead: &'static str,
     },
-    /// A number that is none.
+    /// An invalid number.
     #[error("++cpus {0}: must be a number between 1 and 1048576")]
     Cpus(String),
-    /// Something else.
+    /// An unknown word.
     #[error("unknown word {given}{}; a line is: host NAME [++cpus N] [++login USER] [++shell CMD]", nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
     Unknown {
         /// The word.
@@ -108,12 +107,12 @@ pub enum Problem {
     TooMany,
 }
 
-/// What a file says of a group.
+/// The content of a file for one group.
 #[derive(Debug)]
 pub(crate) struct Nodelist {
-    /// Those that are named more than once once, in the order in which they come first.
+    /// The hosts, in the order in which they come first; one that is named more than once is one.
     pub(crate) hosts: Vec<Host>,
-    /// Words of Charm++'s that do nothing here.
+    /// Options of Charm++'s that have no effect here.
     pub(crate) ignored: Vec<String>,
 }
 
@@ -131,15 +130,15 @@ struct Settings {
     login: Option<String>,
 }
 
-/// What an option of a host or group does.
+/// The effect of an option of a host or group.
 #[derive(Clone, Copy)]
 enum Does {
     Cpus,
     Shell,
     Login,
-    /// Charm++'s; it has no effect there either, or need not have one here.
+    /// Charm++'s; it has no effect there either, or needs none here.
     Nothing,
-    /// Charm++'s; what to do instead.
+    /// Charm++'s; the text says what to do instead.
     Refused(&'static str),
 }
 
@@ -163,7 +162,7 @@ pub(crate) fn parse(text: &str, group: &str, path: &Path) -> Result<Nodelist, No
     let mut hosts: Vec<Host> = Vec::new();
     let mut ignored = Vec::new();
     let mut settings = Settings::default();
-    // Hosts in front of the first group are of the main one.
+    // Hosts before the first group belong to the main group.
     let (mut here, mut seen) = (group == MAIN, group == MAIN);
     for (line, words) in (1..).zip(text.lines().map(words)) {
         let wrong = |problem| NodelistError::Line { path: path.to_owned(), line, problem };
@@ -203,7 +202,7 @@ fn words(line: &str) -> Vec<&str> {
     line.split('#').next().unwrap_or_default().split_whitespace().collect()
 }
 
-/// A name or an address. It becomes an argument of a remote shell, so nothing that could be an option is one.
+/// A host name or an address. It becomes an argument of a remote shell, so a name that could be an option is refused.
 fn host_name(name: &str) -> Result<String, Problem> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:%-".contains(&b));
     if plain && !name.starts_with('-') { Ok(name.to_owned()) } else { Err(Problem::NoHost(name.to_owned())) }
@@ -256,7 +255,7 @@ fn add(hosts: &mut Vec<Host>, name: String, settings: Settings) -> Result<(), Pr
     if total > u64::from(PES_MAX) { Err(Problem::TooMany) } else { Ok(()) }
 }
 
-/// Hosts of which those that are the same by other names are one.
+/// Merges hosts that are the same under other names.
 pub(crate) fn one_for_all(hosts: Vec<Host>, is_it: impl Fn(&str) -> bool) -> Vec<Host> {
     let mut all: Vec<Host> = Vec::new();
     for host in hosts {
@@ -269,8 +268,8 @@ pub(crate) fn one_for_all(hosts: Vec<Host>, is_it: impl Fn(&str) -> bool) -> Vec
     all
 }
 
-/// Deals PEs in blocks over hosts, to each as many as its share of all counts: whole processes of `ppn` PEs, or else one process
-/// for each host. Gives the layout, and which hosts have a part in it.
+/// Assigns PEs in blocks to hosts in proportion to their weights: whole processes of `ppn` PEs, or else one process for each host. Returns the
+/// layout, and the hosts that have a part in it.
 pub(crate) fn deal(pes: u32, ppn: Option<u32>, cpus: &[u32]) -> (Layout, Vec<usize>) {
     let units = ppn.map_or(pes, |ppn| pes.div_ceil(ppn));
     let total: u64 = cpus.iter().map(|n| u64::from(*n)).sum();
@@ -278,7 +277,7 @@ pub(crate) fn deal(pes: u32, ppn: Option<u32>, cpus: &[u32]) -> (Layout, Vec<usi
     let (mut processes, mut of_host, mut hosts) = (Vec::new(), Vec::new(), Vec::new());
     for (host, cpus) in cpus.iter().enumerate() {
         counted += u64::from(*cpus);
-        // The first ones have what cannot be divided.
+        // The first hosts get the remainder.
         let upto = u32::try_from((u64::from(units) * counted).div_ceil(total)).expect("not more than all");
         let share = std::mem::replace(&mut dealt, upto).abs_diff(upto);
         let sizes: Vec<u32> = match ppn {
@@ -328,27 +327,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_nodelist_is_said_with_its_line() {
+    fn an_error_in_a_nodelist_names_its_line() {
         let check = |text: &str, group: &str, want: &str| {
             let error = read(text, group).unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
         };
         check("a\nhost\n", MAIN, "f:2: host needs a name");
         check("group", MAIN, "f:1: group needs a name");
-        check("host -oProxyCommand=x", MAIN, "f:1: -oProxyCommand=x is no name of a host");
-        check("me@a", MAIN, "f:1: me@a is no name of a host (a user's name goes behind ++login)");
+        check("host -oProxyCommand=x", MAIN, "f:1: -oProxyCommand=x is not a host name");
+        check("me@a", MAIN, "f:1: me@a is not a host name (a user's name goes after ++login)");
         check("host a ++cpu 3", MAIN, "f:1: unknown word ++cpu (did you mean ++cpus?)");
         check("host a b", MAIN, "f:1: unknown word b");
         check("host a ++cpus", MAIN, "f:1: ++cpus needs a value");
         check("host a ++cpus 0", MAIN, "f:1: ++cpus 0: must be a number");
         check("host a ++cpus 1048576\nb", MAIN, "f:2: the hosts count more than");
-        check("host a ++shell 'x", MAIN, "f:1: ++shell 'x: a quote without end");
-        check("host a ++login -x", MAIN, "f:1: -x is no name");
+        check("host a ++shell 'x", MAIN, "f:1: ++shell 'x: an unterminated quote");
+        check("host a ++login -x", MAIN, "f:1: -x is not a host name");
         check("setup . ./env", MAIN, "f:1: ++setup does not work here: put the command into a script");
         check("host a ++pathfix /a /b", MAIN, "f:1: ++pathfix does not work here: a program has the same path");
         check("ext 2", MAIN, "f:1: ++ext does not work here: a program has the same name");
         check("a", "other", "f has no group other");
-        check("# nobody\n", MAIN, "f names no host in group main");
+        check("# no host\n", MAIN, "f names no host in group main");
     }
 
     #[test]

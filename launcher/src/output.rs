@@ -1,9 +1,9 @@
-//! What the processes of a job print, joined into one output in which every line is whole.
+//! Merges the output of the processes of a job into one stream in which every line is whole.
 //!
-//! A [`Source`] cuts what one process writes into lines; a [`Sink`] queues them for the launcher's own standard output or
-//! error and never blocks: a reader that is slow fills the sink, a full sink stops the sources (so the processes wait in
-//! their own `write`), and the launcher goes on reaping and passing messages. A line beyond [`LINE_MAX`] goes out
-//! in pieces; the sink remembers whose line is open, lets its owner go on with it, and ends it before anybody else's.
+//! A [`Source`] splits the output of one process into lines; a [`Sink`] queues them for the launcher's own standard output or error and never blocks:
+//! a slow reader fills the sink, a full sink stops the sources (so the processes wait in their own `write`), and the launcher continues to reap
+//! processes and pass messages. A line beyond [`LINE_MAX`] is written in pieces; the sink records the owner of the unfinished line, lets it continue
+//! the line, and ends the line before one of another owner.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,31 +12,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-/// A longer line goes out in pieces.
+/// A longer line is written in pieces.
 pub(crate) const LINE_MAX: usize = 64 << 10;
 /// A sink that holds more is full.
 const FULL: usize = 1 << 20;
 /// A full sink that holds less has room again.
 const ROOM: usize = 256 << 10;
-/// What a pipe takes without waiting when it has any room at all.
+/// The number of bytes that a pipe accepts without waiting if it has any room.
 const PIPE_ATOM: usize = 4096;
 
-/// Whoever prints: a process by its number, or the launcher itself.
+/// The origin of a line: a process by its number, or the launcher itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Owner {
     Process(u32),
     Launcher,
 }
 
-/// Cuts the bytes of one stream of one process into lines.
+/// Splits the bytes of one stream of one process into lines.
 #[derive(Debug)]
 pub(crate) struct Source {
     owner: Owner,
-    /// In front of each line.
+    /// Precedes each line.
     prefix: Vec<u8>,
-    /// A line that has no end yet.
+    /// A line without its end.
     partial: Vec<u8>,
-    /// Part of the line has gone out.
+    /// Part of the line has been written.
     open: bool,
 }
 
@@ -46,10 +46,10 @@ impl Source {
         Self { owner: Owner::Process(rank), prefix, partial: Vec::new(), open: false }
     }
 
-    /// Takes what was read.
+    /// Takes the bytes of a read.
     pub(crate) fn take(&mut self, mut bytes: &[u8], sink: &mut Sink) {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
-            // Without prefixes, all whole lines at once.
+            // Without prefixes, all complete lines at once.
             let end = if self.prefix.is_empty() { bytes.iter().rposition(|b| *b == b'\n').unwrap_or(end) } else { end };
             let (lines, rest) = bytes.split_at(end + 1);
             self.put(lines, sink);
@@ -62,12 +62,12 @@ impl Source {
         }
     }
 
-    /// A line without an end that waits here.
+    /// Whether an unfinished line waits here.
     pub(crate) fn waits(&self) -> bool {
         !self.partial.is_empty()
     }
 
-    /// Lets the line go out as far as it is known.
+    /// Writes the unfinished line as far as it is known.
     pub(crate) fn flush(&mut self, sink: &mut Sink) {
         if self.waits() {
             self.put(&[], sink);
@@ -76,7 +76,7 @@ impl Source {
     }
 
     fn put(&mut self, bytes: &[u8], sink: &mut Sink) {
-        // Somebody has ended our line for us: its own end would be a line of its own.
+        // Another owner's line has ended this line: its own newline would make an empty line.
         let ended = self.open && self.partial.is_empty() && sink.open != Some(self.owner);
         let bytes = if ended { bytes.strip_prefix(b"\n").unwrap_or(bytes) } else { bytes };
         let prefix = if self.open { &[][..] } else { &self.prefix[..] };
@@ -90,23 +90,23 @@ impl Source {
 pub(crate) struct Sink {
     way: Way,
     queue: VecDeque<u8>,
-    /// Goes out as soon as the line that is going out is at its end.
+    /// Written as soon as the current line ends.
     urgent: VecDeque<u8>,
-    /// Whose line the queue ends with, if it has no end yet.
+    /// The owner of the queue's last line, if it is unfinished.
     open: Option<Owner>,
-    /// The last byte that went out ended a line.
+    /// The last byte written ended a line.
     at_line: bool,
     full: bool,
-    /// Why nothing goes out any more.
+    /// The error after which nothing is written any more.
     failed: Option<Errno>,
 }
 
 /// How not to block.
 #[derive(Debug)]
 enum Way {
-    /// A description of our own, non-blocking: the one we inherited is shared with whoever started us.
+    /// A file description of our own, non-blocking: the inherited one is shared with the process that started this one.
     Own(OwnedFd),
-    /// It could not be opened again: only as much as fits, when the kernel says that something does.
+    /// It could not be opened again: writes only as much as fits, when the kernel reports room.
     Shared(OwnedFd),
     Socket(OwnedFd),
     /// A file never blocks.
@@ -114,7 +114,7 @@ enum Way {
 }
 
 impl Sink {
-    /// Writes to what `fd` is.
+    /// A sink for `fd`.
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode);
         let shared = fd.try_clone_to_owned()?;
@@ -141,7 +141,7 @@ impl Sink {
         })
     }
 
-    /// What to wait on for room; nothing for what never blocks.
+    /// The descriptor to wait on for room; `None` if it never blocks.
     pub(crate) fn waits_on(&self) -> Option<BorrowedFd<'_>> {
         match &self.way {
             Way::Own(fd) | Way::Shared(fd) | Way::Socket(fd) => Some(fd.as_fd()),
@@ -149,7 +149,7 @@ impl Sink {
         }
     }
 
-    /// The kernel cannot say when this has room: it always has (`/dev/null`).
+    /// The kernel cannot report when this has room: it always has (`/dev/null`).
     pub(crate) fn never_waits(self) -> Self {
         let way = match self.way {
             Way::Own(fd) | Way::Shared(fd) | Way::Socket(fd) | Way::File(fd) => Way::File(fd),
@@ -170,12 +170,12 @@ impl Sink {
         self.full |= self.queue.len() > FULL;
     }
 
-    /// A line of the launcher's own, in its turn.
+    /// Queues a line of the launcher itself, in its turn.
     pub(crate) fn say(&mut self, line: &str) {
         self.put(Owner::Launcher, &[line.as_bytes()]);
     }
 
-    /// Lines of the launcher's own, before everything that still waits.
+    /// Queues lines of the launcher itself, before everything that still waits.
     pub(crate) fn say_first(&mut self, lines: &str) {
         if self.failed.is_none() {
             self.urgent.extend(lines.as_bytes());
@@ -191,7 +191,7 @@ impl Sink {
         self.queue.is_empty() && self.urgent.is_empty()
     }
 
-    /// Why nothing goes out any more.
+    /// The error after which nothing is written any more.
     pub(crate) fn failed(&self) -> Option<Errno> {
         self.failed
     }
@@ -215,14 +215,14 @@ impl Sink {
     fn write_some(&mut self) -> Result<(), Errno> {
         let urgent = !self.urgent.is_empty() && (self.at_line || self.queue.is_empty());
         if urgent && !self.at_line {
-            // The line that is going out has no end yet: end it for it.
+            // The current line is unfinished: end it.
             self.urgent.push_front(b'\n');
             self.open = None;
             self.at_line = true;
         }
         let queue = if urgent { &self.urgent } else { &self.queue };
         let bytes = queue.as_slices().0;
-        // Something urgent waits for the end of this line only.
+        // Something urgent waits only for the end of this line.
         let bytes = match bytes.iter().position(|b| *b == b'\n') {
             Some(end) if !urgent && !self.urgent.is_empty() => &bytes[..=end],
             _ => bytes,
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_stays_one_line_if_nobody_else_speaks_and_is_ended_if_somebody_does() {
+    fn a_line_that_is_too_long_stays_one_line_unless_another_process_prints() {
         let piece = vec![b'x'; LINE_MAX / 2];
         let length = |others: bool| {
             let (mut a, mut b) = (Source::new(0, false), Source::new(1, false));
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_an_error_once_and_then_silence() {
+    fn a_reader_that_is_gone_is_one_error() {
         let (reader, writer) = std::io::pipe().unwrap();
         let mut sink = Sink::new(writer.as_fd()).unwrap();
         drop(reader);

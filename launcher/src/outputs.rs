@@ -1,5 +1,5 @@
-//! Where the output of a job goes: the launcher's own standard output and error, with what each process has not ended yet of a line.
-//! Knows nothing of where the processes are.
+//! The output of a job: the launcher's own standard output and error, and the unfinished lines of each process. Knows nothing of where the processes
+//! are.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,22 +14,22 @@ use crate::output::{Sink, Source};
 /// See the [module's text](self).
 #[derive(Debug)]
 pub(crate) struct Outputs {
-    /// Standard output and standard error, or one for both if they are the same.
+    /// Standard output and standard error, or one sink for both if they are the same.
     sinks: Vec<Sink>,
     /// The loop waits for room in this sink.
     heard: [bool; 2],
-    /// Of each process, by rank.
+    /// The streams of each process, by rank.
     sources: Vec<[Option<Source>; 2]>,
 }
 
 impl Outputs {
-    /// For so many processes, in a loop that listens by `epoll`.
+    /// For so many processes, in a loop that uses `epoll`.
     pub(crate) fn new(epoll: &OwnedFd, processes: u32, prefix: bool) -> Result<Self, LaunchError> {
         let mut sinks = vec![Sink::new(io::stdout().as_fd()).map_err(LaunchError::system("standard output"))?];
         if !same(io::stdout().as_fd(), io::stderr().as_fd()) {
             sinks.push(Sink::new(io::stderr().as_fd()).map_err(LaunchError::system("standard error"))?);
         }
-        // What epoll refuses never waits.
+        // A descriptor that epoll refuses never blocks.
         let waits = |sink: &Sink| {
             sink.waits_on().is_some_and(|fd| {
                 let added = epoll::add(epoll, fd, token(What::Sink, 0), EventFlags::empty());
@@ -46,7 +46,7 @@ impl Outputs {
         &mut self.sinks[which.min(last)]
     }
 
-    /// Takes what a process has printed; none: it prints no more. Whether a line waits for its end.
+    /// Takes output of a process; empty: the stream has ended. Returns whether an unfinished line waits.
     pub(crate) fn take(&mut self, rank: u32, which: usize, bytes: &[u8]) -> bool {
         let Some(mut source) = self.sources.get_mut(rank as usize).and_then(|pair| pair[which].take()) else {
             return false;
@@ -62,12 +62,12 @@ impl Outputs {
         waits
     }
 
-    /// Lets lines go out that have no end yet.
+    /// Writes the unfinished lines of all processes.
     pub(crate) fn flush_sources(&mut self) {
         self.flush_first(self.sources.len());
     }
 
-    /// Lets a line of the first process go out that has no end yet.
+    /// Writes the unfinished line of the first process.
     pub(crate) fn flush_prompt(&mut self) {
         self.flush_first(1);
     }
@@ -83,13 +83,13 @@ impl Outputs {
         }
     }
 
-    /// Writes what can be written, and has the loop wait for room where that makes sense.
+    /// Writes what can be written, and lets the loop wait for room if something is left.
     pub(crate) fn write(&mut self, epoll: &OwnedFd) {
         for (i, sink) in (0..).zip(&mut self.sinks) {
             sink.flush();
             let wants = !sink.is_empty();
             if let (Some(fd), true) = (sink.waits_on(), wants != self.heard[i as usize]) {
-                // Taken out when nothing waits: a reader that has gone would be reported for ever.
+                // Removed when nothing waits: epoll would report a closed reader again and again.
                 let changed = if wants {
                     epoll::add(epoll, fd, token(What::Sink, i), EventFlags::OUT)
                 } else {
@@ -100,22 +100,22 @@ impl Outputs {
         }
     }
 
-    /// Whether those that print on this stream must wait.
+    /// Whether the processes that print on this stream must wait.
     pub(crate) fn is_full(&mut self, which: usize) -> bool {
         self.sink_of(which).is_full()
     }
 
-    /// Why nothing goes out any more on standard output.
+    /// The error after which nothing is written to standard output any more.
     pub(crate) fn failed(&self) -> Option<Errno> {
         self.sinks[0].failed()
     }
 
-    /// Those that have something to write.
+    /// The sinks that have something to write.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &Sink> {
         self.sinks.iter().filter(|sink| !sink.is_empty())
     }
 
-    /// The launcher's own voice.
+    /// The sink for the launcher's own messages.
     pub(crate) fn voice(&mut self) -> &mut Sink {
         self.sinks.last_mut().expect("there is one")
     }

@@ -1,8 +1,8 @@
-//! What `/proc` says of processes: who they are, whose children, and of which job. Knows nothing of what is done about them.
+//! Process information from `/proc`: identity, children, and the job that a process belongs to. Knows nothing of how it is used.
 //!
-//! A process's number is used again when the process has gone. Its number together with the moment of its start names it for good.
-//! The processes of a job, and what they start, inherit a variable of the environment, [`MARK`], that names the launcher in this way:
-//! a list, the outermost launcher first, for a job may run within a job.
+//! A process's number is reused after the process is gone. The number together with the start time identifies a process uniquely. The processes of a
+//! job, and their descendants, inherit an environment variable, [`MARK`], that identifies the launcher in this way: a list, the outermost launcher
+//! first, because a job may run within a job.
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{read, retry_on_intr};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// The variable that names the launchers to whose jobs a process belongs.
 pub(crate) const MARK: &str = "CHARM4RS_JOB";
 
-/// A process, for good.
+/// A unique identification of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Identity {
     pub(crate) pid: Pid,
@@ -19,7 +19,7 @@ pub(crate) struct Identity {
     pub(crate) began: u64,
 }
 
-/// What is known of a process.
+/// What `/proc` tells of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stat {
     /// A signal has stopped it.
@@ -29,7 +29,7 @@ pub(crate) struct Stat {
     pub(crate) began: u64,
 }
 
-/// Longest text of `/proc/PID/stat` up to the moment of its start: a name of 64 bytes and 21 numbers.
+/// Maximum length of `/proc/PID/stat` up to the start time: a name of 64 bytes and 21 numbers.
 const STAT_MAX: usize = 1024;
 
 impl Stat {
@@ -38,7 +38,7 @@ impl Stat {
         Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// The name, which may contain anything, ends with the last parenthesis.
+    /// The name, which may contain any character, ends with the last parenthesis.
     fn parse(text: &[u8]) -> Option<Self> {
         let end = text.iter().rposition(|b| *b == b')')?;
         let mut fields = text.get(end + 1..)?.split(|b| *b == b' ').skip(1);
@@ -51,7 +51,7 @@ impl Stat {
 }
 
 impl Identity {
-    /// This process's. Takes no memory from the heap, so that it may be called between `fork` and `exec`.
+    /// This process's identity. Does not allocate, so it may be called between `fork` and `exec`.
     pub(crate) fn own() -> Option<Self> {
         let fd = rustix::fs::open("/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let mut text = [0; STAT_MAX];
@@ -65,13 +65,13 @@ impl Identity {
         Some(Self { pid, began: Stat::of(pid.as_raw_nonzero().get())?.began })
     }
 
-    /// As it stands in [`MARK`].
+    /// The identity in the format of [`MARK`].
     pub(crate) fn mark(self) -> String {
         format!("{}.{}", self.pid, self.began)
     }
 }
 
-/// Whether a process has not ended. (One that has, and was not reaped, is a zombie.)
+/// Whether a process has not ended. (A process that has ended and was not reaped is a zombie.)
 pub(crate) fn runs(process: Identity) -> bool {
     let text = std::fs::read(format!("/proc/{}/stat", process.pid.as_raw_nonzero())).unwrap_or_default();
     let end = text.iter().rposition(|b| *b == b')').unwrap_or(text.len());
@@ -79,12 +79,12 @@ pub(crate) fn runs(process: Identity) -> bool {
     Stat::parse(&text).is_some_and(|stat| stat.began == process.began) && !matches!(state, Some(b'Z' | b'X'))
 }
 
-/// Whether no other process has the number of one.
+/// Whether no other process has the number of this one.
 pub(crate) fn has_its_number(process: Identity) -> bool {
     Stat::of(process.pid.as_raw_nonzero().get()).is_none_or(|stat| stat.began == process.began)
 }
 
-/// The children of this process, of all its threads, those among them that have ended.
+/// The children of this process, of all its threads, including those that have ended.
 pub(crate) fn children() -> Vec<Pid> {
     let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
@@ -93,7 +93,7 @@ pub(crate) fn children() -> Vec<Pid> {
         .collect()
 }
 
-/// Whether nobody else in this process can start another one.
+/// Whether no other thread of this process can start a process.
 pub(crate) fn has_one_thread() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
 }
@@ -104,8 +104,8 @@ pub(crate) fn all() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Whether a process that runs has a mark in its environment, as it was when its program started. `None`: it has no environment, which is
-/// so for a moment while it executes a program.
+/// Whether a running process has a mark in its environment, as it was when its program started. `None`: it has no environment, which is the case for
+/// a moment while it executes a program.
 pub(crate) fn mark_of(pid: i32, mark: &str) -> Option<bool> {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).ok().filter(|bytes| !bytes.is_empty())?;
     let values =
@@ -117,15 +117,15 @@ fn has_mark(pid: i32, mark: &str) -> bool {
     mark_of(pid, mark) == Some(true)
 }
 
-/// Kills all processes with a mark, and what they start meanwhile. Gives up after some rounds: a program that starts processes faster
-/// than that has to be stopped by other means.
+/// Kills all processes with a mark, including those that they start in the meantime. Gives up after some rounds: a program that starts processes
+/// faster than that has to be stopped by other means.
 pub(crate) fn kill_marked(mark: &str) {
     const ROUNDS: usize = 50;
     let mut clean = 0;
     for _ in 0..ROUNDS {
         let found: Vec<i32> = all().filter(|pid| has_mark(*pid, mark)).collect();
         clean = if found.is_empty() { clean + 1 } else { 0 };
-        // Who executes a program just now is not seen the first time.
+        // A process that executes a program just now is not seen the first time.
         if clean == 3 {
             return;
         }
@@ -134,14 +134,14 @@ pub(crate) fn kill_marked(mark: &str) {
     }
 }
 
-/// Kills this process, if it is still that one.
+/// Kills a process, if its number was not reused.
 pub(crate) fn kill(process: Identity) {
     let number = process.pid.as_raw_nonzero().get();
     kill_if(number, || Stat::of(number).is_some_and(|now| now.began == process.began));
 }
 
-/// Kills the process of this number if `so` holds of it. The number may become another process's at any time; a descriptor names one
-/// process for good, so what is checked after it was opened holds of what is killed, or nothing is killed.
+/// Kills the process of this number if `so` returns true. The number may be reused at any time; a descriptor refers to one process forever, so what
+/// is checked after it was opened holds for the killed process, or nothing is killed.
 fn kill_if(pid: i32, so: impl FnOnce() -> bool) {
     let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     if let Some(process) = process.filter(|_| so()) {
@@ -149,9 +149,9 @@ fn kill_if(pid: i32, so: impl FnOnce() -> bool) {
     }
 }
 
-/// Kills the group that `leader` leads or has led, with all that is still in it, provided that the number is still that group's. While a
-/// group has members its number is given to no other process. So it is the same if its leader is, or, where the leader has gone, if it
-/// has a member from the time before `until`: one that started when the leader's number was taken.
+/// Kills the group that `leader` leads or has led, with all its members, provided that the number still denotes that group. While a group has members
+/// the kernel does not reuse its number. So the group is the same if its leader is the same, or, if the leader is gone, if a member started before
+/// `until`, when the leader's number was still taken.
 pub(crate) fn kill_group(leader: Identity, until: u64) {
     let number = leader.pid.as_raw_nonzero().get();
     let is_same = match Stat::of(number) {
@@ -166,7 +166,7 @@ pub(crate) fn kill_group(leader: Identity, until: u64) {
     }
 }
 
-/// This moment, in the kernel's ticks since the machine started.
+/// The current time, in the kernel's ticks since the machine started.
 pub(crate) fn now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let [seconds, nanoseconds] = [time.tv_sec, time.tv_nsec].map(|n| u64::try_from(n).unwrap_or(0));
@@ -209,13 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_has_become_another_process_is_left_alone() {
+    fn a_process_with_a_reused_number_is_not_killed() {
         let mark = format!("{}.reused", std::process::id());
         let mut child = sleeper(&mark);
         let pid = Pid::from_child(&child);
         let began = Identity::of_child(pid).expect("it runs").began;
         kill_group(Identity { pid, began: began + 1 }, now());
-        assert!(child.try_wait().expect("ours").is_none(), "it was killed by a stranger's name");
+        assert!(child.try_wait().expect("ours").is_none(), "it was killed by another process's identity");
         kill_group(Identity { pid, began }, now());
         child.wait().expect("ours");
         kill_marked(&mark);

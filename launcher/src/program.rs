@@ -1,4 +1,4 @@
-//! Which file a program's name means, and how a process of it starts.
+//! Finds the file of a program's name, and starts processes of it.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -14,7 +14,7 @@ use crate::error::{LaunchError, Why};
 use crate::processes::MARK;
 use crate::sys::{self, Reads, Start, Started};
 
-/// How often, and after what pause, a file that is open for writing is tried again.
+/// How many times, and after what pause, a file that is open for writing is tried again.
 const BUSY_TRIES: u32 = 20;
 const BUSY_WAIT: Duration = Duration::from_millis(5);
 
@@ -25,7 +25,7 @@ pub(crate) struct Program {
     file: CString,
     args: Vec<CString>,
     env: Vec<CString>,
-    /// Of the launchers in whose jobs this one runs.
+    /// The launchers in whose jobs this one runs.
     marks: Option<String>,
 }
 
@@ -41,7 +41,7 @@ impl Program {
             |entry: &OsString| Some(entry.as_bytes().strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?.to_vec());
         let marks =
             env.iter().find_map(is_mark).and_then(|marks| String::from_utf8(marks).ok()).filter(|m| !m.is_empty());
-        // What cannot be passed on was not there for us either.
+        // An entry with a zero byte cannot be passed on, and cannot have come from the environment.
         let env = env
             .into_iter()
             .filter(|entry| is_mark(entry).is_none())
@@ -78,7 +78,7 @@ impl Program {
         let mut tries = 0;
         let started = loop {
             match sys::start(start) {
-                // Whoever wrote the file just now may have forked meanwhile, and the child still holds it open.
+                // The process that wrote the file just now may have forked, and the child still holds it open.
                 Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_TRIES => {
                     tries += 1;
                     std::thread::sleep(BUSY_WAIT);
@@ -97,7 +97,7 @@ impl Program {
     }
 }
 
-/// This process's environment, as `NAME=VALUE`, without what a launcher has put there for it alone.
+/// This process's environment, as `NAME=VALUE`, without the variables that a launcher set for this process alone.
 pub(crate) fn environment() -> Vec<OsString> {
     let entry = |(mut name, value): (OsString, OsString)| {
         name.push("=");
@@ -107,7 +107,7 @@ pub(crate) fn environment() -> Vec<OsString> {
     std::env::vars_os().filter(|(name, _)| name != VARIABLE).map(entry).collect()
 }
 
-/// As a shell does it: a name with a slash is a path, another is looked for in `PATH`.
+/// As in a shell: a name with a slash is a path, another name is searched in `PATH`.
 fn locate(name: &OsStr, folders: Option<&OsStr>) -> Result<PathBuf, LaunchError> {
     if name.as_bytes().contains(&b'/') {
         let path = PathBuf::from(name);

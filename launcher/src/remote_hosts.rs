@@ -1,8 +1,8 @@
-//! The other hosts of a job, as its launcher sees them: for each a remote shell that runs an agent there, and the line to it.
+//! The other hosts of a job, as its launcher sees them: for each, a remote shell that runs an agent there, and the connection to it.
 //!
-//! An agent says hello before it is told anything, least of all the job's secret. What the shell says for itself until then is kept: it is
-//! the reason if nothing comes of it, and is shown otherwise. A host is lost when its shell has ended, its line closed, or nothing
-//! was heard of it for five seconds: that is a failure of the job.
+//! An agent says hello before it receives anything, above all the job's secret. The output of the shell before that is kept: it is part of the error
+//! if no agent answers, and is shown otherwise. A host is lost when its shell has ended, its connection closed, or nothing was received from it for
+//! five seconds: that is a failure of the job.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -28,26 +28,26 @@ use crate::program::{Program, environment};
 use crate::shell;
 use crate::sys::{Death, Ending};
 
-/// How many shells are on their way at a time.
+/// The number of shells that may be starting at a time.
 const DIALED_MAX: usize = 64;
-/// How long an agent may take to say hello; longer, in proportion, where all processes may take longer than usual to join.
+/// How long an agent may take to say hello; longer, in proportion, if the time limit for joining is longer.
 const HELLO: Duration = Duration::from_secs(9);
 const USUAL: Duration = Duration::from_secs(60);
 /// A host that is silent for so long may be gone.
 const HUSHED: Duration = Duration::from_millis(1500);
-/// How long a shell whose line has closed may take to say why.
+/// How long a shell whose connection has closed may take to print the reason.
 const REASON: Duration = Duration::from_millis(500);
-/// What is kept of a shell's words, in bytes.
+/// The amount of a shell's output that is kept, in bytes.
 const WORDS_MAX: usize = 16 << 10;
 /// Exit status of a job that lost a host.
 const PEER: u8 = 69;
 
-/// Where a host stands.
+/// The state of a host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Waiting,
     Dialed(Instant),
-    /// Its agent has said hello, and was told what to start; so many processes are still to be.
+    /// Its agent has said hello, and has its order; so many processes are still to start.
     Ordered(usize),
     /// All of them were started.
     Runs,
@@ -64,13 +64,13 @@ pub(crate) struct RemoteHost {
     state: State,
     shell: Option<Pid>,
     line: Option<Line>,
-    /// What the shell says for itself.
+    /// The shell's standard error.
     stderr: Option<OwnedFd>,
     words: Vec<u8>,
-    /// The line has closed, then.
+    /// When the connection closed.
     closed: Option<Instant>,
     heard: Instant,
-    /// Bytes of its output that we have not said to have taken.
+    /// Bytes of its output that are consumed but not yet acknowledged.
     taken: usize,
 }
 
@@ -94,7 +94,7 @@ impl RemoteHost {
         &self.host.name
     }
 
-    /// Something may still be started there.
+    /// Whether processes may still be started there.
     pub(crate) fn begins(&self) -> bool {
         matches!(self.state, State::Waiting | State::Dialed(_) | State::Ordered(_))
     }
@@ -109,7 +109,7 @@ impl RemoteHost {
         }
     }
 
-    /// Forgets the host; what runs there ends with its line.
+    /// Forgets the host; its agent ends everything there when the connection closes.
     fn leave(&mut self, here: &LocalProcesses) {
         self.state = State::Gone;
         for fd in self.line.iter().map(Line::input).chain(&self.stderr) {
@@ -144,7 +144,7 @@ impl RemoteHost {
         Ok(())
     }
 
-    /// Reads what the shell says for itself.
+    /// Reads the shell's standard error.
     fn read_words(&mut self, here: &LocalProcesses) {
         let mut buf = [0; 4096];
         while let Some(fd) = &self.stderr {
@@ -163,14 +163,14 @@ impl RemoteHost {
         }
     }
 
-    /// Takes what the shell has said, up to the end of a line.
+    /// Takes the complete lines of the shell's output.
     fn lines(&mut self) -> Vec<String> {
         let end = self.words.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
         let text: Vec<u8> = self.words.drain(..end).collect();
         String::from_utf8_lossy(&text).lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// What it has said last, and all of it if it was more; with what came instead of an agent's opening.
+    /// The shell's last line, and all its output if there was more; including any text instead of an agent's opening.
     fn last_words(&mut self) -> (String, String) {
         let mut text = self.line.as_ref().map_or_else(Vec::new, |line| line.words().to_vec());
         text.append(&mut self.words);
@@ -182,7 +182,7 @@ impl RemoteHost {
     }
 }
 
-/// What the agents of a job shall start, whichever their host.
+/// The order for the agents of a job, without what differs between hosts.
 #[derive(Debug)]
 pub(crate) struct Orders {
     /// The launcher's own program, with its arguments.
@@ -191,14 +191,14 @@ pub(crate) struct Orders {
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
     pub(crate) folder: PathBuf,
-    /// What the processes are told, but for their numbers and the way to others.
+    /// The welcome of the processes, without their numbers and addresses.
     pub(crate) welcome: Welcome,
-    /// Names of the job's hosts, of which each is told some.
+    /// The names of the job's hosts, of which each host is told some.
     pub(crate) names: Vec<String>,
 }
 
 impl Orders {
-    /// What the processes of a host are told.
+    /// The welcome for the processes of a host.
     pub(crate) fn welcome(&self, number: u32) -> Welcome {
         let others = (0..).zip(&self.names).filter(|(other, _)| *other != number).map(|(_, name)| name.clone());
         let rank = self.welcome.layout.processes_of(number).start;
@@ -221,13 +221,13 @@ fn hello(options: &Options) -> Duration {
     HELLO.mul_f64(options.timeout().div_duration_f64(USUAL).max(1.0))
 }
 
-/// A signal, as it travels.
+/// A signal, as it is sent.
 pub(crate) fn number(signal: Signal) -> u8 {
     u8::try_from(signal.as_raw()).expect("signals are small")
 }
 
 impl Job {
-    /// The other host of a process, if it is not this one.
+    /// The host of a process, if it is not this one.
     pub(crate) fn remote_of(&mut self, rank: u32) -> Option<&mut RemoteHost> {
         let host = self.layout.host_of(rank);
         self.remotes.get_mut(host as usize)?.as_mut()
@@ -241,7 +241,7 @@ impl Job {
         self.remotes.get_mut(number as usize)?.as_mut()
     }
 
-    /// Starts as many shells as may be on their way.
+    /// Starts as many shells as may be starting at a time.
     pub(crate) fn dial(&mut self) -> Result<(), LaunchError> {
         let Self { remotes, here, orders, .. } = self;
         let on_their_way = remotes.iter().flatten().filter(|r| matches!(r.state, State::Dialed(_))).count();
@@ -252,7 +252,7 @@ impl Job {
         Ok(())
     }
 
-    /// Reads once; whether there may be more.
+    /// Reads once; returns whether there may be more.
     pub(crate) fn on_line(&mut self, number: u32) -> bool {
         let Some(line) = self.remote(number).and_then(|remote| remote.line.as_mut()) else { return false };
         let got = line.read();
@@ -272,7 +272,7 @@ impl Job {
             match line.next() {
                 Ok(Some(frame)) => self.on_frame(number, frame),
                 Ok(None) => return,
-                // Words without end, and no agent's: the shell's own end or our patience's says more.
+                // Text without end instead of an agent's opening: the shell's exit or the time limit gives a better error.
                 Err(WireError::Magic) => return self.lose(number, None),
                 Err(error) => return self.not_understood(number, error),
             }
@@ -286,7 +286,7 @@ impl Job {
             WireError::Version(theirs) => {
                 let ours = frames::VERSION;
                 format!(
-                    "the charmrun of host {name} speaks version {theirs} of agents' protocol, this one version {ours}"
+                    "the charmrun of host {name} speaks version {theirs} of the agent protocol, this one version {ours}"
                 )
             }
             error => format!("the agent on host {name} broke the protocol: {error}"),
@@ -338,7 +338,7 @@ impl Job {
         }
     }
 
-    /// Says what a shell has said, as long as it is no reason for anything.
+    /// Shows the shell's output, unless it becomes part of an error.
     pub(crate) fn on_words(&mut self, number: u32) {
         let Some(remote) = self.remotes.get_mut(number as usize).and_then(Option::as_mut) else { return };
         remote.read_words(&self.here);
@@ -367,11 +367,11 @@ impl Job {
         }
     }
 
-    /// A command has ended that is no process of the job: a shell.
+    /// A command that is not a process of the job has ended: a shell.
     pub(crate) fn on_shell_ended(&mut self, pid: Pid, death: Death) {
         let found = (0..).zip(&self.remotes).find(|(_, r)| r.as_ref().is_some_and(|r| r.shell == Some(pid)));
         let Some((number, _)) = found else { return };
-        // What came before.
+        // First what came before.
         while self.on_line(number) {}
         self.on_words(number);
         if let Some(remote) = self.remote(number) {
@@ -380,7 +380,7 @@ impl Job {
         self.lose(number, Some(death.how));
     }
 
-    /// A host is lost, because its shell has ended so, or nobody knows why.
+    /// A host is lost, because its shell has ended in this way, or for an unknown reason.
     fn lose(&mut self, number: u32, how: Option<Ending>) {
         let launcher = self.orders.launcher.join(std::ffi::OsStr::new(" ")).display().to_string();
         let Some(remote) = self.remotes.get_mut(number as usize).and_then(Option::as_mut) else { return };
@@ -396,10 +396,10 @@ impl Job {
             None => String::new(),
         };
         let (code, what) = match (remote.state, how) {
-            // What a shell says of a command that is not there.
+            // The exit code of a shell if the command does not exist.
             (State::Dialed(_), Some(Ending::Code(126 | 127))) => (
                 78,
-                format!("cannot run {launcher} on host {name}{last}; ++remote-charmrun says where it is there{all}"),
+                format!("cannot run {launcher} on host {name}{last}; set its path there with ++remote-charmrun{all}"),
             ),
             (State::Dialed(_), None) => (PEER, format!("host {name} has not answered{last}{all}")),
             (State::Dialed(_), _) => (PEER, format!("cannot reach host {name}{last}{ended}{all}")),
@@ -408,7 +408,7 @@ impl Job {
         self.fail_host(number, code, what);
     }
 
-    /// The job has failed on another host, of which nothing more is expected.
+    /// The job has failed on another host, from which nothing more is expected.
     fn fail_host(&mut self, number: u32, code: u8, what: String) {
         let first = self.layout.pes_of_host(number).start;
         let ranks = self.layout.processes_of(number);
@@ -421,7 +421,7 @@ impl Job {
         }
     }
 
-    /// A signal for all that runs on other hosts. Who is to end before there is an agent is not started at all.
+    /// Sends a signal to everything on other hosts. A host whose agent has not answered yet is not started at all.
     pub(crate) fn signal_others(&mut self, signal: Signal) {
         for remote in self.remotes.iter_mut().flatten() {
             let ends = [Signal::KILL, Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal);
@@ -432,7 +432,7 @@ impl Job {
         }
     }
 
-    /// Writes to agents what they wait for: among it that their output has been taken, unless nobody takes it from us.
+    /// Writes the pending frames to agents: among them the acknowledgement of their output, unless our own output is stuck.
     pub(crate) fn write_lines(&mut self) {
         let full = (0..2).any(|which| self.outputs.is_full(which));
         for remote in self.remotes.iter_mut().flatten() {
@@ -447,12 +447,12 @@ impl Job {
         }
     }
 
-    /// Asks every agent whether it is still there.
+    /// Pings every agent.
     pub(crate) fn ping_others(&mut self, n: u32) {
         self.others().for_each(|remote| remote.send(&ToAgent::Ping(n)));
     }
 
-    /// When [`Job::check_others`] has something to do though nothing happens.
+    /// When [`Job::check_others`] has something to do without an event.
     pub(crate) fn others_deadline(&self) -> Option<Instant> {
         let liveness = !self.options.no_liveness && self.layout.hosts() > 1;
         let of = |remote: &RemoteHost| match remote.state {
@@ -464,12 +464,12 @@ impl Job {
         self.remotes.iter().flatten().filter(|remote| remote.state != State::Gone).filter_map(of).min()
     }
 
-    /// Whether a process's host is silent itself, so that the process's silence says nothing.
+    /// Whether a process's host is silent itself, so that the process's silence means nothing.
     pub(crate) fn host_is_silent(&mut self, rank: u32) -> bool {
         self.remote_of(rank).is_some_and(|remote| remote.heard.elapsed() > HUSHED)
     }
 
-    /// Gives up hosts that are silent for too long.
+    /// Gives up hosts that have been silent for too long.
     pub(crate) fn check_others(&mut self, now: Instant) {
         let (liveness, hello) = (!self.options.no_liveness, hello(&self.options));
         for number in 0..u32::try_from(self.remotes.len()).expect("hosts are counted in 32 bits") {
@@ -480,7 +480,7 @@ impl Job {
                 continue;
             } else if silent {
                 let what =
-                    format!("host {} is lost: nothing was heard of it for {} s", remote.name(), SILENCE.as_secs());
+                    format!("host {} is lost: nothing was received from it for {} s", remote.name(), SILENCE.as_secs());
                 self.fail_host(number, PEER, what);
             } else if late || remote.closed.is_some_and(|at| now >= at + REASON) {
                 self.lose(number, None);
@@ -488,7 +488,7 @@ impl Job {
         }
     }
 
-    /// The launcher has slept: that it has heard nothing says nothing.
+    /// The launcher was suspended: that it received nothing means nothing.
     pub(crate) fn hear_again(&mut self) {
         self.others().for_each(|remote| remote.heard = Instant::now());
     }

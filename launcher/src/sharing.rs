@@ -1,5 +1,5 @@
-//! Descriptors that the processes of one host give to each other: those of each go to all others, when all have come. They never
-//! leave the host. Knows nothing of sockets, nor of what the descriptors are.
+//! Descriptors that the processes of one host give to each other: those of each process go to all others, when all have arrived. They never leave the
+//! host. Knows nothing of sockets, nor of what the descriptors are.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ pub(crate) struct Sharing {
 }
 
 impl Sharing {
-    /// Among these processes.
+    /// For these processes.
     pub(crate) fn new(ranks: Range<u32>) -> Self {
         Self { come: Gathering::new(ranks.clone()), fds: ranks.clone().map(|_| Vec::new()).collect(), ranks }
     }

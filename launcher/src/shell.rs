@@ -1,4 +1,4 @@
-//! The command by which an agent is started on another host: words for a remote shell. Knows nothing of what comes of it.
+//! The command that starts an agent on another host: the words for a remote shell. Knows nothing of the result.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -6,13 +6,13 @@ use std::path::Path;
 
 use crate::nodelist::Host;
 
-/// The hidden word that makes an agent of a launcher.
+/// The hidden option that runs a launcher as an agent.
 pub(crate) const AGENT: &str = "++agent";
-/// What ssh shall do beside what it is told: never ask anybody anything, and give up in time. What the user says comes first, and
-/// of what is said twice ssh takes the first.
+/// Further options for ssh: never ask the user, and give up in time. The user's options come first, and ssh uses the first of two contradicting
+/// options.
 const SSH: [&str; 5] = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=8"];
 
-/// Takes a command apart as a shell would: words, quotes of both kinds, backslashes. `None`: a quote that has no end.
+/// Splits a command as a shell would: words, both kinds of quotes, backslashes. `None`: a quote is unterminated.
 pub(crate) fn split(command: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -38,7 +38,7 @@ pub(crate) fn split(command: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// A word for a shell that takes commands apart, which the one on the other host is.
+/// Quotes a word for the shell on the other host, which splits the command.
 fn quoted(word: &OsStr) -> OsString {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+=:,@%".contains(&b);
     if !word.is_empty() && word.as_bytes().iter().all(|b| plain(*b)) {
@@ -52,7 +52,7 @@ fn quoted(word: &OsStr) -> OsString {
     OsString::from_vec(quoted)
 }
 
-/// The words of the command: `shell`, its options, the host, and what is run there, `launcher` as an agent.
+/// The words of the command: `shell`, its options, the host, and the command there, `launcher` as an agent.
 pub(crate) fn words(shell: &[String], host: &Host, launcher: &[OsString]) -> Vec<OsString> {
     let mut words: Vec<OsString> = shell.iter().map(OsString::from).collect();
     if shell.first().is_some_and(|name| Path::new(name).file_name() == Some(OsStr::new("ssh"))) {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn ssh_never_asks_and_other_shells_are_left_alone() {
+    fn ssh_never_asks_and_other_shells_get_no_options() {
         let host =
             |login: Option<&str>| Host { name: "n1".into(), cpus: 1, shell: None, login: login.map(str::to_owned) };
         let check = |shell: &str, login, launcher: &[&str], want: &str| {

@@ -1,11 +1,11 @@
-//! The signals that a launcher acts on, for as long as its job lasts: taken by handlers, which write a signal's number into a pipe that
-//! the loop listens to, and put back as they were.
+//! The signals that a launcher handles while its job runs: their handlers write the signal's number into a pipe that the loop reads. The previous
+//! handlers are restored afterwards.
 //!
-//! A descriptor for signals would do only where the launcher's thread is the only one: the kernel gives a signal for the process to any
-//! thread that does not block it. A launcher that is called as a function does not know what other threads there are.
+//! A signal descriptor would work only if the launcher's thread is the only one: the kernel delivers a signal for the process to any thread that does
+//! not block it. A launcher that is called as a function does not know the other threads.
 //!
-//! A handler that another thread runs may not find the pipe closed, or its number in other hands. So handlers are put back first,
-//! then it is waited until none of them runs, then the pipe is closed.
+//! A handler that runs on another thread must not find the pipe closed, or its descriptor reused. So the previous handlers are restored first, then
+//! the launcher waits until no handler runs, then it closes the pipe.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-/// What they are.
+/// The signals.
 const TAKEN: [libc::c_int; 9] = [
     libc::SIGCHLD,
     libc::SIGINT,
@@ -25,15 +25,15 @@ const TAKEN: [libc::c_int; 9] = [
     libc::SIGTSTP,
     libc::SIGCONT,
 ];
-/// What would end a launcher that writes to a pipe whose reader has gone, or to a file that has its longest length. The call's error says it.
+/// Signals that would end a launcher that writes to a pipe whose reader is gone, or to a file of maximum length. The error of the call reports it.
 const ENDING: [libc::c_int; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
 
-/// The pipe of the launcher that runs in this process; negative: none does.
-static PIPE: AtomicI32 = AtomicI32::new(NOBODY);
-const NOBODY: libc::c_int = -1;
+/// The pipe of the launcher that runs in this process; negative: none runs.
+static PIPE: AtomicI32 = AtomicI32::new(NONE);
+const NONE: libc::c_int = -1;
 /// The process in which it runs: a child that was forked from it has its handlers until it executes a program.
 static LAUNCHER: AtomicI32 = AtomicI32::new(0);
-/// Handlers that run now.
+/// The number of handlers that run now.
 static INSIDE: AtomicI32 = AtomicI32::new(0);
 
 /// See the [module's text](self).
@@ -43,7 +43,7 @@ pub(crate) struct Signals {
     _writer: OwnedFd,
     actions: Vec<(libc::c_int, libc::sigaction)>,
     mask: libc::sigset_t,
-    /// A child of somebody else's may have ended.
+    /// Another child of this process may have ended.
     a_child_ended: bool,
 }
 
@@ -54,10 +54,10 @@ impl std::fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// Takes them. An error that says `ResourceBusy`: another launcher of this process has them.
+    /// Installs the handlers. The error `ResourceBusy` means that another launcher of this process has them.
     pub(crate) fn take() -> io::Result<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        PIPE.compare_exchange(NOBODY, writer.as_raw_fd(), Ordering::SeqCst, Ordering::SeqCst)
+        PIPE.compare_exchange(NONE, writer.as_raw_fd(), Ordering::SeqCst, Ordering::SeqCst)
             .map_err(|_| io::Error::from(io::ErrorKind::ResourceBusy))?;
         // SAFETY: `getpid` has no precondition; an all-zero `sigset_t` is valid memory for the calls below to fill.
         let (pid, mask) = unsafe { (libc::getpid(), std::mem::zeroed()) };
@@ -70,14 +70,14 @@ impl Signals {
     fn install(&mut self) -> io::Result<()> {
         // SAFETY: all pointers are to live locals or fields, and all-zero is valid memory for what the calls fill.
         unsafe {
-            // What there is to be put back, if anything fails from here on.
+            // From here on there is something to restore if a call fails.
             libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut self.mask);
             let mut ours: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut ours);
             for signal in TAKEN.into_iter().chain(ENDING) {
                 let mut now: libc::sigaction = std::mem::zeroed();
                 check(libc::sigaction(signal, std::ptr::null(), &raw mut now))?;
-                // What we were started to ignore (`nohup`, a script's `&`) stays ignored, in the processes too. Where SIGCHLD is ignored
+                // Signals that were ignored at the start (`nohup`, a script's `&`) stay ignored, in the processes too. If SIGCHLD is ignored,
                 // children vanish without a status.
                 let keeps = match signal {
                     libc::SIGCHLD => false,
@@ -102,7 +102,7 @@ impl Signals {
         }
     }
 
-    /// What the loop listens to.
+    /// The descriptor that the loop listens to.
     pub(crate) fn fd(&self) -> &OwnedFd {
         &self.reader
     }
@@ -120,28 +120,28 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         for (signal, action) in self.actions.iter().rev() {
-            // SAFETY: the action is the one that was there.
+            // SAFETY: the action is the previous one.
             unsafe { libc::sigaction(*signal, &raw const *action, std::ptr::null_mut()) };
         }
-        PIPE.store(NOBODY, Ordering::SeqCst);
+        PIPE.store(NONE, Ordering::SeqCst);
         while INSIDE.load(Ordering::SeqCst) != 0 {
             std::thread::yield_now();
         }
         while self.next().is_some() {}
-        // SAFETY: the mask is the one that was there, and nothing is to be told about it.
+        // SAFETY: the mask is the previous one, and no old mask is requested.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.mask, std::ptr::null_mut()) };
         let theirs =
             self.actions.iter().find(|(signal, _)| *signal == libc::SIGCHLD).map(|(_, action)| action.sa_sigaction);
         if self.a_child_ended && theirs.is_some_and(|action| action != libc::SIG_DFL && action != libc::SIG_IGN) {
-            // Their own handler has missed it. It has to look who it was, as always.
+            // The caller's own handler has missed it. It has to check which child it was, as always.
             // SAFETY: `raise` has no precondition.
             unsafe { libc::raise(libc::SIGCHLD) };
         }
     }
 }
 
-/// Nothing is to be done: the call that the signal belongs to has failed. Unlike an ignored signal this one is nothing that processes
-/// which are started meanwhile would inherit.
+/// There is nothing to do: the call that the signal belongs to has failed. Unlike an ignored signal, this handler is not inherited by processes
+/// started in the meantime.
 extern "C" fn ignore(_: libc::c_int) {}
 
 extern "C" fn write_down(signal: libc::c_int) {
@@ -158,7 +158,7 @@ extern "C" fn write_down(signal: libc::c_int) {
             }
             INSIDE.fetch_sub(1, Ordering::SeqCst);
         } else {
-            // A child that has not executed its program yet: the signal is its own.
+            // A child that has not executed its program yet: the signal is for the child.
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }

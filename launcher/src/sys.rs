@@ -1,4 +1,4 @@
-//! The calls to the system that the compiler cannot check: the reaping of children, the start of a process and of the guardian.
+//! The system calls that the compiler cannot check: reaping children, starting a process, and starting the guardian.
 
 use std::ffi::CString;
 use std::io;
@@ -15,7 +15,7 @@ use crate::processes::Identity;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Death {
     pub(crate) how: Ending,
-    /// The most memory it had in use, in KiB.
+    /// Its maximum resident memory, in KiB.
     pub(crate) resident_kib_max: u64,
 }
 
@@ -25,12 +25,12 @@ pub(crate) enum Ending {
     Signal(u8),
 }
 
-/// A child that has ended and still keeps its number: nobody else can have it, nor that of its group, until [`reap`].
+/// A child that has ended and still keeps its number: neither its number nor that of its group is reused until [`reap`].
 pub(crate) fn next_dead() -> Option<Pid> {
     ended(libc::P_ALL, 0).ok().flatten()
 }
 
-/// Whether this child has ended, and was not reaped by [`reap`]; somebody else may have reaped it.
+/// Whether this child has ended and was not reaped by [`reap`]; other code may have reaped it.
 pub(crate) fn has_ended(pid: Pid) -> bool {
     ended(libc::P_PID, pid.as_raw_nonzero().get().unsigned_abs()).map_or(true, |pid| pid.is_some())
 }
@@ -57,7 +57,7 @@ pub(crate) fn reap(pid: Pid) -> Death {
     };
     let byte = |n: libc::c_int| u8::try_from(n & 0xff).unwrap_or(0);
     let how = if result <= 0 {
-        // Another thread of this process waits for any child, and has taken the status: nobody knows it.
+        // Another thread of this process waits for any child, and has taken the status, which is lost.
         Ending::Code(0)
     } else if libc::WIFSIGNALED(status) {
         Ending::Signal(byte(libc::WTERMSIG(status)))
@@ -71,24 +71,24 @@ pub(crate) fn reap(pid: Pid) -> Death {
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
     pub(crate) program: &'a CString,
-    /// Its arguments, its name first.
+    /// Its arguments, including its name.
     pub(crate) args: &'a [CString],
     /// Its environment, as `NAME=VALUE`.
     pub(crate) env: &'a [CString],
     /// The descriptor that it inherits besides the standard ones.
     pub(crate) inherits: Option<BorrowedFd<'a>>,
     pub(crate) reads: Reads,
-    /// Where it writes who it is, which names its group, before its program runs.
+    /// Where it writes its identity, which names its group, before its program runs.
     pub(crate) guardian: Option<BorrowedFd<'a>>,
 }
 
-/// What a process's standard input is.
+/// The standard input of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reads {
     Nothing,
     /// The launcher's own.
     Ours,
-    /// What the launcher writes.
+    /// A pipe that the launcher writes.
     Us,
 }
 
@@ -96,14 +96,14 @@ pub(crate) enum Reads {
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) leader: Identity,
-    /// If it reads what we write.
+    /// Present if the launcher writes its standard input.
     pub(crate) stdin: Option<ChildStdin>,
     pub(crate) stdout: ChildStdout,
     pub(crate) stderr: ChildStderr,
 }
 
-/// Starts a process in a session and group of its own, which dies with the launcher. The error of a program that
-/// cannot be executed comes from here.
+/// Starts a process in a session and group of its own, which the kernel kills when the launcher dies. Returns the error of a program that cannot be
+/// executed.
 pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
     let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let exec = Exec {
@@ -114,8 +114,7 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
         guardian: start.guardian.map(|fd| fd.as_raw_fd()),
         launcher: rustix::process::getpid(),
     };
-    // The program is executed by the closure: the standard library's own way would run a file that is no program
-    // with the shell.
+    // The closure executes the program: the standard library's own way would run a file that is not a program with the shell.
     let mut command = Command::new("/");
     command
         .stdin(match start.reads {
@@ -129,7 +128,7 @@ pub(crate) fn start(start: &Start<'_>) -> io::Result<Started> {
     unsafe { command.pre_exec(move || Err(exec.run())) };
     let mut child = command.spawn()?;
     let pid = Pid::from_child(&child);
-    // Where `/proc` does not say when it started, its number has to do.
+    // If `/proc` does not tell when it started, only its number is known.
     let leader = Identity::of_child(pid).unwrap_or(Identity { pid, began: 0 });
     let stdout = child.stdout.take().expect("it was asked for");
     let stderr = child.stderr.take().expect("it was asked for");
@@ -146,8 +145,8 @@ struct Exec {
     launcher: Pid,
 }
 
-// SAFETY: the pointers are to the caller's strings, which outlive the spawn that runs this, in a copy of the caller's
-// memory; no thread shares them.
+// SAFETY: the pointers are to the caller's strings, which outlive the spawn that runs this, in a copy of the caller's memory; no other thread shares
+// them.
 unsafe impl Send for Exec {}
 // SAFETY: as above; nothing is ever written through them.
 unsafe impl Sync for Exec {}
@@ -168,7 +167,7 @@ impl Exec {
                 libc::sigemptyset(&raw mut none);
                 check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
                 if let (Some(guardian), Some(leader)) = (self.guardian, Identity::own()) {
-                    // A guardian that is gone, or does not read, is no reason not to start.
+                    // If the guardian is gone or does not read, the process starts nevertheless.
                     libc::signal(libc::SIGPIPE, libc::SIG_IGN);
                     let record = guardian::record(guardian::Word::Kill, leader);
                     libc::write(guardian, record.as_ptr().cast(), record.len());
@@ -185,10 +184,10 @@ impl Exec {
     }
 }
 
-/// A process of the launcher's, which runs `guard` and ends.
+/// Forks a process that runs `guard` and ends.
 pub(crate) fn fork(guard: impl FnOnce()) -> io::Result<Pid> {
-    // SAFETY: another thread of a program that calls the launcher as a function may hold a lock, which stays closed in the child. The
-    // child takes none but the allocator's, which `fork` sees to.
+    // SAFETY: in a program that calls the launcher as a function, another thread may hold a lock, which stays locked in the child. The child takes no
+    // lock but the allocator's, which `fork` handles.
     let pid = unsafe { check(libc::fork())? };
     if let Some(pid) = Pid::from_raw(pid) {
         return Ok(pid);
@@ -202,8 +201,8 @@ pub(crate) fn fork(guard: impl FnOnce()) -> io::Result<Pid> {
 pub(crate) fn close_all_but(keep: BorrowedFd<'_>) {
     let Ok(keep) = libc::c_ulong::try_from(keep.as_fd().as_raw_fd()) else { return };
     let (first, last, flags): (libc::c_ulong, libc::c_ulong, libc::c_ulong) = (0, libc::c_uint::MAX.into(), 0);
-    // SAFETY: called in the guardian, a fresh copy of the launcher, which uses no other descriptor afterwards and ends
-    // without running a destructor. Where the call does not exist nothing is closed, which does no harm.
+    // SAFETY: called in the guardian, a fresh copy of the launcher, which uses no other descriptor afterwards and ends without running a destructor.
+    // If the call does not exist nothing is closed, which is harmless.
     unsafe {
         if keep > 0 {
             libc::syscall(libc::SYS_close_range, first, keep - 1, flags);

@@ -1,4 +1,4 @@
-//! The launcher as a function: its caller is as before when the job is over. Knows nothing of what jobs do.
+//! The launcher as a function: its caller's state is restored when the job is over. Knows nothing of what jobs do.
 
 mod common;
 
@@ -18,8 +18,8 @@ fn launch(line: &str) -> u8 {
     charm4rs_launcher::launch_script(words, OsStr::new("python3"), "")
 }
 
-/// What a job could change of this process: signals blocked, ignored and caught by this thread; whether orphans come to it; the limit of
-/// open files; what is open; children.
+/// The state of this process that a job could change: signals that this thread blocks, ignores or catches; whether it adopts orphans; the limit of
+/// open files; open descriptors; children.
 fn state() -> (Vec<String>, bool, Rlimit, BTreeSet<String>, Vec<String>) {
     let status = std::fs::read_to_string("/proc/thread-self/status").expect("proc");
     let signals = status.lines().filter(|line| line.starts_with("Sig") && !line.starts_with("SigQ"));
@@ -43,7 +43,7 @@ fn a_caller_of_the_launcher_is_as_before() {
     let _one = ONE.lock();
     let mut own = [sleeper(), sleeper()];
     own[1].kill().expect("ours");
-    // Lower than what some jobs need, so that it is raised.
+    // Lower than some jobs need, so that it is raised.
     setrlimit(Resource::Nofile, Rlimit { current: Some(60), ..getrlimit(Resource::Nofile) }).expect("a limit");
     for adopts in [false, true] {
         set_child_subreaper(adopts.then(rustix::process::getpid)).expect("prctl");
@@ -66,10 +66,10 @@ fn a_caller_of_the_launcher_is_as_before() {
 }
 
 #[test]
-fn a_process_runs_one_job_at_a_time_and_says_so() {
+fn a_second_job_in_a_process_is_refused() {
     let _one = ONE.lock();
     let first = std::thread::spawn(|| {
-        // It may be refused itself, while the other one is tried.
+        // This launch may be refused itself, while the other one is tried.
         loop {
             match launch("+p2 ++ppn 1 ++timeout 1 PROCESS never-joins-the-fence") {
                 64 => {}
@@ -77,7 +77,7 @@ fn a_process_runs_one_job_at_a_time_and_says_so() {
             }
         }
     });
-    // The first has begun when the second is refused.
+    // The first job is running when the second is refused.
     while launch("+p1 PROCESS exit 3") != 64 {}
     assert_eq!(first.join().expect("it ends"), 69);
 }

@@ -37,7 +37,7 @@ impl Workspace {
         command.env("CARGO_TARGET_DIR", self.0.join("target")).env("CARGO_NET_OFFLINE", "true");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut ended = Job::spawn(command, mark).end();
-        // A build that takes long on a busy machine is worth a word, which stands first.
+        // A build that takes long on a busy machine is announced first.
         if ended.stderr.starts_with("charmrun: building ") {
             let at = ended.stderr.find("charmrun: error[").unwrap_or(ended.stderr.len());
             ended.stderr.drain(..at);

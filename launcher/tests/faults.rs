@@ -1,4 +1,4 @@
-//! How a job fails: with which code, which words, and that it is gone.
+//! How a job fails: its exit code, its message, and that nothing is left.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn the_jobs_exit_status_is_the_programs() {
 fn a_process_that_exits_in_the_middle_ends_the_job_with_its_code() {
     let ended = run("+p4 ++ppn 2 PROCESS hard-exit 1 5");
     assert_eq!(ended.failed(5, "process 1 ended with exit code 5").pe(), Some(2));
-    run("+p4 ++ppn 1 PROCESS hard-exit 3 0").failed(69, "process 3 ended with 0 while the job still ran");
+    run("+p4 ++ppn 1 PROCESS hard-exit 3 0").failed(69, "process 3 ended with 0 while the job was running");
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn a_stopped_process_is_called_unresponsive_and_ends_the_job_with_69() {
     let ended = run("+p2 ++ppn 1 PROCESS stop 1");
     assert_eq!(ended.code, 69, "{ended:?}");
     let lines: Vec<_> = ended.stderr.lines().collect();
-    assert_eq!(lines[0], "charmrun: warning: process 1 is unresponsive for 3 s");
-    assert!(lines[1].starts_with("charmrun: error[69]: process 1 is unresponsive for 5 s"), "{ended:?}");
+    assert_eq!(lines[0], "charmrun: warning: process 1 has been unresponsive for 3 s");
+    assert!(lines[1].starts_with("charmrun: error[69]: process 1 has been unresponsive for 5 s"), "{ended:?}");
     assert!(ended.took < Duration::from_secs(8), "{ended:?}");
 }
 
@@ -100,7 +100,7 @@ fn nothing_outlives_a_killed_launcher() {
     job.ready(3);
     job.signal(Signal::KILL);
     assert_eq!(job.end().code, -9);
-    // Children too: those of a process's group by the guardian.
+    // Children too: the guardian kills those in a process's group.
     let mut job = start("+p3 ++ppn 1 PROCESS children-in-group");
     job.ready(3);
     job.signal(Signal::KILL);
@@ -161,7 +161,7 @@ fn a_second_fault_while_a_job_ends_changes_nothing() {
         let mut job = start("+p3 ++ppn 1 PROCESS stubborn");
         let processes = job.ready(3);
         job.signal(Signal::INT);
-        // The end has begun when the processes say so.
+        // The end has begun when the processes report it.
         (0..3).for_each(|_| assert!(job.line().contains("heard Stop")));
         kill_process(processes[to], signal).expect("it runs");
         let ended = job.end();
@@ -196,7 +196,7 @@ fn the_test_would_see_what_a_job_leaves_behind() {
     job.signal(Signal::TERM);
     let Ended { mark, mut traces, .. } = job.end();
     assert_gone(&mark, &traces);
-    // A process with the mark, which listens, and has an object in shared memory and a temporary file.
+    // A process with the mark, a listening socket, an object in shared memory and a temporary file.
     let script = "import os, socket, sys, tempfile, time
 listens = socket.create_server(('127.0.0.1', 0))
 files = [open(name, 'w') for name in sys.argv[1:]]

@@ -1,5 +1,5 @@
-//! Jobs over several hosts, reached by ssh: how they start, what they exchange, how they fail, and that nothing is left of them
-//! anywhere. Knows nothing of what the hosts are made of.
+//! Jobs over several hosts, reached by ssh: how they start, what they exchange, how they fail, and that nothing is left of them on any host. Knows
+//! nothing of how the hosts are made.
 
 mod common;
 
@@ -12,7 +12,7 @@ use common::hosts::{Hosts, until};
 use common::{CHARMRUN, Ended, Job, PROCESS, check_lines};
 use rustix::process::{Signal, kill_process};
 
-/// A job of all hosts, in whose line `PROCESS` is the test program.
+/// A job over all hosts, in whose line `PROCESS` is the test program.
 fn start(hosts: &Hosts, line: &str) -> Job {
     hosts.start(Path::new(CHARMRUN), &line.replace("PROCESS", PROCESS))
 }
@@ -34,7 +34,7 @@ fn pes_are_spread_over_hosts_in_blocks_and_what_they_print_comes_home() {
     check("+p5", &["0/3 0..2 0", "1/3 2..4 0", "2/3 4..5 0"]);
     check("+p4 ++ppn 1 ++seed 7", &["0/4 0..1 7", "1/4 1..2 7", "2/4 2..3 7", "3/4 3..4 7"]);
     check("+p4 ++numHosts 2", &["0/2 0..2 0", "1/2 2..4 0"]);
-    // This host is none of the job's.
+    // This host is not one of the job's.
     let nodelist = hosts.write("others", &format!("group far\nhost {} ++cpus 2\n", hosts.name(2)));
     check(&format!("+p2 ++ppn 1 ++nodelist {} ++nodegroup far", nodelist.display()), &["0/2 0..1 0", "1/2 1..2 0"]);
 }
@@ -114,15 +114,15 @@ fn what_processes_leave_behind_on_another_host_ends_with_the_job() {
 }
 
 #[test]
-fn a_stopped_process_of_another_host_is_found_out() {
+fn a_stopped_process_of_another_host_is_detected() {
     let Some(hosts) = Hosts::new(2) else { return };
     let ended = run(&hosts, "+p2 ++ppn 1 PROCESS stop 1");
     assert_eq!(ended.code, 69, "{ended:?}");
-    assert!(ended.stderr.contains("error[69]: process 1 is unresponsive for 5 s"), "{ended:?}");
+    assert!(ended.stderr.contains("error[69]: process 1 has been unresponsive for 5 s"), "{ended:?}");
     assert!(ended.took < Duration::from_secs(8), "{ended:?}");
 }
 
-/// A job of two hosts and four processes that runs.
+/// A running job of two hosts and four processes.
 fn running(hosts: &Hosts, what: &str) -> Job {
     let mut job = start(hosts, &format!("+p4 ++ppn 1 PROCESS {what}"));
     job.ready(4);
@@ -135,7 +135,7 @@ fn a_killed_shell_or_agent_is_a_lost_host() {
     for (host, which) in [(0, "ssh -F"), (1, "++agent")] {
         let job = running(&hosts, "ready");
         let since = std::time::Instant::now();
-        // The agent's guardian has its command line, and may go before it.
+        // The agent's guardian has the same command line, and may end before it.
         let pid = match host {
             0 => hosts.all(0, which)[0],
             _ => agent(&hosts),
@@ -149,7 +149,7 @@ fn a_killed_shell_or_agent_is_a_lost_host() {
 }
 
 #[test]
-fn an_agent_that_stands_still_is_a_lost_host_and_leaves_nothing_there() {
+fn a_stopped_agent_is_a_lost_host_and_leaves_nothing_there() {
     let Some(hosts) = Hosts::new(2) else { return };
     for what in ["ready", "children-in-group"] {
         let job = running(&hosts, what);
@@ -160,7 +160,7 @@ fn an_agent_that_stands_still_is_a_lost_host_and_leaves_nothing_there() {
     }
 }
 
-/// The agent on the second host: of two with its command line, the one that is no child of the other.
+/// The agent on the second host: of two processes with its command line, the one that is not a child of the other.
 fn agent(hosts: &Hosts) -> rustix::process::Pid {
     let mut all: Vec<_> = hosts.processes(1).into_iter().filter(|(_, line)| line.ends_with("++agent")).collect();
     all.sort_unstable();
@@ -229,14 +229,14 @@ fn an_interrupted_job_does_not_wait_for_a_host_that_has_not_answered() {
 }
 
 #[test]
-fn a_suspended_job_sleeps_on_all_hosts_and_goes_on() {
+fn a_job_is_suspended_and_continued_on_all_hosts() {
     let Some(hosts) = Hosts::new(2) else { return };
     let job = running(&hosts, "ready");
     let state = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let programs = || hosts.processes(1).into_iter().filter(|(_, line)| line.ends_with("ready")).collect::<Vec<_>>();
     job.signal(Signal::TSTP);
     until("they sleep", || programs().iter().all(|(pid, _)| state(*pid).contains("T (stopped)")));
-    // Longer than a launcher may be silent that does not sleep.
+    // Longer than a launcher that is not suspended may be silent.
     std::thread::sleep(Duration::from_millis(5500));
     job.signal(Signal::CONT);
     until("they go on", || {
@@ -254,9 +254,9 @@ fn a_host_whose_cable_is_cut_is_lost_within_six_seconds() {
     hosts.cut(1);
     let since = std::time::Instant::now();
     let ended = job.end();
-    ended.failed_on(hosts.name(1), 69, "is lost: nothing was heard of it for 5 s");
+    ended.failed_on(hosts.name(1), 69, "is lost: nothing was received from it for 5 s");
     assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
-    // There the launcher is silent.
+    // On that host the launcher is silent.
     until("the other host has noticed", || hosts.processes(1).is_empty());
     assert!(since.elapsed() < Duration::from_secs(7), "{:?}", since.elapsed());
 }
@@ -265,7 +265,7 @@ fn a_host_whose_cable_is_cut_is_lost_within_six_seconds() {
 fn what_cannot_be_started_on_another_host_is_named_with_it() {
     let Some(hosts) = Hosts::new(2) else { return };
     let other = hosts.name(1).to_owned();
-    // There on this host only: a folder that the other one does not see.
+    // This file is on this host only: the other one does not see its folder.
     let program = hosts.write("only-here", "#!/bin/sh\nexit 0\n");
     let (mut command, mark) = hosts.command(Path::new(CHARMRUN), "+p2 ++ppn 1 ++remote-charmrun /no/charmrun");
     command.arg(PROCESS).arg("ready");
@@ -292,7 +292,7 @@ fn an_ssh_that_refuses_or_would_ask_ends_the_job_with_its_words() {
         ended
     };
     let shell = hosts.shell();
-    // Nobody listens there; a key that is not known; a host that is not known, of which ssh would ask.
+    // A port without a listener; an unknown key; an unknown host, for which ssh would ask the user.
     with(&format!("{shell} -p 9")).failed_on(&other, 69, "Connection refused");
     with(&format!(
         "{shell} -i /dev/null -o IdentityFile=/dev/null -F /dev/null -o UserKnownHostsFile={}/known_hosts",
@@ -305,7 +305,7 @@ fn an_ssh_that_refuses_or_would_ask_ends_the_job_with_its_words() {
         "Host key verification failed",
     );
     with("sleep 1000.5 #").failed_on(&other, 69, "cannot reach host");
-    // A shell that says nothing at all.
+    // A shell that prints nothing at all.
     let silent = hosts.write("silent", "#!/bin/sh\nexec sleep 1000.5\n");
     let ended = with(&format!("sh {}", silent.display()));
     ended.failed_on(&other, 69, &format!("host {other} has not answered"));
@@ -328,7 +328,7 @@ fn a_greeting_is_skipped_and_another_version_refused() {
     assert_eq!((ended.code, ended.stdout.matches("args").count()), (0, 2), "{ended:?}");
     assert_eq!(ended.stderr, format!("charmrun: {other}: mind this\n"));
     let ended = with(r"printf '\0charm4rs-line\011\000'; cat >/dev/null");
-    ended.failed_on(&other, 76, "speaks version 9 of agents' protocol, this one version 1");
+    ended.failed_on(&other, 76, "speaks version 9 of the agent protocol, this one version 1");
     let ended = with(r"printf '\0charm4rs-line\001\000\200\000\000\000\000'; cat >/dev/null");
     ended.failed_on(&other, 76, "broke the protocol: unknown kind 128");
 }
@@ -342,11 +342,11 @@ fn a_wrong_nodelist_is_refused_with_78_and_its_line() {
     let quote = common::Scratch::new("one", "localhost\n", 0o644);
     let (mut command, mark) = common::command(&format!("++nodelist {} ++remote-shell", quote.path()));
     command.args(["ssh 'x", PROCESS, "where"]);
-    Job::spawn(command, mark).end().failed(78, "a quote without end");
+    Job::spawn(command, mark).end().failed(78, "an unterminated quote");
 }
 
 #[test]
-fn this_host_needs_no_shell_by_whatever_name() {
+fn this_host_needs_no_shell_under_any_of_its_names() {
     let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let all = format!("localhost\n127.0.0.1\n{own}");
     for name in ["localhost", "127.0.0.1", "::1", &own, &all] {
@@ -357,7 +357,7 @@ fn this_host_needs_no_shell_by_whatever_name() {
 }
 
 #[test]
-fn an_agent_whose_launcher_never_comes_ends_and_says_nothing_more() {
+fn an_agent_without_a_launcher_ends_and_prints_nothing_more() {
     let out = Command::new(CHARMRUN).arg("++agent").stdin(std::process::Stdio::null()).output().expect("it runs");
     assert_eq!(out.status.code(), Some(69));
     assert!(out.stdout.starts_with(b"\0charm4rs-line") && out.stderr.is_empty(), "{out:?}");

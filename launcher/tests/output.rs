@@ -1,4 +1,4 @@
-//! What processes print comes out as whole lines, whoever reads it, or does not.
+//! The output of processes consists of whole lines, whether or not it is read.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn a_slow_reader_loses_nothing_and_blocks_nothing() {
     let mut output = job.output();
     let mut text = Vec::new();
     let mut buf = [0; 2000];
-    // Reads a little, then leaves the job alone until its pipes must be full, then the rest.
+    // Reads a little, then pauses until the job's pipes must be full, then reads the rest.
     output.read_exact(&mut buf).expect("output");
     text.extend_from_slice(&buf);
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -51,10 +51,7 @@ fn a_reader_that_goes_away_does_not_stop_the_job() {
     drop(output);
     let ended = job.end();
     assert_eq!(ended.code, 0);
-    assert_eq!(
-        ended.stderr,
-        "charmrun: warning: standard output is closed: what the job prints from here on is lost\n"
-    );
+    assert_eq!(ended.stderr, "charmrun: warning: standard output is closed: further output of the job is lost\n");
 }
 
 #[test]
@@ -115,7 +112,7 @@ fn output_that_cannot_be_written_is_an_error_of_the_job() {
 }
 
 #[test]
-fn warnings_come_through_unless_they_are_not_wanted() {
+fn warnings_are_printed_unless_they_are_disabled() {
     assert_eq!(run("+p1 PROCESS warn").stderr, "charmrun: warning: mind this\n");
     run("+p1 ++quiet PROCESS warn").succeeded();
 }

@@ -42,7 +42,7 @@ fn a_second_ctrl_c_kills_at_once() {
     let mut job = start("+p2 ++ppn 1 PROCESS stubborn");
     job.ready(2);
     job.signal(Signal::INT);
-    // The first has been heard when the processes say so.
+    // The first signal has arrived when the processes report it.
     let mut heard: Vec<_> = (0..2).map(|_| job.line()).collect();
     heard.sort_unstable();
     assert_eq!(heard, ["0 heard Stop { signal: 2 }\n", "1 heard Stop { signal: 2 }\n"]);
@@ -53,7 +53,7 @@ fn a_second_ctrl_c_kills_at_once() {
 }
 
 #[test]
-fn a_process_may_take_interrupts_one_by_one_and_one_that_it_does_not_see_to_is_followed_by_the_end() {
+fn a_process_may_take_interrupts_one_by_one_and_a_second_one_before_it_has_handled_the_first_ends_the_job() {
     let mut job = start("+p2 ++ppn 1 PROCESS interruptible");
     job.ready(2);
     for come in 1..=3 {
@@ -86,7 +86,7 @@ fn a_program_may_end_in_its_own_way_when_asked_to() {
 fn other_signals_are_passed_on() {
     let mut job = start("+p2 ++ppn 1 PROCESS ready");
     job.ready(2);
-    // Which ends a process that does not expect it, and so shows that it came.
+    // A signal that ends a process that does not handle it, and so shows that it arrived.
     job.signal(Signal::USR1);
     job.end().failed(138, "was killed by signal 10");
 }
@@ -106,7 +106,7 @@ fn ignored_hangups_stay_ignored() {
 }
 
 #[test]
-fn a_suspended_job_goes_on_where_it_was() {
+fn a_suspended_job_continues_where_it_was() {
     let mut job = start("+p2 ++ppn 1 PROCESS ready");
     let processes = job.ready(2);
     let state = |pid: rustix::process::Pid| {
@@ -128,6 +128,6 @@ fn a_suspended_job_goes_on_where_it_was() {
 
 #[test]
 fn signals_are_blocked_in_the_launcher_only() {
-    // A process that started with the launcher's blocked signals would not end by them.
+    // A process that started with the launcher's blocked signals would not be ended by them.
     run("+p1 sh -c kill${IFS}-TERM${IFS}$$").failed(143, "was killed by signal 15 before it joined the job");
 }

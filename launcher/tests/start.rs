@@ -1,4 +1,4 @@
-//! How a job starts, and what is said when it cannot.
+//! How a job starts, and the errors if it cannot.
 
 mod common;
 
@@ -61,7 +61,7 @@ fn a_script_runs_the_program_where_one_is_given() {
 #[test]
 fn a_job_is_ended_with_1_when_its_time_is_over() {
     let ended = run("+p2 ++ppn 1 ++timelimit 0.2 /bin/sleep 60");
-    ended.failed(1, "the job still ran after 0.2 s (++timelimit)");
+    ended.failed(1, "the job was still running after 0.2 s (++timelimit)");
 }
 
 #[test]
@@ -73,10 +73,10 @@ fn a_wrong_command_line_is_refused_with_64_and_a_hint() {
         ("++ppn", "++ppn needs a value"),
         ("+p4", "no program given"),
         ("++numHosts 2 PROCESS where", "++numHosts needs hosts: charmrun ++nodelist FILE"),
-        // The program reads its own arguments, and the launcher says it once for all processes.
+        // The program reads its own arguments, and the launcher reports the error once for all processes.
         ("+p2 ++ppn 1 PROCESS where ++sed 3", "unknown option ++sed (did you mean ++seed?)"),
         ("+p2 ++ppn 1 PROCESS where +p3", "+p 2 and +p 3 contradict each other"),
-        // What the launcher has not seen it has to ask of the program.
+        // The launcher has to ask the program for what it has not seen.
         ("+p2 ++ppn 1 -- PROCESS where +p3", "+p 2 for charmrun and +p 3 for the program contradict each other"),
         ("PROCESS where ++server-port 70000", "++server-port 70000: must be a port"),
         ("++encrypt PROCESS where", "++encrypt does not work here: use a trusted network"),
@@ -119,7 +119,7 @@ fn a_process_that_fails_before_it_joins_gives_its_own_code() {
 
 #[test]
 fn a_program_that_never_starts_the_runtime_is_an_error() {
-    run("+p2 ++ppn 1 /bin/true").failed(69, "ended with 0 before it joined the job: is it a program of charm4rs?");
+    run("+p2 ++ppn 1 /bin/true").failed(69, "ended with 0 before it joined the job: is it a charm4rs program?");
 }
 
 #[test]
@@ -127,14 +127,14 @@ fn a_script_may_stand_between_the_launcher_and_the_program() {
     let script = Scratch::new("wraps", &format!("#!/bin/sh\n{PROCESS} \"$@\"\n"), 0o755);
     let ended = run(&format!("+p3 ++ppn 1 {} exchange", script.path()));
     assert_eq!(ended.succeeded().sorted(), ["0 exchanged", "1 exchanged", "2 exchanged"]);
-    // The shell has its own words for it too, before or after ours.
+    // The shell prints a message about it too, before or after the launcher's.
     let ended = run(&format!("+p2 ++ppn 1 {} kill 1", script.path()));
     assert_eq!(ended.code, 137, "{ended:?}");
     assert!(ended.stderr.contains("charmrun: error[137]: process 1 "), "{ended:?}");
 }
 
 #[test]
-fn a_wrapper_that_closes_the_launchers_descriptor_is_told_so() {
+fn a_wrapper_that_closes_the_launchers_descriptor_is_named_as_the_likely_cause() {
     let closes = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))";
     let (mut command, mark) = command("+p1 python3 -c");
     command.args([closes, PROCESS, "where"]);
@@ -166,7 +166,7 @@ time.sleep(1000.5)"
 }
 
 #[test]
-fn who_never_joins_is_named_when_the_time_is_over() {
+fn a_process_that_never_joins_is_named_at_the_time_limit() {
     let script = Scratch::new("sleeps", "#!/bin/sh\nexec sleep 1000.5\n", 0o755);
     let ended = run(&format!("+p3 ++ppn 1 ++timeout 0.5 {}", script.path()));
     ended.failed(69, "not all processes joined within 0.5 s: processes 0, 1, 2 of 3 missing");
@@ -235,13 +235,13 @@ fn a_small_stack_is_enough() {
 }
 
 #[test]
-fn a_process_without_room_for_a_thread_is_told_of_once_with_71() {
+fn a_process_that_cannot_start_a_thread_is_reported_once_with_71() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root becomes another user, whose processes are counted");
         return;
     }
     let (base, mark) = command("+p2 ++ppn 1 PROCESS exchange");
-    // So many processes and threads the user may have, of which this job needs more. Files of the tests are for their user only.
+    // The limit of processes and threads of the user, which is below what this job needs. The files of the tests are accessible to their user only.
     for limit in 1..6 {
         let mut user = Command::new("setpriv");
         user.args(["--reuid=65533", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "bash", "-c"]);

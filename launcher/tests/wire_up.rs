@@ -1,4 +1,4 @@
-//! What processes exchange through the launcher, and what nobody else may see of it.
+//! What processes exchange through the launcher, and that no other process can see it.
 
 mod common;
 
@@ -25,7 +25,7 @@ fn the_secret_is_one_for_all_and_in_no_argument_or_environment() {
 
 #[test]
 fn a_process_inherits_its_channel_and_the_standard_descriptors_only() {
-    // What this test itself was given, and passes on to everybody, does not count.
+    // Descriptors that this test itself was given, and passes on to every process, do not count.
     let own = std::fs::read_dir("/proc/self/fd").expect("proc").filter_map(|fd| {
         let path = fd.expect("an entry").path();
         let to = std::fs::read_link(&path).ok()?;

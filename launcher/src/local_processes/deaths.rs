@@ -1,4 +1,4 @@
-//! Who of this host's has ended: their last words, their status, and what they leave behind.
+//! Ended processes of this host: their last messages, their status, and what they leave behind.
 
 use std::time::Instant;
 
@@ -11,17 +11,17 @@ use crate::guardian::Guardian;
 use crate::processes::Identity;
 use crate::sys::{self, Death};
 
-/// How often to look again at a process of which it is not known whose it is.
+/// How many times to check a process again of which it is not known whether it is the job's.
 const UNTOLD: u32 = 5;
 
 impl LocalProcesses {
-    /// Takes the status of those that have ended, of nobody else's children.
+    /// Takes the status of the job's processes that have ended, not of the caller's other children.
     pub(super) fn on_deaths(&mut self) {
         self.on_own_deaths();
-        // Orphans that have come to us.
+        // Orphans that this process has adopted.
         while let Some(pid) = sys::next_dead().filter(|_| self.caller.is_alone()) {
             if self.has_started(pid) {
-                // It has ended since we looked; its status is news.
+                // It has ended since the check; its status is reported.
                 self.on_own_deaths();
             } else {
                 let _ = sys::reap(pid);
@@ -43,7 +43,7 @@ impl LocalProcesses {
         let ended = |leader: &Option<Identity>| leader.is_some_and(|leader| sys::has_ended(leader.pid));
         for rank in self.ranks.clone() {
             if self.child(rank).is_some_and(|child| ended(&child.leader)) {
-                // Its last words first.
+                // Its last messages come first.
                 self.on_channel(rank);
                 let Some(leader) = self.child(rank).and_then(|child| child.leader.take()) else { continue };
                 let death = self.bury(leader);
@@ -61,7 +61,7 @@ impl LocalProcesses {
         }
     }
 
-    /// The guardian has ended before its time. Somebody who does not want one gets no more than some.
+    /// The guardian has ended prematurely. The number of replacements is limited.
     fn replace_guardian(&mut self) {
         self.dismiss_guardian();
         if self.guardians == 0 {
@@ -74,13 +74,13 @@ impl LocalProcesses {
         }
     }
 
-    /// Kills what it has started, whose group's number is its own until it is reaped, and takes its status.
+    /// Kills its descendants, while its group's number cannot be reused, and takes its status.
     fn bury(&mut self, leader: Identity) -> Death {
         let _ = kill_process_group(leader.pid, Signal::KILL);
         if let Some(guardian) = &self.guardian {
             guardian.forget(leader);
         }
-        // Until it is reaped, what has its number is its own.
+        // Its number cannot be reused until it is reaped.
         leftovers::remove(leader.pid);
         sys::reap(leader.pid)
     }
@@ -90,7 +90,7 @@ impl LocalProcesses {
         self.children.iter().any(|child| child.leader.is_some())
     }
 
-    /// Kills what has become our child by losing its parent, again and again until nothing is left.
+    /// Kills adopted orphans, repeatedly until none is left.
     pub(crate) fn sweep(&mut self) {
         let (until, mut clean) = (Instant::now() + GIVE_UP, 0);
         loop {
@@ -98,7 +98,7 @@ impl LocalProcesses {
             let guardian = self.guardian.as_ref().map(Guardian::pid);
             let (mut left, all_are_told) = self.caller.left_behind(&self.sessions);
             left.retain(|pid| Some(*pid) != guardian);
-            // What is ours once is ours when it has ended, too, and so is what it has started.
+            // A process that was the job's is still so after its end, and so are its descendants.
             self.sessions.extend(&left);
             left.retain(|pid| {
                 let ended = sys::has_ended(*pid);
@@ -112,7 +112,7 @@ impl LocalProcesses {
                 return;
             }
             left.into_iter().for_each(|pid| _ = kill_process(pid, Signal::KILL));
-            // One of them has ended when there is a signal.
+            // A signal tells that one of them has ended.
             let mut ready = [PollFd::new(self.caller.signals.fd(), PollFlags::IN)];
             let _ = poll(&mut ready, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 }));
             while self.caller.signals.next().is_some() {}

@@ -1,4 +1,4 @@
-//! The program that the tests start as a process of a job: it joins, and does what its first argument says.
+//! The program that the tests start as the processes of a job: it joins, and does what its first argument says.
 
 #![allow(clippy::print_stdout, reason = "it is a program, and what it prints is what the tests read")]
 
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let boot = &mut *boot;
     let (rank, size) = (boot.rank(), boot.size());
     match &**what {
-        // Says where it is.
+        // Prints its place in the job.
         "where" => {
             let pes = boot.layout().pes_of(rank);
             println!("{rank}/{size} {pes:?} {}", options.seed.unwrap_or(0));
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
         "exchange" => exchange(boot),
         "share" => share(boot, number(0)),
-        // All fence; then the process `0` of the arguments does something bad, and the others go on for ever.
+        // All processes fence; then the process whose rank is the first argument fails, and the others wait forever.
         "exit" => return end_all(boot, &control, number(0)),
         "hard-exit" => one(boot, number(0), || std::process::exit(args[1].parse().expect("a code"))),
         "kill" => one(boot, number(0), || signal(rustix::process::Signal::KILL)),
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         "segv" => one(boot, number(0), read_nowhere),
         "overflow" => one(boot, number(0), || println!("{}", overflow(1))),
         "abort" => one(boot, number(0), || control.abort(1, Some(Pe(rank)), "it broke: here\n  at a\n  at b")),
-        // Two fail at once, in the two ways in which one failure shows.
+        // Two processes fail at once, in the two ways in which one failure becomes visible.
         "lost-peer" => lost_peer(boot, &control),
         "lines" => lines(rank, number(0), number(1)),
         "endless" => loop {
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         "warn" => control.report(Report::Warning("mind this".to_owned())),
         "never-joins-the-fence" if rank == 1 => forever(),
         "never-joins-the-fence" => boot.fence().expect("a fence"),
-        // Leaves children: one of its group, and one that has made itself a session.
+        // Leaves children behind: one in its group, and one with a session of its own.
         "children" => {
             child("sleep", &["1000.25"]);
             child("setsid", &["sleep", "1000.25"]);
@@ -72,13 +72,13 @@ fn main() -> ExitCode {
             println!("ready {}", std::process::id());
             forever();
         }
-        // Takes an interrupt, and another one when it has seen to the first.
+        // Takes an interrupt, and another one when it has handled the first.
         "interruptible" if rank == 1 => take_interrupts(&control),
         "interruptible" => {
             println!("ready");
             forever();
         }
-        // Does not end when asked to.
+        // Ignores the request to end.
         "stubborn" => {
             control.on_order(move |order| println!("{rank} heard {order:?}"));
             for signal in [libc::SIGINT, libc::SIGTERM] {
@@ -131,12 +131,12 @@ fn end_all(boot: &mut dyn Bootstrap, control: &Control, code: u32) -> ExitCode {
     if boot.rank() == 0 {
         control.report(Report::Exit { code });
     }
-    // What one process says of the end, all have heard of when they end.
+    // When one process reports the end, all have heard of it by the time that they end.
     boot.fence().expect("a fence");
     ExitCode::from(u8::try_from(code & 0xff).expect("masked"))
 }
 
-/// What only `rank` does, after all have joined; the others wait.
+/// Calls `act` on `rank` only, after all have joined; the others wait.
 fn one(boot: &mut dyn Bootstrap, rank: u32, act: impl FnOnce()) {
     boot.fence().expect("a fence");
     if boot.rank() == rank {
@@ -145,7 +145,7 @@ fn one(boot: &mut dyn Bootstrap, rank: u32, act: impl FnOnce()) {
     forever();
 }
 
-/// Sees to two interrupts, and to none of those that come after them.
+/// Handles two interrupts, and ignores later ones.
 fn take_interrupts(control: &Control) -> ! {
     static COME: AtomicUsize = AtomicUsize::new(0);
     extern "C" fn handle(_: libc::c_int) {
@@ -190,8 +190,7 @@ fn overflow(n: u64) -> u64 {
     overflow(block[3] + 1) + block[7]
 }
 
-/// Process 0 dies, and process 1 tells of it before the launcher can know: its parent is the launcher, but its
-/// pipe closes first.
+/// Process 0 dies, and process 1 reports it before the launcher can know of it: the launcher is its parent, but its pipe closes first.
 fn lost_peer(boot: &mut dyn Bootstrap, control: &Control) {
     let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
     let shared = boot.share_fds(&[reader.as_fd(), writer.as_fd()]).expect("shared");
@@ -201,7 +200,7 @@ fn lost_peer(boot: &mut dyn Bootstrap, control: &Control) {
     for (r, mut fds) in (0..).zip(shared) {
         let writer = fds.pop().expect("two");
         let reader = fds.pop().expect("two");
-        // Of process 0's pipe only process 0 keeps the writing end.
+        // Only process 0 keeps the writing end of its pipe.
         if r == 0 && rank == 0 {
             keep.push(writer);
         } else if r == 0 {
@@ -282,7 +281,7 @@ fn child(program: &str, args: &[&str]) {
     Command::new(program).args(args).stdin(Stdio::null()).spawn().expect("a child");
 }
 
-/// Says where the secret or the channel's name can be seen from outside.
+/// Prints where the secret or the channel's name can be seen from outside.
 fn secret(boot: &mut dyn Bootstrap, environment: &[std::ffi::OsString]) {
     let hex: String = boot.secret().expose().iter().map(|b| format!("{b:02x}")).collect();
     let own = *boot.secret().expose();

@@ -1,4 +1,4 @@
-//! Several hosts for jobs under test (`ci/hosts`), each with a server of ssh, and what runs there. Knows nothing of what the jobs do.
+//! Several hosts for jobs under test (`ci/hosts`), each with an ssh server. Knows nothing of what the jobs do.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::job::{GONE, Job, marked};
 
-/// Hosts, until they are dropped.
+/// The hosts exist until this is dropped.
 pub(crate) struct Hosts {
     child: Child,
-    /// They last as long as it is open.
+    /// The hosts exist while this is open.
     stdin: Option<ChildStdin>,
     names: Vec<String>,
     folder: PathBuf,
@@ -33,7 +33,7 @@ fn tool(name: &str) -> Command {
 }
 
 impl Hosts {
-    /// So many of them; none where namespaces cannot be made.
+    /// Creates `count` hosts; `None` if namespaces cannot be created.
     pub(crate) fn new(count: usize) -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
@@ -78,7 +78,7 @@ impl Hosts {
         &self.names[host]
     }
 
-    /// A file that is gone with the hosts.
+    /// A file that is removed with the hosts.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.join(name);
         std::fs::write(&path, text).expect("a file");
@@ -100,7 +100,7 @@ impl Hosts {
         assert!(self.hosts(&["cut", &host.to_string()]).status().expect("ci/hosts").success());
     }
 
-    /// A job of all hosts, started on the first: `charmrun` with these options, and what follows `--`.
+    /// A job over all hosts, started on the first: `charmrun` with these options, and then those after `--`.
     pub(crate) fn start(&self, charmrun: &Path, line: &str) -> Job {
         let (command, mark) = self.command(charmrun, line);
         Job::spawn(command, mark)
@@ -111,7 +111,7 @@ impl Hosts {
         self.hosts(&["on", &host.to_string(), program])
     }
 
-    /// Its command and its mark.
+    /// The command of such a job and its mark.
     pub(crate) fn command(&self, charmrun: &Path, line: &str) -> (Command, String) {
         let (job, mark) = marked(charmrun.to_str().expect("a path of text"));
         let mut command = self.on(0, charmrun.to_str().expect("a path of text"));
@@ -123,12 +123,12 @@ impl Hosts {
         (command, mark)
     }
 
-    /// What reaches the other hosts.
+    /// The remote shell that reaches the other hosts.
     pub(crate) fn shell(&self) -> String {
         format!("ssh -F {}/ssh_config", self.folder.display())
     }
 
-    /// What runs on a host beside its server: numbers and command lines.
+    /// The processes of a host except its ssh server: numbers and command lines.
     pub(crate) fn processes(&self, host: usize) -> Vec<(i32, String)> {
         let list = Command::new("ip").args(["netns", "pids", &self.names[host]]).output().expect("ip");
         let numbers = String::from_utf8_lossy(&list.stdout).into_owned();
@@ -139,12 +139,12 @@ impl Hosts {
         numbers
             .split_whitespace()
             .map(|number| (number.parse().expect("a number"), line(number)))
-            // What has ended has no command line.
+            // A process that has ended has no command line.
             .filter(|(_, line)| !line.is_empty() && !line.contains("sshd"))
             .collect()
     }
 
-    /// The processes of a host whose command lines begin with this.
+    /// The processes of a host whose command lines begin with `what`.
     #[track_caller]
     pub(crate) fn all(&self, host: usize, what: &str) -> Vec<rustix::process::Pid> {
         let all = self.processes(host);
@@ -154,7 +154,7 @@ impl Hosts {
         found
     }
 
-    /// Within the contract's time after now nothing of a job is left on any host.
+    /// Asserts that within the contract's time nothing of a job is left on any host.
     #[track_caller]
     pub(crate) fn assert_empty(&self) {
         let since = Instant::now();
@@ -177,7 +177,7 @@ impl Drop for Hosts {
     }
 }
 
-/// Waits until something is so.
+/// Waits until `so` returns true.
 #[track_caller]
 pub(crate) fn until(what: &str, so: impl Fn() -> bool) {
     let since = Instant::now();

@@ -1,5 +1,4 @@
-//! A job under test: started with a watchdog, its output read, and what it has left behind looked for in `/proc`. Knows nothing of
-//! which launcher and program it is.
+//! A job under test: started with a watchdog, its output read, and its leftovers searched in `/proc`. Knows nothing of the launcher and program.
 
 use std::cell::RefCell;
 use std::io::{BufRead as _, BufReader, Read};
@@ -16,20 +15,20 @@ pub(crate) mod traces;
 pub(crate) use traces::processes;
 use traces::{MARK, Traces};
 
-/// Every test ends by then, or fails.
+/// Every test ends within this time, or fails.
 const WATCHDOG: Duration = Duration::from_secs(60);
-/// Between two looks at what a job has.
+/// Time between two checks of what a job has.
 const LOOK: Duration = Duration::from_millis(50);
 /// The contract: what a job leaves behind is gone so soon after its launcher.
 pub(crate) const GONE: Duration = Duration::from_secs(1);
-/// A job that runs.
+/// A running job.
 pub(crate) struct Job {
     child: Child,
     pub(crate) mark: String,
     stdout: Option<BufReader<ChildStdout>>,
     stderr: JoinHandle<String>,
     began: Instant,
-    /// What it has had so far, whenever somebody looked.
+    /// What it has had so far, at each check.
     traces: RefCell<Traces>,
 }
 
@@ -44,7 +43,7 @@ pub(crate) struct Ended {
     pub(crate) traces: Traces,
 }
 
-/// A launcher's command, without standard input, and the mark of what it starts.
+/// A launcher's command, without standard input, and the mark of the processes that it starts.
 pub(crate) fn marked(launcher: &str) -> (Command, String) {
     static JOBS: AtomicU32 = AtomicU32::new(0);
     let mark = format!("{}-{}", std::process::id(), JOBS.fetch_add(1, Ordering::Relaxed));
@@ -72,7 +71,7 @@ impl Job {
         Pid::from_child(&self.child)
     }
 
-    /// Looks at what the job has now, which is to be gone at its end.
+    /// Records what the job has now, which must be gone at its end.
     pub(crate) fn look(&self) {
         self.traces.borrow_mut().look(&self.mark);
     }
@@ -112,7 +111,7 @@ impl Job {
         line
     }
 
-    /// Waits until `n` processes have said `ready`, and gives the numbers that they said with it.
+    /// Waits until `n` processes have printed `ready`, and returns the numbers that they printed with it.
     pub(crate) fn ready(&mut self, n: usize) -> Vec<Pid> {
         let numbers = (0..n)
             .filter_map(|_| {
@@ -165,31 +164,34 @@ impl Job {
 }
 
 impl Ended {
-    /// The contract of a failure: its code, and the first line on standard error; that there is no second such line.
+    /// Asserts the contract of a failure: its code, the first line on standard error, and that there is no second such line.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, what: &str) -> &Self {
         self.failed_on(&rustix::system::uname().nodename().to_string_lossy(), code, what)
     }
 
-    /// The same, on some host.
+    /// The same, with the name of the host.
     #[track_caller]
     pub(crate) fn failed_on(&self, host: &str, code: i32, what: &str) -> &Self {
         assert_eq!(self.code, code, "{self:?}");
         let first = self.stderr.lines().next().unwrap_or_default();
         let start = format!("charmrun: error[{code}]: ");
-        assert!(first.starts_with(&start) && first.contains(what), "{what:?} is not what it says: {self:?}");
+        assert!(
+            first.starts_with(&start) && first.contains(what),
+            "the first line does not contain {what:?}: {self:?}"
+        );
         let end = first.rsplit(", ").next().unwrap_or_default();
         let fields: Vec<_> = end.split(' ').map(|f| f.split_once('=').unwrap_or((f, ""))).collect();
         assert!(
             matches!(&fields[..], [("pe", pe), ("host", h), ("pid", pid)]
                 if (*pe == "-" || pe.parse::<u32>().is_ok()) && *h == host && pid.parse::<u32>().is_ok()),
-            "{end:?} does not say who and where"
+            "{end:?} does not name the PE, host and process"
         );
         assert_eq!(self.stderr.matches("error[").count(), 1, "the first cause is reported once: {self:?}");
         self
     }
 
-    /// The same of a job whose launcher is none of ours: it says more, and may say it first, and has codes of its own.
+    /// The same for a job of another launcher, which prints more, and may print it first, and has its own exit codes.
     #[track_caller]
     pub(crate) fn failed_among_others(&self, code: i32, what: &str) -> &Self {
         assert_ne!(self.code, 0, "{self:?}");
@@ -205,7 +207,7 @@ impl Ended {
         self
     }
 
-    /// Which PE the first line names.
+    /// The PE in the first line.
     pub(crate) fn pe(&self) -> Option<u32> {
         let first = self.stderr.lines().next().unwrap_or_default();
         first.rsplit_once("pe=")?.1.split(' ').next()?.parse().ok()
@@ -219,7 +221,7 @@ impl Ended {
     }
 }
 
-/// Within the contract's time after now nothing of the job is left: no process, and nothing of what its processes had.
+/// Asserts that within the contract's time nothing of the job is left: no process, and nothing of what its processes had.
 #[track_caller]
 pub(crate) fn assert_gone(mark: &str, traces: &Traces) {
     let since = Instant::now();

@@ -21,7 +21,7 @@ pub(crate) fn command(line: &str) -> (Command, String) {
     (command, mark)
 }
 
-/// Runs a job as a shell does that has done something first.
+/// Runs a job from a shell that first runs `prelude`.
 pub(crate) fn run_after(prelude: &str, redirections: &str, line: &str) -> Ended {
     let (base, mark) = command(line);
     let mut shell = Command::new("bash");
@@ -42,7 +42,7 @@ pub(crate) fn run(line: &str) -> Ended {
     start(line).end()
 }
 
-/// A file that is gone at the end of the test.
+/// A file that is removed at the end of the test.
 pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
@@ -65,7 +65,7 @@ impl Drop for Scratch {
     }
 }
 
-/// That the output consists of the whole lines `<rank:i:xxx>`, in order, `count` of each rank.
+/// Asserts that the output consists of the whole lines `<rank:i:xxx>`, in order, `count` of each rank.
 pub(crate) fn check_lines(text: &str, ranks: u32, count: usize) {
     let mut next: HashMap<u32, usize> = HashMap::new();
     for line in text.lines() {

@@ -1,18 +1,17 @@
-//! What a job has outside of its processes, by which it can be seen that nothing is left of it: sockets that listen, objects in `/dev/shm`,
-//! temporary files. Tests run side by side, so what is looked at is what the job's own processes have had. Knows nothing of jobs but
-//! the mark in their environment.
+//! What a job has outside of its processes, by which a test sees that nothing is left of it: listening sockets, objects in `/dev/shm`, temporary
+//! files. Tests run side by side, so only what the job's own processes have had counts. Knows nothing of jobs but the mark in their environment.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// In the environment of everything that a job starts.
+/// A variable in the environment of everything that a job starts.
 pub(crate) const MARK: &str = "CHARMRUN_TEST_JOB";
 
 /// See the [module's text](self).
 #[derive(Debug)]
 pub(crate) struct Traces {
-    /// What was made earlier is not the job's.
+    /// Older objects are not the job's.
     since: SystemTime,
     /// Inodes.
     sockets: BTreeSet<String>,
@@ -20,7 +19,7 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// Of a job that is about to start.
+    /// The traces of a job that is about to start.
     pub(crate) fn new() -> Self {
         Self { since: SystemTime::now(), sockets: BTreeSet::new(), files: BTreeSet::new() }
     }
@@ -53,22 +52,22 @@ impl Traces {
         path.metadata().and_then(|file| file.created()).is_ok_and(|made| made >= self.since)
     }
 
-    /// What is there still, beside processes.
+    /// What is left, besides processes.
     pub(crate) fn left(&self) -> Vec<String> {
         let listening = if self.sockets.is_empty() { BTreeSet::new() } else { listening() };
-        let sockets = self.sockets.intersection(&listening).map(|inode| format!("a socket that listens, {inode}"));
+        let sockets = self.sockets.intersection(&listening).map(|inode| format!("a listening socket, {inode}"));
         let files = self.files.iter().filter(|path| path.exists()).map(|path| path.display().to_string());
         sockets.chain(files).collect()
     }
 }
 
-/// Living processes that have inherited the job's mark, with their command lines.
+/// Running processes that have inherited the job's mark, with their command lines.
 pub(crate) fn processes(mark: &str) -> Vec<(i32, String)> {
     let wanted = format!("{MARK}={mark}");
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // What cannot be read has just ended. A zombie has neither environment nor command line.
+        // A process that cannot be read has just ended. A zombie has neither environment nor command line.
         let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
         if environment.split(|b| *b == 0).any(|variable| variable == wanted.as_bytes()) {
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -78,9 +77,9 @@ pub(crate) fn processes(mark: &str) -> Vec<(i32, String)> {
     found
 }
 
-/// Inodes of all sockets that listen here.
+/// Inodes of all listening sockets.
 fn listening() -> BTreeSet<String> {
-    // The column of the state, what it is for such a socket, and the column of the inode.
+    // The column of the state, its value for a listening socket, and the column of the inode.
     let tables = [("tcp", 3, "0A", 9), ("tcp6", 3, "0A", 9), ("unix", 3, "00010000", 6)];
     let rows = tables.into_iter().flat_map(|(table, at, state, inode)| {
         let text = std::fs::read_to_string(Path::new("/proc/net").join(table)).unwrap_or_default();
