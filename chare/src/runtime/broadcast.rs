@@ -1,11 +1,11 @@
-//! Calls of all elements of a collection, and their answers.
+//! Calls of all elements of a collection, and the answers.
 //!
-//! A broadcast goes down a tree of PEs whose root is the caller, or, for a section, its creator; every PE passes it on first and then calls its own
-//! elements. If an answer is wanted, each PE waits for its elements and its children, and sends what came up
-//! the same tree in one message (a *wave*). The root ends with all results, sorted by index, and gives them to the caller.
+//! A broadcast goes down a tree of PEs whose root is the caller, or, for a section, its creator; every PE first forwards it and then calls its own
+//! elements. If an answer is wanted, each PE waits for its elements and its children, and sends the answers up the same tree in one message (a
+//! *wave*). The root gets all results, sorts them by index, and gives them to the caller.
 //!
-//! Payloads, of arguments and of results, travel beside the messages: those of the arguments enter each process once,
-//! where all its elements share them ([`shared`]).
+//! Payloads of arguments and results travel beside the messages: those of the arguments enter each process once, where all its elements share them
+//! ([`shared`]).
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
@@ -35,7 +35,7 @@ pub(crate) enum Answer {
     Values(FutureId),
 }
 
-/// In the body of a broadcast, before the arguments: what is to come back.
+/// In the body of a broadcast, before the arguments: the kind of answer that is wanted.
 pub(super) const SILENT: u8 = 0;
 const DONE: u8 = 1;
 const VALUES: u8 = 2;
@@ -48,10 +48,10 @@ pub(crate) struct Wave {
     parent: Option<Pe>,
     /// Own elements and children that have not answered, plus one while the elements are being called.
     missing: Cell<usize>,
-    /// Indices and results, one behind the other; none if nobody wants the results.
+    /// Indices and results, concatenated; empty if the results are not wanted.
     results: RefCell<Vec<Packed>>,
     error: RefCell<Option<CallError>>,
-    /// Takes the indices off the results, and sorts these by them; `None`: nobody wants the results.
+    /// Removes the indices from the results, and sorts the results by them; `None`: the results are not wanted.
     sort: Option<Sort>,
 }
 
@@ -94,19 +94,19 @@ fn call_packed(rt: Rt, method: &MethodInfo, header: &Header, kind: u8, pack: Pac
     }
 }
 
-/// Where a broadcast begins.
+/// The PE where a broadcast begins.
 pub(super) fn entrance(rt: Rt, collection: CollectionId) -> Pe {
     let here = rt.sched.pe();
     let creator = collection.creator().filter(|pe| collection.is_section() && pe.0 < rt.sched.pes());
     creator.unwrap_or(here)
 }
 
-/// The root of the tree by which it comes.
+/// The root of the tree through which a broadcast comes.
 pub(super) fn root(id: CollectionId, header: &Header) -> Pe {
     id.creator().filter(|_| id.is_section()).unwrap_or(Pe(header.source))
 }
 
-/// A broadcast of a chare type's has arrived: passes it on, then calls the elements that live here.
+/// A broadcast to a chare type has arrived: forwards it, then calls the elements that live here.
 pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming) {
     let id = CollectionId(header.collection);
     let members = match rt.collection::<T>(id) {
@@ -129,16 +129,16 @@ pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &
     }
 }
 
-/// A broadcast that has been passed on.
+/// A broadcast that has been forwarded.
 struct Arrived {
     msg: Opened,
     payloads: Aside,
     wave: Option<Rc<Wave>>,
-    /// Elements that it is not for.
+    /// Elements that must not get it.
     spared: HashSet<Key>,
 }
 
-/// Passes a broadcast on, and begins its wave.
+/// Forwards a broadcast, and begins its wave.
 fn pass_on(
     rt: Rt,
     method: &'static MethodInfo,
@@ -196,7 +196,7 @@ impl Arrived {
         &self.msg.bytes()[1..]
     }
 
-    /// For the next element: the arguments' payloads, and who learns of its end. The last one gets our share, and may have the
+    /// For the next element: the arguments' payloads, and the receiver of the entry method's end. The last element gets our share, and may have the
     /// memory to itself.
     fn next(&mut self, is_last: bool, index: &dyn Fn(&mut Vec<u8>) -> Result<Aside, WireError>) -> (Aside, Then) {
         let payloads = if is_last { std::mem::take(&mut self.payloads) } else { self.payloads.clone() };
@@ -237,7 +237,7 @@ impl WavePart {
 impl Wave {
     fn one_less(&self, rt: Rt, from: Pe) {
         let Some(missing) = self.missing.get().checked_sub(1) else {
-            return rt.violation(from, "an answer too many", u64::from(self.id.slot));
+            return rt.violation(from, "an unexpected answer", u64::from(self.id.slot));
         };
         self.missing.set(missing);
         if missing > 0 {
@@ -266,7 +266,7 @@ impl Wave {
     }
 }
 
-/// What comes up of a PE's subtree: results, and an error.
+/// The answer of a PE's subtree: results, and an error.
 type Answered = (Vec<Packed>, Option<CallError>);
 
 fn send_part(rt: Rt, parent: Pe, wave: FutureId, part: Answered) {
@@ -291,11 +291,11 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
             }
             wave.one_less(rt, msg.from);
         }
-        _ => rt.violation(msg.from, "an answer to no broadcast", u64::from(header.reply_slot)),
+        _ => rt.violation(msg.from, "an answer without a broadcast", u64::from(header.reply_slot)),
     }
 }
 
-/// A broadcast of a collection that was destroyed here: nobody learns of it below this PE; who waits for an answer gets the error.
+/// A broadcast of a collection that was destroyed here: it does not go below this PE; if the caller waits for an answer it gets the error.
 pub(super) fn refuse(rt: Rt, id: CollectionId, header: &Header, msg: Incoming, error: CallError) {
     let from = msg.from;
     let mut msg = Opened::new(header, msg);
@@ -308,7 +308,7 @@ pub(super) fn refuse(rt: Rt, id: CollectionId, header: &Header, msg: Incoming, e
     send_part(rt, from, header.reply(), (Vec::new(), Some(error)));
 }
 
-/// Takes the indices off results, and sorts these by them.
+/// Removes the indices from results, and sorts the results by them.
 fn sort<I: ElementIndex>(mut results: Vec<Packed>) -> Result<Vec<Packed>, WireError> {
     let mut indices = Vec::with_capacity(results.len());
     for result in &mut results {

@@ -1,7 +1,7 @@
-//! Calls of single elements, on both ends: where they go, and what becomes of those that arrive.
+//! Calls of single elements, on both ends: where they go, and what happens to those that arrive.
 //!
-//! For each entry method there is little code of its own: what moves or serializes the arguments, reads them, and calls the method
-//! ([`execute`](super::execute)). Where an element is, is found for each chare type; the rest ([`super::post`]) is the same for all.
+//! Each entry method has little code of its own: it moves or serializes the arguments, reads them, and calls the method
+//! ([`execute`](super::execute)). The code that finds an element exists once for each chare type; the rest ([`super::post`]) is the same for all.
 
 use std::rc::Rc;
 
@@ -20,10 +20,10 @@ use crate::registry::MethodInfo;
 use crate::wire::{self, WireError};
 use crate::{CallError, Chare, Entry, One, Target, This, moved};
 
-/// What travels when a call is moved.
+/// The value that a moved call carries.
 pub(super) type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::Args);
 
-/// What can be done with the moved body of a call, for who does not know the entry method.
+/// Operations on the moved body of a call, for code that does not know the entry method.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyOps {
     index: moved::MovedField,
@@ -46,7 +46,7 @@ impl BodyOps {
 }
 
 /// # Safety
-/// `body` points to a moved `Body<E>` that nobody reads again.
+/// `body` points to a moved `Body<E>` that is not read again.
 unsafe fn pack<E: Entry>(body: *const u8, bytes: &mut Vec<u8>) -> Packed {
     // SAFETY: the caller's promise.
     wire::pack(&unsafe { moved::read::<Body<E>>(body) }, bytes)
@@ -87,8 +87,8 @@ fn send_call<E: Entry>(rt: Rt, to: Pe, header: Header, body: Body<E>, charge: Ch
     }
 }
 
-/// Calls an element that is not here, and is not known to be elsewhere (or calls of some element are in the queue): behind the calls of it that are in the
-/// queue ([`queued`]); at once, to wait where others do, while a location is being asked for.
+/// Calls an element that is not here, and is not known to be elsewhere (or for which calls are in the queue). The call goes behind those in the queue
+/// ([`queued`]); while a location is being requested, it joins the waiting calls at once.
 #[cold]
 fn call_absent<E: Entry>(rt: Rt, to: Option<Pe>, options: Options, header: Header, body: Body<E>, charge: Charge) {
     let (here, id, element) = (rt.sched.pe(), CollectionId(header.collection), key(&body.0));
@@ -105,27 +105,27 @@ fn moved_here<E: Entry>(rt: Rt, header: &Header, body: Body<E>) -> Incoming {
     moved::loosen(body, |body| post::loose_here(rt, tag::CALL, &header.moved(), body))
 }
 
-/// Delivers a call of this PE's at once.
+/// Delivers a call of this PE at once.
 #[cold]
 pub(super) fn call_at_once<E: Entry>(rt: Rt, header: Header, body: Body<E>) {
     let msg = moved_here::<E>(rt, &header, body);
     deliver::<E::Chare>(rt, E::info(), &header.moved(), msg);
 }
 
-/// Where the moved body of a message is.
+/// The address of the moved body of a message.
 fn body_of(msg: &Incoming) -> *const u8 {
     msg.msg.as_ptr().wrapping_add(HEADER).cast_const()
 }
 
-/// A call of a chare type's has arrived: runs it, sends it on, or keeps it.
+/// A call to a chare type has arrived: runs it, forwards it, or keeps it.
 pub(crate) fn deliver<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming) {
     let mut rest = 0;
     let Some(element) = find::<T>(rt, method, header, &msg, &mut rest) else {
         return not_here::<T>(rt, method, header, msg);
     };
     let (then, Incoming { msg, payloads, .. }) = (Then::reply(header.reply()), msg);
-    // SAFETY: the dispatcher finds this function in the row of a method of `T`'s. A moved call was written by `call` in this process, as the
-    // dispatcher has checked, and nobody else reads it.
+    // SAFETY: the dispatcher finds this function in the row of a method of `T`. A moved call was written by `call` in this process, as the dispatcher
+    // has checked, and nothing else reads it.
     unsafe {
         if header.is_moved() {
             method.start.start(rt, element, Args::Moved(msg), then);
@@ -185,26 +185,26 @@ fn not_here<T: Chare>(rt: Rt, method: &MethodInfo, header: &Header, msg: Incomin
     }
 }
 
-/// Sends a call on to another PE, in the form that it needs there.
+/// Forwards a call to another PE, in the form that it needs there.
 fn forward(rt: Rt, method: &MethodInfo, to: Pe, header: &Header, msg: Incoming) {
     let mut header = *header;
     if header.source != rt.sched.pe().0 {
         header.flags |= PASSED;
     }
     if !header.is_moved() || rt.same_process(to) {
-        // What is moved within the process goes on as it is: its bytes change hands again.
+        // A moved call stays as it is within the process: its bytes change their owner again.
         let Incoming { msg, payloads, .. } = msg;
         return post::send_bytes(rt, to, tag::CALL, &header, &msg[HEADER..], payloads.into_vec(), false);
     }
     header.flags &= !MOVED;
-    // SAFETY: as in `deliver`; the message is not looked at again.
+    // SAFETY: as in `deliver`; the message is not read again.
     let pack = &mut |bytes: &mut Vec<u8>| unsafe { (method.body.pack)(body_of(&msg), bytes) };
     if let Err(error) = post::send_packed(rt, to, tag::CALL, &header, method.offer.is_some(), pack) {
         fail_call(rt, header.reply(), wire_error(rt, method, &error));
     }
 }
 
-/// A call with payloads is on its way: asks the chare where they shall land.
+/// A call with payloads is on its way: asks the chare for their memory.
 pub(crate) fn offer<E: Entry>(rt: Rt, header: &Header, offer: &Offer) -> Vec<Option<RegBuf>> {
     let nowhere = || offer.sizes.iter().map(|_| None).collect();
     let members = rt.collection::<E::Chare>(CollectionId(header.collection));
@@ -225,7 +225,7 @@ pub(crate) fn offer<E: Entry>(rt: Rt, header: &Header, offer: &Offer) -> Vec<Opt
     }
 }
 
-/// Drops a call that will not be delivered, and what was moved into it.
+/// Drops a call that will not be delivered, and the value that was moved into it.
 pub(super) fn discard_call(method: &MethodInfo, header: &Header, msg: &Incoming) {
     if header.is_moved() {
         // SAFETY: as in `deliver`; read only to be dropped, by callers that drop the message next.
@@ -239,7 +239,7 @@ fn no_such_element(rt: Rt, method: &MethodInfo, index: String, header: &Header, 
     undeliverable(rt, method, header, msg, error);
 }
 
-/// A call will not be delivered: who waits for it learns why; if nobody does, the job ends.
+/// A call will not be delivered: its caller gets the error; if no caller waits, the job ends.
 pub(super) fn undeliverable(rt: Rt, method: &MethodInfo, header: &Header, msg: Incoming, error: CallError) {
     let Some(front) = rt.front.get() else {
         discard_call(method, header, &msg);
@@ -248,7 +248,7 @@ pub(super) fn undeliverable(rt: Rt, method: &MethodInfo, header: &Header, msg: I
     };
     let mut body = Vec::new();
     if header.is_moved() {
-        // SAFETY: as in `deliver`; the message is not looked at again. What cannot be packed leaves the body empty, which says nothing.
+        // SAFETY: as in `deliver`; the message is not read again. If packing fails the body stays empty, which is harmless.
         drop(unsafe { (method.body.pack)(body_of(&msg), &mut body) });
     } else {
         body.extend_from_slice(&msg.msg[HEADER..]);

@@ -1,10 +1,9 @@
-//! A PE's members of a collection, and where the others are: the location manager.
+//! A PE's members of a collection, and the locations of the others: the location manager.
 //!
-//! Every element has a *home* PE, which the collection's map names and every PE can compute. An element lives at home
-//! unless it was inserted elsewhere; then its home knows where. A call goes to where the caller's PE believes
-//! the element to be: here if it is, else where it has learned it to be ([`super::location`]), else the home. A PE that gets a call
-//! for an element it does not have passes it on; the home passes it to where the element lives, or keeps
-//! it until the element is made.
+//! Every element has a *home* PE, which the collection's map names and every PE can compute. An element lives at home unless it was inserted
+//! elsewhere; then its home knows where. A call goes to the PE where the caller's PE believes the element to be: this PE if it is here, otherwise a
+//! PE that it was told ([`super::location`]), otherwise the home. A PE that gets a call for an element that it does not have forwards it; the home
+//! forwards it to where the element lives, or keeps it until the element is created.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -35,12 +34,12 @@ use crate::envelope::FutureId;
 use crate::registry::ChareInfo;
 use crate::{Chare, ElementIndex, IndexMap, Places, wire};
 
-/// Names a collection in the whole job: its creator's PE and a serial number; for single chares, their type.
+/// Identifies a collection in the whole job: its creator's PE and a serial number; for single chares, their type.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct CollectionId(pub(crate) u64);
 
 const SOLO: u64 = 0xFFFF_FFFF;
-/// In the serial number: of a section.
+/// In the serial number: this is a section.
 const SECTION: u64 = 1 << 31;
 
 impl CollectionId {
@@ -59,7 +58,7 @@ impl CollectionId {
         self.0 as usize
     }
 
-    /// The same name, for a section.
+    /// The same number, for a section.
     pub(super) fn section(self) -> Self {
         Self(self.0 | SECTION)
     }
@@ -68,12 +67,12 @@ impl CollectionId {
         self.0 & SECTION != 0 && self.creator().is_some()
     }
 
-    /// What number its creator gave it, which no other section, or else no other collection, of that creator has.
+    /// The number that its creator gave it, which is unique among the creator's sections or among its other collections.
     pub(super) fn serial(self) -> u64 {
         self.0 & (SECTION - 1)
     }
 
-    /// Who made it; `None` for single chares.
+    /// The creator; `None` for single chares.
     pub(crate) fn creator(self) -> Option<Pe> {
         let creator = u32::try_from(self.0 >> 32).expect("32 bits are left");
         (u64::from(creator) != SOLO).then_some(Pe(creator))
@@ -92,30 +91,30 @@ pub(super) enum Place {
     At(Pe),
     /// At its home.
     Gone,
-    /// Elsewhere: that is being asked ([`super::location`]); calls wait here meanwhile.
+    /// Elsewhere: this PE is requesting the location ([`super::location`]); calls wait here until then.
     Asked,
 }
 
 pub(super) type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
-/// What a PE knows of a collection, whatever its chares are.
+/// What a PE knows of a collection, independent of its chare type.
 pub(crate) struct Common {
-    /// Another one when it is used again, for another collection ([`super::gone`]).
+    /// Changes when the members are reused for another collection ([`super::gone`]).
     id: Cell<CollectionId>,
-    /// Its chares' type.
+    /// The type of its chares.
     pub(super) info: &'static ChareInfo,
     /// Its elements are inserted.
     pub(super) sparse: bool,
-    /// All that is to be made here at creation has been made.
+    /// Everything that is created here at the collection's creation exists.
     pub(super) complete: Cell<bool>,
     pub(super) reductions: Reductions,
     pub(super) inserted: census::Insertions,
     pub(super) casts: Casts,
-    /// At an element's home: calls that came before it. Elsewhere: calls that wait until it is known where it is.
+    /// At an element's home: calls that arrived before it. Elsewhere: calls that wait until its location is known.
     pub(super) absent: Absent,
     pub(super) hinted: Hinted,
     pub(super) ended: Ended,
-    /// Which collections it can serve.
+    /// The collections that can reuse it.
     pub(super) like: Likeness,
 }
 
@@ -151,13 +150,14 @@ impl Common {
         self.id.get()
     }
 
-    /// Whether calls of all elements are delivered; those of this PE's `own` wait, too, until it has closed the array as it has asked for.
+    /// Whether calls of all elements are delivered. Those of this PE (`own`) must also wait while it has asked to close the array and that is not
+    /// done.
     #[inline]
     pub(super) fn takes_calls(&self, own: bool) -> bool {
         self.complete.get() && !(own && self.inserted.is_closing())
     }
 
-    /// As new, for another collection. Who waited for this one to be complete?
+    /// Resets this for another collection. Returns the futures that waited for the old one to be complete.
     pub(super) fn renew(&self, id: CollectionId) -> Vec<FutureId> {
         self.id.set(id);
         self.complete.set(false);
@@ -169,7 +169,7 @@ impl Common {
     }
 }
 
-/// A serialized index, where the chares' type is not known.
+/// A serialized index, for code that does not know the chare type.
 pub(super) type Key = Vec<u8>;
 
 pub(super) fn key<I: ElementIndex>(index: &I) -> Key {
@@ -186,16 +186,16 @@ pub(crate) struct Look {
     pub(super) is_here: bool,
 }
 
-/// A PE's members of one collection. Never freed, so that elements and lookups can refer to them at no cost; those of a
-/// collection that was destroyed serve another one like it ([`super::gone`]).
+/// A PE's members of one collection. Never freed, so that elements and lookups can refer to them at no cost; those of a destroyed collection are
+/// reused for a similar one ([`super::gone`]).
 pub(crate) struct Members<T: Chare> {
     common: &'static Common,
     pub(super) shape: Shape<T>,
     pub(super) map: T::Map,
     elements: Elements<T>,
-    /// How many elements are in memory, listed or not.
+    /// The number of elements in memory, listed or not.
     pub(crate) alive: Cell<usize>,
-    /// At an element's home: where it is instead. Elsewhere: where it was last heard of.
+    /// At an element's home: where the element is instead. Elsewhere: its last known location.
     places: Table<T::Index, Place>,
 }
 
@@ -207,13 +207,13 @@ impl<T: Chare> Deref for Members<T> {
     }
 }
 
-/// A collection whatever its chares are.
+/// A collection, independent of its chare type.
 pub(crate) trait AnyCollection {
     fn common(&self) -> &'static Common;
     fn as_any(&'static self) -> &'static dyn Any;
-    /// How many elements are here.
+    /// The number of elements here.
     fn count(&self) -> u64;
-    /// What is known of an element; `None` if the key is of no index.
+    /// What is known of an element; `None` if the key is not an index.
     fn look(&self, rt: Rt, key: &[u8]) -> Option<Look>;
     /// An index as text.
     fn text(&self, key: &[u8]) -> String;
@@ -221,11 +221,11 @@ pub(crate) trait AnyCollection {
     fn cut(&'static self, rt: Rt, id: CollectionId, root: Pe, span: Span) -> &'static dyn AnyCollection;
     /// Puts an element into a section, if it is here.
     fn join(&self, section: &'static dyn AnyCollection, key: &[u8]);
-    /// The array is closed again: elements that went before need not be told from those that never were.
+    /// The array is closed again: elements that are gone need not be distinguished from those that never existed.
     fn forget_gone(&self);
-    /// Something is said of where an element is.
+    /// A message about an element's location has arrived.
     fn told(&self, rt: Rt, msg: Incoming);
-    /// Drops all elements and what waits for them.
+    /// Drops all elements and the calls that wait for others.
     fn clear(&self, rt: Rt);
     /// The collection that a section is cut from.
     fn whole(&self) -> Option<&'static dyn AnyCollection>;
@@ -233,9 +233,9 @@ pub(crate) trait AnyCollection {
     fn take(&self) -> (Vec<Rc<dyn AnyElement>>, Vec<Incoming>);
     /// Whether elements refer to it, listed or not.
     fn is_in_use(&self) -> bool;
-    /// Tells which methods of its elements here wait, and for calls of which entry methods.
+    /// Reports which methods of its elements here wait, and for calls of which entry methods.
     fn waiting(&self, rt: Rt, found: &mut Waiting);
-    /// What its elements here have contributed, and which calls wait for elements that are still to be inserted; `None` for single chares.
+    /// What its elements here have contributed, and which calls wait for elements that are not inserted yet; `None` for single chares.
     fn collected(&self, rt: Rt) -> Option<Collected>;
 }
 
@@ -274,7 +274,7 @@ impl<T: Chare> Members<T> {
         self.shape.may_exist(index)
     }
 
-    /// At the home of an element that is not here: whether it may yet be made.
+    /// At the home of an element that is not here: whether it may still be created.
     pub(super) fn may_come(&self, rt: Rt, index: &T::Index) -> bool {
         match (&self.shape, T::naming().solo) {
             (Shape::Solo, Some(solo)) => {
@@ -286,7 +286,7 @@ impl<T: Chare> Members<T> {
         }
     }
 
-    /// What the indices are below, if all below it exist.
+    /// The extent of the indices, if all indices below it exist.
     pub(crate) fn extent(&self) -> Option<T::Index> {
         match &self.shape {
             Shape::Bounded(bounds) => Some(bounds.extent),
@@ -302,7 +302,7 @@ impl<T: Chare> Members<T> {
         self.shape.to_string()
     }
 
-    /// The collection that its elements are of.
+    /// The collection to which its elements belong.
     fn whole_id(&self) -> CollectionId {
         if let Shape::Section(whole) = &self.shape { whole.id() } else { self.id() }
     }
@@ -313,7 +313,7 @@ impl<T: Chare> Members<T> {
         self.elements.with(self.slot(index), index, |element| element.cloned())
     }
 
-    /// An element's place in the block of the array that was made here.
+    /// The position of an element in this PE's block of the array.
     #[inline]
     fn slot(&self, index: &T::Index) -> Option<usize> {
         match &self.shape {
@@ -327,12 +327,12 @@ impl<T: Chare> Members<T> {
         self.elements.all()
     }
 
-    /// Makes room for the block of positions that belongs here.
+    /// Makes room for the block of positions that belongs to this PE.
     pub(super) fn reserve(&self, block: Range<u64>) {
         self.elements.reserve(block);
     }
 
-    /// Adds an element; `None` if there is one already.
+    /// Adds an element; `None` if it exists already.
     pub(super) fn add(&self, element: Rc<Element<T>>) -> Option<()> {
         self.elements.add(self.slot(&element.index), element)
     }
@@ -344,11 +344,11 @@ impl<T: Chare> Members<T> {
     /// The PE that knows where an element is.
     #[inline(always)]
     pub(super) fn home(&self, rt: Rt, index: &T::Index) -> Pe {
-        // A group's, which is asked for most, without the code of all others.
+        // The home of a group's element, which is requested most, is found without the code for other collections.
         if let Shape::Group = &self.shape { self.fixed_home(rt, index) } else { self.home_of_any(rt, index) }
     }
 
-    /// Of names that cannot be, which a PE may meet that does not know the collection yet, PE 0 knows that they are not.
+    /// PE 0 is responsible for invalid indices, which a PE may get that does not know the collection yet.
     #[inline(always)]
     fn fixed_home(&self, rt: Rt, index: &T::Index) -> Pe {
         self.shape.fixed(index).filter(|pe| pe.0 < rt.sched.pes()).unwrap_or(Pe(0))
@@ -379,10 +379,10 @@ impl<T: Chare> Members<T> {
         }
     }
 
-    /// Where a call goes on that is here, though its element is not: this PE, if it is to wait here. `None`: there is no such element.
+    /// Where a call goes next whose element is not here: this PE, if the call must wait here. `None`: there is no such element.
     ///
-    /// What this PE has learned is for its `own` calls. Those of others go by way of the home, which knows: two PEs that pass on what they have
-    /// learned at different times might pass to each other for ever.
+    /// What this PE has learned is used only for its `own` calls. Calls of others go through the home, which knows the location: two PEs with
+    /// locations learned at different times might otherwise forward to each other forever.
     pub(super) fn next(&self, rt: Rt, index: &T::Index, own: bool) -> Option<Pe> {
         let (here, home) = (rt.sched.pe(), self.home(rt, index));
         match self.place(index) {
@@ -406,13 +406,13 @@ impl<T: Chare> Members<T> {
         })
     }
 
-    /// How many entries say where elements are, and which are gone.
+    /// The number of entries that say where elements are, and of those that say which are gone.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> (usize, usize) {
         (self.places.borrow().len(), self.ended.runs())
     }
 
-    /// Learns where an element is, and sends on what waited for it here, unless that is being asked.
+    /// Records where an element is, and forwards the calls that waited for it here, unless its location is being requested.
     pub(super) fn learn(&self, rt: Rt, index: T::Index, place: Place) {
         match (place, self.map.once(&index)) {
             (Place::Gone, Some((by, number))) => {
@@ -427,13 +427,13 @@ impl<T: Chare> Members<T> {
         }
     }
 
-    /// The element's home is all that is known of it, again.
+    /// From now on only the element's home is known.
     pub(super) fn forget(&self, rt: Rt, index: &T::Index) {
         self.places.borrow_mut().remove(index);
         self.wake(rt, index);
     }
 
-    /// Keeps a call, or a marker, until its element is here, or it is known where that is.
+    /// Keeps a call, or a marker, until its element is here, or its location is known.
     pub(super) fn wait(&self, rt: Rt, index: T::Index, msg: Incoming) {
         let asked = self.place(&index) == Some(Place::Asked);
         self.absent.add(key(&index), msg, asked);
@@ -450,7 +450,7 @@ impl<T: Chare> Members<T> {
     }
 }
 
-/// A map has named a PE that the job does not have: the job ends. For the rest of its time the element is at home on PE 0.
+/// A map has named a PE that the job does not have: the job ends. Until then the element's home is PE 0.
 #[cold]
 #[inline(never)]
 pub(super) fn misplaced<T: Chare>(rt: Rt, index: &T::Index, pe: Pe) -> Pe {
@@ -513,7 +513,7 @@ impl<T: Chare> AnyCollection for Members<T> {
     }
 
     fn clear(&self, rt: Rt) {
-        // Out of the table first: a chare's destructor is the user's code.
+        // First out of the table: a chare's destructor is user code.
         for element in self.elements.take() {
             drop(element.state.take());
         }
@@ -558,7 +558,7 @@ impl<T: Chare> AnyCollection for Members<T> {
 
     fn waiting(&self, rt: Rt, found: &mut Waiting) {
         if matches!(self.shape, Shape::Section(_)) {
-            return; // each element tells once, in the whole
+            return; // each element reports once, in the whole collection
         }
         for element in self.elements.all() {
             for (task, method) in element.suspended.tasks() {

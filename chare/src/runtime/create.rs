@@ -1,10 +1,11 @@
-//! How chares come to be, and go.
+//! The creation and destruction of chares.
 //!
-//! *Collections.* The creator picks a name, knows the collection at once, and sends its description down a tree; every PE
-//! makes the elements that the map gives it, then counts: the counts of its subtree go up the reduction tree
-//! (see [`super::reduction`]), whose root tells the creator when all have been made.
+//! *Collections.* The creator chooses an identifier, knows the collection at once, and sends its description down a tree; every PE creates the
+//! elements that the map assigns to it, then counts: the counts of its subtree go up the reduction tree (see [`super::reduction`]), whose root tells
+//! the creator when all elements exist.
 //!
-//! *Sparse arrays* are filled by `insert`, from anywhere, and closed by a census (see `census.rs`); then filled and closed again, as often as one likes.
+//! *Sparse arrays* are filled by `insert`, from any PE, and closed by a census (see `census.rs`); then they can be filled and closed again, any
+//! number of times.
 //!
 //! *Single chares* are elements of one collection per type that always exists; their index names their home.
 
@@ -34,7 +35,7 @@ use crate::reply::Awaited;
 use crate::wire::{self, WireError};
 use crate::{Chare, Cx, IndexMap, NoInsertion, Places, Proxy, Reply, Solo, Target, moved};
 
-/// What elements a collection can have.
+/// The elements that a collection can have.
 pub(crate) enum Shape<T: Chare> {
     Solo,
     /// One for each PE.
@@ -43,7 +44,7 @@ pub(crate) enum Shape<T: Chare> {
     Bounded(Bounds<T::Index>),
     /// Those that are inserted.
     Sparse,
-    /// Some of another collection's.
+    /// Some elements of another collection.
     Section(&'static Members<T>),
 }
 
@@ -60,7 +61,7 @@ impl<T: Chare> Shape<T> {
         }
     }
 
-    /// The only place where a group's element or a single chare can be.
+    /// The only PE where a group's element or a single chare can be.
     pub(super) fn fixed(&self, index: &T::Index) -> Option<Pe> {
         let naming = T::naming();
         match self {
@@ -83,7 +84,7 @@ impl<T: Chare> fmt::Display for Shape<T> {
     }
 }
 
-/// A collection's description, as it travels.
+/// A collection's description, as it is sent.
 #[derive(Serialize, Deserialize)]
 #[serde(bound = "")]
 struct Description<T: Chare> {
@@ -115,7 +116,7 @@ impl<T: Chare> Description<T> {
     }
 }
 
-/// What two collections of the same chares have in common if this is the same for both.
+/// Two collections of the same chare type for which this is equal can reuse each other's members.
 fn described<T: Chare>(shape: &Shape<T>, map: &T::Map, root: Pe) -> Vec<u8> {
     let kind = match shape {
         Shape::Group => Kind::Group,
@@ -123,7 +124,7 @@ fn described<T: Chare>(shape: &Shape<T>, map: &T::Map, root: Pe) -> Vec<u8> {
         Shape::Sparse | Shape::Solo | Shape::Section(_) => Kind::Sparse,
     };
     let mut bytes = Vec::new();
-    // What cannot be packed is like nothing.
+    // A description that cannot be packed is equal to no other.
     let _ = wire::pack(&Description::<T> { kind, map: map.clone(), root }, &mut bytes);
     bytes
 }
@@ -136,7 +137,7 @@ fn members_of<T: Chare>(rt: Rt, id: CollectionId, shape: Shape<T>, map: T::Map, 
     members
 }
 
-/// Makes a collection; returns its name at once. `init` is a `T::Init`, or nothing for a collection whose elements are inserted.
+/// Creates a collection; returns its identifier at once. `init` is a `T::Init`, or `()` for a collection whose elements are inserted.
 pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: impl Serialize) -> CollectionId {
     let here = rt.sched.pe();
     let id = rt.new_id();
@@ -160,7 +161,7 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
     id
 }
 
-/// The header of a new collection's description, with whom to tell when all of it has been made.
+/// The header of a new collection's description, with the future to fulfil when everything is created.
 pub(super) fn opening(rt: Rt, chare: &ChareInfo, id: CollectionId) -> Header {
     let created = Reply::discarding::<u64>(rt, Awaited::CREATION);
     let mut header = Header::new(id.0, rt.sched.pe()).with_reply(created.id());
@@ -169,7 +170,7 @@ pub(super) fn opening(rt: Rt, chare: &ChareInfo, id: CollectionId) -> Header {
     header
 }
 
-/// A collection's description has arrived: passes it on, and makes the elements that belong here.
+/// A collection's description has arrived: forwards it, and creates the elements that belong here.
 pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     let (id, creator) = (CollectionId(header.collection), Pe(header.source));
     if creator.0 >= rt.sched.pes() {
@@ -187,14 +188,14 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
         return rt.violation(msg.from, "a root that does not exist", u64::from(description.root.0));
     }
     let members = match rt.collection::<T>(id) {
-        // Its creator knows it beforehand.
+        // Its creator knows it already.
         Some(members) if creator == rt.sched.pe() && !members.complete.get() => members,
-        Some(_) => return rt.violation(msg.from, "a collection that is there already", id.0),
+        Some(_) => return rt.violation(msg.from, "a collection that exists already", id.0),
         None => {
             let shape =
                 description.shape().filter(|_| id.creator() == Some(creator) && rt.any_collection(id).is_none());
             let Some(shape) = shape else {
-                return rt.violation(msg.from, "a collection that cannot be", header.collection);
+                return rt.violation(msg.from, "an invalid collection", header.collection);
             };
             members_of::<T>(rt, id, shape, description.map, description.root)
         }
@@ -223,7 +224,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
     members.absent.wake_all(rt);
 }
 
-/// The positions that are made on this PE at creation, where they are contiguous.
+/// The positions that are created on this PE with the collection, if they are contiguous.
 fn own_block<T: Chare>(rt: Rt, members: &Members<T>) -> Option<Range<u64>> {
     let here = rt.sched.pe();
     match &members.shape {
@@ -233,7 +234,7 @@ fn own_block<T: Chare>(rt: Rt, members: &Members<T>) -> Option<Range<u64>> {
     }
 }
 
-/// The indices whose elements are made on this PE at creation.
+/// The indices whose elements are created on this PE with the collection.
 fn own_indices<T: Chare>(rt: Rt, members: &Members<T>) -> Vec<T::Index> {
     let here = rt.sched.pe();
     match &members.shape {
@@ -249,7 +250,7 @@ fn own_indices<T: Chare>(rt: Rt, members: &Members<T>) -> Vec<T::Index> {
     }
 }
 
-/// Makes one element here. (Inlined: it is the loop of every creation.)
+/// Creates one element here. (Inlined: it is the loop of every creation.)
 #[inline(always)]
 fn make<T: Chare>(rt: Rt, members: &'static Members<T>, index: T::Index, init: T::Init) {
     let element = Element::<T>::new(rt, members, index);
@@ -266,7 +267,7 @@ fn make<T: Chare>(rt: Rt, members: &'static Members<T>, index: T::Index, init: T
     }
 }
 
-/// Makes a single chare on `pe`, or on the next PE in turn.
+/// Creates a single chare on `pe`, or on the next PE in turn.
 pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<Pe>) -> Proxy<T> {
     let home = pe.unwrap_or_else(|| {
         let pe = rt.next_home.get();
@@ -280,7 +281,7 @@ pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<P
     Proxy::to(Target { collection, which: index })
 }
 
-/// Whether a collection takes new elements, as far as this PE knows.
+/// Whether a collection accepts new elements, as far as this PE knows.
 pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> Result<(), NoInsertion> {
     match rt.collection::<T>(id) {
         Some(members) if !matches!(members.shape, Shape::Sparse) => Err(NoInsertion::Full),
@@ -288,17 +289,17 @@ pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> Result<(), NoIns
     }
 }
 
-/// Whether reductions do not count what this PE inserts into a sparse array now, until that is closed again.
+/// Whether elements that this PE inserts now into a sparse array are not counted for reductions until the array is closed again.
 pub(crate) fn is_closed<T: Chare>(rt: Rt, id: CollectionId) -> bool {
     rt.collection::<T>(id).is_some_and(|members| members.sparse && members.inserted.takes_newcomers())
 }
 
-/// Makes an element of a sparse array.
+/// Creates an element of a sparse array.
 #[track_caller]
 pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: T::Init, pe: Option<Pe>) {
     assert!(!rt.gone.has(id), "{} has been destroyed", T::NAME);
     let Some(members) = rt.collection::<T>(id) else {
-        // The creator always knows it; others learn of it through a message that may still be on its way.
+        // The creator always knows it; others learn of it from a message that may still be on its way.
         return rt.when_known(id, move || insert::<T>(super::current(), id, index, init, pe));
     };
     assert!(matches!(members.shape, Shape::Sparse), "{} is not a sparse array: {}", T::NAME, members.extent_text());
@@ -322,7 +323,7 @@ fn cannot_be_sent(name: &str, error: &WireError) -> ! {
     panic!("the constructor's arguments of {name} cannot be sent: {error}")
 }
 
-/// A single chare, or an element of a sparse array, is to be made here.
+/// A single chare, or an element of a sparse array, must be created here.
 pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
     let id = CollectionId(header.collection);
     let Some(members) = rt.collection::<T>(id) else {
@@ -335,7 +336,7 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
     };
     if !fits {
         discard_new::<T>(header, msg);
-        return rt.violation(Pe(header.source), "a chare for a collection that takes none", id.0);
+        return rt.violation(Pe(header.source), "a new chare for a collection that does not accept chares", id.0);
     }
     let (index, init) = if header.is_moved() {
         // SAFETY: `send_new` wrote this type (the header names T) in this process; the message is dropped unread.
@@ -370,7 +371,7 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
     members.wake(rt, &index);
 }
 
-/// Drops a new element that will not be made, and what was moved into its message.
+/// Drops a new element that will not be created, and the value that was moved into its message.
 pub(crate) fn discard_new<T: Chare>(header: &Header, msg: Incoming) {
     if header.is_moved() {
         // SAFETY: as in `create_solo`; read only to be dropped.
@@ -378,7 +379,7 @@ pub(crate) fn discard_new<T: Chare>(header: &Header, msg: Incoming) {
     }
 }
 
-/// Destroys an element when its present entry method has ended.
+/// Destroys an element when its current entry method has ended.
 pub(crate) fn destroy<T: Chare>(element: &Rc<Element<T>>) {
     let rt = element.rt;
     let members = element.members;
@@ -406,14 +407,14 @@ fn next(serials: &Cell<u32>) -> u32 {
     serial
 }
 
-/// Names, and the reply that a collection's creator can wait for.
+/// Identifiers, and the reply that a collection's creator can wait for.
 impl super::Runtime {
-    /// The name of a new collection.
+    /// The identifier of a new collection.
     pub(super) fn new_id(&self) -> CollectionId {
         CollectionId::new(self.sched.pe(), next(&self.serials))
     }
 
-    /// The name of a new section.
+    /// The identifier of a new section.
     pub(super) fn new_section_id(&self) -> CollectionId {
         CollectionId::new(self.sched.pe(), next(&self.section_serials)).section()
     }
@@ -424,7 +425,7 @@ impl super::Runtime {
         reply.or_else(gone).expect("`created` is asked once, by the PE that made the collection")
     }
 
-    /// Runs `f` when the present entry method has ended.
+    /// Runs `f` when the current entry method has ended.
     pub(super) fn sched_later(&self, f: impl FnOnce() + 'static) {
         self.sched.spawn(async move { f() });
     }

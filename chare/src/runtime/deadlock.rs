@@ -1,16 +1,14 @@
-//! Whether the job is in a deadlock: nothing runs, nothing is on its way, nothing will come by itself, and somebody waits.
+//! Deadlock detection: nothing runs, no message is in flight, no event is pending, and a task waits.
 //!
 //! # Protocol
-//! PE 0 searches when somebody tells it to ([`search`]), which a process does once PE 0 has been idle for a while: so a job that is
-//! busy pays nothing. A question goes down a tree to all PEs, and each answers at once, busy or not, with where it
-//! stands ([`Status`](charm4rs_scheduler::Status)) and who waits; the answers are added up on their way back. A search that has not ended, since a PE computes and does
-//! not answer, is not begun again.
+//! PE 0 searches when its process tells it to ([`search`]), which happens once PE 0 has been idle for a while: so a busy job pays nothing. A question
+//! goes down a tree to all PEs, and each answers at once, busy or not, with its state ([`Status`](charm4rs_scheduler::Status)) and its waiting tasks;
+//! the answers are added up on their way back. A search that has not ended, because a PE computes and does not answer, is not begun again.
 //!
-//! Two searches in a row that find every PE settled, with equal sums in which as much was sent as processed, are two waves of
-//! quiescence: when the first ended, the job was quiescent. (The waves of `quiescence` itself would wait for PEs that are busy, and
-//! answer requests of the program's on their way; a search does neither.) Quiescence that the program has asked for is an
-//! event to come, so a PE that has asked is not settled. What is left are tasks, and who could wake them: other threads.
-//! If any task's waker is held by something unknown to this runtime, the search says nothing.
+//! Two consecutive searches that find every PE settled, with equal sums and as many messages sent as processed, are two waves of quiescence: when the
+//! first ended, the job was quiescent. (The waves of `quiescence` itself would wait for busy PEs, and answer the program's requests; a search does
+//! neither.) Quiescence that the program has requested is a pending event, so a PE that has requested it is not settled. Only tasks are left, and
+//! other threads that could wake them. If a waker of any task is held by something unknown to this runtime, the search reports nothing.
 //!
 //! The messages are system messages, so that they neither disturb quiescence nor end the idleness of a PE.
 
@@ -28,18 +26,18 @@ use super::{Rt, tree};
 use crate::envelope::{HEADER, Header, tag};
 use crate::wire;
 
-/// How many of those who wait are told.
+/// The number of waiting tasks that are reported.
 const TOLD: usize = 16;
 
 /// The root of the tree.
 const FIRST: Pe = Pe(0);
 
-/// What a subtree answers.
+/// The answer of a subtree.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 struct SearchPart {
-    /// All have been idle for so long, in nanoseconds; `None` if one is not, or has something to come.
+    /// How long all of its PEs have been idle, in nanoseconds; `None` if one is not idle, or has a pending event.
     idle_ns: Option<u64>,
-    /// Somebody waits for what is outside of the job.
+    /// A task waits for something outside of the job.
     outside: bool,
     sent: u64,
     processed: u64,
@@ -53,7 +51,7 @@ impl SearchPart {
     fn of(rt: Rt) -> Self {
         let standing = rt.sched.status();
         let idle = standing.idle_for.filter(|_| standing.settled);
-        // Who waits is of no interest while the PE is at work.
+        // While the PE is busy, its waiting tasks do not matter.
         let (mut told, outside) = if idle.is_some() { waiting::all(rt) } else { (Vec::new(), false) };
         let waiting = told.len() as u64;
         told.truncate(TOLD);
@@ -96,15 +94,15 @@ enum SearchMessage {
     Answer { search: u64, part: SearchPart },
 }
 
-/// A PE's share in the searches.
+/// A PE's state of the searches.
 #[derive(Default)]
 pub(crate) struct Search {
     number: Cell<u64>,
-    /// The one under way: which children have not answered, and what the others and this PE have said.
+    /// The current search: the children that have not answered, and the sum of the other answers and this PE's own.
     open: RefCell<Option<(Vec<Pe>, SearchPart)>>,
-    /// At PE 0: the sums of the search before, if it could be a deadlock.
+    /// At PE 0: the sums of the previous search, if it could be a deadlock.
     before: Cell<Option<[u64; 3]>>,
-    /// At PE 0: all that were found.
+    /// At PE 0: all deadlocks found.
     #[cfg(test)]
     pub(crate) found: RefCell<Vec<Deadlock>>,
 }
@@ -112,18 +110,18 @@ pub(crate) struct Search {
 /// A deadlock.
 #[derive(Clone, Debug)]
 pub struct Deadlock {
-    /// For how long all PEs have been idle.
+    /// How long all PEs have been idle.
     pub idle_for: Duration,
-    /// Tells two deadlocks of a job apart.
+    /// Distinguishes two deadlocks of a job.
     pub(crate) sums: [u64; 3],
     waiting: u64,
     told: Vec<Wait>,
-    /// What collections lack, a line each.
+    /// What collections lack, one line each.
     lacking: Vec<String>,
 }
 
 impl Deadlock {
-    /// Where the first one waits.
+    /// The PE of the first waiting task.
     pub(crate) fn pe(&self) -> Option<Pe> {
         self.told.first().map(Wait::pe)
     }
@@ -134,7 +132,7 @@ impl fmt::Display for Deadlock {
         let seconds = self.idle_for.as_secs_f64();
         write!(
             f,
-            "deadlock: all PEs have been idle for {seconds:.1} s, nothing is on its way, and {} wait",
+            "deadlock: all PEs have been idle for {seconds:.1} s, no message is in flight, waiting tasks: {}",
             self.waiting
         )?;
         self.told.iter().try_for_each(|wait| write!(f, "\n  {wait}"))?;
@@ -146,7 +144,7 @@ impl fmt::Display for Deadlock {
     }
 }
 
-/// On PE 0: searches, unless it does already.
+/// On PE 0: begins a search, unless one is in progress.
 pub(crate) fn search(rt: Rt) {
     if rt.deadlock.open.borrow().is_none() && rt.sched.stopping().is_none() {
         asked(rt, rt.deadlock.number.get() + 1);
@@ -176,7 +174,7 @@ pub(super) fn step(rt: Rt, msg: &Incoming) {
         _ => false,
     };
     if !expected {
-        rt.violation(msg.from, "a message of no search for a deadlock", msg.msg.len() as u64);
+        rt.violation(msg.from, "an unexpected message of a deadlock search", msg.msg.len() as u64);
     }
 }
 
@@ -188,7 +186,7 @@ fn asked(rt: Rt, search: u64) {
     pass_on_if_complete(rt);
 }
 
-/// Whether an answer was expected from there.
+/// Adds an answer. Returns whether one was expected from this PE.
 fn answered(rt: Rt, from: Pe, part: SearchPart) -> bool {
     {
         let mut open = rt.deadlock.open.borrow_mut();
@@ -209,7 +207,7 @@ fn pass_on_if_complete(rt: Rt) {
     }
 }
 
-/// At PE 0: all have answered.
+/// At PE 0: all PEs have answered.
 fn judge(rt: Rt, part: SearchPart) {
     let stuck = part.may_be_stuck().then(|| part.sums());
     let before = rt.deadlock.before.replace(stuck);

@@ -8,7 +8,7 @@ use super::collection::Table;
 use crate::Chare;
 use crate::cx::Element;
 
-/// The elements that live here: those of the array's own block in a row, others in a table.
+/// The elements that live here: those of the array's own block in a vector, others in a table.
 pub(super) struct Elements<T: Chare> {
     start: Cell<u64>,
     block: RefCell<Vec<Option<Rc<Element<T>>>>>,

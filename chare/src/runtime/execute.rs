@@ -1,5 +1,5 @@
-//! How an entry method is run, what follows it, and how its panics are caught. Only `start` and [`run`] are made for each entry method; what
-//! follows is made for each type of result, and the rest once.
+//! Runs entry methods, delivers their results, and catches their panics. Only `start` and [`run`] are compiled for each entry method; the handling of
+//! results is compiled for each result type, and the rest once.
 
 use std::any::TypeId;
 use std::future::Future;
@@ -21,7 +21,7 @@ use crate::envelope::{FutureId, HEADER};
 use crate::registry::MethodInfo;
 use crate::{Arguments, CallError, Chare, Entry, Started, This, moved, wire};
 
-/// Who learns of an entry method's end: a future, the wave of a broadcast, or nobody.
+/// The receiver of an entry method's end: a future, the wave of a broadcast, or none.
 pub(super) struct Then {
     reply: FutureId,
     wave: Option<Box<WavePart>>,
@@ -38,13 +38,13 @@ impl Then {
     }
 
     #[inline]
-    fn is_nobody(&self) -> bool {
+    fn is_none(&self) -> bool {
         self.wave.is_none() && self.reply.wanted().is_none()
     }
 
     #[inline]
     fn done<O: Arguments>(self, rt: Rt, value: O) {
-        if self.is_nobody() {
+        if self.is_none() {
             return;
         }
         match self.wave {
@@ -55,8 +55,8 @@ impl Then {
 
     pub(super) fn failed(self, rt: Rt, error: CallError) {
         match error {
-            // It is no failure that a chare ends while methods of its are suspended.
-            CallError::Dropped { .. } if self.is_nobody() => {}
+            // A chare that ends while its methods are suspended is not a failure.
+            CallError::Dropped { .. } if self.is_none() => {}
             error => match self.wave {
                 None => fail_call(rt, self.reply, error),
                 Some(part) => part.failed(rt, error),
@@ -69,11 +69,11 @@ impl Then {
 pub(crate) enum Args<'a> {
     /// The message that they were moved in.
     Moved(Msg),
-    /// Serialized; `once`: for one call alone, so that values may be among them of which there cannot be two.
+    /// Serialized; `once`: for only one call, so the arguments may contain values that cannot be duplicated.
     Packed { bytes: &'a [u8], payloads: wire::Aside, once: bool },
 }
 
-/// How an entry method is begun, whatever it is called with.
+/// Begins an entry method, from any form of arguments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
     start: unsafe fn(Rt, *const (), Args<'_>, Then),
@@ -85,18 +85,18 @@ impl Start {
         Self { start: start::<E>, chare: TypeId::of::<E::Chare>() }
     }
 
-    /// With arguments as they lie in a message.
+    /// Begins it with the arguments of a message.
     ///
     /// # Safety
-    /// The method is one of `T`'s. A moved call was written by [`super::calls::call`] for this method in this process, and nobody else reads it.
+    /// The method belongs to `T`. A moved call was written by [`super::calls::call`] for this method in this process, and nothing else reads it.
     #[inline]
     pub(super) unsafe fn start<T: Chare>(self, rt: Rt, element: Rc<Element<T>>, args: Args<'_>, then: Then) {
         debug_assert_eq!(self.chare, TypeId::of::<T>());
-        // SAFETY: `start` for a method of `T`'s takes a raw `Rc<Element<T>>`, once.
+        // SAFETY: `start` for a method of `T` takes a raw `Rc<Element<T>>`, once.
         unsafe { (self.start)(rt, Rc::into_raw(element).cast(), args, then) }
     }
 
-    /// With serialized arguments, as one of many.
+    /// Begins it with serialized arguments that other elements get too.
     pub(super) fn start_packed<T: Chare>(
         self,
         rt: Rt,
@@ -112,13 +112,13 @@ impl Start {
 }
 
 /// # Safety
-/// `element` is a raw `Rc<Element<E::Chare>>`, which is taken; for the rest see [`Start::start`].
+/// `element` is a raw `Rc<Element<E::Chare>>`, which is consumed; for the rest see [`Start::start`].
 unsafe fn start<E: Entry>(rt: Rt, element: *const (), args: Args<'_>, then: Then) {
     // SAFETY: the caller's promise.
     let element = unsafe { Rc::from_raw(element.cast::<Element<E::Chare>>()) };
     let args = match args {
         Args::Moved(msg) => {
-            // SAFETY: the caller's promise. The message is dropped without another look.
+            // SAFETY: the caller's promise. The message is dropped unread.
             let body: Body<E> = unsafe { moved::read(msg.as_ptr().wrapping_add(HEADER)) };
             body.1
         }
@@ -133,7 +133,7 @@ unsafe fn start<E: Entry>(rt: Rt, element: *const (), args: Args<'_>, then: Then
     run::<E>(rt, element, args, then);
 }
 
-/// Runs an entry method of an element; `then` learns of its end: now, or when it has ended.
+/// Runs an entry method of an element; `then` gets its result: now, or when it has ended.
 pub(super) fn run<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Args, then: Then) {
     let this = This::new(element);
     let began = rt.running.begin(E::info(), this.element());
@@ -151,7 +151,7 @@ fn failed(rt: Rt, method: &'static MethodInfo, element: Rc<dyn AnyElement>, pani
     then.failed(rt, panicked(rt, method, &*element, panic));
 }
 
-/// Makes a task of the rest of an entry method.
+/// Turns the rest of an entry method into a task.
 fn suspend<O: Arguments>(
     rt: Rt,
     method: &'static MethodInfo,
@@ -186,7 +186,7 @@ impl<O: Arguments> Future for Rest<O> {
             Ok(Poll::Ready(value)) => Ok(value),
             Err(panic) => Err(panic),
         };
-        this.rest = None; // before whoever waits learns of the end
+        this.rest = None; // before the result is delivered
         let then = this.end.take();
         let end = &this.end;
         match (ended, then) {
@@ -198,7 +198,7 @@ impl<O: Arguments> Future for Rest<O> {
     }
 }
 
-/// What follows a suspended method, also if it is dropped because its chare was destroyed.
+/// What happens after a suspended method, also if it is dropped because its chare was destroyed.
 struct Ending {
     rt: Rt,
     method: &'static MethodInfo,
@@ -212,7 +212,7 @@ impl Ending {
         self.rt.running.begin_any(self.method, &self.element)
     }
 
-    /// The method is suspended no more.
+    /// The method is not suspended any more.
     fn take(&mut self) -> Option<Then> {
         let then = self.then.take();
         if then.is_some() {
@@ -224,7 +224,7 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        // At the job's end nobody waits any more.
+        // At the job's end no caller waits any more.
         if let Some(then) = self.take().filter(|_| self.rt.sched.stopping().is_none()) {
             then.failed(self.rt, CallError::Dropped { entry: self.method.name.into(), pe: self.rt.sched.pe() });
         }
@@ -232,7 +232,7 @@ impl Drop for Ending {
 }
 
 pub(super) fn panicked(rt: Rt, method: &MethodInfo, element: &dyn AnyElement, panic: &Panicked) -> CallError {
-    // An error that another call brought passes through, so that its cause stays readable.
+    // An error of another call is passed on, so that its cause stays readable.
     if let Some(error) = &panic.passed_on {
         return error.clone();
     }
@@ -256,12 +256,12 @@ fn boxed(panic: Box<dyn std::any::Any + Send>) -> Box<Panicked> {
     Box::new(Panicked::take(panic))
 }
 
-/// Runs a future of the user's on this PE; a panic in it ends the job.
+/// Runs a future of the user on this PE; a panic in it ends the job.
 pub(crate) fn spawn(rt: Rt, future: impl Future<Output = ()> + 'static) -> TaskId {
     spawn_named(rt, "a task", Box::pin(future))
 }
 
-/// The same, of a future that a report of its panic calls `who`.
+/// The same, for a future that a report of its panic calls `who`.
 pub(crate) fn spawn_named(rt: Rt, who: &'static str, mut future: Pin<Box<dyn Future<Output = ()>>>) -> TaskId {
     rt.sched.spawn(std::future::poll_fn(move |cx| {
         guard(|| future.as_mut().poll(cx)).unwrap_or_else(|panic| {

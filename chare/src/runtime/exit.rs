@@ -1,9 +1,9 @@
-//! How a job ends: by `exit`, by a panic nobody waits for, by an error of the transport.
+//! How a job ends: by `exit`, by a panic without a waiting caller, by an error of the transport.
 //!
-//! `exit(code)` on any PE asks PE 0, which takes the first code that comes and sends it down a tree to all PEs; each passes it on
-//! and leaves its loop after the entry method that runs. (One tree for all: were there one for each caller, a PE
-//! whose parents in two trees had both left because of the other tree's code would hear of neither.) A failure does not ask anybody: it is reported, once, and the process ends; the
-//! launcher ends the others. In a simulation nothing ends but the simulation.
+//! `exit(code)` on any PE sends a request to PE 0, which takes the first code that arrives and sends it down a tree to all PEs; each forwards it and
+//! leaves its loop after the current entry method. (There is one tree for all: with one for each caller, a PE whose parents in two trees had both
+//! left because of the other tree's code would receive neither.) A failure does not wait for PE 0: it is reported, once, and the process ends; the
+//! launcher ends the others. In a simulation only the simulation ends.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -53,12 +53,12 @@ impl From<&TransportError> for Failure {
     }
 }
 
-/// What a PE's runtime stands in: a process, a test, a simulation.
+/// The environment of a PE's runtime: a process, a test, a simulation.
 pub trait Host {
     /// Reports a failure and ends the job.
     fn fail(&self, pe: Pe, failure: Failure);
 
-    /// The whole job is in a deadlock. Asked on PE 0.
+    /// The whole job is in a deadlock. Called on PE 0.
     fn deadlock(&self, found: &Deadlock) {
         let _ = found;
     }
@@ -66,13 +66,13 @@ pub trait Host {
     /// The user's next interrupt is for this process, and does not end the job.
     fn take_interrupt(&self) {}
 
-    /// The PE's thread is about to sleep, and does when `sleep` is called.
+    /// The PE's thread is about to sleep, and sleeps when `sleep` is called.
     fn sleep(&self, sleep: &mut dyn FnMut()) {
         sleep();
     }
 }
 
-/// `exit` was called here.
+/// `exit` was called on this PE.
 pub(crate) fn exit(rt: Rt, code: i32) {
     if bootstrap::is_fork() {
         bootstrap::end_fork(code);
@@ -86,7 +86,7 @@ pub(crate) fn exit(rt: Rt, code: i32) {
     }
 }
 
-/// At PE 0: a request; elsewhere: the verdict.
+/// At PE 0: a request; elsewhere: the exit status.
 pub(super) fn arrived(rt: Rt, header: &Header) {
     pass_on(rt, header);
 }
@@ -102,24 +102,24 @@ fn send(rt: Rt, to: Pe, header: &Header) {
     rt.sched.send_system(to, tag::EXIT, crate::envelope::HEADER, |room| header.fill(&[], room));
 }
 
-/// Who decides on the exit status.
+/// The PE that decides on the exit status.
 const FIRST: Pe = Pe(0);
 
 /// A panic of user code, caught.
 #[derive(Debug)]
 pub(crate) struct Panicked {
-    /// In one line its text and place; then all of a text that has several lines, and the stack, if the user wants it.
+    /// One line with its text and location; then the full text if it has several lines, and the stack, if the user wants it.
     pub(crate) message: String,
-    /// It only passes on the error of a call.
+    /// Set if the panic only passes on the error of a call.
     pub(crate) passed_on: Option<CallError>,
     /// The program's arguments are wrong.
     usage: bool,
 }
 
-/// The status of a program whose arguments are wrong.
+/// The exit status of a program whose arguments are wrong.
 const USAGE: u8 = 64;
 
-/// A panic that says that the program's arguments are wrong.
+/// The payload of a panic that reports wrong arguments of the program.
 struct Usage(String);
 
 /// Panics because an argument of the program is wrong.
@@ -132,16 +132,16 @@ pub(crate) fn wrong_usage(what: String) -> ! {
 }
 
 thread_local! {
-    /// Of the last panic on this PE: its place, and further lines for its stack.
+    /// The location of the last panic on this PE, and further lines for its stack.
     static LAST: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
 }
 
 impl Panicked {
-    /// From what `catch_unwind` caught.
+    /// From the payload that `catch_unwind` returned.
     #[cold]
     pub(crate) fn take(panic: Box<dyn Any + Send>) -> Self {
         if bootstrap::is_fork() {
-            // A child that user code has forked ends as a program does: the hook has printed why.
+            // A child that user code has forked ends like an ordinary program: the hook has printed the reason.
             bootstrap::end_fork(1);
         }
         let (place, stack) = LAST.take().unwrap_or_default();
@@ -156,7 +156,7 @@ impl Panicked {
     }
 }
 
-/// A panic's text and place in one line, then all of it.
+/// A panic's text and location in one line, then the full text.
 fn message(text: &str, place: &str, stack: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     match lines[..] {
@@ -173,13 +173,13 @@ fn text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("a value that is not text")
 }
 
-/// What the language says of panics that end the process: in a destructor while another panic unwinds, and where nothing unwinds.
+/// The texts of panics that end the process: in a destructor while another panic unwinds, and in a function that cannot unwind.
 const FATAL: [&str; 2] = ["panic in a destructor during cleanup", "panic in a function that cannot unwind"];
 /// 128 and SIGABRT.
 const ABORTED: u8 = 134;
 
-/// Keeps the place of a panic, and its stack if the user wants it, on a PE's thread for its report, instead of printing them there.
-/// Other threads keep the hook that was there.
+/// Records the location of a panic on a PE's thread, and its stack if the user wants it, for the report, instead of printing them there. Other
+/// threads keep the previous hook.
 pub(crate) fn install_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -187,13 +187,13 @@ pub(crate) fn install_panic_hook() {
         std::panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
             let Some(rt) = super::try_current().filter(|_| !bootstrap::is_fork()) else { return others(info) };
             if FATAL.contains(&text(info.payload())) {
-                // The process is about to abort: nobody will ever catch it.
+                // The process is about to abort: this panic will not be caught.
                 let (place, stack) = LAST.take().unwrap_or_default();
                 let what = format!("a panic that cannot be caught, such as one during another one{place}{stack}");
                 return rt.fail(Failure { code: ABORTED, what });
             }
             if info.payload().is::<CallError>() || info.payload().is::<Usage>() {
-                return; // nothing of this place is of interest
+                return; // the location does not matter
             }
             let place = info.location().map(|at| format!(" at {at}")).unwrap_or_default();
             LAST.set(Some((place, stack::of_panic())));

@@ -1,24 +1,24 @@
-//! What a front in another language, whose chares are all of one type to the runtime, knows better than that.
+//! The interface of a front in another language, whose chares all have the same type for the runtime.
 
 use serde::de::DeserializeOwned;
 
 use super::collection::CollectionId;
 use crate::{CallError, wire};
 
-/// What a front in another language knows better than the runtime, and what it has to know.
+/// Information that a front in another language has and the runtime does not, and events that it must know.
 pub trait Front {
-    /// Who waits on this PE and for what, a line each; and whether one of them waits for the outside.
+    /// The waiting tasks of this PE and what they wait for, one line each; and whether one of them waits for something outside of the job.
     fn waits(&self) -> (Vec<String>, bool);
-    /// What the chares of a collection are called.
+    /// The name of the chares of a collection.
     fn chare(&self, collection: CollectionId) -> Option<String>;
     /// A collection, or a section, was destroyed on this PE.
     fn gone(&self, collection: CollectionId);
-    /// A call of `entry` cannot be delivered; `body` has the serialized index and arguments, for [`body_of`]. Gives the error in the front's words, for who
-    /// waits for the call's reply, or else for the end of the job; `None`: the front has told who waits.
+    /// A call of `entry` cannot be delivered; `body` has the serialized index and arguments, for [`body_of`]. Returns the error in the front's words,
+    /// for the waiting caller, or else for the end of the job; `None`: the front has informed the caller itself.
     fn undelivered(&self, collection: CollectionId, entry: &str, body: &[u8], error: CallError) -> Option<CallError>;
 }
 
-/// What a call's body begins with, as values of this type. `None` if it does not.
+/// The first values of a call's body, as this type. `None` if they do not match.
 pub fn body_of<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
     wire::unpack_first(body, Vec::new()).ok().map(|(first, _)| first)
 }

@@ -1,17 +1,18 @@
-//! How collections go.
+//! The destruction of collections.
 //!
-//! Who destroys a collection tells every PE twice: down the tree of its own broadcasts, and directly. A PE destroys what it has of the
-//! collection when it has heard both, so that broadcasts and calls that the same PE made before come first. (Those with payloads may come
-//! later, and so may those that another PE passes on.) A section is told down its own tree only, by which all its calls come; when a
-//! collection goes, its sections go too.
+//! The PE that destroys a collection tells every PE twice: down the tree of its own broadcasts, and directly. A PE destroys its part of the
+//! collection when it has received both, so that earlier broadcasts and calls of the same PE come first. (Those with payloads may come later, and so
+//! may those that another PE forwards.) For a section the message goes only down the section's tree, through which all its calls come; when a
+//! collection is destroyed, its sections are destroyed too.
 //!
-//! *What comes later* finds that the collection was destroyed: every PE remembers the names of those ([`Intervals`]). A call fails, as
-//! that of a chare that was destroyed does; what is left of the collection's own protocols is dropped. Of a section only its own PEs hear that it ends. So
-//! that the others' names of sections have no gaps, which would be remembered, too, the creator tells with each new section which it made first are gone.
+//! *Later messages* find that the collection was destroyed: every PE remembers the identifiers of destroyed collections ([`Intervals`]). A call
+//! fails, like one of a destroyed chare; other messages of the collection's protocols are dropped. Only the section's own PEs are told that a section
+//! ends. The other PEs would have to remember the gaps between the identifiers that they know; to avoid this the creator reports with each new
+//! section how many of its first sections are all gone.
 //!
-//! *Memory.* Elements refer to their PE's members of a collection without counting, so these are never freed. They serve a
-//! later collection of the same chares, shape, map and root ([`Likeness`]), as soon as no element is left that refers to them. So a program that
-//! makes and destroys the same collections again and again needs no more memory.
+//! *Memory.* Elements refer to their PE's members of a collection without counting, so the members are never freed. They are reused for a later
+//! collection with the same chare type, shape, map and root ([`Likeness`]), as soon as no element refers to them. So a program that creates and
+//! destroys the same collections repeatedly needs no more memory.
 
 use std::cell::RefCell;
 
@@ -35,14 +36,14 @@ use crate::{CallError, Chare, Reply, wire};
 
 type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
-/// What a PE knows of collections that were destroyed.
+/// What a PE knows of destroyed collections.
 #[derive(Default)]
 pub(super) struct Gone {
-    /// The serial numbers by creator; those of sections apart.
+    /// The serial numbers by creator; sections separately.
     ids: Map<(Pe, bool), Intervals>,
-    /// Collections of whose end a PE has told in one way and not yet in the other.
+    /// Collections whose end a PE has reported in one way and not yet in the other.
     told: Map<CollectionId, Vec<Pe>>,
-    /// Members that can be used again.
+    /// Members that can be reused.
     spare: Map<Likeness, Vec<&'static dyn AnyCollection>>,
 }
 
@@ -60,19 +61,19 @@ impl Gone {
         self.told.borrow_mut().remove(&id);
     }
 
-    /// How many sections a PE has made first that are all gone.
+    /// The number of sections that a PE created first and that are all gone.
     pub(super) fn sections(&self, by: Pe) -> u64 {
         self.ids.borrow().get(&(by, true)).and_then(|ids| ids.end(0)).unwrap_or(0)
     }
 
-    /// The creator of sections tells how many those are.
+    /// The creator of sections reports this number.
     pub(super) fn note_sections(&self, by: Pe, ended: u64) {
         if ended > 0 {
             self.ids.borrow_mut().entry((by, true)).or_default().insert_below(ended);
         }
     }
 
-    /// Whether `by` has told of it before.
+    /// Whether `by` has reported it before.
     fn is_second(&self, id: CollectionId, by: Pe) -> bool {
         let mut told = self.told.borrow_mut();
         let told = told.entry(id).or_default();
@@ -84,14 +85,14 @@ impl Gone {
     }
 }
 
-/// What collections have in common that can have the same members.
+/// Two collections for which this is equal can use the same members.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Likeness {
     /// It is never destroyed.
     None,
-    /// The chares' type; shape, map and root as they travel.
+    /// The chare type; shape, map and root in serialized form.
     Whole(u16, Vec<u8>),
-    /// What the PE knows of the whole, by its address; the root, and the PEs if they are not all.
+    /// The address of the whole's members on this PE; the root; and the PEs, unless they are all.
     Section(usize, Pe, Option<Vec<Pe>>),
 }
 
@@ -101,7 +102,7 @@ impl Likeness {
     }
 }
 
-/// Members that have served a collection like this one, if there are any that nobody uses any more.
+/// Members of an earlier similar collection, if there are any that are not in use.
 pub(super) fn reused<T: 'static>(rt: Rt, like: &Likeness, id: CollectionId) -> Option<&'static T> {
     spare(rt, like, id)?.as_any().downcast_ref()
 }
@@ -113,7 +114,7 @@ fn spare(rt: Rt, like: &Likeness, id: CollectionId) -> Option<&'static dyn AnyCo
         let free = spare.iter().position(|members| !members.is_in_use())?;
         spare.swap_remove(free)
     };
-    // Who still held an element may have contributed for it.
+    // Code that still held an element may have contributed for it.
     members.common().renew(id);
     Some(members)
 }
@@ -134,20 +135,20 @@ fn send(rt: Rt, to: Pe, header: &Header, by_tree: bool) {
     send_wire(rt, to, tag::DESTROY, header, by_tree, false).expect("a truth value can be packed");
 }
 
-/// A PE tells that it destroys a collection.
+/// A PE reports that it destroys a collection.
 pub(super) fn step(rt: Rt, header: &Header, msg: Incoming) {
     let (id, here, by) = (CollectionId(header.collection), rt.sched.pe(), Pe(header.source));
     let root = broadcast::root(id, header);
     let can_end = id.creator().is_some() && root.0 < rt.sched.pes();
     let (Ok(by_tree), true) = (wire::unpack::<bool>(&msg.msg[HEADER..], Vec::new()), can_end) else {
-        return rt.violation(msg.from, "an end of what cannot end", id.0);
+        return rt.violation(msg.from, "the destruction of a collection that cannot be destroyed", id.0);
     };
     let members = rt.any_collection(id);
     let is_gone = rt.gone.has(id);
     match members {
         None if !is_gone => return rt.keep(id, msg),
         Some(members) if !members.common().complete.get() && !members.common().sparse => return rt.hold(id, msg),
-        // Behind the broadcasts that wait for it.
+        // Behind the broadcasts that wait for the census.
         Some(members) if by_tree && by == here && members.common().inserted.is_closing() => return rt.hold(id, msg),
         _ => {}
     }
@@ -164,7 +165,7 @@ pub(super) fn step(rt: Rt, header: &Header, msg: Incoming) {
     }
 }
 
-/// Destroys what is here of a collection.
+/// Destroys this PE's part of a collection.
 fn end(rt: Rt, members: &'static dyn AnyCollection) {
     let common = members.common();
     let id = common.id();
@@ -189,33 +190,33 @@ fn end(rt: Rt, members: &'static dyn AnyCollection) {
     tell(rt, id, calls);
 }
 
-/// The collection of this name is no more.
+/// Records that the collection of this identifier is destroyed.
 fn note(rt: Rt, id: CollectionId) {
     rt.gone.note(id);
     rt.unregister(id);
 }
 
-/// What waited for it finds what has become of it.
+/// Delivers the messages that waited for it, which now find that it is destroyed.
 fn tell(rt: Rt, id: CollectionId, waited: Vec<Incoming>) {
     let early = rt.early.borrow_mut().remove(&id).unwrap_or_default();
     drop(rt.awaiting.borrow_mut().remove(&id));
     waited.into_iter().chain(early).for_each(|msg| Dispatcher(rt).deliver(msg));
 }
 
-/// The end of a creation that somebody waits for though what was to be made is gone.
+/// The reply for a creation that cannot complete because the collection is destroyed.
 pub(super) fn never_created(rt: Rt) -> Reply<()> {
     let reply = Reply::new(rt, Awaited::CREATION);
     send_failure(rt, reply.id(), destroyed(rt, "a chare", "its creation"));
     reply
 }
 
-/// A section of a `chare` will not be made: what it was to be cut from was destroyed.
+/// A section of a `chare` will not be created: its whole was destroyed.
 pub(super) fn never_made(rt: Rt, chare: &str, header: &Header) {
     if let Some(to) = header.reply().wanted() {
         send_failure(rt, to, destroyed(rt, chare, "a section, or the number of its elements"));
     }
     let id = CollectionId(header.collection);
-    // Its creator may have told already that it is gone.
+    // Its creator may have reported already that it is gone.
     if !rt.gone.has(id) {
         note(rt, id);
         if let Some(front) = rt.front.get() {
@@ -225,7 +226,7 @@ pub(super) fn never_made(rt: Rt, chare: &str, header: &Header) {
     tell(rt, id, Vec::new());
 }
 
-/// Ends the suspended methods of an element that its collection does not list any more, and drops the chare.
+/// Ends the suspended methods of an element that its collection no longer lists, and drops the chare.
 pub(super) fn destroy(rt: Rt, element: &dyn AnyElement) {
     for (task, _) in element.base().suspended.tasks() {
         rt.sched.cancel(task);
@@ -245,7 +246,7 @@ pub(super) fn too_late(rt: Rt, id: CollectionId, msg: Incoming) {
         let Some(method) = rt.registry.methods.get(number) else {
             return rt.violation(from, "an entry method that does not exist", number as u64);
         };
-        // A front calls all its methods by one of its own.
+        // A front calls all its methods through one of its own.
         let named = rt.front.get().and_then(|front| front.chare(id));
         let error = match &named {
             Some(chare) => destroyed(rt, chare, "a method"),
@@ -293,7 +294,7 @@ mod tests {
         }
     }
 
-    /// How much it takes to remember the names of those that are gone.
+    /// The number of runs needed to remember the destroyed identifiers.
     fn names() -> usize {
         current().gone.ids.borrow().values().map(Intervals::runs).sum()
     }
@@ -306,7 +307,7 @@ mod tests {
                 let section = blocks.section([1 + round % 3]);
                 section.all().here().done().await;
                 section.destroy();
-                // As long as some stay, so does what came after.
+                // A section that still exists keeps all later ones too.
                 if round % 10 == 9 {
                     job.quiescence().await;
                 }
@@ -327,7 +328,7 @@ mod tests {
                 let section = blocks.section([1, 3]);
                 blocks.all().here().done().await;
                 section.all().here().done().await;
-                // Its whole is destroyed before it is made.
+                // Its whole is destroyed before it is created.
                 blocks.section([2]).destroy();
                 blocks.destroy();
                 job.quiescence().await;

@@ -1,16 +1,16 @@
-//! A set of numbers that come nearly in a row: as few words as there are gaps.
+//! A set of numbers that are nearly consecutive: its size is the number of gaps.
 
 use std::collections::BTreeMap;
 
 /// See the [module's text](self).
 #[derive(Default, Debug)]
 pub(super) struct Intervals {
-    /// By its first number, the number behind the last one of each run.
+    /// For each run, its first number and the number after its last one.
     runs: BTreeMap<u64, u64>,
 }
 
 impl Intervals {
-    /// The first number behind the run that this number is in.
+    /// The first number after the run that contains `number`.
     pub(super) fn end(&self, number: u64) -> Option<u64> {
         let (_, &end) = self.runs.range(..=number).next_back()?;
         (number < end).then_some(end)
@@ -38,12 +38,12 @@ impl Intervals {
         self.runs.insert(0, last.unwrap_or(0).max(number));
     }
 
-    /// Takes the run that begins with this number; gives the number behind it.
+    /// Removes the run that begins with this number; returns the number after it.
     pub(super) fn take_run(&mut self, first: u64) -> Option<u64> {
         self.runs.remove(&first)
     }
 
-    /// How many runs there are.
+    /// The number of runs.
     #[cfg(test)]
     pub(super) fn runs(&self) -> usize {
         self.runs.len()
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_in_a_row_are_one_run_in_whatever_order_they_came() {
+    fn consecutive_numbers_are_one_run_in_any_order_of_insertion() {
         let mut set = Intervals::default();
         for number in [5, 1, 0, 3, 9, 4, 4] {
             set.insert(number);

@@ -1,8 +1,8 @@
-//! What collections lack in a deadlock: elements that have not contributed to a reduction, elements at all, an end of their insertions.
-//! Found out when somebody asks; knows nothing of how a deadlock is found.
+//! What collections lack in a deadlock: contributions of elements to a reduction, any elements, the end of insertions. Computed on request; knows
+//! nothing of how a deadlock is detected.
 //!
-//! Each element counts its contributions, so the first reduction that is not complete is named by the least of the counts, and those
-//! that it lacks are the elements of that count, if others have more.
+//! Each element counts its contributions, so the least of the counts is the number of the first incomplete reduction, and the elements with that
+//! count are those that it lacks, if others have a greater count.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 use super::Rt;
 use super::collection::Common;
 
-/// How many elements are named.
+/// The number of elements that are named.
 const NAMED: usize = 4;
 
-/// Of how many collections a PE tells.
+/// The number of collections that a PE reports.
 const TOLD: usize = 64;
 
-/// A collection, as one PE or several see it.
+/// A collection, as seen by one PE or several.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Collected {
     chare: String,
@@ -27,20 +27,20 @@ pub(crate) struct Collected {
     /// The least and the greatest number of contributions of an element.
     least: u64,
     most: u64,
-    /// How many elements have contributed least, and some of them.
+    /// The number of elements with the least contributions, and some of them.
     lacking: u64,
     named: Vec<String>,
-    /// How many elements have contributed that were inserted since the array was closed, and one of them.
+    /// The number of elements that have contributed and were inserted after the array was closed, and one of them.
     newcomers: u64,
     newcomer: Option<String>,
     /// It is a sparse array that has not been closed.
     is_open: bool,
-    /// Calls that wait for that, and one element that they are for.
+    /// Calls that wait for the array to be closed, and one element that they are for.
     calls: u64,
     called: Option<String>,
 }
 
-/// All collections that something is told of, by name.
+/// All collections that lack something, by identifier.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Lacking(BTreeMap<u64, Collected>);
 
@@ -49,7 +49,7 @@ impl Collected {
         Self { chare: chare.to_owned(), is_section, is_open, ..Self::default() }
     }
 
-    /// An element has contributed so often.
+    /// An element has contributed this many times.
     pub(super) fn element(&mut self, contributed: u64, index: impl Fn() -> String) {
         let one = Self { elements: 1, least: contributed, most: contributed, lacking: 1, ..Self::default() };
         let is_named = self.elements == 0 || contributed < self.least || self.named.len() < NAMED;
@@ -57,7 +57,7 @@ impl Collected {
         self.add(Self { named, ..one });
     }
 
-    /// An element that was inserted since the array was closed has contributed.
+    /// An element that was inserted after the array was closed has contributed.
     fn newcomer(&mut self, index: String) {
         self.add(Self { newcomers: 1, newcomer: Some(index), ..Self::default() });
     }
@@ -67,7 +67,7 @@ impl Collected {
         self.add(Self { calls, called: index, ..Self::default() });
     }
 
-    /// What of a collection is not there, or takes no part yet.
+    /// The parts of a collection that do not exist, or do not yet take part.
     pub(super) fn absent(&mut self, of: &Common, text: &dyn Fn(&[u8]) -> String) {
         of.inserted.newcomers.waiting().into_iter().for_each(|index| self.newcomer(index));
         for (index, calls) in of.absent.counts() {
@@ -121,7 +121,7 @@ impl fmt::Display for Collected {
             );
         }
         if self.elements == 0 {
-            return write!(f, "{of}{chare} has no elements: nobody contributes to its reductions");
+            return write!(f, "{of}{chare} has no elements: its reductions have no contributors");
         }
         let named: Vec<String> = named.iter().map(|index| format!("{chare}[{index}]")).collect();
         write!(f, "reduction {} of {of}{chare} lacks {}", least + 1, named.join(", "))?;
@@ -133,13 +133,13 @@ impl fmt::Display for Collected {
 }
 
 impl Lacking {
-    /// What this PE sees.
+    /// What collections lack on this PE.
     pub(crate) fn of(rt: Rt) -> Self {
         let mut all = Self::default();
         let collections: Vec<_> = rt.collections.borrow().values().copied().collect();
         for members in collections {
             if let Some(mut collected) = members.collected(rt) {
-                // Calls of all of them wait in the runtime's own table.
+                // Calls of all elements wait in the runtime's own table.
                 let held = rt.early.borrow().get(&members.common().id()).map_or(0, Vec::len);
                 collected.calls(held as u64, None);
                 all.0.insert(members.common().id().0, collected);
@@ -161,7 +161,7 @@ impl Lacking {
         }
     }
 
-    /// What is lacking, a line each, once all PEs have been added.
+    /// What is lacking, one line each, once all PEs have been added.
     pub(crate) fn lines(&self) -> Vec<String> {
         let lacks = |of: &&Collected| {
             (of.is_open && of.calls > 0)
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn elements_that_have_contributed_least_are_named_whatever_the_order_in_which_pes_are_added() {
+    fn elements_that_have_contributed_least_are_named_in_any_order_of_pes() {
         let pe = |contributed: &[(u32, u64)]| {
             let mut collected = Collected::new("W", false, false);
             contributed.iter().for_each(|&(index, times)| collected.element(times, || index.to_string()));

@@ -1,7 +1,7 @@
-//! Calls of elements that live on the caller's own PE: the shortest way.
+//! Calls of elements that live on the caller's own PE: the shortest path.
 //!
-//! Such a call is no message but a closure, which has the element itself, so that nothing is looked up when it is
-//! run. Between the two the element may have been destroyed; then the call begins anew, as one by name.
+//! Such a call is not a message but a closure that holds the element, so that there is no lookup when it runs. The element may have been destroyed in
+//! between; then the call begins again, by its index.
 
 use std::rc::Rc;
 

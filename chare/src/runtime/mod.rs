@@ -1,15 +1,15 @@
-//! A PE's part of the object layer: its chares, and what happens to a message that arrives for them.
+//! A PE's part of the object layer: its chares, and the handling of messages for them.
 //!
-//! The way of a call, down one side and up the other:
+//! The path of a call, down one side and up the other:
 //! [`crate::Call`] (dropped) → [`calls::call`] (where does the element live? move or serialize) → scheduler → port → … →
 //! port → scheduler → [`Runtime::deliver`](charm4rs_scheduler::Handler::deliver) → [`calls::deliver`] (find the element, read the arguments) →
 //! [`execute::run`], the entry method → [`post::reply`].
 //!
-//! Programs are built often, and with them all that is generic over their types: so what is made for each entry method is thin
-//! (`ci/build-time` holds it), and what can be said without its types is a function that is compiled once, here.
+//! Programs are built often, and with them all code that is generic over their types: so the code that is compiled for each entry method is small
+//! (`ci/build-time` checks it), and what does not need the types is a function that is compiled once, here.
 //!
-//! Everything here belongs to one PE and is reached through a shared reference with cells inside. No borrow
-//! is held while user code runs, so an entry method may call anything, itself included.
+//! Everything here belongs to one PE and is reached through a shared reference with cells inside. No borrow is held while user code runs, so an entry
+//! method may call anything, including itself.
 
 mod broadcast;
 mod calls;
@@ -76,7 +76,7 @@ use crate::reply::Futures;
 type Recent = (CollectionId, &'static dyn Any);
 type Later = Box<dyn FnOnce()>;
 
-/// How many collections are found without a look into the table.
+/// The number of collections that are found without a lookup in the table.
 const RECENT: usize = 8;
 
 /// A PE's runtime. It lives until the process ends, so that proxies, replies and tasks can name it.
@@ -91,11 +91,11 @@ pub struct Runtime {
     /// The PEs of this process.
     process: Range<u32>,
     collections: RefCell<HashMap<CollectionId, &'static dyn AnyCollection, foldhash::fast::FixedState>>,
-    /// Those used last, by the low bits of their names.
+    /// The collections used last, by the low bits of their identifiers.
     recent: [Cell<Option<Recent>>; RECENT],
     /// Messages for collections whose creation has not arrived yet.
     early: RefCell<HashMap<CollectionId, Vec<Incoming>>>,
-    /// Contributions to sections that this PE has not heard of.
+    /// Contributions to sections that this PE does not know yet.
     awaiting: RefCell<HashMap<CollectionId, Vec<Later>>>,
     /// The replies that creators can wait for.
     created: RefCell<HashMap<CollectionId, crate::Reply<()>>>,
@@ -105,17 +105,17 @@ pub struct Runtime {
     gone: gone::Gone,
     next_home: Cell<u32>,
     waves: RefCell<HashMap<crate::envelope::FutureId, Rc<broadcast::Wave>>>,
-    /// Reused to serialize into.
+    /// Reused for serialization.
     scratch: Cell<Vec<u8>>,
     /// The task that is the program's `main`.
     pub(crate) main: Cell<Option<TaskId>>,
     pub(crate) running: running::Running,
     pub(crate) deadlock: deadlock::Search,
-    /// The front in another language that this PE has, if any.
+    /// The front in another language, if this PE has one.
     pub(crate) front: OnceCell<Box<dyn front::Front>>,
     pub(crate) put_windows: put_windows::PutWindows,
     queued: queued::Queued,
-    /// Payloads that were copied because more than one holds them.
+    /// The number of payloads that were copied because they had more than one holder.
     copies: Cell<u64>,
 }
 
@@ -139,8 +139,8 @@ fn no_pe() -> Rt {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("without a name");
     panic!(
-        "only inside a job: in its main, in an entry method, or in a task of a PE. This thread ({name}) is no PE; what another thread is to \
-         do in a job (calls through proxies, too) it gives to a PE by `Job::remote()`"
+        "only inside a job: in its main, in an entry method, or in a task of a PE. This thread ({name}) is not a PE; another thread gives its \
+         work in a job (including calls through proxies) to a PE with `Job::remote()`"
     )
 }
 
@@ -149,7 +149,7 @@ pub(crate) fn try_current() -> Option<Rt> {
     CURRENT.get()
 }
 
-/// A copy of a payload, counted if this is a PE.
+/// A copy of a payload, which is counted if this thread is a PE.
 pub(crate) fn copy(payload: &[u8]) -> RegBuf {
     try_current().map_or_else(|| RegBuf::copy_of(payload), |rt| rt.copy(payload))
 }
@@ -199,7 +199,7 @@ impl Runtime {
         f()
     }
 
-    /// Drops all chares, what waits for them, and what has arrived and will not be delivered.
+    /// Drops all chares, the messages that wait for them, and those that have arrived and will not be delivered.
     pub(crate) fn clear(&'static self) {
         let early = std::mem::take(&mut *self.early.borrow_mut());
         early.into_values().flatten().for_each(|msg| self.discard(msg));
@@ -259,7 +259,7 @@ impl Runtime {
         self.collections.borrow().get(&id).copied()
     }
 
-    /// What is here of a collection that ends is found no more.
+    /// A collection that ends is no longer found here.
     fn unregister(&self, id: CollectionId) {
         self.collections.borrow_mut().remove(&id);
         let recent = &self.recent[id.low_bits() % RECENT];
@@ -272,7 +272,7 @@ impl Runtime {
         if self.gone.has(id) {
             return gone::too_late(self, id, msg);
         }
-        // The one of a type's single chares always exists, and one that does is of another type than the message says.
+        // The collection of a type's single chares always exists; if the collection exists, the message names the wrong chare type.
         if id.creator().is_none_or(|pe| pe.0 >= self.sched.pes()) || self.any_collection(id).is_some() {
             return self.violation(msg.from, "a collection that cannot exist", id.0);
         }
@@ -284,30 +284,30 @@ impl Runtime {
         self.early.borrow_mut().entry(id).or_default().push(msg);
     }
 
-    /// Runs `then` when this PE has heard of a collection.
+    /// Runs `then` when this PE knows a collection.
     fn when_known(&self, id: CollectionId, then: impl FnOnce() + 'static) {
         self.awaiting.borrow_mut().entry(id).or_default().push(Box::new(then));
     }
 
-    /// This PE has heard of a collection: runs what waited for that.
+    /// This PE now knows a collection: runs what waited for that.
     fn became_known(&self, id: CollectionId) {
         let waiting = self.awaiting.borrow_mut().remove(&id).unwrap_or_default();
         waiting.into_iter().for_each(|then| then());
     }
 
-    /// Delivers what was kept for a collection: at once, since later messages of the same senders may be in the queue. It
-    /// runs code of the user's, so its callers do it last.
+    /// Delivers the messages that were kept for a collection: at once, since later messages of the same senders may be in the queue. It runs user
+    /// code, so its callers do it last.
     fn release(&'static self, id: CollectionId) {
         let kept = self.early.borrow_mut().remove(&id).unwrap_or_default();
         kept.into_iter().for_each(|msg| Dispatcher(self).deliver(msg));
     }
 
-    /// The memory of a payload that leaves for somewhere else.
+    /// The memory of a payload that leaves this PE.
     pub(crate) fn leaving(&'static self, memory: std::sync::Arc<RegBuf>) -> RegBuf {
         shared::leaving(self, memory)
     }
 
-    /// A copy of a payload that more than one holds, in memory from which a send needs no other.
+    /// A copy of a payload that has more than one holder, in memory from which a send needs no further copy.
     fn copy(&self, payload: &[u8]) -> RegBuf {
         self.copies.set(self.copies.get() + 1);
         let mut buf = self.sched.alloc(payload.len());
@@ -315,18 +315,18 @@ impl Runtime {
         buf
     }
 
-    /// How many payloads this PE has copied, here and in its port.
+    /// The number of payloads that this PE has copied, here and in its port.
     pub(crate) fn copies(&self) -> u64 {
         self.copies.get() + self.sched.with_port(|port| port.counters().copies).unwrap_or_default()
     }
 
-    /// How many messages this PE has sent to others.
+    /// The number of messages that this PE has sent to others.
     pub(crate) fn messages(&self) -> u64 {
         let sent = self.sched.with_port(|port| port.counters().sent);
         sent.map_or(0, |sent| sent.iter().skip(1).map(|flow| flow.messages).sum())
     }
 
-    /// Serializes into the scratch buffer for the time of `f`.
+    /// Calls `f` with the scratch buffer for serialization.
     fn with_scratch<R>(&self, f: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let mut bytes = self.scratch.take();
         bytes.clear();
@@ -335,7 +335,7 @@ impl Runtime {
         result
     }
 
-    /// Whether values can be moved there.
+    /// Whether values can be moved to `to`.
     #[inline]
     fn same_process(&self, to: Pe) -> bool {
         self.process.contains(&to.0)
@@ -359,7 +359,7 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// What the scheduler drives.
+/// The handler of the scheduler.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dispatcher(pub(crate) Rt);
 
@@ -368,7 +368,7 @@ impl Handler for Dispatcher {
     fn class(&self, msg: &Incoming) -> Class {
         match msg.tag {
             tag::CALL | tag::BROADCAST => Header::of(msg).map_or(Class::Default, |header| class_of(&header)),
-            // A chare is made before it is called, however urgent the call is.
+            // A chare is created before it is called, however urgent the call is.
             tag::REPLY | tag::FAILURE | tag::READ | tag::SOLO => Class::Expedited,
             _ => Class::Default,
         }
@@ -450,7 +450,7 @@ fn class_of(header: &Header) -> Class {
     Options { flags: header.flags, priority: header.priority }.class()
 }
 
-/// How many children a PE has in the trees of broadcasts and reductions.
+/// The number of children of a PE in the trees of broadcasts and reductions.
 const FANOUT: u32 = 4;
 
 /// The tree of the job's PEs that is rooted at `root`.

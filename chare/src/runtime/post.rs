@@ -1,5 +1,5 @@
-//! What leaves a PE about calls: messages, answers and failures. Nothing here knows an entry method; what is generic over a value takes
-//! its bytes, or serializes it, and leaves the rest to functions that are compiled once.
+//! Messages about calls that leave a PE: calls, answers and failures. Nothing here knows an entry method; code that is generic over a value takes its
+//! bytes, or serializes it, and leaves the rest to functions that are compiled once.
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(super) fn send<B: Send + serde::Serialize>(
     }
 }
 
-/// Moves a value to a PE of this process. `charge`: how it counts against this PE's credit.
+/// Moves a value to a PE of this process. `charge`: its charge against this PE's credit.
 #[inline]
 pub(super) fn send_moved<B: Send>(rt: Rt, to: Pe, tag: Tag, header: Header, body: B, charge: Charge) {
     moved::loosen(body, |body| send_loose(rt, to, tag, &header.moved(), body, charge));
@@ -77,8 +77,8 @@ fn write_loose(room: &mut [MaybeUninit<u8>], header: &Header, body: Loose<'_>) {
     body.put(&mut room[HEADER..]);
 }
 
-/// Serializes a value for any PE, and ends it: then its payloads' memory belongs to the message alone, and need not be copied,
-/// unless somebody keeps a share.
+/// Serializes a value for any PE, and drops it: then its payloads' memory belongs to the message alone, and need not be copied, unless other code
+/// keeps a reference.
 pub(super) fn send_wire<B: serde::Serialize>(
     rt: Rt,
     to: Pe,
@@ -98,7 +98,7 @@ pub(super) fn pack_and_end<B: serde::Serialize>(
     value.take().map_or(Ok(Vec::new()), |value| wire::pack(&value, bytes))
 }
 
-/// Appends a value to bytes, and ends it; gives the payloads that travel beside them.
+/// Appends a value to bytes, and drops it; returns the payloads that travel beside them.
 pub(super) type Pack<'a> = &'a mut dyn FnMut(&mut Vec<u8>) -> Result<Aside, WireError>;
 
 pub(super) fn send_packed(
@@ -120,7 +120,7 @@ pub(super) fn send_packed(
     })
 }
 
-/// Sends what is serialized.
+/// Sends serialized bytes.
 pub(super) fn send_bytes(rt: Rt, to: Pe, tag: Tag, header: &Header, bytes: &[u8], payloads: Vec<RegBuf>, offer: bool) {
     let len = HEADER + bytes.len();
     let fill = |room: &mut [MaybeUninit<u8>]| header.fill(bytes, room);
@@ -143,7 +143,7 @@ pub(super) fn wire_error(rt: Rt, method: &MethodInfo, error: &WireError) -> Call
     CallError::Wire { entry: method.name.into(), pe: rt.sched.pe(), why: error.to_string() }
 }
 
-/// A message of this PE's could not be delivered: there is no memory for it, or it is too long. Who waits for what it was about learns so.
+/// A message of this PE could not be delivered: there is no memory for it, or it is too long. The PE that waits for its result gets the error.
 pub(super) fn refused(rt: Rt, to: Pe, tag: Tag, header: Option<Header>, bytes: u64) {
     let entry = header.and_then(|header| rt.registry.methods.get(usize::from(header.method)));
     let what = match (tag, entry) {
@@ -166,7 +166,7 @@ pub(super) fn refused(rt: Rt, to: Pe, tag: Tag, header: Option<Header>, bytes: u
     }
 }
 
-/// A call has failed: who waits for it learns why; if nobody does, the job ends.
+/// A call has failed: its caller gets the error; if no caller waits, the job ends.
 pub(super) fn fail_call(rt: Rt, reply: FutureId, error: CallError) {
     match reply.wanted() {
         Some(to) => send_failure(rt, to, error),
@@ -182,7 +182,7 @@ pub(super) fn send_failure(rt: Rt, to: FutureId, error: CallError) {
     send_wire(rt, to.pe, tag::FAILURE, &header, error, false).expect("an error is made of text and numbers");
 }
 
-/// Answers a call that is answered once.
+/// Answers a call that has one answer.
 #[inline]
 pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
     if to.pe == rt.sched.pe() {
@@ -195,7 +195,7 @@ pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
     }
 }
 
-/// Gives a future a value that may not be the first one.
+/// Gives a future a value that may not be its first one.
 pub(crate) fn reply_serialized(rt: Rt, to: FutureId, value: impl serde::Serialize) {
     reply_tagged(rt, to, tag::REPLY, value);
 }

@@ -1,15 +1,14 @@
-//! A PE's put windows, and its puts into those of others.
+//! A PE's put windows, and its puts into the windows of other PEs.
 //!
-//! # Whose turn it is
-//! A put window's memory is touched by its owner or by whoever has its [`Right`], and the right is one: it is made with the put window; it is moved,
-//! or serialized for one reader, never copied; a put consumes it. So after a put nobody can put, until the owner, who
-//! learns of the put by [`tag::PUT`], has read what came and says so with [`tag::READ`]: then the putter has the right again. No
-//! message precedes a put, and the one that follows it is sent when the owner has read, not when the putter wants to go on.
+//! # Ownership of the memory
+//! A put window's memory is accessed by its owner or by the holder of its put handle ([`Right`]). There is exactly one handle: it is created with the
+//! put window; it is moved, or serialized for one reader, never copied; a put consumes it. So after a put no PE can put, until the owner, which
+//! learns of the put by [`tag::PUT`], has read the data and sends [`tag::READ`]: then the putter has the handle again. No message precedes a put, and
+//! the one that follows it is sent when the owner has read, not when the putter wants to continue.
 //!
 //! # How a put window ends
-//! While the right is abroad somebody may be putting, so the memory stays, exposed, until the right comes home: by a put, whose
-//! putter then learns that the put window is gone, or because it is dropped ([`tag::UNUSED`]). A put window whose right was dropped waits in
-//! vain, and says so.
+//! While a peer holds the handle it may be writing, so the memory stays exposed until the handle returns: by a put, whose putter then learns that the
+//! put window is gone, or because it is dropped ([`tag::UNUSED`]). A wait for a put window whose handle was dropped would never end, so it fails.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -37,14 +36,14 @@ pub(crate) struct PutWindows {
     puts: Table<(Pe, PutWindowId), (FutureId, Box<PutWindowAddress>)>,
 }
 
-/// Who may touch the memory.
+/// Which side may access the memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Turn {
-    /// Whoever has the right.
+    /// The holder of the handle.
     Theirs,
     /// The owner: this PE has put.
     Ours(Pe),
-    /// The owner, for ever: the right was dropped.
+    /// The owner, forever: the handle was dropped.
     Over,
 }
 
@@ -54,14 +53,14 @@ struct Own {
     turn: Turn,
     waiting: Vec<FutureId>,
     notify: Option<Notify>,
-    /// Nobody reads it any more.
+    /// The owner does not read it any more.
     dropped: bool,
 }
 
-/// In a [`tag::READ`]: nobody has read it, and nobody will.
+/// In a [`tag::READ`]: the owner did not read, and will not.
 const GONE: i32 = 1;
 
-/// A put's header and where it begins, as a message.
+/// The header of a put and its offset, as a message.
 fn notice(id: PutWindowId, from: Pe, offset: u64) -> Vec<u8> {
     let header = Header::new(id.to_bits(), from);
     [bytemuck::bytes_of(&header), &offset.to_le_bytes()].concat()
@@ -111,7 +110,7 @@ pub(crate) fn arrival(rt: Rt, id: PutWindowId) -> Reply<()> {
     reply
 }
 
-/// From now on every arrival gives `value` to `sink`; also what is there already.
+/// From now on every put gives `value` to `sink`; including one that has already arrived.
 pub(crate) fn notify<V: Arguments + Clone>(rt: Rt, id: PutWindowId, sink: Sink<V>, value: V) {
     let give: Notify = Rc::new(move |rt: Rt| {
         if let Err(error) = results::give_to(rt, &sink.route, value.clone()) {
@@ -126,7 +125,7 @@ pub(crate) fn notify<V: Arguments + Clone>(rt: Rt, id: PutWindowId, sink: Sink<V
     }
 }
 
-/// The owner has read: whoever has put may put again.
+/// The owner has read: the putter may put again.
 pub(crate) fn give_back(rt: Rt, id: PutWindowId) {
     let from = {
         let mut own = rt.put_windows.own.borrow_mut();
@@ -138,7 +137,7 @@ pub(crate) fn give_back(rt: Rt, id: PutWindowId) {
     send(rt, from, tag::READ, id, 0);
 }
 
-/// Nobody reads it any more.
+/// The owner does not read any more.
 pub(crate) fn drop_put_window(rt: Rt, id: PutWindowId) {
     // At the job's end the port keeps the memory as long as peers may put.
     if rt.sched.stopping().is_some() {
@@ -158,7 +157,7 @@ pub(crate) fn drop_put_window(rt: Rt, id: PutWindowId) {
     }
 }
 
-/// The right is home, and nobody reads: the memory goes.
+/// The handle has returned, and the owner does not read: frees the memory.
 fn end(rt: Rt, id: PutWindowId, putter: Option<Pe>) {
     drop(rt.put_windows.own.borrow_mut().remove(&id));
     rt.sched.close_put_window(id);
@@ -167,7 +166,7 @@ fn end(rt: Rt, id: PutWindowId, putter: Option<Pe>) {
     }
 }
 
-/// Puts; the right comes back when that has been read.
+/// Puts; the handle comes back when the owner has read.
 pub(crate) fn put(rt: Rt, address: Box<PutWindowAddress>, offset: u64, src: RegBuf) -> Reply<Right> {
     let reply = Reply::new(rt, Awaited::PUT_WINDOW);
     let notice = |offset| notice(address.id, rt.sched.pe(), offset);
@@ -176,7 +175,7 @@ pub(crate) fn put(rt: Rt, address: Box<PutWindowAddress>, offset: u64, src: RegB
     reply
 }
 
-/// A right is dropped.
+/// A handle is dropped.
 pub(crate) fn give_up(rt: Rt, address: &PutWindowAddress) {
     if rt.sched.stopping().is_none() {
         send(rt, address.owner, tag::UNUSED, address.id, 0);
@@ -187,11 +186,11 @@ pub(crate) fn give_up(rt: Rt, address: &PutWindowAddress) {
 pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
     let id = PutWindowId::from_bits(header.collection);
     let Some(&offset) = msg.msg[HEADER..].first_chunk() else {
-        return rt.violation(msg.from, "a put without a place", header.collection);
+        return rt.violation(msg.from, "a put without an offset", header.collection);
     };
     let mut table = rt.put_windows.own.borrow_mut();
     let Some(own) = table.get_mut(&id).filter(|own| own.turn == Turn::Theirs) else {
-        return rt.violation(msg.from, "a put into nothing, or out of turn", header.collection);
+        return rt.violation(msg.from, "a put into an unknown put window, or out of turn", header.collection);
     };
     for payload in msg.payloads.iter() {
         if !rt.sched.fill_put_window(id, u64::from_le_bytes(offset), payload) {
@@ -210,7 +209,7 @@ pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
     }
 }
 
-/// A put of this PE's was read, or nobody will read it.
+/// A put of this PE was read, or the owner will not read it.
 pub(super) fn read(rt: Rt, header: &Header, msg: &Incoming) {
     let id = PutWindowId::from_bits(header.collection);
     let put = rt.put_windows.puts.borrow_mut().remove(&(msg.from, id));
@@ -219,16 +218,16 @@ pub(super) fn read(rt: Rt, header: &Header, msg: &Incoming) {
             rt.futures.fail(future, CallError::WindowGone { owner: msg.from });
         }
         Some((future, address)) => rt.futures.fulfil(future, Right::of(address)),
-        None => rt.violation(msg.from, "an answer to no put", header.collection),
+        None => rt.violation(msg.from, "an answer without a put", header.collection),
     }
 }
 
-/// The right to put into a put window of this PE's was dropped.
+/// The handle of a put window of this PE was dropped.
 pub(super) fn unused(rt: Rt, header: &Header, msg: &Incoming) {
     let id = PutWindowId::from_bits(header.collection);
     let mut table = rt.put_windows.own.borrow_mut();
     let Some(own) = table.get_mut(&id).filter(|own| own.turn == Turn::Theirs) else {
-        return rt.violation(msg.from, "a right that is not abroad was dropped", header.collection);
+        return rt.violation(msg.from, "a put handle was dropped that no peer holds", header.collection);
     };
     own.turn = Turn::Over;
     let (waiting, dropped) = (std::mem::take(&mut own.waiting), own.dropped);

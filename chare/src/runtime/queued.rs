@@ -1,8 +1,8 @@
-//! A PE's own calls of elements that are not here, in its queue: where they go is decided when their turn comes.
+//! A PE's own calls of elements that are not here, in its queue: their destination is decided when they leave the queue.
 //!
-//! Such a call stays in the queue, behind the calls and broadcasts that were made before. When a message before it in the queue says where the element
-//! lives, a later call must not go there directly: it would overtake the queued one. So later calls of the same element are queued, too, until no call of
-//! it is left in the queue.
+//! Such a call stays in the queue, behind the calls and broadcasts that were made before. When a message before it in the queue tells where the
+//! element lives, a later call must not go there directly: it would overtake the queued one. So later calls of the same element are queued, too,
+//! until no call of it is left in the queue.
 
 use std::cell::{Cell, RefCell};
 
@@ -15,7 +15,7 @@ use super::{Dispatcher, Rt};
 
 type Element = (CollectionId, Key);
 
-/// How many such calls are in the queue.
+/// The number of such calls in the queue.
 #[derive(Default)]
 pub(super) struct Queued {
     all: Cell<usize>,
@@ -50,7 +50,7 @@ impl Queued {
     }
 }
 
-/// A call in the queue. If the PE ends before its turn comes, its arguments are dropped.
+/// A call in the queue. If the PE ends before it leaves the queue, its arguments are dropped.
 struct Call {
     rt: Rt,
     msg: Option<Incoming>,
@@ -64,7 +64,7 @@ impl Drop for Call {
     }
 }
 
-/// Queues a call of an element, which is delivered when its turn comes.
+/// Queues a call of an element, which is delivered when it leaves the queue.
 pub(super) fn queue(rt: Rt, class: Class, collection: CollectionId, element: Key, msg: Incoming) {
     let element = (collection, element);
     rt.queued.add(element.clone());

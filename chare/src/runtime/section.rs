@@ -1,18 +1,16 @@
-//! Sections: some elements of a collection, under a name of their own.
+//! Sections: some elements of a collection, with an identifier of their own.
 //!
-//! A section is a collection whose table holds the same elements as the whole's, so that broadcasts and reductions need not
-//! know the difference. It exists on the PEs that have elements of it, its *span*, and on its creator, which is always one of
-//! them: the creator roots the section's tree, and is known from the section's name. So whoever calls the section sends to its
-//! creator, needs to know nothing of it, and its calls arrive in the order in which they were made.
+//! A section is a collection whose table holds the same elements as the whole's, so that broadcasts and reductions do not distinguish them. It exists
+//! on the PEs that have elements of it, its *span*, and on its creator, which is always one of them: the creator is the root of the section's tree,
+//! and is part of the section's identifier. So a PE that calls the section sends to its creator, needs to know nothing of the section, and its calls
+//! arrive in the order in which they were made.
 //!
-//! *Creation.* The creator finds out where the elements are: at home, except those of sparse arrays, whose homes are asked. Then the
-//! description goes down the section's tree; each PE gets the list of the span's PEs, and of the indices only what its subtree
-//! needs. Every step waits on its PE until the whole collection is complete there. An element that is destroyed
-//! meanwhile is none of the section's.
+//! *Creation.* The creator determines where the elements are: at home, except those of sparse arrays, whose homes are asked. Then the description
+//! goes down the section's tree; each PE gets the list of the span's PEs, and only the indices that its subtree needs. Every step waits on its PE
+//! until the whole collection is complete there. An element that is destroyed in the meantime does not belong to the section.
 //!
-//! *Contributions.* An element counts its contributions to each of its sections. One that contributes to a section of which its PE has
-//! not heard yet gets its number at once; the contribution waits. The creator is asked whether the
-//! PE will ever hear of it, since otherwise nobody would notice.
+//! *Contributions.* An element counts its contributions to each of its sections. A contribution to a section that its PE does not know yet gets its
+//! number at once, and waits. The creator is asked whether the PE will be told of the section: otherwise a mistake would go unnoticed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -38,24 +36,24 @@ use crate::registry::ChareInfo;
 use crate::reply::Awaited;
 use crate::{Arguments, Chare, Reply, wire};
 
-/// That an element is in a section, or has contributed to it.
+/// The membership of an element in a section, or its contributions to it.
 #[derive(Clone, Copy)]
 pub(crate) struct Membership {
     id: CollectionId,
-    /// The number of the section's reductions that it has contributed to.
+    /// The number of the section's reductions to which it has contributed.
     contributed: u64,
-    /// `None` until this PE has heard of the section.
+    /// `None` until this PE knows the section.
     section: Option<&'static dyn AnyCollection>,
 }
 
-/// A section's indices, by the PE that has or knows the elements.
+/// A section's indices, by the PE that has the elements or knows their locations.
 type Parts = BTreeMap<Pe, Vec<Key>>;
 
 #[derive(Serialize, Deserialize)]
 enum SectionMessage {
     /// To the creator itself.
     Begin { whole: CollectionId, indices: BTreeSet<Key> },
-    /// To a home: where are these? It answers with a PE for each: itself, if the element is gone.
+    /// To a home: where are these elements? It answers with a PE for each: itself, if the element is gone.
     Locate { whole: CollectionId, indices: Vec<Key> },
     /// The description, for the PEs of a subtree.
     Make(Description),
@@ -63,14 +61,14 @@ enum SectionMessage {
     Expect,
 }
 
-/// What a PE must know of a section that is to be made.
+/// What a PE must know of a section that is to be created.
 #[derive(Serialize, Deserialize)]
 struct Description {
     whole: CollectionId,
     root: Pe,
     pes: Vec<Pe>,
     parts: Parts,
-    /// So many sections that its creator has made before are gone ([`gone`]).
+    /// The number of first sections of the creator that are all gone ([`gone`]).
     ended: u64,
 }
 
@@ -78,7 +76,7 @@ fn send(rt: Rt, to: Pe, header: &Header, step: &SectionMessage) {
     send_wire(rt, to, tag::SECTION, header, step, false).expect("indices and PEs can be packed");
 }
 
-/// Makes a section; returns its name at once.
+/// Creates a section; returns its identifier at once.
 #[track_caller]
 pub(crate) fn section<T: Chare>(
     rt: Rt,
@@ -99,7 +97,7 @@ pub(crate) fn section<T: Chare>(
     id
 }
 
-/// The same, of indices that are not known yet.
+/// The same, for indices that are not known yet.
 pub(crate) fn section_of<T: Chare, I: IntoIterator<Item = T::Index>>(
     rt: Rt,
     whole: CollectionId,
@@ -122,7 +120,7 @@ fn open(rt: Rt, chare: &ChareInfo, id: CollectionId, whole: CollectionId, indice
 pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Incoming) {
     let id = CollectionId(header.collection);
     let (Ok(step), true) = (wire::unpack::<SectionMessage>(&msg.msg[HEADER..], Vec::new()), id.is_section()) else {
-        return rt.violation(msg.from, "a section that cannot be", header.collection);
+        return rt.violation(msg.from, "an invalid section message", header.collection);
     };
     let whole = match step {
         SectionMessage::Begin { whole, .. }
@@ -138,21 +136,21 @@ pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Inco
     let (from, known) = (msg.from, rt.any_collection(id).is_some());
     let done = match step {
         _ if whole.is_section() || whole.creator().is_none() => {
-            return rt.violation(from, "a section of what has none", id.0);
+            return rt.violation(from, "a section of a collection that cannot have sections", id.0);
         }
         SectionMessage::Begin { indices, .. } if !known && id.creator() == Some(rt.sched.pe()) => {
             begin(rt, header, members, indices)
         }
         SectionMessage::Locate { indices, .. } => locate(rt, header, members, &indices),
         SectionMessage::Make(description) if !known => make(rt, header, members, description),
-        _ => return rt.violation(from, "a section that is there already", id.0),
+        _ => return rt.violation(from, "a section that exists already", id.0),
     };
     if done.is_none() {
-        rt.violation(from, "a section of PEs or elements that cannot be its", id.0);
+        rt.violation(from, "a section with invalid PEs or elements", id.0);
     }
 }
 
-/// The collection of this name, if it is of these chares.
+/// The collection with this identifier, if it has these chares.
 fn of(rt: Rt, chare: &'static ChareInfo, id: CollectionId) -> Option<&'static dyn AnyCollection> {
     rt.any_collection(id).filter(|members| std::ptr::eq(members.common().info, chare))
 }
@@ -163,7 +161,7 @@ fn missing(rt: Rt, whole: &dyn AnyCollection, index: &[u8]) {
     rt.fail(Failure { code: 1, what });
 }
 
-/// At the creator: finds out where the elements are. `None`, here and below, if that cannot be said.
+/// At the creator: determines where the elements are. `None`, here and below: the section is invalid.
 fn begin(rt: Rt, header: &Header, whole: &'static dyn AnyCollection, indices: BTreeSet<Key>) -> Option<()> {
     let mut homes = Parts::new();
     for index in indices {
@@ -180,12 +178,12 @@ fn begin(rt: Rt, header: &Header, whole: &'static dyn AnyCollection, indices: BT
         return Some(());
     }
     let asked: Vec<_> = homes.into_iter().map(|(home, indices)| ask(rt, header, whole, home, indices)).collect();
-    // What is here of the whole may serve another collection by the time that they have answered.
+    // By the time of the answers, the members of the whole may be in use by another collection.
     let (header, chare, whole) = (*header, whole.common().info.name, whole.common().id());
     spawn(rt, async move {
         let mut parts = Parts::new();
         for (indices, places) in asked {
-            // The only failure is that the whole was destroyed.
+            // The only possible failure is that the whole was destroyed.
             let Ok(places) = places.checked().await else {
                 return gone::never_made(rt, chare, &header);
             };
@@ -198,7 +196,7 @@ fn begin(rt: Rt, header: &Header, whole: &'static dyn AnyCollection, indices: BT
     Some(())
 }
 
-/// Indices, and the places that a home will tell.
+/// Indices, and the locations that a home will send.
 type Asked = (Vec<Key>, Reply<Vec<Pe>>);
 
 fn ask(rt: Rt, header: &Header, whole: &dyn AnyCollection, home: Pe, indices: Vec<Key>) -> Asked {
@@ -208,7 +206,7 @@ fn ask(rt: Rt, header: &Header, whole: &dyn AnyCollection, home: Pe, indices: Ve
     (indices, places)
 }
 
-/// At a home: says where elements are.
+/// At a home: answers where elements are.
 fn locate(rt: Rt, header: &Header, whole: &dyn AnyCollection, indices: &[Key]) -> Option<()> {
     let mut places = Vec::with_capacity(indices.len());
     for index in indices {
@@ -227,10 +225,10 @@ fn locate(rt: Rt, header: &Header, whole: &dyn AnyCollection, indices: &[Key]) -
     Some(())
 }
 
-/// At the creator: the elements have been found.
+/// At the creator: the elements have been located.
 fn describe(rt: Rt, header: &Header, whole: CollectionId, parts: Parts) {
     let here = rt.sched.pe();
-    // Of the reductions: with elements, so that it can merge.
+    // The root of the reductions must have elements, so that it can merge.
     let root = if parts.contains_key(&here) { here } else { parts.keys().next().copied().unwrap_or(here) };
     let pes: BTreeSet<Pe> = parts.keys().copied().chain([here]).collect();
     let ended = rt.gone.sections(here);
@@ -242,7 +240,7 @@ fn describe(rt: Rt, header: &Header, whole: CollectionId, parts: Parts) {
     );
 }
 
-/// A section's description has arrived: passes it on, and collects the elements that are here.
+/// A section's description has arrived: forwards it, and collects the elements that are here.
 fn make(
     rt: Rt,
     header: &Header,
@@ -282,7 +280,7 @@ fn make(
     Some(())
 }
 
-/// At the creator: an element has contributed on a PE that had not heard of the section.
+/// At the creator: an element has contributed on a PE that did not know the section.
 fn expected(rt: Rt, chare: &'static ChareInfo, id: CollectionId, msg: Incoming) {
     match of(rt, chare, id) {
         Some(section) if !section.common().reductions.span.contains(msg.from) => rt.fail(stranger(chare)),
@@ -296,7 +294,7 @@ fn stranger(chare: &ChareInfo) -> Failure {
 }
 
 impl Base {
-    /// The element is in a section no more.
+    /// The element is not in a section any more.
     pub(super) fn left(&self, id: CollectionId) {
         self.sections.borrow_mut().retain(|membership| membership.id != id);
     }
@@ -306,12 +304,12 @@ impl Base {
         self.membership(section.common().id(), |membership| membership.section = Some(section));
     }
 
-    /// How often it has contributed to a section.
+    /// The number of its contributions to a section.
     pub(super) fn contributed_in(&self, id: CollectionId) -> u64 {
         self.membership(id, |membership| membership.contributed)
     }
 
-    /// Looks at its part in a section.
+    /// Accesses its membership in a section.
     fn membership<R>(&self, id: CollectionId, look: impl FnOnce(&mut Membership) -> R) -> R {
         let mut all = self.sections.borrow_mut();
         let at = all.iter().position(|membership| membership.id == id).unwrap_or_else(|| {
@@ -322,16 +320,16 @@ impl Base {
     }
 }
 
-/// Where a contribution goes, and its number.
+/// The destination of a contribution, and its number.
 enum Turn {
     Known(&'static Reductions, u64),
-    /// To the collection; its number is told later (`newcomers.rs`).
+    /// To the collection; its number is known later (`newcomers.rs`).
     Newcomer,
-    /// To a section that this PE will hear of.
+    /// To a section that this PE will be told of.
     Later(u64),
 }
 
-/// An element's next contribution to a collection: its own, or a section of that.
+/// An element's next contribution to a collection: its own, or a section of it.
 #[track_caller]
 fn next(element: &dyn AnyElement, id: CollectionId) -> Turn {
     let (base, own) = (element.base(), element.members().common());
@@ -370,7 +368,7 @@ pub(crate) fn contribute<T: Chare, V: Arguments, R: Reducer<V>>(
     give::<T, V, R>(element, to, value, reducer, To::Route(sink.route));
 }
 
-/// Like [`contribute`], for a result that comes back to every contributor. Without `may_exchange` it comes from the root.
+/// Like [`contribute`], for a result that goes to every contributor. Without `may_exchange` it comes from the root.
 #[track_caller]
 pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
     element: &Rc<Element<T>>,
@@ -402,7 +400,7 @@ fn give<T: Chare, V: Arguments, R: Reducer<V>>(
     keep(element.clone(), collection, turn, Box::new(part));
 }
 
-/// Keeps a part of which not all is known.
+/// Keeps a part whose number or section is not known yet.
 #[cold]
 fn keep(element: Rc<dyn AnyElement>, collection: CollectionId, turn: Turn, part: HeldContribution) {
     match turn {
@@ -412,7 +410,7 @@ fn keep(element: Rc<dyn AnyElement>, collection: CollectionId, turn: Turn, part:
     }
 }
 
-/// Gives a part when this PE has heard of the section.
+/// Gives a part when this PE knows the section.
 fn later(element: Rc<dyn AnyElement>, id: CollectionId, number: u64, part: HeldContribution) {
     let (rt, chare) = (element.base().rt, element.members().common().info);
     let mut header = Header::new(id.0, rt.sched.pe());
@@ -422,7 +420,7 @@ fn later(element: Rc<dyn AnyElement>, id: CollectionId, number: u64, part: HeldC
     rt.when_known(id, move || {
         let is_in = element.base().membership(id, |membership| membership.section.is_some());
         match of(rt, chare, id) {
-            // One that was destroyed before may have been in it: then it is counted as lost.
+            // An element that was destroyed before may have been in it: then it is counted as lost.
             Some(section) if is_in || !element.is_listed() => part(rt, &section.common().reductions, number),
             _ => rt.fail(stranger(chare)),
         }
@@ -439,7 +437,7 @@ pub(super) fn leave(element: &dyn AnyElement) {
                 element.leave(section);
                 counting::depart(rt, &section.common().reductions, contributed);
             }
-            // It has contributed, and that will be given: it is a member that goes.
+            // It has contributed, and the contribution will be given: it is a member that leaves.
             None => rt.when_known(id, move || {
                 if let Some(section) = of(rt, chare, id) {
                     counting::depart(rt, &section.common().reductions, contributed);

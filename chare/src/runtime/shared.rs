@@ -1,8 +1,8 @@
-//! Messages whose payloads several PEs may read: what goes up and down the trees of broadcasts and reductions.
+//! Messages whose payloads several PEs may read: the messages up and down the trees of broadcasts and reductions.
 //!
-//! Inside a process the payloads are *shared*: a message there carries references to their memory, moved through its
-//! body in front of the serialized bytes, and nothing is copied however many PEs it goes to. To another process they travel
-//! beside the message, as those of any other; a tree enters each process once, so they do.
+//! Inside a process the payloads are *shared*: a message there carries references to their memory, moved through its body in front of the serialized
+//! bytes, and nothing is copied however many PEs it goes to. To another process they travel beside the message, like those of any other message; a
+//! tree enters each process once, so they do too.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::envelope::{HEADER, Header, MOVED, tag};
 use crate::moved;
 use crate::wire::{self, WireError};
 
-/// What a message inside a process carries in front of its bytes.
+/// The references in front of the bytes of a message inside a process.
 pub(super) type Beside = Vec<Arc<RegBuf>>;
 
-/// Where the bytes begin behind it.
+/// The offset of the bytes after it.
 const BEHIND: usize = HEADER + moved::size::<Beside>();
 
 /// The kinds of messages that are sent and opened here, and only here.
@@ -27,7 +27,7 @@ pub(super) fn is_shared(tag: Tag) -> bool {
     matches!(tag, BROADCAST | WAVE | CREATE | COUNTED | PARTIAL | RESULT | PIECE | RESULT_PIECE | EXCHANGE)
 }
 
-/// Sends serialized bytes and payloads, of which the caller may keep shares.
+/// Sends serialized bytes and payloads, to which the caller may keep references.
 pub(super) fn send(rt: Rt, to: Pe, tag: Tag, header: &Header, bytes: &[u8], beside: Beside) {
     debug_assert!(is_shared(tag));
     let mut header = *header;
@@ -50,14 +50,13 @@ pub(super) fn send(rt: Rt, to: Pe, tag: Tag, header: &Header, bytes: &[u8], besi
     rt.sched.send_payloads(to, tag, HEADER + bytes.len(), |room| header.fill(bytes, room), payloads, false);
 }
 
-/// Serializes a value, ends it, and sends it: then its payloads' memory belongs to the message alone, unless somebody keeps a
-/// share.
+/// Serializes a value, drops it, and sends it: then its payloads' memory belongs to the message alone, unless other code keeps a reference.
 pub(super) fn post<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, header: &Header, value: B) -> Result<(), WireError> {
     let mut value = Some(value);
     post_packed(rt, to, tag, header, &mut |bytes| pack_and_end(&mut value, bytes))
 }
 
-/// The same, of a value whose type is not known.
+/// The same, for a value whose type is not known.
 pub(super) fn post_packed(rt: Rt, to: Pe, tag: Tag, header: &Header, pack: Pack<'_>) -> Result<(), WireError> {
     rt.with_scratch(|bytes| {
         let beside = pack(bytes)?;
@@ -66,7 +65,7 @@ pub(super) fn post_packed(rt: Rt, to: Pe, tag: Tag, header: &Header, pack: Pack<
     })
 }
 
-/// To this PE itself a message goes straight into the queue.
+/// A message to this PE itself goes directly into the queue.
 fn deliver(rt: Rt, to: Pe, tag: Tag, header: &Header, len: usize, fill: impl FnOnce(&mut [std::mem::MaybeUninit<u8>])) {
     if to == rt.sched.pe() {
         let msg = Msg::fill(rt.sched.slab(), len, fill);
@@ -76,13 +75,13 @@ fn deliver(rt: Rt, to: Pe, tag: Tag, header: &Header, len: usize, fill: impl FnO
     }
 }
 
-/// The memory of a payload that leaves the process: the sender's own if nobody else holds it, else a copy from which a
-/// send needs none.
+/// The memory of a payload that leaves the process: the sender's own if there is no other reference, otherwise a copy from which a send needs no
+/// further copy.
 pub(super) fn leaving(rt: Rt, memory: Arc<RegBuf>) -> RegBuf {
     Arc::try_unwrap(memory).unwrap_or_else(|shared| rt.copy(&shared))
 }
 
-/// A message taken apart. By value, so that what was moved into it is read once.
+/// A message taken apart. By value, so that a moved value in it is read once.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) from: Pe,
@@ -98,8 +97,8 @@ impl Opened {
         assert!(is_shared(incoming.tag));
         let Incoming { from, tag, msg, payloads, .. } = incoming;
         if header.is_moved() {
-            // SAFETY: all messages of these kinds are sent by `send`, which wrote a Beside in this process (the
-            // dispatcher has checked that); the message is ours alone, and only its bytes behind that are read again.
+            // SAFETY: all messages of these kinds are sent by `send`, which wrote a Beside in this process (the dispatcher has checked that); no
+            // other code has the message, and only the bytes after it are read again.
             let beside = unsafe { moved::read::<Beside>(msg.as_ptr().wrapping_add(HEADER).cast_const()) };
             Self { from, tag, msg, behind: BEHIND, beside }
         } else {
@@ -112,7 +111,7 @@ impl Opened {
         &self.msg[self.behind..]
     }
 
-    /// Takes what stands in front of the serialized bytes.
+    /// Takes the prefix of the serialized bytes.
     pub(super) fn split_front<P: bytemuck::AnyBitPattern>(&mut self) -> Option<P> {
         let front = bytemuck::pod_read_unaligned(self.bytes().get(..size_of::<P>())?);
         self.behind += size_of::<P>();

@@ -1,8 +1,8 @@
-//! Which single chares have been made on this PE: a call may overtake the making of its chare, since the chare's name travels
-//! from PE to PE by other ways, and must then wait; one that comes after the chare's end must not.
+//! Which single chares have been created on this PE: a call may overtake the creation of its chare, since the chare's proxy travels between PEs on
+//! other paths, and must then wait; a call that comes after the chare's end must not wait.
 //!
-//! Every PE numbers the single chares that it makes on each other PE. So their home needs to keep no more than how many of each
-//! creator's have been made, and the few that came before their turn.
+//! Every PE numbers the single chares that it creates on each other PE. So their home needs to keep only how many of each creator's have been
+//! created, and the few that arrived out of order.
 
 use std::cell::RefCell;
 
@@ -16,9 +16,9 @@ type PerPe<V> = RefCell<HashMap<Pe, V, foldhash::fast::FixedState>>;
 /// See the module's text.
 #[derive(Default)]
 pub(super) struct Solos {
-    /// The next number of those made from here, by home.
+    /// The next number of those created from here, by home.
     next: PerPe<u64>,
-    /// Those made here, by creator.
+    /// Those created here, by creator.
     made: PerPe<Intervals>,
 }
 
@@ -31,12 +31,12 @@ impl Solos {
         *next - 1
     }
 
-    /// A chare has been made here.
+    /// A chare has been created here.
     pub(super) fn note(&self, creator: Pe, serial: u64) {
         self.made.borrow_mut().entry(creator).or_default().insert(serial);
     }
 
-    /// Whether it has ever been made here.
+    /// Whether it has ever been created here.
     pub(super) fn made(&self, creator: Pe, serial: u64) -> bool {
         self.made.borrow().get(&creator).is_some_and(|made| made.contains(serial))
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_made_before_their_turn_are_remembered_until_it_comes() {
+    fn chares_created_out_of_order_are_remembered() {
         let solos = Solos::default();
         assert_eq!([solos.next(Pe(1)), solos.next(Pe(1)), solos.next(Pe(2))], [0, 1, 0]);
         solos.note(Pe(3), 1);

@@ -1,9 +1,9 @@
-//! Which PEs have a part in a collection, and trees over them. Knows nothing of what goes over the trees.
+//! The PEs that have a part in a collection, and trees over them. Knows nothing of the messages on the trees.
 //!
-//! A section's tree is that of a job which has the section's PEs alone: so it too enters each host and each process once.
+//! A section's tree is that of a job that has only the section's PEs: so it also enters each host and each process once.
 //!
-//! A tree is arithmetic, but that costs as much as a message does. So a PE remembers its places in the last two trees: those of a
-//! program's broadcasts from one PE, and of the reductions that answer them.
+//! A tree is arithmetic, but that costs as much as a message does. So a PE remembers its places in the last two trees: those of a program's
+//! broadcasts from one PE, and of the reductions that answer them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,7 +19,7 @@ pub(crate) struct Span {
     /// `None`: all of the job.
     chosen: Option<Chosen>,
     places: [RefCell<Option<Rc<Place>>>; 2],
-    /// Which of them is to be forgotten next.
+    /// The place that is forgotten next.
     oldest: Cell<usize>,
 }
 
@@ -27,9 +27,9 @@ pub(crate) struct Span {
 #[derive(Debug)]
 pub(super) struct Place {
     root: Pe,
-    /// Who is above it; nobody is above the root, nor above who has no part in the tree.
+    /// Its parent; the root has none, nor has a PE that has no part in the tree.
     pub(super) parent: Option<Pe>,
-    /// Who is right below it.
+    /// Its children.
     pub(super) children: Box<[Pe]>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Place {
 pub(super) struct Chosen {
     /// Sorted.
     pes: Box<[Pe]>,
-    /// Of a job in which `pes[rank]` is PE number `rank`.
+    /// The layout of a job in which `pes[rank]` is PE number `rank`.
     layout: Layout,
 }
 
@@ -52,7 +52,7 @@ impl Span {
         Self { chosen, places: Default::default(), oldest: Cell::new(0) }
     }
 
-    /// Some PEs of a job; `None` if they are not sorted, one is there twice, one does not exist, or there is none.
+    /// Some PEs of a job; `None` if they are not sorted, one appears twice, one does not exist, or there are none.
     pub(super) fn of(job: &Layout, pes: Vec<Pe>) -> Option<Self> {
         let last = pes.last()?;
         if last.0 >= job.pes() || !pes.is_sorted_by(|a, b| a < b) {
@@ -68,7 +68,7 @@ impl Span {
         Some(Self::over(Some(Chosen { pes: pes.into_boxed_slice(), layout })))
     }
 
-    /// Those that were chosen; `None`: all of the job.
+    /// The chosen PEs; `None`: all of the job.
     pub(super) fn pes(&self) -> Option<&[Pe]> {
         self.chosen.as_ref().map(|chosen| &*chosen.pes)
     }
@@ -77,7 +77,7 @@ impl Span {
         self.chosen.as_ref().is_none_or(|chosen| chosen.rank(pe).is_some())
     }
 
-    /// All of them, if they are on one host, and no more than `most`.
+    /// All PEs, if they are on one host, and there are at most `most`.
     pub(super) fn on_one_host(&self, job: &Layout, most: usize) -> Option<Vec<Pe>> {
         let layout = self.chosen.as_ref().map_or(job, |chosen| &chosen.layout);
         if layout.hosts() > 1 || layout.pes() as usize > most {
@@ -86,7 +86,7 @@ impl Span {
         Some(self.chosen.as_ref().map_or_else(|| (0..job.pes()).map(Pe).collect(), |chosen| chosen.pes.to_vec()))
     }
 
-    /// The tree over them that is rooted at one of them.
+    /// The tree over them with this root.
     pub(super) fn tree<'a>(&'a self, job: &'a Layout, root: Pe) -> Branches<'a> {
         match &self.chosen {
             None => Branches { tree: Tree::new(job, root, FANOUT), chosen: None },
@@ -97,7 +97,7 @@ impl Span {
         }
     }
 
-    /// The place of `here` in the tree that is rooted at `root`. Always asked for the same PE, the one whose memory this is.
+    /// The place of `here` in the tree with this root. Always called for the same PE, whose places this remembers.
     pub(super) fn place(&self, job: &Layout, root: Pe, here: Pe) -> Rc<Place> {
         for place in &self.places {
             if let Some(place) = place.borrow().as_ref().filter(|place| place.root == root) {
@@ -134,18 +134,18 @@ impl<'a> Branches<'a> {
         self.chosen.map_or(rank, |chosen| chosen.pes[rank.index()])
     }
 
-    /// Who is above `pe`; nobody is above the root, nor above who has no part in it.
+    /// The parent of `pe`; the root has none, nor has a PE that has no part in the tree.
     pub(super) fn parent(self, pe: Pe) -> Option<Pe> {
         self.tree.parent(self.rank(pe)?).map(|rank| self.at(rank))
     }
 
-    /// Who is right below `pe`.
+    /// The children of `pe`.
     pub(super) fn children(self, pe: Pe) -> impl Iterator<Item = Pe> + use<'a> {
         let ranks = self.rank(pe).map(|rank| self.tree.children(rank));
         ranks.into_iter().flatten().map(move |rank| self.at(rank))
     }
 
-    /// Which child of `above` leads to `pe`.
+    /// The child of `above` on the path to `pe`.
     pub(super) fn toward(self, above: Pe, pe: Pe) -> Option<Pe> {
         std::iter::successors(Some(pe), |&pe| self.parent(pe)).find(|&pe| self.parent(pe) == Some(above))
     }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_over_some_pes_reaches_them_and_no_others_by_way_of_their_processes() {
+    fn a_tree_over_some_pes_reaches_only_them_through_their_processes() {
         // Hosts: PEs 0-3 (processes 0-1, 2-3), 4-7, 8-11.
         let job = Layout::new(&[2; 6], &[2; 3]);
         let chosen = pes(&[1, 2, 3, 8, 9, 11]);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn pes_that_a_job_does_not_have_or_that_come_in_disorder_are_no_span() {
+    fn pes_that_a_job_does_not_have_or_that_are_not_sorted_are_refused() {
         let job = Layout::one_host(4, 2);
         for wrong in [&[][..], &[2, 1], &[1, 1], &[0, 4]] {
             assert!(Span::of(&job, pes(wrong)).is_none(), "{wrong:?}");

@@ -1,5 +1,5 @@
-//! The stacks of panics, as `RUST_BACKTRACE` asks for them: unset or `0`, none; `full`, all frames; else those of the user's code. Knows
-//! nothing of who reports them.
+//! The stacks of panics, as `RUST_BACKTRACE` requests them: unset or `0`, none; `full`, all frames; otherwise those of the user's code. Knows nothing
+//! of how they are reported.
 
 use std::backtrace::Backtrace;
 use std::sync::OnceLock;
@@ -21,7 +21,7 @@ fn wanted() -> Wanted {
     })
 }
 
-/// What stands below a panic's report if no stack does.
+/// The line below a panic's report that has no stack.
 pub(super) fn hint() -> &'static str {
     if wanted() == Wanted::No { "\nnote: run with `RUST_BACKTRACE=1` for the stack" } else { "" }
 }
@@ -43,9 +43,9 @@ fn is_ours(name: &str) -> bool {
         || name.starts_with("<charm4rs::")
 }
 
-/// Of a stack as text, innermost frame first: the frames between the panic and the runtime.
+/// From a stack as text, innermost frame first: the frames between the panic and the runtime.
 fn users(stack: &str) -> String {
-    // A frame is a line with its number and name, and perhaps one with its place.
+    // A frame is a line with its number and name, and possibly one with its location.
     let mut frames: Vec<(&str, Option<&str>)> = Vec::new();
     for line in stack.lines() {
         let line = line.trim();
@@ -97,6 +97,6 @@ mod tests {
         assert_eq!(users(stack), kept);
         assert_eq!(users(""), "");
         let of_the_runtime = stack.replace("   4: prog", "   4: charm4rs::runtime::unlike::refuse\n   4: prog");
-        assert_eq!(users(&of_the_runtime), kept, "a panic of the runtime's that is the user's fault");
+        assert_eq!(users(&of_the_runtime), kept, "a panic of the runtime that the user caused");
     }
 }

@@ -1,12 +1,12 @@
-//! Who waits on a PE, and for what: for reports of deadlocks. All of it is found out when somebody asks; until then
-//! nothing is kept that the waiting itself does not need.
+//! The waiting tasks of a PE, and what they wait for: for reports of deadlocks. All of it is computed on request; nothing is kept that the waiting
+//! itself does not need.
 //!
-//! A task is known by its name (an entry method of an element, `main`), and what it waits for by the waker that it has left there:
-//! in a future's slot, or in a mailbox. A waker that is in neither is held by something that this runtime does not know: another
-//! thread, which may wake the task whenever it likes, or a channel between tasks. Such a task waits for the *outside*.
+//! A task has a name (an entry method of an element, `main`), and what it waits for is found by the waker that it has stored there: in a future's
+//! slot, or in a mailbox. A waker that is in neither is held by something that this runtime does not know: another thread, which may wake the task at
+//! any time, or a channel between tasks. Such a task waits for the *outside*.
 //!
-//! A front in another language has waits and names of its own, which it tells itself ([`super::front::Front`]): then the runtime's, which stand for them, are
-//! not told.
+//! A front in another language has waits and names of its own, which it reports itself ([`super::front::Front`]): then the runtime's waits, which
+//! represent them, are not reported.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Rt;
 
-/// Who waits for what.
+/// A waiting task, and what it waits for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Wait {
     pe: Pe,
@@ -36,27 +36,27 @@ impl fmt::Display for Wait {
     }
 }
 
-/// What a PE's parts know of tasks that wait.
+/// What the parts of a PE know of waiting tasks.
 #[derive(Default)]
 pub(crate) struct Waiting {
     names: HashMap<TaskId, String, foldhash::fast::FixedState>,
-    /// With how often each waker was met.
+    /// With the number of times that each waker was found.
     awaited: HashMap<WakerKey, Vec<String>, foldhash::fast::FixedState>,
 }
 
 impl Waiting {
-    /// What a task is called.
+    /// Records the name of a task.
     pub(super) fn name(&mut self, task: TaskId, name: String) {
         self.names.insert(task, name);
     }
 
-    /// A task has left a waker where it waits for `what`.
+    /// A task has stored a waker where it waits for `what`.
     pub(super) fn awaits(&mut self, key: WakerKey, what: String) {
         self.awaited.entry(key).or_default().push(what);
     }
 }
 
-/// All that wait on this PE, in no order, and whether one of them waits for the outside.
+/// All waiting tasks of this PE, in no order, and whether one of them waits for the outside.
 pub(crate) fn all(rt: Rt) -> (Vec<Wait>, bool) {
     let mut known = Waiting::default();
     let collections: Vec<_> = rt.collections.borrow().values().copied().collect();
@@ -75,8 +75,8 @@ pub(crate) fn all(rt: Rt) -> (Vec<Wait>, bool) {
             None => "a spawned future".to_owned(),
         };
         let what = match (awaited.split_first(), foreign) {
-            (None, false) => "what nothing will bring".to_owned(),
-            (None, true) => "what the runtime does not know".to_owned(),
+            (None, false) => "something that will never happen".to_owned(),
+            (None, true) => "something unknown to the runtime".to_owned(),
             (Some((first, [])), _) => first.clone(),
             (Some((first, more)), _) => format!("{first} and {} more", more.len()),
         };

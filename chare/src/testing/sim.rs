@@ -106,7 +106,7 @@ impl Outcome {
             End::Failed(_, failure) => Err(failure.clone()),
             End::Deadlock { waits, lacking } => {
                 let each: Vec<String> = waits.iter().map(ToString::to_string).chain(lacking.iter().cloned()).collect();
-                hangs(format!("deadlock: all PEs wait and nothing is on its way ({})", each.join("; ")))
+                hangs(format!("deadlock: all PEs wait and no message is in flight ({})", each.join("; ")))
             }
             End::Endless => hangs(format!("no end after {} steps", self.steps)),
         }
@@ -436,7 +436,7 @@ mod tests {
             ] {
                 assert_eq!(text.matches(wait).count(), 1, "{wait:?} in {text}");
             }
-            assert!(text.contains("nothing is on its way, and 3 wait\n"), "{text}");
+            assert!(text.contains("no message is in flight, waiting tasks: 3\n"), "{text}");
             sim.close(&end);
         }
     }

@@ -416,6 +416,6 @@ fn a_deadlock_report_says_that_an_empty_collection_has_nobody_to_contribute() {
             job.array::<Giver>(0, ()).all().gives(to);
             count.await;
         },
-        "laws::failures::Giver has no elements: nobody contributes to its reductions",
+        "laws::failures::Giver has no elements: its reductions have no contributors",
     );
 }

@@ -118,7 +118,7 @@ fn a_proxy_on_a_thread_that_is_no_pe_says_what_to_use() {
         let thread = std::thread::Builder::new().name("worker".to_owned());
         let called = thread.spawn(move || drop(tally.add(1))).expect("a thread").join();
         let text = *called.expect_err("it cannot call").downcast::<String>().expect("a text");
-        assert!(text.contains("This thread (worker) is no PE") && text.contains("Job::remote()"), "{text}");
+        assert!(text.contains("This thread (worker) is not a PE") && text.contains("Job::remote()"), "{text}");
     });
 }
 

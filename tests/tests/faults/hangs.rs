@@ -53,7 +53,7 @@ fn a_deadlock_is_reported_once_with_who_waits_for_what_and_the_job_goes_on() {
         let said = ended.stderr.strip_prefix("charmrun: warning: deadlock: all PEs have been idle for ");
         let lines: Vec<_> = said.unwrap_or_else(|| panic!("{ended:?}")).lines().collect();
         let [first, main, node, _] = lines[..] else { panic!("{ended:?}") };
-        assert!(first.ends_with(" s, nothing is on its way, and 2 wait"), "{ended:?}");
+        assert!(first.ends_with(" s, no message is in flight, waiting tasks: 2"), "{ended:?}");
         assert_eq!(main, "  PE 0: main waits for its call of faulty::Node::waits");
         assert_eq!(node, "  PE 2: faulty::Node[2].waits waits for a call of its go");
     }

@@ -1,10 +1,11 @@
-//! Which calls of all elements a new element of a sparse array is spared: those that came before it.
+//! Broadcasts that a new element of a sparse array must not get: those that are older than the element.
 //!
-//! A broadcast may still be on its way to a PE when an element is inserted there by somebody who has seen it already: a chare that was told by it to
-//! insert, or its caller. So each PE numbers the broadcasts of which it is the root, and each counts those that have come, by root. Who inserts tells
-//! the element's PE, before the insertion, which it has seen (once for all elements until it has seen others). Those are not given to the element.
+//! A broadcast may still be on its way to a PE when an element is inserted there by code that has already seen it: a chare that was told by the
+//! broadcast to insert, or its caller. So each PE numbers the broadcasts of which it is the root, and counts the broadcasts that have arrived, by
+//! root. Before an insertion, the inserting PE tells the element's PE which broadcasts it has seen (once for all elements until it has seen others).
+//! Those are not given to the element.
 //!
-//! Before an array is closed for the first time broadcasts wait, and there is nothing to tell.
+//! Before an array is closed for the first time broadcasts wait, so there is nothing to report.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
@@ -17,55 +18,55 @@ use crate::runtime::collection::{CollectionId, Common, Key};
 
 type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
-/// Of each root, the number behind the last broadcast that was seen.
+/// For each root, the number after the last broadcast that was seen.
 pub(super) type Seen = Vec<(Pe, u64)>;
 
 /// See the module's text.
 #[derive(Default)]
 pub(in crate::runtime) struct Casts {
-    /// Broadcasts of this PE's that were sent, and that have begun.
+    /// Broadcasts of this PE that were sent, and that have begun.
     posted: Cell<u64>,
     begun: Cell<u64>,
     /// By root.
     come: RefCell<BTreeMap<Pe, Come>>,
-    /// Grows with each that was posted, or has come.
+    /// Grows with each broadcast that was posted or has arrived.
     news: Cell<u64>,
-    /// What of the news each PE has been told.
+    /// The value of `news` that each PE was last told.
     told: Map<Pe, u64>,
-    /// What those who insert here have seen.
+    /// What the PEs that insert here have seen.
     seen: Map<Pe, Seen>,
-    /// Elements that are spared what is still to come.
+    /// Elements, with the broadcasts still to come that they must not get.
     spared: Map<Key, Seen>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Come {
     count: u64,
-    /// The number behind the greatest.
+    /// One more than the greatest number.
     until: u64,
 }
 
 impl Come {
-    /// Whether all below have come.
+    /// Whether all broadcasts with smaller numbers have arrived.
     fn has(self, until: u64) -> bool {
         self.count == self.until && self.until >= until
     }
 }
 
 impl Casts {
-    /// A broadcast of this PE's is sent.
+    /// This PE sends a broadcast.
     pub(super) fn post(&self) {
         self.posted.set(self.posted.get() + 1);
         self.news.set(self.news.get() + 1);
     }
 
-    /// One of them begins; gives its number.
+    /// A broadcast of this PE begins; returns its number.
     pub(in crate::runtime) fn begin(&self) -> u64 {
         self.begun.set(self.begun.get() + 1);
         self.begun.get() - 1
     }
 
-    /// A broadcast has come. Gives the elements that it is not for.
+    /// A broadcast has arrived. Returns the elements that must not get it.
     pub(in crate::runtime) fn come(&self, root: Pe, number: u64) -> HashSet<Key> {
         self.news.set(self.news.get() + 1);
         {
@@ -91,7 +92,7 @@ impl Casts {
         self.come.borrow().get(&root).copied().unwrap_or_default().has(until)
     }
 
-    /// What an insertion's PE is to be told before it, if it does not know.
+    /// What the PE of an insertion must be told before it, if it does not know.
     pub(super) fn to_tell(&self, here: Pe, to: Pe) -> Option<Seen> {
         let news = self.news.get();
         if news == 0 || self.told.borrow_mut().insert(to, news) == Some(news) {
@@ -103,7 +104,7 @@ impl Casts {
         Some(others.chain([own]).collect())
     }
 
-    /// Somebody tells what they have seen.
+    /// A PE reports what it has seen.
     pub(super) fn told(&self, by: Pe, seen: Seen) {
         self.seen.borrow_mut().insert(by, seen);
     }
@@ -118,7 +119,7 @@ impl Casts {
         }
     }
 
-    /// One is gone.
+    /// An element is gone.
     pub(in crate::runtime) fn part(&self, element: &dyn Fn() -> Key) {
         let mut spared = self.spared.borrow_mut();
         if !spared.is_empty() {
@@ -126,7 +127,7 @@ impl Casts {
         }
     }
 
-    /// As of a new array.
+    /// Resets this for a new array.
     pub(in crate::runtime) fn renew(&self) {
         self.posted.set(0);
         self.begun.set(0);
@@ -138,7 +139,7 @@ impl Casts {
     }
 }
 
-/// A call of all elements of a collection is sent from here.
+/// This PE sends a call of all elements of a collection.
 pub(in crate::runtime) fn post(rt: Rt, id: CollectionId) {
     if let Some(members) = rt.any_collection(id)
         && members.common().sparse
@@ -147,7 +148,7 @@ pub(in crate::runtime) fn post(rt: Rt, id: CollectionId) {
     }
 }
 
-/// What an element's PE is to know before it is inserted.
+/// What an element's PE must know before it is inserted.
 pub(super) fn to_tell(rt: Rt, members: &Common, to: Pe) -> Option<Seen> {
     if members.complete.get() { members.casts.to_tell(rt.sched.pe(), to) } else { None }
 }
@@ -157,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_element_is_spared_what_its_inserter_has_seen_and_its_own_pe_has_not() {
+    fn a_new_element_does_not_get_broadcasts_that_its_inserter_has_seen() {
         let (here, there) = (Casts::default(), Casts::default());
         let [me, other, third] = [Pe(0), Pe(1), Pe(2)];
         assert_eq!(here.to_tell(me, other), None);
@@ -173,7 +174,7 @@ mod tests {
         assert!(there.come(third, 2).is_empty());
         assert_eq!(there.come(me, here.begin()), seven);
         assert!(there.come(me, here.begin()).is_empty() && there.spared.borrow().is_empty());
-        // What has come is nothing to be spared.
+        // A broadcast that has arrived need not be withheld.
         there.meet(me, &|| vec![8]);
         assert!(there.spared.borrow().is_empty());
     }

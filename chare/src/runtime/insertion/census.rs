@@ -1,20 +1,21 @@
-//! How a sparse array is closed: when every insertion that was begun has been made, wherever it was begun. As often as somebody asks: after each time
-//! elements may be inserted again, and take part in reductions from the next time on.
+//! How a sparse array is closed: it is closed when every insertion that was begun on any PE is complete. It can be closed any number of times:
+//! afterwards elements may be inserted again, and take part in reductions once it is closed again.
 //!
-//! *The census.* Whoever calls `done_inserting` asks the array's creator, which holds one census for all who have asked when its last round begins. Its
-//! question goes down a tree, and every PE answers how many insertions it began and how many elements it made. When two
-//! rounds in a row give equal sums that do not change, nothing is on its way (the argument of quiescence, for one
-//! collection). The first verdict goes down the tree with the PE that is to be the root of the array's reductions: one with an
-//! element. Then counting begins as for other collections (see [`crate::runtime::reduction`]), and its end is the answer to all who asked. Later ones *join*
-//! elements: each PE answers besides which reduction none of its elements has contributed to, and holds that and those after it; the verdict
-//! has the greatest of these numbers, which is the first reduction of the new elements. Only those take part that a PE has answered for: others
-//! ([`super::newcomers`]) may be of insertions that were begun later.
+//! *The census.* A PE that calls `done_inserting` asks the array's creator, which holds one census for all PEs that have asked by the time that its
+//! last round begins. The creator's question goes down a tree, and every PE answers how many insertions it began and how many elements it created.
+//! When two consecutive rounds give equal sums that do not change, nothing is in flight (the argument of quiescence, for one collection). The first
+//! verdict goes down the tree with the PE that becomes the root of the array's reductions: one with an element. Then counting begins as for other
+//! collections (see [`crate::runtime::reduction`]), and its end is the answer to all PEs that asked. Later verdicts *join* elements: each PE also
+//! answers the first reduction to which none of its elements has contributed, and holds that and later ones; the verdict has the greatest of these
+//! numbers, which is the first reduction of the new elements. Only the elements included in a PE's answer take part: others ([`super::newcomers`])
+//! may belong to insertions that were begun later.
 //!
-//! *An insertion is made* when its element's home knows of it, which is told by the element's PE where that is another one.
+//! *An insertion is complete* when its element's home knows of it. If the element is on another PE, that PE tells the home.
 //!
-//! *Calls of elements that are not there* wait at their homes, since an insertion may be on its way. Once the array has been closed, the home asks for a
-//! census, too, for which nothing is held. The verdict has the number of its last round. Calls that came before the home was asked in the round before that
-//! one wait in vain, and fail: an insertion that was begun before one of them was made would have been counted by the last round, and have been there.
+//! *Calls of elements that do not exist* wait at their homes, since an insertion may be in flight. Once the array has been closed, the home asks for
+//! a census too, for which no reductions are held. The verdict has the number of its last round. Calls that arrived before the home was asked in the
+//! round before that one wait in vain, and fail: an insertion that was begun before one of them was made would have been counted by the last round,
+//! and its element would exist.
 
 use std::cell::{Cell, RefCell};
 
@@ -40,7 +41,7 @@ pub(in crate::runtime) struct Insertions {
     made: Cell<u64>,
     /// It has answered once.
     asked: Cell<bool>,
-    /// How many times this PE has asked to close the array and not been answered.
+    /// How many times this PE has asked to close the array and has not been answered.
     closing: Cell<u32>,
     pub(in crate::runtime) newcomers: Newcomers,
     round: RefCell<Round>,
@@ -50,17 +51,17 @@ pub(in crate::runtime) struct Insertions {
     clerk: RefCell<Clerk>,
 }
 
-/// What the creator knows of who wants a census, and of the one under way.
+/// What the creator knows of the PEs that want a census, and of the current census.
 #[derive(Default)]
 struct Clerk {
-    /// Whether the one under way closes the array; `None`: there is none.
+    /// Whether the current census closes the array; `None`: there is none.
     closes: Option<bool>,
     /// Phases that have been closed.
     phases: u32,
-    /// Who has asked since the last round began, and before.
+    /// The futures of those that asked since the last round began, and before.
     askers: [Vec<FutureId>; 2],
     probers: [Vec<Pe>; 2],
-    /// Who wants to know how many elements there are, once the array is closed.
+    /// The futures of those that request the number of elements, once the array is closed.
     counters: Vec<FutureId>,
 }
 
@@ -73,18 +74,19 @@ impl Insertions {
         self.made.set(self.made.get() + 1);
     }
 
-    /// Whether an element that is made now takes no part in reductions yet.
+    /// Whether an element that is created now does not yet take part in reductions.
     #[inline]
     pub(in crate::runtime) fn takes_newcomers(&self) -> bool {
         self.asked.get()
     }
 
-    /// Whether this PE has closed the array, perhaps once more, and that is not done: its calls of all elements are to reach those that it inserted before.
+    /// Whether this PE has asked to close the array, perhaps again, and that is not done: its calls of all elements must reach the elements that it
+    /// inserted before.
     pub(in crate::runtime) fn is_closing(&self) -> bool {
         self.closing.get() > 0
     }
 
-    /// As of a new array. Who waited for the end of a census?
+    /// Resets this for a new array. Returns the futures that waited for the end of a census.
     pub(in crate::runtime) fn renew(&self) -> Vec<FutureId> {
         self.begun.set(0);
         self.made.set(0);
@@ -106,18 +108,18 @@ const BOUND_MAX: u64 = 1 << 62;
 struct Round {
     missing: usize,
     sum: Sum,
-    /// At the creator: how many were begun, and made, in the round before.
+    /// At the creator: how many insertions were begun, and made, in the previous round.
     before: Option<u64>,
 }
 
-/// What PEs answer.
+/// The answer of PEs.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Sum {
     begun: u64,
     made: u64,
     /// The lowest PE with an element.
     first: Option<Pe>,
-    /// A reduction that no element has contributed to, nor to later ones.
+    /// A reduction to which no element has contributed, nor to later ones.
     bound: u64,
 }
 
@@ -145,18 +147,18 @@ enum CensusMessage {
     Close {
         root: Pe,
     },
-    /// The array has been closed again: elements take part that were inserted since.
+    /// The array has been closed again: elements that were inserted since then take part.
     Join {
         from: u64,
     },
-    /// To who has probed: none was on its way.
+    /// To a PE that has probed: no insertion was in flight.
     Settled {
         /// The number of its last round.
         round: u64,
     },
-    /// To the PE of an element that will be inserted: broadcasts that it is to be spared.
+    /// To the PE of an element that will be inserted: broadcasts that it must not get.
     Seen(Seen),
-    /// To the root: somebody waits for the end of a phase, or asks for the number of elements.
+    /// To the root: a future waits for the end of a phase, or for the number of elements.
     Tell {
         phase: u32,
     },
@@ -164,14 +166,14 @@ enum CensusMessage {
     Count,
 }
 
-/// Asks for a census that closes the array. What this PE calls of all elements waits meanwhile ([`Insertions::is_closing`]).
+/// Asks for a census that closes the array. This PE's calls of all elements wait until it ends ([`Insertions::is_closing`]).
 pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
     let closed = Reply::new(rt, Awaited::CREATION);
     let to = closed.id();
     if rt.any_collection(id).is_some() || rt.gone.has(id) {
         close(rt, id, to);
     } else {
-        // Behind insertions that wait for that, too.
+        // After insertions that wait for the collection, too.
         rt.when_known(id, move || close(crate::runtime::current(), id, to));
     }
     closed
@@ -194,7 +196,7 @@ fn close(rt: Rt, id: CollectionId, to: FutureId) {
             Ok(()) => reply(rt, to, ()),
             Err(error) => send_failure(rt, to, error),
         }
-        // It may serve another collection now.
+        // The members may be in use by another collection now.
         let Some(members) = members.map(|members| members.common()).filter(|members| members.id() == id) else {
             return;
         };
@@ -208,8 +210,8 @@ fn close(rt: Rt, id: CollectionId, to: FutureId) {
     });
 }
 
-/// How many elements a collection has: when it has been made, and closed if it is a sparse array. It may be any collection but that of
-/// single chares.
+/// The number of elements of a collection: once it has been created, and closed if it is a sparse array. The collection must not be that of single
+/// chares.
 pub(crate) fn elements(rt: Rt, id: CollectionId) -> Reply<u64> {
     let reply = Reply::new(rt, Awaited::CREATION);
     let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
@@ -221,7 +223,7 @@ fn send(rt: Rt, to: Pe, header: &Header, step: &CensusMessage) {
     send_wire(rt, to, tag::CENSUS, header, step, false).expect("a step of a census can be packed");
 }
 
-/// Asks whether insertions are on their way, for the calls that wait here.
+/// Asks whether insertions are in flight, for the calls that wait here.
 #[cold]
 pub(in crate::runtime) fn probe(rt: Rt, members: &Common) {
     if let Some(creator) = members.id().creator()
@@ -231,7 +233,7 @@ pub(in crate::runtime) fn probe(rt: Rt, members: &Common) {
     }
 }
 
-/// Before an insertion: its PE learns which broadcasts this one has seen.
+/// Before an insertion: tells the element's PE which broadcasts this PE has seen.
 pub(in crate::runtime) fn tell_seen(rt: Rt, members: &Common, to: Pe) {
     if let Some(seen) = casts::to_tell(rt, members, to) {
         send(rt, to, &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Seen(seen));
@@ -244,13 +246,13 @@ pub(in crate::runtime) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header,
     let (Ok(step), Some(creator)) =
         (wire::unpack::<CensusMessage>(&msg.msg[HEADER..], Vec::new()), members.id().creator())
     else {
-        return rt.violation(msg.from, "a census that cannot be", header.collection);
+        return rt.violation(msg.from, "an invalid census message", header.collection);
     };
     if !members.sparse && !matches!(step, CensusMessage::Count | CensusMessage::Tell { .. }) {
-        return rt.violation(msg.from, "a census of what is not filled", header.collection);
+        return rt.violation(msg.from, "a census of a collection that is not a sparse array", header.collection);
     }
     let (own, own_casts) = (&members.inserted, &members.casts);
-    // Of the whole census, without who asked.
+    // For the whole census, without the future of the request.
     let bare = Header::new(members.id().0, here);
     let pass_on =
         |step: &CensusMessage| tree(rt, creator).children(here).for_each(|child| send(rt, child, &bare, step));
@@ -287,7 +289,7 @@ pub(in crate::runtime) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header,
             give(rt, &members.reductions);
         }
         CensusMessage::Join { from } => {
-            rt.violation(msg.from, "elements that join an open array, or a reduction that cannot be", from)
+            rt.violation(msg.from, "elements that join an open array, or an invalid reduction number", from)
         }
         CensusMessage::Seen(seen) => own_casts.told(msg.from, seen),
         CensusMessage::Settled { round } => {
@@ -304,7 +306,7 @@ pub(in crate::runtime) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header,
     }
 }
 
-/// At the creator: a census begins, if somebody wants one and none is under way.
+/// At the creator: begins a census, if one is wanted and none is in progress.
 fn begin(rt: Rt, members: &Common) {
     let clerk = members.inserted.clerk.borrow();
     let wanted = !clerk.askers[0].is_empty() || !clerk.probers[0].is_empty();
@@ -314,7 +316,8 @@ fn begin(rt: Rt, members: &Common) {
     }
 }
 
-/// At the creator: a round begins. It is held for those who have asked by now; it closes the array if one of them wants that, and so will the next ones.
+/// At the creator: begins a round. It is for all PEs that have asked by now; it closes the array if one of them wants that, and then so do the next
+/// rounds.
 fn ask_all(rt: Rt, members: &Common) {
     let closes = {
         let mut clerk = members.inserted.clerk.borrow_mut();
@@ -327,7 +330,7 @@ fn ask_all(rt: Rt, members: &Common) {
     send(rt, rt.sched.pe(), &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Ask { closes });
 }
 
-/// The question of a round has arrived: passes it on, and answers.
+/// The question of a round has arrived: forwards it, and answers.
 fn ask(rt: Rt, all: &dyn AnyCollection, creator: Pe, closes: bool) {
     let (here, members) = (rt.sched.pe(), all.common());
     let (own, header) = (&members.inserted, Header::new(members.id().0, here));
@@ -346,7 +349,7 @@ fn ask(rt: Rt, all: &dyn AnyCollection, creator: Pe, closes: bool) {
             bound = all.collected(rt).map_or(0, |collected| collected.most()).max(members.reductions.counting.bound());
             counting::answer(rt, &members.reductions, bound);
         } else {
-            // The first reduction of these is known.
+            // The first reduction of these elements is known.
             let (_, give) = own.newcomers.join(0);
             give(rt, &members.reductions);
         }
@@ -360,7 +363,7 @@ fn answer(rt: Rt, members: &Common, creator: Pe, part: Sum) {
     let sum =
         round.sum.add(part).filter(|sum| sum.first.is_none_or(|pe| pe.0 < rt.sched.pes()) && sum.bound <= BOUND_MAX);
     let (Some(sum), Some(missing)) = (sum, round.missing.checked_sub(1)) else {
-        return rt.violation(creator, "an answer to no census, or a count that cannot be", members.id().0);
+        return rt.violation(creator, "an unexpected answer to a census, or an invalid count", members.id().0);
     };
     (round.sum, round.missing) = (sum, missing);
     if missing > 0 {
@@ -379,7 +382,7 @@ fn answer(rt: Rt, members: &Common, creator: Pe, part: Sum) {
     }
 }
 
-/// At the creator: nothing is on its way.
+/// At the creator: no insertion is in flight.
 fn settle(rt: Rt, members: &Common, creator: Pe, sum: Sum) {
     let header = Header::new(members.id().0, rt.sched.pe());
     let (closes, phase, askers, probers) = {

@@ -1,7 +1,7 @@
-//! How sparse arrays are filled: elements are inserted from any PE, at any time, and the array is closed, once or more often.
+//! Sparse arrays: elements are inserted from any PE, at any time, and the array is closed, once or several times.
 //!
-//! [`census`] finds out when all insertions are complete, [`newcomers`] holds the contributions of elements that were inserted after the array was closed, and
-//! [`casts`] keeps broadcasts from elements that are newer than the broadcast.
+//! [`census`] determines when all insertions are complete, [`newcomers`] holds the contributions of elements that were inserted after the array was
+//! closed, and [`casts`] withholds broadcasts from elements that are newer than the broadcast.
 
 pub(super) mod casts;
 pub(super) mod census;

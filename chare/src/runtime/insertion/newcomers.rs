@@ -1,5 +1,5 @@
-//! Elements of this PE that were inserted after the PE has answered for those that it had (see `census.rs`): they take no part in reductions until the
-//! array is closed again, and learn only then which reduction is their first. What they contribute before waits here.
+//! Elements of this PE that were inserted after the PE had answered the census (see `census.rs`): they take no part in reductions until the array is
+//! closed again, and only then is their first reduction known. Contributions that they make before wait here.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,24 +9,24 @@ use crate::runtime::Rt;
 use crate::runtime::reduction::Reductions;
 use crate::runtime::reduction::counting;
 
-/// The number of contributions of an element that does not know its first reduction.
+/// The number of contributions of an element whose first reduction is not known.
 pub(in crate::runtime) const UNKNOWN: u64 = u64::MAX;
 
-/// A part for a reduction of a number that is told later.
+/// A part for a reduction whose number becomes known later.
 pub(in crate::runtime) type HeldContribution = Box<dyn FnOnce(Rt, &'static Reductions, u64)>;
 
 /// See the module's text.
 #[derive(Default)]
 pub(in crate::runtime) struct Newcomers {
     all: RefCell<Vec<Newcomer>>,
-    /// So many of them the PE has answered for.
+    /// The number of newcomers included in the PE's answer.
     answered: Cell<usize>,
 }
 
 struct Newcomer {
     element: Rc<dyn AnyElement>,
     parts: Vec<HeldContribution>,
-    /// It has been destroyed since it contributed, and takes part with that.
+    /// It has been destroyed after it contributed, and takes part with that contribution.
     gone: bool,
 }
 
@@ -37,17 +37,17 @@ impl Newcomers {
         self.all.borrow_mut().push(Newcomer { element, parts: Vec::new(), gone: false });
     }
 
-    /// One of them contributes.
+    /// A newcomer contributes.
     pub(in crate::runtime) fn keep(&self, element: &dyn AnyElement, part: HeldContribution) {
         let mut all = self.all.borrow_mut();
         let known = all.iter_mut().rev().find(|newcomer| std::ptr::eq(newcomer.element.base(), element.base()));
-        // One that has been destroyed meanwhile takes part in nothing.
+        // A newcomer that has been destroyed in the meantime takes part in nothing.
         if let Some(newcomer) = known {
             newcomer.parts.push(part);
         }
     }
 
-    /// One of them is destroyed.
+    /// A newcomer is destroyed.
     pub(in crate::runtime) fn remove(&self, element: &dyn AnyElement) {
         let removed = {
             let mut all = self.all.borrow_mut();
@@ -61,19 +61,19 @@ impl Newcomers {
                 Some(all.remove(at))
             })
         };
-        drop(removed); // what it has contributed is the user's
+        drop(removed); // its contributions are user values, whose destructors run
     }
 
     pub(in crate::runtime) fn count(&self) -> u64 {
         self.all.borrow().iter().filter(|one| !one.gone).count() as u64
     }
 
-    /// The PE answers for those that are here now.
+    /// The PE's answer includes all newcomers that are here now.
     pub(in crate::runtime) fn answer(&self) {
         self.answered.set(self.all.borrow().len());
     }
 
-    /// Those that it has answered for take part, from reduction `first` on. Gives their number, and what gives their parts.
+    /// The newcomers included in the answer take part, from reduction `first` on. Returns their number, and a function that gives their parts.
     pub(in crate::runtime) fn join(&self, first: u64) -> (u64, impl FnOnce(Rt, &'static Reductions) + use<>) {
         let joined: Vec<_> = self.all.borrow_mut().drain(..self.answered.take()).collect();
         for newcomer in &joined {
@@ -92,13 +92,13 @@ impl Newcomers {
         (count, give)
     }
 
-    /// Those of which a contribution waits, as text.
+    /// The newcomers whose contributions wait, as text.
     pub(in crate::runtime) fn waiting(&self) -> Vec<String> {
         let all = self.all.borrow();
         all.iter().filter(|newcomer| !newcomer.parts.is_empty()).map(|one| one.element.index_text()).collect()
     }
 
-    /// As of a new array.
+    /// Resets this for a new array.
     pub(in crate::runtime) fn renew(&self) {
         self.answered.set(0);
         drop(self.all.take());

@@ -1,4 +1,4 @@
-//! Calls, and markers on their way, for elements that are not on this PE: they wait until it is known where those are, or that they will not come.
+//! Calls, and markers on their way, for elements that are not on this PE: they wait until the element's location is known, or that it will not exist.
 
 use std::cell::{Cell, RefCell};
 
@@ -13,17 +13,17 @@ use crate::runtime::collection::Key;
 #[derive(Default)]
 pub(in crate::runtime) struct Absent {
     calls: RefCell<HashMap<Key, Calls, foldhash::fast::FixedState>>,
-    /// What is delivered is for elements that will not come.
+    /// The messages being delivered are for elements that will not exist.
     gives_up: Cell<bool>,
-    /// How many rounds of censuses have asked this PE.
+    /// The number of census rounds that have asked this PE.
     rounds: Cell<u64>,
 }
 
 #[derive(Default)]
 struct Calls {
-    /// In the order in which they came, each with how many rounds there had been.
+    /// In the order of arrival, each with the number of rounds at that time.
     all: Vec<(u64, Incoming)>,
-    /// Somebody has been asked where the element is, and will answer.
+    /// The element's location was requested, and there will be an answer.
     asked: bool,
 }
 
@@ -45,7 +45,7 @@ impl Absent {
         calls.asked = asked;
     }
 
-    /// Takes those for one element.
+    /// Takes the messages for one element.
     pub(super) fn take(&self, element: &Key) -> Vec<Incoming> {
         let calls = self.calls.borrow_mut().remove(element);
         calls.into_iter().flat_map(Calls::messages).collect()
@@ -55,17 +55,17 @@ impl Absent {
         self.calls.take().into_values().flat_map(Calls::messages).collect()
     }
 
-    /// A round asks this PE.
+    /// A census round asks this PE.
     pub(in crate::runtime) fn ask(&self) {
         self.rounds.set(self.rounds.get() + 1);
     }
 
-    /// How many have.
+    /// The number of such rounds.
     pub(in crate::runtime) fn rounds(&self) -> u64 {
         self.rounds.get()
     }
 
-    /// Takes those that came before the round before this one, except for elements that somebody has been asked for.
+    /// Takes the messages that arrived before the previous round, except for elements whose location was requested.
     fn take_before(&self, round: u64) -> Vec<Incoming> {
         let mut taken = Vec::new();
         self.calls.borrow_mut().retain(|_, calls| {
@@ -78,33 +78,33 @@ impl Absent {
         taken
     }
 
-    /// Whether there are any, except for such elements.
+    /// Whether there are messages, except for such elements.
     fn is_any(&self) -> bool {
         self.calls.borrow().values().any(|calls| !calls.asked)
     }
 
-    /// For each element, how many.
+    /// The number of messages for each element.
     pub(in crate::runtime) fn counts(&self) -> Vec<(Key, usize)> {
         self.calls.borrow().iter().map(|(element, calls)| (element.clone(), calls.all.len())).collect()
     }
 
-    /// Whether an element that is not here yet will not come.
+    /// Whether an element that is not here yet will not exist.
     pub(in crate::runtime) fn gives_up(&self) -> bool {
         self.gives_up.get()
     }
 
-    /// Delivers those for one element: at once, as [`crate::runtime::Runtime::release`] does.
+    /// Delivers the messages for one element: at once, as [`crate::runtime::Runtime::release`] does.
     pub(in crate::runtime) fn wake(&self, rt: Rt, element: &Key) {
         deliver(rt, self.take(element));
     }
 
-    /// Delivers all.
+    /// Delivers all messages.
     pub(in crate::runtime) fn wake_all(&self, rt: Rt) {
         deliver(rt, self.take_all());
     }
 
-    /// A census has settled with this round: what had come before the round before it, and is for elements that are not there, waits for nothing, and
-    /// fails. Says whether others wait.
+    /// A census has settled with this round: messages that arrived before the round before it, for elements that do not exist, wait in vain and fail.
+    /// Returns whether others wait.
     pub(in crate::runtime) fn give_up(&self, rt: Rt, round: u64) -> bool {
         self.gives_up.set(true);
         deliver(rt, self.take_before(round));
@@ -112,7 +112,7 @@ impl Absent {
         self.is_any()
     }
 
-    /// As of a new collection. What waits was taken before.
+    /// Resets this for a new collection. The waiting messages were taken before.
     pub(in crate::runtime) fn renew(&self) {
         self.rounds.set(0);
     }
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn those_are_given_up_that_came_before_the_last_two_rounds_of_a_verdict_whenever_that_arrives() {
+    fn messages_that_arrived_before_the_last_two_rounds_of_a_verdict_are_given_up_whenever_it_arrives() {
         let (absent, [seven, eight, nine]) = (Absent::default(), [7, 8, 9].map(|element| vec![element]));
         let before = |round| numbers(&absent.take_before(round));
         absent.add(seven.clone(), call(1), false);
@@ -159,7 +159,7 @@ mod tests {
         assert!(before(2).is_empty());
         assert_eq!(before(3), [2, 3]);
         assert_eq!(numbers(&absent.take(&seven)), [4]);
-        assert!(!absent.is_any(), "of the ninth it will be told");
+        assert!(!absent.is_any(), "the location of the ninth was requested");
         absent.add(seven.clone(), call(5), false);
         assert_eq!((before(5), absent.rounds()), (vec![], 4));
         assert!(absent.is_any() && absent.counts().contains(&(seven, 1)));

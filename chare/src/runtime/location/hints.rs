@@ -1,6 +1,6 @@
-//! What a PE remembers of its elements' places beside where they are: whom it has told, and which are gone.
+//! What a PE remembers of its elements besides their locations: the PEs that it has told, and the elements that are gone.
 //!
-//! Nothing here depends on the chares' type, so that it is compiled once.
+//! Nothing here depends on the chare type, so that it is compiled once.
 
 use std::cell::RefCell;
 
@@ -18,7 +18,7 @@ type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 pub(in crate::runtime) struct Hinted(Map<Key, SmallVec<[Pe; 2]>>);
 
 impl Hinted {
-    /// Notes that a PE is told of an element. `false` if it was told before.
+    /// Records that a PE is told of an element. Returns `false` if it was told before.
     pub(super) fn note(&self, element: Key, pe: Pe) -> bool {
         let mut told = self.0.borrow_mut();
         let told = told.entry(element).or_default();
@@ -29,7 +29,7 @@ impl Hinted {
         is_new
     }
 
-    /// An element is gone: calls `tell` with each PE that was told of it.
+    /// An element is gone: calls `tell` with each PE that was told its location.
     pub(super) fn forget(&self, element: &dyn Fn() -> Key, tell: &mut dyn FnMut(Pe)) {
         if !self.0.borrow().is_empty() {
             let told = self.0.borrow_mut().remove(&element());
@@ -42,7 +42,7 @@ impl Hinted {
     }
 }
 
-/// At their home: elements that are gone, of indices that are used once. Each is a number that its creator has given out in order.
+/// At their home: elements that are gone and whose indices are used only once. Each index is a number that its creator has given out in order.
 #[derive(Default)]
 pub(in crate::runtime) struct Ended(Map<Pe, Intervals>);
 

@@ -1,17 +1,16 @@
-//! Where elements are: told to their homes, and learned by who calls them.
+//! Locations of elements: homes are told them, and callers learn them.
 //!
-//! A home is told when an element is made elsewhere, and when it is gone. Others send to the home, which passes calls on; whoever runs
-//! a call that was passed on tells the caller's PE where the element is (a *hint*), so that later ones can come straight; when the element is gone, it tells
-//! all whom it has told, which forget it.
+//! A home is told when an element is created elsewhere, and when it is gone. Other PEs send to the home, which forwards calls; the PE that runs a
+//! forwarded call tells the caller's PE where the element is (a *hint*), so that later calls can go there directly. When the element is gone, its PE
+//! tells all PEs that it has told, and they forget the location.
 //!
-//! *Order.* The caller's earlier calls may still be on the long way, and calls that take the short one would overtake them. So
-//! after a hint its PE *asks*: it sends a marker the long way, behind them, and keeps its own calls meanwhile. A marker goes where a call
-//! would go, waits where a call would wait, and is answered by the PE that has the element, or that knows that it is gone. What was kept goes
-//! to that PE then. For the same reason calls of an element stay behind those of it that are in the PE's own
-//! queue ([`crate::runtime::queued`]).
+//! *Order.* The caller's earlier calls may still be on the long path, and calls on the short path would overtake them. So after a hint its PE *asks*:
+//! it sends a marker along the long path, behind them, and holds its own calls until the answer. A marker goes where a call would go, waits where a
+//! call would wait, and is answered by the PE that has the element, or that knows that it is gone. Then the held calls go to that PE. For the same
+//! reason calls of an element stay behind earlier calls of it that are in the PE's own queue ([`crate::runtime::queued`]).
 //!
-//! Order is kept among calls that are equally urgent, and no less so than others by default: the marker is as urgent as those. Messages with
-//! payloads may overtake others on a network anyway.
+//! Order is kept among calls of equal urgency that are at least as urgent as the default: the marker has the default urgency. Messages with payloads
+//! may overtake others on a network anyway.
 
 pub(super) mod absent;
 pub(super) mod hints;
@@ -27,16 +26,16 @@ use crate::runtime::create::Shape;
 use crate::runtime::post::send_wire;
 use crate::{Chare, wire};
 
-/// What is said of an element.
+/// A message about an element's location.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 enum LocationMessage {
     /// To its home: it lives on the sender.
     Lives,
-    /// To its home, and to who was told where it is: it is gone.
+    /// To its home, and to PEs that were told its location: it is gone.
     Gone,
     /// To a caller: it lives on the sender.
     Hint,
-    /// On the way of calls of this PE.
+    /// On the path of the calls of this PE.
     Marker(Pe),
     /// The answer: it lives on the sender, or it is gone.
     Here(bool),
@@ -60,25 +59,25 @@ pub(super) fn announce<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, 
     if home != rt.sched.pe() {
         send(rt, members, home, index, if lives { LocationMessage::Lives } else { LocationMessage::Gone });
     } else if !lives && !matches!(members.shape, Shape::Solo) {
-        // Of single chares it is known which have been made.
+        // For single chares it is known which have been created.
         members.learn(rt, index, Place::Gone);
     }
 }
 
-/// A call of `caller`'s has come here by way of another PE.
+/// A call of `caller` has come here through another PE.
 #[cold]
 pub(super) fn hint<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, caller: u32) {
     let caller = Pe(caller);
     if caller == rt.sched.pe() || caller.0 >= rt.sched.pes() {
         return;
     }
-    // Who sends much at once is told once.
+    // A PE that sends many calls at once is told once.
     if members.hinted.note(key(&index), caller) {
         send(rt, members, caller, index, LocationMessage::Hint);
     }
 }
 
-/// Something is said of an element.
+/// A message about an element's location has arrived.
 pub(super) fn told<T: Chare>(rt: Rt, members: &Members<T>, msg: Incoming) {
     let from = msg.from;
     let Ok((index, step)) = wire::unpack::<(T::Index, LocationMessage)>(&msg.msg[HEADER..], Vec::new()) else {
@@ -101,11 +100,11 @@ pub(super) fn told<T: Chare>(rt: Rt, members: &Members<T>, msg: Incoming) {
             true => members.learn(rt, index, Place::At(from)),
             false => members.forget(rt, &index),
         },
-        LocationMessage::Here(_) => rt.violation(from, "an answer to no question", u64::from(from.0)),
+        LocationMessage::Here(_) => rt.violation(from, "an answer without a question", u64::from(from.0)),
     }
 }
 
-/// Finds out whether calls can go straight to where an element seems to be.
+/// Asks whether calls can go directly to where an element seems to be.
 fn ask<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, at: Pe) {
     let here = rt.sched.pe();
     let known = members.place(&index);
@@ -118,7 +117,7 @@ fn ask<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, at: Pe) {
     send(rt, members, way, index, LocationMessage::Marker(here));
 }
 
-/// A marker goes the way of calls.
+/// A marker takes the path of calls.
 fn pass<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, asker: Pe, msg: Incoming) {
     let here = rt.sched.pe();
     if members.find(&index).is_some() {
@@ -138,7 +137,7 @@ mod tests {
     use crate::testing::threads;
     use crate::{CallError, IndexMap, Places};
 
-    /// Elements of numbers that PE 0 gives out.
+    /// Elements with numbers that PE 0 gives out.
     #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
     struct Numbered;
 
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_of_those_that_come_once_is_remembered_in_few_words() {
+    fn gone_elements_whose_indices_are_used_once_take_little_memory() {
         let end = threads(2, |job| async move {
             let cells = job.sparse::<Cell>();
             for number in 0..200 {

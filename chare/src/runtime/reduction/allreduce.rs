@@ -1,21 +1,21 @@
-//! Small results for every contributor: the PEs exchange their parts, and each makes the result itself. That takes one way
-//! where a tree takes two, up and down.
+//! Small results for every contributor: the PEs exchange their parts, and each computes the result itself. That takes one pass where a tree takes
+//! two, up and down.
 //!
-//! *Steps.* The PEs' number, by rank, is a product of twos, threes and fives. In each step the PEs of a small group send what they have to
-//! one another, and merge: first neighbours, then those of them whose neighbours have already met, and so on, until each PE has all. Where the
-//! number is no such product, the first odd ranks, as few as make it one, lend their parts to their neighbours before, and get the
-//! result of them afterwards. (Those neighbours tell them that they are there: a PE without elements would not know otherwise.)
+//! *Steps.* The number of PEs, ordered by rank, is a product of twos, threes and fives. In each step the PEs of a small group send their values to
+//! one another, and merge: first neighbours, then those whose neighbours have already exchanged, and so on, until each PE has all parts. If the
+//! number is not such a product, the first odd ranks, as few as necessary, give their parts to their neighbours first, and get the result from them
+//! afterwards. (Those neighbours send them a message at the start: a PE without elements would not know of the reduction otherwise.)
 //!
-//! *Which reductions* go so must be known to all PEs beforehand: those for every contributor that do not go in pieces, of groups,
-//! sections, and arrays with an element for each PE, on at most [`PES_MAX`] PEs of one host. (On more, or between hosts, the
-//! messages, of which each PE sends one a step, cost more than the levels of a tree.)
+//! *Which reductions* are exchanged must be known to all PEs in advance: those for every contributor that are not pipelined, of groups, sections, and
+//! arrays with an element for each PE, on at most [`PES_MAX`] PEs of one host. (On more PEs, or between hosts, the messages, of which each PE sends
+//! one a step, cost more than the levels of a tree.)
 //!
-//! *Who begins.* A PE begins when all its elements have contributed that are expected to: its own only, so no count of a
-//! subtree is needed. One whose elements are all gone begins when the first message comes. It does not know the
-//! type, so it cannot merge; what it passes on says what is to be merged, in which order ([`Terms`]).
+//! *Start.* A PE begins when all its own elements that are expected to contribute have contributed, so no count of a subtree is needed. A PE whose
+//! elements are all gone begins when the first message arrives. It does not know the type, so it cannot merge; it forwards values with a description
+//! of how to merge them, and in which order ([`Terms`]).
 //!
-//! *Order.* What is merged stands in the order of the PEs' ranks, and the parts of a PE's elements have been merged to one value before any
-//! other PE sees it. So each PE makes the same result, to the last bit.
+//! *Order.* Values are merged in the order of the PEs' ranks, and the parts of a PE's elements are merged to one value before any other PE sees it.
+//! So each PE computes the same result, to the last bit.
 
 use std::cell::{OnceCell, RefCell};
 
@@ -36,51 +36,51 @@ use crate::wire::{self, WireError};
 /// On more PEs, trees are as fast, and send fewer messages.
 const PES_MAX: usize = 32;
 
-/// Allreduces that have ended whose memory is kept for others.
+/// The number of finished allreduces whose memory is kept for others.
 const SPARE_MAX: usize = 4;
 
 /// A PE's part of a collection's exchanges.
 pub(super) struct Allreduces {
-    /// Whether the collection is one that exchanges.
+    /// Whether the collection exchanges.
     may: bool,
     steps: OnceCell<Option<Box<[Step]>>>,
     open: RefCell<ByNumber<Open>>,
-    /// Their memory is used again by the next ones, which are mostly of the same type.
+    /// Their memory is reused by the next exchanges, which are mostly of the same type.
     spare: RefCell<Vec<Open>>,
 }
 
-/// What a PE does at one time of an exchange.
+/// One step of a PE in an exchange.
 #[derive(Debug, PartialEq, Eq)]
 struct Step {
-    /// To whom it sends what it has.
+    /// The PEs to which it sends its value.
     to: Box<[Pe]>,
-    /// From whom it then waits for more, by rank.
+    /// The PEs from which it then waits for values, by rank.
     from: Box<[Pe]>,
-    /// How many of these are before it. `None`: what they send is the result.
+    /// The number of these before its own rank. `None`: they send the result.
     own: Option<usize>,
-    /// Which of the messages of one PE to another in an exchange this is.
+    /// The number of the message among those from one PE to another in an exchange.
     meeting: u32,
-    /// It only tells that it is there.
+    /// The message only announces the reduction.
     silent: bool,
 }
 
-/// An exchange under way.
+/// An exchange in progress.
 #[derive(Default)]
 struct Open {
     /// Contributions of elements here.
     given: u64,
-    /// Those that are merged in what is here.
+    /// Contributions that are merged in the value here.
     count: u64,
     /// All elements here have contributed.
     has_begun: bool,
-    /// The step that it is at.
+    /// The current step.
     step: usize,
     has_sent: bool,
-    /// What is here on a PE that can merge.
+    /// The value on a PE that can merge.
     own: Option<Box<dyn Part>>,
-    /// Of an exchange that has ended: memory for `own`.
+    /// From an exchange that has ended: memory for `own`.
     spare: Option<Box<dyn Part>>,
-    /// What is here on one that cannot.
+    /// The value on a PE that cannot merge.
     terms: Terms,
     arrived: Vec<Arrived>,
     waiting: Vec<FutureId>,
@@ -93,14 +93,14 @@ struct Arrived {
     value: Given,
 }
 
-/// What stands in a message before the value.
+/// The prefix of the value in a message.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Label {
     number: u64,
     count: u64,
     meeting: u32,
-    /// 1: what follows is a program.
+    /// 1: the value is a program.
     terms: u32,
 }
 
@@ -149,7 +149,7 @@ fn factors_of(count: usize) -> (usize, Vec<usize>) {
     }
 }
 
-/// The steps of one of these PEs.
+/// The steps of `here` among these PEs.
 fn steps_of(pes: &[Pe], here: Pe) -> Box<[Step]> {
     let (product, factors) = factors_of(pes.len());
     let lenders = pes.len() - product;
@@ -176,7 +176,7 @@ fn steps_of(pes: &[Pe], here: Pe) -> Box<[Step]> {
     steps.into()
 }
 
-/// An element of this PE gives its part, if it is to be exchanged; else it comes back.
+/// An element of this PE gives its part, if it is to be exchanged; otherwise the part is returned.
 #[track_caller]
 pub(super) fn give<V: Arguments, R: Reducer<V>>(
     rt: Rt,
@@ -193,7 +193,7 @@ pub(super) fn give<V: Arguments, R: Reducer<V>>(
     if reductions.goes_up(number) {
         refuse::<V, R>(reductions, number, "a long value, or for another receiver");
     }
-    // Merging is the user's code: nothing is borrowed.
+    // Merging is user code: nothing is borrowed.
     let (own, spare) = exchanges.with(number, |open| (open.own.take(), open.spare.take()));
     let mut own = own.unwrap_or_else(|| new_part::<V, R>(reducer, spare));
     let Some(typed) = own.as_any().downcast_mut::<Typed<V, R>>() else {
@@ -219,7 +219,7 @@ fn new_part<V: 'static, R: Reducer<V>>(reducer: R, spare: Option<Box<dyn Part>>)
     Box::new(Typed::<V, R>::new(reducer))
 }
 
-/// What can be done next in an exchange; whatever does it borrows nothing, and puts back what was taken.
+/// The next operation of an exchange. It is executed with nothing borrowed, and puts back what was taken.
 enum Next<'a> {
     Send(&'a Step, Taken),
     Merge(&'a Step, Taken),
@@ -261,7 +261,7 @@ impl Open {
         Some(Next::Merge(step, self.take()))
     }
 
-    /// Empty again, with the memory that it has.
+    /// Resets this, but keeps its memory.
     fn reset(mut self) -> Self {
         self.waiting.clear();
         self.arrived.clear();
@@ -275,7 +275,7 @@ impl Arrived {
     }
 }
 
-/// Does what can be done.
+/// Executes all operations that are possible now.
 fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     let exchanges = &reductions.allreduces;
     let Some(steps) = exchanges.steps(rt, reductions) else { return };
@@ -298,7 +298,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     }
 }
 
-/// Advances all that may go on now.
+/// Advances all exchanges that may be able to continue.
 pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
     let open: Vec<u64> = reductions.allreduces.open.borrow().from(from).collect();
     open.into_iter().for_each(|number| advance(rt, reductions, number));
@@ -363,7 +363,7 @@ fn end(rt: Rt, reductions: &Reductions, number: u64) {
     }
 }
 
-/// What another PE has.
+/// The value of another PE has arrived.
 pub(super) fn arrived(rt: Rt, reductions: &Reductions, mut msg: Opened) {
     let from = msg.from;
     let steps = reductions.allreduces.steps(rt, reductions).unwrap_or_default();
@@ -396,10 +396,10 @@ mod tests {
 
     use super::*;
 
-    /// The ranks whose values have been merged, in order; and the longest chain of messages behind it.
+    /// The ranks whose values have been merged, in order; and the longest chain of messages that led to it.
     type Value = (Vec<u32>, usize);
 
-    /// Lets PEs exchange; returns how many messages are sent, and the longest chain of them.
+    /// Lets PEs exchange; returns the number of messages, and the length of their longest chain.
     fn exchanged(count: u32) -> (usize, usize) {
         let pes: Vec<Pe> = (0..count).map(|pe| Pe(10 + 3 * pe)).collect();
         let mut have: Vec<Value> = (0..count).map(|rank| (vec![rank], 0)).collect();

@@ -1,8 +1,8 @@
-//! What is open, by the number of its reduction.
+//! Open reductions, by number.
 
 use std::collections::VecDeque;
 
-/// A map in the order of its numbers, which mostly grow by one and go in that order: then nothing is moved, nor allocated.
+/// A map in the order of its numbers, which mostly grow by one and are removed in that order: then nothing is moved or allocated.
 #[derive(Debug)]
 pub(super) struct ByNumber<T>(VecDeque<(u64, T)>);
 
@@ -14,7 +14,7 @@ impl<T> Default for ByNumber<T> {
 
 impl<T> ByNumber<T> {
     fn find(&self, number: u64) -> Result<usize, usize> {
-        // Without gaps, as numbers mostly are, it is where the first one's distance says.
+        // Numbers mostly have no gaps: then the distance from the first one is the position.
         let guess = self.0.front().and_then(|&(first, _)| usize::try_from(number.checked_sub(first)?).ok());
         if let Some(guess) = guess.filter(|&guess| self.0.get(guess).is_some_and(|&(found, _)| found == number)) {
             return Ok(guess);
@@ -34,7 +34,7 @@ impl<T> ByNumber<T> {
         self.find(number).is_ok()
     }
 
-    /// What is there, or a new one.
+    /// The entry, or a new one.
     pub(super) fn get_or_new(&mut self, number: u64) -> &mut T
     where
         T: Default,
@@ -42,7 +42,7 @@ impl<T> ByNumber<T> {
         self.get_or_insert_with(number, T::default)
     }
 
-    /// What is there, or what is made now.
+    /// The entry, or the value of `make`.
     pub(super) fn get_or_insert_with(&mut self, number: u64, make: impl FnOnce() -> T) -> &mut T {
         let at = self.find(number).unwrap_or_else(|at| {
             self.0.insert(at, (number, make()));

@@ -1,15 +1,16 @@
-//! When a PE's subtree has contributed to a reduction: how many elements take part, from which reduction on.
+//! Determines when a PE's subtree has contributed to a reduction: how many elements take part, from which reduction on.
 //!
-//! *Counting.* A PE must know when its subtree is complete. When a collection has been made, every PE sends the number of
-//! elements in its subtree up the tree. From then on the contributions to reduction `n` go up when as many have come as the
-//! subtree has elements; an element that is destroyed after it contributed `n` times is no longer
-//! expected from reduction `n` on, which its PE tells its ancestors. (One destroyed before its PE counted is counted all the
-//! same, so that departures mean one thing; they are told after the tree's root is known, which is when a PE counts.)
+//! *Counting.* A PE must know when its subtree is complete. When a collection has been created, every PE sends the number of elements in its subtree
+//! up the tree. From then on the contributions to reduction `n` go up when as many have arrived as the subtree has elements; an element that is
+//! destroyed after it contributed `n` times is no longer expected from reduction `n` on, and its PE reports that to its ancestors. (An element
+//! destroyed before its PE counted is counted nevertheless, so that departures have one meaning; they are reported after the tree's root is known,
+//! which is when a PE counts.)
 //!
-//! *Phases.* Elements that are inserted after a sparse array was closed take part when it is closed again, from one and the same reduction on, `n`. The
-//! census (see `census.rs`) finds an `n` that no element has contributed to. To that end each PE *holds*, from its answer on, the reductions that none
-//! of its elements had contributed to then: nothing of them goes up. When it is told `n`, it counts its new elements, and holds the reductions from
-//! `n` on until those of its subtree have been counted, which go up the tree like the first count: each such count is a phase, and the first one is phase 0.
+//! *Phases.* Elements that are inserted after a sparse array was closed take part when it is closed again, all from the same reduction `n` on. The
+//! census (see `census.rs`) finds an `n` to which no element has contributed. For that, each PE *holds*, from its answer on, the reductions to which
+//! none of its elements had contributed by then: no part of them goes up. When it is told `n`, it counts its new elements, and holds the reductions
+//! from `n` on until the new elements of its subtree have been counted; these counts go up the tree like the first one. Each such count is a phase,
+//! and the first count is phase 0.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -24,30 +25,30 @@ use crate::runtime::Rt;
 use crate::runtime::intervals::Intervals;
 use crate::runtime::post::reply_serialized;
 
-/// The number of no reduction.
+/// Not the number of a reduction.
 const NONE: u64 = u64::MAX;
 
-/// What a PE knows of how many elements take part in a collection's reductions.
+/// What a PE knows of the number of elements that take part in a collection's reductions.
 pub(in crate::runtime) struct Counting {
-    /// Who waits for a phase to be counted; it is the root that tells them, with the number of elements.
+    /// The futures that wait until a phase is counted; the root fulfils them, with the number of elements.
     waiting: RefCell<Vec<(u32, FutureId)>>,
     /// Elements that were destroyed here before they were counted.
     lost: Cell<u64>,
-    /// Of how many phases the new elements here have been counted. (Before the first one the root may not be known.)
+    /// The number of phases whose new elements on this PE have been counted. (Before the first one the root may not be known.)
     phases: Cell<u32>,
-    /// Of how many phases those of the subtree have been counted.
+    /// The number of phases whose new elements in the subtree have been counted.
     counted: Cell<u32>,
     /// Phases between the two.
     open: RefCell<BTreeMap<u32, Phase>>,
-    /// From which reduction on it was answered that no element here had contributed, while that holds.
+    /// The reduction from which on, according to this PE's answer, no element here had contributed; while that holds.
     answered: Cell<u64>,
-    /// Reductions from here on are held.
+    /// Reductions from this number on are held.
     held: Cell<u64>,
     own: Count,
     subtree: Count,
-    /// All reductions below have left this PE, or ended.
+    /// All reductions with smaller numbers have left this PE, or ended.
     next: Cell<u64>,
-    /// So have these, out of turn.
+    /// Greater numbers that have done so.
     others: RefCell<Intervals>,
 }
 
@@ -79,7 +80,7 @@ impl Default for Counting {
 }
 
 impl Counting {
-    /// As of a new collection. Who waited for it to be complete?
+    /// Resets this for a new collection. Returns the futures that waited for the old one to be complete.
     pub(super) fn renew(&self) -> Vec<FutureId> {
         self.lost.set(0);
         self.phases.set(0);
@@ -94,19 +95,19 @@ impl Counting {
         self.waiting.take().into_iter().map(|(_, to)| to).collect()
     }
 
-    /// How many contributions of the subtree reduction `number` needs; `None`: that is not known yet.
+    /// The number of contributions of the subtree that reduction `number` needs; `None`: not known yet.
     #[inline]
     pub(super) fn expected(&self, number: u64) -> Option<u64> {
         if number >= self.held.get() { None } else { self.subtree.at(number) }
     }
 
-    /// How many of them are of this PE's elements. (For exchanges, which have no phases.)
+    /// The number of them that are of this PE's elements. (For exchanges, which have no phases.)
     #[inline]
     pub(super) fn expected_here(&self, number: u64) -> Option<u64> {
         self.own.at(number)
     }
 
-    /// A reduction has left this PE, or ended: nobody will ask for it again.
+    /// A reduction has left this PE, or ended: its count is not needed any more.
     #[inline]
     pub(super) fn has_left(&self, number: u64) {
         if number == self.next.get() {
@@ -116,13 +117,13 @@ impl Counting {
         }
     }
 
-    /// Forgets what elements came and went before all reductions that have not left this PE. Not while something is held: who has gone may be heard of
-    /// before who has joined.
+    /// Forgets changes that came before all reductions that have not left this PE. Not while something is held: a departure may be reported before
+    /// the corresponding arrival.
     fn forget(&self) {
         while self.held.get() == NONE {
             let next = self.next.get();
             let behind = self.others.borrow_mut().take_run(next);
-            // Of what nobody contributes to nothing leaves.
+            // A reduction without contributors never leaves.
             let skipped = || self.subtree.next_change(next).filter(|_| self.subtree.at(next) == Some(0));
             match behind.or_else(skipped) {
                 Some(next) => self.next.set(next),
@@ -131,18 +132,18 @@ impl Counting {
         }
     }
 
-    /// How many elements there are in the subtree, as far as they have been counted.
+    /// The number of elements in the subtree, as far as they have been counted.
     fn elements(&self) -> u64 {
         self.subtree.at(NONE).unwrap_or_default()
     }
 
-    /// To which reductions elements that are no longer here may have contributed.
+    /// The first reduction to which no destroyed element may have contributed.
     pub(in crate::runtime) fn bound(&self) -> u64 {
         self.own.bound()
     }
 }
 
-/// At the root: somebody waits until all elements of a phase have been counted.
+/// At the root: a future waits until all elements of a phase have been counted.
 pub(in crate::runtime) fn tell_when_counted(rt: Rt, reductions: &Reductions, phase: u32, to: FutureId) {
     let Some(to) = to.wanted() else { return };
     let counting = &reductions.counting;
@@ -153,7 +154,7 @@ pub(in crate::runtime) fn tell_when_counted(rt: Rt, reductions: &Reductions, pha
     }
 }
 
-/// All elements that belong to this PE have been made, and the root is known.
+/// All elements that belong to this PE have been created, and the root is known.
 pub(in crate::runtime) fn count(rt: Rt, reductions: &Reductions, own: u64) {
     let counting = &reductions.counting;
     if let Some(parent) = reductions.place(rt).parent {
@@ -166,7 +167,7 @@ pub(in crate::runtime) fn count(rt: Rt, reductions: &Reductions, own: u64) {
     allreduce::advance_from(rt, reductions, 0);
 }
 
-/// So many elements have joined on this PE, with the next phase; `from` is their first reduction.
+/// This many elements have joined on this PE, with the next phase; `from` is their first reduction.
 pub(in crate::runtime) fn join(rt: Rt, reductions: &Reductions, from: u64, own: u64) {
     reductions.counting.own.join(from, own);
     reductions.counting.answered.set(NONE);
@@ -186,13 +187,13 @@ fn count_phase(rt: Rt, reductions: &Reductions, from: u64, own: u64) {
     counted(rt, reductions, phase, own);
 }
 
-/// It is answered that no element here has contributed to reduction `from`, or to a later one.
+/// This PE answers that no element here has contributed to reduction `from`, or to a later one.
 pub(in crate::runtime) fn answer(rt: Rt, reductions: &Reductions, from: u64) {
     reductions.counting.answered.set(from);
     hold(rt, reductions);
 }
 
-/// Holds what is to be held now, and lets go of what need not be any more. (Before the first count nothing goes up anyway.)
+/// Holds the reductions that must be held now, and releases the others. (Before the first count nothing goes up anyway.)
 fn hold(rt: Rt, reductions: &Reductions) {
     let counting = &reductions.counting;
     let open = counting.open.borrow().range(1..).find_map(|(_, phase)| phase.from);
@@ -216,7 +217,7 @@ pub(super) fn counted(rt: Rt, reductions: &Reductions, phase: u32, elements: u64
             return rt.violation(reductions.root(), "elements that were counted already", elements);
         };
         (of.heard, of.total) = (of.heard + 1, total);
-        // Its own elements, and every child's.
+        // The counts of its own elements, and of every child.
         let Some(from) = of.from.filter(|_| of.heard > place.children.len()) else { return };
         open.remove(&phase);
         (from, total)
@@ -251,12 +252,12 @@ pub(in crate::runtime) fn depart(rt: Rt, reductions: &Reductions, contributed: u
     allreduce::advance_from(rt, reductions, contributed);
 }
 
-/// One of the subtree is gone, after so many.
+/// An element of the subtree is gone, after this many contributions.
 pub(super) fn departed(rt: Rt, reductions: &Reductions, from: u64) {
     let counting = &reductions.counting;
     counting.subtree.depart(from);
     if counting.phases.get() == 0 {
-        return; // `count` tells it
+        return; // `count` reports it
     }
     counting.forget();
     if let Some(parent) = reductions.place(rt).parent {
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_that_grows_and_shrinks_for_ever_keeps_little_of_its_past() {
+    fn an_array_that_grows_and_shrinks_repeatedly_keeps_little_of_its_past() {
         for seed in 0..40 {
             let options = SimOptions::new([2, 3, 5, 8][seed % 4], seed as u64);
             let end = simulate(&options, |job| async move {
@@ -306,7 +307,7 @@ mod tests {
                     let at = u32::try_from(phase * 7 % u64::from(job.pes())).unwrap();
                     cells.insert_on(Pe(at), phase, ());
                     cells.done_inserting().await;
-                    // Some reductions go in pieces, and two are under way at once.
+                    // Some reductions are pipelined, and two are in progress at once.
                     let words = if phase % 5 == 3 { 9_000 } else { 1 };
                     let living = phase.saturating_sub(3)..=phase;
                     let sums: Vec<_> = (0..2)

@@ -1,5 +1,5 @@
-//! How many elements a PE, or its subtree, has at each reduction of a collection: fewer from that on to which a destroyed one has not contributed,
-//! more from that on which is the first of those that were inserted later.
+//! The number of elements that a PE, or its subtree, has at each reduction of a collection: it decreases at the first reduction to which a destroyed
+//! element has not contributed, and increases at the first reduction of elements that were inserted later.
 
 use std::cell::{Cell, RefCell};
 
@@ -8,13 +8,13 @@ use std::cell::{Cell, RefCell};
 pub(super) struct Count {
     /// `None` until they have been counted.
     first: Cell<Option<u64>>,
-    /// By rising numbers of reductions, each once. What came before all that are open is in `first`.
+    /// Ordered by the numbers of reductions, one entry each. Changes before all open reductions are included in `first`.
     changes: RefCell<Vec<Change>>,
     /// The number of the last change.
     bound: Cell<u64>,
 }
 
-/// So many changes are kept without a look whether they are still needed.
+/// The number of changes that are kept without a check whether they are still needed.
 const KEPT: usize = 8;
 
 #[derive(Clone, Copy)]
@@ -25,19 +25,19 @@ struct Change {
 }
 
 impl Count {
-    /// They have been counted for the first time.
+    /// The elements have been counted for the first time.
     pub(super) fn begin(&self, elements: u64) {
         self.first.set(Some(elements));
     }
 
-    /// Elements that contribute to reduction `from` and to all after it.
+    /// Adds elements that contribute to reduction `from` and to all after it.
     pub(super) fn join(&self, from: u64, elements: u64) {
         if elements > 0 {
             self.change(from, |change| change.joined = change.joined.saturating_add(elements));
         }
     }
 
-    /// One that contributes to reduction `from`, and to those after it, no more.
+    /// Removes an element, which does not contribute to reduction `from` and those after it.
     pub(super) fn depart(&self, from: u64) {
         self.change(from, |change| change.departed += 1);
     }
@@ -52,7 +52,7 @@ impl Count {
         self.bound.set(self.bound.get().max(from));
     }
 
-    /// Nobody will ask for a reduction below `number`.
+    /// The counts of reductions below `number` are not needed any more.
     pub(super) fn forget(&self, number: u64) {
         let mut changes = self.changes.borrow_mut();
         let Some(first) = self.first.get().filter(|_| changes.len() > KEPT) else { return };
@@ -66,7 +66,7 @@ impl Count {
         self.changes.borrow().iter().map(|change| change.from).find(|from| *from > number)
     }
 
-    /// How many contribute to reduction `number`.
+    /// The number of elements that contribute to reduction `number`.
     #[inline]
     pub(super) fn at(&self, number: u64) -> Option<u64> {
         let mut elements = self.first.get()?;
@@ -75,29 +75,29 @@ impl Count {
             elements = elements.saturating_add(change.joined);
             departed += change.departed;
         }
-        // Only a peer that lies tells of more departures than there are elements.
+        // Only a faulty peer reports more departures than there are elements.
         Some(elements.saturating_sub(departed))
     }
 
-    /// No element that came or went has contributed to a reduction of this number, or of a greater one.
+    /// No element that came or went has contributed to this reduction, or to a later one.
     pub(super) fn bound(&self) -> u64 {
         self.bound.get()
     }
 
-    /// For each that has gone, the first reduction that does not expect it.
+    /// For each element that is gone, the first reduction that does not expect it.
     pub(super) fn departures(&self) -> Vec<u64> {
         let repeated =
             |change: &Change| std::iter::repeat_n(change.from, usize::try_from(change.departed).unwrap_or(0));
         self.changes.borrow().iter().flat_map(repeated).collect()
     }
 
-    /// How many changes are remembered.
+    /// The number of changes that are kept.
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         self.changes.borrow().len()
     }
 
-    /// As of a new collection.
+    /// Resets this for a new collection.
     pub(super) fn renew(&self) {
         self.first.set(None);
         self.bound.set(0);
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_came_and_went_is_counted_from_its_reduction_on() {
+    fn elements_that_come_and_go_are_counted_from_their_reduction_on() {
         let count = Count::default();
         count.depart(3);
         assert_eq!((count.at(5), count.bound()), (None, 3));

@@ -1,21 +1,20 @@
-//! Reductions: every element of a collection gives a part, the parts are merged on their way up a tree of PEs, and the
-//! result goes to where the contributors say.
+//! Reductions: every element of a collection gives a part, the parts are merged on their way up a tree of PEs, and the result goes to the receiver
+//! that the contributors name.
 //!
 //! *Counting.* A PE must know when its subtree is complete: see [`counting`].
 //!
-//! *Types.* Parts are merged as Rust values where a contributor lives, since only there the reducer's type is known;
-//! a PE without elements passes its children's parts on as they are, with the name of a PE that knows the type. The root is a
-//! PE with elements at first; if it has lost them, it sends all parts to such a PE (the *merger*) to end the reduction there.
+//! *Types.* Parts are merged as Rust values where a contributor lives, since only there the reducer's type is known; a PE without elements forwards
+//! its children's parts unmerged, with the number of a PE that knows the type. The root is a PE with elements at first; if it has lost them, it sends
+//! all parts to such a PE (the *merger*) to end the reduction there.
 //!
-//! *Order.* Each element numbers its own contributions, so all see the reductions of a collection in one order. Messages with
-//! payloads may overtake each other on a network; so the root ends a reduction only when none of a smaller number is
-//! open there (an element of its own that contributed to this one has contributed to those, or has joined after them: then theirs of
-//! which it has heard are waited for).
+//! *Order.* Each element numbers its own contributions, so all see the reductions of a collection in one order. Messages with payloads may overtake
+//! each other on a network; so the root ends a reduction only when no smaller number is open there. (An element of the root that contributed to this
+//! reduction has contributed to the smaller ones, or has joined after them: in the latter case the root waits for those that it has heard of.)
 //!
-//! *Results for every contributor*, if they are small, mostly go no way up and down: see [`allreduce`].
+//! *Small results for every contributor* are mostly computed without the tree: see [`allreduce`].
 //!
-//! *Large parts*, of reducers that work element by element, go in pieces: each piece is counted, merged and sent as
-//! if it were a reduction of its own ([`pipelined`]). Other parts are packed whole, their payloads beside the message.
+//! *Large parts*, of reducers that work element by element, are pipelined: each piece is counted, merged and sent as if it were a reduction of its
+//! own ([`pipelined`]). Other parts are packed whole, their payloads beside the message.
 
 mod allreduce;
 mod by_number;
@@ -65,9 +64,9 @@ pub(crate) struct Reductions {
     reducers: RefCell<Vec<Option<Box<dyn Part>>>>,
     pieces: Pipelined,
     allreduces: Allreduces,
-    /// A result that was sent from here has called an entry method.
+    /// Whether a result that was sent from here has called an entry method.
     pub(super) called: Cell<bool>,
-    /// At the root: results that wait for those of smaller numbers.
+    /// At the root: results that wait for those with smaller numbers.
     ready: RefCell<BTreeMap<u64, Ready>>,
     /// Elements here that wait for the result of a reduction.
     everyone: RefCell<ByNumber<Waiters>>,
@@ -80,13 +79,13 @@ type Ready = Box<dyn FnOnce(Rt, &Reductions)>;
 struct Pending {
     count: u64,
     here: Option<Box<dyn Part>>,
-    /// Parts of children that nobody here could merge yet.
+    /// Parts of children that this PE cannot merge yet.
     below: Vec<Packed>,
     route: Option<Route>,
     merger: Option<Merger>,
 }
 
-/// A PE that knows the reducer, and which of its reducers it is.
+/// A PE that knows the reducer, and the reducer's number there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub(super) struct Merger {
     pub(super) pe: Pe,
@@ -126,7 +125,7 @@ impl Reductions {
         self.root.set(root);
     }
 
-    /// Whether parts of a reduction of this number are here that do not go in pieces.
+    /// Whether parts of a reduction of this number are here that are not pipelined.
     pub(super) fn has_whole(&self, number: u64) -> bool {
         self.pending.borrow().contains(number) || self.allreduces.has(number)
     }
@@ -137,7 +136,7 @@ impl Reductions {
         self.pending.borrow().contains(number) || self.pieces.has(number) || in_pieces()
     }
 
-    /// Drops what was contributed and will not be reduced.
+    /// Drops contributions that will not be reduced.
     pub(super) fn clear(&self) {
         let (pending, ready, everyone) = (self.pending.take(), self.ready.take(), self.everyone.take());
         self.pieces.clear();
@@ -145,7 +144,7 @@ impl Reductions {
         drop((pending, ready, everyone, self.reducers.take()));
     }
 
-    /// As those of a new collection like this one. Who waited for it to be complete?
+    /// Resets this for a similar new collection. Returns the futures that waited for the old one to be complete.
     pub(super) fn renew(&self, collection: CollectionId) -> Vec<FutureId> {
         self.clear();
         self.collection.set(collection);
@@ -168,10 +167,10 @@ pub(super) fn send<B: serde::Serialize>(rt: Rt, to: Pe, tag: Tag, reductions: &R
     });
 }
 
-/// To whom the result of a reduction goes, as a contributor says.
+/// The receiver of a reduction's result, as a contributor names it.
 pub(super) enum To {
     Route(Route),
-    /// Every contributor, this one by a future. Unless they `may_exchange` their parts, the result comes from the root.
+    /// Every contributor; this one through a future. Unless they `may_exchange` their parts, the result comes from the root.
     Everyone {
         future: FutureId,
         may_exchange: bool,
@@ -179,7 +178,7 @@ pub(super) enum To {
 }
 
 impl To {
-    /// For a reduction that goes up the tree.
+    /// The route of a reduction that goes up the tree.
     fn route(self, reductions: &Reductions, number: u64) -> Route {
         match self {
             Self::Route(route) => route,
@@ -268,7 +267,7 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// What says that an element of the subtree is gone, which has contributed `from` times.
+    /// The message that an element of the subtree is gone, which has contributed `from` times.
     pub(super) fn departure(from: u64) -> Self {
         Self { number: from, count: 0, route: None, parts: Vec::new(), merger: None, last: false }
     }
@@ -301,7 +300,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
             };
             return end_in_order(rt, reductions, number, end);
         }
-        // All elements are gone: nobody contributed.
+        // All elements are gone: there are no contributions.
         (None, _, None) => return end_ready(rt, reductions),
         (_, Some(mut own), _) => {
             match own.pack() {
@@ -312,7 +311,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
         }
         _ => {}
     }
-    let to = parent.or_else(|| merger.map(|merger| merger.pe)).expect("whoever packed a part can merge");
+    let to = parent.or_else(|| merger.map(|merger| merger.pe)).expect("a PE that packed a part can merge");
     let partial = Partial { number, count, route, parts, merger, last: parent.is_none() };
     send(rt, to, tag::PARTIAL, reductions, partial);
     if parent.is_none() {
@@ -320,14 +319,14 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64) {
     }
 }
 
-/// Advances all that may be complete now.
+/// Advances all reductions that may be complete now.
 pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
     let open: Vec<u64> = reductions.pending.borrow().from(from).collect();
     open.into_iter().for_each(|number| advance(rt, reductions, number));
     pipelined::advance_from(rt, reductions, from);
 }
 
-/// At the root: ends a reduction, and those that waited for it, unless one of a smaller number is open.
+/// At the root: ends a reduction, and those that waited for it, unless one with a smaller number is open.
 pub(super) fn end_in_order(rt: Rt, reductions: &Reductions, number: u64, end: impl FnOnce(Rt, &Reductions) + 'static) {
     if number < reductions.first_open() && reductions.ready.borrow().is_empty() {
         return end(rt, reductions);
@@ -336,7 +335,7 @@ pub(super) fn end_in_order(rt: Rt, reductions: &Reductions, number: u64, end: im
     end_ready(rt, reductions);
 }
 
-/// At the root: ends those that wait for no other any more, whichever way that has gone.
+/// At the root: ends the reductions that need not wait any more.
 pub(super) fn end_ready(rt: Rt, reductions: &Reductions) {
     loop {
         let end = {
@@ -351,7 +350,7 @@ pub(super) fn end_ready(rt: Rt, reductions: &Reductions) {
 }
 
 impl Reductions {
-    /// The least number of a reduction that is open here.
+    /// The least number of an open reduction here.
     fn first_open(&self) -> u64 {
         let whole = self.pending.borrow().first();
         whole.into_iter().chain(self.pieces.first()).min().unwrap_or(u64::MAX)
@@ -373,7 +372,7 @@ impl Reductions {
 /// Merges what a root could not, and ends the reduction.
 fn end_for_root(rt: Rt, reductions: &Reductions, partial: Partial) {
     let at = partial.merger.map_or(usize::MAX, |merger| merger.reducer as usize);
-    // Out of the list while the user's code runs.
+    // Out of the list while user code runs.
     let reducer = reductions.reducers.borrow_mut().get_mut(at).and_then(Option::take);
     let (Some(mut reducer), Some(route)) = (reducer, &partial.route) else {
         return rt.violation(reductions.root.get(), "a reduction for a PE that took no part in it", partial.number);
@@ -412,7 +411,7 @@ fn arrived(rt: Rt, reductions: &Reductions, partial: Partial) {
         None => false,
     };
     if !reaches || !partial.merger.is_some_and(|merger| exists(merger.pe)) {
-        return rt.violation(reductions.root.get(), "a part of a reduction that leads nowhere", partial.number);
+        return rt.violation(reductions.root.get(), "a part of a reduction without a valid receiver", partial.number);
     }
     if partial.last {
         return end_for_root(rt, reductions, partial);

@@ -1,5 +1,5 @@
-//! Parts of reductions, whatever their types are: what has been merged so far on a PE whose elements contribute. Knows
-//! nothing of the ways that parts go.
+//! Parts of reductions, independent of their types: what has been merged so far on a PE whose elements contribute. Knows nothing of how parts are
+//! sent.
 
 use std::any::{Any, TypeId};
 
@@ -12,7 +12,7 @@ use crate::runtime::Rt;
 use crate::runtime::shared::{Beside, Opened};
 use crate::wire::{self, Packed, WireError};
 
-/// What has been merged so far.
+/// The parts merged so far.
 pub(super) trait Part {
     fn as_any(&mut self) -> &mut dyn Any;
     /// The reducer's and the value's types.
@@ -20,9 +20,9 @@ pub(super) trait Part {
     /// The same, for a message.
     fn name(&self) -> String;
     fn merge(&mut self, other: Packed) -> Result<(), WireError>;
-    /// Merges this and others in their order: it comes behind the first `own` of them. `None`: they replace it.
+    /// Merges this and others in their order: it comes after the first `own` of them. `None`: they replace it.
     fn fold(&mut self, others: &mut dyn Iterator<Item = Given>, own: Option<usize>) -> Result<(), WireError>;
-    /// Gives the part away; the reducer stays.
+    /// Takes the part out; the reducer stays.
     fn pack(&mut self) -> Result<Packed, WireError>;
     /// Appends the part to bytes; returns its payloads.
     fn append(&self, bytes: &mut Vec<u8>) -> Result<Beside, WireError>;
@@ -31,7 +31,7 @@ pub(super) trait Part {
     fn give(&mut self, rt: Rt, count: u64, to: &[FutureId]) -> Result<(), WireError>;
 }
 
-/// A value that another PE gave.
+/// A value from another PE.
 #[derive(Debug)]
 pub(super) enum Given {
     /// All bytes of a message are the value.
@@ -39,8 +39,8 @@ pub(super) enum Given {
     Terms(Terms),
 }
 
-/// A value that was made where its type is not known: a program for a stack, onto which each term is pushed, and on which then
-/// so many times two are merged. So all who know the type merge it in the same order. Without terms it is no value at all.
+/// A value that was computed where its type is not known: a program for a stack, onto which each term is pushed; after each, the given number of
+/// merges of two values follows. So every PE that knows the type merges in the same order. Without terms there is no value.
 #[derive(Default, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Terms(Vec<(Packed, u32)>);
 
@@ -74,7 +74,7 @@ pub(super) struct Typed<V, R: Reducer<V>> {
     part: Option<R::Partial>,
 }
 
-const TAKEN: &str = "a part is taken only by its end";
+const TAKEN: &str = "a part is taken only at its end";
 
 impl<V: 'static, R: Reducer<V>> Part for Typed<V, R> {
     fn as_any(&mut self) -> &mut dyn Any {

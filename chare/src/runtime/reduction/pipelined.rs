@@ -1,22 +1,20 @@
-//! Large reductions, in pieces.
+//! Pipelined (segmented) reductions: large contributions in pieces.
 //!
-//! A reducer that works element by element need not wait for a whole vector. So a large contribution is cut, each piece
-//! (number of the reduction, offset) is counted and merged as if it were a reduction of its own, and goes up when *it* is
-//! complete: while one piece is merged at the root, the next is merged one level below, and the one after
-//! that is on its way there. All contributors cut alike, since their vectors are equally long and their items equally large; where
-//! they are not, the pieces' labels say so, and the job ends.
+//! A reducer that works element by element need not wait for a whole vector. So a large contribution is cut into pieces. Each piece (number of the
+//! reduction, offset) is counted and merged as if it were a reduction of its own, and goes up when *it* is complete: while one piece is merged at the
+//! root, the next is merged one level below, and the one after that is on its way there. All contributors cut at the same offsets, since their
+//! vectors are equally long and their items equally large; if they are not, the labels of the pieces show it, and the job ends.
 //!
-//! *Memory.* The first contribution on a PE gives its memory, cut without a copy, and everything is merged into that:
-//! later contributions of the PE at once, pieces of its children as they come (those that come before it wait). A piece
-//! that goes up takes its memory along; inside a process nothing is copied. At the root the pieces' memory is put together
-//! again, without a copy, and is the result's.
+//! *Memory.* The first contribution on a PE provides its memory, cut without a copy, and everything is merged into it: later contributions of the PE
+//! at once, pieces of its children as they arrive (those that arrive before it wait). A piece that goes up takes its memory along; inside a process
+//! nothing is copied. At the root the memory of the pieces is joined again, without a copy, and becomes the result.
 //!
-//! *Down.* A result for every contributor leaves the root piece by piece for other processes, each as soon as it is complete.
-//! A PE passes pieces on to other processes at once and puts them together for its own elements; the PEs of its process then share
-//! that one memory. A child that gave nothing gets nothing. The reducer's `finish` runs where elements wait, once for each.
+//! *Down.* A result for every contributor leaves the root piece by piece for other processes, each piece as soon as it is complete. A PE forwards
+//! pieces to other processes at once and joins them for its own elements; the PEs of its process then share that one memory. A child that contributed
+//! nothing gets nothing. The reducer's `finish` runs where elements wait, once for each.
 //!
-//! *A root without elements* cannot merge. It sends each piece's parts to the merger, as it does those of small reductions; the
-//! PEs that can merge are the same for all pieces, and the first of them is taken, so all pieces meet on one PE.
+//! *A root without elements* cannot merge. It sends each piece's parts to the merger, as for small reductions; the PEs that can merge are the same
+//! for all pieces, and the root takes the first of them, so all pieces go to one PE.
 
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -39,7 +37,7 @@ use crate::runtime::Rt;
 use crate::runtime::shared::{self, Opened};
 use crate::wire::{self, WireError};
 
-/// The size of a piece: much longer to merge than to send, and several of them fit a core's cache.
+/// The size of a piece: much longer to merge than to send, and several of them fit into a core's cache.
 const PIECE: usize = 64 << 10;
 
 /// Partial results of fewer bytes are packed whole, into the message.
@@ -49,11 +47,11 @@ const LARGE_MIN: usize = 1 << 10;
 #[derive(Default)]
 pub(super) struct Pipelined {
     open: RefCell<BTreeMap<u64, Open>>,
-    /// Of each type that was used here, for the parts of a root that has none.
+    /// One of each type that was used here, for the parts of a root that has none.
     merges: RefCell<Vec<Rc<dyn Merge>>>,
-    /// Reductions that end here since the root cannot merge.
+    /// Reductions that end here because the root cannot merge.
     ending: RefCell<BTreeMap<u64, Parts>>,
-    /// Results for every contributor that are to come down.
+    /// Results for every contributor that must come down.
     coming: RefCell<BTreeMap<u64, Coming>>,
 }
 
@@ -63,7 +61,7 @@ struct Open {
     route: Option<Route>,
     merger: Option<Merger>,
     merge: Option<Rc<dyn Merge>>,
-    /// By offset; those that have gone up are no longer here.
+    /// By offset; without those that have gone up.
     pieces: BTreeMap<u64, Piece>,
     /// Bytes of pieces that have gone up, or are complete at the root.
     gone: u64,
@@ -74,7 +72,7 @@ struct Open {
 /// What all contributions have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Shape {
-    /// The reducer's and the value's type.
+    /// The types of the reducer and the value.
     kind: u64,
     len: u64,
 }
@@ -83,11 +81,11 @@ struct Shape {
 struct Piece {
     count: u64,
     own: Option<RegBuf>,
-    /// Of children, while there is none of this PE's own.
+    /// Pieces of children, while there is none of this PE's own.
     below: Vec<Arc<RegBuf>>,
 }
 
-/// A piece on its way up; its parts travel beside it.
+/// The label of a piece on its way up; its parts travel beside it.
 #[derive(Serialize, Deserialize)]
 struct Label {
     number: u64,
@@ -109,14 +107,14 @@ pub(super) struct Down {
     count: u64,
 }
 
-/// A result for every contributor that has not come, or not in whole.
+/// A result for every contributor that has not arrived completely.
 #[derive(Default)]
 struct Coming {
-    /// The children that gave pieces, and so want the result. Complete for each piece that has gone up.
+    /// The children that gave pieces, and therefore want the result. Complete for each piece that has gone up.
     children: Vec<Pe>,
     /// For elements here.
     memory: Option<RegBuf>,
-    /// Bytes that have come.
+    /// Bytes that have arrived.
     here: u64,
 }
 
@@ -129,7 +127,7 @@ impl Parts {
         self.0.values().map(|part| part.len() as u64).sum()
     }
 
-    /// All of them as one, if there is no gap: without a copy if they are the parts of one buffer.
+    /// All parts as one, if there is no gap: without a copy if they are the parts of one buffer.
     fn join(self) -> Option<RegBuf> {
         let mut end = 0;
         for (&at, part) in &self.0 {
@@ -153,14 +151,14 @@ impl Parts {
     }
 }
 
-/// A reducer, whatever its type.
+/// A reducer, independent of its type.
 pub(super) trait Merge {
     fn kind(&self) -> TypeId;
     fn merge(&self, into: &mut [u8], from: &[u8]);
     fn room(&self, len: usize) -> RegBuf;
-    /// Sends the result to where the contributors said.
+    /// Sends the result to the receiver that the contributors named.
     fn finish(&self, rt: Rt, reductions: &Reductions, whole: RegBuf, down: &Down, route: &Route);
-    /// Gives the result to those that wait here.
+    /// Gives the result to the futures that wait here.
     fn give(&self, rt: Rt, whole: Arc<RegBuf>, count: u64, to: Vec<FutureId>);
 }
 
@@ -205,7 +203,7 @@ impl<V: 'static, R: Reducer<V>> Merge for Typed<V, R> {
     }
 }
 
-/// Names a type in every process of the job (FNV-1a of its path).
+/// Identifies a type in every process of the job (FNV-1a of its path).
 fn kind_of<V, R>() -> u64 {
     let path = std::any::type_name::<(V, R)>();
     path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -218,7 +216,7 @@ pub(super) struct Large<V, R: Reducer<V>> {
 }
 
 impl<V, R: Reducer<V>> Large<V, R> {
-    /// A partial result that goes in pieces; gives others back.
+    /// A partial result that is sent in pieces; returns others unchanged.
     pub(super) fn of(part: R::Partial) -> Result<Self, R::Partial> {
         match R::by_element() {
             Some(by) if (by.bytes)(&part) >= LARGE_MIN => Ok(Self { memory: (by.into_memory)(part), by }),
@@ -228,12 +226,12 @@ impl<V, R: Reducer<V>> Large<V, R> {
 }
 
 impl Pipelined {
-    /// Whether a reduction of this number is under way here, in pieces.
+    /// Whether a pipelined reduction of this number is in progress here.
     pub(super) fn has(&self, number: u64) -> bool {
         self.open.borrow().contains_key(&number)
     }
 
-    /// The first one under way.
+    /// The first one in progress.
     pub(super) fn first(&self) -> Option<u64> {
         self.open.borrow().keys().next().copied()
     }
@@ -247,14 +245,14 @@ impl Pipelined {
         self.coming.borrow().get(&number).map_or_else(Vec::new, |coming| coming.children.clone())
     }
 
-    /// A piece of a result, or all of it, is here. With the last one, all of it: for elements here, if there are any.
+    /// A piece of a result, or all of it, has arrived. Returns with the last piece the whole result: for elements here, if there are any.
     fn put(&self, down: &Down, piece: Arc<RegBuf>, merge: Option<&dyn Merge>) -> Option<Option<Arc<RegBuf>>> {
         let mut all = self.coming.borrow_mut();
         let coming = all.entry(down.number).or_default();
         coming.here += piece.len() as u64;
         let is_whole = piece.len() as u64 == down.len;
         if let (Some(merge), false) = (merge, is_whole) {
-            // As long as a contribution that was made here, or nobody would wait.
+            // As long as a contribution that was made here, because only then futures wait.
             let len = usize::try_from(down.len).expect("a vector's length");
             let memory = coming.memory.get_or_insert_with(|| merge.room(len));
             let at = usize::try_from(down.at).expect("below the length");
@@ -278,7 +276,7 @@ impl Pipelined {
         u32::try_from(at).expect("a program has fewer reducers")
     }
 
-    /// Looks at a reduction; `None` if its contributions are of another shape.
+    /// Accesses a reduction; `None` if its contributions have another shape.
     fn open<T>(&self, number: u64, shape: Shape, look: impl FnOnce(&mut Open) -> T) -> Option<T> {
         let mut all = self.open.borrow_mut();
         let open = all.entry(number).or_insert_with(|| Open {
@@ -345,7 +343,7 @@ fn add(rt: Rt, reductions: &Reductions, number: u64, at: u64, count: u64, added:
         let piece = open.pieces.entry(at).or_default();
         (piece.own.take(), std::mem::take(&mut piece.below), merge)
     };
-    // Merging is the user's code: nothing is borrowed, and the piece is not counted as here.
+    // Merging is user code: nothing is borrowed, and the piece is not counted as here.
     let (mut own, mut below, merge) = taken;
     let mut waits = match added {
         Added::Own(part) if own.is_none() => {
@@ -375,7 +373,7 @@ fn add(rt: Rt, reductions: &Reductions, number: u64, at: u64, count: u64, added:
     advance(rt, reductions, number, at);
 }
 
-/// A piece of a child's has arrived.
+/// A piece of a child has arrived.
 pub(super) fn arrived(rt: Rt, reductions: &Reductions, msg: &mut Opened) -> Result<(), WireError> {
     let parts = std::mem::take(&mut msg.beside);
     let label: Label = wire::unpack(msg.bytes(), Vec::new())?;
@@ -422,7 +420,7 @@ pub(super) fn advance_from(rt: Rt, reductions: &Reductions, from: u64) {
     pieces.into_iter().for_each(|(number, at)| advance(rt, reductions, number, at));
 }
 
-/// Sends a piece up, or keeps it at the root, if the subtree has given it.
+/// Sends a piece up, or keeps it at the root, if the subtree has contributed to it.
 fn advance(rt: Rt, reductions: &Reductions, number: u64, at: u64) {
     let parent = reductions.place(rt).parent;
     let (piece, label) = {
@@ -446,7 +444,7 @@ fn advance(rt: Rt, reductions: &Reductions, number: u64, at: u64) {
         (None, Some(own)) => complete(rt, reductions, &label, own),
         (parent, own) => {
             let parts = own.map_or(piece.below, |own| vec![Arc::new(own)]);
-            let to = parent.or(label.merger.map(|merger| merger.pe)).expect("whoever gave a part can merge");
+            let to = parent.or(label.merger.map(|merger| merger.pe)).expect("a PE that gave a part can merge");
             send(rt, reductions, to, tag::PIECE, &label, parts);
             if parent.is_none() {
                 end_ready(rt, reductions);
@@ -536,15 +534,14 @@ pub(super) fn result_arrived(rt: Rt, reductions: &Reductions, msg: &mut Opened) 
     Ok(())
 }
 
-/// Passes a piece of a result, or all of it, on down the tree, and gives it to those that wait here. `near`: other
-/// processes have it already.
+/// Forwards a piece of a result, or all of it, down the tree, and gives it to the futures that wait here. `near`: other processes have it already.
 fn spread(rt: Rt, reductions: &Reductions, mut down: Down, memory: Arc<RegBuf>, near: bool) {
     let large = reductions.everyone.borrow().get(down.number).and_then(|waiting| waiting.large.clone());
     if large.as_ref().is_some_and(|(_, len)| *len != down.len) {
         return rt.violation(reductions.root(), "a result of another length", down.len);
     }
     let is_whole = memory.len() as u64 == down.len;
-    // What is put together here is passed on inside the process when it is whole.
+    // A result that is joined here is forwarded inside the process when it is whole.
     let put_together = large.is_some() && !is_whole;
     let children = reductions.pieces.children(down.number);
     for &child in &children {

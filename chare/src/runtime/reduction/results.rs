@@ -1,7 +1,7 @@
-//! What becomes of a reduction's result: it goes to a future, to an entry method, or to every contributor.
+//! Delivery of a reduction's result: to a future, to an entry method, or to every contributor.
 //!
-//! Results are acted on in the order of the reductions at each PE. A result that calls an entry method waits in the queue, as any call; so those that
-//! follow it in its collection go through the queue too, and a future that gets one on another PE gets it behind the calls that came there before.
+//! Results are processed in the order of the reductions at each PE. A result that calls an entry method waits in the queue, like any call; so results
+//! that follow it in its collection go through the queue too, and a future on another PE gets one behind the calls that arrived there before.
 
 use std::rc::Rc;
 
@@ -22,11 +22,11 @@ use crate::runtime::post::reply_tagged;
 use crate::runtime::{Rt, broadcast, shared};
 use crate::wire::{self, Packed, WireError};
 
-/// Who waits here for the result of a reduction.
+/// The futures here that wait for the result of a reduction.
 #[derive(Default)]
 pub(super) struct Waiters {
     pub(super) futures: SmallVec<[FutureId; 1]>,
-    /// Of a large one: what makes values of it, and how long it is.
+    /// Of a large one: the reducer that makes values of it, and its length.
     pub(super) large: Option<(Rc<dyn Merge>, u64)>,
 }
 
@@ -35,7 +35,7 @@ impl Waiters {
         self.large.is_some()
     }
 
-    /// The only one who waits, for a result that goes whole.
+    /// The only waiting future, for a result that is not pipelined.
     fn only(&self) -> Option<FutureId> {
         match self.futures[..] {
             [only] if !self.in_pieces() => Some(only),
@@ -44,7 +44,7 @@ impl Waiters {
     }
 }
 
-/// At the root: sends the result to where the contributors said.
+/// At the root: sends the result to the receiver that the contributors named.
 pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64, route: &Route, value: O) {
     let packed = match route {
         Route::Everyone if let Some(to) = only_one(rt, reductions, number) => {
@@ -68,7 +68,7 @@ pub(super) fn deliver<O: Arguments>(rt: Rt, reductions: &Reductions, number: u64
     }
 }
 
-/// Gives a future the value that it holds, behind the calls of results before it.
+/// Fulfils a future with the value that it holds, behind the calls of earlier results.
 fn release(rt: Rt, reductions: &Reductions, to: FutureId) {
     if reductions.called.get() {
         rt.sched.call_self(Class::Default, move || rt.futures.release(to));
@@ -77,7 +77,7 @@ fn release(rt: Rt, reductions: &Reductions, to: FutureId) {
     }
 }
 
-/// Who waits for a result for every contributor, if that is one alone, here and on no other PE: it gets the value itself.
+/// The only future that waits for a result for every contributor, if it is on this PE: it gets the value itself.
 fn only_one(rt: Rt, reductions: &Reductions, number: u64) -> Option<FutureId> {
     if reductions.root() != rt.sched.pe() || !reductions.place(rt).children.is_empty() {
         return None;
@@ -88,7 +88,7 @@ fn only_one(rt: Rt, reductions: &Reductions, number: u64) -> Option<FutureId> {
     Some(only)
 }
 
-/// A result for every contributor, behind the calls of those before it.
+/// A result for every contributor, behind the calls of earlier results.
 fn in_turn(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     if !reductions.called.get() {
         return to_everyone(rt, reductions, number, value);
@@ -101,7 +101,7 @@ fn in_turn(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     });
 }
 
-/// Gives a value to what a sink names.
+/// Gives a value to the target of a sink.
 pub(in crate::runtime) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O) -> Result<(), WireError> {
     match route {
         Route::Nobody | Route::Everyone => {}
@@ -115,7 +115,7 @@ pub(in crate::runtime) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O)
     Ok(())
 }
 
-/// Gives a future a value, on another PE by a message of this kind.
+/// Gives a value to a future; on another PE by a message of this kind.
 fn fulfil<O: Arguments>(rt: Rt, to: FutureId, tag: Tag, value: O) {
     if to.pe == rt.sched.pe() {
         rt.futures.fulfil(to, value);
@@ -124,7 +124,7 @@ fn fulfil<O: Arguments>(rt: Rt, to: FutureId, tag: Tag, value: O) {
     }
 }
 
-/// Calls an entry method with a result; `bytes` is what stands before it in the message.
+/// Calls an entry method with a result; `bytes` precedes the result in the message.
 fn call_sink<O: Arguments>(
     rt: Rt,
     header: &Header,
@@ -147,7 +147,7 @@ fn call_sink<O: Arguments>(
     Ok(())
 }
 
-/// The result for every contributor goes down the tree from its root, wherever it was made.
+/// The result for every contributor goes down the tree from its root, wherever it was computed.
 fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     let root = reductions.root();
     if root == rt.sched.pe() {
@@ -157,7 +157,7 @@ fn to_everyone(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     }
 }
 
-/// The result for every contributor: passes it on down the tree, and gives it to those that wait here.
+/// The result for every contributor: forwards it down the tree, and gives it to the futures that wait here.
 pub(super) fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed) {
     let body = (number, value);
     for &child in &reductions.place(rt).children {
@@ -170,7 +170,7 @@ pub(super) fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed
     }
 }
 
-/// A sink that is an entry method: its first arguments travel with each part, payloads among the bytes. For `#[chare]`.
+/// A sink that is an entry method: its first arguments travel with each part, with their payloads in the bytes. For `#[chare]`.
 #[track_caller]
 pub fn sink<E: crate::Entry, K: crate::Kind, A: serde::Serialize, V>(
     target: &crate::Target<E::Chare, K>,

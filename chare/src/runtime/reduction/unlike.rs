@@ -1,20 +1,20 @@
-//! Contributions that do not fit one another: what is said of them. Knows nothing of how they are found.
+//! Error texts for contributions that do not match. Knows nothing of how they are detected.
 
 use super::Reductions;
 use crate::runtime::exit::Failure;
 use crate::wire::WireError;
 
-/// What elements contribute that cannot be merged.
+/// Contributions that cannot be merged.
 const UNLIKE: &str = "different types, vectors of different lengths, or for different receivers, to one reduction";
 
-/// What came from another PE does not fit what is here.
+/// A contribution of another PE does not match those here.
 pub(super) fn unlike(reductions: &Reductions, number: u64, what: &str) -> Failure {
     let (chare, number) = (reductions.chare, number + 1);
     let what = format!("in reduction {number} of {chare} {what}: elements contribute {UNLIKE}");
     Failure { code: 1, what }
 }
 
-/// A contribution does not fit an earlier one of an element of this PE: panics in the entry method that makes it.
+/// A contribution does not match an earlier one of an element of this PE: panics in the entry method that makes it.
 #[cold]
 #[track_caller]
 pub(super) fn refuse<V, R>(reductions: &Reductions, number: u64, earlier: &str) -> ! {
@@ -24,7 +24,7 @@ pub(super) fn refuse<V, R>(reductions: &Reductions, number: u64, earlier: &str) 
     )
 }
 
-/// A contribution's value and reducer, as a user knows them.
+/// The value and reducer of a contribution, as a user knows them.
 pub(super) fn contribution<V, R>() -> String {
     format!("a {} with {}", bare_name(std::any::type_name::<V>()), bare_name(std::any::type_name::<R>()))
 }
