@@ -1,4 +1,4 @@
-//! From `main` to the first entry method, and from the last one to the exit status.
+//! The start of a job, from `main` to the first entry method, and its end, from the last one to the exit status.
 //!
 //! A process finds its job, opens a port for each of its PEs, and runs each PE on a thread of its own; the first PE of a
 //! process runs on the process's first thread. The program's `main` is a task of PE 0.
@@ -27,25 +27,25 @@ use crate::testing::{self, End, SimOptions};
 use crate::watch::Watch;
 use crate::{Job, pe};
 
-/// The stack of a PE's thread, as large as a process's first thread usually has.
+/// The stack size of a PE's thread: that of a process's first thread on most systems.
 const STACK: usize = 8 << 20;
 
-/// The program's arguments: its name first, without the runtime's own options.
+/// The program's arguments: its name, and then the arguments without the runtime's own options.
 #[derive(Clone, Debug)]
 pub struct Args(Vec<OsString>);
 
 impl Args {
-    /// How many arguments follow the program's name.
+    /// The number of arguments after the program's name.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len().saturating_sub(1)
     }
 
-    /// The argument at `position` (the first after the name is 1) as a number or other value; `default` if it is not there.
+    /// The argument at `position` (the first after the name is 1) as a number or other value; `default` if it is missing.
     ///
     /// # Panics
-    /// If it is there and cannot be read. A job whose `main` does not catch that ends with status 64 (usage) and a message that
-    /// names the argument and what was expected.
+    /// If it is present and cannot be parsed. A job whose `main` does not catch that ends with status 64 (usage) and a message that names the
+    /// argument and the expected type.
     #[track_caller]
     #[must_use]
     pub fn get<T: std::str::FromStr<Err: fmt::Display>>(&self, position: usize, default: T) -> T {
@@ -59,7 +59,7 @@ impl Args {
 #[track_caller]
 fn wrong_argument(position: usize, text: &str, expected: &str, error: &dyn fmt::Display) -> ! {
     let expected = expected.rsplit("::").next().unwrap_or_default();
-    runtime::wrong_usage(format!("argument {position} is {text:?}, which is no {expected}: {error}"))
+    runtime::wrong_usage(format!("argument {position} is {text:?}, which is not a valid {expected}: {error}"))
 }
 
 impl IntoIterator for Args {
@@ -70,29 +70,28 @@ impl IntoIterator for Args {
     }
 }
 
-/// What a program's `main` may take as its second parameter: [`Args`] as they stand; or, with the feature `clap`, any type
-/// that derives `clap::Parser`.
+/// The type of a program's second parameter of `main`: [`Args`]; or, with the feature `clap`, any type that derives `clap::Parser`.
 ///
-/// They are read on PE 0. What cannot be read ends the job with status 64 and the reason; a question (`--help`) is
-/// answered on standard output, and the job ends with status 0.
+/// The arguments are parsed on PE 0. Invalid arguments end the job with status 64 and the reason; a question (`--help`) is answered on standard
+/// output, and the job ends with status 0.
 #[diagnostic::on_unimplemented(
     message = "`main` cannot take its options as a `{Self}`",
     note = "take `args: Args`; or, with the feature `clap` of charm4rs, a type that derives `clap::Parser`"
 )]
 pub trait FromArgs: Sized + 'static {
-    /// Reads them.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// If the program is not to start.
+    /// If the program must not start.
     fn from_args(args: Args) -> Result<Self, NotStarted>;
 }
 
 /// Why a program does not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotStarted {
-    /// It was asked for this text instead. Status 0.
+    /// The arguments asked for this text instead. Status 0.
     Asked(String),
-    /// Its arguments are wrong, for this reason. Status 64.
+    /// The arguments are wrong, for this reason. Status 64.
     Usage(String),
 }
 
@@ -115,7 +114,7 @@ impl<T: clap::Parser + 'static> FromArgs for T {
     }
 }
 
-/// What a program's `main` may return. When it returns, the job ends: with status 0, or with the error's text and status 1.
+/// A type that a program's `main` may return. When it returns, the job ends: with status 0, or with the error's text and status 1.
 pub trait MainResult {
     /// The job's exit status, or why it failed.
     fn status(self) -> Result<i32, String>;
@@ -133,14 +132,14 @@ impl<E: fmt::Display> MainResult for Result<(), E> {
     }
 }
 
-/// A process is the host of a PE: what fails ends it.
+/// The host of a PE is a process: a failure ends it.
 struct Process {
     control: Control,
     watch: Watch,
     around_sleep: Option<Box<AroundSleep>>,
 }
 
-/// Called instead of a sleep, which it must call.
+/// Called instead of a sleep; it must call its argument, which sleeps.
 pub(crate) type AroundSleep = dyn Fn(&mut dyn FnMut());
 
 impl Host for Process {
@@ -164,16 +163,16 @@ impl Host for Process {
     }
 }
 
-/// What every PE does with its port before the object layer takes it.
+/// What every PE does with its port before the object layer uses it.
 pub(crate) type Before = fn(&mut Port, &Args) -> Result<(), TransportError>;
 
-/// Runs a program: what `#[charm4rs::main]` makes of its `main`.
+/// Runs a program: `#[charm4rs::main]` calls this with the program's `main`.
 pub fn main<A: FromArgs, F: Future<Output: MainResult> + 'static>(program: fn(Job, A) -> F) -> ! {
     main_after(|_, _| Ok(()), program)
 }
 
-/// [`main`] for those who measure the layers below: before the program begins, each PE runs `before`, on its pinned thread
-/// and with the port that the object layer has afterwards. All it sends has to be received there. A simulated job has no ports.
+/// [`main`] for programs that measure the layers below: before the program begins, each PE runs `before`, on its pinned thread and with the port that
+/// the object layer uses afterwards. `before` must receive everything that it sends. A simulated job has no ports.
 pub fn main_after<A: FromArgs, F: Future<Output: MainResult> + 'static>(before: Before, program: fn(Job, A) -> F) -> ! {
     run_program(
         before,
@@ -181,7 +180,7 @@ pub fn main_after<A: FromArgs, F: Future<Output: MainResult> + 'static>(before: 
     )
 }
 
-/// A program's `main`, whatever its types: so what starts a job is compiled once, and not for each program.
+/// A program's `main`, independent of its types: so the code that starts a job is compiled once, and not for each program.
 type Program = Box<dyn FnOnce(Rt, Args) -> Result<(), NotStarted>>;
 
 fn run_program(before: Before, program: Program) -> ! {
@@ -190,8 +189,9 @@ fn run_program(before: Before, program: Program) -> ! {
     std::process::exit(status)
 }
 
-/// What a program in Rust says of `++server`.
-const NO_SERVER: &str = "++server is for programs in Python: nothing answers requests of CCS here; let the program listen at a port of its own";
+/// The error for `++server` in a Rust program.
+const NO_SERVER: &str =
+    "++server is for Python programs: a Rust program does not answer CCS requests; it can listen on a port of its own";
 
 fn inform(action: &Action) -> u8 {
     let text = match action {
@@ -201,7 +201,7 @@ fn inform(action: &Action) -> u8 {
     print(&text)
 }
 
-/// Prints, and gives the exit status: 74 if that fails.
+/// Prints, and returns the exit status: 74 if that fails.
 fn print(text: &str) -> u8 {
     use std::io::Write as _;
     u8::from(std::io::stdout().write_all(text.as_bytes()).is_err()) * 74
@@ -295,7 +295,7 @@ fn pinning(options: &Options) -> Result<placement::Options, String> {
     Ok(placement::Options { pin, exclude, ..placement::Options::default() })
 }
 
-/// What the PEs of a process share at start.
+/// What the PEs of a process share at the start.
 struct Setup {
     clock: Clock,
     machine: Machine,
@@ -305,14 +305,14 @@ struct Setup {
     below: Below,
 }
 
-/// What comes before the object layer.
+/// What runs before the object layer.
 struct Below {
     args: Args,
     run: Before,
 }
 
 impl Setup {
-    /// To be called before the first thread is pinned: threads inherit the mask of their maker.
+    /// Must be called before the first thread is pinned: threads inherit the mask of the thread that creates them.
     fn find(options: &Options, control: &Control, below: Below) -> Self {
         let machine = Machine::detect().unwrap_or_else(|error| control.abort(71, None, &error.to_string()));
         let placement = pinning(options).unwrap_or_else(|error| control.abort(64, None, &error));
@@ -322,7 +322,7 @@ impl Setup {
     }
 }
 
-/// Runs one PE on this thread until the job ends; `first` before its loop.
+/// Runs one PE on this thread until the job ends; calls `first` before its loop.
 fn run_pe(builder: PortBuilder, setup: &Setup, around_sleep: Option<Box<AroundSleep>>, first: pe::Begin<'_>) -> i32 {
     bootstrap::crash::this_thread_is(builder.pe());
     bootstrap::on_fork(pe::leave_fork);
@@ -349,8 +349,8 @@ fn run_pe(builder: PortBuilder, setup: &Setup, around_sleep: Option<Box<AroundSl
     })
 }
 
-/// The job of this process, found and not yet begun: for a program whose `main` is another runtime's, an interpreter's for
-/// example. Such a process has one PE.
+/// This process's part of a job that has been found and not begun: for a program whose `main` belongs to another runtime, an interpreter for example.
+/// Such a process has one PE.
 ///
 /// ```no_run
 /// use charm4rs::Joining;
@@ -369,22 +369,22 @@ pub struct Joining {
     args: Args,
 }
 
-/// `++server` and its companions, for front ends that answer clients.
+/// `++server` and its companions, for front ends that serve clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerOptions {
-    /// The port; 0: one that is free.
+    /// The port; 0: any free port.
     pub port: u16,
-    /// The address to listen at, if one was given.
+    /// The address to listen on, if one was given.
     pub address: Option<String>,
-    /// The file with the key, if one was given.
+    /// The path of the key file, if one was given.
     pub key_file: Option<String>,
 }
 
 impl Joining {
-    /// Finds the job. `args` begin with the program's name; the runtime's own options are taken out of them. To be called once.
+    /// Finds the job. `args` begins with the program's name; the runtime's own options are removed from the arguments. Must be called once.
     ///
     /// # Errors
-    /// If there is none, or a question was answered instead: the exit status. It has been reported.
+    /// The exit status, if there is no job, or a question was answered instead. The error has been reported.
     pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Self, i32> {
         Self::find_in(args.into_iter().collect())
     }
@@ -413,7 +413,7 @@ impl Joining {
         self.found.boot.layout()
     }
 
-    /// What the command line says of a server for clients of the program's: its port, address and key file.
+    /// The command line's options for a server for clients of the program: its port, address and key file.
     #[must_use]
     pub fn server(&self) -> Option<ServerOptions> {
         let options = &self.found.options;
@@ -429,8 +429,8 @@ impl Joining {
         self.found.boot.control().abort(code, None, what)
     }
 
-    /// Runs this process's PE on this thread until the job ends; gives the job's exit status. `first` runs before the PE's loop;
-    /// `around_sleep` whenever its thread is about to sleep, which happens when it calls its argument.
+    /// Runs this process's PE on this thread until the job ends; returns the job's exit status. Calls `first` before the PE's loop, and
+    /// `around_sleep` whenever its thread is about to sleep; the thread sleeps when `around_sleep` calls its argument.
     ///
     /// # Panics
     /// If the process has several PEs.

@@ -1,4 +1,4 @@
-//! What `#[chare]` makes of an `impl` block: the traits between user code, macros and runtime.
+//! The traits between user code, macros and runtime. `#[chare]` implements them for the types of an `impl` block.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -11,7 +11,7 @@ use crate::payload::RecvBuffer;
 use crate::registry::{ChareInfo, MethodInfo};
 use crate::{Cx, ElementIndex, IndexMap, Kind, Target, This};
 
-/// What can be an argument or a result: owned, sendable to another thread, serializable.
+/// A type of arguments and results: owned, sendable to another thread, serializable.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot travel between PEs",
     label = "not an argument or result of an entry method",
@@ -29,9 +29,9 @@ impl<T: Send + Serialize + DeserializeOwned + 'static> Arguments for T {}
     note = "put `#[chare]` (or `#[chare(index = …)]`) on its `impl` block"
 )]
 pub trait Chare: Sized + 'static {
-    /// What names an element of a collection; [`Solo`](crate::Solo) for single chares.
+    /// The index of an element in its collection; [`Solo`](crate::Solo) for single chares.
     type Index: ElementIndex;
-    /// Where elements are made.
+    /// Decides on which PE an element is created.
     type Map: IndexMap<Self::Index>;
     /// The constructor's argument, or a tuple of them.
     type Init: Arguments;
@@ -42,11 +42,11 @@ pub trait Chare: Sized + 'static {
     /// The type's path.
     const NAME: &'static str;
 
-    /// Makes an element.
+    /// Creates an element.
     fn construct(cx: &mut Cx<Self>, init: Self::Init) -> Self;
     /// The type's row in the registry.
     fn info() -> &'static ChareInfo;
-    /// What its index can do.
+    /// What its index type supports.
     #[doc(hidden)]
     fn naming() -> crate::index::Naming<Self::Index>;
 }
@@ -61,7 +61,7 @@ pub trait Calls<T: Chare, K: Kind>: Copy {
 
 /// One entry method of a chare, as a type. Implemented by `#[chare]`.
 pub trait Entry: Sized + 'static {
-    /// Whose it is.
+    /// The chare.
     type Chare: Chare;
     /// A tuple of the arguments.
     type Args: Arguments;
@@ -72,17 +72,17 @@ pub trait Entry: Sized + 'static {
     /// Its arguments and result as text, for the digest.
     const SIGNATURE: &'static str;
 
-    /// Whether it says where its payloads land: see [`Entry::post`].
+    /// Whether it chooses the memory for its payloads: see [`Entry::post`].
     const POSTS: bool = false;
 
-    /// Where the payload number `which` of a call that is on its way, of `bytes` bytes, shall land; `None`: in memory of
-    /// the runtime's. Asked only where the payload would otherwise be copied.
+    /// The memory for payload number `which`, of `bytes` bytes, of an incoming call; `None`: memory of the runtime. Called only if the payload would
+    /// otherwise be copied.
     fn post(this: &This<Self::Chare>, which: usize, bytes: usize) -> Option<RecvBuffer> {
         let _ = (this, which, bytes);
         None
     }
 
-    /// How many bytes its arguments own on the heap, as far as that is seen at a glance.
+    /// The number of bytes that its arguments own on the heap, as far as that is cheap to determine.
     #[doc(hidden)]
     fn weight(args: &Self::Args) -> usize {
         let _ = args;
@@ -95,7 +95,7 @@ pub trait Entry: Sized + 'static {
     fn info() -> &'static MethodInfo;
 }
 
-/// What became of an entry method that was run.
+/// The state of an entry method after its start.
 pub enum Started<O> {
     /// It has run.
     Done(O),

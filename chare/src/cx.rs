@@ -1,4 +1,4 @@
-//! What an entry method sees of its surroundings: [`Cx`] in plain methods, [`This`] in `async` ones.
+//! The context of an entry method: [`Cx`] in plain methods, [`This`] in `async` ones.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::registry::MethodInfo;
 use crate::runtime::{self, AnyCollection, Members, Membership, Rt};
 use crate::{All, Arguments, Chare, Collection, Job, One, Proxy, Reply, Target};
 
-/// An element as its PE keeps it.
+/// An element on its PE.
 pub(crate) struct Element<T: Chare> {
     pub(crate) index: T::Index,
     pub(crate) members: &'static Members<T>,
@@ -25,7 +25,7 @@ pub(crate) struct Element<T: Chare> {
     base: Base,
 }
 
-/// What an element has whatever its type is.
+/// The part of an element that does not depend on its type.
 pub(crate) struct Base {
     pub(crate) rt: Rt,
     pub(crate) mailboxes: Mailboxes,
@@ -75,14 +75,14 @@ impl<T: Chare> Drop for Element<T> {
     }
 }
 
-/// An element whatever its type is.
+/// An element, independent of its type.
 pub(crate) trait AnyElement {
     fn base(&self) -> &Base;
     fn members(&self) -> &'static dyn AnyCollection;
     fn index_text(&self) -> String;
     /// Drops the chare.
     fn drop_state(&self);
-    /// Whether it is the one that its collection has by its index.
+    /// Whether its collection has it under its index.
     fn is_listed(&self) -> bool;
     /// Leaves a section.
     fn leave(&self, section: &'static dyn AnyCollection);
@@ -124,7 +124,7 @@ pub(crate) struct Suspended {
 }
 
 impl Suspended {
-    /// A place for a method that is about to be suspended.
+    /// Reserves a slot for a method that is about to be suspended.
     pub(crate) fn reserve(&self) -> usize {
         let reused = self.free.borrow_mut().pop();
         reused.unwrap_or_else(|| {
@@ -189,7 +189,7 @@ macro_rules! surroundings {
 
         /// Adds this element's part to the collection's next reduction, whose result goes to `sink`.
         ///
-        /// Every element contributes once to each reduction, to all in the same order, with the same reducer and sink.
+        /// Every element contributes once to each reduction, in the same order, with the same reducer and sink.
         ///
         /// # Panics
         /// If another element of this PE has contributed a value of another type or length, or for another sink.
@@ -200,8 +200,8 @@ macro_rules! surroundings {
 
         /// Adds this element's part to the next reduction of a section that it is in, whose result goes to `sink`.
         ///
-        /// Each section has reductions of its own, which do not wait for one another: every element of the section contributes
-        /// once to each, in the same order.
+        /// Each section has reductions of its own, which do not wait for one another: every element of the section contributes once to each, in the
+        /// same order.
         ///
         /// # Panics
         /// If this element is not in the section.
@@ -239,8 +239,8 @@ macro_rules! surroundings {
             runtime::allreduce($element, section.id, value, reducer, true)
         }
 
-        /// As `allreduce_in`, by way of the reduction's root alone: what PE 0 sends to all when it has heard of a result comes to each PE after
-        /// that result. For the Python front, whose programs rely on it.
+        /// As `allreduce_in`, but the result always comes from the reduction's root: messages that PE 0 sends to all PEs after it has the result
+        /// arrive at each PE after that result. For the Python front, whose programs rely on it.
         #[doc(hidden)]
         #[track_caller]
         pub fn allreduce_from_root_in<V: Arguments, R: Reducer<V>>(
@@ -252,15 +252,15 @@ macro_rules! surroundings {
             runtime::allreduce($element, section.id, value, reducer, false)
         }
 
-        /// Destroys this chare when the present entry method has ended, or awaits something. Calls that arrive later fail,
-        /// and so do those whose methods are suspended.
+        /// Destroys this chare when the current entry method has ended, or waits. Calls that arrive later fail, and so do those whose methods are
+        /// suspended.
         pub fn destroy(&$self) {
             runtime::destroy($element);
         }
     };
 }
 
-/// The surroundings of a plain entry method.
+/// The context of a plain entry method.
 pub struct Cx<T: Chare> {
     pub(crate) element: Rc<Element<T>>,
 }
@@ -268,7 +268,7 @@ pub struct Cx<T: Chare> {
 impl<T: Chare> Cx<T> {
     surroundings!(self => &self.element);
 
-    /// A handle with which an `async` block can go on with this chare later.
+    /// A handle through which an `async` block can use this chare later.
     #[must_use]
     pub fn this(&self) -> This<T> {
         This::new(self.element.clone())
@@ -286,10 +286,9 @@ impl<T: Chare> fmt::Debug for Cx<T> {
     }
 }
 
-/// A chare, as its `async` entry methods hold it: its state only inside [`This::with`], its receives by name.
+/// A chare in its `async` entry methods: its state is accessible only inside [`This::with`], its receives are methods.
 ///
-/// Between two awaits, and while it waits, other entry methods of the chare may run; so the state is borrowed
-/// for the time of a closure, never across an await.
+/// While the method waits, other entry methods of the chare may run; so the state is borrowed for the time of a closure, never across an await.
 pub struct This<T: Chare> {
     element: Rc<Element<T>>,
     receives: std::cell::OnceCell<Box<T::Receives>>,
@@ -311,7 +310,7 @@ impl<T: Chare> This<T> {
 
     surroundings!(self => &self.element);
 
-    /// Looks at or changes the chare's state.
+    /// Gives access to the chare's state.
     ///
     /// # Panics
     /// If called inside another `with` of the same chare, or after the chare was destroyed.
@@ -337,7 +336,7 @@ impl<T: Chare> This<T> {
         self.with(|state| f(state, &mut Cx { element: self.element.clone() }))
     }
 
-    /// Lets other work of this PE run for a while.
+    /// Waits for `time`, while other work of this PE runs.
     pub async fn sleep(&self, time: Duration) {
         self.element.rt.sched.sleep(time).await;
     }

@@ -11,9 +11,9 @@ use crate::moved;
 pub(crate) mod tag {
     use super::Tag;
 
-    /// An entry method of one element. Body: index and arguments.
+    /// A call of one element. Body: index and arguments.
     pub(crate) const CALL: Tag = Tag(1);
-    /// An entry method of all elements, on its way down a tree. Body: arguments.
+    /// A call of all elements, on its way down a tree. Body: arguments.
     pub(crate) const BROADCAST: Tag = Tag(2);
     /// A value for a future. Body: the value.
     pub(crate) const REPLY: Tag = Tag(3);
@@ -27,7 +27,7 @@ pub(crate) mod tag {
     pub(crate) const SOLO: Tag = Tag(7);
     /// A new element of a sparse array.
     pub(crate) const INSERT: Tag = Tag(8);
-    /// Where an element is, and who asks.
+    /// The location of an element, and the PE that requests it.
     pub(crate) const LOCATION: Tag = Tag(9);
     /// The elements of a subtree have been counted.
     pub(crate) const COUNTED: Tag = Tag(10);
@@ -35,7 +35,7 @@ pub(crate) mod tag {
     pub(crate) const PARTIAL: Tag = Tag(11);
     /// The result of a reduction for every contributor, on its way down.
     pub(crate) const RESULT: Tag = Tag(12);
-    /// A value for a future, which takes its turn among the calls that came before it. Body: the value.
+    /// A value for a future, behind the calls that arrived before it. Body: the value.
     pub(crate) const IN_TURN: Tag = Tag(13);
     /// The job ends. A system message.
     pub(crate) const EXIT: Tag = Tag(0xE8);
@@ -51,22 +51,22 @@ pub(crate) mod tag {
     pub(crate) const DESTROY: Tag = Tag(24);
     /// A step of a section's creation.
     pub(crate) const SECTION: Tag = Tag(19);
-    /// What a PE has of a reduction whose parts PEs exchange.
+    /// A PE's part of a reduction whose parts PEs exchange.
     pub(crate) const EXCHANGE: Tag = Tag(20);
-    /// A put has arrived in a put window, or is in this message. Body: where in the put window.
+    /// A put has arrived in a put window, or is in this message. Body: the offset in the put window.
     pub(crate) const PUT: Tag = Tag(21);
-    /// A put window's owner to whom has put: it was read, or is gone.
+    /// From a put window's owner to the putter: the put was read, or the put window is gone.
     pub(crate) const READ: Tag = Tag(22);
-    /// To a put window's owner: nobody can put into it any more.
+    /// To a put window's owner: the put handle was dropped.
     pub(crate) const UNUSED: Tag = Tag(23);
 }
 
-/// Where the answer to a call goes: a future's slot on a PE.
+/// The destination of a call's answer: a future's slot on a PE.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct FutureId {
     pub(crate) pe: Pe,
     pub(crate) slot: u32,
-    /// Tells one use of the slot from the next; never 0.
+    /// Distinguishes successive uses of the slot; never 0.
     pub(crate) turn: u32,
 }
 
@@ -98,16 +98,16 @@ const _: () = assert!(HEADER == 32 && HEADER.is_multiple_of(moved::BODY_ALIGN));
 
 /// The body holds a moved value instead of serialized bytes.
 pub(crate) const MOVED: u16 = 1;
-/// `priority` counts.
+/// `priority` is valid.
 pub(crate) const PRIORITY: u16 = 2;
-/// Among equal priorities, last in, first out.
+/// Last in, first out among equal priorities.
 pub(crate) const LIFO: u16 = 4;
 /// Ahead of every priority.
 pub(crate) const EXPEDITED: u16 = 8;
-/// It came by way of a PE that does not have the element.
+/// It came through a PE that does not have the element.
 pub(crate) const PASSED: u16 = 16;
 
-/// A number stands before the body of a broadcast ([`crate::runtime`]'s `casts.rs`).
+/// A number precedes the body of a broadcast ([`crate::runtime`]'s `casts.rs`).
 pub(crate) const NUMBERED: u16 = 32;
 
 impl Header {

@@ -1,4 +1,4 @@
-//! What a caller learns when a call fails.
+//! The errors that a caller gets when a call fails.
 
 use charm4rs_transport::Pe;
 use serde::{Deserialize, Serialize};
@@ -16,9 +16,9 @@ pub enum CallError {
         index: String,
         /// The entry method.
         entry: String,
-        /// Where it ran.
+        /// The PE where it ran.
         pe: Pe,
-        /// What the panic said, and where.
+        /// The panic's message and location.
         message: String,
     },
     /// No such element exists, or it has been destroyed.
@@ -30,7 +30,7 @@ pub enum CallError {
         index: String,
         /// The entry method that was called.
         entry: String,
-        /// Who found out.
+        /// The PE that detected it.
         pe: Pe,
     },
     /// The collection has been destroyed.
@@ -38,9 +38,9 @@ pub enum CallError {
     Destroyed {
         /// The chares' type.
         chare: String,
-        /// The entry method that was called, or what else was asked of the collection.
+        /// The entry method that was called, or another operation of the collection.
         what: String,
-        /// Who found out.
+        /// The PE that detected it.
         pe: Pe,
     },
     /// The arguments or the result could not be packed or unpacked.
@@ -48,9 +48,9 @@ pub enum CallError {
     Wire {
         /// The entry method.
         entry: String,
-        /// Where it was noticed.
+        /// The PE that detected it.
         pe: Pe,
-        /// What the serializer said.
+        /// The serializer's error.
         why: String,
     },
     /// There is no memory for the call or its result.
@@ -58,9 +58,9 @@ pub enum CallError {
     TooLarge {
         /// A call of an entry method, or a result.
         what: String,
-        /// Who sent it.
+        /// The sender.
         from: Pe,
-        /// Who should have received it.
+        /// The receiver.
         to: Pe,
         /// Its size with all payloads.
         bytes: u64,
@@ -73,13 +73,13 @@ pub enum CallError {
     TooLong {
         /// A call of an entry method, or a result.
         what: String,
-        /// Who sent it.
+        /// The sender.
         from: Pe,
-        /// Who should have received it.
+        /// The receiver.
         to: Pe,
         /// Its size with all payloads.
         bytes: u64,
-        /// What it may have.
+        /// The maximum size.
         limit: u64,
     },
     /// The entry method's future was dropped before it had a result.
@@ -87,22 +87,22 @@ pub enum CallError {
     Dropped {
         /// The entry method.
         entry: String,
-        /// Where.
+        /// The PE where it ran.
         pe: Pe,
     },
-    /// What was put into a put window is read by nobody, for the put window has been dropped.
+    /// A put will not be read, because the put window has been dropped.
     #[error("the put window on PE {owner} has been dropped")]
     WindowGone {
-        /// Whose it was.
+        /// The owner of the put window.
         owner: Pe,
     },
-    /// Nothing will be put into a put window any more, for its put handle has been dropped.
+    /// There will be no further put into a put window, because its put handle has been dropped.
     #[error("the put handle of a put window of PE {owner} has been dropped")]
     HandleGone {
-        /// Whose put window it is.
+        /// The owner of the put window.
         owner: Pe,
     },
-    /// The time limit passed. The call itself goes on.
+    /// The time limit passed. The call itself continues.
     #[error("no answer in {0:?}")]
     TimedOut(std::time::Duration),
 }

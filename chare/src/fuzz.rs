@@ -1,7 +1,7 @@
-//! What a fuzzer calls: the bytes of messages as they might come from a process that has proven itself and then goes mad.
+//! Fuzz target: the bytes of messages from an authenticated process that is faulty.
 //!
-//! Whatever the bytes, a PE may refuse them, which ends the job with status 76, or believe them; it never panics. The same function
-//! runs over the committed corpus as a unit test.
+//! A PE may refuse any bytes, which ends the job with status 76, or accept them; it must not panic. The same function runs over the committed corpus
+//! as a unit test.
 
 use charm4rs_transport::port::Tag;
 use charm4rs_transport::{Pe, RegBuf};
@@ -10,9 +10,9 @@ use crate::prelude::*;
 use crate::runtime::{self, Rt};
 use crate::testing::{End, SimOptions, run};
 
-/// Steps after which messages that send each other on are left alone.
+/// The number of steps after which messages that send each other endlessly are abandoned.
 const STEPS: u64 = 3_000;
-/// Messages of one input.
+/// The maximum number of messages in an input.
 const MESSAGES: usize = 24;
 
 #[derive(Serialize, Deserialize)]
@@ -56,7 +56,7 @@ impl Cell {
     }
 }
 
-/// One for each PE: what a PE that is not the first one makes and asks.
+/// One element for each PE: it creates collections and makes calls from PEs other than the first.
 struct Member;
 
 #[chare(index = Pe)]
@@ -96,11 +96,11 @@ impl Alone {
     }
 }
 
-/// Messages of any contents, from PE 0 to the other two of a job that is at work. Each: its kind; how it goes (bit 0: to which PE;
-/// 1: with an offer; 2: before all else; 6 and 7: the number of payloads); the length of its header and body; these.
+/// Messages of any content, from PE 0 to the other two PEs of a running job. Each has: its kind; how it is sent (bit 0: to which PE; 1: with an
+/// offer; 2: before all others; 6 and 7: the number of payloads); the length of its header and body; and these.
 ///
 /// # Panics
-/// If a PE does.
+/// If a PE panics.
 pub fn envelope(input: &[u8]) {
     let input = input.to_vec();
     let outcome = run(
@@ -122,7 +122,8 @@ pub fn envelope(input: &[u8]) {
         }),
     );
     if let End::Failed(pe, failure) = &outcome.end {
-        // 76: refused. 1: a call of the job's own found its data changed. A panic of the program's own is no less a bug: it has none.
+        // 76: refused. 1: a call of the job itself found its data changed. A panic of the program itself is also a bug, because its code does not
+        // panic.
         assert!(!failure.what.contains("panicked"), "PE {pe}: {failure} (status {})", failure.code);
         assert!(matches!(failure.code, 1 | 76), "PE {pe}: {failure} (status {})", failure.code);
     }
@@ -140,7 +141,7 @@ impl Message {
             let (&[kind, how, len], rest) = input.split_first_chunk()?;
             let (bytes, rest) = rest.split_at(rest.len().min(usize::from(len)));
             input = rest;
-            // The last four are the scheduler's.
+            // The last four kinds are the scheduler's.
             let kind = if kind % 36 < 32 { kind % 36 } else { 0xC0 + kind % 36 };
             Some(Self { kind, how, bytes: bytes.to_vec() })
         })
@@ -188,11 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn the_corpus_of_the_envelope_is_survived() {
+    fn a_pe_survives_the_corpus_of_messages() {
         replay("envelope", envelope);
     }
 
-    /// A header that is well-formed, with a body that may be, or not.
+    /// A message with a valid header, and a body that may be valid or not.
     fn message(rng: &mut seed::Rng) -> Vec<u8> {
         let small = |rng: &mut seed::Rng| match rng.below(60) {
             0 => u32::MAX,
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_every_kind_with_any_contents_are_survived() {
+    fn a_pe_survives_messages_of_every_kind_with_any_contents() {
         let seeds = seed::from_environment().map_or(0..2_000, |seed| seed..seed + 1);
         for seed in seeds {
             let mut rng = seed::Rng::stream(seed, 0);

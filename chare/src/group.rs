@@ -1,5 +1,4 @@
-//! Groups as a type of their own: what can be said only of a collection that has one element on each PE. Knows nothing of
-//! how groups are made or called.
+//! Groups as a type of their own: operations that need a collection with one element on each PE. Knows nothing of how groups are created or called.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -10,10 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Chare, Collection, GroupIndex, Proxy};
 
-/// A collection with one element on each PE, named by its PE. Made by [`Job::group`](crate::Job::group).
+/// A collection with one element on each PE, whose index is the PE. Created by [`Job::group`](crate::Job::group).
 ///
-/// It is a [`Collection`] (it dereferences to one, and `into()` makes one of it), and knows more: which element is on which PE. An
-/// element finds its own group by [`Collection::as_group`].
+/// It is a [`Collection`] (it dereferences to one, and `into()` converts it), and also knows which element is on which PE. An element gets its own
+/// group by [`Collection::as_group`].
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -50,14 +49,14 @@ impl<T: Chare<Index: GroupIndex>> Group<T> {
         self.at(T::Index::of(pe))
     }
 
-    /// The element on this PE, for the time of `f`; `None` if it is in use, has been destroyed, or has not been made yet.
+    /// Calls `f` with the element on this PE; `None` if the element is in use, has been destroyed, or has not been created yet.
     pub fn with_local<R>(&self, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         self.with_local_at(T::Index::of(crate::runtime::current().sched.pe()), f)
     }
 }
 
 impl<T: Chare> Group<T> {
-    /// What is known to be one.
+    /// From a collection that is known to be a group.
     pub(crate) fn of(collection: Collection<T>) -> Self {
         Self { collection }
     }

@@ -1,4 +1,4 @@
-//! What names an element of a collection, and where elements are placed.
+//! The indices of elements, and their placement on PEs.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -8,7 +8,7 @@ use charm4rs_transport::Pe;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Names an element of a collection: integers, tuples of them, or any small type of yours.
+/// The index of an element in its collection: an integer, a tuple of integers, or any small type of yours.
 ///
 /// Implemented for everything that is `Copy + Ord + Hash + Debug + Send + Serialize + Deserialize`:
 ///
@@ -30,7 +30,7 @@ pub trait ElementIndex: Copy + Ord + Hash + Debug + Send + Serialize + Deseriali
 #[diagnostic::do_not_recommend]
 impl<I: Copy + Ord + Hash + Debug + Send + Serialize + DeserializeOwned + 'static> ElementIndex for I {}
 
-/// An index that counts: a bounded array has every element below its extent.
+/// An index that can be counted: a bounded array has every element below its extent.
 ///
 /// Implemented for unsigned and signed integers, and for tuples of up to six of them.
 #[diagnostic::on_unimplemented(
@@ -39,9 +39,9 @@ impl<I: Copy + Ord + Hash + Debug + Send + Serialize + DeserializeOwned + 'stati
     note = "make a sparse array instead: `job.sparse::<T>()`, then `insert` its elements"
 )]
 pub trait GridIndex: ElementIndex {
-    /// How many elements an array of this extent has; `None` if a side is negative or the product overflows.
+    /// The number of elements of an array of this extent; `None` if a side is negative or the product overflows.
     fn volume(extent: &Self) -> Option<u64>;
-    /// The position in row-major order; `None` if outside.
+    /// The position in row-major order; `None` if outside of the extent.
     fn position(&self, extent: &Self) -> Option<u64>;
     /// The index at a position.
     fn at(position: u64, extent: &Self) -> Self;
@@ -55,7 +55,7 @@ pub trait GridIndex: ElementIndex {
 pub trait GroupIndex: ElementIndex {
     /// The index of the element on `pe`.
     fn of(pe: Pe) -> Self;
-    /// The PE of an element; `None` if there cannot be one.
+    /// The PE of an element; `None` if there is no such PE.
     fn pe(&self) -> Option<u32>;
 }
 
@@ -133,13 +133,13 @@ tuples! {
     (A 0, B 1, C 2, D 3, E 4, F 5)
 }
 
-/// The index of a single chare (`#[chare]` without an index): who made it and where, and a serial number.
+/// The index of a single chare (`#[chare]` without an index): its creator, its home, and a serial number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Solo {
     /// The PE on which it lives at first.
     pub(crate) home: Pe,
     pub(crate) creator: Pe,
-    /// Counts what the creator made on this home.
+    /// Counts the chares that the creator made on this home.
     pub(crate) serial: u64,
 }
 
@@ -149,9 +149,9 @@ impl Debug for Solo {
     }
 }
 
-/// Decides on which PE an element is made: a chare's `map` (`#[chare(index = usize, map = RoundRobin)]`).
+/// Decides on which PE an element is created: a chare's `map` (`#[chare(index = usize, map = RoundRobin)]`).
 ///
-/// The value given at creation is copied to every PE, where it must give the same answers.
+/// The value given at creation is copied to every PE, and must give the same results everywhere.
 ///
 /// ```
 /// use charm4rs::{IndexMap, Places, Pe};
@@ -165,15 +165,15 @@ pub trait IndexMap<I: ElementIndex>: Clone + Default + Send + Serialize + Deseri
     /// The PE for `index`, below `places.pes`.
     fn pe(&self, index: &I, places: &Places) -> Pe;
 
-    /// The positions of a bounded array of `count` elements that `pe` gets, if they are contiguous: spares asking for each.
+    /// The positions of a bounded array of `count` elements that `pe` gets, if they are contiguous: saves a call for each position.
     #[doc(hidden)]
     fn block(&self, pe: Pe, pes: u32, count: u64) -> Option<Range<u64>> {
         let _ = (pe, pes, count);
         None
     }
 
-    /// For an index that is given out once: by whom, and how many others with the same home that PE has given out before. Then little is remembered of
-    /// elements that are gone.
+    /// For an index that is given out only once: the PE that gave it out, and how many others with the same home that PE has given out before. Then
+    /// gone elements need little memory.
     #[doc(hidden)]
     fn once(&self, index: &I) -> Option<(Pe, u64)> {
         let _ = index;
@@ -181,7 +181,7 @@ pub trait IndexMap<I: ElementIndex>: Clone + Default + Send + Serialize + Deseri
     }
 }
 
-/// What a map may base its answer on.
+/// The information that a map may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Places {
     /// Number of PEs of the job.
@@ -190,7 +190,7 @@ pub struct Places {
     pub position: Option<(u64, u64)>,
 }
 
-/// The map of an array that names none: contiguous blocks of a bounded array, a hash otherwise.
+/// The default map of an array: contiguous blocks of a bounded array, a hash otherwise.
 #[derive(Clone, Copy, Default, Debug, serde::Serialize, serde::Deserialize)]
 pub struct DefaultMap;
 
@@ -222,7 +222,7 @@ fn block_owner(position: u64, count: u64, pes: u64) -> u64 {
     if position < boundary { position / (size + 1) } else { larger + (position - boundary) / size.max(1) }
 }
 
-/// What a chare type's index can do, beyond being an index: found out by [`naming!`](crate::naming).
+/// What a chare type's index supports beyond [`ElementIndex`]: determined by [`naming!`](crate::naming).
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Naming<I> {
@@ -231,12 +231,12 @@ pub struct Naming<I> {
     pub solo: Option<SoloNames<I>>,
 }
 
-/// [`Solo`]'s parts as functions.
+/// The parts of [`Solo`] as functions.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct SoloNames<I> {
     pub(crate) home: fn(&I) -> Pe,
-    /// Who made it, and as which of those it made there.
+    /// The creator, and the serial number of the chare among those that it created there.
     pub(crate) origin: fn(&I) -> (Pe, u64),
 }
 
@@ -276,8 +276,7 @@ impl<I: GridIndex> Grid<I> {
     pub(crate) const THIS: Self = Self { volume: I::volume, position: I::position, at: I::at };
 }
 
-/// Finds out what an index type can do: where a trait is not implemented, method resolution falls back to the
-/// reference, whose answer is no.
+/// Determines what an index type supports: if a trait is not implemented, method resolution falls back to the reference, whose methods return `None`.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Probe<I>(pub std::marker::PhantomData<I>);
@@ -336,7 +335,7 @@ pub mod probe {
     }
 }
 
-/// What an index type can do, as a [`Naming`]. For `#[chare]`.
+/// What an index type supports, as a [`Naming`]. For `#[chare]`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! naming {
@@ -370,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_finds_out_what_an_index_can_do() {
+    fn a_probe_determines_what_an_index_supports() {
         let integer = crate::naming!(u32);
         assert!(integer.grid.is_some() && integer.group.is_some() && integer.solo.is_none());
         let pair = crate::naming!((u32, i8));
@@ -381,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_has_no_position() {
+    fn an_index_outside_of_the_extent_has_no_position() {
         assert_eq!((1, 5).position(&(3, 5)), None);
         assert_eq!((-1, 0).position(&(3, 5)), None);
         assert_eq!(i32::volume(&-1), None);

@@ -1,4 +1,4 @@
-//! The job, as its programs see it: where they run, what they make, how they end it.
+//! The job in a program: where it runs, creation of chares, and the job's end.
 
 use std::fmt;
 use std::future::Future;
@@ -44,13 +44,13 @@ impl Job {
         self.rt.sched.pe()
     }
 
-    /// How many PEs the job has.
+    /// The number of PEs of the job.
     #[must_use]
     pub fn pes(&self) -> u32 {
         self.rt.sched.pes()
     }
 
-    /// Which processes and hosts the PEs belong to.
+    /// The processes and hosts to which the PEs belong.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         self.rt.sched.layout()
@@ -103,7 +103,7 @@ impl Job {
         Collection::named(runtime::create_collection::<T>(self.rt, Shape::Sparse, map, ()))
     }
 
-    /// A single chare, on the PE whose turn it is.
+    /// A single chare, on the next PE in turn.
     pub fn single<T: Chare<Index = Solo>>(&self, init: T::Init) -> Proxy<T> {
         runtime::single::<T>(self.rt, init, None)
     }
@@ -118,13 +118,13 @@ impl Job {
         runtime::single::<T>(self.rt, init, Some(pe))
     }
 
-    /// A value that somebody will give, somewhere: the promise travels, the reply is awaited here.
+    /// A value that will be given on any PE: the promise can be sent there, the reply is awaited here.
     pub fn promise<R: Arguments>(&self) -> (Promise<R>, Reply<R>) {
         let reply = Reply::new(self.rt, Awaited::PROMISE);
         (Promise::of(&reply), reply)
     }
 
-    /// A put window of `len` items on this PE, all zero, and the right to put into it, which is given to another chare.
+    /// A put window of `len` items on this PE, all zero, and its put handle, which is given to another chare.
     ///
     /// # Panics
     /// If its size does not fit the address space, or after the PE has ended.
@@ -133,7 +133,7 @@ impl Job {
         PutWindow::open(self.rt, len)
     }
 
-    /// Has a front in another language tell who waits, in reports of deadlocks of this PE. The first one stays.
+    /// Sets the front in another language that reports the waiting tasks of this PE in deadlocks. The first one stays.
     #[doc(hidden)]
     pub fn set_front(&self, front: Box<dyn crate::Front>) {
         let _ = self.rt.front.set(front);
@@ -145,16 +145,16 @@ impl Job {
         Remote::of(self.rt)
     }
 
-    /// Keeps the job from being quiescent until the hold is dropped: for work that goes on outside of the PEs, on a thread of the
-    /// program's own, or in another async runtime. Take it here before that work starts, and give it to the work.
+    /// Keeps the job from being quiescent until the hold is dropped: for work outside of the PEs, on a thread of the program, or in another async
+    /// runtime. Take it here before that work starts, and give it to the work.
     pub fn hold(&self) -> Hold {
         self.rt.sched.hold()
     }
 
-    /// Completes when nothing runs in the whole job, nothing is queued, nothing is on its way, no timer is set, and nobody has a [`Hold`].
+    /// Completes when nothing runs in the whole job, nothing is queued, no message is in flight, no timer is set, and there is no [`Hold`].
     ///
-    /// A task that waits for something else than the job, such as another thread, does not keep it open: who will wake it takes a hold, by
-    /// [`Job::hold`], before the task waits.
+    /// A task that waits for something outside of the job, such as another thread, does not delay quiescence: the code that will wake it takes a
+    /// hold, by [`Job::hold`], before the task waits.
     pub fn quiescence(&self) -> Reply<()> {
         let reply = Reply::new(self.rt, Awaited::QUIESCENCE);
         let (rt, id) = (self.rt, reply.id());
@@ -162,7 +162,7 @@ impl Job {
         reply
     }
 
-    /// Waits; other work of this PE goes on meanwhile.
+    /// Waits for `time`, while other work of this PE runs.
     pub async fn sleep(&self, time: Duration) {
         self.rt.sched.sleep(time).await;
     }
@@ -197,25 +197,25 @@ impl Job {
         Timer(self.rt.sched.after(delay, guarded(self.rt, f)))
     }
 
-    /// As [`Job::timer`], but quiescence does not wait for it: for what watches the job rather than being part of it.
+    /// As [`Job::timer`], but quiescence does not wait for it: for code that supervises the job rather than being part of it.
     pub fn timer_aside(&self, delay: Duration, f: impl FnOnce() + 'static) -> Timer {
         Timer(self.rt.sched.after_system(delay, guarded(self.rt, f)))
     }
 
-    /// Cancels a timer of this PE. Says whether it was still to come.
+    /// Cancels a timer of this PE. Returns whether it was still pending.
     pub fn cancel_timer(&self, timer: Timer) -> bool {
         self.rt.sched.cancel_timer(timer.0)
     }
 
-    /// Ends the job on all PEs with a status: as they hear of it, each finishes the entry method that it runs, and stops.
+    /// Ends the job on all PEs with a status: as soon as a PE receives this, it finishes its current entry method, and stops.
     ///
-    /// A status is a number from 0 to 255: the system keeps no more of it.
+    /// A status is a number from 0 to 255, because the system keeps no more of it.
     pub fn exit(&self, code: u8) {
         runtime::exit(self.rt, i32::from(code));
     }
 
-    /// Asks the launcher to send the user's next SIGINT to this process alone, instead of ending the job because of it. For programs with a
-    /// prompt: ask again after each that has been seen to, since another one before that ends the job.
+    /// Asks the launcher to send the user's next SIGINT to this process alone, instead of ending the job. For programs with a prompt: call it again
+    /// after each signal that the program has handled, since another signal before that ends the job.
     pub fn take_interrupt(&self) {
         self.rt.host.take_interrupt();
     }
@@ -231,7 +231,7 @@ impl Job {
     /// If the status is 0, which means success.
     #[track_caller]
     pub fn abort_with(&self, code: u8, message: &str) {
-        assert_ne!(code, 0, "a job that is aborted has no status of success; the message is: {message}");
+        assert_ne!(code, 0, "an aborted job cannot have the status of success; the message is: {message}");
         self.rt.fail(runtime::Failure { code, what: message.to_string() });
     }
 }

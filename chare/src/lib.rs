@@ -1,13 +1,12 @@
 //! Charm++'s programming model in Rust.
 //!
-//! A program is many more objects (*chares*) than cores. They live anywhere, call each other's *entry methods*
-//! asynchronously through *proxies*, wait on *futures*, and contribute to *reductions*, so that communication overlaps
-//! computation.
+//! A program is many more objects (*chares*) than cores. They live on any PE, call each other's *entry methods* asynchronously through *proxies*,
+//! wait on *futures*, and contribute to *reductions*, so that communication overlaps computation.
 //!
 //! This crate is the object model, and the only place that serializes. It knows nothing of transport backends, Python, or the
 //! launcher.
 
-// The macros write `::charm4rs::…`, in this crate's own tests too.
+// The macros write `::charm4rs::…`, also in this crate's own tests.
 extern crate self as charm4rs;
 
 mod boot;
@@ -64,7 +63,7 @@ pub use select::{Either, select, select_all};
 pub use thread::{spawn_thread, unpin_thread};
 pub use watch::coarse_now;
 
-/// What a program needs; `use charm4rs::prelude::*;`.
+/// The names that most programs need; `use charm4rs::prelude::*;`.
 pub mod prelude {
     pub use crate::{
         All, Args, CallError, Collection, Cx, Group, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, data,
@@ -73,11 +72,11 @@ pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 }
 
-/// The serde of [`#[data]`](macro@data); and the bytemuck of [`Payload`]: a type of plain numbers that a payload holds derives
-/// `charm4rs::bytemuck::Pod` and `Zeroable`, with `#[bytemuck(crate = "charm4rs::bytemuck")]`.
+/// The serde of [`#[data]`](macro@data); and the bytemuck of [`Payload`]: a type of plain numbers in a payload derives `charm4rs::bytemuck::Pod` and
+/// `Zeroable`, with `#[bytemuck(crate = "charm4rs::bytemuck")]`.
 pub use {bytemuck, serde};
 
-/// For measuring programs, which need what lies below the object layer.
+/// For measuring programs, which need the layers below the object layer.
 #[doc(hidden)]
 pub use boot::main_after;
 

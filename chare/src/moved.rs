@@ -21,17 +21,17 @@ const fn boxed<T>() -> bool {
     align_of::<T>() > BODY_ALIGN || size_of::<T>() > INLINE_MAX
 }
 
-/// How many bytes a moved `T` takes in a message.
+/// The number of bytes that a moved `T` takes in a message.
 pub(crate) const fn size<T>() -> usize {
     if boxed::<T>() { size_of::<Box<T>>() } else { size_of::<T>() }
 }
 
-/// The bytes of a value on their way into a message. Whoever has them owns what the value owned: so they are copied once.
+/// The bytes of a value on their way into a message. They own what the value owned, so they must be copied exactly once.
 #[derive(Debug)]
 pub(crate) struct Loose<'a>(&'a [MaybeUninit<u8>]);
 
 impl Loose<'_> {
-    /// How many bytes they take in a message.
+    /// The number of bytes that they take in a message.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -44,12 +44,12 @@ impl Loose<'_> {
     }
 }
 
-/// Takes a value apart, for the time of `f`. If `f` does not put the bytes into a message, what the value owned leaks.
+/// Takes a value apart and calls `f` with its bytes. If `f` does not put the bytes into a message, what the value owned leaks.
 #[inline]
 pub(crate) fn loosen<T, R>(value: T, f: impl FnOnce(Loose<'_>) -> R) -> R {
     if boxed::<T>() {
         let value = ManuallyDrop::new(Box::new(value));
-        // SAFETY: the bytes of a box that is never dropped, for as long as it stays where it is.
+        // SAFETY: the bytes of a box that is never dropped, as long as it stays where it is.
         f(Loose(unsafe { bytes_of(&value) }))
     } else {
         let value = ManuallyDrop::new(value);
@@ -76,7 +76,7 @@ pub(crate) fn write<T>(value: T, body: &mut [MaybeUninit<u8>]) {
 /// Moves the value out of a message's body.
 ///
 /// # Safety
-/// `body` points to what [`write()`] wrote in this process for the same `T`, and nobody reads it again.
+/// `body` points to what [`write()`] wrote in this process for the same `T`, and it is not read again.
 #[inline]
 pub(crate) unsafe fn read<T>(body: *const u8) -> T {
     if boxed::<T>() {
@@ -88,7 +88,7 @@ pub(crate) unsafe fn read<T>(body: *const u8) -> T {
     }
 }
 
-/// Where in a message's body a part of a moved value is, for who knows the part's type only.
+/// The offset of a part of a moved value in a message's body, for code that knows only the part's type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MovedField {
     boxed: bool,
@@ -115,7 +115,7 @@ impl MovedField {
     }
 }
 
-/// RecvBuffer for one value of any type, in place if it is small: how a future keeps its value without an allocation.
+/// A buffer for one value of any type, in place if it is small: a future keeps its value in it without an allocation.
 pub(crate) struct Stash {
     room: MaybeUninit<[u128; 4]>,
     drop: Option<unsafe fn(*mut u8)>,
@@ -131,12 +131,12 @@ impl Stash {
         size_of::<T>() <= size_of::<[u128; 4]>() && align_of::<T>() <= align_of::<u128>()
     }
 
-    /// Keeps `value`; drops what was there.
+    /// Stores `value`; drops the previous one.
     pub(crate) fn put<T: 'static>(&mut self, value: T) {
         self.clear();
         let room = self.room.as_mut_ptr().cast::<u8>();
         if Self::in_place::<T>() {
-            // SAFETY: the room is large and aligned enough, and holds nothing.
+            // SAFETY: the room is large and aligned enough, and empty.
             unsafe { room.cast::<T>().write(value) };
             self.drop = Some(|room| {
                 // SAFETY: called while the stash holds the T that was written just above.
@@ -164,7 +164,7 @@ impl Stash {
         Some(unsafe { if Self::in_place::<T>() { room.cast::<T>().read() } else { *room.cast::<Box<T>>().read() } })
     }
 
-    /// Whether there is no value.
+    /// Whether it is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.kind.is_none()
     }
@@ -173,7 +173,7 @@ impl Stash {
     pub(crate) fn clear(&mut self) {
         self.kind = None;
         if let Some(drop) = self.drop.take() {
-            // SAFETY: `put` stored this function for the value that is there.
+            // SAFETY: `put` stored this function for the current value.
             unsafe { drop(self.room.as_mut_ptr().cast()) };
         }
     }
@@ -191,12 +191,12 @@ impl std::fmt::Debug for Stash {
     }
 }
 
-/// Writes plain data at `at`; returns the offset behind it.
+/// Writes plain data at `at`; returns the offset after it.
 pub(crate) fn put_pod<T: bytemuck::NoUninit>(body: &mut [MaybeUninit<u8>], at: usize, value: &T) -> usize {
     put_bytes(body, at, bytemuck::bytes_of(value))
 }
 
-/// Writes bytes at `at`; returns the offset behind them.
+/// Writes bytes at `at`; returns the offset after them.
 #[inline]
 pub(crate) fn put_bytes(body: &mut [MaybeUninit<u8>], at: usize, bytes: &[u8]) -> usize {
     body[at..at + bytes.len()].write_copy_of_slice(bytes);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stash_drops_what_nobody_takes_and_only_that() {
+    fn a_stash_drops_its_value_unless_it_is_taken() {
         let token = Rc::new(());
         let mut stash = Stash::new();
         stash.put(token.clone());

@@ -1,4 +1,4 @@
-//! Large runs of plain data in an argument, carried beside the message instead of inside it.
+//! Payloads: large arrays of plain data in an argument, carried beside the message instead of inside it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,9 +15,9 @@ use crate::wire::{self, Bytes};
 
 /// An array of plain data (`f64`, `u8`, `[f32; 3]`, anything `bytemuck::Pod`) as an argument.
 ///
-/// It is never copied on its way where ownership allows: inside a process its memory moves, between processes of a host
-/// it is handed over in shared memory, across a network it is put into the receiver's memory. Elements of one
-/// process that receive the same broadcast share one copy; writing to a shared one copies it first.
+/// It is not copied on its way if ownership allows: inside a process its memory moves, between processes of a host it is handed over in shared
+/// memory, across a network it is put into the receiver's memory. Elements of one process that receive the same broadcast share one copy; writing to
+/// a shared one copies it first.
 ///
 /// ```
 /// use charm4rs::Payload;
@@ -28,7 +28,7 @@ use crate::wire::{self, Bytes};
 /// ```
 pub struct Payload<T: Pod> {
     buf: Arc<RegBuf>,
-    /// The bytes of the memory that are its items.
+    /// The range of the memory's bytes that are its items.
     part: Range<usize>,
     item: PhantomData<T>,
 }
@@ -62,7 +62,7 @@ impl<T: Pod> Payload<T> {
         Self { part: 0..buf.len(), buf, item: PhantomData }
     }
 
-    /// Its memory, and nothing else: of a slice, a copy.
+    /// Its memory, without other bytes: of a slice, a copy.
     pub(crate) fn into_memory(self) -> Arc<RegBuf> {
         if self.is_whole() { self.buf } else { Self::copy_of(&self).buf }
     }
@@ -73,8 +73,8 @@ impl<T: Pod> Payload<T> {
 
     /// Some of the items, as a payload that shares the memory of this one: nothing is copied, until one of the two is written.
     ///
-    /// As an argument of a call inside its process it keeps that memory; to other processes, and where a call goes to all elements, only the
-    /// slice travels, which is copied once for that.
+    /// As an argument of a call inside its process it keeps that memory; to other processes, and in calls of all elements, only the slice is sent,
+    /// which is copied once for that.
     ///
     /// ```
     /// use charm4rs::Payload;
@@ -115,7 +115,7 @@ impl<T: Pod> Payload<T> {
     }
 }
 
-/// Memory of a chare's, given for a payload to land in: what the method named by `#[entry(post = …)]` returns.
+/// Memory of a chare that receives a payload: the method named by `#[entry(post = …)]` returns it.
 ///
 /// It comes back to the chare as the entry method's [`Payload`] argument.
 #[derive(Debug)]
@@ -135,10 +135,10 @@ impl<T: Pod> From<Payload<T>> for RecvBuffer {
 }
 
 impl<T: Pod> Default for Payload<T> {
-    /// The empty one. It costs no allocation: `std::mem::take` is the way to send a payload that a chare holds.
+    /// An empty payload. It does not allocate: use `std::mem::take` to send a payload that a chare holds.
     fn default() -> Self {
         thread_local! {
-            // One for each thread, so that PEs do not share its count's cache line.
+            // One for each thread, so that PEs do not share the cache line of its reference count.
             static EMPTY: Arc<RegBuf> = Arc::new(RegBuf::heap(0));
         }
         Self { buf: EMPTY.with(Arc::clone), part: 0..0, item: PhantomData }
@@ -200,8 +200,8 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Payload<T> {
     }
 }
 
-/// On the wire: the number of bytes, then either the payload's place among those that travel beside the message
-/// plus one, or 0 and the bytes themselves.
+/// On the wire: the number of bytes, then either one plus the payload's place among those that travel beside the message, or 0 and the bytes
+/// themselves.
 impl<T: Pod> Serialize for Payload<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let bytes = &self.buf[self.part.clone()];
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_payload_rides_inside_and_a_large_one_beside_the_message() {
+    fn a_small_payload_travels_inside_and_a_large_one_beside_the_message() {
         for (items, beside) in [(3usize, 0), (100_000, 1)] {
             let value = ("x".to_string(), Payload::from((0..items).map(|i| i as f64).collect::<Vec<_>>()));
             let mut bytes = Vec::new();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn writing_to_a_shared_payload_leaves_the_other_alone() {
+    fn writing_to_a_shared_payload_does_not_change_the_other() {
         let a = Payload::from(vec![1, 2, 3]);
         let mut b = a.clone();
         b[0] = 9;
@@ -302,7 +302,7 @@ mod tests {
             assert_eq!(wire::unpack::<Payload<u32>>(&bytes, aside).unwrap(), slice);
             slice.iter_mut().for_each(|item| *item = 7);
             assert_eq!(slice.clone().into_memory().len(), range.len() * 4);
-            assert!(whole.iter().copied().eq(0..10_000), "the whole is left alone");
+            assert!(whole.iter().copied().eq(0..10_000), "the whole is unchanged");
         }
         let alone = { Payload::from(vec![1u8, 2, 3, 4]).slice(1..=2) };
         assert_eq!(RecvBuffer::from(alone).0[..], [2, 3]);

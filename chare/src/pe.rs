@@ -1,11 +1,11 @@
-//! One PE's life, whoever runs it: a thread of a process, a test, or a simulation. Knows nothing of how jobs start.
+//! The life of one PE, in a thread of a process, a test, or a simulation. Knows nothing of how jobs start.
 //!
 //! # The end
-//! 1. The loop has ended: `exit` was called, or something failed.
-//! 2. [`drain`]: messages that nobody will deliver are dropped, with the values that were moved into them. As long as any
-//!    PE of the process runs, more may come; the owner of the PEs calls it until none does.
-//! 3. [`close`]: the chares are dropped, then the scheduler's tasks and the port, then values that nobody awaited.
-//!    Destructors are the user's code: they may send, and what they send is dropped.
+//! 1. The loop has ended: `exit` was called, or there was a failure.
+//! 2. [`drain`]: messages that will not be delivered are dropped, with the values that were moved into them. As long as any PE of the process runs,
+//!    more may arrive; the owner of the PEs calls it until none runs.
+//! 3. [`close`]: the chares are dropped, then the scheduler's tasks and the port, then values that were not awaited. Destructors are user code: they
+//!    may send, and their messages are dropped.
 
 use std::rc::Rc;
 
@@ -20,12 +20,12 @@ use crate::runtime::{self, Failure, Host, Rt, Runtime};
 /// What a PE does before its loop begins.
 pub(crate) type Begin<'a> = Box<dyn FnOnce(Rt) + 'a>;
 
-/// Makes a PE, on its thread.
+/// Creates a PE, on its thread.
 pub(crate) fn open(port: Port, config: Config, host: Rc<dyn Host>) -> Rt {
     Runtime::new(Scheduler::new(port, config), host)
 }
 
-/// A child that user code has forked leaves the loop when that code returns to it: the PE is its parent.
+/// A child process that user code has forked leaves the loop when that code returns to it: the PE belongs to the parent.
 pub(crate) fn leave_fork() {
     if let Some(rt) = runtime::try_current() {
         rt.sched.leave_fork();
@@ -41,31 +41,30 @@ pub(crate) fn run(rt: Rt) -> Result<i32, TransportError> {
     code
 }
 
-/// Runs what may run code of the user's outside of entry methods: a serializer, a reducer, a map, a destructor. Its panic
-/// ends the job.
+/// Runs code that may call user code outside of entry methods: a serializer, a reducer, a map, a destructor. A panic in it ends the job.
 pub(crate) fn guarded<R>(rt: Rt, f: impl FnOnce() -> R) -> Option<R> {
     runtime::guard(f).map_err(|panic| rt.fail(Failure::panic("code outside of the entry methods", &panic))).ok()
 }
 
-/// Drops what was not delivered.
+/// Drops undelivered messages.
 pub(crate) fn drain(rt: Rt) {
     while let Some(msg) = rt.sched.take_undelivered() {
         guarded(rt, || rt.discard(msg));
     }
 }
 
-/// Ends it, when what it has sent is with its receivers.
+/// Ends the PE, when its messages are with their receivers.
 pub(crate) fn close(rt: Rt) -> Result<(), TransportError> {
     clear(rt, || guarded(rt, || rt.sched.close()).unwrap_or(Ok(())))
 }
 
-/// Ends it, whatever it has sent: nobody receives that any more.
+/// Ends the PE without delivering its messages: no PE receives them any more.
 pub(crate) fn abandon(rt: Rt) {
     let _ = clear(rt, || guarded(rt, || rt.sched.abandon()));
 }
 
 fn clear<R>(rt: Rt, close: impl FnOnce() -> R) -> R {
-    rt.sched.stop(i32::from(u8::MAX)); // if the loop did not end, but a simulation
+    rt.sched.stop(i32::from(u8::MAX)); // if a simulation ended before the loop
     guarded(rt, || rt.clear());
     drain(rt);
     let closed = close();

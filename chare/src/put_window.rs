@@ -56,8 +56,8 @@ use crate::{Arguments, CallError, Payload, Reply, wire};
 ///
 /// Puts are not ordered with calls. A put into a window that was dropped fails with [`CallError::WindowGone`].
 pub struct PutWindow<T: Pod> {
-    /// Its PE's, where it stays. (A pointer, since a reference would have the compiler list all that is in there to whoever makes a
-    /// put window an argument.)
+    /// The runtime of its PE, where it stays. (A pointer, because with a reference the compiler would list all its contents in the error for a put
+    /// window as an argument.)
     rt: *const Runtime,
     id: PutWindowId,
     memory: PutWindowMemory,
@@ -81,7 +81,7 @@ impl<T: Pod> PutWindow<T> {
     /// The number of items.
     #[must_use]
     pub fn len(&self) -> usize {
-        // SAFETY: only the slice's length is looked at.
+        // SAFETY: only the slice's length is read.
         unsafe { self.memory.bytes() }.len().checked_div(size_of::<T>()).unwrap_or(0)
     }
 
@@ -101,7 +101,7 @@ impl<T: Pod> PutWindow<T> {
         if !self.rt().put_windows.is_here(self.id) {
             return None;
         }
-        // SAFETY: the last put has arrived, its putter has not got the right back, and there is no other one (`PutHandle`'s text). It
+        // SAFETY: the last put has arrived, its putter has not got the handle back, and there is no other handle (`PutHandle`'s text). The putter
         // gets it when the guard is dropped, whose borrow ends there.
         let bytes = unsafe { self.memory.bytes() };
         Some(ReceivedPut { put_window: self, items: bytemuck::cast_slice(bytes) })
@@ -110,14 +110,14 @@ impl<T: Pod> PutWindow<T> {
     /// Waits for the next put and returns it.
     ///
     /// # Panics
-    /// If the put handle was dropped: nothing will be put any more. ([`PutWindow::arrival`] says so without a panic.)
+    /// If the put handle was dropped: there will be no further put. ([`PutWindow::arrival`] reports this without a panic.)
     pub async fn next(&mut self) -> ReceivedPut<'_, T> {
         self.arrival().await;
-        self.read().expect("nobody else reads it")
+        self.read().expect("only this task reads it")
     }
 
-    /// From now on each arrival gives `value` to `sink`: an entry method (`proxy.method_sink()`) that then calls
-    /// [`PutWindow::read`], for example. In place of what was named before.
+    /// From now on each arrival gives `value` to `sink`: for example to an entry method (`proxy.method_sink()`) that then calls [`PutWindow::read`].
+    /// Replaces the previous sink.
     pub fn notify<V: Arguments + Clone>(&self, sink: impl IntoSink<V>, value: V) {
         put_windows::notify(self.rt(), self.id, sink.into_sink(), value);
     }
@@ -135,7 +135,7 @@ impl<T: Pod> fmt::Debug for PutWindow<T> {
     }
 }
 
-/// What was put into a [`PutWindow`]. Until it is dropped, nothing is put there.
+/// The content of a put into a [`PutWindow`]. Until it is dropped, there is no further put.
 pub struct ReceivedPut<'a, T: Pod> {
     put_window: &'a PutWindow<T>,
     items: &'a [T],
@@ -160,24 +160,24 @@ impl<T: Pod + fmt::Debug> fmt::Debug for ReceivedPut<'_, T> {
     }
 }
 
-/// The right to put into a put window. There is one of each, at any time: it is given to another chare as an argument of a call of one
-/// element, or as a result; it cannot be cloned, nor given to several; a put consumes it, and gives it back when its owner has read.
+/// The handle that allows puts into a put window. There is exactly one at any time: it is given to another chare as an argument of a call of one
+/// element, or as a result; it cannot be cloned, nor given to several chares; a put consumes it, and returns it when its owner has read.
 ///
-/// Whoever drops it lets the put window's owner know ([`CallError::HandleGone`]).
+/// If it is dropped, the put window's owner is told ([`CallError::HandleGone`]).
 pub struct PutHandle<T: Pod> {
     right: Right,
     item: PhantomData<fn(T)>,
 }
 
 impl<T: Pod> PutHandle<T> {
-    /// How many items the put window holds.
+    /// The number of items of the put window.
     #[must_use]
     pub fn len(&self) -> usize {
         let bytes = self.right.address(|address| usize::try_from(address.len).unwrap_or(usize::MAX));
         bytes.checked_div(size_of::<T>()).unwrap_or(0)
     }
 
-    /// Whether the put window holds none.
+    /// Whether the put window has no items.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -186,19 +186,19 @@ impl<T: Pod> PutHandle<T> {
     /// Puts items at the put window's beginning; see [`PutHandle::put_at`].
     ///
     /// # Panics
-    /// If they are more than the put window holds.
+    /// If there are more items than the put window has.
     #[track_caller]
     pub fn put(self, items: impl Into<Payload<T>>) -> Put<T> {
         self.put_at(0, items)
     }
 
-    /// Puts items into the put window, the first one at place `at`; the others stay as they are. Sends at once; the future gives the handle
-    /// back when the put window's owner has read it. If that future is dropped, so is the handle.
+    /// Puts items into the put window, the first one at position `at`; the other items of the window stay as they are. Sends at once; the future
+    /// returns the handle when the put window's owner has read the items. If that future is dropped, so is the handle.
     ///
-    /// The memory of a [`Payload`] that nobody shares is read where it is.
+    /// The memory of a [`Payload`] that is not shared is not copied before the put.
     ///
     /// # Panics
-    /// If an item would lie outside of the put window. Nothing is written then.
+    /// If an item would be outside of the put window. Nothing is written then.
     #[track_caller]
     pub fn put_at(self, at: usize, items: impl Into<Payload<T>>) -> Put<T> {
         let (items, len) = (items.into(), self.len());
@@ -208,7 +208,7 @@ impl<T: Pod> PutHandle<T> {
             items.len()
         );
         let rt = runtime::current();
-        let address = self.right.take().expect("whoever has a handle has its right");
+        let address = self.right.take().expect("a handle that was not used has its address");
         let offset = (at * size_of::<T>()) as u64;
         Put { reply: put_windows::put(rt, address, offset, rt.leaving(items.into_memory())), item: PhantomData }
     }
@@ -232,7 +232,7 @@ impl<'de, T: Pod> Deserialize<'de> for PutHandle<T> {
     }
 }
 
-/// A put on its way: gives its handle back when it has been read.
+/// A put in progress: returns its handle when the items have been read.
 #[must_use = "without its future, the handle of a put is dropped"]
 pub struct Put<T: Pod> {
     reply: Reply<Right>,
@@ -261,7 +261,7 @@ impl<T: Pod> fmt::Debug for Put<T> {
     }
 }
 
-/// What a [`PutHandle`] is, whatever its items: an address that is used by one, and moves. Empty once it was used or serialized.
+/// The part of a [`PutHandle`] that does not depend on its items: an address with one user, which can be moved. Empty once it was used or serialized.
 pub(crate) struct Right(Cell<Option<Box<PutWindowAddress>>>);
 
 impl Right {
@@ -274,7 +274,7 @@ impl Right {
     }
 
     fn address<R>(&self, look: impl FnOnce(&PutWindowAddress) -> R) -> R {
-        let address = self.0.take().expect("whoever has a handle has its right");
+        let address = self.0.take().expect("a handle that was not used has its address");
         let seen = look(&address);
         self.0.set(Some(address));
         seen
@@ -301,7 +301,7 @@ impl fmt::Debug for Right {
     }
 }
 
-/// Serializing it gives it away, so that whoever reads it is the only one who has it.
+/// Serializing gives the handle away, so that its reader is the only holder.
 impl Serialize for Right {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         wire::is_once("a put handle goes to one chare, in a call or as a result").map_err(S::Error::custom)?;

@@ -1,7 +1,7 @@
-//! All chares and entry methods of the program, registered at link time, numbered alike in every process.
+//! The chares and entry methods of the program, registered at link time, numbered alike in every process.
 //!
-//! Numbers follow the sorted names, so all processes of one program agree on them; a digest over
-//! names and signatures, compared when processes meet, refuses another program.
+//! Numbers follow the sorted names, so all processes of one program agree on them; a digest over names and signatures, compared when processes
+//! connect, refuses another program.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ use crate::{Chare, Entry};
 
 type Destinations = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
 
-/// An entry method's row: what the dispatcher needs to know of it.
+/// The row of an entry method: what the dispatcher needs.
 #[derive(Debug)]
 pub struct MethodInfo {
     pub(crate) chare: &'static str,
@@ -26,13 +26,13 @@ pub struct MethodInfo {
     id: AtomicU16,
     pub(crate) deliver: fn(&'static Runtime, &'static MethodInfo, &Header, Incoming),
     pub(crate) broadcast: fn(&'static Runtime, &'static MethodInfo, &Header, Incoming),
-    /// How it is begun.
+    /// How it is started.
     pub(crate) start: Start,
-    /// Where the payloads of a call that is on its way shall land, if the method has a say in it.
+    /// Chooses the memory for the payloads of an incoming call, if the method does so.
     pub(crate) offer: Option<Destinations>,
-    /// What can be done with a moved call.
+    /// Operations on a moved call.
     pub(crate) body: BodyOps,
-    /// The index of an element, for who reports what runs.
+    /// Reads the index of an element, for reports of what runs.
     pub(crate) index: IndexLook,
 }
 
@@ -43,12 +43,12 @@ pub struct ChareInfo {
     id: AtomicU16,
     pub(crate) create: fn(&'static Runtime, &Header, Incoming),
     pub(crate) solo: fn(&'static Runtime, &Header, Incoming),
-    /// Drops a new element that will not be made.
+    /// Drops a new element that will not be created.
     pub(crate) discard: fn(&Header, Incoming),
     pub(crate) methods: &'static [&'static MethodInfo],
 }
 
-/// What `#[chare]` submits at link time.
+/// The item that `#[chare]` submits at link time.
 #[derive(Debug)]
 pub struct Registration(pub &'static ChareInfo);
 

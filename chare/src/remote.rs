@@ -1,4 +1,4 @@
-//! A job as other threads reach it: what they have to do there, they give to a PE. Knows nothing of how it gets there.
+//! Access to a job from other threads, which give their work to a PE. Knows nothing of how it gets there.
 
 use std::fmt;
 use std::future::Future;
@@ -10,10 +10,10 @@ pub use charm4rs_scheduler::{Hold, PeGone};
 
 use crate::{Job, runtime};
 
-/// A PE of the job, for threads that the program has started itself. Made by [`Job::remote`]; clone it, and send it to the threads.
+/// A PE of the job, for threads that the program has started itself. Created by [`Job::remote`]; clone it, and send it to the threads.
 ///
-/// Proxies, replies and the job itself work on PEs only: a proxy may be moved to another thread, as an argument is, but its calls panic there. What a
-/// thread has to do in the job is a closure, which runs on the PE, between two entry methods.
+/// Proxies, replies and the job itself work only on PEs: a proxy may be moved to another thread, like an argument, but its calls panic there. A
+/// thread gives its work in the job to a PE as a closure, which runs there between two entry methods.
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -58,11 +58,11 @@ impl Remote {
         self.pe
     }
 
-    /// Runs `f` on the PE, soon, and does not wait for that. Quiescence waits for it from now on; a thread that works towards this call
-    /// has a [`Hold`] meanwhile. A panic in `f` ends the job.
+    /// Runs `f` on the PE, soon, and does not wait for it. Quiescence waits for it from now on; a thread that prepares this call holds a [`Hold`] in
+    /// the meantime. A panic in `f` ends the job.
     ///
     /// # Errors
-    /// If the PE has ended. (One that ends before it has run `f` drops it.)
+    /// If the PE has ended. (A PE that ends before it has run `f` drops it.)
     pub fn run(&self, f: impl FnOnce(Job) + Send + 'static) -> Result<(), PeGone> {
         self.remote.run(move |_| {
             let rt = runtime::current();
@@ -72,14 +72,14 @@ impl Remote {
         })
     }
 
-    /// Runs `f` on the PE, and the future that it returns, and waits for the result: for a [`Reply`](crate::Reply), for example. The thread sleeps
-    /// meanwhile. A panic ends the job.
+    /// Runs `f` on the PE, and the future that it returns, and waits for the result: for a [`Reply`](crate::Reply), for example. The thread sleeps in
+    /// the meantime. A panic ends the job.
     ///
     /// # Errors
     /// If the PE has ended, or ends before there is a result.
     ///
     /// # Panics
-    /// On a thread that is a PE itself: that awaits the future.
+    /// On a thread that is a PE itself: it must await the future instead.
     #[track_caller]
     pub fn wait<F, R>(&self, f: impl FnOnce(Job) -> F + Send + 'static) -> Result<R, PeGone>
     where
@@ -92,15 +92,15 @@ impl Remote {
         self.run(move |job| {
             let result = f(job);
             job.spawn(async move {
-                // Nobody waits any more only if the thread has been killed.
+                // This fails only if the waiting thread has been killed.
                 let _ = to.send(result.await);
             });
         })?;
         from.recv().map_err(|_| PeGone)
     }
 
-    /// Keeps the job from being quiescent until the hold is dropped. As the job may be quiescent before a thread comes to this, take the thread's
-    /// first one on the PE, by [`Job::hold`].
+    /// Keeps the job from being quiescent until the hold is dropped. Because the job may be quiescent before a thread calls this, take the thread's
+    /// first hold on the PE, by [`Job::hold`].
     pub fn hold(&self) -> Hold {
         self.remote.hold()
     }

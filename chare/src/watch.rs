@@ -1,20 +1,19 @@
-//! Watches over the PEs of a process: says so when one does not come back from an entry method, has PE 0 look for
-//! deadlocks, and with `++hang-timeout` ends a job that hangs.
+//! Supervises the PEs of a process: reports a PE that does not return from an entry method, lets PE 0 search for deadlocks, and with `++hang-timeout`
+//! ends a job that hangs.
 //!
-//! # How
-//! One thread for each process, which sleeps and looks from time to time; the PEs do nothing for it but to store what
-//! they would store anyway, or almost ([`Pulse`], [`Running`]). If two looks at a PE are alike and it is not
-//! idle, it has been in one and the same entry method between them. What that is, of which chare, and where in it, the PE's thread
-//! itself says in the handler of a signal, which may come between any two instructions of an endless loop
-//! (see [`charm4rs_bootstrap::interrupt`]). A warning asks for the names only: the job goes on, and nothing risky may happen to it. The stack is
-//! walked when the job ends anyway.
+//! # How it works
+//! Each process has one thread for this, which sleeps and checks periodically; the PEs do hardly more for it than they would do anyway ([`Pulse`],
+//! [`Running`]). If two readings of a PE are equal and it is not idle, it has been in the same entry method between them. The PE's thread itself
+//! reports the method, its chare and the position in it, in a signal handler, which may interrupt an endless loop at any instruction (see
+//! [`charm4rs_bootstrap::interrupt`]). A warning asks only for the names: the job continues, and nothing risky may happen to it. The stack
+//! is walked only when the job ends anyway.
 //!
-//! Deadlocks concern the whole job, so they are found by a search (see [`deadlock`]), which the thread beside PE 0 asks for
-//! when PE 0 has been idle for a while; a second one, a while later, confirms it.
+//! Deadlocks concern the whole job, so they are found by a search (see [`deadlock`]). The thread in PE 0's process starts it when PE 0 has been idle
+//! for a while; a second search, a while later, confirms the result.
 //!
 //! # The end
-//! The process that finds a hang reports it with the stacks of its own PEs, as the job's failure with status 124. The launcher has all other
-//! processes say what theirs do, and then kills them; meanwhile the first one waits, since its end would be noticed by the others.
+//! The process that detects a hang reports it with the stacks of its own PEs, as the job's failure with status 124. The launcher asks all other
+//! processes for theirs, and then kills them; the first process waits until then, since the others would notice its end.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,29 +33,29 @@ use crate::runtime::{self, Rt};
 
 /// An entry method that runs for so long is reported; then after twice the time, and so on.
 const LONG: Duration = Duration::from_secs(30);
-/// A deadlock is reported so soon.
+/// A deadlock is reported after this time.
 const DEADLOCK: Duration = Duration::from_secs(10);
-/// Between two looks, at most.
+/// The longest time between two checks.
 const TICK: Duration = Duration::from_secs(1);
-/// So often a look comes within each of the times above.
+/// The number of checks within each of the times above.
 const TICKS: u32 = 10;
-/// How long a PE may take to say what it does.
+/// How long a PE may take to report what it does.
 const ANSWER: Duration = Duration::from_millis(500);
-/// For tests: a factor by which all of the times above are shorter or longer.
+/// For tests: a factor for all of the times above.
 const PATIENCE: &str = "CHARM4RS_PATIENCE";
-/// Frames from here on are the runtime's.
+/// Frames from here on belong to the runtime.
 const RUNTIME: &str = "charm4rs::runtime";
 
-/// The time since the job's start in nanoseconds, as of the thread's last look.
+/// The time since the job's start in nanoseconds, at the thread's last check.
 static COARSE: AtomicU64 = AtomicU64::new(0);
 
-/// [`Job::now`](crate::Job::now) of a moment ago, at most a second: for stamps of what happens often, since it costs a load. Zero in a simulation.
+/// [`Job::now`](crate::Job::now) as of at most a second ago: for time stamps of frequent events, since it costs only a load. Zero in a simulation.
 #[must_use]
 pub fn coarse_now() -> Duration {
     Duration::from_nanos(COARSE.load(Ordering::Relaxed))
 }
 
-/// How long to wait for what.
+/// The time limits.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     long: Duration,
@@ -76,7 +75,7 @@ impl Limits {
         Self { long, deadlock, hang, tick }
     }
 
-    /// Between two searches for a deadlock.
+    /// The time between two searches for a deadlock.
     fn search(&self) -> Duration {
         self.deadlock.mul_f64(0.4)
     }
@@ -94,7 +93,7 @@ struct Shared {
     clock: Clock,
     limits: Limits,
     pes: Mutex<BTreeMap<Pe, Watched>>,
-    /// Of the last deadlock that was told.
+    /// The last deadlock that was reported.
     told: Mutex<Option<[u64; 3]>>,
 }
 
@@ -106,7 +105,7 @@ struct Watched {
     remote: Remote,
 }
 
-/// A PE is watched while this exists, on its thread.
+/// While this exists, the PE of its thread is supervised.
 pub(crate) struct Seated<'a> {
     watch: &'a Watch,
     pe: Pe,
@@ -125,7 +124,7 @@ impl Shared {
 }
 
 impl Watch {
-    /// Begins, with no PE yet.
+    /// Starts the thread, without a PE yet.
     pub(crate) fn start(options: &Options, control: &Control, clock: Clock) -> Self {
         let limits = Limits::new(options.hang_timeout);
         let shared =
@@ -139,20 +138,24 @@ impl Watch {
         });
         let watching = watch.clone();
         let thread = std::thread::Builder::new().name("charm4rs-watch".to_owned());
-        // What a thread needs at its start must not be what a program has not left: that would end the process without a word.
+        // The program must not have used up what a thread needs at its start: its failure would end the process without a message.
         let (started, has_started) = std::sync::mpsc::sync_channel(0);
         let run = move || {
             let _ = started.send(());
             watching.run();
         };
         if let Err(error) = thread.spawn(run) {
-            control.abort(71, None, &format!("no thread that watches over the PEs: {error}; see ulimit -u"));
+            control.abort(
+                71,
+                None,
+                &format!("cannot start the thread that supervises the PEs: {error}; see ulimit -u"),
+            );
         }
         let _ = has_started.recv();
         watch
     }
 
-    /// Watches over this thread's PE.
+    /// Supervises the PE of this thread.
     pub(crate) fn seat(&self, rt: Rt) -> Seated<'_> {
         let pe = rt.sched.pe();
         let seat = running::seat();
@@ -169,7 +172,7 @@ impl Watch {
             self.shared.control.give_up(found.pe(), &what);
         }
         let mut told = self.shared.told.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where the end is so near, it tells.
+        // If the job is about to end because of the hang, that report is enough.
         if told.replace(found.sums) != Some(found.sums) && hang.is_none_or(|hang| hang > deadlock) {
             self.shared.control.report(Report::Warning(found.to_string()));
         }
@@ -181,7 +184,7 @@ impl Watch {
             let slept = Instant::now();
             std::thread::sleep(self.shared.limits.tick);
             if slept.elapsed() > self.shared.limits.tick * 4 + TICK {
-                // The process was stopped, by a debugger perhaps: nobody has got on meanwhile.
+                // The process was stopped, by a debugger perhaps: no PE made progress in that time.
                 histories.clear();
             }
             let now = self.shared.clock.now();
@@ -203,7 +206,7 @@ impl Watch {
 
     fn warn(&self, pe: Pe, watched: &Watched, token: Token, time: Duration) {
         let what = watched.what(pe);
-        // It may have come back while it was asked.
+        // It may have returned while it was asked.
         if watched.token() == token {
             let text = format!("{what} has run for {} s without returning", time.as_secs_f64().round());
             self.shared.control.report(Report::Warning(text));
@@ -216,7 +219,7 @@ impl Watch {
         self.shared.control.give_up(Some(pe), &text)
     }
 
-    /// What all PEs of this process do, and where.
+    /// What all PEs of this process do, with stacks.
     fn stacks(&self) -> String {
         let pes = self.shared.pes().clone();
         let now = self.shared.clock.now();
@@ -231,7 +234,7 @@ impl Watch {
     }
 }
 
-/// What a PE does, as something to compare.
+/// What a PE does, as a value to compare.
 type Token = (u64, (usize, usize));
 
 impl Watched {
@@ -239,7 +242,7 @@ impl Watched {
         (self.pulse.look().turns, self.running.token())
     }
 
-    /// What runs on a PE.
+    /// The name of what runs on a PE.
     fn what(&self, pe: Pe) -> String {
         match self.seat.ask(false, ANSWER) {
             Some(told) => format!("{} on PE {pe}", running::name(&told)),
@@ -255,13 +258,13 @@ impl Watched {
     }
 }
 
-/// What the watcher remembers of a PE.
+/// What the thread remembers of a PE.
 #[derive(Debug)]
 struct History {
     token: Token,
-    /// When it was first seen like this.
+    /// When it was first seen in this state.
     since: Duration,
-    /// After which time it is reported next.
+    /// The duration after which it is reported next.
     next: Duration,
     searched: Duration,
 }
@@ -271,9 +274,9 @@ enum Finding {
     Nothing,
     /// It has been idle for a while: a deadlock is possible.
     Search,
-    /// It has done one thing for so long.
+    /// It has been in one entry method for this time.
     Long(Duration),
-    /// For so long that the job is to end.
+    /// For so long that the job must end.
     Hang(Duration),
 }
 
@@ -316,7 +319,7 @@ mod tests {
     const LIMITS: Limits =
         Limits { long: Duration::from_secs(30), deadlock: Duration::from_secs(10), hang: None, tick: TICK };
 
-    /// What is found at each second by who sees these turns, or an idle PE since then.
+    /// The findings at each second for a PE with these turns, or one that is idle since then.
     fn found(limits: &Limits, seconds: u64, seen: impl Fn(u64) -> (u64, Option<u64>)) -> Vec<(u64, Finding)> {
         let mut history = History::new(limits);
         let mut look = |second| {
@@ -328,27 +331,27 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_back_is_reported_after_half_a_minute_and_then_ever_more_rarely() {
+    fn a_method_that_does_not_return_is_reported_after_half_a_minute_and_then_ever_more_rarely() {
         let long = |seconds| Finding::Long(Duration::from_secs(seconds));
         let expected = [(31, long(30)), (61, long(60)), (121, long(120)), (241, long(240))];
         assert_eq!(found(&LIMITS, 300, |_| (7, None)), expected);
     }
 
     #[test]
-    fn who_gets_on_is_not_reported_and_neither_is_who_is_idle_in_between() {
+    fn a_pe_that_makes_progress_or_is_idle_in_between_is_not_reported() {
         assert_eq!(found(&LIMITS, 300, |second| (second / 29, None)), []);
         let searches = found(&LIMITS, 300, |second| (7, (second % 29 == 0).then_some(second)));
         assert_eq!(searches, []);
     }
 
     #[test]
-    fn with_a_limit_a_job_that_hangs_is_ended_then() {
+    fn a_job_that_hangs_is_ended_at_its_limit() {
         let limits = Limits { hang: Some(Duration::from_secs(5)), ..LIMITS };
         assert_eq!(found(&limits, 6, |_| (7, None)), [(6, Finding::Hang(Duration::from_secs(5)))]);
     }
 
     #[test]
-    fn an_idle_pe_has_two_searches_made_before_a_deadlock_is_to_be_reported() {
+    fn an_idle_pe_starts_two_searches_before_a_deadlock_is_reported() {
         let searches = found(&LIMITS, 14, |_| (7, Some(1)));
         assert_eq!(searches, [5, 9, 13].map(|second| (second, Finding::Search)));
     }

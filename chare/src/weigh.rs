@@ -1,19 +1,18 @@
-//! What the arguments of a call own on the heap, as far as it is seen at a glance. Between threads arguments are moved, so a message's
-//! bytes do not show what its receiver will hold; `#[chare]` asks here, and the message counts with it against its sender's credit.
+//! The memory that the arguments of a call own on the heap, as far as it is cheap to determine. Between threads arguments are moved, so a message's
+//! bytes do not show how much its receiver will hold; `#[chare]` asks here, and the result counts against the sender's credit.
 //!
-//! `Weigh(&argument).bytes()` finds the inherent method for a type that is known to be large, and [`Light`]'s for all others: the macro
-//! has concrete types before it, so no trait has to be implemented by users. What lies deeper (a vector of vectors) is not looked for: that would
-//! cost a walk through the value.
+//! `Weigh(&argument).bytes()` calls the inherent method for a type that is known to be large, and [`Light`]'s for all others: the macro sees concrete
+//! types, so users need not implement a trait. Deeper memory (a vector of vectors) is not counted: that would need a walk through the value.
 
 use crate::Payload;
 
-/// An argument on the scales.
+/// An argument to be measured.
 #[derive(Debug)]
 pub struct Weigh<'a, T: ?Sized>(pub &'a T);
 
-/// Everything that is not known to be large.
+/// All types that are not known to be large.
 pub trait Light {
-    /// Nothing.
+    /// Zero.
     #[inline]
     fn bytes(&self) -> usize {
         0
@@ -63,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_to_be_large_weighs_what_it_owns_and_all_else_nothing() {
+    fn types_that_are_known_to_be_large_weigh_what_they_own_and_others_nothing() {
         assert_eq!(Weigh(&Vec::<u64>::with_capacity(10)).bytes(), 80);
         assert_eq!(Weigh(&vec![0u8; 3].into_boxed_slice()).bytes(), 3);
         assert_eq!(Weigh(&"text".to_owned()).bytes(), 4);

@@ -1,9 +1,8 @@
-//! Serialization, all of it: arguments and results to bytes and back (postcard), payloads set aside.
+//! All serialization: arguments and results to bytes and back (postcard), payloads beside them.
 //!
-//! While a value is packed, each large [`Payload`](crate::Payload) in it hands its memory to a list beside the bytes; the
-//! transport carries that list out of band, and unpacking takes from it. The lists are reached through thread-locals,
-//! since serde has no other way to pass them down; they are empty except during `pack` and `unpack`. Most values have no payload: then
-//! packing touches numbers only, not the list.
+//! While a value is packed, each large [`Payload`](crate::Payload) in it adds its memory to a list beside the bytes; the transport carries that list
+//! out of band, and unpacking takes from it. The lists are thread-locals, since serde has no other way to pass them down; they are empty except
+//! during `pack` and `unpack`. Most values have no payload: then packing touches only numbers, not the list.
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
@@ -17,29 +16,29 @@ use serde::de::DeserializeOwned;
 const ASIDE_MIN: usize = 1024;
 
 thread_local! {
-    /// Whether what is packed or unpacked now is read once: by the one receiver of a call, or of an answer.
+    /// Whether the value being packed or unpacked is read once: by the one receiver of a call, or of an answer.
     static ONCE: Cell<bool> = const { Cell::new(false) };
-    /// Why a value of ours refused, since postcard keeps no texts.
+    /// Why one of our own values refused to be packed, since postcard does not keep error texts.
     static WHY: Cell<Option<&'static str>> = const { Cell::new(None) };
-    /// What is packed now began when so many payloads had been set aside; `None`: nothing is packed.
+    /// The number of payloads that were set aside before the current value; `None`: nothing is being packed.
     static PACKING: Cell<Option<usize>> = const { Cell::new(None) };
-    /// How many payloads are set aside: the length of the list.
+    /// The number of payloads that are set aside: the length of the list.
     static SET_ASIDE: Cell<usize> = const { Cell::new(0) };
-    /// The payloads of the value that is packed now, after those of the values that it is a part of.
+    /// The payloads of the value being packed, after those of the values that contain it.
     static ASIDE: RefCell<Vec<Arc<RegBuf>>> = const { RefCell::new(Vec::new()) };
-    /// The payloads of the value that is unpacked now, until they are taken.
+    /// The payloads of the value being unpacked, until they are taken.
     static BESIDE: RefCell<Option<Vec<Option<Arc<RegBuf>>>>> = const { RefCell::new(None) };
 }
 
-/// Bytes that are not what their type says, or a value that cannot be packed.
+/// Bytes that do not match their type, or a value that cannot be packed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, serde::Deserialize)]
 #[error("{0}")]
 pub struct WireError(String);
 
 impl WireError {
-    /// Of values that do not fit one another.
+    /// Values that do not match one another.
     pub(crate) fn disorder() -> Self {
-        Self("values in disorder".to_owned())
+        Self("values that do not match".to_owned())
     }
 }
 
@@ -50,7 +49,7 @@ impl From<postcard::Error> for WireError {
     }
 }
 
-/// While it exists, what is packed or unpacked is read once: by the one receiver of a call, or of an answer.
+/// While it exists, values are packed or unpacked to be read once: by the one receiver of a call, or of an answer.
 #[must_use]
 pub(crate) struct Once(bool);
 
@@ -68,7 +67,7 @@ impl Drop for Once {
     }
 }
 
-/// Whether there is a [`Once`]; if not, a value says `why` it refuses.
+/// Whether there is a [`Once`]; if not, returns `why` as the reason of a refusal.
 pub(crate) fn is_once(why: &'static str) -> Result<(), &'static str> {
     if ONCE.get() {
         return Ok(());
@@ -85,12 +84,12 @@ pub(crate) fn pack<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Res
     pack_by(&mut |out| value.serialize(out), bytes)
 }
 
-/// [`pack`], whatever the value's type.
+/// [`pack`], independent of the value's type.
 fn pack_by(
     write: &mut dyn FnMut(&mut postcard::Serializer<Appending<'_>>) -> postcard::Result<()>,
     bytes: &mut Vec<u8>,
 ) -> Result<Aside, WireError> {
-    /// Ends also when a user's code panics.
+    /// Its destructor runs also when user code panics.
     struct Packing {
         outer: Option<usize>,
         start: usize,
@@ -119,7 +118,7 @@ fn pack_by(
     Ok(packing.aside())
 }
 
-/// Packs a value with its payloads, large ones too, among the bytes.
+/// Packs a value with its payloads, including large ones, among the bytes.
 pub(crate) fn pack_inside<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
     let outer = PACKING.take();
     let mut bytes = Vec::new();
@@ -129,7 +128,7 @@ pub(crate) fn pack_inside<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError>
     Ok(bytes)
 }
 
-/// Where packed bytes go: behind those that are there.
+/// A sink for packed bytes: it appends them.
 struct Appending<'a>(&'a mut Vec<u8>);
 
 impl postcard::ser_flavors::Flavor for Appending<'_> {
@@ -171,7 +170,7 @@ pub(crate) fn unpack_first<T: DeserializeOwned>(bytes: &[u8], payloads: Aside) -
 
 type Reader<'de> = postcard::Deserializer<'de, postcard::de_flavors::Slice<'de>>;
 
-/// [`unpack_first`], whatever the value's type: `read` reads it.
+/// [`unpack_first`], independent of the value's type: `read` reads it.
 fn unpack_by<'de>(
     bytes: &'de [u8],
     payloads: Aside,
@@ -186,7 +185,7 @@ fn unpack_by<'de>(
     read.map_err(WireError::from)
 }
 
-// Apart, so that what has no payloads, as most, saves no registers for it.
+// A separate function, so that a value without payloads, as most are, saves no registers for it.
 #[inline(never)]
 fn unpack_beside<'de>(
     bytes: &'de [u8],
@@ -207,7 +206,7 @@ fn read_from<'de>(
     from.finalize()
 }
 
-/// While it exists, what is unpacked finds its payloads.
+/// While it exists, values that are unpacked find their payloads.
 struct Beside {
     outer: Option<Vec<Option<Arc<RegBuf>>>>,
 }
@@ -228,11 +227,10 @@ impl Drop for Beside {
 
 #[cold]
 fn too_many(rest: &[u8]) -> WireError {
-    WireError(format!("{} bytes too many", rest.len()))
+    WireError(format!("{} unexpected bytes", rest.len()))
 }
 
-/// A value that was packed here and is read elsewhere, inside a message that only passes it on. Its payloads travel
-/// beside that message.
+/// A value that was packed here and is read elsewhere, inside a message that only forwards it. Its payloads travel beside that message.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Packed {
     bytes: Vec<u8>,
@@ -255,7 +253,7 @@ impl Packed {
         unpack(&self.bytes, self.aside)
     }
 
-    /// Reads a value from the front, which has no payloads; the rest stays.
+    /// Reads a value without payloads from the front; the rest stays.
     pub(crate) fn split_first<T: DeserializeOwned>(&mut self) -> Result<T, WireError> {
         let (value, rest) = unpack_first(&self.bytes, Vec::new())?;
         let rest = rest.len();
@@ -287,7 +285,7 @@ impl<'de> serde::Deserialize<'de> for Packed {
     }
 }
 
-/// Bytes that are serialized as such, not one by one.
+/// Bytes that are serialized as a whole, not one by one.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl Serialize for Bytes<'_> {
@@ -301,7 +299,7 @@ pub(crate) fn goes_aside(bytes: usize) -> bool {
     bytes >= ASIDE_MIN && PACKING.get().is_some()
 }
 
-/// Called by a payload that is being packed: its place in the list, if it is to travel beside the message.
+/// Called by a payload that is being packed: its place in the list, if it travels beside the message.
 pub(crate) fn set_aside(buf: &Arc<RegBuf>) -> Option<u32> {
     if buf.len() < ASIDE_MIN {
         return None;

@@ -1,4 +1,4 @@
-//! A whole job on one thread over the transports of real jobs. Knows nothing of time, and never sleeps.
+//! A whole job on one thread over the transports of real jobs. Does not use the time, and never sleeps.
 
 use std::fmt;
 use std::rc::Rc;
@@ -14,29 +14,29 @@ use super::{First, Recorder};
 use crate::runtime::{self, Failure, Rt};
 use crate::{Job, pe};
 
-/// After so many rounds without an end a job is taken to run for ever.
+/// A job that has not ended after so many rounds is considered endless.
 const ROUNDS_MAX: u64 = 1 << 32;
 
-/// The PEs of a job, all on this thread: they run when [`LockstepJob::settle`] is called, in turn. For benchmarks, and for tests of what
-/// a call costs: no other thread disturbs, and no PE ever sleeps.
+/// The PEs of a job, all on this thread: they run when [`LockstepJob::settle`] is called, in turn. For benchmarks, and for tests of the cost of a
+/// call: no other thread disturbs, and no PE sleeps.
 pub struct LockstepJob {
     pes: Vec<Rt>,
     first: Rc<First>,
 }
 
 impl LockstepJob {
-    /// PEs of one process: arguments move between them.
+    /// The PEs belong to one process: arguments move between them.
     ///
     /// # Errors
-    /// If the system is out of something.
+    /// If the system is out of a resource.
     pub fn threads(pes: u32) -> Result<Self, Failure> {
         Self::open(wireup::local(Layout::one_host(pes, pes), &options(None)).map_err(|error| Failure::from(&error))?)
     }
 
-    /// PEs that are, to each other, processes which meet in shared memory: arguments are serialized.
+    /// The PEs belong to different processes that communicate through shared memory: arguments are serialized.
     ///
     /// # Errors
-    /// If the system is out of something.
+    /// If the system is out of a resource.
     pub fn processes(pes: u32) -> Result<Self, Failure> {
         let options = options(Some(TransportKind::Shm));
         let builders = Threads::open_all(&Layout::one_host(pes, 1), |boot| wireup::open(boot, &options));
@@ -53,7 +53,7 @@ impl LockstepJob {
         Ok(job)
     }
 
-    /// Runs `f` as code of a PE; what it sends is delivered by [`LockstepJob::settle`].
+    /// Runs `f` as code of a PE; [`LockstepJob::settle`] delivers its messages.
     ///
     /// # Panics
     /// If the job has no such PE, or `f` panics.
@@ -62,10 +62,10 @@ impl LockstepJob {
         rt.enter(|| f(Job::of(rt)))
     }
 
-    /// Steps all PEs in turn, until none has anything to do.
+    /// Steps all PEs in turn, until none has work.
     ///
     /// # Errors
-    /// If something failed, or it does not end.
+    /// If there is a failure, or the job does not end.
     pub fn settle(&self) -> Result<(), Failure> {
         for _ in 0..ROUNDS_MAX {
             let mut busy = false;
@@ -97,7 +97,7 @@ impl Drop for LockstepJob {
             rt.enter(|| pe::drain(rt));
         }
         for rt in &self.pes {
-            // What cannot be delivered any more is not missed.
+            // A failure to deliver does not matter any more.
             let _ = rt.enter(|| pe::close(rt));
         }
     }

@@ -1,6 +1,5 @@
-//! Jobs inside a test: with the PEs as threads ([`threads`]), as processes would ([`processes`]); simulated, all on one thread
-//! and replayable from a seed ([`simulate`]); or all on one thread over the transports of real jobs, for those who measure
-//! ([`LockstepJob`]).
+//! Jobs inside a test: with the PEs as threads ([`threads`]), or as processes ([`processes`]); simulated, all on one thread and replayable from a
+//! seed ([`simulate`]); or all on one thread over the transports of real jobs, for measurements ([`LockstepJob`]).
 //!
 //! A job of a test does not end its process: a panic, an error or an exit is a value.
 //!
@@ -58,11 +57,10 @@ pub use sim::{End, Outcome, SimOptions, Waits, simulate};
 use crate::runtime::{self, Host, Rt};
 use crate::{Job, MainResult, pe, wire};
 
-/// Whatever a job of threads takes longer than is a hang.
+/// A job of threads that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
-/// Runs a job whose PEs are threads; `main` runs on PE 0, which is this thread. Gives the job's exit status, or the first
-/// failure.
+/// Runs a job whose PEs are threads; `main` runs on PE 0, which is this thread. Returns the job's exit status, or the first failure.
 ///
 /// # Errors
 /// If the job fails, or has not ended in a minute.
@@ -78,14 +76,14 @@ where
     run_team(builders, Box::new(|rt| start(rt, main(Job::of(rt)))))
 }
 
-/// As [`threads`], but each PE is a process of its own to the runtime, though all are threads of this one. They meet as processes
-/// do, by `transport` (`shm` or `tcp`): what crosses is serialized.
+/// As [`threads`], but for the runtime each PE is a process of its own, although all are threads of this one. They communicate as processes do, by
+/// `transport` (`shm` or `tcp`): messages between them are serialized.
 ///
 /// # Errors
 /// As [`threads`], and if there is no such transport.
 ///
 /// # Panics
-/// If the system has no threads for it, or the PEs cannot meet.
+/// If the system has no threads for it, or the PEs cannot connect.
 pub fn processes<F>(pes: u32, transport: &str, main: impl FnOnce(Job) -> F) -> Result<i32, Failure>
 where
     F: Future<Output: MainResult> + 'static,
@@ -96,8 +94,8 @@ where
     run_team(builders.into_iter().flatten().collect(), Box::new(|rt| start(rt, main(Job::of(rt)))))
 }
 
-/// How many payloads this PE has copied on their way, because more than one held them or because their memory cannot
-/// be handed to the receiver.
+/// The number of payloads that this PE has copied on their way, because they had more than one holder or because their memory cannot be handed to the
+/// receiver.
 ///
 /// # Panics
 /// Outside a job.
@@ -106,7 +104,7 @@ pub fn copies() -> u64 {
     runtime::current().copies()
 }
 
-/// Runs each PE on a thread, the first one on this.
+/// Runs each PE on a thread, the first one on this thread.
 fn run_team(builders: Vec<PortBuilder>, first: pe::Begin<'_>) -> Result<i32, Failure> {
     runtime::install_panic_hook();
     let running = AtomicU32::new(u32::try_from(builders.len()).expect("PEs are counted in 32 bits"));
@@ -139,7 +137,7 @@ fn run_team(builders: Vec<PortBuilder>, first: pe::Begin<'_>) -> Result<i32, Fai
     }
 }
 
-/// Makes a job's `main` a task of this PE.
+/// Turns a job's `main` into a task of this PE.
 pub(crate) fn start<F: Future<Output: MainResult> + 'static>(rt: Rt, main: F) {
     let main = async move {
         match main.await.status() {
@@ -151,7 +149,7 @@ pub(crate) fn start<F: Future<Output: MainResult> + 'static>(rt: Rt, main: F) {
     rt.main.set(Some(main));
 }
 
-/// The first failure of a job, and where.
+/// The first failure of a job, and its PE.
 #[derive(Default, Debug)]
 struct First(Mutex<Option<(Pe, Failure)>>);
 
@@ -181,7 +179,7 @@ impl Host for Recorder {
 /// Packs a value as the argument of a call to another process, and unpacks it again.
 ///
 /// # Errors
-/// If its serialization fails, or does not read what it has written.
+/// If serialization fails, or deserialization does not accept its output.
 pub fn over_the_wire<T: Serialize + DeserializeOwned>(value: &T) -> Result<T, WireError> {
     let mut bytes = Vec::new();
     let _once = wire::Once::begin();
@@ -217,7 +215,7 @@ impl Team {
         let rt = pe::open(port, config, Rc::new(Member(self.clone())));
         lock(&self.remotes).push(rt.sched.remote());
         if lock(&self.first.0).is_some() {
-            rt.sched.stop(1); // whoever failed has told all but this one
+            rt.sched.stop(1); // a PE that failed has stopped all but this one
         }
         rt.enter(|| {
             pe::guarded(rt, || first(rt));
@@ -240,7 +238,7 @@ impl Team {
     fn fail(&self, pe: Pe, failure: Failure) {
         self.first.set(pe, failure);
         for remote in &*lock(&self.remotes) {
-            // Who has ended need not be told.
+            // A PE that has ended need not be told.
             let _ = remote.run(|pe| pe.stop(1));
         }
     }

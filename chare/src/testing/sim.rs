@@ -18,18 +18,18 @@ use crate::runtime::lacking::Lacking;
 use crate::runtime::{self, Failure, Rt};
 use crate::{Job, MainResult, pe};
 
-/// What to simulate.
+/// The options of a simulation.
 #[derive(Clone, Debug)]
 pub struct SimOptions {
     /// PEs of the job.
     pub pes: u32,
-    /// PEs of a process: calls between them are moved, others are serialized.
+    /// PEs per process: calls between them are moved, others are serialized.
     pub ppn: u32,
-    /// What decides the order of events. The same seed gives the same run.
+    /// The seed that decides the order of events. The same seed gives the same run.
     pub seed: u64,
-    /// After so many steps of PEs the job is taken to run for ever.
+    /// A job that has not ended after so many steps of PEs is considered endless.
     pub steps_max: u64,
-    /// How long each message takes; `None`: the seed decides. Then the time that an operation takes tells the longest chain of
+    /// The time that each message takes; `None`: the seed decides. With a fixed time, the duration of an operation gives the longest chain of
     /// messages in it, since PEs take no time.
     pub delay: Option<Duration>,
 }
@@ -53,16 +53,16 @@ impl SimOptions {
 pub enum End {
     /// By `exit`, or because its main returned.
     Exit(i32),
-    /// Something failed, on this PE.
+    /// A failure on this PE.
     Failed(Pe, Failure),
-    /// All PEs wait, and nothing is on its way: these suspended tasks and open futures will wait for ever.
+    /// All PEs wait, and no message is in flight: these suspended tasks and open futures will wait forever.
     Deadlock {
         /// What each PE waits for.
         waits: Vec<Waits>,
-        /// What collections lack, such as contributions to a reduction; a line each.
+        /// What collections lack, such as contributions to a reduction; one line each.
         lacking: Vec<String>,
     },
-    /// It took [`SimOptions::steps_max`] steps without an end.
+    /// It did not end within [`SimOptions::steps_max`] steps.
     Endless,
 }
 
@@ -71,18 +71,18 @@ pub enum End {
 pub struct Waits {
     /// The PE.
     pub pe: Pe,
-    /// Tasks (`async` entry methods, `main`, spawned futures) that nobody will wake.
+    /// Tasks (`async` entry methods, `main`, spawned futures) that will not be woken.
     pub tasks: usize,
-    /// Replies that nobody will give.
+    /// Replies that will not be fulfilled.
     pub replies: usize,
     /// Each of the tasks, with what it waits for.
     pub who: Vec<String>,
 }
 
-/// What came of a simulation.
+/// The outcome of a simulation.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The options it was made from.
+    /// Its options.
     pub options: SimOptions,
     /// How it ended.
     pub end: End,
@@ -121,10 +121,10 @@ impl Outcome {
         self.result().unwrap_or_else(|failure| panic!("{failure} [status {}; {}]", failure.code, self.settings()))
     }
 
-    /// Why it failed.
+    /// The failure.
     ///
     /// # Panics
-    /// If it did not; the message names the seed.
+    /// If the job did not fail; the message names the seed.
     #[track_caller]
     pub fn unwrap_err(&self) -> Failure {
         match self.result() {
@@ -133,14 +133,14 @@ impl Outcome {
         }
     }
 
-    /// What has to be given to have the same run again, and how long it was.
+    /// The settings that reproduce the run, and its length.
     fn settings(&self) -> String {
         let SimOptions { pes, ppn, seed, .. } = self.options;
         format!("simulated: +p{pes} ++ppn {ppn} ++seed {seed}, {} steps", self.steps)
     }
 }
 
-/// How it ended and why, and what has to be given to have the same run again.
+/// How the job ended and why, and the settings that reproduce the run.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.result() {
@@ -153,7 +153,7 @@ impl fmt::Display for Outcome {
 impl fmt::Display for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.who[..] {
-            [] => write!(f, "PE {}: {} replies that nobody awaits", self.pe, self.replies),
+            [] => write!(f, "PE {}: {} replies that no task awaits", self.pe, self.replies),
             who => f.write_str(&who.join("; ")),
         }
     }
@@ -185,7 +185,7 @@ pub(crate) fn run(options: &SimOptions, first: pe::Begin<'_>) -> Outcome {
     let messages = sim.pes.iter().map(|rt| rt.messages()).sum();
     sim.close(&end);
     let end = match (sim.first.take(), end) {
-        // Only of a job that ended well: otherwise the closing failed because the job did.
+        // Only for a job that ended normally: otherwise closing failed because the job did.
         (Some((pe, failure)), End::Exit(_)) => End::Failed(pe, failure),
         (_, end) => end,
     };
@@ -200,7 +200,7 @@ struct Sim {
     clock: VirtualClock,
     first: Rc<First>,
     steps: u64,
-    /// In one of so many steps a search for a deadlock is begun; 0: in none.
+    /// A search for a deadlock begins in one of so many steps; 0: in none.
     #[cfg(test)]
     search_every: u64,
 }
@@ -228,7 +228,7 @@ impl Sim {
 
     fn open(&mut self) -> Result<(), TransportError> {
         let config = Config { clock: self.clock.clock(), burst_max: 1, ..Config::default() };
-        // One for all, and for all simulations of a thread: nobody sleeps in them, and what a runtime holds is never freed.
+        // One for all PEs, and for all simulations of a thread: they do not sleep, and a runtime is never freed.
         thread_local! {
             static DOORBELL: OnceCell<Rc<Doorbell>> = const { OnceCell::new() };
         }
@@ -284,8 +284,8 @@ impl Sim {
     }
 
     fn close(&mut self, end: &End) {
-        // What is on its way arrives and is dropped, large payloads included, which both ends have to take part in. Who has
-        // failed, or stopped in the midst of its work, takes nothing any more.
+        // Messages in flight arrive and are dropped, including large payloads, in which both ends have to take part. A PE that has failed, or stopped
+        // in the midst of its work, receives nothing any more.
         while let (End::Exit(_), Some(pe)) = (end, self.driver.next()) {
             let Some(rt) = self.pes.get(pe.index()) else { continue };
             rt.enter(|| pe::drain(rt));
@@ -324,7 +324,7 @@ mod tests {
     use crate::prelude::*;
     use crate::runtime::deadlock::{self, Deadlock};
 
-    /// In how many steps a search is begun: it takes fewer, or else it would never end, nor would time go on.
+    /// A search begins in one of so many steps: a search takes fewer steps; with a smaller interval it would not end, nor would time advance.
     const EVERY: std::ops::Range<u64> = 40..100;
 
     struct Worker;
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn searches_find_no_deadlock_in_a_job_that_gets_on_however_often_they_are_made() {
+    fn searches_find_no_deadlock_in_a_job_that_makes_progress() {
         for every in EVERY {
             let (mut sim, end) = searched(6, every, |job| async move {
                 let workers = job.array::<Worker>(8, ());
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn two_searches_find_a_deadlock_and_who_waits_for_what() {
+    fn two_searches_find_a_deadlock_and_its_waiting_tasks() {
         for every in EVERY {
             let (mut sim, end) = searched(6, every, |job| async move {
                 let workers = job.array::<Worker>(8, ());
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_waited_for_outside_of_the_job_is_no_deadlock() {
+    fn a_wait_for_something_outside_of_the_job_is_no_deadlock() {
         let waker = Rc::new(RefCell::new(None));
         let theirs = waker.clone();
         let (mut sim, end) = searched(3, 1000, |_| {
@@ -459,7 +459,7 @@ mod tests {
             sim.found().len()
         };
         assert_eq!(searches(&mut sim), 0);
-        // Nobody will wake it any more.
+        // Nothing will wake it any more.
         waker.take();
         assert_eq!(searches(&mut sim), 2);
         sim.close(&end);

@@ -1,4 +1,4 @@
-//! Small results for every contributor, which PEs make by exchanging their parts.
+//! Small results for every contributor, which PEs compute by exchanging their parts.
 
 use charm4rs::prelude::*;
 use charm4rs::testing::simulate;
@@ -19,7 +19,7 @@ impl Number {
     fn new() -> Self {
         Self
     }
-    /// The bits of the results of many rounds, all of which are under way at once.
+    /// The bits of the results of many rounds, all of which are in progress at once.
     #[entry]
     async fn sums(this: This<Self>, part: Option<Collection<Self>>, rounds: u64) -> Vec<u64> {
         let over = part.unwrap_or(this.collection());
@@ -31,7 +31,7 @@ impl Number {
         }
         bits
     }
-    /// Leaves after so many rounds.
+    /// Leaves after this many rounds.
     #[entry]
     async fn some(this: This<Self>, rounds: u64) -> Vec<(u64, u64)> {
         let give = |round| this.allreduce((1u64, rough(this.index(), round)), (reduce::sum, reduce::sum));
@@ -44,7 +44,7 @@ impl Number {
         this.destroy();
         results
     }
-    /// Long rows, of which the reducer knows nothing but how to put them in order.
+    /// Long rows, for a reducer that only concatenates them.
     #[entry]
     async fn rows(this: This<Self>, rounds: u64) -> Vec<Payload<u64>> {
         let longer = |a: Payload<u64>, b: Payload<u64>| a.iter().chain(&*b).copied().collect::<Payload<u64>>();
@@ -79,7 +79,7 @@ fn numbers(job: &Job, count: u64) -> Collection<Number> {
 }
 
 #[test]
-fn all_contributors_get_the_same_bits_whatever_the_order_of_addition_is() {
+fn all_contributors_get_the_same_bits_in_any_order_of_arrival() {
     law(|job| async move {
         for count in [1, 6, 24, 60] {
             let all = numbers(&job, count);
@@ -95,11 +95,11 @@ fn all_contributors_get_the_same_bits_whatever_the_order_of_addition_is() {
 }
 
 #[test]
-fn pes_whose_elements_are_all_gone_pass_on_what_they_cannot_merge() {
+fn pes_without_elements_forward_values_that_they_cannot_merge() {
     simulated(240, |job| async move {
         let count = 26u64;
         let all = numbers(&job, count);
-        // In ways that empty neighbouring PEs, others, and in the end all but one.
+        // Rounds that empty neighbouring PEs, others, and in the end all but one.
         let rounds = |element: u64| match element {
             0..8 => element % 3,
             8..16 => 4,
@@ -123,7 +123,7 @@ fn pes_whose_elements_are_all_gone_pass_on_what_they_cannot_merge() {
 }
 
 #[test]
-fn payloads_are_exchanged_too_and_passed_on_by_pes_without_elements() {
+fn payloads_are_exchanged_too_and_forwarded_by_pes_without_elements() {
     simulated(120, |job| async move {
         let all = numbers(&job, 25);
         let replies: Vec<_> = (0..25).map(|element| all.at(element).rows((element + 1) / 10).call()).collect();
@@ -178,7 +178,7 @@ fn contributions_that_cannot_be_merged_end_the_job() {
 }
 
 #[test]
-fn a_reduction_whose_result_only_some_want_ends_the_job() {
+fn a_reduction_with_different_receivers_ends_the_job() {
     struct Divided;
 
     #[chare(index = u64)]

@@ -4,7 +4,7 @@ use charm4rs::prelude::*;
 
 use crate::{law, simulated};
 
-/// An echo for each kind of index.
+/// A chare that echoes, for each kind of index.
 macro_rules! echoes {
     ($($name:ident $index:ty),*) => {$(
         struct $name;
@@ -84,7 +84,7 @@ fn an_array_without_elements_answers_at_once() {
     });
 }
 
-/// Notes what it is told, in order.
+/// Records the numbers that it receives, in order.
 struct Notes(Vec<u32>);
 
 #[chare(index = usize)]
@@ -101,7 +101,7 @@ impl Notes {
     fn read(&mut self) -> Vec<u32> {
         self.0.clone()
     }
-    /// While it runs, nothing else of its PE does: all these calls are then in the queue.
+    /// While this runs, nothing else runs on its PE: all these calls are in the queue afterwards.
     #[entry]
     fn call_yourself(&mut self, cx: &mut Cx<Self>) {
         let me = cx.proxy();
@@ -149,7 +149,7 @@ fn calls_from_one_chare_to_another_arrive_in_the_order_in_which_they_were_made()
 }
 
 #[test]
-fn calls_to_what_is_not_made_yet_keep_their_order() {
+fn calls_of_elements_that_are_not_created_yet_keep_their_order() {
     simulated(100, |job| async move {
         let notes = job.sparse::<Notes>();
         for x in 0..30 {
@@ -167,7 +167,7 @@ fn calls_to_what_is_not_made_yet_keep_their_order() {
     });
 }
 
-/// Adds up what it gets from anyone.
+/// Adds up the numbers that it receives.
 struct Adder {
     sum: u64,
     calls: u64,
@@ -195,7 +195,7 @@ impl Adder {
 }
 
 #[test]
-fn broadcasts_from_everywhere_at_once_reach_every_element_once() {
+fn simultaneous_broadcasts_from_all_pes_reach_every_element_once() {
     simulated(120, |job| async move {
         let adders = job.array::<Adder>((3, 5), 7);
         adders.all().spread(10).done().await;
@@ -242,7 +242,7 @@ impl Shapes {
 }
 
 #[test]
-fn arguments_and_results_of_any_shape_arrive_as_they_were() {
+fn arguments_and_results_of_any_shape_arrive_unchanged() {
     law(|job| async move {
         for pe in 0..job.pes() {
             let one = job.single_on::<Shapes>(Pe(pe), (1, "x".into()));
@@ -258,7 +258,7 @@ fn arguments_and_results_of_any_shape_arrive_as_they_were() {
     });
 }
 
-/// Every name that the macro uses, as the user's.
+/// User names that are equal to every name that the macro uses.
 struct Names(u8);
 
 #[chare(index = u8)]

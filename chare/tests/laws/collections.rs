@@ -1,11 +1,11 @@
-//! How chares are made, found, and destroyed.
+//! How chares are created, found, and destroyed.
 
 use charm4rs::prelude::*;
 use charm4rs::{IndexMap, Places};
 
 use crate::{law, simulated};
 
-/// Says where it is, and makes others.
+/// Answers where it is, and creates others.
 struct Cell {
     made_with: u64,
 }
@@ -58,7 +58,7 @@ impl Inserter {
 }
 
 #[test]
-fn a_sparse_array_is_filled_from_everywhere_counted_and_reduced() {
+fn a_sparse_array_is_filled_from_all_pes_counted_and_reduced() {
     simulated(150, |job| async move {
         let cells = job.sparse::<Cell>();
         let inserters = job.group::<Inserter>(());
@@ -128,7 +128,7 @@ fn elements_destroyed_before_a_sparse_array_is_closed_are_not_waited_for() {
 }
 
 #[test]
-fn calls_of_what_a_closed_array_lacks_or_has_lost_are_errors() {
+fn calls_of_elements_that_a_closed_array_does_not_have_are_errors() {
     simulated(60, |job| async move {
         let cells = job.sparse::<Cell>();
         cells.insert(1, 1);
@@ -162,7 +162,7 @@ fn a_call_that_its_own_pe_queued_before_the_chare_was_destroyed_fails() {
 }
 
 #[test]
-fn an_array_that_is_half_destroyed_goes_on() {
+fn an_array_that_is_half_destroyed_still_works() {
     simulated(80, |job| async move {
         let cells = job.array::<Cell>(10, 0);
         for i in [9, 3, 4, 8, 5] {
@@ -179,7 +179,7 @@ fn an_array_that_is_half_destroyed_goes_on() {
 }
 
 #[test]
-fn reductions_go_on_when_their_root_is_empty() {
+fn reductions_continue_when_their_root_has_no_elements() {
     simulated(60, |job| async move {
         let cells = job.array::<Cell>(12, 0);
         for i in 0..6 {
@@ -193,7 +193,7 @@ fn reductions_go_on_when_their_root_is_empty() {
 }
 
 #[test]
-fn who_waits_for_a_method_of_a_destroyed_chare_is_told() {
+fn the_caller_of_a_suspended_method_of_a_destroyed_chare_gets_an_error() {
     law(|job| async move {
         let cell = job.array::<Cell>(2, 0).at(1);
         let waits = cell.wait_for_ever().call().checked();
@@ -229,7 +229,7 @@ impl Striped {
 }
 
 #[test]
-fn elements_are_made_where_the_users_map_says() {
+fn elements_are_created_where_the_users_map_says() {
     law(|job| async move {
         let (plain, shifted) =
             (job.array::<Striped>((2, 5), ()), job.array_by::<Striped>(Stripes { shift: 3 }, (2, 5), ()));
@@ -244,7 +244,7 @@ fn elements_are_made_where_the_users_map_says() {
     });
 }
 
-/// Makes single chares that make single chares.
+/// Creates single chares that create single chares.
 struct Node {
     parent: Option<Proxy<Node>>,
     missing: u32,
@@ -283,7 +283,7 @@ impl Node {
 }
 
 #[test]
-fn single_chares_make_single_chares_everywhere() {
+fn single_chares_create_single_chares_on_all_pes() {
     simulated(60, |job| async move {
         let (promise, leaves) = job.promise();
         job.single::<Node>((4, None, Some(promise)));
@@ -291,7 +291,7 @@ fn single_chares_make_single_chares_everywhere() {
     });
 }
 
-/// Tells others of chares that it has just made.
+/// Tells others of chares that it has just created.
 struct Gossip;
 
 #[chare(index = u32)]
@@ -353,7 +353,7 @@ impl Tally {
 }
 
 #[test]
-fn a_call_that_overtakes_the_making_of_its_chare_waits_for_it() {
+fn a_call_that_overtakes_the_creation_of_its_chare_waits_for_it() {
     simulated(120, |job| async move {
         let tally = job.single::<Tally>(());
         let gossips = job.group::<Gossip>(());
@@ -364,7 +364,7 @@ fn a_call_that_overtakes_the_making_of_its_chare_waits_for_it() {
 }
 
 #[test]
-fn a_single_chare_that_was_destroyed_is_not_there() {
+fn a_call_of_a_destroyed_single_chare_fails() {
     law(|job| async move {
         for pe in 0..job.pes() {
             let fresh = job.single_on::<Fresh>(Pe(pe), ());
@@ -396,7 +396,7 @@ fn an_element_is_used_in_place_where_it_lives() {
     });
 }
 
-/// Asks its collection what it is.
+/// Asks its collection what kind it is.
 struct Asker;
 
 #[chare(index = u32)]
@@ -435,7 +435,7 @@ fn calls_of_all_elements_of_an_empty_collection_complete_and_so_do_promises_of_i
             empty.all().total(to);
             assert_eq!(total.await, -7);
         }
-        // Asked before it is closed: when it is.
+        // Requested before the array is closed, and given when it is.
         let (_, total) = open.promise_or(-7);
         let closed = open.done_inserting();
         assert_eq!(total.await, -7);

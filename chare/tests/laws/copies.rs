@@ -1,9 +1,9 @@
-//! Payloads keep their memory, or arrive in the memory that their receiver names: nothing is copied that need not be.
+//! Payloads keep their memory, or arrive in the memory that their receiver names: there is no unnecessary copy.
 
 use charm4rs::prelude::*;
 use charm4rs::{RecvBuffer, testing};
 
-/// Items of a payload that is far larger than what rides in a message.
+/// Items of a payload that is far larger than those inside a message.
 const LEN: usize = 100_000;
 const TIMES: u64 = 5;
 
@@ -51,7 +51,7 @@ fn pooled(item: u64) -> Payload<u64> {
     row
 }
 
-/// In memory of the program's own.
+/// In memory of the program itself.
 fn own(item: u64) -> Payload<u64> {
     vec![item; LEN].into()
 }
@@ -79,13 +79,13 @@ fn a_payload_keeps_its_memory_between_threads_and_so_does_one_that_is_broadcast(
             let before = place(&row);
             assert_eq!(keepers.all().take(row).call().await, [(before, i * LEN as u64); 2]);
         }
-        // That the counter counts is shown below, between processes.
+        // The tests between processes below show that the counter counts.
         assert_eq!(copies(keeper).await, [0, 0]);
     });
     assert_eq!(end.unwrap(), 0);
 }
 
-/// The job has ended well, unless this machine does not have the library that its transport needs.
+/// Asserts that the job has ended normally, unless this machine does not have the library that its transport needs.
 fn ended(end: Result<i32, testing::Failure>, transport: &str) {
     match end {
         Err(failure) if failure.code == 78 => eprintln!("{transport}: skipped: {failure}"),
@@ -94,7 +94,7 @@ fn ended(end: Result<i32, testing::Failure>, transport: &str) {
 }
 
 #[test]
-fn a_payload_of_the_pool_is_handed_to_another_process_and_one_that_its_sender_keeps_is_copied_once() {
+fn a_payload_in_pool_memory_is_handed_to_another_process_and_one_that_its_sender_keeps_is_copied_once() {
     for transport in ["shm", "tcp", "ofi", "ucx"] {
         let end = testing::processes(2, transport, |job| async move {
             let keeper = job.group::<Keeper>(()).on(Pe(1));
@@ -103,7 +103,7 @@ fn a_payload_of_the_pool_is_handed_to_another_process_and_one_that_its_sender_ke
                 assert_eq!(keeper.take(pooled(i)).call().await.1, i * LEN as u64);
             }
             assert_eq!(copies(keeper).await, [0, 0]);
-            // The control: the sender keeps a share.
+            // For comparison: the sender keeps a reference.
             for i in 0..TIMES {
                 let row = pooled(i);
                 assert_eq!(keeper.take(row.clone()).call().await.1, i * LEN as u64);
@@ -116,11 +116,11 @@ fn a_payload_of_the_pool_is_handed_to_another_process_and_one_that_its_sender_ke
 }
 
 #[test]
-fn a_payload_arrives_in_the_memory_that_a_post_method_names_without_a_copy_from_whatever_memory_it_comes() {
+fn a_payload_from_any_memory_arrives_in_the_memory_that_a_post_method_names_without_a_copy() {
     for transport in ["shm", "tcp", "ofi", "ucx"] {
         let end = testing::processes(2, transport, move |job| async move {
             let keeper = job.group::<Keeper>(()).on(Pe(1));
-            // Also so that it has been made: who is not there cannot be asked.
+            // Also so that the element exists: otherwise its post method cannot be called.
             assert_eq!(copies(keeper).await, [0, 0]);
             for i in 0..TIMES {
                 for row in [pooled(i), own(i)] {
@@ -128,7 +128,8 @@ fn a_payload_arrives_in_the_memory_that_a_post_method_names_without_a_copy_from_
                 }
             }
             assert_eq!(copies(keeper).await, [0, 0]);
-            // The control: without a put window, shared memory cannot hand over what is not in its pool. A socket and a device take all.
+            // For comparison: without a post method, shared memory cannot hand over memory outside of its pool. A socket and a device accept any
+            // memory.
             for i in 0..TIMES {
                 assert_eq!(keeper.take(own(i)).call().await.1, i * LEN as u64);
             }
@@ -160,7 +161,7 @@ fn a_payload_among_a_constructors_arguments_keeps_its_memory() {
             let before = place(&row);
             assert_eq!(job.array::<Born>(3, row).all().place().call().await, [before; 3]);
         }
-        // Also if the creator keeps a share.
+        // Also if the creator keeps a reference.
         let kept = pooled(2);
         assert_eq!(job.array::<Born>(1, kept.clone()).at(0).place().call().await, place(&kept));
         assert_eq!(testing::copies(), 0);

@@ -1,4 +1,4 @@
-//! How collections are destroyed.
+//! The destruction of collections.
 
 use std::cell::Cell;
 
@@ -8,7 +8,7 @@ use charm4rs::{CallError, Collection};
 use crate::{law, simulated};
 
 std::thread_local! {
-    /// Of all PEs of a simulation.
+    /// The number of living chares on all PEs of a simulation.
     static ALIVE: Cell<i64> = const { Cell::new(0) };
 }
 
@@ -27,7 +27,7 @@ impl Drop for Counted {
     }
 }
 
-/// Counts what it is told.
+/// Counts its calls.
 struct Block {
     told: u64,
     _counted: Counted,
@@ -137,7 +137,7 @@ fn calls_of_a_destroyed_array_fail_wherever_they_arrive() {
 }
 
 #[test]
-fn a_broadcast_that_meets_the_end_half_way_is_answered() {
+fn a_broadcast_during_the_destruction_is_answered() {
     simulated(200, |job| async move {
         let blocks = job.array::<Block>(8, ());
         let others = job.array::<Block>(8, ());
@@ -145,7 +145,7 @@ fn a_broadcast_that_meets_the_end_half_way_is_answered() {
         others.created().await;
         let sink = job.array::<Sink>(1, ());
         others.at(7).end(others, sink);
-        // The end comes from another PE at any time before, in, or after this.
+        // The end comes from another PE at any time before, during, or after this.
         match others.all().told().call().checked().await {
             Ok(told) => assert_eq!(told, [0; 8]),
             Err(CallError::Destroyed { .. }) => {}
@@ -157,7 +157,7 @@ fn a_broadcast_that_meets_the_end_half_way_is_answered() {
 }
 
 #[test]
-fn what_the_destroyer_said_before_comes_first() {
+fn earlier_calls_of_the_destroying_pe_arrive_before_the_end() {
     simulated(100, |job| async move {
         for from in [0, 3, 7] {
             let (blocks, sink) = (job.array::<Block>(8, ()), job.array::<Sink>(1, ()));
@@ -170,7 +170,7 @@ fn what_the_destroyer_said_before_comes_first() {
 }
 
 #[test]
-fn sections_go_with_their_array_and_an_array_stays_without_its_section() {
+fn sections_are_destroyed_with_their_array_and_an_array_outlives_its_section() {
     simulated(60, |job| async move {
         let blocks = job.array::<Block>(8, ());
         let (some, others) = (blocks.section([1, 2, 6]), blocks.section([0, 7]));
@@ -194,7 +194,7 @@ fn sections_go_with_their_array_and_an_array_stays_without_its_section() {
 }
 
 #[test]
-fn a_section_that_is_cut_while_its_array_goes_is_destroyed_with_it() {
+fn a_section_that_is_created_while_its_array_is_destroyed_is_destroyed_with_it() {
     simulated(120, |job| async move {
         for filled in [false, true] {
             let blocks = if filled { job.array::<Block>(8, ()) } else { job.sparse() };
@@ -205,7 +205,7 @@ fn a_section_that_is_cut_while_its_array_goes_is_destroyed_with_it() {
                 blocks.done_inserting().await;
             }
             let [some, others] = [[1, 2, 6], [0, 3, 7]].map(|indices| blocks.section(indices));
-            // It may be made before the array goes.
+            // It may be created before the array is destroyed.
             let told = some.all().told().call().checked();
             let created = others.created().checked();
             blocks.destroy();
@@ -227,7 +227,7 @@ fn a_section_that_is_cut_while_its_array_goes_is_destroyed_with_it() {
 }
 
 #[test]
-fn a_later_array_like_it_begins_anew() {
+fn a_later_similar_array_starts_afresh() {
     simulated(60, |job| async move {
         let mut names = Vec::new();
         for round in 0..6u64 {

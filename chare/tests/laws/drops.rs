@@ -1,4 +1,4 @@
-//! Values are dropped exactly once, wherever they end.
+//! Values are dropped exactly once, in every case.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -7,7 +7,7 @@ use charm4rs::testing::{simulate, threads};
 
 use crate::shapes;
 
-/// Counts how many of it exist, by kind.
+/// Counts the living values, by kind.
 #[derive(Debug)]
 struct Token(usize);
 
@@ -101,7 +101,7 @@ async fn use_them(job: Job, kind: usize) {
     drop(reply);
     holders.at(2).leave().done().await;
     assert!(holders.at(2).hold(token(), [[0; 32]; 3]).call().checked().await.is_err());
-    // These will not be delivered, or wait for ever.
+    // These will not be delivered, or wait forever.
     for i in [0, 1, 3, 4] {
         drop(holders.at(i).wait(token()).call());
         holders.at(i).hold(token(), [[0; 32]; 3]);

@@ -1,4 +1,4 @@
-//! What goes wrong, and who learns of it.
+//! Failures, and the callers that get their errors.
 
 use charm4rs::prelude::*;
 use charm4rs::testing::{Failure, simulate, threads};
@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for Stubborn {
 }
 
 #[test]
-fn a_panic_that_somebody_awaits_is_their_error_and_the_job_lives() {
+fn a_panic_is_the_error_of_the_waiting_caller_and_the_job_continues() {
     law(|job| async move {
         let all = job.array::<Fragile>(3, (0, 1));
         let error = all.at(2).breaks("broken".into()).call().checked().await.unwrap_err();
@@ -88,7 +88,7 @@ fn a_panic_that_somebody_awaits_is_their_error_and_the_job_lives() {
 }
 
 #[test]
-fn an_error_passes_through_a_chain_of_calls_and_keeps_its_cause() {
+fn an_error_passes_through_a_chain_of_calls_with_its_cause() {
     law(|job| async move {
         let all = job.array::<Fragile>(3, (0, 1));
         let error = all.at(0).asks(5).call().checked().await.unwrap_err().to_string();
@@ -118,7 +118,7 @@ fn failure<F: Future<Output: charm4rs::MainResult> + 'static>(job: impl Fn(Job) 
 }
 
 #[test]
-fn a_panic_that_nobody_awaits_ends_the_job_and_says_all() {
+fn a_panic_without_a_waiting_caller_ends_the_job_with_a_full_report() {
     let says = |parts: &'static [&'static str]| {
         move |failure: Failure| {
             assert_eq!(failure.code, 1);
@@ -168,7 +168,7 @@ fn a_panic_that_nobody_awaits_ends_the_job_and_says_all() {
 
 #[test]
 fn an_index_outside_of_a_bounded_array_is_refused_where_it_is_named() {
-    // The place of the panic is the caller's, in this file.
+    // The location of the panic is the caller's line, in this file.
     let refused = |what: &'static str| {
         move |failure: Failure| {
             assert!(
@@ -184,7 +184,7 @@ fn an_index_outside_of_a_bounded_array_is_refused_where_it_is_named() {
     failure(|job| async move { _ = group(job).on(Pe(job.pes())) }, refused("one element for each PE"));
 }
 
-/// Places elements where no PE is, from the third on.
+/// Places elements on PEs that do not exist, from the third element on.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Astray;
 
@@ -206,12 +206,12 @@ impl Lost {
     fn fine(&self) {}
 }
 
-/// A constructor's argument that has no default.
+/// A constructor's argument without `Default`.
 #[derive(Serialize, Deserialize)]
 struct NotDefault;
 
 #[test]
-fn a_map_that_answers_a_pe_which_does_not_exist_is_refused_with_the_map_the_index_the_pe_and_the_count() {
+fn a_map_that_returns_an_invalid_pe_is_refused_with_the_map_the_index_the_pe_and_the_count() {
     let refused = |index: u32| {
         move |failure: Failure| {
             let says = |part: &str| failure.what.contains(part);
@@ -244,7 +244,7 @@ fn a_map_that_answers_a_pe_which_does_not_exist_is_refused_with_the_map_the_inde
 }
 
 #[test]
-fn a_sparse_array_is_made_of_chares_whose_constructors_take_what_has_no_default() {
+fn a_sparse_array_can_have_chares_whose_constructor_arguments_have_no_default() {
     law(|job| async move {
         let all = job.sparse::<Lost>();
         (0..3).for_each(|index| all.insert(index, NotDefault));
@@ -255,7 +255,7 @@ fn a_sparse_array_is_made_of_chares_whose_constructors_take_what_has_no_default(
 
 #[test]
 #[should_panic(expected = "only inside a job")]
-fn what_needs_a_job_says_so_outside_of_one() {
+fn a_job_function_panics_outside_of_a_job() {
     let _ = Job::current();
 }
 
@@ -312,7 +312,7 @@ fn exits_on_several_pes_at_once_end_the_job_with_one_of_their_codes() {
 }
 
 #[test]
-fn a_job_that_waits_for_itself_is_a_deadlock_that_names_who_waits() {
+fn a_job_that_waits_for_itself_is_a_deadlock_that_names_its_waiting_tasks() {
     for options in shapes(12) {
         let failure = simulate(&options, |job| async move { job.promise::<()>().1.await }).unwrap_err();
         assert_eq!(failure.code, 124);
@@ -323,7 +323,7 @@ fn a_job_that_waits_for_itself_is_a_deadlock_that_names_who_waits() {
     }
 }
 
-/// A job in a deadlock: what is said of it.
+/// Asserts the report of a job in a deadlock.
 fn deadlock<F: Future<Output: charm4rs::MainResult> + 'static>(job: impl Fn(Job) -> F, says: &str) {
     for options in shapes(12) {
         let failure = simulate(&options, &job).unwrap_err();
@@ -331,7 +331,7 @@ fn deadlock<F: Future<Output: charm4rs::MainResult> + 'static>(job: impl Fn(Job)
     }
 }
 
-/// Contributes when it is told to.
+/// Contributes on request.
 struct Giver;
 
 #[chare(index = u32)]
@@ -409,7 +409,7 @@ fn a_deadlock_report_says_that_calls_wait_for_the_end_of_insertions() {
 }
 
 #[test]
-fn a_deadlock_report_says_that_an_empty_collection_has_nobody_to_contribute() {
+fn a_deadlock_report_says_that_an_empty_collection_has_no_contributors() {
     deadlock(
         |job| async move {
             let (to, count) = job.promise();

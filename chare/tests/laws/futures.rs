@@ -54,7 +54,7 @@ fn join_all_gives_results_in_the_order_of_the_calls() {
 }
 
 #[test]
-fn a_promise_is_kept_anywhere_and_only_its_first_value_counts() {
+fn a_promise_is_fulfilled_on_any_pe_and_only_its_first_value_counts() {
     simulated(60, |job| async move {
         let servers = job.array::<Server>(3, ());
         let (promise, reply) = job.promise();
@@ -65,7 +65,7 @@ fn a_promise_is_kept_anywhere_and_only_its_first_value_counts() {
         servers.all().give().done().await;
         let text = reply.await;
         assert!(text.starts_with("from "), "{text}");
-        // The slot is used again; values that were sent twice do not reach it.
+        // The slot is reused; values that were sent twice do not reach its next use.
         let (promise, reply) = job.promise();
         job.quiescence().await;
         promise.send("mine".to_string());
@@ -74,7 +74,7 @@ fn a_promise_is_kept_anywhere_and_only_its_first_value_counts() {
 }
 
 #[test]
-fn a_reply_that_comes_too_late_is_timed_out_and_later_ones_are_not_mixed_up_with_it() {
+fn a_late_reply_is_timed_out_and_not_confused_with_later_ones() {
     law(|job| async move {
         let servers = job.array::<Server>(3, ());
         let limit = Duration::from_millis(1);

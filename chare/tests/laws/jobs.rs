@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::{law, simulated};
 
-/// Runs a random program: who gets `work` makes calls as a number tells, until it is used up.
+/// Runs a random program: `work` makes calls as a number says, until it is used up.
 struct Worker {
     done: u64,
 }
@@ -43,7 +43,7 @@ impl Worker {
 
 const WORKERS: usize = 7;
 
-/// What a call of `work` does next: how the rest is split, and how each part is sent.
+/// The next calls of `work`: how the rest is split, and how each part is sent.
 fn parts(seed: u64, left: u32) -> Vec<(u64, u32)> {
     let mut parts = Vec::new();
     let (mut seed, mut left) = (seed, left);
@@ -71,7 +71,7 @@ fn spread(workers: &charm4rs::Collection<Worker>, seed: u64, left: u32) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn quiescence_comes_when_all_that_was_begun_has_ended_and_not_before(
+    fn quiescence_comes_when_all_work_has_ended_and_not_before(
         program: u64, network: u64, pes in 1u32..9, ppn in 1u32..4, size in 0u32..80,
     ) {
         let outcome = simulate(&SimOptions::new(pes, network).ppn(ppn), move |job| async move {
@@ -139,7 +139,7 @@ thread_local! {
     static POKED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Counts on its thread.
+/// Counts calls in a thread-local counter.
 struct Poked;
 
 #[chare(index = u32)]
@@ -156,7 +156,7 @@ impl Poked {
 }
 
 #[test]
-fn a_job_on_one_thread_runs_when_it_is_settled_and_says_what_failed() {
+fn a_job_on_one_thread_runs_when_it_is_settled_and_returns_its_failure() {
     for job in [LockstepJob::threads, LockstepJob::processes].map(|open| open(3).unwrap()) {
         POKED.set(0);
         let all = job.on(Pe(0), |job| job.group::<Poked>(()));

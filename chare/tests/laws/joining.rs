@@ -1,4 +1,5 @@
-//! Arrays that grow while their elements contribute, leave and are called, and are closed by several at once: schedules that went wrong, and random ones.
+//! Arrays that grow while their elements contribute, leave and are called, and that several PEs close at once: schedules that failed once, and random
+//! ones.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use charm4rs_transport::seed;
 
 use crate::phases::{Cell, insert};
 
-/// In jobs of so many PEs, each in a process of its own.
+/// Runs jobs of these numbers of PEs, each PE in a process of its own.
 #[track_caller]
 fn on<F: Future<Output: charm4rs::MainResult> + 'static>(
     pes: &[u32],
@@ -25,7 +26,7 @@ fn on<F: Future<Output: charm4rs::MainResult> + 'static>(
     }
 }
 
-/// Closes, and does not wait; or inserts what cannot be sent.
+/// Closes without waiting; or inserts elements whose arguments cannot be sent.
 struct Closer;
 
 #[chare(index = u32)]
@@ -75,12 +76,12 @@ impl Bad {
 }
 
 #[test]
-fn an_insertion_that_cannot_be_sent_keeps_no_array_from_being_closed() {
+fn an_insertion_that_cannot_be_sent_does_not_prevent_closing() {
     on(&[2, 3, 4], 0..12, |job| async move {
         let bads = job.sparse::<Bad>();
         let closers = job.group::<Closer>(());
         for pe in 0..job.pes() {
-            // What stays in its process need not be packed.
+            // An argument that stays in its process need not be packed.
             let _ = closers.on(Pe(pe)).bad(bads).call().checked().await;
         }
         bads.done_inserting().await;
@@ -100,7 +101,7 @@ fn an_array_may_be_destroyed_while_another_pe_closes_it() {
 }
 
 #[test]
-fn what_an_element_contributes_before_it_leaves_counts_though_the_array_is_closed_later() {
+fn contributions_of_an_element_that_leaves_before_the_array_is_closed_count() {
     on(&[2, 3, 4], 0..150, |job| async move {
         let cells = job.sparse::<Cell>();
         let (promise, sum) = job.promise();
@@ -145,7 +146,7 @@ impl Leaver {
     }
 }
 #[test]
-fn so_does_it_if_others_insert_them_one_after_the_other() {
+fn contributions_of_leaving_elements_count_if_other_pes_insert_them_one_by_one() {
     on(&[2, 3, 4, 7], 0..300, |job| async move {
         let leavers = job.array::<Leaver>(i64::from(job.pes()), ());
         leavers.created().await;
@@ -161,7 +162,7 @@ fn so_does_it_if_others_insert_them_one_after_the_other() {
 }
 
 #[test]
-fn an_index_that_is_inserted_anew_is_found_wherever_it_was_and_is() {
+fn an_index_that_is_inserted_again_is_found_at_its_new_location() {
     on(&[4, 7, 5], 0..400, |job| async move {
         let cells = job.sparse::<Cell>();
         cells.insert_on(Pe(1), 5, ());
@@ -179,7 +180,7 @@ fn an_index_that_is_inserted_anew_is_found_wherever_it_was_and_is() {
 }
 
 #[test]
-fn reductions_do_not_wait_for_those_that_ended_elsewhere() {
+fn reductions_do_not_wait_for_reductions_that_ended_on_other_pes() {
     for late in [0, 2, 4, 8, 16, 40] {
         on(&[6], 0..12, move |job| async move {
             let cells = job.sparse::<Cell>();
@@ -204,7 +205,7 @@ fn reductions_do_not_wait_for_those_that_ended_elsewhere() {
     }
 }
 
-/// At home on one PE.
+/// Its home is one PE.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct OnLast;
 
@@ -252,7 +253,7 @@ impl FarCaller {
 }
 
 #[test]
-fn a_home_that_hears_late_of_an_element_keeps_its_calls() {
+fn a_home_that_is_told_late_of_an_element_keeps_its_calls() {
     on(&[3], 340..380, |job| async move {
         let fars = job.sparse::<Far>();
         let callers = job.group::<FarCaller>(());
@@ -262,7 +263,7 @@ fn a_home_that_hears_late_of_an_element_keeps_its_calls() {
 }
 
 #[test]
-fn a_verdict_that_the_next_question_overtakes_is_none_on_later_calls() {
+fn a_verdict_that_the_next_question_overtakes_does_not_fail_later_calls() {
     on(&[6], 0..16, |job| async move {
         let fars = job.sparse::<Far>();
         let callers = job.group::<FarCaller>(());
@@ -278,7 +279,7 @@ fn a_verdict_that_the_next_question_overtakes_is_none_on_later_calls() {
     });
 }
 
-/// Everybody's contributions, one word each.
+/// The contributions of all elements, one word each.
 const SLOTS: usize = 60;
 
 struct Member;
@@ -361,7 +362,7 @@ impl Filler {
                     members.at(slot).go(rounds, words, sink, true);
                     continue;
                 }
-                // it goes when it takes part
+                // it leaves when it takes part
                 members.done_inserting().await;
                 members.at(slot).go(rounds, words, sink, true);
             } else {
@@ -429,12 +430,12 @@ fn each_counts_once(seeds: u64, words: usize, late: bool) {
 }
 
 #[test]
-fn each_contribution_is_in_one_reduction_whoever_closes_and_leaves_when() {
+fn each_contribution_is_in_one_reduction_in_random_schedules() {
     each_counts_once(120, 60, true);
     each_counts_once(120, 60, false);
 }
 
 #[test]
-fn so_is_each_large_contribution() {
+fn each_large_contribution_is_in_one_reduction_in_random_schedules() {
     each_counts_once(15, 20_000, true);
 }

@@ -1,4 +1,4 @@
-//! Reductions of large vectors, which travel in pieces; and that what can be shared or moved is not copied.
+//! Reductions of large vectors, which are pipelined; and that memory that can be shared or moved is not copied.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,16 +9,16 @@ use proptest::prelude::*;
 
 use crate::{law, on_threads, shapes, simulated};
 
-/// The size of a piece; a change of it in the library makes the boundaries below less interesting, not wrong.
+/// The size of a piece; if it changes in the library, the boundaries below are less interesting, not wrong.
 const PIECE: usize = 64 << 10;
 
-/// A number that depends on all three, small enough that sums of floating-point numbers are exact.
+/// A number that depends on all three arguments, small enough that sums of floating-point numbers are exact.
 fn number(seed: u64, element: usize, item: usize) -> u8 {
     let mixed = (seed ^ ((element as u64) << 40) ^ item as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed.to_be_bytes()[0] % 4
 }
 
-/// What each column of the rows comes to, one after the other.
+/// Folds each column of the rows, in order.
 fn fold<T: Copy>(rows: impl Iterator<Item = Vec<T>>, f: impl Fn(T, T) -> T) -> Vec<T> {
     rows.reduce(|a, b| a.iter().zip(&b).map(|(a, b)| f(*a, *b)).collect()).unwrap()
 }
@@ -126,7 +126,7 @@ impl Rows {
     async fn total(this: This<Self>, len: usize) -> Vec<u64> {
         this.allreduce(vec![this.index() as u64; len], reduce::sum).await
     }
-    /// Whether a result lies where the contribution lay.
+    /// Whether a result has the memory of the contribution.
     #[entry]
     async fn in_place(this: This<Self>, len: usize) -> (bool, bool) {
         let vec = vec![1.0; len];
@@ -201,7 +201,7 @@ impl Keeper {
 }
 
 #[test]
-fn vectors_of_every_length_are_reduced_element_by_element_as_a_fold_does() {
+fn vectors_of_every_length_are_reduced_like_a_fold() {
     for (bytes, more) in [
         (0, 0),
         (0, 1),
@@ -225,7 +225,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_reduced_wherever_it_is_as_a_fold_does(
+    fn random_reductions_equal_a_fold(
         (pes, ppn, n) in (1u32..12, 1u32..5, 1usize..9),
         (bytes, more) in (prop_oneof![0..3000usize, (1..4usize).prop_map(|n| n * PIECE), 0..4 * PIECE], -2isize..3),
         seed: u64,
@@ -250,7 +250,7 @@ fn a_large_result_goes_to_promises_as_a_vector_and_as_a_payload() {
 }
 
 #[test]
-fn results_reach_a_sink_in_the_order_of_their_reductions_whatever_their_sizes() {
+fn results_of_any_size_reach_a_sink_in_the_order_of_their_reductions() {
     simulated(120, |job| async move {
         let (rows, ears) = (job.array::<Rows>(5, ()), job.array::<Ear>(3, ()));
         let lengths = vec![40_000, 1, 300, 0, 20_000, 16_384, 2];
@@ -258,14 +258,14 @@ fn results_reach_a_sink_in_the_order_of_their_reductions_whatever_their_sizes() 
         rows.all().lengths(lengths.clone(), ears.all().hear_sink());
         job.quiescence().await;
         let heard = ears.all().heard().call().await;
-        // On the root's PE: on their way to others, small results may overtake large ones.
+        // On the root's PE: on their way to other PEs, small results may overtake large ones.
         assert_eq!(heard[0], [&lengths[..], &lengths].concat());
         assert_eq!((heard[1].len(), heard[2].len()), (7, 7));
     });
 }
 
 #[test]
-fn a_root_that_has_lost_its_elements_has_others_end_its_large_reductions() {
+fn a_root_without_elements_lets_another_pe_end_its_large_reductions() {
     simulated(120, |job| async move {
         let rows = job.array::<Rows>(9, ());
         rows.at(0).leave();
@@ -281,7 +281,7 @@ fn a_root_that_has_lost_its_elements_has_others_end_its_large_reductions() {
 }
 
 #[test]
-fn the_memory_of_an_only_contribution_is_the_results() {
+fn a_single_contribution_and_its_result_have_the_same_memory() {
     for ppn in [1, 3] {
         simulate(&SimOptions::new(3, 1).ppn(ppn), |job| async move {
             for len in [2_000, PIECE, 5 * PIECE + 3] {
@@ -293,7 +293,7 @@ fn the_memory_of_an_only_contribution_is_the_results() {
 }
 
 #[test]
-fn vectors_of_different_lengths_and_unlike_reducers_end_the_job_and_are_called_so() {
+fn vectors_of_different_lengths_and_different_reducers_end_the_job_with_an_error_that_names_them() {
     let piece = PIECE / 8;
     for options in shapes(24) {
         for lengths in [(piece, piece + 1), (3 * piece, piece), (1, 2 * piece), (2 * piece, 0), (200, 201)] {
@@ -332,7 +332,7 @@ fn all_elements_of_a_process_share_a_broadcasts_payload() {
 }
 
 #[test]
-fn results_of_a_broadcast_are_the_elements_own_memory_inside_a_process() {
+fn results_of_a_broadcast_keep_the_elements_memory_inside_a_process() {
     law(|job| async move {
         let keepers = job.array::<Keeper>(10, 10_000);
         let rows = keepers.all().give().call().await;

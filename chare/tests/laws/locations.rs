@@ -1,4 +1,4 @@
-//! Where elements are that do not live at home, as their callers learn it.
+//! Elements that do not live at home: how their callers learn their locations.
 
 use charm4rs::prelude::*;
 use charm4rs::testing::{SimOptions, simulate};
@@ -8,7 +8,7 @@ use crate::{law, simulated};
 
 const LOGS: u32 = 5;
 
-/// One PE beside where the tests put elements.
+/// A PE next to the one where the tests put elements.
 #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
 struct Beside;
 
@@ -18,7 +18,7 @@ impl IndexMap<u32> for Beside {
     }
 }
 
-/// Wants the calls of each caller in the order of their numbers, each once.
+/// Expects the calls of each caller in the order of their numbers, each once.
 #[derive(Default)]
 struct Log {
     next: Vec<u64>,
@@ -56,7 +56,7 @@ impl Caller {
     fn new() -> Self {
         Self
     }
-    /// Calls all logs, often without waiting, at times until one has answered.
+    /// Calls all logs, often without waiting, at times waiting for one answer.
     #[entry]
     async fn calls(this: This<Self>, logs: Collection<Log>, rounds: u64) {
         let caller = this.index();
@@ -86,7 +86,7 @@ impl Caller {
         }
     }
 
-    /// Calls a log that goes away meanwhile, two calls at a time: says how many were answered before the first that was not.
+    /// Calls a log that is destroyed in the meantime, two calls at a time: returns how many were answered before the first that was not.
     #[entry]
     async fn calls_until_gone(this: This<Self>, logs: Collection<Log>) -> u64 {
         let (caller, mut answered) = (this.index(), 0);
@@ -117,7 +117,7 @@ async fn all_called(job: &Job, logs: Collection<Log>, callers: Group<Caller>, ro
 }
 
 #[test]
-fn calls_keep_their_order_while_callers_learn_where_elements_are() {
+fn calls_keep_their_order_while_callers_learn_locations() {
     law(|job| async move {
         let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
         make(&job, logs, 0);
@@ -125,7 +125,7 @@ fn calls_keep_their_order_while_callers_learn_where_elements_are() {
     });
     simulated(300, |job| async move {
         let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
-        // Some are made while they are called already.
+        // Some are created while they are called already.
         let called = callers.all().calls(logs, 12).done();
         make(&job, logs, 3);
         called.await;
@@ -133,7 +133,7 @@ fn calls_keep_their_order_while_callers_learn_where_elements_are() {
 }
 
 #[test]
-fn a_home_that_learns_where_an_element_is_keeps_the_order_of_its_own_calls() {
+fn a_home_that_learns_a_location_keeps_the_order_of_its_own_calls() {
     law(|job| async move {
         const MANY: u32 = 2000;
         // The home of those with odd numbers is PE 0, which also calls them, in a job of two PEs.
@@ -146,7 +146,7 @@ fn a_home_that_learns_where_an_element_is_keeps_the_order_of_its_own_calls() {
     });
 }
 
-/// Notes what it is told.
+/// Records its calls.
 #[derive(Default)]
 struct Told(Vec<char>);
 
@@ -167,7 +167,7 @@ impl Told {
 }
 
 #[test]
-fn a_home_keeps_its_own_calls_of_one_and_of_all_in_order_though_the_element_is_still_to_be_made() {
+fn a_home_keeps_the_order_of_its_own_calls_and_broadcasts_for_an_element_that_does_not_exist_yet() {
     law(|job| async move {
         let told = job.array::<Told>(2, ());
         told.all().tell('a');
@@ -188,7 +188,7 @@ fn a_home_keeps_its_own_calls_of_one_and_of_all_in_order_though_the_element_is_s
 }
 
 #[test]
-fn elements_that_are_made_anew_elsewhere_are_found_by_those_who_knew_the_old_place() {
+fn elements_that_are_inserted_again_elsewhere_are_found_by_callers_that_knew_the_old_location() {
     simulated(150, |job| async move {
         let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
         for shift in 0..4 {
@@ -208,12 +208,12 @@ fn elements_that_are_made_anew_elsewhere_are_found_by_those_who_knew_the_old_pla
 }
 
 #[test]
-fn who_calls_an_element_that_goes_away_is_told_so_and_never_waits_for_ever() {
+fn the_caller_of_an_element_that_is_destroyed_gets_an_error() {
     simulated(200, |job| async move {
         let (logs, callers) = (job.sparse::<Log>(), job.group::<Caller>(()));
         make(&job, logs, 0);
         logs.done_inserting().await;
-        // Not from where it lives: there a call takes no time, and simulated time goes on only when all wait.
+        // Not from where it lives: there a call takes no time, and simulated time advances only when all PEs wait.
         let away = (0..job.pes()).filter(|&pe| pe != 1 % job.pes());
         let called: Vec<_> = away.map(|pe| callers.on(Pe(pe)).calls_until_gone(logs).call()).collect();
         for number in 0..3 {
@@ -229,10 +229,10 @@ fn who_calls_an_element_that_goes_away_is_told_so_and_never_waits_for_ever() {
 }
 
 #[test]
-fn who_knows_where_an_element_is_calls_it_straight() {
+fn a_caller_that_knows_a_location_calls_directly() {
     let messages = |calls: u64| {
         let outcome = simulate(&SimOptions::new(3, 7), move |job| async move {
-            // Its home is PE 2, and neither is PE 0, from which it is called.
+            // Its home is PE 2, and it is called from PE 0; it lives on neither.
             let logs = job.sparse::<Log>();
             logs.insert_on(Pe(1), 1, ());
             for number in 0..calls {
@@ -246,7 +246,7 @@ fn who_knows_where_an_element_is_calls_it_straight() {
 }
 
 #[test]
-fn who_knew_where_an_element_was_forgets_it_with_its_end() {
+fn a_caller_forgets_the_location_of_a_destroyed_element() {
     let messages = |calls: u64| {
         let outcome = simulate(&SimOptions::new(3, 7), move |job| async move {
             let logs = job.sparse::<Log>();

@@ -1,4 +1,4 @@
-//! The laws of the object layer, each held on threads and in simulations. A failure names its seed; `CHARM4RS_SEED=n` replays it.
+//! The laws of the object layer, each checked on threads and in simulations. A failure names its seed; `CHARM4RS_SEED=n` replays it.
 
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
@@ -28,10 +28,10 @@ use charm4rs::testing::{SimOptions, simulate, threads};
 use charm4rs::{Job, MainResult};
 use charm4rs_transport::seed;
 
-/// Simulations of a law that says no other number.
+/// The number of simulations of a law, by default.
 const SEEDS: u64 = 24;
 
-/// Holds a job on threads and in simulations: it must end with status 0.
+/// Runs a job on threads and in simulations: it must end with status 0.
 #[track_caller]
 fn law<F: Future<Output: MainResult> + 'static>(job: impl Fn(Job) -> F) {
     on_threads(&job);
@@ -48,7 +48,7 @@ fn on_threads<F: Future<Output: MainResult> + 'static>(job: impl Fn(Job) -> F) {
     }
 }
 
-/// Small jobs and larger ones, with one PE in a process, some, or all.
+/// Small jobs and larger ones, with one PE per process, some, or all.
 fn shapes(seeds: u64) -> impl Iterator<Item = SimOptions> {
     let seeds = seed::from_environment().map_or(0..seeds, |seed| seed..seed + 1);
     seeds.map(|seed| {

@@ -1,4 +1,4 @@
-//! Threads that a program starts itself, and futures of which the first counts.
+//! Threads that a program starts itself, and `select`.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -28,7 +28,7 @@ impl Tally {
         self.sum += by;
         self.sum
     }
-    /// Takes letters until it is stopped, and says how many.
+    /// Takes letters until it is stopped, and returns their number.
     #[entry]
     async fn takes(this: This<Self>) -> (u64, u64) {
         let (mut letters, mut others) = (0, 0);
@@ -72,7 +72,7 @@ fn a_thread_calls_chares_through_a_remote_and_quiescence_waits_for_its_hold() {
     });
 }
 
-/// What a thread completes.
+/// A flag that a thread sets.
 #[derive(Default)]
 struct Flag {
     is_set: AtomicBool,
@@ -112,7 +112,7 @@ fn quiescence_waits_for_a_task_that_another_thread_wakes_if_that_has_a_hold() {
 }
 
 #[test]
-fn a_proxy_on_a_thread_that_is_no_pe_says_what_to_use() {
+fn a_call_on_a_thread_that_is_not_a_pe_panics_with_an_alternative() {
     on_threads(|job| async move {
         let tally = job.array::<Tally>(1, ()).at(0);
         let thread = std::thread::Builder::new().name("worker".to_owned());
@@ -123,7 +123,7 @@ fn a_proxy_on_a_thread_that_is_no_pe_says_what_to_use() {
 }
 
 #[test]
-fn a_remote_of_a_job_that_has_ended_says_so() {
+fn a_remote_of_a_job_that_has_ended_returns_an_error() {
     let (to, from) = mpsc::channel::<Remote>();
     on_threads(|job| {
         to.send(job.remote()).expect("it is received below");
@@ -135,7 +135,7 @@ fn a_remote_of_a_job_that_has_ended_says_so() {
 }
 
 #[test]
-fn what_a_thread_gives_to_a_pe_and_panics_there_ends_the_job() {
+fn a_panic_of_a_closure_from_a_thread_ends_the_job() {
     let end = charm4rs::testing::threads(2, |job| async move {
         let remote = job.remote();
         std::thread::spawn(move || remote.run(|_| panic!("on purpose")));
@@ -149,7 +149,7 @@ fn what_a_thread_gives_to_a_pe_and_panics_there_ends_the_job() {
 }
 
 #[test]
-fn receives_that_a_select_drops_have_taken_nothing() {
+fn receives_that_a_select_drops_have_not_taken_a_message() {
     law(|job| async move {
         let tally = job.array::<Tally>(3, ()).at(2);
         let taken = tally.takes().call();

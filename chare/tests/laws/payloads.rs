@@ -1,4 +1,4 @@
-//! Large runs of plain data.
+//! Large arrays of plain data.
 
 use charm4rs::prelude::*;
 use charm4rs::testing::over_the_wire;
@@ -63,7 +63,7 @@ fn row(len: usize) -> Payload<f64> {
 }
 
 #[test]
-fn payloads_of_every_size_arrive_as_they_were_and_come_back() {
+fn payloads_of_every_size_arrive_unchanged_and_come_back() {
     simulated(36, |job| async move {
         let stores = job.array::<Store>(4, row(3));
         for len in [0usize, 1, 127, 128, 129, 1_000, 8_192, 70_000, 300_000] {
@@ -91,7 +91,7 @@ fn payloads_of_every_size_cross_threads() {
 }
 
 #[test]
-fn who_writes_to_a_payload_that_others_share_writes_to_a_copy() {
+fn writing_to_a_shared_payload_writes_to_a_copy() {
     law(|job| async move {
         let stores = job.array::<Store>(6, row(1));
         let shared = row(1_000);
@@ -125,7 +125,7 @@ fn payloads_of_every_alignment_are_aligned_where_they_arrive() {
 }
 
 #[test]
-fn what_goes_over_the_wire_comes_out_as_it_went_in() {
+fn serialization_round_trips() {
     for len in [0, 1, 127, 128, 100_000] {
         let row: Vec<f64> = (0..len).map(f64::from).collect();
         let value = ("row".to_owned(), Payload::copy_of(&row), len);

@@ -8,7 +8,7 @@ use charm4rs::{CallError, Collection};
 
 use crate::{SimOptions, law, simulated};
 
-/// Counts itself, in words that go in pieces if there are many.
+/// Counts itself, in vectors that are pipelined if they are long.
 pub(crate) struct Cell;
 
 #[chare(index = i64)]
@@ -25,7 +25,7 @@ impl Cell {
     fn total(&self, cx: &mut Cx<Self>, to: Promise<i64>) {
         cx.contribute(cx.index(), reduce::sum, to);
     }
-    /// `rounds` reductions, at this element's own pace.
+    /// Makes `rounds` reductions, at this element's own pace.
     #[entry]
     async fn rounds(this: This<Self>, rounds: u64, words: usize, sink: Collection<Ear>) {
         for round in 0..rounds {
@@ -45,7 +45,7 @@ impl Cell {
         }
         sums
     }
-    /// One more of each, somewhere.
+    /// Inserts one more element for each, on some PE.
     #[entry]
     fn double(&self, cx: &mut Cx<Self>, level: i64) {
         let at = u32::try_from(cx.index() * 7 + level).unwrap() % cx.job().pes();
@@ -61,7 +61,7 @@ impl Cell {
     }
 }
 
-/// Hears results.
+/// Receives results.
 #[derive(Default)]
 pub(crate) struct Ear {
     heard: Vec<u64>,
@@ -99,7 +99,7 @@ impl Inserter {
             insert(&cx.job(), cells, index(cx.index(), phase, i));
         }
     }
-    /// Inserts, and closes; gives how many elements there were then at least.
+    /// Inserts, and closes; returns the minimal number of elements at that time.
     #[entry]
     async fn insert_and_close(this: This<Self>, cells: Collection<Cell>, phase: i64, count: i64) -> i64 {
         for i in 0..count {
@@ -115,7 +115,7 @@ impl Inserter {
         }
         count
     }
-    /// Inserts, closes, and calls all, without waiting; gives how many were there.
+    /// Inserts, closes, and calls all, without waiting; returns the number of elements.
     #[entry]
     async fn fill(this: This<Self>, cells: Collection<Cell>, count: i64) -> usize {
         for i in 0..count {
@@ -126,7 +126,7 @@ impl Inserter {
         closed.await;
         there.await.len()
     }
-    /// Inserts and calls, without waiting, while others ask for what is not there.
+    /// Inserts and calls, without waiting, while others request elements that do not exist.
     #[entry]
     async fn race(this: This<Self>, cells: Collection<Cell>, rounds: i64) {
         let mut there = Vec::new();
@@ -147,7 +147,7 @@ impl Inserter {
             assert!(matches!(call.await, Err(CallError::NoSuchElement { .. })));
         }
     }
-    /// Calls what another PE has inserted.
+    /// Calls an element that another PE has inserted.
     #[entry]
     async fn call(this: This<Self>, cells: Collection<Cell>, index: i64) -> Pe {
         let _ = this;
@@ -159,7 +159,7 @@ fn index(pe: u32, phase: i64, i: i64) -> i64 {
     (phase * 100 + i) * 64 + i64::from(pe)
 }
 
-/// At home, or elsewhere.
+/// Inserts at home, or elsewhere.
 pub(crate) fn insert(job: &Job, cells: Collection<Cell>, index: i64) {
     match index % 3 {
         0 => cells.insert(index, ()),
@@ -183,7 +183,7 @@ fn elements_of_each_phase_are_called_and_reduced_with_those_before() {
             inserters.all().insert(cells, phase, phase % 3).done().await;
             indices.extend((0..job.pes()).flat_map(|pe| (0..phase % 3).map(move |i| index(pe, phase, i))));
             cells.done_inserting().await;
-            // Some of each phase go.
+            // Some of each phase leave.
             let gone: Vec<_> = indices.extract_if(.., |index| *index % 5 == 4).collect();
             for index in gone {
                 cells.at(index).leave().done().await;
@@ -203,7 +203,7 @@ fn elements_of_each_phase_are_called_and_reduced_with_those_before() {
     });
 }
 
-/// Old elements are ahead of each other by some reductions when new ones join.
+/// Old elements are some reductions apart when new ones join.
 fn reductions_go_on_while_elements_join(words: usize, rounds: u64, seeds: u64) {
     simulated(seeds, move |job| async move {
         let (cells, ear) = (job.sparse::<Cell>(), job.array::<Ear>(1, ()));
@@ -220,7 +220,7 @@ fn reductions_go_on_while_elements_join(words: usize, rounds: u64, seeds: u64) {
             sizes.push(sizes[sizes.len() - 1] + phase.unsigned_abs() * u64::from(job.pes()));
         }
         job.quiescence().await;
-        // Those that came later have contributed beyond the last reduction of the old ones.
+        // Elements that came later have contributed beyond the last reduction of the old ones.
         let heard = ear.at(0).heard().call().await;
         assert_eq!(heard.len() as u64, rounds, "{heard:?}");
         assert!(heard.is_sorted() && heard.iter().all(|sum| sizes.contains(sum)), "{heard:?} {sizes:?}");
@@ -228,17 +228,17 @@ fn reductions_go_on_while_elements_join(words: usize, rounds: u64, seeds: u64) {
 }
 
 #[test]
-fn reductions_under_way_when_elements_join_have_either_all_of_these_or_none() {
+fn reductions_in_progress_when_elements_join_include_all_of_them_or_none() {
     reductions_go_on_while_elements_join(1, 40, 300);
 }
 
 #[test]
-fn large_reductions_under_way_when_elements_join_have_either_all_of_these_or_none() {
+fn large_reductions_in_progress_when_elements_join_include_all_of_them_or_none() {
     reductions_go_on_while_elements_join(20_000, 5, 60);
 }
 
 #[test]
-fn everybody_may_close_and_has_what_they_inserted_before() {
+fn every_pe_may_close_and_then_sees_its_earlier_insertions() {
     simulated(120, |job| async move {
         let cells = job.sparse::<Cell>();
         let inserters = job.group::<Inserter>(());
@@ -253,12 +253,12 @@ fn everybody_may_close_and_has_what_they_inserted_before() {
 }
 
 #[test]
-fn who_has_not_heard_of_an_array_yet_may_fill_and_close_it() {
+fn a_pe_that_does_not_know_an_array_yet_may_fill_and_close_it() {
     simulated(200, |job| async move {
         let inserters = job.group::<Inserter>(());
         inserters.all().insert(job.sparse::<Cell>(), 0, 0).done().await;
         for pe in 0..job.pes() {
-            // The call comes straight, the array from PE to PE.
+            // The call comes directly, the array from PE to PE.
             let cells = job.sparse::<Cell>();
             assert_eq!(inserters.on(Pe(pe)).fill(cells, 5).call().await, 5);
         }
@@ -293,7 +293,7 @@ fn a_call_waits_for_an_element_that_is_inserted_in_a_later_phase() {
 }
 
 #[test]
-fn calls_of_what_is_inserted_succeed_whatever_is_asked_for_beside_them() {
+fn calls_of_inserted_elements_succeed_while_others_request_elements_that_do_not_exist() {
     simulated(150, |job| async move {
         let cells = job.sparse::<Cell>();
         let inserters = job.group::<Inserter>(());
@@ -305,7 +305,7 @@ fn calls_of_what_is_inserted_succeed_whatever_is_asked_for_beside_them() {
 }
 
 #[test]
-fn who_closes_need_not_wait_for_it_to_call_all_to_make_a_section_or_to_destroy_it() {
+fn calls_of_all_sections_and_destruction_need_not_wait_for_closing() {
     simulated(120, |job| async move {
         let cells = job.sparse::<Cell>();
         for phase in 0..4i64 {
@@ -365,7 +365,7 @@ fn sections_have_elements_of_several_phases() {
 }
 
 #[test]
-fn a_deadlock_names_who_was_inserted_and_waits_for_the_array_to_be_closed_again() {
+fn a_deadlock_names_an_element_that_waits_for_the_array_to_be_closed_again() {
     let end = simulate(&SimOptions::new(3, 1), |job| async move {
         let cells = job.sparse::<Cell>();
         cells.insert(1, ());

@@ -1,4 +1,4 @@
-//! Put windows that last: what is put into them arrives, where and when it should, and the right to put is never twice.
+//! Put windows: puts arrive at the right place and time, and the put handle never exists twice.
 
 use std::cell::Cell;
 
@@ -22,7 +22,7 @@ impl Putter {
     fn new() -> Self {
         Self
     }
-    /// Puts rows of 0, 1, 2, …; the handle comes back with the result.
+    /// Puts rows of 0, 1, 2, …; returns the handle with the result.
     #[entry]
     async fn rows(_this: This<Self>, mut to: PutHandle<u64>, times: u64) -> PutHandle<u64> {
         for i in 0..times {
@@ -32,7 +32,7 @@ impl Putter {
         }
         to
     }
-    /// Puts one item at each place, in this order.
+    /// Puts one item at each position, in this order.
     #[entry]
     async fn items(_this: This<Self>, mut to: PutHandle<u64>, places: Vec<usize>) {
         for at in places {
@@ -51,7 +51,7 @@ impl Putter {
     fn copies(&self) -> u64 {
         testing::copies()
     }
-    /// Hands it on.
+    /// Passes the handle on.
     #[entry]
     async fn around(this: This<Self>, to: PutHandle<u64>, hops: usize) -> PutHandle<u64> {
         let to = to.put_at(hops, vec![this.index() as u64]).await;
@@ -63,7 +63,7 @@ impl Putter {
     }
 }
 
-/// Rows put in turn, and read: their sums, and where they lay.
+/// Rows that are put in turn, and read: their sums, and their addresses.
 async fn rows_arrive(job: Job, putter: Proxy<Putter>, len: usize) {
     let (mut put_window, to) = job.put_window::<u64>(len);
     assert_eq!((put_window.len(), to.len()), (len, len));
@@ -88,7 +88,7 @@ async fn rows_arrive(job: Job, putter: Proxy<Putter>, len: usize) {
 }
 
 #[test]
-fn what_is_put_again_and_again_arrives_each_time_in_the_same_memory() {
+fn repeated_puts_arrive_in_the_same_memory() {
     law(|job| async move {
         let putters = job.array::<Putter>(4, ());
         for len in [1, 10, 3_000, 70_000] {
@@ -109,7 +109,7 @@ fn on_processes(job: impl AsyncFn(Job) + Copy + 'static) {
 }
 
 #[test]
-fn between_processes_it_arrives_without_a_copy_by_whatever_transport() {
+fn between_processes_puts_arrive_without_a_copy_over_every_transport() {
     on_processes(async |job| {
         let putters = job.array::<Putter>(2, ());
         for len in [1, 3_000, LEN, 1_500_000] {
@@ -134,7 +134,7 @@ fn a_put_writes_its_items_and_no_others() {
 }
 
 #[test]
-fn a_put_outside_of_the_landing_panics_at_the_putter_and_writes_nothing() {
+fn a_put_outside_of_the_window_panics_at_the_putter_and_writes_nothing() {
     let outside = async |job: Job| {
         let putters = job.array::<Putter>(2, ());
         for (at, items) in [(0, 11), (10, 1), (usize::MAX, 1), (usize::MAX, 0), (11, 0)] {
@@ -154,11 +154,11 @@ fn a_put_outside_of_the_landing_panics_at_the_putter_and_writes_nothing() {
 }
 
 #[test]
-fn who_puts_into_a_landing_that_was_dropped_learns_it_whenever_that_was() {
+fn a_put_into_a_dropped_window_fails_whenever_it_was_dropped() {
     let gone = async |job: Job| {
         let putters = job.array::<Putter>(2, ());
         for len in [10, LEN] {
-            // Before the put, in the middle of it, and when it was there but not read.
+            // Before the put, in the middle of it, and when it has arrived but is not read.
             let (put_window, to) = job.put_window::<u64>(len);
             drop(put_window);
             let first = putters.at(1).one(to, 0, len).call().await;
@@ -182,7 +182,7 @@ fn who_puts_into_a_landing_that_was_dropped_learns_it_whenever_that_was() {
 }
 
 #[test]
-fn who_waits_for_a_put_learns_that_there_will_be_none() {
+fn a_wait_for_a_put_fails_when_the_handle_was_dropped() {
     law(|job| async move {
         let putter = job.array::<Putter>(4, ()).at(3);
         let (put_window, to) = job.put_window::<u64>(4);
@@ -195,7 +195,7 @@ fn who_waits_for_a_put_learns_that_there_will_be_none() {
 }
 
 #[test]
-fn a_handle_that_goes_around_puts_from_wherever_it_is() {
+fn a_handle_that_is_passed_on_puts_from_each_pe() {
     let around = async |job: Job| {
         let putters = job.array::<Putter>(4, ());
         let (mut put_window, to) = job.put_window::<u64>(12);
@@ -210,7 +210,7 @@ fn a_handle_that_goes_around_puts_from_wherever_it_is() {
 }
 
 #[test]
-fn a_handle_is_given_to_one_and_never_to_several() {
+fn a_handle_is_given_to_one_chare_and_never_to_several() {
     simulated(12, |job| async move {
         let putters = job.array::<Putter>(3, ());
         let (_landing, to) = job.put_window::<u64>(4);
@@ -221,14 +221,14 @@ fn a_handle_is_given_to_one_and_never_to_several() {
     assert!(postcard::from_bytes::<PutHandle<u64>>(&plain).is_err());
 }
 
-/// Averages with its neighbours, by put windows that call it.
+/// Averages with its neighbours, through put windows that call it.
 struct Cell1d {
     value: f64,
     from: [Option<PutWindow<f64>>; 2],
     to: [Option<PutHandle<f64>>; 2],
     heard: [bool; 2],
     step: u32,
-    /// A value that the neighbours have not been told.
+    /// A value that the neighbours have not received.
     has_news: bool,
     report: Promise<f64>,
 }
@@ -307,7 +307,7 @@ fn averaged() -> f64 {
 }
 
 #[test]
-fn an_arrival_calls_the_entry_method_that_its_landing_names() {
+fn an_arrival_calls_the_entry_method_that_its_window_names() {
     let cells = async |job: Job| {
         let (report, reported) = job.promise();
         job.array::<Cell1d>(CELLS, report);
@@ -336,7 +336,7 @@ fn a_job_is_not_quiescent_while_a_put_is_on_its_way() {
 }
 
 #[test]
-fn there_may_be_more_landings_than_a_transport_has_windows() {
+fn there_may_be_more_put_windows_than_a_transport_has_windows() {
     on_processes(async |job| {
         let putter = job.array::<Putter>(2, ()).at(1);
         let mut open = Vec::new();

@@ -1,4 +1,4 @@
-//! `async` entry methods, and receives of bodiless ones.
+//! `async` entry methods, and receives of entry methods without a body.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl Worker {
 }
 
 #[test]
-fn messages_are_received_in_the_order_in_which_they_are_wanted() {
+fn messages_are_received_in_the_order_of_the_receives() {
     simulated(60, |job| async move {
         let workers = job.array::<Worker>(4, ());
         let runs: Vec<_> = (0..4).map(|i| workers.at(i).in_order(20).call()).collect();
@@ -99,7 +99,7 @@ fn each_of_many_waiting_receives_gets_one_message() {
 }
 
 #[test]
-fn a_message_that_nobody_wants_yet_waits_for_who_does() {
+fn a_message_waits_for_its_receive() {
     law(|job| async move {
         let worker = job.array::<Worker>(2, ()).at(1);
         worker.pair((2, 0));

@@ -192,7 +192,7 @@ fn many_reductions_of_several_collections_are_under_way_at_once() {
 }
 
 #[test]
-fn an_element_counts_in_the_reductions_that_it_contributed_to_before_it_went() {
+fn an_element_counts_in_the_reductions_to_which_it_contributed_before_its_end() {
     simulated(120, |job| async move {
         let parts = job.array::<Part>(8, ());
         let (to, sums): (Vec<_>, Vec<_>) = (0..5).map(|_| job.promise::<i64>()).unzip();
@@ -220,7 +220,7 @@ fn a_reducer_that_panics_ends_the_job_with_its_message() {
     }
 }
 
-/// A panic of the second contributor, which is on the PE of the first.
+/// Asserts a panic of the second contributor, which is on the PE of the first.
 fn refused(job: impl Fn(charm4rs::Collection<Odd>) + Copy + 'static, says: &'static [&'static str]) {
     let end = charm4rs::testing::threads(1, move |here| async move {
         job(here.array::<Odd>(2, ()));
@@ -232,7 +232,7 @@ fn refused(job: impl Fn(charm4rs::Collection<Odd>) + Copy + 'static, says: &'sta
     assert!(failure.what.contains(" at chare/tests/laws/reductions.rs:"), "{failure}");
 }
 
-/// The second element contributes something else than the first.
+/// The second element contributes a different value than the first.
 struct Odd;
 
 #[chare(index = usize)]
@@ -270,7 +270,7 @@ impl Odd {
 }
 
 #[test]
-fn a_contribution_that_does_not_fit_says_what_differs_and_where_it_was_made() {
+fn a_contribution_that_does_not_match_panics_with_the_difference_and_its_location() {
     refused(
         |odd| drop(odd.all().of_another_type()),
         &[
@@ -285,7 +285,7 @@ fn a_contribution_that_does_not_fit_says_what_differs_and_where_it_was_made() {
 }
 
 std::thread_local! {
-    /// What calls with results have told, in a simulation, where all PEs are on one thread.
+    /// The results that calls recorded, in a simulation, where all PEs are on one thread.
     static TOLD: std::cell::RefCell<Vec<u64>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
@@ -314,7 +314,7 @@ impl Teller {
 }
 
 #[test]
-fn results_are_acted_on_in_the_order_of_the_reductions_whatever_their_targets_are() {
+fn results_for_any_targets_are_processed_in_the_order_of_the_reductions() {
     simulated(240, |job| async move {
         TOLD.take();
         let tellers = job.array::<Teller>(4, ());

@@ -1,4 +1,4 @@
-//! Sections: some elements of a collection under a name of their own.
+//! Sections: some elements of a collection, with an identifier of their own.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use crate::{law, shapes, simulated};
 
 type Piece = Collection<Member>;
 
-/// Knows what it was called for, and contributes to whatever it is told.
+/// Records its calls, and contributes as it is told.
 struct Member {
     calls: u64,
     heard: Vec<i64>,
@@ -74,7 +74,7 @@ impl Member {
     fn leave(&self, cx: &mut Cx<Self>) {
         cx.destroy();
     }
-    /// Calls a section, from wherever this is.
+    /// Calls a section, from this element's PE.
     #[entry]
     async fn relay(this: This<Self>, piece: Piece) -> Vec<i64> {
         let values = piece.all().call().call().await;
@@ -143,7 +143,7 @@ fn a_call_of_a_section_reaches_each_of_its_elements_once_and_no_other() {
 }
 
 #[test]
-fn a_section_can_be_called_and_cut_by_those_who_have_not_heard_of_it() {
+fn a_section_can_be_called_and_cut_by_pes_that_do_not_know_it() {
     simulated(150, |job| async move {
         let all = members(&job, 12);
         let piece = all.section([1, 5, 8, 11]);
@@ -168,11 +168,11 @@ fn payloads_and_failures_of_a_section_come_back_to_a_caller_on_any_pe() {
 }
 
 #[test]
-fn a_section_is_made_on_any_pe_outside_of_a_task_too() {
+fn a_section_is_created_on_any_pe_also_outside_of_a_task() {
     for job in [LockstepJob::threads(4), LockstepJob::processes(4)] {
         let job = job.unwrap();
         let all = job.on(Pe(0), |job| members(&job, 8));
-        // PE 2 may not have heard of the array.
+        // PE 2 may not know the array yet.
         let piece = job.on(Pe(2), |_| all.section([1, 6, 7]));
         for pe in 0..4 {
             job.on(Pe(pe), |_| _ = piece.all().call());
@@ -257,13 +257,13 @@ fn a_sections_result_goes_to_a_promise_an_entry_method_or_a_section() {
 }
 
 #[test]
-fn a_section_that_its_elements_hear_of_first_by_an_argument_is_reduced() {
+fn a_section_that_its_elements_get_as_an_argument_first_is_reduced() {
     simulated(200, |job| async move {
         let all = members(&job, 12);
         let piece = all.section([3, 4, 11]);
         let (to, sums): (Vec<_>, Vec<_>) = (0..3).map(|_| job.promise()).unzip();
         for to in to {
-            // One by one, not by way of the section.
+            // One by one, not through the section.
             for i in [3, 4, 11] {
                 all.at(i).sum(piece, Sink::from(to));
             }
@@ -318,7 +318,7 @@ fn a_section_of_a_sparse_array_waits_until_the_array_is_closed() {
     });
 }
 
-/// An index of the user's.
+/// An index type of the user.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 enum Spot {
     Corner(u8),
@@ -369,7 +369,7 @@ fn groups_and_arrays_of_any_index_have_sections() {
 }
 
 #[test]
-fn what_a_section_cannot_have_is_refused_where_it_is_named() {
+fn a_section_with_invalid_elements_is_refused_where_it_is_created() {
     for (what, ask) in [
         ("Member has no element 12: its extent is 12", (|all| all.section([3, 12])) as fn(Piece) -> Piece),
         ("filled as a whole", |all| {
@@ -403,7 +403,7 @@ fn an_index_that_a_closed_array_lacks_ends_the_job_with_its_name() {
 }
 
 #[test]
-fn who_contributes_to_a_section_that_it_is_not_in_ends_the_job() {
+fn a_contribution_to_a_section_that_the_element_is_not_in_ends_the_job() {
     for options in shapes(48) {
         let outcome = simulate(&options, |job| async move {
             let all = members(&job, 30);
@@ -449,6 +449,6 @@ fn a_call_of_a_section_visits_only_the_pes_that_have_elements_of_it() {
     let a_call = |in_section| (steps(in_section, 300) - steps(in_section, 100)) / 200;
     let (section, whole) = (a_call(true), a_call(false));
     println!("steps of PEs for each call: {section} of a section, {whole} of the whole");
-    // The creator and three others, out and back.
+    // The creator and three others, there and back.
     assert!(section < 40 && whole > 2 * 63, "{section} and {whole}");
 }

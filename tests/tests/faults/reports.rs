@@ -1,11 +1,11 @@
-//! What a job's last words are: stacks as they are asked for, whose panic it was, and which argument is wrong.
+//! The final messages of a job: stacks if they are requested, the panicking method, and the wrong argument.
 
 use crate::{run, start_with};
 
 #[test]
-fn a_program_in_rust_says_that_it_answers_no_clients() {
+fn a_rust_program_refuses_the_server_option() {
     for options in ["++server", "++server-port 0", "++server-address 127.0.0.1", "++server-auth key"] {
-        run(&format!("+p2 {options} - sleep 0")).failed(64, "++server is for programs in Python");
+        run(&format!("+p2 {options} - sleep 0")).failed(64, "++server is for Python programs");
     }
 }
 
@@ -34,14 +34,14 @@ fn a_stack_is_that_of_the_panic_though_another_pe_waits_for_its_error() {
 }
 
 #[test]
-fn a_panic_of_main_is_mains_and_says_where() {
+fn a_panic_of_main_names_main_and_its_location() {
     let ended = run("+p2 - nonsense");
     ended.failed(1, "main panicked: \"nonsense\" is not among what can go wrong at tests/src/bin/faulty.rs:");
 }
 
 #[test]
-fn an_argument_that_cannot_be_read_is_wrong_usage_and_names_what_was_expected() {
+fn an_argument_that_cannot_be_parsed_is_wrong_usage_and_names_the_expected_type() {
     let ended = run("+p2 - sleep soon");
-    ended.failed(64, "argument 2 is \"soon\", which is no u64: invalid digit found in string");
+    ended.failed(64, "argument 2 is \"soon\", which is not a valid u64: invalid digit found in string");
     assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
 }
