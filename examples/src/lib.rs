@@ -1,6 +1,6 @@
-//! What several of the programs share: the numbers, not the chares.
+//! Code that several of the programs share: the numerical part.
 //!
-//! Knows nothing of chares: a program's `main` file shows all of those that it has.
+//! Knows nothing of chares: a program's `main` file contains all of its chares.
 
 pub mod stencil;
 pub mod threads;

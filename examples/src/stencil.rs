@@ -1,16 +1,15 @@
-//! A 7-point Jacobi sweep over boxes of a 3-D grid: what `stencil3d` and `stencil3d-threads` have in common.
+//! A 7-point Jacobi sweep over boxes of a 3-D grid: the common part of `stencil3d` and `stencil3d-threads`.
 //!
-//! Each sweep replaces every cell by the mean of itself and its six neighbours. Around the grid lies a layer of fixed
-//! values, [`boundary`]. A grid is cut into boxes ([`Tile`]), each with a layer of neighbouring cells on its six
-//! sides ([`Face`]). The cells of a box are dense: there is no room for halos among them. Instead a sweep reads a face when it
-//! comes to the cells beside it, and overwrites it with their new values, which are what the neighbour needs next. So a
-//! face goes back and forth between two neighbours in the same memory, and nothing is copied apart from it.
+//! Each sweep replaces every cell by the mean of itself and its six neighbours. The grid is surrounded by a layer of fixed values, [`boundary`]. A
+//! grid is cut into boxes ([`Tile`]), each with a layer of neighbouring cells on its six sides ([`Face`]). The cells of a box are dense, without
+//! halos among them. Instead a sweep reads a face when it comes to the cells beside it, and overwrites it with their new values, which the neighbour
+//! needs next. So a face goes back and forth between two neighbours in the same memory, and nothing else is copied.
 //!
 //! All orders of summation are fixed, so a grid cut into boxes gives the same bits as a grid in one piece.
 
 use std::ops::Range;
 
-/// A cell's or a box's place, or an extent: x, y, z. Neighbours in z are neighbours in memory.
+/// The position of a cell or a box, or an extent: x, y, z. Neighbours in z are neighbours in memory.
 pub type Triple = [usize; 3];
 
 /// One of a box's six sides.
@@ -54,10 +53,9 @@ impl Side {
     }
 }
 
-/// The fixed value at a place around the grid, in coordinates that count this layer too: 0 is below the grid, and
-/// `size + 1` above it.
+/// The fixed value at a position around the grid, in coordinates that include this layer: 0 is below the grid, and `size + 1` above it.
 ///
-/// It is linear in all three coordinates, and so is the solution that the sweeps tend to.
+/// It is linear in all three coordinates, and so is the solution to which the sweeps converge.
 #[must_use]
 pub fn boundary(at: Triple, size: Triple) -> f64 {
     let weigh = |p: Triple| (p[0] + 2 * p[1] + 3 * p[2]) as f64;
@@ -107,10 +105,10 @@ impl Face<'_> {
     }
 }
 
-/// A box of the grid: its cells now, and room for their next values.
+/// A box of the grid: its current cells, and memory for their next values.
 #[derive(Debug)]
 pub struct Tile {
-    /// Its first cell's place in the grid, and its extent.
+    /// The position of its first cell in the grid, and its extent.
     origin: Triple,
     size: Triple,
     now: Vec<f64>,
@@ -147,7 +145,7 @@ impl Tile {
         &self.now[x * cells..(x + 1) * cells]
     }
 
-    /// The fixed values beside a side that lies at the edge of the grid, in the order of a face: by rows.
+    /// The fixed values beside a side at the edge of the grid, in the order of a face: by rows.
     #[must_use]
     pub fn boundary(&self, side: Side, grid: Triple) -> Vec<f64> {
         let [first, second] = [[1, 2], [0, 2], [0, 1]][side.axis()];
@@ -170,20 +168,20 @@ impl Tile {
         std::mem::swap(&mut self.now, &mut self.next);
     }
 
-    /// One step of all cells. Gives the largest change of a cell.
+    /// One step of all cells. Returns the largest change of a cell.
     pub fn sweep_and_compare(&mut self, faces: [Face<'_>; 6]) -> f64 {
         let change = sweep_and_compare(self.size, &self.now, &mut self.next, faces);
         std::mem::swap(&mut self.now, &mut self.next);
         change
     }
 
-    /// Its place in the grid, its extent, and its cells twice: what is now, and room for what is next.
+    /// Its position in the grid, its extent, and its cells twice: the current values, and memory for the next ones.
     #[must_use]
     pub fn into_parts(self) -> (Triple, Triple, [Vec<f64>; 2]) {
         (self.origin, self.size, [self.now, self.next])
     }
 
-    /// Work without a result, as much as that of `steps` steps: a load that is not balanced.
+    /// Work without a result, as much as that of `steps` steps: an unbalanced load.
     pub fn waste(&mut self, steps: f64) {
         let nz = self.size[2];
         let rows = (self.cells() / nz) as f64 * steps;
@@ -194,8 +192,8 @@ impl Tile {
         }
     }
 
-    /// A number that depends on the bits of every cell and on its place: equal if and only if (but for bad luck) all are.
-    /// Those of a grid's boxes add up to that of the grid, in any order.
+    /// A number that depends on the bits and the position of every cell: equal only if all cells are equal, apart from collisions. The checksums of a
+    /// grid's boxes add up to that of the grid, in any order.
     #[must_use]
     pub fn checksum(&self, grid: Triple) -> u64 {
         checksum(&self.now, self.origin, self.size, grid)
@@ -213,7 +211,7 @@ pub fn sweep(size: Triple, now: &[f64], next: &mut [f64], faces: [Face<'_>; 6]) 
     rows(size, now, next, faces, |_, _| {});
 }
 
-/// As [`sweep`]; gives the largest change of a cell.
+/// As [`sweep`]; returns the largest change of a cell.
 pub fn sweep_and_compare(size: Triple, now: &[f64], next: &mut [f64], faces: [Face<'_>; 6]) -> f64 {
     let mut largest = 0.0;
     rows(size, now, next, faces, |before, after| largest = largest_change(before, after, largest));
@@ -244,7 +242,7 @@ fn rows(
             ];
             sweep_row(new, &now[here.clone()], [low_z.cell(in_z), high_z.cell(in_z)], beside);
             compare(&now[here], new);
-            // The row is still in the cache: now is the time to fill the faces.
+            // The row is still in the cache: fill the faces now.
             if x == 0 {
                 low_x.put_row(in_x.clone(), new);
             }
@@ -263,7 +261,7 @@ fn rows(
     }
 }
 
-/// See [`Tile::checksum`]; of a box that begins at `origin`.
+/// See [`Tile::checksum`]; for a box that begins at `origin`.
 #[must_use]
 pub fn checksum(cells: &[f64], origin: Triple, size: Triple, grid: Triple) -> u64 {
     let mut sum = 0u64;
@@ -278,11 +276,9 @@ pub fn checksum(cells: &[f64], origin: Triple, size: Triple, grid: Triple) -> u6
     sum
 }
 
-/// The new values of a row: the inner loop of everything here. `ends` are the cells before and behind the row, `beside` the rows
-/// on its four sides.
+/// The new values of a row: the inner loop of the sweep. `ends` are the cells before and after the row, `beside` the rows on its four sides.
 ///
-/// All slices are cut to one length first, so that the compiler drops the checks of the indices and uses vector
-/// instructions.
+/// All slices are cut to one length first, so that the compiler omits the bounds checks and uses vector instructions.
 #[inline(never)]
 fn sweep_row(new: &mut [f64], old: &[f64], ends: [f64; 2], beside: [&[f64]; 4]) {
     const SEVENTH: f64 = 1.0 / 7.0;
@@ -304,8 +300,8 @@ fn sweep_row(new: &mut [f64], old: &[f64], ends: [f64; 2], beside: [&[f64]; 4]) 
     }
 }
 
-/// The largest difference between two rows, or `largest` if that is larger. In four lanes, since the order of a maximum
-/// does not matter, but a compiler does not know that of floating-point numbers.
+/// The largest difference between two rows, or `largest` if that is larger. In four lanes: the order of a maximum does not matter, but a compiler
+/// does not know that for floating-point numbers.
 fn largest_change(old: &[f64], new: &[f64], largest: f64) -> f64 {
     let pick = |a: f64, b: f64| if a > b { a } else { b };
     let mut lanes = [largest; 4];
@@ -320,7 +316,7 @@ fn largest_change(old: &[f64], new: &[f64], largest: f64) -> f64 {
     lanes.into_iter().fold(tail, pick)
 }
 
-/// What a run ends with, to be compared.
+/// The result of a run, to be compared.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outcome {
     /// See [`Tile::checksum`].
@@ -346,7 +342,7 @@ pub fn serial(grid: Triple, steps: u32) -> Outcome {
 mod tests {
     use super::*;
 
-    /// Sweeps a grid that is cut into boxes, handing faces over as the chares do.
+    /// Sweeps a grid that is cut into boxes, exchanging faces as the chares do.
     fn in_boxes(grid: Triple, boxes: Triple, steps: u32) -> Outcome {
         let count: usize = boxes.iter().product();
         let place = |i: usize| [i / (boxes[1] * boxes[2]), i / boxes[2] % boxes[1], i % boxes[2]];
@@ -401,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeps_tend_to_the_linear_function_that_the_boundary_is() {
+    fn sweeps_converge_to_the_linear_function_of_the_boundary() {
         let grid = [4, 5, 6];
         let mut tile = Tile::new(grid, [0; 3], [1; 3]);
         let around = Side::ALL.map(|side| tile.boundary(side, grid));
@@ -417,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_tells_two_cells_that_changed_places() {
+    fn a_checksum_changes_when_two_cells_are_swapped() {
         let mut tile = Tile::new([1, 1, 5], [0; 3], [1; 3]);
         tile.now = vec![1.0, 2.0, 3.0, 4.0, 5.0];
         let before = tile.checksum([1, 1, 5]);
@@ -426,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_is_not_balanced_leaves_no_trace() {
+    fn an_unbalanced_load_does_not_change_the_result() {
         let grid = [3, 4, 5];
         let mut tile = Tile::new(grid, [0; 3], [1; 3]);
         let around = Side::ALL.map(|side| tile.boundary(side, grid));

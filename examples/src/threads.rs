@@ -1,8 +1,7 @@
-//! `stencil3d` as one would write it without chares: each thread takes a slab of the planes, and all meet at a barrier
-//! after each step.
+//! `stencil3d` without chares: each thread takes a slab of the planes, and all meet at a barrier after each step.
 //!
-//! This is what the chares are measured against, so it does all that makes it fast: the sweep is the same, no plane is copied,
-//! the locks are only there to please the compiler and never wait, and the barrier spins.
+//! The chares are measured against this, so it is written for speed: the sweep is the same, no plane is copied, the locks exist only for the compiler
+//! and never wait, and the barrier spins.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{RwLock, RwLockReadGuard};
@@ -11,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::stencil::{Face, Outcome, Side, Tile, Triple, checksum, sweep, sweep_and_compare};
 
-/// The steps of [`serial`](crate::stencil::serial) on `threads` threads; every `check`th finds the largest change. Gives
-/// also the time of the steps after the first `warm_up`.
+/// The steps of [`serial`](crate::stencil::serial) on `threads` threads; every `check`th step computes the largest change. Also returns the time of
+/// the steps after the first `warm_up`.
 ///
 /// # Panics
 /// If there are more threads than planes.
@@ -32,7 +31,7 @@ pub fn with_threads(grid: Triple, threads: usize, warm_up: u32, steps: u32, chec
             }
             let compare = step % check == 0 || step == warm_up + steps;
             if let Some(mine) = slabs[i].step(i, &slabs, step as usize % 2, compare) {
-                // Floating-point numbers that are not negative are in the order of their bits.
+                // Non-negative floating-point numbers are in the order of their bits.
                 changes[step.div_ceil(check) as usize].fetch_max(mine.to_bits(), Ordering::Relaxed);
             }
             meeting.wait(threads);
@@ -72,12 +71,12 @@ impl Slab {
         Self { size, origin, cells: cells.map(RwLock::new), around }
     }
 
-    /// Makes the values of `parity` from the others.
+    /// Computes the values of `parity` from the others.
     fn step(&self, i: usize, slabs: &[Self], parity: usize, compare: bool) -> Option<f64> {
         let low = i.checked_sub(1).map(|i| slabs[i].read(1 - parity));
         let high = slabs.get(i + 1).map(|slab| slab.read(1 - parity));
         let now = self.read(1 - parity);
-        let mut next = self.cells[parity].write().expect("nobody panics with the lock");
+        let mut next = self.cells[parity].write().expect("no thread panics with the lock");
         let plane = self.size[1] * self.size[2];
         let mut faces = self.around.each_ref().map(|cells| Face::Fixed(cells));
         if let Some(low) = &low {
@@ -94,7 +93,7 @@ impl Slab {
     }
 
     fn read(&self, parity: usize) -> RwLockReadGuard<'_, Vec<f64>> {
-        self.cells[parity].read().expect("nobody panics with the lock")
+        self.cells[parity].read().expect("no thread panics with the lock")
     }
 }
 
@@ -116,7 +115,7 @@ impl Meeting {
         let mut spins = 0u32;
         while self.round.load(Ordering::Acquire) == round {
             spins += 1;
-            // Somebody else may have our neighbour's core.
+            // Another process may have our neighbour's core.
             if spins.is_multiple_of(10_000) { thread::yield_now() } else { std::hint::spin_loop() }
         }
     }

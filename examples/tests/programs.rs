@@ -1,4 +1,4 @@
-//! Runs every program as a user does, on several numbers of PEs, and compares what it prints.
+//! Runs every program as a user does, on several numbers of PEs, and checks its output.
 
 #[path = "../../tests/tests/common/mod.rs"]
 mod common;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// No program takes a second here; a machine that is busy with other things gets this long.
+/// No program takes a second here; this is the limit on a busy machine.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 struct Ended {
@@ -17,7 +17,7 @@ struct Ended {
     stderr: String,
 }
 
-/// Runs a command to its end; kills it when the watchdog says so.
+/// Runs a command to its end; kills it at the watchdog's limit.
 fn run(program: &str, args: &[&str]) -> Ended {
     let mut child = Command::new(program)
         .args(args)
@@ -46,7 +46,7 @@ fn run(program: &str, args: &[&str]) -> Ended {
     Ended { status, stdout: stdout.expect("it prints text"), stderr: stderr.expect("it prints text") }
 }
 
-/// Runs a program on 1, 2 and 4 PEs, and simulated on more: it ends with status 0 and nothing on standard error, and prints all these texts.
+/// Runs a program on 1, 2 and 4 PEs, and simulated on more: it must end with status 0 and nothing on standard error, and print all these texts.
 #[track_caller]
 fn check(program: &str, args: &str, wanted: &[&str]) {
     for pes in ["+p1", "+p2", "+p4", "+p13 ++transport sim ++seed 5"] {
@@ -59,7 +59,7 @@ fn check(program: &str, args: &str, wanted: &[&str]) {
     }
 }
 
-/// Runs a program that must end with this status, and begin its complaint so.
+/// Runs a program that must end with this status, and an error that begins like this.
 #[track_caller]
 fn check_error(program: &str, args: &str, wanted: i32, begin: &str) {
     let args: Vec<_> = args.split_whitespace().collect();
@@ -83,7 +83,7 @@ fn hello_greets_from_every_element() {
 
 #[test]
 fn stencil3d_prints_the_serial_checksum_however_the_grid_is_cut() {
-    // The first is what the sweep gave when the program was written; no order of operations may ever change it.
+    // The first is the result of the sweep when the program was written; no order of operations may change it.
     let checksum = "checksum: eeaa4a9866fc7d53";
     for blocks in
         ["--blocks 1", "--blocks 4,3,2", "--block-size 7,32,10", "--blocks 32,1,1", "--blocks 3,2,1 --imbalance 1.5"]
@@ -108,7 +108,7 @@ fn stencil3d_prints_the_serial_checksum_over_libfabric() {
 }
 
 #[test]
-fn stencil3d_can_be_cut_into_single_cells_and_look_at_every_step() {
+fn stencil3d_can_be_cut_into_single_cells_and_check_every_step() {
     check(STENCIL, "--size 4,3,2 --blocks 4,3,2 --steps 20 --check 1 --warm-up 0", &["a serial run gives the same"]);
 }
 
@@ -131,7 +131,7 @@ fn nqueens_finds_the_known_counts() {
 #[test]
 fn a_token_visits_every_chare_of_a_ring_equally_often() {
     for args in ["--hops 1003", "--hops 1003 --bytes 300000", "--hops 500 --elements 17 --bytes 10", "--hops 0"] {
-        check(env!("CARGO_BIN_EXE_ring"), args, &["every chare was visited as often as it should"]);
+        check(env!("CARGO_BIN_EXE_ring"), args, &["every chare was visited equally often"]);
     }
 }
 
@@ -154,10 +154,10 @@ fn jacobi2d_converges_as_one_block_alone_does() {
 }
 
 #[test]
-fn wrong_options_end_the_job_with_status_64_and_a_line_that_says_why() {
+fn wrong_options_end_the_job_with_status_64_and_a_reason() {
     for (args, begin) in [
         ("+p2 --sice 5", "charmrun: error[64]: unexpected argument '--sice' found, pe=0"),
-        ("+p2 --size 0", "charmrun: error[64]: invalid value '0' for '--size <CELLS>': one or three counts"),
+        ("+p2 --size 0", "charmrun: error[64]: invalid value '0' for '--size <CELLS>': expected one or three counts"),
         ("+p2 --size 5,5", "charmrun: error[64]: invalid value '5,5' for '--size <CELLS>'"),
         ("+p2 --check 0", "charmrun: error[64]: invalid value '0' for '--check <STEPS>'"),
         ("+p2 --size 5 --blocks 6", "charmrun: error[64]: [6, 6, 6] blocks are more than"),

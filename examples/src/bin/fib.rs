@@ -1,24 +1,24 @@
-//! Fibonacci numbers by futures: each chare makes two others, and awaits their answers.
+//! Fibonacci numbers with futures: each chare creates two others, and awaits their answers.
 //!
 //! `cargo charmrun +p4 fib 30 --cutoff 12`
 //!
-//! No good way to compute them, but a good measure of what a chare costs: making it, calling it, suspending its caller,
-//! answering, destroying it. Below the cutoff a chare computes alone: a program's *grain*.
+//! Not a good way to compute them, but a good measure of the cost of a chare: creation, a call, the suspension of its caller, the answer,
+//! destruction. Below the cutoff a chare computes alone: this is a program's *grain*.
 
 use charm4rs::prelude::*;
 
 /// Fibonacci numbers, a chare for each call above the cutoff.
 #[derive(clap::Parser)]
 struct Options {
-    /// Which Fibonacci number.
+    /// The index of the Fibonacci number.
     #[arg(default_value_t = 27, value_parser = clap::value_parser!(u32).range(..=90))]
     n: u32,
-    /// Below this a chare makes no others.
+    /// Below this a chare creates no others.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..))]
     cutoff: u32,
 }
 
-/// What a chare answers: the number, and how many chares it took.
+/// A chare's answer: the number, and how many chares it took.
 type Answer = (u64, u64);
 
 struct Fib;
@@ -30,13 +30,13 @@ impl Fib {
         Self
     }
 
-    /// Computes the `n`th number, and is gone.
+    /// Computes the `n`th number, and ends.
     #[entry]
     async fn compute(this: This<Self>, n: u32, cutoff: u32) -> Answer {
         let answer = if n < cutoff {
             (serial(n), 1)
         } else {
-            // Both calls are under way before the first is awaited.
+            // Both calls are in flight before the first is awaited.
             let [left, right] = [n - 1, n - 2].map(|n| this.job().single::<Self>(()).compute(n, cutoff).call());
             let (left, right) = (left.await, right.await);
             (left.0 + right.0, left.1 + right.1 + 1)

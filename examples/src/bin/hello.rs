@@ -4,19 +4,19 @@
 
 use charm4rs::prelude::*;
 
-/// A chare: a type whose values live on PEs, and are called from anywhere.
+/// A chare: a type whose values live on PEs, and are called from any PE.
 struct Greeter;
 
 #[chare(index = usize)]
 impl Greeter {
-    /// Makes an element, on the PE where it will live.
+    /// Creates an element, on the PE where it lives.
     #[init]
     fn new() -> Self {
         Self
     }
 
-    /// Can be called through a proxy. Arguments are whatever serde can serialize; large runs of plain data travel best as a
-    /// `Payload`.
+    /// A method that is called through a proxy. Arguments can be any type that serde can serialize; large arrays of plain data are sent most
+    /// efficiently as a `Payload`.
     #[entry]
     fn greet(&mut self, cx: &mut Cx<Self>, numbers: Payload<f64>, greeting: String, from: String) -> f64 {
         let sum = numbers.iter().sum::<f64>();
@@ -28,7 +28,7 @@ impl Greeter {
 /// Runs once, on PE 0. The job ends when it returns.
 #[charm4rs::main]
 async fn main(job: Job) {
-    // A group has one element on each PE, an array as many as you like, spread over the PEs.
+    // A group has one element on each PE, an array any number, spread over the PEs.
     let group = job.group::<Greeter>(());
     let array = job.array::<Greeter>(10, ());
 

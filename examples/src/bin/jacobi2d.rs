@@ -1,10 +1,9 @@
-//! 2-D Jacobi until it has converged: a plate, hot on one side, and the heat in it when nothing changes any more.
+//! 2-D Jacobi until it has converged: a plate that is hot on one side, and its temperature when nothing changes any more.
 //!
 //! `cargo charmrun +p4 jacobi2d --size 64 --blocks 4 --tolerance 1e-6`
 //!
-//! The simplest form of a stencil, in direct style: send edges, receive edges, compute, and ask everybody, in every step, whether to go
-//! on. `allreduce(...).await` gives all blocks the same answer, so all stop at the same step. `stencil3d` is what
-//! becomes of it when it has to be fast.
+//! The simplest form of a stencil, in direct style: send edges, receive edges, compute, and decide in every step with all blocks whether to continue.
+//! `allreduce(...).await` gives all blocks the same answer, so all stop at the same step. `stencil3d` is a version that is optimized for speed.
 
 use charm4rs::prelude::*;
 
@@ -20,7 +19,7 @@ struct Options {
     /// Converged: no cell changes by more than this.
     #[arg(long, default_value_t = 1e-4)]
     tolerance: f64,
-    /// Steps at most.
+    /// The maximum number of steps.
     #[arg(long, default_value_t = 10_000)]
     steps: u32,
 }
@@ -43,7 +42,7 @@ impl Plate {
         Self { rows, columns, cells }
     }
 
-    /// Where a side's cells are: inside, or in the frame around.
+    /// The positions of a side's cells: inside, or in the frame around.
     fn edge(&self, side: Side, frame: bool) -> impl Iterator<Item = usize> + use<> {
         let (rows, columns, width) = (self.rows, self.columns, self.columns + 2);
         let (start, stride, count) = match (side, frame) {
@@ -55,7 +54,7 @@ impl Plate {
         (0..count).map(move |i| start + i * stride)
     }
 
-    /// One step. Gives the largest change.
+    /// One step. Returns the largest change.
     fn step(&mut self) -> f64 {
         let width = self.columns + 2;
         let old = self.cells.clone();
@@ -121,7 +120,7 @@ impl Block {
     #[entry]
     fn edge(&mut self, step: u32, side: Side, cells: Vec<f64>);
 
-    /// Steps until all blocks have converged; gives the number of steps.
+    /// Steps until all blocks have converged; returns the number of steps.
     #[entry]
     async fn run(this: This<Self>, tolerance: f64, limit: u32) -> u32 {
         let neighbours = this.with(|block| block.neighbours.clone());

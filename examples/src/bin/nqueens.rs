@@ -1,13 +1,13 @@
-//! How many ways are there to place N queens on a board of N x N so that none attacks another?
+//! The number of ways to place N queens on a board of N x N so that none attacks another.
 //!
 //! `cargo charmrun +p4 nqueens 12 --grain 8`
 //!
-//! A search whose tree nobody knows in advance: each chare is a board with some rows filled; it makes a chare for each way
-//! to fill the next row, and is gone. When few rows are left, it counts alone. Three things to see:
+//! A search whose tree is not known in advance: each chare is a board with some rows filled; it creates a chare for each way to fill the next row,
+//! and ends. When few rows are left, it counts alone. It shows three things:
 //!
-//! - *Priorities.* Deeper boards first: the search goes down before it goes wide, so that few boards exist at a time.
+//! - *Priorities.* Deeper boards first: the search is depth-first, so that few boards exist at a time.
 //! - *A group as a counter.* Each PE has one element, which the chares of that PE add to without a message.
-//! - *Quiescence.* Nobody knows how many boards there will be; the job tells when none is left.
+//! - *Quiescence.* The number of boards is not known in advance; quiescence tells when none is left.
 
 use charm4rs::prelude::*;
 
@@ -26,7 +26,7 @@ struct Options {
 const KNOWN: [u64; 18] =
     [1, 0, 0, 2, 10, 4, 40, 92, 352, 724, 2680, 14200, 73712, 365596, 2279184, 14772512, 95815104, 666090624];
 
-/// Which fields of the next row are attacked: from above, and along the two diagonals.
+/// The attacked fields of the next row: from above, and along the two diagonals.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Board {
     rows_left: u32,
@@ -56,7 +56,7 @@ impl Board {
     }
 }
 
-/// A PE's counts.
+/// The counts of a PE.
 #[derive(Default)]
 struct Counter {
     solutions: u64,
@@ -76,7 +76,7 @@ impl Counter {
     }
 }
 
-/// A board, and where to count.
+/// A board, and the group of counters.
 struct Search {
     n: u32,
     grain: u32,
@@ -90,7 +90,7 @@ impl Search {
         Self { n, grain, counter }
     }
 
-    /// Searches from `board` on, and is gone.
+    /// Searches from `board` on, and ends.
     #[entry]
     fn expand(&mut self, cx: &mut Cx<Self>, board: Board) {
         let mut solutions = 0;

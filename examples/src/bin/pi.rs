@@ -1,9 +1,9 @@
-//! Pi by throwing darts at a square: how many hit the circle in it?
+//! Pi by throwing darts at a square, and counting those that hit the circle in it.
 //!
 //! `cargo charmrun +p4 pi --darts 100000000`
 //!
-//! The workers share nothing, and meet once, in a reduction. Where a dart lands depends on its number only, so any number of
-//! workers on any number of PEs counts the same hits.
+//! The workers share nothing, and communicate once, in a reduction. The position of a dart depends only on its number, so any number of workers on
+//! any number of PEs counts the same hits.
 
 use std::f64::consts::PI;
 
@@ -12,10 +12,10 @@ use charm4rs::prelude::*;
 /// Estimates pi by throwing darts.
 #[derive(clap::Parser)]
 struct Options {
-    /// How many darts.
+    /// The number of darts.
     #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 53))]
     darts: u64,
-    /// How many workers. Default: four for each PE.
+    /// The number of workers. Default: four for each PE.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     workers: Option<u64>,
 }
@@ -37,7 +37,7 @@ impl Worker {
     }
 }
 
-/// How many of these darts hit.
+/// The number of these darts that hit.
 fn count_hits(darts: std::ops::Range<u64>) -> u64 {
     let hit = |dart: &u64| {
         let (x, y) = (coordinate(2 * dart), coordinate(2 * dart + 1));

@@ -1,9 +1,9 @@
-//! A token goes around a ring of chares, one call after another: what a call costs.
+//! A token goes around a ring of chares, one call after another: the cost of a call.
 //!
 //! `cargo charmrun +p4 ring --hops 1000000`
 //!
-//! The ring is a group, one element a PE, so that every hop goes to another PE; with `--elements` it is an array, where
-//! most hops stay on their PE. The token may carry bytes, in a payload that travels without being copied where it can.
+//! The ring is a group, one element per PE, so that every hop goes to another PE; with `--elements` it is an array, where most hops stay on their PE.
+//! The token may carry bytes, in a payload that is sent without a copy where possible.
 
 use charm4rs::prelude::*;
 
@@ -13,7 +13,7 @@ struct Options {
     /// Chares in an array. Without it: a group.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     elements: Option<u64>,
-    /// How often the token goes on.
+    /// The number of hops.
     #[arg(long, default_value_t = 100_000)]
     hops: u64,
     /// Bytes that it carries.
@@ -34,7 +34,7 @@ impl Station {
         Self { count, visits: 0 }
     }
 
-    /// The token is here, and has `hops` before it.
+    /// The token is here, and has `hops` more hops to go.
     #[entry]
     fn pass(&mut self, cx: &mut Cx<Self>, hops: u64, load: Payload<u8>, end: Promise<u64>) {
         self.visits += 1;
@@ -73,5 +73,5 @@ async fn main(job: Job, options: Options) {
     if last != hops % count || !visits.iter().copied().eq((0..count).map(expected)) {
         job.abort(&format!("the token ended at {last} after these visits: {visits:?}"));
     }
-    println!("every chare was visited as often as it should");
+    println!("every chare was visited equally often");
 }

@@ -1,5 +1,4 @@
-//! What `stencil3d` is measured against: the same sweep by plain threads over plain arrays, with a barrier after each
-//! step. See `threads.rs`.
+//! The reference for `stencil3d`: the same sweep by plain threads over plain arrays, with a barrier after each step. See `threads.rs`.
 //!
 //! `cargo run --release --bin stencil3d-threads -- --threads 2 --size 128 --steps 200`
 
@@ -18,10 +17,10 @@ struct Options {
     /// Steps whose time is measured.
     #[arg(long, default_value_t = 100)]
     steps: u32,
-    /// Steps before.
+    /// Steps before the measurement.
     #[arg(long, default_value_t = 10)]
     warm_up: u32,
-    /// Steps between two looks at the largest change.
+    /// Steps between two checks of the largest change.
     #[arg(long, value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     check: u32,
 }

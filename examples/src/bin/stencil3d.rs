@@ -1,12 +1,10 @@
-//! 7-point Jacobi on a 3-D grid that is cut into blocks, each a chare: many to a PE, so that one sweeps while another
-//! waits for its neighbours.
+//! 7-point Jacobi on a 3-D grid that is cut into blocks, each a chare: many per PE, so that one sweeps while another waits for its neighbours.
 //!
 //! `cargo charmrun +p4 stencil3d --size 128 --blocks 8,2,1 --steps 200`
 //!
-//! What a block does in each step reads from top to bottom in `run`: it waits for its neighbours' faces,
-//! sweeps, and sends its own. It never waits for all others; blocks drift apart by as many steps as their
-//! neighbours let them. Every `--check` steps a reduction finds the largest change of a cell, beside the sweeps.
-//! The numbers are in `stencil.rs`; `stencil3d-threads` is the same without chares.
+//! The steps of a block read from top to bottom in `run`: it waits for its neighbours' faces, sweeps, and sends its own. It never waits for all
+//! others; blocks may be as many steps apart as their neighbours allow. Every `--check` steps a reduction finds the largest change of a cell, beside
+//! the sweeps. The numerical code is in `stencil.rs`; `stencil3d-threads` is the same program without chares.
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -29,24 +27,24 @@ struct Options {
     /// Steps whose time is measured.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// Steps before.
+    /// Steps before the measurement.
     #[arg(long, default_value_t = 10)]
     warm_up: u32,
-    /// Steps between two looks at the largest change.
+    /// Steps between two checks of the largest change.
     #[arg(long, value_name = "STEPS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     check: u32,
     /// Extra work of the last blocks in x, as a multiple of a sweep; the first ones have none.
     #[arg(long, value_name = "SWEEPS", default_value_t = 0.0)]
     imbalance: f64,
-    /// Compare with a serial run however large the grid is.
+    /// Compare with a serial run even if the grid is large.
     #[arg(long)]
     serial: bool,
 }
 
-/// A serial run of at most so many updates of a cell is made in any case.
+/// A serial run with at most this many updates of a cell is always made.
 const SERIAL_WORK_MAX: usize = 200_000_000;
 
-/// What all blocks are made from.
+/// The parameters of all blocks.
 #[derive(Clone, Serialize, Deserialize)]
 struct Setup {
     grid: Triple,
@@ -101,13 +99,13 @@ impl Block {
             }
             if (step + 1) % check == 0 || step + 1 == steps.end {
                 let change = this.with(|block| block.step(step, Tile::sweep_and_compare));
-                // The result is not waited for: it may come as late as it likes.
+                // The result is not awaited here: it may arrive at any time.
                 look = Some(this.allreduce(change, reduce::max));
             } else {
                 this.with(|block| block.step(step, Tile::sweep));
             }
         }
-        // The last step has looked, if there was one.
+        // The last step has checked, if there was one.
         look.expect("there are steps").await
     }
 
@@ -117,8 +115,8 @@ impl Block {
         cx.contribute(self.tile.checksum(self.setup.grid), reduce::sum, result);
     }
 
-    /// Sweeps, and sends the faces. The sweep has put our new cells where the neighbours' old ones were: so a face goes back to
-    /// where it came from, in the same memory.
+    /// Sweeps, and sends the faces. The sweep has put our new cells where the neighbours' old ones were: so a face returns to its sender in the same
+    /// memory.
     fn step<R>(&mut self, step: u32, sweep: impl FnOnce(&mut Tile, [Face<'_>; 6]) -> R) -> R {
         self.tile.waste(self.extra);
         let mut neighbours = self.neighbours.iter();
@@ -175,7 +173,7 @@ async fn main(job: Job, options: Options) {
     }
 }
 
-/// Three counts, as in `64,32,32`; one stands for all three.
+/// Three counts, as in `64,32,32`; one count stands for all three.
 #[derive(Clone, Copy, Debug)]
 struct Three(Triple);
 
@@ -183,7 +181,7 @@ impl FromStr for Three {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WANTED: &str = "one or three counts above 0 are wanted, as in 64 or 64,32,32";
+        const WANTED: &str = "expected one or three counts above 0, as in 64 or 64,32,32";
         let counts: Option<Vec<usize>> = text.split(',').map(|part| part.parse().ok().filter(|n| *n > 0)).collect();
         match counts.ok_or(WANTED)?[..] {
             [all] => Ok(Self([all; 3])),
