@@ -1,5 +1,5 @@
-//! Takes the programs out of the pages: each Rust block with a `#[charm4rs::main]` becomes a module of the program `book`, and
-//! the block of text that follows it what a test in `tests/programs.rs` expects it to print. Knows nothing of what the programs do.
+//! Extracts the programs from the pages: each Rust block with a `#[charm4rs::main]` becomes a module of the program `book`, and the text block after
+//! it becomes the output that a test in `tests/programs.rs` expects. Knows nothing of what the programs do.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ fn programs(page: &Path) -> Vec<Program> {
     found
 }
 
-/// The fenced blocks of a page: what is written behind the fence, and the lines, those that the book hides included.
+/// The fenced blocks of a page: the text after the fence, and the lines, including those that the book hides.
 fn blocks(text: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Option<(String, String)> = None;

@@ -1,4 +1,4 @@
-//! The smallest program that does something: one chare type with one entry method.
+//! The smallest useful program: one chare type with one entry method.
 
 use charm4rs::prelude::*;
 

@@ -92,7 +92,7 @@ impl Tile {
     }
 }
 
-/// One on each PE: it computes what it is asked.
+/// One on each PE: it computes on request.
 #[derive(Default)]
 struct Worker {
     done: u64,
@@ -156,7 +156,7 @@ impl Worker {
     }
 }
 
-/// Only one: it deals out work.
+/// There is one manager, which distributes work.
 struct Manager {
     workers: Group<Worker>,
     open: u32,

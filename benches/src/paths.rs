@@ -1,19 +1,19 @@
-//! The paths of small messages, for counting instructions: `paths PATH` takes one of them ten thousand times in [`measured`], which
-//! `ci/instructions` has a simulated processor watch. Counts do not depend on what else a machine does.
+//! The paths of small messages, for counting instructions: `paths PATH` runs one of them ten thousand times in [`measured`], which `ci/instructions`
+//! observes with a simulated processor. Counts do not depend on the load of the machine.
 //!
-//! All PEs are on this thread and take turns, so a count has both ends of a message in it. Operations go in bursts, so that there
-//! is little in it of PEs that look for more.
+//! All PEs are on this thread and take turns, so a count includes both ends of a message. Operations go in bursts, so that polls without work
+//! contribute little.
 
 use std::hint::black_box;
 
 use charm4rs::prelude::*;
 use charm4rs::testing::{LockstepJob, over_the_wire};
 
-/// Operations of a burst, all under way at once.
+/// Operations of a burst, all in flight at once.
 const BURST: u64 = 100;
 /// Bursts of one measurement.
 const BURSTS: u64 = 100;
-/// Bursts before, so that memory is there.
+/// Bursts before the measurement, so that memory is allocated.
 const BEFORE: u64 = 4;
 
 /// One on each PE.
@@ -41,7 +41,7 @@ impl Member {
         cx.contribute(1u64, reduce::sum, to);
     }
 
-    /// Begins them all, and then waits for each.
+    /// Begins all of them, and then waits for each.
     #[entry]
     async fn allreduces(this: This<Self>, count: u64) {
         let sums: Vec<_> = (0..count).map(|by| this.allreduce(by, reduce::sum)).collect();
@@ -98,7 +98,7 @@ fn call(job: &LockstepJob, member: Proxy<Member>) {
     settle(job);
 }
 
-/// By itself, so that what is inlined does not depend on what is around it.
+/// A function of its own, so that inlining does not depend on the surrounding code.
 #[inline(never)]
 fn calls(member: &Proxy<Member>) {
     (0..BURST).for_each(|by| drop(member.add(by)));
@@ -127,7 +127,7 @@ fn settle(job: &LockstepJob) {
     job.settle().expect("nothing fails");
 }
 
-/// What is counted.
+/// The measured code.
 #[inline(never)]
 fn measured(job: &LockstepJob, members: &Group<Member>, path: fn(&LockstepJob, &Group<Member>)) {
     (0..BURSTS).for_each(|_| path(job, members));
@@ -140,7 +140,7 @@ fn main() {
         return;
     }
     let Some((_, setup, path)) = PATHS.iter().find(|(known, ..)| *known == name) else {
-        eprintln!("paths: there is no path {name:?}; paths --list names them");
+        eprintln!("paths: there is no path {name:?}; paths --list prints the paths");
         std::process::exit(64);
     };
     let job = setup();

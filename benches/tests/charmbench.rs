@@ -1,4 +1,4 @@
-//! `charmbench` runs to its end on threads, and says what it measures. Figures are not looked at.
+//! `charmbench` runs to its end on threads, and prints its tables. The figures are not checked.
 
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
@@ -53,7 +53,7 @@ fn operations_of_all_pes_are_measured_on_any_number_of_them() {
 }
 
 #[test]
-fn the_start_of_a_program_comes_before_its_end() {
+fn a_program_starts_before_it_ends() {
     let json = file("startup.json");
     let (code, said) = run(&["+p2", "startup", "--runs", "1", "--json"], &[&json]);
     assert_eq!(code, Some(0), "{said}");
@@ -64,7 +64,7 @@ fn the_start_of_a_program_comes_before_its_end() {
         .iter()
         .map(|row| (row["name"].as_str().unwrap(), row["runs"][0].as_f64().unwrap()))
         .collect();
-    // Processes are started by the launcher, if it has been built.
+    // The launcher starts processes, if it has been built.
     let launcher = Path::new(env!("CARGO_BIN_EXE_charmbench")).with_file_name("charmrun");
     assert_eq!(rows.len(), if launcher.exists() { 6 } else { 2 }, "{rows:?}");
     for pair in rows.chunks(2) {
@@ -73,7 +73,7 @@ fn the_start_of_a_program_comes_before_its_end() {
 }
 
 #[test]
-fn a_wrong_question_is_answered_with_the_reason() {
+fn a_wrong_command_line_is_refused_with_the_reason() {
     for (args, code, what) in [
         (&["+p2", "--layer", "cake"][..], 64, "'cake'"),
         (&["rate", "--layer", "raw"], 1, "between two PEs"),
@@ -87,7 +87,7 @@ fn a_wrong_question_is_answered_with_the_reason() {
     }
 }
 
-/// A file of the test's own.
+/// A file of this test.
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
@@ -125,7 +125,7 @@ fn a_run_is_kept_compared_and_drawn() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("2 rows in both runs, 0 slower"), "{said}");
 
-    // A build that is much slower is caught, and named.
+    // A build that is much slower is detected, and named.
     let slow = file("slow.json");
     let mut text: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     for time in text["records"][1]["runs"].as_array_mut().unwrap() {
@@ -141,7 +141,7 @@ fn a_run_is_kept_compared_and_drawn() {
 }
 
 #[test]
-fn what_is_no_run_is_refused_with_the_reason() {
+fn a_file_that_is_not_a_run_is_refused_with_the_reason() {
     let [empty, other] = ["empty.json", "other.json"].map(file);
     std::fs::write(&empty, "").unwrap();
     std::fs::write(&other, r#"{"format": 1}"#).unwrap();

@@ -1,5 +1,5 @@
-//! Tests that need several processes, hosts or crates. They are in `tests/`; here are only the programs of the pages, each of which
-//! `cargo test --doc` compiles and runs.
+//! Tests that need several processes, hosts or crates. They are in `tests/`; this crate contains only the programs of the pages, each of which `cargo
+//! test --doc` compiles and runs.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Programs over several hosts, which meet over TCP: what they compute, what they listen on, and how they end when a PE or a host does.
-//! Knows nothing of how the hosts are reached.
+//! Programs over several hosts that communicate over TCP: what they compute, where they listen, and how they end when a PE or a host fails. Knows
+//! nothing of how the hosts are reached.
 
 #[path = "../../launcher/tests/common/job.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -50,7 +50,7 @@ fn programs_compute_the_same_on_two_hosts_and_on_three() {
     }
 }
 
-/// Which addresses something of a host listens on, but for ssh.
+/// The addresses on which processes of a host listen, without ssh.
 fn listening(hosts: &Hosts, host: usize) -> Vec<String> {
     let out = Command::new("ip").args(["netns", "exec", hosts.name(host), "ss", "-Hltn"]).output().expect("ss");
     let text = String::from_utf8(out.stdout).expect("text");
@@ -66,7 +66,7 @@ fn ip(hosts: &Hosts, host: usize, args: &str) {
 #[test]
 fn processes_listen_on_the_way_to_the_others_and_on_nothing_else() {
     let Some(hosts) = Hosts::new(2) else { return };
-    // A way to everywhere, which is not the one to the other host.
+    // A default route that is not the one to the other host.
     for host in 0..2 {
         ip(&hosts, host, "link add other type veth peer name end");
         ip(&hosts, host, "link set end up");
@@ -91,7 +91,7 @@ fn processes_listen_on_the_way_to_the_others_and_on_nothing_else() {
 }
 
 #[test]
-fn a_host_with_ipv6_only_is_as_good_as_others_and_so_are_two() {
+fn hosts_with_ipv6_only_work() {
     let Some(hosts) = Hosts::new(2) else { return };
     let check = |names: &str| {
         let nodelist = hosts.write("v6", names);

@@ -1,5 +1,5 @@
-//! `ci/hosts`, which other tests stand on: hosts reach one another, cables can be cut, and nothing is left behind. Knows nothing of
-//! jobs. Needs root, as namespaces do; elsewhere it says that it tests nothing.
+//! `ci/hosts`, on which other tests rely: hosts reach one another, cables can be cut, and nothing is left behind. Knows nothing of jobs. Needs root,
+//! for namespaces; without root it prints that it tests nothing.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn namespaces() -> String {
     text(&list.stdout).to_owned()
 }
 
-/// Whether namespaces can be made here.
+/// Whether namespaces can be created here.
 fn possible() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -35,13 +35,13 @@ fn possible() -> bool {
     root
 }
 
-/// Whether a process runs: it exists, and is more than a zombie.
+/// Whether a process runs: it exists, and is not a zombie.
 fn runs(pid: &str) -> bool {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid).join("status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && !line.contains("zombie"))
 }
 
-/// Prints `refused` where host $2 answers host $1, and `silent` where it does not. Nobody listens, so an answer is a refusal.
+/// Prints `refused` if host $2 answers host $1, and `silent` otherwise. No process listens, so an answer is a refusal.
 const ASK: &str = r#"ask() {
   local to=($CHARM4RS_HOSTS) said
   said=$("$CHARM4RS_ON" on "$1" timeout 2 bash -c "echo >/dev/tcp/${to[$2]}/9" 2>&1)
@@ -57,7 +57,7 @@ fn the_code_of_the_command_is_that_of_the_whole() {
 }
 
 #[test]
-fn what_is_no_number_of_hosts_is_a_usage_error() {
+fn an_invalid_number_of_hosts_is_a_usage_error() {
     for count in ["0", "-1", "many", "1000"] {
         assert_eq!(run(count, "true").status.code(), Some(64), "{count}");
     }
@@ -82,7 +82,7 @@ fn hosts_have_names_and_addresses_and_reach_one_another() {
 }
 
 #[test]
-fn a_cut_cable_is_silent_until_it_is_mended() {
+fn a_cut_cable_is_silent_until_it_is_plugged_in_again() {
     if !possible() {
         return;
     }
@@ -117,11 +117,11 @@ fn nothing_is_left_of_the_hosts_and_of_what_runs_on_them() {
 }
 
 #[test]
-fn what_a_killed_one_leaves_behind_is_removed_by_the_next() {
+fn leftovers_of_a_killed_run_are_removed_by_the_next() {
     if !possible() {
         return;
     }
-    // The command kills the ci/hosts that it runs within.
+    // The command kills the ci/hosts in which it runs.
     let out = run("1", r#"echo ${CHARM4RS_HOSTS%h*}; kill -KILL $PPID"#);
     assert_eq!(out.status.signal(), Some(9));
     let id = text(&out.stdout);

@@ -1,5 +1,5 @@
-//! Programs that Open MPI's `mpirun` starts, without `charmrun`. What they compute, and how they end. Knows nothing of how a process speaks
-//! to that launcher.
+//! Programs that Open MPI's `mpirun` starts, without `charmrun`. What they compute, and how they end. Knows nothing of the protocol between a process
+//! and that launcher.
 
 #[path = "../../launcher/tests/common/job.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -22,7 +22,7 @@ use job::Ended;
 use launchers::Launcher;
 
 const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
-/// More processes than cores; and whoever tests may be root, which it wants to be told twice.
+/// More processes than cores; and the tests may run as root, which Open MPI requires to be confirmed twice.
 const LAUNCHER: Launcher = Launcher { program: "mpirun.openmpi", options: &["--oversubscribe", "--allow-run-as-root"] };
 
 fn example(name: &str) -> String {
@@ -55,18 +55,18 @@ fn programs_compute_the_same_as_a_serial_run() {
 }
 
 #[test]
-fn a_program_that_is_told_so_is_a_job_by_itself() {
+fn a_program_with_the_option_is_a_job_by_itself() {
     if !LAUNCHER.possible() {
         return;
     }
-    LAUNCHER.leaves_programs_alone_that_are_told_so();
-    // A question is no job.
+    LAUNCHER.does_not_include_programs_that_are_jobs_by_themselves();
+    // A question does not start a job.
     let info = run(&format!("-n 1 {} ++info", common::charmrun(FAULTY).display()));
     assert!(info.succeeded().stdout.contains("pmix: a launcher that speaks PMIx started this process"), "{info:?}");
 }
 
 #[test]
-fn a_job_that_fails_says_why_and_ends() {
+fn a_job_that_fails_reports_the_cause_and_ends() {
     if !LAUNCHER.possible() {
         return;
     }
@@ -81,7 +81,7 @@ fn a_job_that_fails_says_why_and_ends() {
 }
 
 #[test]
-fn what_the_launchers_library_lacks_is_said() {
+fn a_missing_launcher_library_is_reported() {
     if !LAUNCHER.possible() {
         return;
     }

@@ -1,5 +1,5 @@
-//! The page "Your own crate", walked: its files are written into an empty folder outside the workspace, and its commands run there one
-//! after the other. The folder and what is built stay the same from run to run, so only the first one builds the dependencies.
+//! Executes the page "Your own crate": its files are written into an empty folder outside the workspace, and its commands run there one after the
+//! other. The folder and the build stay the same from run to run, so only the first run builds the dependencies.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The blocks of a page that are in `language`.
+/// The blocks of a page in `language`.
 fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     let begin = format!("```{language}\n");
     page.split(&begin).skip(1).map(|rest| rest.split("```").next().expect("a block ends")).collect()
@@ -18,7 +18,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
 
-/// An empty folder that lies in no workspace; gone at the end.
+/// An empty folder outside of any workspace; removed at the end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -50,7 +50,7 @@ fn the_page_of_an_own_crate_leads_from_an_empty_folder_to_a_job_of_four_pes() {
     symlink(&built, own.join("target")).expect("a link");
     fs::write(own.join("Cargo.toml"), blocks(&page, "toml")[0]).expect("a file");
     fs::write(own.join("src/main.rs"), blocks(&page, "rust")[0]).expect("a file");
-    // The versions that are here already: the registry is not asked.
+    // The versions that are already downloaded, so that the registry is not needed.
     fs::copy(root().join("Cargo.lock"), own.join("Cargo.lock")).expect("a file");
 
     let path = std::env::var("PATH").unwrap_or_default();
@@ -60,7 +60,7 @@ fn the_page_of_an_own_crate_leads_from_an_empty_folder_to_a_job_of_four_pes() {
         command.args(["-c", line]).current_dir(&own);
         command.env("PATH", format!("{}/bin:{path}", folder.0.display()));
         command.env("CARGO_INSTALL_ROOT", &folder.0).env("CARGO_TARGET_DIR", &built).env("CARGO_NET_OFFLINE", "true");
-        // As it is written there, but quick to build.
+        // As on the page, but quick to build.
         command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_LTO", "off");
         command.env("CARGO_PROFILE_RELEASE_DEBUG", "0").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
         let ran = command.output().expect("bash can be started");

@@ -1,5 +1,5 @@
-//! The pages hang together: the book's contents name every chapter, every chapter's programs are tested, no page links to
-//! what is not there, and the code map of ARCHITECTURE.md names files that exist. Knows nothing of what the pages say.
+//! The pages are consistent: the book's contents name every chapter, every chapter's programs are tested, links lead to existing files, and the code
+//! map of ARCHITECTURE.md names existing files. Knows nothing of the content of the pages.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The targets of the links `[text](target)` of a page that lead to files: no addresses, no anchors, no code.
+/// The targets of the links `[text](target)` of a page that lead to files: without addresses, anchors and code.
 fn links(page: &str) -> Vec<&str> {
     let mut in_code = false;
     page.lines()
@@ -66,7 +66,7 @@ fn the_code_map_is_read_by_crate() {
 }
 
 #[test]
-fn the_code_map_names_what_is_there() {
+fn the_code_map_names_existing_files() {
     let map = map(&read(&root().join("ARCHITECTURE.md")));
     assert!(map.len() > 10, "the map is found");
     let gone: Vec<_> = map.into_iter().filter(|path| !root().join(path).exists()).collect();
@@ -86,7 +86,7 @@ fn the_programs_of_every_chapter_are_tested() {
     let (_, list) = lib.split_once("chapters! {").expect("tests/src/lib.rs lists the chapters");
     let (list, _) = list.split_once('}').expect("the list ends");
     let listed = list.split_whitespace().map(|name| format!("{name}.md"));
-    // A name that is none of Rust's stands by itself.
+    // A chapter whose name is not a Rust name is listed separately.
     let alone = lib.split("include_str!(\"../../docs/src/").skip(1).filter_map(|rest| rest.split('"').next());
     let tested: BTreeSet<String> = listed.chain(alone.map(str::to_owned)).collect();
     assert_eq!(tested, chapters());
@@ -97,20 +97,20 @@ fn the_book_has_the_options_that_the_runtime_has() {
     let page = read(&root().join("docs/src/running.md"));
     let help = charm4rs_bootstrap::options::help();
     let (ours, _) = help.split_once("\n\n").expect("Charm++'s come last");
-    assert!(page.contains(&format!("```text\n{ours}\n```\n")), "docs/src/running.md is to have this block:\n{ours}");
+    assert!(page.contains(&format!("```text\n{ours}\n```\n")), "docs/src/running.md must have this block:\n{ours}");
 }
 
 #[test]
-fn the_book_says_what_becomes_of_every_option_of_charm() {
+fn the_book_has_every_option_of_charm() {
     let page = read(&root().join("docs/src/options.md"));
     let table = charm4rs_bootstrap::options::charm_table();
     let (_, rest) = page.split_once("<!-- table -->\n").expect("the table begins");
     let (there, _) = rest.split_once("<!-- end of table -->").expect("the table ends");
-    assert!(there.trim() == table.trim(), "docs/src/options.md is to have this table:\n{table}");
+    assert!(there.trim() == table.trim(), "docs/src/options.md must have this table:\n{table}");
 }
 
 #[test]
-fn no_page_links_to_what_is_not_there() {
+fn links_of_pages_lead_to_existing_files() {
     let root = root();
     let mut pages: Vec<PathBuf> =
         ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|p| root.join(p)).into();
@@ -118,7 +118,7 @@ fn no_page_links_to_what_is_not_there() {
     for page in pages {
         let folder = page.parent().expect("a page lies in a folder");
         for target in links(&read(&page)) {
-            assert!(folder.join(target).exists(), "{} links to {target}, which is not there", page.display());
+            assert!(folder.join(target).exists(), "{} links to {target}, which does not exist", page.display());
         }
     }
 }

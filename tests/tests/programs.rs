@@ -1,5 +1,5 @@
-//! Every program of the pages prints what its page says: on one PE, on threads, and on processes that meet in shared memory
-//! or over TCP. Knows nothing of what the programs do. `build.rs` writes the tests.
+//! Every program of the pages prints the output on its page: on one PE, on threads, and on processes that communicate through shared memory or TCP.
+//! Knows nothing of what the programs do. `build.rs` writes the tests.
 
 mod common;
 
@@ -21,7 +21,7 @@ fn check(name: &str, output: &str) {
     }
 }
 
-/// The last line of a page's output may be the error with which the job ends; it goes to standard error, and has the code.
+/// The last line of a page's output may be the error with which the job ends; it goes to standard error, and contains the exit code.
 fn run(command: &mut Command, name: &str, output: &str) {
     let ran = command
         .env("BOOK_PROGRAM", name)
@@ -42,7 +42,7 @@ fn run(command: &mut Command, name: &str, output: &str) {
 
 const ERROR: &str = "charmrun: error[";
 
-/// An error's line without what differs from run to run: PEs, hosts, processes, and where the program's text is.
+/// An error's line without what differs from run to run: PEs, hosts, processes, and the program's source file.
 fn in_general(line: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     for word in line.split_whitespace() {

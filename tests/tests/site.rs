@@ -1,5 +1,5 @@
-//! Programs that a site's launcher starts, without `charmrun`: MPICH's `mpiexec.hydra`. What they compute, and how they end. Knows
-//! nothing of how a process speaks to that launcher.
+//! Programs that a site's launcher starts, without `charmrun`: MPICH's `mpiexec.hydra`. What they compute, and how they end. Knows nothing of the
+//! protocol between a process and that launcher.
 
 #[path = "../../launcher/tests/common/job.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -40,7 +40,7 @@ fn run(line: &str) -> Ended {
     LAUNCHER.run(line)
 }
 
-/// What a serial run of the same problem has computed.
+/// The checksum of a serial run of the same problem.
 fn checksum(ended: &Ended) -> &str {
     let line = ended.succeeded().stdout.lines().find(|line| line.contains("checksum: "));
     line.unwrap_or_else(|| panic!("{ended:?}"))
@@ -68,14 +68,14 @@ fn programs_compute_the_same_as_alone() {
 }
 
 #[test]
-fn a_program_that_is_told_so_is_a_job_by_itself() {
+fn a_program_with_the_option_is_a_job_by_itself() {
     if LAUNCHER.possible() {
-        LAUNCHER.leaves_programs_alone_that_are_told_so();
+        LAUNCHER.does_not_include_programs_that_are_jobs_by_themselves();
     }
 }
 
 #[test]
-fn what_was_found_is_said_where_it_is_asked_for() {
+fn info_and_verbose_print_the_bootstrap() {
     if !LAUNCHER.possible() {
         return;
     }
@@ -106,10 +106,10 @@ fn a_process_that_is_killed_ends_the_job() {
     }
 }
 
-/// A job of a launcher that lets everybody live: its processes, and whoever reads what they say.
+/// A job of a launcher that kills no process: its processes, and the readers of their output.
 fn with_a_lenient_launcher(size: usize, args: &[&str]) -> Vec<Child> {
     let mut start = |(rank, socket): (usize, UnixStream)| {
-        // Open in the process that is started, and in no other: ours is closed before the next one starts.
+        // Open in the process that is started, and in no other: this process closes its copy before the next one starts.
         fcntl_setfd(&socket, FdFlags::empty()).expect("a descriptor");
         let mut command = Command::new(FAULTY);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -120,7 +120,7 @@ fn with_a_lenient_launcher(size: usize, args: &[&str]) -> Vec<Child> {
 }
 
 #[test]
-fn where_the_launcher_lets_them_live_the_others_notice_a_death_and_end() {
+fn processes_detect_a_death_and_end_if_the_launcher_does_not_kill_them() {
     for (victim, what) in [(0, "ready"), (1, "ready"), (3, "ready-and-compute")] {
         let mut job = with_a_lenient_launcher(4, &[what]);
         for process in &mut job {
@@ -166,14 +166,14 @@ fn processes_of_two_hosts_are_one_job_in_whatever_order_they_were_started() {
     let Some(hosts) = Hosts::new(2) else { return };
     let stencil = format!("{} --size 32 --steps 10 ++verbose", example("stencil3d"));
     let names = format!("{},{}", hosts.name(0), hosts.name(1));
-    // By host, and round the hosts.
+    // By host, and round-robin over the hosts.
     for order in ["-ppn 2", "-ppn 1"] {
         let line = format!("-hosts {names} {order} -n 4 {stencil}");
         let by = |command: &mut Command, shell: &Path| {
             command.args(["-launcher", "ssh", "-launcher-exec"]).arg(shell);
         };
         let ended = LAUNCHER.run_on(&hosts, by, &line);
-        // Between hosts it is a network, of which more may be said.
+        // Between hosts there is a network, about which there may be further messages.
         assert!(ended.code == 0 && ended.stderr.contains("pmi1 (processes: 4, hosts: 2)\n"), "{ended:?}");
         assert!(ended.stdout.contains("a serial run gives the same"), "{order}: {ended:?}");
     }

@@ -1,5 +1,5 @@
-//! Programs that Slurm starts, without `charmrun`: `srun --mpi=pmi2` and `--mpi=pmix`, in a Slurm of the test's own (`ci/slurm`). What they
-//! compute, and how they end. Knows nothing of how a process speaks to that launcher.
+//! Programs that Slurm starts, without `charmrun`: `srun --mpi=pmi2` and `--mpi=pmix`, in a Slurm of the test (`ci/slurm`). What they compute, and
+//! how they end. Knows nothing of the protocol between a process and that launcher.
 
 #[path = "../../launcher/tests/common/job.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -15,20 +15,20 @@ use job::{Ended, Job};
 use rustix::process::{Pid, Signal, kill_process};
 
 const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
-/// The code of `ci/slurm` where it can do nothing.
+/// The exit code of `ci/slurm` if it cannot run here.
 const IMPOSSIBLE: i32 = 77;
 
 fn tool() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").join("ci/slurm")
 }
 
-/// What this Slurm can speak with processes, as `--mpi` names it, and as the bootstrap does.
+/// The protocols that this Slurm supports, by the names of `--mpi` and of the bootstrap.
 fn languages() -> Vec<(&'static str, &'static str)> {
     let can = |(language, _): &(&str, &str)| {
         let mut command = Command::new(tool());
         command.args(["1", "srun", &format!("--mpi={language}"), "true"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let ended = command.output().expect("ci/slurm can be started");
-        // Slurm knows PMIx by name where it cannot open its library.
+        // Slurm lists PMIx also if it cannot open its library.
         let lacks = ended.status.code() == Some(IMPOSSIBLE)
             || String::from_utf8_lossy(&ended.stderr).contains("can not load PMIx library");
         assert!(lacks || ended.status.success(), "{ended:?}");
@@ -69,7 +69,7 @@ fn programs_compute_the_same_as_a_serial_run() {
             let ended = run(language, &format!("{tasks} {stencil} {options}"));
             assert!(ended.succeeded().stdout.contains("a serial run gives the same"), "{tasks} {options}: {ended:?}");
         }
-        // More than Slurm takes in a line: many processes, each of which hears of all.
+        // More than Slurm accepts in a line: many processes, each of which gets the data of all.
         let ended = run(language, &format!("-n 16 {} ++verbose", example("hello")));
         let found = format!("charmrun: bootstrap {bootstrap} (processes: 16, hosts: 1)\n");
         assert_eq!((ended.code, &*ended.stderr), (0, &*found));
@@ -77,7 +77,7 @@ fn programs_compute_the_same_as_a_serial_run() {
 }
 
 #[test]
-fn a_job_that_fails_says_why_and_ends() {
+fn a_job_that_fails_reports_the_cause_and_ends() {
     for (language, _) in languages() {
         assert_eq!(run(language, &format!("-n 4 {FAULTY} exit")).code, 42);
         let ended = run(language, &format!("-n 4 {FAULTY} panic"));
@@ -93,7 +93,7 @@ fn a_task_that_is_killed_ends_the_step() {
         for victim in [0, 2] {
             let mut job = start(language, &format!("-n 4 {FAULTY} ready"));
             job.ready(4);
-            // They have told the numbers of their own namespace.
+            // They have printed the numbers of their own namespace.
             let mut tasks: Vec<i32> = job::processes(&job.mark)
                 .into_iter()
                 .filter(|(_, line)| line.starts_with(FAULTY))
@@ -109,7 +109,7 @@ fn a_task_that_is_killed_ends_the_step() {
 }
 
 #[test]
-fn processes_that_slurm_tells_nothing_of_each_other_say_so_once_and_do_no_work() {
+fn processes_without_a_pmi_from_slurm_report_it_once_and_do_no_work() {
     if languages().is_empty() {
         return;
     }

@@ -1,8 +1,8 @@
-//! A small message needs no system call: two PEs of one thread, warm, pass calls to one another under a filter that kills the process
-//! on any. Knows nothing of how long that takes.
+//! A small message needs no system call: two PEs of one thread, warmed up, send calls to one another under a filter that kills the process on any
+//! system call. Knows nothing of the time that they take.
 //!
-//! A filter stays as long as its thread, and kills the whole process, so each case is a child: this test program again, running
-//! [`child`] only. In it, a thread proves; another one, without a filter, ends the process, since that takes system calls.
+//! A filter stays as long as its thread, and kills the whole process, so each case is a child process: this test program again, running only
+//! [`child`]. In it, a thread proves the law; another one, without a filter, ends the process, since that takes system calls.
 
 #![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failed test panics")]
@@ -26,19 +26,19 @@ use charm4rs_transport::{TransportKind, TransportOptions};
 use rustix::process::Signal;
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
 
-/// What the child does under the filter.
+/// The case that the child runs under the filter.
 const CASE: &str = "CHARM4RS_TEST_CASE";
-/// Set: the child then makes one system call.
+/// If set, the child makes one system call.
 const SLIP: &str = "CHARM4RS_TEST_SLIP";
-/// Set: this machine's clock cannot be read without a system call, so that one is allowed.
+/// If set, this machine's clock cannot be read without a system call, so that call is allowed.
 const CLOCK: &str = "CHARM4RS_TEST_CLOCK";
-/// The child's exit status where no filter can be had.
+/// The child's exit status if filters are not available.
 const NO_FILTER: i32 = 77;
 
 /// Calls of each kind before the filter, and under it.
 const WARM: u32 = 5_000;
 const CALLS: u32 = 30_000;
-/// Calls at once; more than a ring and its reader have at hand is another law.
+/// The number of calls at once; more than a ring and its reader have room for is another law.
 const BURST: u32 = 100;
 
 /// From here on this thread may write to output and errors, so that a panic can be read; any other system call kills the process.
@@ -60,10 +60,10 @@ fn forbid_system_calls() {
     }
 }
 
-/// Set by the thread that proves. (A channel might call the system.)
+/// Set by the thread that proves. (A channel might make system calls.)
 static PROVED: AtomicBool = AtomicBool::new(false);
 
-/// Does `work` until all is warm, then once more under the filter.
+/// Runs `work` until all is warm, then once more under the filter.
 fn prove(work: impl Fn(u32)) -> ! {
     let slip = std::env::var_os(SLIP).is_some();
     work(WARM);
@@ -228,7 +228,7 @@ fn was_killed(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::SYS.as_raw())
 }
 
-/// The case passes, and would not if it made one system call.
+/// Asserts that the case passes, and that it would not if it made one system call.
 fn check(case: &str) {
     let (clock, text) = run("clock", &[]);
     if clock.code() == Some(NO_FILTER) {

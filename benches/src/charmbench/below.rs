@@ -1,8 +1,8 @@
 //! The layers below the object model, `raw` and `port`, between PE 0 and the last PE, before the program begins.
 //!
-//! PE 0 leads: it orders a game, both play it, PE 0 takes the time. Between games its partner sleeps, so that a limit can be measured on
-//! its core. All raw games come before the first of the port's: the two use one backend, and a port may have something on its
-//! way (credit) after its own. A game begins with one message each way, so that waking up is not measured.
+//! PE 0 leads: it orders a game, both PEs play it, PE 0 takes the time. Between games its partner sleeps, so that a limit can be measured on its
+//! core. All raw games come before the first game of the port: the two use the same backend, and a port may have messages in flight (credit) after
+//! its own games. A game begins with one message each way, so that waking up is not measured.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -19,33 +19,33 @@ use crate::place::Place;
 use crate::table::{self, Figure, Table, Tail};
 use crate::{Layer, Options, What};
 
-/// A run is as long as this, in nanoseconds, if there are not too many or too few messages in it.
+/// The target length of a run, in nanoseconds, unless it would have too many or too few messages.
 const RUN_NS: f64 = 20e6;
 const COUNT_MIN: f64 = 4.0;
 const COUNT_MAX: f64 = 200_000.0;
-/// Polls before a PE that waits for an order sleeps.
+/// The number of polls after which a PE that waits for an order sleeps.
 const POLLS: u32 = 1_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Game {
-    /// No more games.
+    /// The last order.
     End,
-    /// `count` messages there, one after each that comes back.
+    /// `count` messages there, each after the previous one has come back.
     Rally,
     /// `count` messages there, written and read; one back.
     Stream,
 }
 
-/// In which way it is played.
+/// The variant of a game.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     Port,
     Raw,
-    /// Raw as well.
+    /// Also raw.
     Puts,
 }
 
-/// What PE 0 asks of its partner.
+/// An order from PE 0 to its partner.
 #[derive(Clone, Copy)]
 struct Order {
     game: Game,
@@ -54,7 +54,7 @@ struct Order {
     count: usize,
 }
 
-/// What an order is on its way.
+/// An order as it is sent.
 type Words = [u64; 4];
 
 impl Order {
@@ -71,8 +71,8 @@ impl Order {
         Self { game, way, len: number(len), count: number(count) }
     }
 
-    /// Plays one side of it; nanoseconds for each message, which only PE 0's side knows. There each rally is timed for as long as
-    /// `each` has room.
+    /// Plays one side of the game; returns nanoseconds for each message, which only PE 0's side knows. There each rally is timed while `each` has
+    /// room.
     fn play(self, port: &mut Port, to: Pe, each: &mut Vec<f64>) -> Result<f64, TransportError> {
         let (leads, touch) = (port.pe() == Pe(0), self.game == Game::Stream);
         match self.way {
@@ -135,7 +135,7 @@ fn tell(port: &mut Port, to: Pe, words: Words) {
     port.send(to, TAG, size_of_val(&bytes), |room| write_bytes(room, bytes.as_flattened()));
 }
 
-/// Waits for four words, asleep if it takes long.
+/// Waits for four words; sleeps if it takes long.
 fn hear(port: &mut Port) -> Result<Words, TransportError> {
     let (mut events, mut polls) = (VecDeque::new(), 0);
     loop {
@@ -160,7 +160,7 @@ fn hear(port: &mut Port) -> Result<Words, TransportError> {
 
 /// What each PE does before the program begins.
 pub(crate) fn measure(port: &mut Port, args: &Args) -> Result<(), TransportError> {
-    // What is wrong with them is said by the program's main, on PE 0.
+    // The program's main reports errors in the options, on PE 0.
     let Ok(options) = Options::try_parse_from(args.clone()) else { return Ok(()) };
     let last = Pe(port.layout().pes() - 1);
     match port.pe() {
@@ -235,7 +235,7 @@ impl Lead<'_> {
         Ok(())
     }
 
-    /// One-sided: what is put needs no more of the receiver than that it hears of it.
+    /// One-sided: the receiver only has to notice a put.
     fn puts(&mut self, options: &Options) -> Result<(), TransportError> {
         let caps = self.port.endpoint(self.to).caps();
         if !options.wants(What::Put) || !carries_puts(caps, 1) {
@@ -272,7 +272,7 @@ impl Lead<'_> {
         Ok(())
     }
 
-    /// A game as often as asked for, in turn with its limit. None if the layer has no such messages.
+    /// Plays a game as many times as requested, in turn with its limit. `None` if the layer has no such messages.
     fn game(
         &mut self,
         game: Game,
@@ -294,11 +294,11 @@ impl Lead<'_> {
             tell(self.port, self.to, order.words());
             order.play(self.port, self.to, each)
         };
-        // The first time pays for memory, the second tells how many are a run.
+        // The first run pays for memory, the second determines how many messages a run has.
         play(4, &mut Vec::new())?;
         let count = (RUN_NS / play(16, &mut Vec::new())?).clamp(COUNT_MIN, COUNT_MAX) as usize;
         let (figure, limit) = table::in_turn(self.runs, limit, || play(count, &mut Vec::new()))?;
-        // To look at the clock in each round takes time: so that is a run of its own.
+        // Reading the clock in each round takes time: so that is a run of its own.
         let mut each = Vec::with_capacity(if game == Game::Rally { count } else { 0 });
         if game == Game::Rally {
             play(count, &mut each)?;

@@ -8,10 +8,10 @@ use charm4rs::Job;
 
 use crate::place::unpin;
 
-/// What the job that this program is part of tells its processes: not for those of other jobs.
+/// The prefix of the variables that a job sets for its processes: they must not be passed to other jobs.
 const OURS: &str = "CHARM4RS_";
 
-/// A folder of this run's own, gone with it.
+/// A folder of this run, removed with it.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -34,19 +34,19 @@ impl Folder {
 }
 
 impl Folder {
-    /// What a program prints; its reason, if it fails. This PE sleeps meanwhile, and looks now and then.
+    /// Returns what a program prints, or its error if it fails. This PE sleeps in the meantime, and checks now and then.
     pub(crate) async fn said(&self, job: &Job, command: &mut Command) -> Result<String, String> {
         let status = Running::new(self.heard(command)?)?.end(job).await?;
         self.what_was_said(command, status)
     }
 
-    /// The same; this PE does nothing else meanwhile, so that the end is noticed at once.
+    /// The same; this PE does nothing else in the meantime, so that the end is noticed at once.
     pub(crate) fn said_at_once(&self, command: &mut Command) -> Result<String, String> {
         let status = Running::new(self.heard(command)?)?.0.wait().map_err(|error| error.to_string())?;
         self.what_was_said(command, status)
     }
 
-    /// Has a program print into files of this folder.
+    /// Redirects a program's output into files of this folder.
     fn heard<'a>(&self, command: &'a mut Command) -> Result<&'a mut Command, String> {
         let open = |name| std::fs::File::create(self.path().join(name)).map_err(|error| error.to_string());
         Ok(command.stdin(Stdio::null()).stdout(open("out")?).stderr(open("err")?))
@@ -77,7 +77,7 @@ pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// This very program.
+/// This program.
 pub(crate) fn this_program() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|error| error.to_string())
 }
@@ -92,13 +92,13 @@ pub(crate) fn launcher() -> Result<PathBuf, String> {
     }
 }
 
-/// Ends with its process.
+/// A running process, which is killed when this is dropped.
 pub(crate) struct Running(Child);
 
 impl Running {
     pub(crate) fn new(command: &mut Command) -> Result<Self, String> {
         let name = command.get_program().to_string_lossy().into_owned();
-        // A process may run where the thread may that starts it: not only on this PE's core.
+        // A process inherits the affinity of the thread that starts it: it must not run only on this PE's core.
         let spawned = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 unpin();

@@ -1,8 +1,7 @@
-//! Operations in which all PEs take part, and what a program gets out of asynchrony.
+//! Operations in which all PEs take part, and the benefit of asynchrony for a program.
 //!
-//! Each PE's member does an operation again and again, one after another, as programs do in their loops; PE 0 takes the time from
-//! the call of all members to the end of all, and divides. An allreduce ends for a member when it has the result, so members of
-//! the next one are never more than one ahead.
+//! Each PE's member repeats an operation, one after another, as programs do in their loops; PE 0 takes the time from the call of all members to the
+//! end of all, and divides. An allreduce ends for a member when it has the result, so members are never more than one operation ahead.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -23,7 +22,7 @@ impl Member {
         Self
     }
 
-    /// Reads what everybody gets.
+    /// Reads a broadcast payload.
     #[entry]
     fn got(&mut self, data: Payload<u8>) {
         read_lines(&data);
@@ -65,7 +64,7 @@ impl Member {
         }
     }
 
-    /// With one partner: both send at once, and wait for what the other has sent.
+    /// With one partner: both send at once, and wait for the other's message.
     #[entry]
     async fn crossings(this: This<Self>, partner: u32, rounds: u32, size: usize) {
         let partner = this.collection().at(partner);
@@ -76,7 +75,7 @@ impl Member {
         }
     }
 
-    /// As `crossings`, but nothing is written or read: what comes goes back. With work between the sending and the waiting.
+    /// As `crossings`, but nothing is written or read: the received payload goes back. With work between sending and waiting.
     #[entry]
     async fn crossings_at_work(this: This<Self>, partner: u32, rounds: u32, size: usize, work_ns: u64) {
         let partner = this.collection().at(partner);
@@ -165,7 +164,7 @@ impl Collectives {
         }
     }
 
-    /// A table over sizes; `what` does so many rounds.
+    /// A table over sizes; `what` runs this many rounds.
     async fn sized(&self, title: String, usual: &[usize], what: impl AsyncFn(u32, usize)) {
         let table = Table::new(title, "ns each");
         for &size in self.options.sizes(usual) {
@@ -200,7 +199,7 @@ impl Collectives {
         }
     }
 
-    /// How much of an exchange hides behind as much work.
+    /// The fraction of an exchange that is hidden behind an equal amount of work.
     async fn overlap(&self) {
         let table = Table::new("overlap: of an exchange, behind as much work", "% hidden");
         for &size in self.options.sizes(&[1 << 10, 64 << 10, 1 << 20]) {
@@ -226,7 +225,7 @@ impl Collectives {
     }
 }
 
-/// So many that a run takes some milliseconds.
+/// The number of rounds for a run of some milliseconds.
 fn rounds(size: usize) -> u32 {
     table::times(32 << 20, size, 8..=2_000)
 }

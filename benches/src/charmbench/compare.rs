@@ -1,9 +1,9 @@
-//! Whether a second run is slower than a first, noise apart: `charmbench compare A.json B.json`, a gate against regressions.
+//! Whether a second run is slower than a first, apart from noise: `charmbench compare A.json B.json`, a gate against regressions.
 //!
-//! Each row's runs of the two are compared by the rank test of Mann and Whitney (Annals of Mathematical Statistics 18, 1947; the
-//! distribution of its statistic is counted exactly, since runs are few). A row is *slower* or *faster* if its medians differ by more than
-//! the threshold, and such ranks come by chance, were there no difference, in less than one of 100 cases. With fewer than
-//! five runs on each side no ranks are that rare: then the ranges must not touch.
+//! Each row's runs are compared by the rank test of Mann and Whitney (Annals of Mathematical Statistics 18, 1947; the distribution of its statistic
+//! is counted exactly, since there are few runs). A row is *slower* or *faster* if its medians differ by more than the threshold, and if without a
+//! difference such ranks would occur by chance in less than one of 100 cases. With fewer than five runs on each side no ranks are that rare: then the
+//! ranges must not overlap.
 
 use std::path::PathBuf;
 
@@ -14,16 +14,16 @@ use crate::table::text;
 
 #[derive(Args, Clone, PartialEq)]
 pub(crate) struct Compare {
-    /// What was: a file that --json has written.
+    /// The earlier run: a file that --json has written.
     before: PathBuf,
-    /// What is.
+    /// The later run.
     after: PathBuf,
-    /// Changes of the median below this are none, in percent.
+    /// Smaller changes of the median are ignored, in percent.
     #[arg(long, default_value_t = 5.0)]
     threshold: f64,
 }
 
-/// By chance less often than this.
+/// The probability of a result by chance must be below this.
 const CHANCE: f64 = 0.01;
 const RUNS_MIN: usize = 5;
 
@@ -65,7 +65,7 @@ pub(crate) fn run(what: &Compare) -> Result<(), String> {
     if slower == 0 { Ok(()) } else { Err(format!("{slower} of {} rows are slower than before", pairs.len())) }
 }
 
-/// The same row of another run.
+/// The same row in another run.
 fn same<'a>(record: &Record, run: &'a Run) -> Option<&'a Record> {
     run.records.iter().find(|other| other.title() == record.title() && other.unit == record.unit)
 }
@@ -88,7 +88,7 @@ fn verdict(before: &Record, after: &Record, threshold: f64) -> Verdict {
     }
 }
 
-/// How likely ranks at least as one-sided as these are, on either side, if both are drawn alike.
+/// The probability of ranks at least as one-sided as these, on either side, if both come from the same distribution.
 fn chance(a: &[f64], b: &[f64]) -> f64 {
     let wins: f64 = a
         .iter()
@@ -111,7 +111,7 @@ fn chance(a: &[f64], b: &[f64]) -> f64 {
     (2.0 * ways[..=rare].iter().sum::<f64>() / all).min(1.0)
 }
 
-/// In how many orders of `m` and `n` things exactly so many pairs are the wrong way round, by that number.
+/// The number of orders of `m` and `n` items with exactly this many inversions, by the number of inversions.
 fn ways(m: usize, n: usize) -> Vec<f64> {
     // Gauss's binomial coefficient: multiplied by (1 - x^(n+i)) and divided by (1 - x^i), for each i up to m.
     let mut ways = vec![0.0; m * n + 1];

@@ -1,4 +1,4 @@
-//! The entry-method layer: what a program sees.
+//! The entry-method layer, which programs use.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -10,7 +10,7 @@ use crate::Options;
 use crate::limits::Limit;
 use crate::table::{self, Figure, Table, Tail};
 
-/// Small calls that a pair has under way at once.
+/// Small calls that a pair has in flight at once.
 const WINDOW: u32 = 64;
 
 /// One on each PE; PE 0's neighbour is the last PE.
@@ -18,7 +18,7 @@ struct Player {
     left: u32,
     waiting: Option<Promise<Option<Payload<u8>>>>,
     calls: u64,
-    /// When the present rally's last turn began, and how long each has taken; only of rallies in which each turn is timed.
+    /// When the rally's current turn began, and the duration of each turn; only for rallies in which each turn is timed.
     turn: Option<Instant>,
     turns: Vec<f64>,
 }
@@ -99,7 +99,7 @@ impl Player {
         peer.last(done);
     }
 
-    /// Reads all of the data, so that it has to come.
+    /// Reads all of the data, so that all of it must arrive.
     #[entry]
     fn take(&mut self, data: Payload<u8>) {
         self.calls += data.chunks(64).map(|line| u64::from(line[0])).sum::<u64>() + 1;
@@ -115,7 +115,7 @@ impl Player {
         cx.contribute(1u64, reduce::sum, to);
     }
 
-    /// Has the turns of the next rally timed, of which there are so many.
+    /// Lets the turns of the next rally be timed; `count`: their number.
     #[entry]
     fn time_turns(&mut self, count: u32) {
         self.turns.reserve(count as usize);
@@ -129,7 +129,7 @@ impl Player {
         std::mem::take(&mut self.turns)
     }
 
-    /// Sends small calls, a window of them at a time, and waits until the last of each has run.
+    /// Sends small calls, a window of them at a time, and waits until the last call of each window has run.
     #[entry]
     async fn windows(_: This<Self>, peer: Proxy<Self>, windows: u32) {
         for _ in 0..windows {
@@ -195,7 +195,7 @@ impl Bench {
         table::each_of(self.options.runs(), count, limit, what).await
     }
 
-    /// A rally with `data`, which comes back: to make it anew would be measured too.
+    /// A rally with `data`, which comes back: creating it again would be measured too.
     async fn rally(&self, rounds: u32, data: &Cell<Option<Payload<u8>>>) {
         let (done, reply) = self.job.promise();
         self.players.on(Pe(0)).serve(self.players.on(self.peer), rounds, data.take(), done);
@@ -212,7 +212,7 @@ impl Bench {
             let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
             let data = Cell::new((size > 0).then(|| Payload::zeroed(size)));
             let (figure, limit) = self.measure_in_turn(2 * rounds, limit, || self.rally(rounds, &data)).await;
-            // To look at the clock in each turn takes time: so that is a rally of its own.
+            // Reading the clock in each turn takes time: so that is a rally of its own.
             self.players.on(Pe(0)).time_turns(rounds).done().await;
             self.rally(rounds, &data).await;
             let turns = self.players.on(Pe(0)).timed_turns().call().await;
@@ -222,7 +222,7 @@ impl Bench {
 
     pub(crate) async fn rate(&self) {
         let table = Table::new("entry method: small calls", "ns each");
-        // To itself a PE can only queue them: few at a time, or the figure is that of its memory.
+        // A PE can only queue calls to itself: few at a time, otherwise the figure is that of its memory.
         for (name, to, rounds, count) in
             [("to another PE", self.peer, 1, 200_000), ("to the same PE, 1,000 at a time", Pe(0), 200, 1000)]
         {

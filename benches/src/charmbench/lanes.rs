@@ -1,7 +1,7 @@
-//! Ways to the partner below the object model, each used as it is used best: the seam, and the port.
+//! The connections to the partner below the object model, each used optimally: the seam, and the port.
 //!
-//! A message up to [`SMALL`] is written in place and read; a longer one is a buffer of the lane's own memory, which is written and read
-//! only where the game says so. A lane knows nothing of games.
+//! A message of up to [`SMALL`] bytes is written in place and read; a longer one is a buffer in the lane's own memory, which is written and read only
+//! if the game requires it. A lane knows nothing of games.
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -13,15 +13,15 @@ use charm4rs_transport_core::{Caps, Endpoint, PostError, RemoteKey, Window};
 
 use crate::limits::{fill, read_lines};
 
-/// What the object model sends in a message; what is larger it hands over, as a payload.
+/// The largest message of the object model; it hands over larger data as a payload.
 const SMALL: usize = 1 << 10;
 /// Events of one poll.
 const BATCH: usize = 64;
-/// Posts of a seam whose completion may be awaited.
+/// The number of posts of a seam that may be incomplete.
 const PENDING_MAX: u64 = 16;
-/// Polls in which an empty pool may fill again, before memory comes from elsewhere.
+/// The number of polls in which an empty pool may fill again, before memory is taken from elsewhere.
 const POLLS_FOR_MEMORY: usize = 100_000;
-/// Of the messages of a game.
+/// The tag of a game's messages.
 pub(crate) const TAG: Tag = Tag(1);
 
 pub(crate) trait Lane {
@@ -31,7 +31,7 @@ pub(crate) trait Lane {
     fn send(&mut self, len: usize, round: usize) -> Result<(), TransportError>;
     /// Waits until `count` more have come.
     fn take(&mut self, count: u64) -> Result<(), TransportError>;
-    /// Waits for what the lane must hear of all that it has sent.
+    /// Waits until the lane has received everything that it expects about its messages.
     fn settle(&mut self) -> Result<(), TransportError>;
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
-    /// With `touch`, all of every buffer is written before it is sent, and read when it has come.
+    /// With `touch`, every buffer is written before it is sent, and read after it has arrived.
     pub(crate) fn new(end: &'a mut dyn Endpoint, to: Pe, touch: bool) -> Self {
         Self { end, to, touch, events: Vec::with_capacity(BATCH), arrived: 0, pending: 0 }
     }
@@ -92,7 +92,7 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// A refusal that is none of back-pressure.
+/// A refusal for another reason than back-pressure.
 fn refused<B: std::fmt::Debug>(refusal: &PostError<B>) -> TransportError {
     match refusal {
         PostError::PeerDown(pe, _) => TransportError::PeerDown { pe: *pe, why: "a post to it was refused" },
@@ -148,7 +148,7 @@ impl Lane for Raw<'_> {
     }
 }
 
-/// Puts, through the seam: each into the partner's one window, which nobody writes or reads besides.
+/// Puts, through the seam: each into the partner's one window, which is not accessed otherwise.
 pub(crate) struct Puts<'a> {
     raw: Raw<'a>,
     window: Option<Window>,
@@ -156,7 +156,7 @@ pub(crate) struct Puts<'a> {
 }
 
 impl<'a> Puts<'a> {
-    /// Exposes a window of `len` bytes, and gets the key of the partner's, which does the same.
+    /// Exposes a window of `len` bytes, and gets the key of the partner's window, which the partner exposes at the same time.
     pub(crate) fn new(end: &'a mut dyn Endpoint, to: Pe, len: usize) -> Result<Self, TransportError> {
         let mut raw = Raw::new(end, to, false);
         let memory = raw.buffer(len)?;
@@ -214,7 +214,7 @@ impl Lane for Puts<'_> {
     }
 }
 
-/// Whether a backend puts so much at once.
+/// Whether a backend supports puts of this size.
 pub(crate) fn carries_puts(caps: &Caps, len: usize) -> bool {
     caps.one_sided && len <= caps.put_max
 }

@@ -1,10 +1,9 @@
-//! What this machine can do at all, measured in the same run as everything else, by two threads on the CPUs of the two PEs.
+//! The limits of this machine, measured in the same run as everything else, by two threads on the CPUs of the two PEs.
 //!
-//! *Ping-pong*: a message of one or two cache lines, there and back; the receiver polls the last line and reads the first.
-//! *Reader of shared memory*: two buffers in `MAP_SHARED` memory change hands. The writer fills one (every byte) while the
-//! reader reads the other (a load in each 64 bytes), so that every line comes from the core that has just written it; that is what
-//! a payload that is handed over costs at least, as the `bandwidth` of a layer counts it. *Sockets*: see [`sockets`]. *memcpy*: one core.
-//! No limit knows anything of the engine.
+//! *Ping-pong*: a message of one or two cache lines, there and back; the receiver polls the last line and reads the first. *Reader of shared memory*:
+//! two buffers in `MAP_SHARED` memory change hands. The writer fills one (every byte) while the reader reads the other (a load in each 64 bytes), so
+//! that every line comes from the core that has just written it; that is the minimal cost of a payload that is handed over, as the `bandwidth` of a
+//! layer counts it. *Sockets*: see [`sockets`]. *memcpy*: one core. The limits do not use the engine.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +51,7 @@ pub(crate) fn report(runs: usize) {
     }
 }
 
-/// A limit that could not be measured is no number.
+/// A limit that could not be measured is NaN.
 fn or_none(measured: std::io::Result<f64>) -> f64 {
     measured.unwrap_or_else(|error| {
         eprintln!("charmbench: a limit could not be measured: {error}");
@@ -60,17 +59,17 @@ fn or_none(measured: std::io::Result<f64>) -> f64 {
     })
 }
 
-/// What limits a layer between the two PEs.
+/// The limit of a layer between the two PEs.
 #[derive(Clone, Copy)]
 pub(crate) enum Limit {
-    /// Memory that both see.
+    /// Shared memory.
     Memory,
     /// The kernel's TCP.
     Tcp,
 }
 
 impl Limit {
-    /// That of the transport between the two PEs. None if they share a CPU: then figures say how well they share it.
+    /// The limit of the transport between the two PEs. `None` if they share a CPU: then figures show only how they share it.
     pub(crate) fn of_this_job() -> Option<Self> {
         let Place { transport, cpus: [here, there] } = Place::get()?;
         match transport {
@@ -112,7 +111,7 @@ impl Limit {
     }
 }
 
-/// Writes every byte; no two rounds in a row write the same.
+/// Writes every byte; two consecutive rounds write different bytes.
 pub(crate) fn fill(bytes: &mut [u8], round: usize) {
     bytes.fill(round.to_le_bytes()[0]);
     black_box(bytes);
@@ -123,7 +122,7 @@ pub(crate) fn read_lines(bytes: &[u8]) {
     black_box(bytes.chunks(64).map(|line| u64::from(line[0])).sum::<u64>());
 }
 
-/// One-way time of a message of `lines` cache lines: the receiver polls the last and reads the first too.
+/// One-way time of a message of `lines` cache lines: the receiver polls the last line and also reads the first.
 fn ping_pong(lines: usize) -> f64 {
     const ROUNDS: u64 = 20_000;
     let pair = Pair::default();
@@ -141,7 +140,7 @@ fn ping_pong(lines: usize) -> f64 {
         || {
             let mut start = Instant::now();
             for value in 0..=ROUNDS {
-                // The first one waits for the other thread to begin.
+                // The first value waits for the other thread to begin.
                 if value == 1 {
                     start = Instant::now();
                 }
@@ -159,7 +158,7 @@ fn ping_pong(lines: usize) -> f64 {
     )
 }
 
-/// Time in which a reader gets `len` bytes that another core has just written to shared memory.
+/// Time for a reader to get `len` bytes that another core has just written to shared memory.
 fn shared(len: usize) -> f64 {
     let rounds = ((128 << 20) / len).clamp(4, 4_000);
     let (full, filled) = sync_channel::<Mapping>(2);
@@ -167,7 +166,7 @@ fn shared(len: usize) -> f64 {
     for _ in 0..2 {
         match Mapping::new(len) {
             Ok(mut buffer) => {
-                fill(&mut buffer, 1); // so that its pages are there
+                fill(&mut buffer, 1); // so that its pages exist
                 let _ = empty.send(buffer);
             }
             Err(error) => return or_none(Err(error.into())),
@@ -188,7 +187,7 @@ fn fill_mapping(buffer: &mut Mapping, round: usize) {
     fill(buffer, round);
 }
 
-/// Takes buffers, polling, does something with each, and passes them on.
+/// Takes buffers, polling, calls `work` with each, and passes them on.
 fn pass(count: usize, from: &Receiver<Mapping>, to: &SyncSender<Mapping>, mut work: impl FnMut(&mut Mapping, usize)) {
     for round in 0..count {
         let mut buffer = loop {
@@ -198,7 +197,7 @@ fn pass(count: usize, from: &Receiver<Mapping>, to: &SyncSender<Mapping>, mut wo
             }
         };
         work(&mut buffer, round);
-        // At the end the other side may have gone.
+        // At the end the other side may be gone.
         let _ = to.try_send(buffer);
     }
 }

@@ -36,22 +36,22 @@ use clap::{Parser, Subcommand, ValueEnum};
 struct Options {
     #[command(subcommand)]
     what: Option<What>,
-    /// How often each figure is measured; the median counts.
+    /// The number of measurements of each figure; the median counts.
     #[arg(long, default_value_t = 9, global = true)]
     runs: usize,
-    /// The only layer to measure.
+    /// Measure only this layer.
     #[arg(long, global = true)]
     layer: Option<Layer>,
-    /// The only sizes to measure, in bytes, or with K, M or G behind them: 64K,1M.
+    /// Measure only these sizes, in bytes, or with K, M or G behind them: 64K,1M.
     #[arg(long, global = true, value_delimiter = ',', value_parser = table::parse_size)]
     size: Vec<usize>,
-    /// Write all figures to this file too, as JSON: for `compare` and `plot`.
+    /// Also write all figures to this file, as JSON: for `compare` and `plot`.
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write all figures to this file too, as comma-separated values.
+    /// Also write all figures to this file, as comma-separated values.
     #[arg(long, global = true, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Draw the figures that depend on a size, and their limits: an HTML page, or, by its ending, an SVG.
+    /// Draw the figures that depend on a size, and their limits: an HTML page, or an SVG if its name ends in .svg.
     #[arg(long, global = true, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -64,7 +64,7 @@ enum What {
     Bandwidth,
     /// One-sided puts into a window: latency and bandwidth, by size.
     Put,
-    /// Puts into a put window of another chare's, by size.
+    /// Puts into a put window of another chare, by size.
     PutWindow,
     /// Small messages a second.
     Rate,
@@ -74,36 +74,36 @@ enum What {
     Barrier,
     /// A payload to all PEs, by size.
     Broadcast,
-    /// Sums over all PEs that all of them get, by size.
+    /// Sums over all PEs whose result all of them get, by size.
     Allreduce,
     /// All PEs send to all others, by size.
     Alltoall,
     /// Bandwidth of two PEs that send to each other at once, by size.
     Bibw,
-    /// How much of an exchange hides behind work, by size.
+    /// The fraction of an exchange that is hidden behind work, by size.
     Overlap,
     /// A call to a PE that sleeps.
     IdleWake,
-    /// A grid in strips that send their edges to one another, beside the work alone, by size of a row.
+    /// A grid in strips that send their edges to one another, compared with the work alone, by size of a row.
     Stencil,
-    /// Programs from their execution to their main, and to their end.
+    /// The start of programs, from their execution to their main, and to their end.
     Startup,
-    /// What a program that was started says.
+    /// For a program that `startup` starts: print the time.
     #[command(hide = true)]
     Started,
-    /// What operations of all PEs cost in messages, counted in simulations of up to 1,024 PEs.
+    /// The number of messages of operations of all PEs, counted in simulations of up to 1,024 PEs.
     Messages {
-        /// How many PEs are simulated.
+        /// The numbers of PEs to simulate.
         #[arg(default_values_t = [2, 4, 8, 16, 32, 64, 256, 1024])]
         pes: Vec<u32>,
     },
-    /// What this machine can do at all.
+    /// The limits of this machine.
     Limits,
     /// All of these.
     All,
-    /// Other systems on this machine, in the same run: Open MPI, mpi4py, UCX, libfabric, where they are installed.
+    /// Other systems on this machine, in the same run: Open MPI, mpi4py, UCX, libfabric, if they are installed.
     Peers(peers::Peers),
-    /// Say whether a second run is slower than a first, noise apart. Fails if it is.
+    /// Whether a second run is slower than a first, apart from noise. Fails if it is.
     Compare(compare::Compare),
     /// Draw one run or several.
     Plot(plot::Plot),
@@ -130,7 +130,7 @@ impl Options {
         self.layer.is_none_or(|only| only == layer)
     }
 
-    /// The sizes asked for, or else the usual ones.
+    /// The requested sizes, or the usual ones.
     fn sizes<'a>(&'a self, usual: &'a [usize]) -> &'a [usize] {
         if self.size.is_empty() { usual } else { &self.size }
     }
@@ -162,7 +162,7 @@ async fn program(job: Job, options: Options) -> Result<(), String> {
     if options.wants_layer(Layer::Entry) {
         entry_layer(&job, &options).await;
     }
-    // Not among all: other programs may not be where this one is.
+    // Not with `all`: other programs may not exist on this machine.
     if options.what == Some(What::Startup) {
         startup::run(&job, options.runs())?;
     }

@@ -1,4 +1,4 @@
-//! Memory as processes share it, for the limits: nothing of the engine's is in it.
+//! Shared memory for the limits, without the engine.
 
 use std::ops::{Deref, DerefMut};
 use std::ptr::{NonNull, null_mut};
@@ -11,12 +11,12 @@ pub(crate) struct Mapping {
     len: usize,
 }
 
-// SAFETY: plain memory, which belongs to nobody else.
+// SAFETY: plain memory with one owner.
 unsafe impl Send for Mapping {}
 
 impl Mapping {
     pub(crate) fn new(len: usize) -> rustix::io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches nobody.
+        // SAFETY: a new mapping at an address of the kernel's choice does not affect other memory.
         let base = unsafe { mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED) }?;
         // SAFETY: advice about our own mapping, which changes no byte; a refusal is fine.
         let _ = unsafe { madvise(base, len, Advice::LinuxHugepage) };
@@ -34,7 +34,7 @@ impl Deref for Mapping {
 
 impl DerefMut for Mapping {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and writable; nobody else has it.
+        // SAFETY: as above, and writable; there is no other reference.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
     }
 }

@@ -1,6 +1,6 @@
-//! What operations of all PEs cost in messages: counted in simulations, of far more PEs than a machine has cores. Nothing is timed.
+//! The number of messages of operations of all PEs: counted in simulations of far more PEs than a machine has cores. Nothing is timed.
 //!
-//! Each message takes as long as any other, and PEs take no time, so the time of an operation is its longest chain of messages.
+//! Each message takes the same time, and PEs take no time, so the time of an operation is its longest chain of messages.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::table::text;
 
 /// How long a message takes.
 const DELAY: Duration = Duration::from_micros(1);
-/// What the memory of most machines has room for.
+/// The limit that the memory of most machines allows.
 const PES_MAX: u32 = 4096;
-/// Operations of the two simulations of which the difference counts.
+/// The numbers of operations in two simulations; the difference counts.
 const COUNTS: [u32; 2] = [4, 12];
 
 /// One on each PE.
@@ -52,7 +52,7 @@ enum Operation {
     Allreduce,
     Barrier,
     Quiescence,
-    /// With calls of all on their way.
+    /// While calls of all elements are in flight.
     QuiescenceOfWork,
 }
 
@@ -92,7 +92,7 @@ async fn perform(job: Job, members: Group<Member>, what: Operation, count: u32) 
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Cost {
     messages: f64,
-    /// Those that wait for one another.
+    /// The longest chain of messages that wait for one another.
     chain: f64,
 }
 
@@ -111,10 +111,10 @@ fn cost(what: Operation, pes: u32) -> Cost {
     Cost { messages: each(more.0, fewer.0), chain: each(more.1, fewer.1) / DELAY.as_nanos() as f64 }
 }
 
-/// Prints them for these numbers of PEs.
+/// Prints the messages for these numbers of PEs.
 ///
 /// # Errors
-/// If there are no such simulations.
+/// If a number of PEs cannot be simulated.
 pub(crate) fn run(pes: &[u32]) -> Result<(), String> {
     if let Some(pes) = pes.iter().find(|pes| !(1..=PES_MAX).contains(*pes)) {
         return Err(format!("{pes} PEs cannot be simulated: between 1 and {PES_MAX}"));
@@ -139,7 +139,7 @@ mod tests {
 
     const PES: [u32; 9] = [2, 3, 4, 8, 16, 32, 33, 256, 1024];
 
-    /// How far the farthest PE is from the root of a tree in which each has four below it.
+    /// The distance of the farthest PE from the root of a tree in which each PE has four children.
     fn depth(pes: u32) -> u32 {
         (0..).find(|depth| (4u32.pow(depth + 1) - 1) / 3 >= pes).unwrap()
     }

@@ -1,9 +1,9 @@
-//! Other systems on this machine, in the same run and at the same work: two ends that send to each other, each its own data.
+//! Other systems on this machine, in the same run and with the same work: two ends that send to each other, each its own data.
 //!
-//! Each system is a program of its own, run in turn with the others: this one over threads, shared memory and TCP; Open MPI (in C, and
-//! pickled by mpi4py) over shared memory and TCP; the tests of UCX and libfabric; and one program of charm4py's model in Python, under
-//! charm4py's own package and under this one's. Who is not installed is left out, and named. What they are asked for is in
-//! `benches/peers` and `benches/python`; `ci/peers` installs them.
+//! Each system is a program of its own, run in turn with the others: this one over threads, shared memory and TCP; Open MPI (in C, and pickled by
+//! mpi4py) over shared memory and TCP; the tests of UCX and libfabric; and one program of charm4py's model in Python, with charm4py's own package and
+//! with this project's. Systems that are not installed are omitted, and named. The programs are in `benches/peers` and `benches/python`; `ci/peers`
+//! installs the systems.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,21 +23,21 @@ use crate::table::text;
 
 #[derive(Args, Clone, PartialEq, Eq)]
 pub(crate) struct Peers {
-    /// Where ci/peers has put those that come from PyPI.
+    /// The folder where ci/peers has put the packages from PyPI.
     #[arg(long, default_value = "target/peers")]
     folder: PathBuf,
     /// An interpreter that has this project's Python package.
     #[arg(long)]
     python: Option<PathBuf>,
-    /// How often each system has its turn.
+    /// The number of rounds, in each of which every system has its turn.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Write the table to this file too, as Markdown.
+    /// Also write the table to this file, as Markdown.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 }
 
-/// What is measured, in the order of the table, and its unit.
+/// The measured figures, in the order of the table, with their units.
 const FIGURES: [(&str, &str); 5] = [
     ("one way, 8 B", "us"),
     ("one way, 64 KiB", "us"),
@@ -52,15 +52,15 @@ type Figures = BTreeMap<String, f64>;
 
 #[derive(Clone, Copy)]
 enum System {
-    /// This one, over a transport; `None`: between threads.
+    /// This system, over a transport; `None`: between threads.
     Ours(Option<&'static str>),
-    /// Open MPI, over a layer for bytes of its own, in C or in Python.
+    /// Open MPI, over one of its byte transfer layers, in C or in Python.
     Mpi { layer: &'static str, python: bool },
     /// UCX's test, over its transports.
     Ucx(&'static str),
     /// libfabric's test, over a provider.
     Ofi(&'static str),
-    /// Chares in Python: under this project's package, or under charm4py's own.
+    /// Chares in Python: with this project's package, or with charm4py's own.
     Chares { ours: bool },
 }
 
@@ -79,15 +79,15 @@ const SYSTEMS: [(&str, System); 12] = [
     ("Python: charm4py, shm", System::Chares { ours: false }),
 ];
 
-/// Where servers of tests listen: each on a port of its own, for the kernel keeps those of ended ones for a while. It gives none of these
-/// to connections.
+/// The ports of the tests' servers: each server has its own, because the kernel keeps those of ended servers for a while. The kernel does not assign
+/// ports of this range to connections.
 const PORTS: Range<u16> = 20_000..30_000;
-/// As many are enough for all servers of one run.
+/// Enough for all servers of one run.
 const PORTS_OF_A_RUN: u16 = 500;
 /// How long a server may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Measures all that are here, and prints the table.
+/// Measures all systems that are installed, and prints the table.
 ///
 /// # Errors
 /// If not even this system can be measured, or the table cannot be written.
@@ -158,7 +158,7 @@ fn markdown(columns: &[(&str, Vec<Figures>)], rounds: u32, absent: &[String]) ->
     table
 }
 
-/// Today, as the system's own program says it.
+/// The current date, from the operating system's own program.
 fn date() -> String {
     let said = Command::new("date").arg("+%Y-%m-%d").output();
     said.map_or_else(|_| "date unknown".to_owned(), |said| String::from_utf8_lossy(&said.stdout).trim().to_owned())
@@ -184,7 +184,7 @@ impl Measuring<'_> {
         }
     }
 
-    /// This very program, under the launcher that was built with it.
+    /// This program, under the launcher that was built with it.
     async fn ours(&self, transport: Option<&str>) -> Result<Figures, String> {
         let (program, launcher) = (this_program()?, launcher()?);
         let json = self.folder.path().join("run.json");
@@ -236,7 +236,7 @@ impl Measuring<'_> {
         said_figures(&self.folder.said(self.job, &mut mpirun).await?)
     }
 
-    /// Where the programs of what comes from PyPI are.
+    /// The folder of the programs from PyPI.
     fn bin(&self) -> Result<PathBuf, String> {
         self.what.folder.join("bin").canonicalize().map_err(|_| "it is not installed (ci/peers)".to_owned())
     }
@@ -250,7 +250,7 @@ impl Measuring<'_> {
         };
         let program = self.folder.write("charmbench.py", python::PROGRAM)?;
         let mut run = command(&python);
-        // A launcher may look for the interpreter by its name.
+        // A launcher may search the interpreter by its name.
         let folder = python.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
         run.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap_or_default()));
         run.args(["-m", "charmrun.start", "+p2"]).arg(program).args(["--plain", "--largest", "1"]);
@@ -340,7 +340,7 @@ impl Measuring<'_> {
     }
 }
 
-/// Those that this run uses, which are not those that the run before it used.
+/// The ports of this run, which differ from those of the previous run.
 fn own_ports() -> Range<u16> {
     let runs = u32::from((PORTS.end - PORTS.start) / PORTS_OF_A_RUN);
     let run = u16::try_from(std::process::id() % runs).expect("there are fewer runs than ports");
@@ -348,7 +348,7 @@ fn own_ports() -> Range<u16> {
     first..first + PORTS_OF_A_RUN
 }
 
-/// Whether somebody on this host waits for connections at a port.
+/// Whether a process on this host listens on a port.
 fn is_listening(port: &str) -> bool {
     let Ok(port) = port.parse::<u16>() else { return false };
     let (port, listens) = (format!(":{port:04X}"), Some("0A"));
@@ -361,7 +361,7 @@ fn is_listening(port: &str) -> bool {
     })
 }
 
-/// Figures as programs print them for programs: where there are several of a name, the first.
+/// Figures in machine-readable output: if a name appears several times, the first one.
 fn said_figures(said: &str) -> Result<Figures, String> {
     let mut figures = Figures::new();
     for line in said.lines() {

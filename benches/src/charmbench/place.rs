@@ -1,14 +1,14 @@
-//! Where the two PEs that are measured run, and over which transport they meet: what decides about limits.
+//! Where the two measured PEs run, and over which transport they communicate: this determines the limits.
 
 use std::sync::OnceLock;
 
 static PLACE: OnceLock<Place> = OnceLock::new();
 
-/// Known in PE 0's process, once its port has met its partner's.
+/// Known in PE 0's process, once its port has connected to its partner's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) transport: &'static str,
-    /// On which the two run; pinned, unless there are more PEs than cores.
+    /// The CPUs of the two PEs; they are pinned, unless there are more PEs than cores.
     pub(crate) cpus: [usize; 2],
 }
 
@@ -23,7 +23,7 @@ impl Place {
     }
 }
 
-/// Runs the two sides on the two CPUs of the PEs, at the same time; gives what `here` gives.
+/// Runs the two sides on the two CPUs of the PEs, at the same time; returns the result of `here`.
 pub(crate) fn on_two<T: Send>(here: impl FnOnce() -> T + Send, there: impl FnOnce() + Send) -> T {
     let cpus = Place::get().map_or([0, 1], |place| place.cpus);
     std::thread::scope(|scope| {
@@ -39,7 +39,7 @@ pub(crate) fn on_two<T: Send>(here: impl FnOnce() -> T + Send, there: impl FnOnc
     })
 }
 
-/// Pins this thread, if the machine has the core and lets it be used.
+/// Pins this thread, if the machine has the core and allows it.
 fn pin(cpu: usize) {
     let mut cpus = rustix::thread::CpuSet::new();
     cpus.set(cpu);

@@ -1,4 +1,4 @@
-//! Runs as pictures: figures over size, log-log, with their limits drawn in, and one page that compares several runs.
+//! Charts of runs: figures over size, log-log, with their limits, and one page that compares several runs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ pub(crate) struct Plot {
     /// Files that --json has written.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The picture: an HTML page, or, by its ending, an SVG.
+    /// The output: an HTML page, or an SVG if its name ends in .svg.
     #[arg(long, default_value = "charmbench.html")]
     out: PathBuf,
 }
@@ -152,7 +152,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// One page: what the runs are, their charts, and every row.
+/// One page: a description of the runs, their charts, and every row.
 fn page(runs: &[(String, &Run)], charts: &[Chart]) -> Result<String, String> {
     let mut html = String::from(
         "<!doctype html><html lang=en><meta charset=utf-8><title>charmbench</title><style>body{font-family:sans-serif;max-width:60em;\

@@ -1,9 +1,9 @@
-//! How far a measurement has come: a bar on a terminal that watches, nothing elsewhere. Drawn between the runs, never during one. Under
-//! a launcher, which joins the lines of many, there is no terminal.
+//! The progress of a measurement: a bar on a terminal, nothing elsewhere. It is drawn between the runs, never during one. Under a launcher, which
+//! merges the output of many processes, there is no terminal.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar, gone when dropped.
+/// A bar, which disappears when dropped.
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
@@ -15,7 +15,7 @@ impl Progress {
         Self(bar)
     }
 
-    /// What comes next.
+    /// Shows the name of the next step.
     pub(crate) fn next(&self, name: &str) {
         self.0.set_message(name.to_owned());
     }

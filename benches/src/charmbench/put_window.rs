@@ -1,4 +1,4 @@
-//! Put windows: puts into memory that another chare has exposed once, one way, with no handshake. Beside the same limit as a call's latency.
+//! Put windows: one-way puts without a handshake into memory that another chare has exposed once. Compared with the same limit as a call's latency.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::Options;
 use crate::limits::Limit;
 use crate::table::{self, Table};
 
-/// One on each PE; PE 0's mate is the last PE's.
+/// One on each PE; PE 0's mate is that of the last PE.
 struct Mate {
     put_window: Option<PutWindow<u8>>,
 }
@@ -21,7 +21,7 @@ impl Mate {
         Self { put_window: None }
     }
 
-    /// Makes a put window, for whoever gets this handle.
+    /// Creates a put window, for the mate that gets this handle.
     #[entry]
     fn open(&mut self, cx: &mut Cx<Self>, size: usize) -> PutHandle<u8> {
         let (put_window, handle) = cx.job().put_window(size);
@@ -29,11 +29,11 @@ impl Mate {
         handle
     }
 
-    /// Puts, or answers a put by one, so many times; nanoseconds of a put.
+    /// Puts, or answers a put with one, for so many rounds; returns nanoseconds per put.
     #[entry]
     async fn rally(this: This<Self>, to: PutHandle<u8>, rounds: u32, begins: bool) -> f64 {
         let mut put_window = this.with(|mate| mate.put_window.take()).expect("it was opened");
-        // What is put is gone: to make it anew would be measured too.
+        // Data is gone after a put: creating it again would be measured too.
         let mut data = (0..=rounds).map(|_| Payload::<u8>::zeroed(to.len())).collect::<Vec<_>>().into_iter();
         if !begins {
             drop(put_window.next().await);
@@ -42,7 +42,7 @@ impl Mate {
         let mut start = None;
         for data in data {
             drop(put_window.next().await);
-            // Not before: the other one may still have been making its data.
+            // Not earlier: the other mate may still have been creating its data.
             start.get_or_insert_with(Instant::now);
             put = put.await.put(data);
         }

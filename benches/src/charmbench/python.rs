@@ -1,4 +1,4 @@
-//! The operations of Python's chares: the programs of `benches/python`, which are a part of this one, run by interpreters.
+//! The operations of Python's chares: the programs of `benches/python`, which are embedded in this one, run by interpreters.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::child::{Folder, Running, command};
 
-/// What the operations of charm4py's model cost, under whichever package of that name is installed.
+/// Measures the operations of charm4py's model, with the installed package of that name.
 pub(crate) const PROGRAM: &str = include_str!("../../python/charmbench.py");
 
 const PROGRAMS: [(&str, &str); 2] =
@@ -18,23 +18,23 @@ pub(crate) struct Python {
     /// PEs of the jobs that are measured.
     #[arg(long, default_value_t = 2)]
     pes: u32,
-    /// How often each interpreter has its turn.
+    /// The number of rounds, in each of which every interpreter has its turn.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Few repetitions: to see that it works.
+    /// Few repetitions: a quick check.
     #[arg(long)]
     quick: bool,
     /// An interpreter that has a package charm4py.
     #[arg(default_value = "python3")]
     python: PathBuf,
-    /// Another one, for the ratios: with charm4py's own package, say.
+    /// Another one, for the ratios: for example with charm4py's own package.
     other: Option<PathBuf>,
 }
 
-/// Runs them; this PE sleeps meanwhile.
+/// Runs them; this PE sleeps in the meantime.
 ///
 /// # Errors
-/// In words, if that cannot be done, or an interpreter fails, which has said why.
+/// A text, if they cannot be run, or an interpreter fails, which has printed the reason.
 pub(crate) async fn run(job: &Job, what: &Python) -> Result<(), String> {
     let folder = Folder::new()?;
     PROGRAMS.iter().try_for_each(|(name, text)| folder.write(name, text).map(drop))?;

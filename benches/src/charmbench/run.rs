@@ -1,4 +1,4 @@
-//! A run of charmbench as data: every row that was printed, and where that was. What `--json` and `--csv` write.
+//! A run of charmbench as data: every row that was printed, and the machine. `--json` and `--csv` write it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::table::{Figure, Tail};
 
-/// The form of the files.
+/// The version of the file format.
 const FORMAT: u32 = 1;
 
-/// The rows of this run so far. They are printed on PE 0's thread, and before the program by its process's.
+/// The rows of this run so far. PE 0's thread prints them, and before the program its process's first thread.
 static NOTED: Mutex<Vec<Record>> = Mutex::new(Vec::new());
 
 /// A row of a table.
@@ -23,13 +23,13 @@ pub(crate) struct Record {
     /// One figure for each time that it was measured.
     pub(crate) runs: Vec<f64>,
     pub(crate) tail: Option<Tail>,
-    /// The median of what cannot be surpassed, measured in turn.
+    /// The median of the limit, measured in turn.
     pub(crate) limit: Option<f64>,
     pub(crate) limit_name: Option<String>,
 }
 
 impl Record {
-    /// What it is called, whole.
+    /// The full name.
     pub(crate) fn title(&self) -> String {
         format!("{}: {}", self.table, self.name)
     }
@@ -78,7 +78,7 @@ impl Machine {
         Self {
             host: name.nodename().to_string_lossy().into_owned(),
             processor: model.map_or("unknown", |(_, model)| model.trim()).to_owned(),
-            // Not those on which this thread may run, which is pinned.
+            // Not the CPUs on which this thread may run, because it is pinned.
             cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             kernel: name.release().to_string_lossy().into_owned(),
         }
@@ -95,7 +95,7 @@ pub(crate) fn note(record: Record) {
 }
 
 impl Run {
-    /// What was noted, of a job of this shape.
+    /// The recorded rows, of a job of this shape.
     pub(crate) fn of(pes: u32, processes: u32, hosts: u32, transport: Option<&str>) -> Self {
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         Self {

@@ -1,8 +1,8 @@
-//! Raw sockets of this host, polled: what the kernel takes for bytes between two threads.
+//! Raw sockets of this host, polled: the kernel's cost of bytes between two threads.
 //!
-//! Latency: both ends write and read the same number of bytes in turn, and touch none of them. Bandwidth: the sender writes
-//! all of a buffer anew before each write, the receiver reads a line of each 64 bytes once the whole buffer has arrived, as
-//! the ends of a layer do. Each measurement opens a connection, and warms it with one message of that size.
+//! Latency: both ends write and read the same number of bytes in turn, and touch none of them. Bandwidth: the sender writes all of a buffer before
+//! each write, the receiver reads a load of each 64 bytes once the whole buffer has arrived, as the ends of a layer do. Each measurement opens a
+//! connection, and warms it up with one message of that size.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -36,7 +36,7 @@ pub(crate) fn stream(kind: Kind, len: usize) -> std::io::Result<f64> {
     })
 }
 
-/// As many as have `total` bytes, four at least.
+/// As many rounds as have `total` bytes, at least four.
 fn rounds(len: usize, total: usize) -> usize {
     (total / len.max(1)).max(4)
 }

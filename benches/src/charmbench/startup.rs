@@ -1,6 +1,6 @@
-//! How long programs take to start: from their execution to the first line of their main, and to their end.
+//! The start of programs: from their execution to the first line of their main, and to their end.
 //!
-//! The program is this one, which then says what time it is. Nothing else is in it, so this is the runtime's and the launcher's part.
+//! The program is this one, which then prints the time. It does nothing else, so this measures the runtime and the launcher.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,22 +9,22 @@ use charm4rs::Job;
 use crate::child::{Folder, command, launcher, this_program};
 use crate::table::{Figure, Table};
 
-/// What a program that is started is asked for.
+/// The argument of the started program.
 pub(crate) const STARTED: &str = "started";
 
 fn now() -> Duration {
     SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
 }
 
-/// In the program that is started: says that it is in its main.
+/// In the started program: prints the time at its main.
 pub(crate) fn tell() {
     println!("{}", now().as_nanos());
 }
 
-/// Starts jobs of as many PEs as this one has.
+/// Starts jobs with as many PEs as this one has.
 ///
 /// # Errors
-/// If one does not start. Without a launcher there are no processes.
+/// If a job does not start. Without a launcher there are no processes.
 pub(crate) fn run(job: &Job, runs: usize) -> Result<(), String> {
     let folder = Folder::new()?;
     let (program, launcher) = (this_program()?, launcher());
@@ -56,7 +56,7 @@ pub(crate) fn run(job: &Job, runs: usize) -> Result<(), String> {
             to_main.push((main as f64 - began.as_nanos() as f64) / 1e6);
             to_end.push((ended - began).as_nanos() as f64 / 1e6);
         }
-        // The first time pays for what is read from the disk.
+        // The first start pays for reading from the disk.
         for (until, mut times) in [("to main", to_main), ("to its end", to_end)] {
             times.remove(0);
             table.row(&format!("{name}, {until}"), &Figure::of(times));

@@ -1,5 +1,5 @@
-//! A stencil: what programs do most that have neighbours. A grid in strips, several on each PE, each of which sends its first and last row to
-//! its neighbours in every step; beside the same work without neighbours, measured in turn.
+//! A stencil, the most frequent kind of program with neighbours: a grid in strips, several on each PE, each of which sends its first and last row to
+//! its neighbours in every step; compared with the same work without neighbours, measured in turn.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,9 +9,9 @@ use charm4rs::prelude::*;
 use crate::Options;
 use crate::table::{self, Table};
 
-/// Strips of a PE.
+/// Strips per PE.
 const STRIPS: u32 = 4;
-/// Rows of a strip, without its neighbours'.
+/// Rows of a strip, without its neighbours' rows.
 const ROWS: usize = 16;
 
 /// A strip of a grid, with a row of each neighbour.
@@ -44,7 +44,7 @@ impl Strip {
         Self { columns, now: cells.clone(), next: cells }
     }
 
-    /// A neighbour's row: before this strip's, or after.
+    /// A neighbour's row: before this strip, or after it.
     #[entry]
     fn edge(&mut self, step: u32, before: bool, row: Payload<f64>);
 
@@ -68,7 +68,7 @@ impl Strip {
     }
 }
 
-/// Nanoseconds in which this core does a PE's work of a step.
+/// The nanoseconds that this core takes for a PE's work of a step.
 fn alone(columns: usize, steps: u32) -> f64 {
     let mut strips: Vec<Strip> = (0..STRIPS).map(|_| Strip::new(columns)).collect();
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Figures, and the tables in which they are printed; every row is a record of the run too ([`crate::run`]).
+//! Figures, and the tables in which they are printed; every row is also a record of the run ([`crate::run`]).
 
 use std::ops::RangeInclusive;
 use std::time::Instant;
@@ -9,12 +9,12 @@ use crate::run::{self, Record};
 /// Several measurements of one thing.
 #[derive(Clone)]
 pub(crate) struct Figure {
-    /// In order, the least first.
+    /// In ascending order.
     runs: Vec<f64>,
     tail: Option<Tail>,
 }
 
-/// How far single operations are from the middle: that which 99 of 100 do not exceed, and 999 of 1,000.
+/// How far single operations are from the median: the times that 99 of 100 do not exceed, and 999 of 1,000.
 #[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Tail {
     pub(crate) p99: f64,
@@ -67,7 +67,7 @@ impl Figure {
     }
 }
 
-/// Measures ours and its limit, if there is one, in turn: nanoseconds.
+/// Measures a figure and its limit, if there is one, in turn: nanoseconds.
 pub(crate) fn in_turn<E>(
     runs: usize,
     limit: Option<&dyn Fn() -> f64>,
@@ -82,12 +82,12 @@ pub(crate) fn in_turn<E>(
     Ok((Figure::of(all), (!limits.is_empty()).then(|| Figure::of(limits))))
 }
 
-/// How often something that moves `each` bytes is done, for some `total` of them: within these limits.
+/// The number of repetitions of an operation that moves `each` bytes, for about `total` bytes: within these limits.
 pub(crate) fn times(total: usize, each: usize, limits: RangeInclusive<u32>) -> u32 {
     u32::try_from(total / each.max(1)).unwrap_or(u32::MAX).clamp(*limits.start(), *limits.end())
 }
 
-/// Measures what the object model does, in turn with its limit, if there is one; nanoseconds for each of `count` operations. It is done
+/// Measures an operation of the object model, in turn with its limit, if there is one; nanoseconds for each of `count` operations. It is executed
 /// once before.
 pub(crate) async fn each_of<F: Future<Output = ()>>(
     runs: usize,
@@ -103,7 +103,7 @@ pub(crate) async fn each_of<F: Future<Output = ()>>(
     .await
 }
 
-/// The same, of what says itself how long it took.
+/// The same, for an operation that returns its own duration.
 pub(crate) async fn timed<F: Future<Output = f64>>(
     runs: usize,
     limit: Option<&dyn Fn() -> f64>,
@@ -162,7 +162,7 @@ impl Table {
         self.print(name, None, figure, None);
     }
 
-    /// What depends on a number of bytes.
+    /// A row that depends on a number of bytes.
     pub(crate) fn sized(&self, bytes: usize, figure: &Figure, limit: Option<&Figure>) {
         let name = if bytes == 0 { "no data".to_owned() } else { size(bytes) };
         self.print(&name, Some(bytes), figure, limit);
@@ -210,7 +210,7 @@ pub(crate) fn size(bytes: usize) -> String {
     }
 }
 
-/// A number of bytes as it is written on the command line: 0, 8, 64K, 1M, 2G.
+/// A number of bytes in the format of the command line: 0, 8, 64K, 1M, 2G.
 pub(crate) fn parse_size(text: &str) -> Result<usize, &'static str> {
     let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
     let shift = match &text[digits.len()..] {

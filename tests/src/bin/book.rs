@@ -1,5 +1,5 @@
-//! Any program of the pages: the one that the variable `BOOK_PROGRAM` names. `build.rs` takes them out of the pages,
-//! `tests/programs.rs` runs them in jobs of all kinds.
+//! A program of the pages: the variable `BOOK_PROGRAM` names it. `build.rs` extracts them from the pages, `tests/programs.rs` runs them in jobs of
+//! all kinds.
 
 #![forbid(unsafe_code)]
 

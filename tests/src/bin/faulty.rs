@@ -1,4 +1,4 @@
-//! The program that the tests of faults start in jobs of all kinds: it does what its first argument says, and something goes wrong.
+//! The program that the tests of faults start in jobs of all kinds: its first argument names a fault.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it is a program, and what it prints is what the tests read")]
@@ -15,7 +15,7 @@ use charm4rs::reduce::Reducer;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serializer;
 
-/// What the payloads are that are too large.
+/// The size of a payload that is too large.
 const HUGE: usize = 512 << 20;
 
 /// A number of the process's status, in KiB.
@@ -43,7 +43,7 @@ impl Drop for Hostile {
     }
 }
 
-/// A reduction that fails where parts meet.
+/// A reduction that fails when it merges parts.
 struct Breaks;
 
 impl Reducer<u32> for Breaks {
@@ -60,7 +60,7 @@ impl Reducer<u32> for Breaks {
     }
 }
 
-/// A thread that takes its time, and a future that it completes.
+/// A thread that sleeps for this time, and a future that it completes.
 fn outside(time: Duration) -> (JoinHandle<()>, impl Future<Output = ()>) {
     let shared = Arc::new(Mutex::new((false, None::<Waker>)));
     let theirs = shared.clone();
@@ -103,7 +103,7 @@ impl Node {
             std::hint::spin_loop();
         }
     }
-    /// From now on this process gets no more than `mib` of memory besides what it has.
+    /// Limits this process to `mib` more memory than it has now.
     #[entry]
     fn starve(&self, mib: u64) {
         let Rlimit { maximum, .. } = getrlimit(Resource::As);
@@ -117,7 +117,7 @@ impl Node {
             std::hint::spin_loop();
         }
     }
-    /// Waits for a call that nobody makes.
+    /// Waits for a call that is never made.
     #[entry]
     async fn waits(this: This<Self>) {
         this.next_go().await;
@@ -149,7 +149,7 @@ impl Node {
     fn length(&self, bytes: Payload<u8>) -> usize {
         bytes.len()
     }
-    /// Gives the handle of memory that it reads as often as somebody puts there.
+    /// Returns the handle of a put window that is read after every put.
     #[entry]
     fn reads(&self, cx: &mut Cx<Self>) -> PutHandle<u8> {
         let (mut put_window, to) = cx.job().put_window(100_000);
@@ -176,7 +176,7 @@ async fn main(job: Job, args: Args) {
             nodes.all().ready().done().await;
             job.promise::<()>().1.await;
         }
-        // CPUs for main, for a thread of its own, and for one that is not pinned.
+        // The CPUs of main, of a thread that it starts, and of one that is not pinned.
         "cpus" => {
             let cpus = || std::thread::available_parallelism().expect("it is known").get();
             let pinned = std::thread::spawn(cpus).join().expect("it counts");
@@ -187,7 +187,7 @@ async fn main(job: Job, args: Args) {
             nodes.all().compute(1_000_000);
             job.promise::<()>().1.await;
         }
-        // Puts, one after the other, into memory of the last PE.
+        // Repeated puts into memory of the last PE.
         "ready-and-put" => {
             nodes.all().ready().done().await;
             let mut to = last.reads().call().await;
@@ -212,7 +212,7 @@ async fn main(job: Job, args: Args) {
             job.sleep(Duration::from_millis(args.get(2, 0))).await;
             println!("slept");
         }
-        // Something else in the process works, and wakes a task when it is done.
+        // A thread of the process works, and wakes a task when it is done.
         "thread" => {
             let (done, wait) = outside(Duration::from_millis(args.get(2, 0)));
             wait.await;
@@ -226,7 +226,7 @@ async fn main(job: Job, args: Args) {
             }
             println!("called");
         }
-        // On the last PE something fails while another one computes.
+        // A fault on the last PE while another one computes.
         what @ ("panic"
         | "panic-in-reduction"
         | "panic-in-serialization"
@@ -244,7 +244,7 @@ async fn main(job: Job, args: Args) {
                 "double-panic" => drop(last.drops_hostile(true)),
                 _ => drop(last.exits(42)),
             }
-            // Whoever computes takes no part in the end of a job that is meant, nor in a reduction.
+            // A PE that computes takes no part in an intended end of the job, nor in a reduction.
             if !matches!(what, "exit" | "panic-in-reduction") {
                 nodes.on(Pe(1)).compute(1_000_000);
             }
@@ -254,7 +254,7 @@ async fn main(job: Job, args: Args) {
             last.compute(args.get(2, 0)).done().await;
             println!("computed");
         }
-        // Far more than may be on its way, to a PE that takes nothing for a while.
+        // Far more than may be in flight, to a PE that takes no messages for a while.
         "flood" => {
             drop(last.compute(args.get(2, 0)));
             for _ in 0..3_000 {

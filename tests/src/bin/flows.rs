@@ -1,5 +1,5 @@
-//! The program that the tests of back-pressure start in jobs of all kinds: producers that run ahead of slow receivers. It prints by how many
-//! KiB each process has grown at most.
+//! The program that the tests of back-pressure start in jobs of all kinds: producers that run ahead of slow receivers. It prints the maximum growth
+//! of each process in KiB.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it is a program, and what it prints is what the tests read")]
@@ -11,7 +11,7 @@ use charm4rs::prelude::*;
 /// Bytes of a large message.
 const LARGE: usize = 100_000;
 
-/// The most memory that this process ever had, in KiB.
+/// The maximum memory of this process so far, in KiB.
 fn most() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("proc");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
@@ -42,7 +42,7 @@ struct Node {
     pace: Duration,
     began: u64,
     taken: u64,
-    /// It ends the job after so many.
+    /// Ends the job after this many calls.
     leaves_after: u64,
 }
 
@@ -149,7 +149,7 @@ async fn main(job: Job, args: Args) {
                 sent.await;
             }
         }
-        // To all, by the tree.
+        // To all, through the tree.
         "all" => {
             for number in 0..count {
                 match what {

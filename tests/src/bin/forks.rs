@@ -1,4 +1,4 @@
-//! A program whose chares have child processes, which end in every way: the tests look whether the job notices.
+//! A program whose chares have child processes, which end in every way: the tests check that the job is not affected.
 
 #![allow(clippy::print_stdout, reason = "it is a program, and what it prints is what the tests read")]
 
@@ -21,17 +21,17 @@ impl Node {
         1
     }
 
-    /// Forks. The child does what `how` says; the parent waits for its end, and gives its status.
+    /// Forks. The child does what `how` says; the parent waits for its end, and returns its status.
     #[entry]
     fn forks(&self, cx: &mut Cx<Self>, how: String) -> i32 {
-        // SAFETY: the child only does what the test is about; what it uses of the allocator is seen to by `fork`.
+        // SAFETY: the child only does what the test is about; `fork` makes the allocator usable in it.
         let pid = unsafe { libc::fork() };
         let Some(child) = Pid::from_raw(pid) else { return child_does(cx, &how) };
         let (_, status) = waitpid(Some(child), WaitOptions::empty()).expect("our child").expect("it has ended");
         status.exit_status().unwrap_or_else(|| -status.terminating_signal().expect("it was killed"))
     }
 
-    /// Runs a command to its end, and gives its output.
+    /// Runs a command to its end, and returns its output.
     #[entry]
     fn runs(&self, words: Vec<String>) -> String {
         let (program, args) = words.split_first().expect("a program");
@@ -51,7 +51,7 @@ fn child_does(cx: &mut Cx<Node>, how: &str) -> i32 {
         "aborts" => std::process::abort(),
         "is terminated" => signal(Signal::TERM),
         "is killed" => signal(Signal::KILL),
-        how => panic!("{how:?} is no way to end"),
+        how => panic!("{how:?} is not a known way to end"),
     }
     0
 }
@@ -66,7 +66,7 @@ async fn main(job: Job, args: Args) {
         nodes.all().fine().call().await;
         println!("{how}: {status}");
     }
-    // A job within the job, and a program of chares without a launcher.
+    // A job within the job, and a chare program without a launcher.
     let own = std::env::current_exe().expect("proc").display().to_string();
     let inner = match &*args.get(1, String::new()) {
         "" => return println!("inner"),

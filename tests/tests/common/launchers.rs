@@ -1,4 +1,4 @@
-//! What launchers of sites have in common: how a job of theirs is started, and laws that hold whoever starts it.
+//! Common code for launchers of sites: how a job is started, and laws that hold for every launcher.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,19 +11,19 @@ use super::hosts::Hosts;
 use super::job::{self, Ended, Job};
 
 const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
-/// Where a launcher keeps what it forgets to remove when it is killed.
+/// A folder for the files that a launcher leaves behind when it is killed.
 const TEMPORARY: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// A site's launcher.
 pub(crate) struct Launcher {
-    /// By its own name, for another one may own the shorter ones.
+    /// The full name, because another launcher may own the shorter ones.
     pub(crate) program: &'static str,
-    /// In front of every line.
+    /// Options for every command line.
     pub(crate) options: &'static [&'static str],
 }
 
 impl Launcher {
-    /// Whether it is here.
+    /// Whether it is installed.
     pub(crate) fn possible(&self) -> bool {
         let found = Command::new(self.program).arg("--version").output().is_ok_and(|out| out.status.success());
         if !found {
@@ -32,7 +32,7 @@ impl Launcher {
         found
     }
 
-    /// A job of this line.
+    /// Starts a job with this command line.
     pub(crate) fn start(&self, line: &str) -> Job {
         let (mut command, mark) = job::marked(self.program);
         command.args(self.options).args(line.split_whitespace());
@@ -44,7 +44,7 @@ impl Launcher {
         self.start(line).end()
     }
 
-    /// A job of this line on hosts that the launcher reaches by a shell, which `reached` tells it.
+    /// A job with this command line on hosts that the launcher reaches by a shell, which `reached` configures.
     pub(crate) fn run_on(&self, hosts: &Hosts, reached: impl FnOnce(&mut Command, &Path), line: &str) -> Ended {
         let (marked, mark) = job::marked(self.program);
         let mut command = hosts.on(0, self.program);
@@ -60,8 +60,8 @@ impl Launcher {
         ended
     }
 
-    /// Who is told so is a job by itself; and within the launcher's job charmrun's own counts.
-    pub(crate) fn leaves_programs_alone_that_are_told_so(&self) {
+    /// With that option a program is a job by itself; and within the launcher's job charmrun's own options count.
+    pub(crate) fn does_not_include_programs_that_are_jobs_by_themselves(&self) {
         let hello = common::example(FAULTY, "hello");
         let ended = self.run(&format!("-n 2 {hello} ++bootstrap alone +p1"));
         let all = ended.succeeded().stdout.matches("have answered, and one of them again").count();
@@ -71,7 +71,7 @@ impl Launcher {
         assert!(ended.succeeded().stdout.contains("from 3 of a group on PE 3"), "{ended:?}");
     }
 
-    /// The launcher's own code counts, and it may be faster than the others' line; that nothing is left is looked at in any case.
+    /// The launcher's own exit code counts, and its line may come before the others'; the test always checks that nothing is left.
     pub(crate) fn ends_the_job_of_a_process_that_is_killed(&self) {
         for (victim, options) in [(0, ""), (3, ""), (2, "++transport tcp")] {
             let mut job = self.start(&format!("-n 4 {FAULTY} ready-and-compute {options}"));
@@ -88,7 +88,7 @@ impl Launcher {
             let mut job = self.start(&format!("-n 4 {FAULTY} ready-and-compute"));
             job.ready(4);
             job.signal(signal);
-            // That nothing is left is looked at there. What code it has after a signal is the launcher's own affair.
+            // `end` checks that nothing is left. The launcher decides on its exit code after a signal.
             job.end();
         }
     }

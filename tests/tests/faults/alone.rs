@@ -1,4 +1,4 @@
-//! Faults that take their time, or whose time counts.
+//! Faults that take long, or whose duration is checked.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ fn both(rest: &str) -> Vec<Job> {
 
 #[test]
 fn a_receiver_that_takes_nothing_for_ten_seconds_is_reported_and_its_sender_holds_no_more_than_its_credit() {
-    // Ten seconds, one that the first 300 MB may take, and some to spare.
+    // Ten seconds, one that the first 300 MB may take, and some reserve.
     for job in both("- flood 13500") {
         let ended = job.end();
         assert_eq!(ended.code, 0, "{ended:?}");
@@ -47,7 +47,7 @@ fn a_stopped_process_is_unresponsive_within_six_seconds_over_every_transport() {
 }
 
 #[test]
-fn for_a_debugger_a_stopped_process_is_waited_for() {
+fn without_liveness_checks_a_stopped_process_is_waited_for() {
     let mut job = start("+p2 ++transport tcp ++no-liveness - ready-and-leave 8000");
     let pids = job.ready(2);
     kill_process(pids[1], Signal::STOP).expect("it runs");
@@ -103,7 +103,7 @@ fn every_process_is_gone_within_a_second_of_the_launcher_s_death_whatever_it_doe
         let mut job = start(&format!("+p3 ++transport tcp - {what}"));
         job.ready(3);
         job.signal(Signal::KILL);
-        // That nothing is left a second later is looked at for every job.
+        // Every job checks that nothing is left a second later.
         assert_eq!(job.end().code, -9);
     }
 }
@@ -167,10 +167,10 @@ fn a_job_that_is_killed_while_it_starts_leaves_no_shared_memory_behind() {
             0 => job.pid(),
             _ => others.get(random.below(4)).copied().unwrap_or(job.pid()),
         };
-        // It may have ended, for there is no such transport.
+        // The process may have ended, because there is no such transport.
         let _ = kill_process(victim, Signal::KILL);
         if victim != job.pid() {
-            // The launcher's guardian may have been hit, which ends nothing.
+            // The victim may have been the launcher's guardian, whose death ends nothing.
             let _ = kill_process(job.pid(), Signal::TERM);
         }
         job.end();

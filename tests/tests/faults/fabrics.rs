@@ -1,4 +1,4 @@
-//! Jobs over networks of RDMA, by whatever provider of the library this machine has: none is the library's absence.
+//! Jobs over RDMA networks, with the providers of the library on this machine; there may be no library.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::{run, start, start_with};
 
-/// Whether there is libfabric here; says so if not.
+/// Whether libfabric is installed here; prints a message if not.
 fn has_libfabric() -> bool {
     let ended = run("+p2 ++quiet ++transport ofi - ready-and-leave 0");
     if ended.code == 78 {
@@ -18,7 +18,7 @@ fn has_libfabric() -> bool {
 }
 
 #[test]
-fn a_fabric_that_is_forced_and_not_there_ends_the_job_with_78_and_what_was_looked_for() {
+fn a_missing_fabric_that_was_requested_ends_the_job_with_78_and_the_searched_names() {
     let nowhere = ("CHARM4RS_LIBFABRIC", "/nowhere/libfabric.so.1");
     let ended = start_with("+p2 ++transport ofi - ready-and-leave 0", nowhere).end();
     ended.failed(78, "there is no libfabric (1.17 or newer): /nowhere/libfabric.so.1: ");

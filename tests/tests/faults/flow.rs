@@ -9,7 +9,7 @@ const FLOWS: &str = env!("CARGO_BIN_EXE_flows");
 const BACKENDS: [&str; 5] =
     ["+p2 ++ppn 2", "+p2 ++transport shm", "+p2 ++transport tcp", "+p2 ++transport ofi", "+p2 ++transport ucx"];
 
-/// `charmrun OPTIONS flows ARGS`; `None` where there is no such backend.
+/// `charmrun OPTIONS flows ARGS`; `None` if there is no such backend.
 fn run(options: &str, args: &str) -> Option<Ended> {
     let (command, mark) = command_of(FLOWS, &format!("{options} ++quiet - {args}"));
     let ended = Job::spawn(command, mark).end();
@@ -20,7 +20,7 @@ fn run(options: &str, args: &str) -> Option<Ended> {
     Some(ended)
 }
 
-/// What each PE took, and by how many KiB its process grew.
+/// The number of calls that each PE took, and the growth of its process in KiB.
 fn each(ended: &Ended) -> Vec<(u64, u64)> {
     let number = |word: &str| word.parse().expect("a number");
     let line = |line: &str| {
@@ -30,7 +30,7 @@ fn each(ended: &Ended) -> Vec<(u64, u64)> {
     ended.stdout.lines().filter(|line| line.contains(" took ")).map(line).collect()
 }
 
-/// Runs over every backend, and asserts what each PE took and that no process grew by more than `most` MiB.
+/// Runs over every backend, and asserts the number of calls of each PE and that no process grew by more than `most` MiB.
 fn check(backends: &[&str], args: &str, credit: &str, took: &[u64], most: u64) {
     for backend in backends {
         let Some(ended) = run(&format!("{backend} ++credit {credit}"), args) else { continue };
@@ -50,12 +50,12 @@ fn payloads_for_a_slow_receiver_take_no_more_memory_than_the_credit_on_either_si
 
 #[test]
 fn small_calls_for_a_slow_receiver_take_no_more_memory_than_the_credit_on_either_side() {
-    // 60 MB in queues, if all could lie there.
+    // 60 MB in queues, if all of it could be there.
     check(&BACKENDS, "one small 500000 1", "1M", &[0, 500_000], 24);
 }
 
 #[test]
-fn a_producer_that_awaits_what_it_sends_is_suspended_while_its_receiver_is_slow_and_its_pe_goes_on() {
+fn a_producer_that_awaits_its_sends_is_suspended_while_its_receiver_is_slow_and_its_pe_continues() {
     for backend in BACKENDS {
         let Some(ended) = run(&format!("{backend} ++credit 4M"), "suspended payload 2000 200") else { continue };
         assert!(ended.succeeded().stdout.starts_with("PE 0 answered many times\n"), "{backend}: {ended:?}");
@@ -77,12 +77,12 @@ fn a_broadcast_flood_takes_no_more_memory_than_the_credit() {
 
 #[test]
 fn pes_that_flood_each_other_in_entry_methods_that_do_not_return_all_end() {
-    // Nobody takes anything before all is sent, so this needs memory for all of it.
+    // No PE takes a message before it has sent all, so this needs memory for all of them.
     check(&BACKENDS, "circle small 50000 0", "100k", &[50_000, 50_000], 64);
 }
 
 #[test]
-fn a_receiver_that_ends_the_job_lets_its_waiting_senders_go() {
+fn a_receiver_that_ends_the_job_releases_its_waiting_senders() {
     for backend in BACKENDS {
         if let Some(ended) = run(&format!("{backend} ++credit 100k"), "leave small 200000 1") {
             assert_eq!(ended.succeeded().stdout, "", "{backend}");

@@ -3,19 +3,19 @@
 use crate::job::Job;
 use crate::{start, start_with};
 
-/// Over every way in which the PEs of a job can meet.
+/// All connections between the PEs of a job.
 const JOBS: [&str; 3] = ["+p3", "+p3 ++transport shm", "+p3 ++transport tcp"];
 
-/// Of the environment: what takes half a minute otherwise is reported after 0.9 s, a deadlock after 0.3 s.
+/// An environment variable: after 0.9 s instead of half a minute a method is reported, after 0.3 s a deadlock.
 const HASTE: (&str, &str) = ("CHARM4RS_PATIENCE", "0.03");
 
-/// Jobs over every way in which the PEs of a job can meet, at the same time.
+/// Jobs over all connections between PEs, at the same time.
 fn in_haste(rest: &str) -> Vec<Job> {
     JOBS.map(|options| start_with(&format!("{options} {rest}"), HASTE)).into()
 }
 
 #[test]
-fn an_endless_loop_ends_the_job_when_its_time_is_over_and_every_pe_says_what_it_does() {
+fn an_endless_loop_ends_the_job_at_its_limit_with_a_report_of_every_pe() {
     let jobs = JOBS.map(|options| start(&format!("{options} ++hang-timeout 1 - endless-loop")));
     for job in jobs {
         let ended = job.end();
@@ -29,22 +29,22 @@ fn an_endless_loop_ends_the_job_when_its_time_is_over_and_every_pe_says_what_it_
 }
 
 #[test]
-fn an_entry_method_that_does_not_return_is_reported_ever_more_rarely_and_the_job_goes_on() {
+fn an_entry_method_that_does_not_return_is_reported_ever_more_rarely_and_the_job_continues() {
     for job in in_haste("- compute 5000") {
         let ended = job.end();
         assert_eq!((ended.code, &*ended.stdout), (0, "computed\n"), "{ended:?}");
         let lines: Vec<_> = ended.stderr.lines().collect();
         let warning = "charmrun: warning: faulty::Node[2].compute on PE 2 has run for ";
-        // After 0.9, 1.8 and 3.6 seconds, if the machine is not so busy that a look comes late.
+        // After 0.9, 1.8 and 3.6 seconds, if the machine is not so busy that a check comes late.
         assert!((1..=3).contains(&lines.len()) && lines.iter().all(|line| line.starts_with(warning)), "{ended:?}");
     }
 }
 
 #[test]
-fn a_deadlock_is_reported_once_with_who_waits_for_what_and_the_job_goes_on() {
+fn a_deadlock_is_reported_once_with_its_waiting_tasks_and_the_job_continues() {
     let mut jobs = in_haste("- ready-and-deadlock");
     jobs.iter_mut().for_each(|job| drop(job.ready(3)));
-    // There is nothing to wait for: they are to stay silent while some tens of searches are made.
+    // There is no event to wait for: the job must stay silent during some tens of searches.
     std::thread::sleep(std::time::Duration::from_secs(3));
     for job in jobs {
         job.signal(rustix::process::Signal::TERM);
@@ -60,7 +60,7 @@ fn a_deadlock_is_reported_once_with_who_waits_for_what_and_the_job_goes_on() {
 }
 
 #[test]
-fn a_deadlock_ends_the_job_when_its_time_is_over() {
+fn a_deadlock_ends_the_job_at_its_limit() {
     for options in JOBS {
         let ended = start(&format!("{options} ++hang-timeout 1 - deadlock")).end();
         ended.failed(124, "deadlock: all PEs have been idle for ");
@@ -73,7 +73,7 @@ fn a_deadlock_ends_the_job_when_its_time_is_over() {
 }
 
 #[test]
-fn who_waits_for_a_timer_or_another_thread_or_goes_on_working_does_not_hang() {
+fn a_job_that_waits_for_a_timer_or_another_thread_or_works_does_not_hang() {
     for limit in ["", "++hang-timeout 2"] {
         for (what, said) in [("sleep", "slept\n"), ("thread", "woken\n"), ("calls", "called\n")] {
             for job in in_haste(&format!("{limit} - {what} 3000")) {

@@ -1,5 +1,5 @@
-//! Faults of whole jobs: processes, over shared memory and TCP, each with its code, its words, and nothing left behind. Knows
-//! nothing of how they are noticed.
+//! Faults of whole jobs: processes, over shared memory and TCP; each test checks the exit code, the message, and that nothing is left behind. Knows
+//! nothing of how faults are detected.
 
 #[path = "../../../launcher/tests/common/job.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
@@ -22,7 +22,7 @@ use job::{Ended, Job};
 
 const FAULTY: &str = env!("CARGO_BIN_EXE_faulty");
 
-/// `charmrun OPTIONS faulty ARGS`, of a line in which `-` stands between them.
+/// `charmrun OPTIONS faulty ARGS`, from a line in which `-` separates them.
 fn command(line: &str) -> (Command, String) {
     command_of(FAULTY, line)
 }

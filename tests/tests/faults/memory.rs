@@ -1,10 +1,10 @@
-//! Memory that lacks.
+//! Lack of memory.
 
 use crate::job::{self, Ended, Job};
 use crate::{FAULTY, common, run};
 
 #[test]
-fn a_payload_too_large_for_its_receiver_is_an_error_of_the_call_and_both_live_on() {
+fn a_payload_too_large_for_its_receiver_is_an_error_of_the_call_and_both_pes_continue() {
     let ended = run("+p2 ++transport tcp - too-large-to-take");
     let lines: Vec<_> = ended.succeeded().stdout.lines().collect();
     let [error, after] = lines[..] else { panic!("{ended:?}") };
@@ -17,7 +17,7 @@ fn a_payload_too_large_for_its_receiver_is_an_error_of_the_call_and_both_live_on
 }
 
 #[test]
-fn a_result_too_large_for_its_caller_is_an_error_of_the_call_and_both_live_on() {
+fn a_result_too_large_for_its_caller_is_an_error_of_the_call_and_both_pes_continue() {
     let ended = run("+p2 ++transport tcp - too-large-for-the-caller");
     let lines: Vec<_> = ended.succeeded().stdout.lines().collect();
     let [error, after] = lines[..] else { panic!("{ended:?}") };
@@ -26,7 +26,7 @@ fn a_result_too_large_for_its_caller_is_an_error_of_the_call_and_both_live_on() 
 }
 
 #[test]
-fn a_payload_too_large_in_a_call_that_nobody_awaits_ends_the_job_with_71() {
+fn a_payload_too_large_in_a_call_without_a_waiting_caller_ends_the_job_with_71() {
     let ended = run("+p2 ++transport tcp - too-large-for-nobody");
     ended.failed(71, "there is no memory for the 5368");
 }
@@ -49,7 +49,7 @@ fn a_call_longer_than_messages_may_be_is_an_error_that_names_the_limit_and_its_o
     }
 }
 
-/// A job of two processes whose every process may have so many KiB of addresses.
+/// A job of two processes, each of which may have this much address space in KiB.
 fn limited(kib: u32, options: &str) -> Ended {
     let (mut command, mark) = job::marked("sh");
     command.args(["-c", "ulimit -v $0; exec \"$@\"", &kib.to_string()]).arg(common::charmrun(FAULTY));
@@ -58,8 +58,8 @@ fn limited(kib: u32, options: &str) -> Ended {
     Job::spawn(command, mark).end()
 }
 
-/// In steps from nearly nothing to plenty: right results, or a lack that is told; never a wait without end, never a signal.
-fn works_or_tells_with_few_addresses(options: &str, enough: u32) {
+/// In steps from nearly none to plenty: correct results, or an error about the lack; never an endless wait, never a signal.
+fn works_or_reports_with_few_addresses(options: &str, enough: u32) {
     for kib in [40_000, 60_000, 100_000, 150_000, 200_000, 250_000, 350_000, 500_000, 1_000_000, 2_000_000, 4_000_000] {
         let ended = limited(kib, options);
         if ended.code == 0 {
@@ -75,20 +75,20 @@ fn works_or_tells_with_few_addresses(options: &str, enough: u32) {
 
 #[test]
 fn a_job_in_shared_memory_with_few_addresses_works_or_ends_with_71() {
-    works_or_tells_with_few_addresses("", 400_000);
+    works_or_reports_with_few_addresses("", 400_000);
 }
 
 #[test]
 fn a_job_over_tcp_with_few_addresses_works_or_ends_with_71() {
-    works_or_tells_with_few_addresses("++transport tcp", 400_000);
+    works_or_reports_with_few_addresses("++transport tcp", 400_000);
 }
 
 #[test]
 fn a_job_over_libfabric_with_few_addresses_works_or_ends_with_71() {
-    works_or_tells_with_few_addresses("++transport ofi", 1_000_000);
+    works_or_reports_with_few_addresses("++transport ofi", 1_000_000);
 }
 
 #[test]
 fn a_job_over_ucx_with_few_addresses_works_or_ends_with_71() {
-    works_or_tells_with_few_addresses("++transport ucx", 1_000_000);
+    works_or_reports_with_few_addresses("++transport ucx", 1_000_000);
 }

@@ -1,4 +1,4 @@
-//! Faults of jobs over UCX, and of those that want it where it is not.
+//! Faults of jobs over UCX, and of jobs that request it when it is not installed.
 
 use std::time::{Duration, Instant};
 
@@ -7,23 +7,23 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::job::Job;
 use crate::{command, run, start_with};
 
-/// Whether UCX is here. Says so if it is not.
+/// Whether UCX is installed here. Prints a message if not.
 fn is_here() -> bool {
     let found = charm4rs_ucx::find();
     found.inspect_err(|error| eprintln!("skipped: {error}")).is_ok()
 }
 
-/// Over memory that processes of a host share, and over sockets.
+/// Over memory that the processes of a host share, and over sockets.
 const WAYS: [(&str, &str); 2] = [("UCX_TLS", "sysv,cma,self"), ("UCX_TLS", "tcp,self")];
 
 #[test]
-fn a_job_that_wants_ucx_where_there_is_none_ends_with_78_and_says_what_was_looked_for_and_where() {
+fn a_job_that_requests_ucx_without_an_installation_ends_with_78_and_the_searched_names() {
     let ended = start_with("+p2 ++transport ucx - sleep 0", ("CHARM4RS_UCX", "/nowhere/libucp.so.0")).end();
     ended.failed(78, "UCX is not here: looked for /nowhere/libucp.so.0 (by CHARM4RS_UCX)");
 }
 
 #[test]
-fn a_job_over_ucx_does_what_it_does_elsewhere_and_says_nothing_else() {
+fn a_job_over_ucx_prints_the_same_as_over_other_transports() {
     if is_here() {
         assert_eq!(run("+p4 ++transport ucx - sleep 1").succeeded().stdout, "slept\n");
         assert_eq!(run("+p4 ++ppn 2 ++transport ucx - compute 100").succeeded().stdout, "computed\n");
@@ -31,9 +31,9 @@ fn a_job_over_ucx_does_what_it_does_elsewhere_and_says_nothing_else() {
 }
 
 #[test]
-fn what_ucx_says_by_itself_is_told_as_a_warning_unless_the_user_names_another_place() {
+fn messages_of_ucx_become_warnings_unless_the_user_names_another_log() {
     if is_here() {
-        // This one UCX says when the process ends.
+        // UCX prints this one when the process ends.
         const UNUSED: (&str, &str) = ("UCX_NO_SUCH_SETTING", "1");
         let (mut command, mark) = command("+p2 ++transport ucx - sleep 0");
         command.envs([UNUSED, ("UCX_NET_DEVICES", "lo,none0")]);
@@ -52,7 +52,7 @@ fn what_ucx_says_by_itself_is_told_as_a_warning_unless_the_user_names_another_pl
 }
 
 #[test]
-fn an_ucx_that_finds_no_way_to_communicate_is_an_error_in_its_own_words() {
+fn an_ucx_without_a_usable_transport_is_an_error_with_its_own_text() {
     if is_here() {
         let ended = start_with("+p2 ++transport ucx - sleep 0", ("UCX_TLS", "nonsense")).end();
         ended.failed(78, "UCX does not work here: ucp_init: No such device; ");
@@ -75,7 +75,7 @@ fn listening(pid: Pid) -> usize {
 }
 
 #[test]
-fn a_job_of_one_host_over_ucx_listens_nowhere_but_where_a_proof_is_asked_for_or_says_so() {
+fn a_job_of_one_host_over_ucx_listens_only_on_authenticated_sockets_or_warns() {
     if !is_here() {
         return;
     }
@@ -123,7 +123,7 @@ fn a_stopped_process_of_a_job_over_ucx_is_unresponsive_within_six_seconds() {
         let ended = job.end();
         assert!(since.elapsed() < Duration::from_secs(7), "{:?}", since.elapsed());
         assert_eq!(ended.code, 69, "{ended:?}");
-        // Whoever waited for its handshake may lose contact before the launcher gives up: by then it has said that there is no answer.
+        // A process that waits for a handshake may lose contact before the launcher gives up: by then it has reported that there is no answer.
         assert!(ended.stderr.contains("unresponsive"), "{ended:?}");
     }
 }

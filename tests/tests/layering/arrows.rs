@@ -1,9 +1,9 @@
-//! Which crate may depend on which. Knows `cargo metadata` and the lock file, no source.
+//! The allowed dependencies between crates. Knows `cargo metadata` and the lock file, no source.
 
-/// What the rules need to know of a workspace member.
+/// The properties of a workspace member that the rules use.
 pub(crate) struct Package {
     pub(crate) name: String,
-    /// All that it depends on, for whatever purpose (tests and build scripts too).
+    /// All its dependencies, including those of tests and build scripts.
     pub(crate) dependencies: Vec<String>,
     /// The root files of its libraries and programs, from the workspace's root.
     pub(crate) roots: Vec<String>,
@@ -31,7 +31,7 @@ impl Package {
     }
 }
 
-/// From each crate, the crates of ours that it may name. `*`: whatever is public.
+/// For each crate, the crates of the workspace that it may name. `*`: every public crate.
 pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("charm4rs-libfabric-sys", &[]),
     ("charm4rs-ucx-sys", &[]),
@@ -103,7 +103,7 @@ pub(crate) fn violations(packages: &[Package], allowed: &[(&str, &[&str])]) -> V
     let mut found = Vec::new();
     for package in packages {
         let Some((_, may)) = allowed.iter().find(|(name, _)| *name == package.name) else {
-            found.push(format!("{} has no place in the table of arrows", package.name));
+            found.push(format!("{} is not in the table of arrows", package.name));
             continue;
         };
         for to in package.dependencies.iter().filter(|to| ours(to) && **to != package.name) {
@@ -118,7 +118,7 @@ pub(crate) fn violations(packages: &[Package], allowed: &[(&str, &[&str])]) -> V
     found
 }
 
-/// Dependencies of other people's crates that `forbidden` names.
+/// Third-party dependencies that `forbidden` names.
 pub(crate) fn forbidden_dependencies(packages: &[Package], forbidden: &[(&str, &[&str], &str)]) -> Vec<String> {
     let meant =
         |who: &str, name: &str| who == "*" || who == name || who.strip_prefix('!').is_some_and(|not| not != name);
@@ -133,7 +133,7 @@ pub(crate) fn forbidden_dependencies(packages: &[Package], forbidden: &[(&str, &
     found
 }
 
-/// Async runtimes that any dependency, however deep, brings along.
+/// Async runtimes among all dependencies, including transitive ones.
 pub(crate) fn async_runtimes(lock: &str) -> Vec<String> {
     lock.lines()
         .filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
@@ -161,8 +161,8 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_without_a_place_is_found_and_a_place_without_a_crate_too() {
-        assert_eq!(violations(&[package("new", &[])], &[]), ["new has no place in the table of arrows"]);
+    fn a_crate_that_is_not_in_the_table_is_found_and_a_row_without_a_crate_too() {
+        assert_eq!(violations(&[package("new", &[])], &[]), ["new is not in the table of arrows"]);
         assert_eq!(violations(&[], &[("old", &[])]), ["the table of arrows has old, the workspace does not"]);
     }
 

@@ -1,8 +1,8 @@
-//! The rules of the house that no compiler knows: which crate may name which, where unsafe code may live, and what a source
-//! file looks like. ARCHITECTURE.md states them; here they fail.
+//! The rules of the project that the compiler does not check: which crate may name which, where unsafe code may be, and the form of a source file.
+//! ARCHITECTURE.md states them; violations fail here.
 //!
-//! Each rule is a function from plain data to violations, with tests of its own on small inputs. The tests in this file
-//! apply the rules to the tree. Nothing here knows what any crate does.
+//! Each rule is a function from plain data to violations, with tests of its own on small inputs. The tests in this file apply the rules to the tree.
+//! Nothing here knows what a crate does.
 
 mod arrows;
 mod backends;
@@ -67,7 +67,7 @@ fn crates_name_only_the_crates_below_them() {
 }
 
 #[test]
-fn a_layer_takes_no_dependency_that_would_teach_it_what_it_must_not_know() {
+fn a_layer_has_no_dependency_on_what_it_must_not_know() {
     none(&arrows::forbidden_dependencies(&packages(), arrows::FORBIDDEN));
 }
 
@@ -93,12 +93,12 @@ fn no_type_name_of_a_crate_has_more_than_three_meanings() {
 }
 
 #[test]
-fn source_files_open_with_what_they_are_for() {
+fn source_files_open_with_their_purpose() {
     none(&sources::without_opening(&tree()));
 }
 
 #[test]
-fn no_file_names_a_path_of_somebodys_machine() {
+fn no_file_names_a_path_of_one_machine() {
     none(&sources::local_paths(&tree()));
 }
 

@@ -1,10 +1,10 @@
-//! A type name has one meaning, or few: a reader must not have to find out which `Kind` is meant.
+//! A type name has one meaning, or few: a reader must not have to search for the `Kind` that is meant.
 
 use std::collections::BTreeMap;
 
 use crate::sources::Source;
 
-/// So many types of a crate may have the same name.
+/// The number of types of a crate that may have the same name.
 const SAME_MAX: usize = 3;
 
 /// The type that a line defines at the top level of its file.
@@ -17,12 +17,12 @@ fn defined(line: &str) -> Option<&str> {
     Some(&rest[..end])
 }
 
-/// Names that more types of a crate have than may.
+/// Names that more types of a crate have than allowed.
 pub(crate) fn overloaded(tree: &[Source]) -> Vec<String> {
     let mut places: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
     for source in tree.iter().filter(|source| source.is_rust()) {
         let Some((krate, inside)) = source.path.split_once("/src/") else { continue };
-        // Each program is a crate by itself.
+        // Each program is a crate of its own.
         if inside.contains("tests") || inside.starts_with("bin/") {
             continue;
         }

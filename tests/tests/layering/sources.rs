@@ -1,8 +1,8 @@
-//! What a source file looks like: its length, its opening, and what it must not contain. Knows text, no Rust.
+//! The form of a source file: its length, its opening, and text that it must not contain. Knows text, not Rust.
 
 /// A file of the tree.
 pub(crate) struct Source {
-    /// From the workspace's root, with `/`.
+    /// Relative to the workspace's root, with `/`.
     pub(crate) path: String,
     pub(crate) text: String,
 }
@@ -23,19 +23,19 @@ pub(crate) const LONG: &[(&str, &str)] =
 /// Folders whose files are inputs of tests rather than code of ours: programs that must not compile.
 const INPUTS: &[&str] = &["tests/compile-fail/programs/", "tests/ui/"];
 
-/// Code files of [`LINES`] lines and more that `long` does not excuse, and excuses that nobody needs.
+/// Code files of [`LINES`] lines or more that `long` does not excuse, and unnecessary exceptions.
 pub(crate) fn too_long(tree: &[Source], long: &[(&str, &str)]) -> Vec<String> {
     let is_code = |s: &Source| s.is_rust() || s.path.ends_with(".py") || s.path.starts_with("ci/");
     let lines = |s: &Source| s.text.lines().count();
     let mut found = Vec::new();
     for source in tree.iter().filter(|s| is_code(s) && lines(s) >= LINES) {
         if !long.iter().any(|(path, _)| *path == source.path) {
-            found.push(format!("{} has {} lines: is it one room, or several?", source.path, lines(source)));
+            found.push(format!("{} has {} lines: split it", source.path, lines(source)));
         }
     }
     for (path, _) in long {
         if !tree.iter().any(|s| s.path == *path && lines(s) >= LINES) {
-            found.push(format!("{path} no longer needs leave to be long"));
+            found.push(format!("{path} no longer needs its exception"));
         }
     }
     found
@@ -51,25 +51,20 @@ pub(crate) fn without_opening(tree: &[Source]) -> Vec<String> {
         .collect()
 }
 
-/// Lines that name a folder in which only one machine keeps something.
+/// Lines that name a folder that exists on only one machine.
 pub(crate) fn local_paths(tree: &[Source]) -> Vec<String> {
     let folders: Vec<String> = ["home", "root", "Users", "work"].iter().map(|name| format!("/{name}/")).collect();
     let mut found = Vec::new();
     for source in tree {
         for (number, line) in source.text.lines().enumerate() {
             for folder in &folders {
-                // After a letter or the like it is a part of a longer path, from wherever.
+                // After a letter or similar it is a part of a longer path.
                 let absolute = |at: usize| {
                     !line[..at]
                         .ends_with(|c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '}' | '>' | '~'))
                 };
                 if line.match_indices(folder).any(|(at, _)| absolute(at)) {
-                    found.push(format!(
-                        "{}:{} names a path of somebody's machine: {}",
-                        source.path,
-                        number + 1,
-                        line.trim()
-                    ));
+                    found.push(format!("{}:{} names a path of one machine: {}", source.path, number + 1, line.trim()));
                 }
             }
         }
@@ -85,15 +80,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_600_lines_needs_leave_and_a_shorter_one_must_have_none() {
+    fn a_file_of_600_lines_needs_an_exception_and_a_shorter_one_must_have_none() {
         let tree = [
             source("a.rs", &"x\n".repeat(LINES)),
             source("b.rs", &"x\n".repeat(LINES - 1)),
             source("c.md", &"x\n".repeat(LINES)),
         ];
-        assert_eq!(too_long(&tree, &[]), ["a.rs has 600 lines: is it one room, or several?"]);
+        assert_eq!(too_long(&tree, &[]), ["a.rs has 600 lines: split it"]);
         assert_eq!(too_long(&tree, &[("a.rs", "a table")]), [""; 0]);
-        assert_eq!(too_long(&tree[1..], &[("b.rs", "a table")]), ["b.rs no longer needs leave to be long"]);
+        assert_eq!(too_long(&tree[1..], &[("b.rs", "a table")]), ["b.rs no longer needs its exception"]);
     }
 
     #[test]

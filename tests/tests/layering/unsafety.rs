@@ -1,5 +1,5 @@
-//! Where unsafe code may live: the list in docs/unsafe.md and the `unsafe` in the code are compared in both directions,
-//! so that neither can go its own way. Knows tokens, not meaning.
+//! Where unsafe code may be: the list in docs/unsafe.md and the `unsafe` in the code are compared in both directions, so that they cannot diverge.
+//! Knows tokens, not meaning.
 
 use std::str::FromStr;
 
@@ -59,18 +59,18 @@ pub(crate) fn violations(tree: &[Source], list: &[Place]) -> Vec<String> {
     found
 }
 
-/// Programs that people read first need not open with this: that they have no unsafe code is checked anyhow.
+/// Programs for new readers need not open with this: the test checks that they have no unsafe code anyway.
 const READ_FIRST: &str = "examples";
 
-/// Roots of libraries and programs in whose folder there is no unsafe code, and which do not forbid it. (One without any
-/// code has nothing to forbid.)
+/// Roots of libraries and programs in whose folder there is no unsafe code, and which do not forbid it. (A root without any code has nothing to
+/// forbid.)
 pub(crate) fn crates_that_do_not_forbid(packages: &[Package], tree: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for package in packages {
         if package.folder == READ_FIRST {
             continue;
         }
-        // A crate may lie in another one's folder: only its own `src` counts.
+        // A crate may be in another one's folder: only its own `src` counts.
         let folder = format!("{}/src/", package.folder);
         if tree.iter().any(|s| s.path.starts_with(&folder) && has_unsafe(s)) {
             continue;
@@ -97,7 +97,7 @@ fn has_unsafe(source: &Source) -> bool {
             TokenTree::Punct(_) | TokenTree::Literal(_) => false,
         })
     }
-    // A word that might be one, before the file is taken apart.
+    // A search for the word, before the file is tokenized.
     source.is_rust()
         && source.text.contains("unsafe")
         && any(TokenStream::from_str(&source.text).unwrap_or_else(|e| panic!("{} is not Rust: {e}", source.path)))
