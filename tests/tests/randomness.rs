@@ -17,11 +17,11 @@ use seccompiler::{SeccompAction, SeccompFilter};
 /// From here on the system has no random bytes for this thread. `false` where the system has no filters.
 fn refuse_random_bytes() -> bool {
     let refused = BTreeMap::from([(libc::SYS_getrandom, vec![])]);
-    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let arch = std::env::consts::ARCH.try_into().expect("a known architecture");
     // Any error but those with which the system says that it has no such call.
     let refuse = SeccompAction::Errno(libc::EIO.cast_unsigned());
-    let filter = SeccompFilter::new(refused, SeccompAction::Allow, refuse, arch).unwrap();
-    let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+    let filter = SeccompFilter::new(refused, SeccompAction::Allow, refuse, arch).expect("a filter");
+    let program: seccompiler::BpfProgram = filter.try_into().expect("a program for it");
     seccompiler::apply_filter(&program).is_ok()
 }
 
