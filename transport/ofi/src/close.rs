@@ -1,7 +1,7 @@
 //! The end of an endpoint.
 //!
 //! A PE that closes sends what is left, then says `Bye` to all that it has talked to. Whoever hears it sends nothing any more, and answers with
-//! `Farewell`: since messages are numbered, all that came before has arrived then. The PE waits for that answer, and then for its own
+//! `ByeAck`: since messages are numbered, all that came before has arrived then. The PE waits for that answer, and then for its own
 //! farewells to have left, since those who close as well wait for them. If the answer of a peer that has said `Bye` itself does not come, it
 //! was on its way when the peer closed; nobody reads there any more, so nothing is missing.
 

@@ -194,7 +194,7 @@ impl OfiEndpoint {
         let Some(slot) = self.slots.write(header.encode(self.shared.sealer.token), len, fill) else { return false };
         link.sent = link.sent.wrapping_add(1);
         // Who has said farewell may close at once: it must know that this has left.
-        if !self.launch(index, slot, kind == PacketKind::Farewell) {
+        if !self.launch(index, slot, kind == PacketKind::ByeAck) {
             self.links[index].deferred = Some(slot);
             self.list(index);
         }
@@ -336,9 +336,9 @@ impl OfiEndpoint {
             Frame::Answer(granted) => self.answered(index, granted)?,
             Frame::Bye => {
                 link.parting.hear();
-                self.say(index, Control::of(PacketKind::Farewell));
+                self.say(index, Control::of(PacketKind::ByeAck));
             }
-            Frame::Farewell => {
+            Frame::ByeAck => {
                 if !link.parting.confirm() {
                     return Err(TransportError::Protocol {
                         from,

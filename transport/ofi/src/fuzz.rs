@@ -50,7 +50,7 @@ fn take(header: &Header, body: &[u8], slab: &Slab, link: &mut Link, windows: &mu
                 let memory = windows.memory(question).map(|memory| memory.len());
                 assert_eq!(memory.is_some(), allowed, "what is allowed is there");
             }
-            Frame::Data(..) | Frame::Announce(_) | Frame::Answer(_) | Frame::Bye | Frame::Farewell => {}
+            Frame::Data(..) | Frame::Announce(_) | Frame::Answer(_) | Frame::Bye | Frame::ByeAck => {}
         }
     }
     Some(())

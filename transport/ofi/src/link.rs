@@ -22,7 +22,7 @@ pub(super) enum Frame {
     Ask(Question),
     Answer(bool),
     Bye,
-    Farewell,
+    ByeAck,
 }
 
 impl Frame {
@@ -46,7 +46,7 @@ impl Frame {
             PacketKind::Granted => Self::Answer(true),
             PacketKind::Refused => Self::Answer(false),
             PacketKind::Bye => Self::Bye,
-            PacketKind::Farewell => Self::Farewell,
+            PacketKind::ByeAck => Self::ByeAck,
         })
     }
 }

@@ -30,15 +30,15 @@ pub(super) enum PacketKind {
     /// Nothing follows.
     Bye = 6,
     /// All that you sent has arrived.
-    Farewell = 7,
+    ByeAck = 7,
     /// Bytes for a window: where they go ([`Question`]), and they; the immediate of their put.
     Fill = 8,
 }
 
 impl PacketKind {
     fn of(word: u32) -> Option<Self> {
-        use PacketKind::{Announce, Ask, Bye, Data, Farewell, Fill, Granted, Refused};
-        [Data, Announce, Ask, Granted, Refused, Bye, Farewell, Fill].into_iter().find(|kind| *kind as u32 == word)
+        use PacketKind::{Announce, Ask, Bye, ByeAck, Data, Fill, Granted, Refused};
+        [Data, Announce, Ask, Granted, Refused, Bye, ByeAck, Fill].into_iter().find(|kind| *kind as u32 == word)
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_header_comes_back_and_one_of_another_job_does_not() {
-        let header = Header { from: Pe(7), imm: u32::MAX, number: 3, kind: PacketKind::Farewell };
+        let header = Header { from: Pe(7), imm: u32::MAX, number: 3, kind: PacketKind::ByeAck };
         let bytes = [&header.encode(99)[..], b"body"].concat();
         assert_eq!(Header::decode(&bytes, 99), Some((header, &b"body"[..])));
         assert_eq!(Header::decode(&bytes, 98), None);

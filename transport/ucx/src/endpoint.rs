@@ -114,7 +114,7 @@ impl UcxEndpoint {
 
     /// Makes the connection to a peer, if there is none.
     #[cold]
-    fn connect(&mut self, index: usize) -> bool {
+    pub(super) fn connect(&mut self, index: usize) -> bool {
         let pe = self.peers[index].pe;
         let config = &self.shared.config;
         let layout = &config.layout;

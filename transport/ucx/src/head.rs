@@ -38,7 +38,7 @@ pub(super) enum HeadKind {
     /// In the sequence of messages: the sender closes.
     Bye,
     /// It arrived, with all before it.
-    ByeSeen,
+    ByeAck,
     /// A message of yours found no memory. Words: 0, 0, its operation.
     Refused,
     /// Bytes for a window, to be announced. Words: window, offset, operation ([`UNANSWERED`] if nobody waits for an answer).
@@ -60,7 +60,7 @@ pub(super) enum HeadKind {
 const KINDS: [HeadKind; 11] = [
     HeadKind::Message,
     HeadKind::Bye,
-    HeadKind::ByeSeen,
+    HeadKind::ByeAck,
     HeadKind::Refused,
     HeadKind::Put,
     HeadKind::QuietPut,

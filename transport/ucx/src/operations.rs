@@ -171,7 +171,7 @@ impl UcxEndpoint {
     fn told(&mut self, index: usize, head: &Head) -> Result<(), TransportError> {
         let number = head.words[2];
         match head.kind {
-            HeadKind::ByeSeen => {
+            HeadKind::ByeAck => {
                 if !self.peers[index].parting.confirm() {
                     return Err(Self::violation(head.from, "the answer to a goodbye that was not said", 0));
                 }
@@ -213,7 +213,7 @@ impl UcxEndpoint {
             return Err(Self::violation(head.from, "a message out of its sequence", head.number.into()));
         };
         if bye {
-            self.control(index, HeadKind::ByeSeen, 0, [0; 3]);
+            self.control(index, HeadKind::ByeAck, 0, [0; 3]);
             self.peers[index].parting.hear();
         }
         Ok(())
@@ -324,9 +324,9 @@ impl UcxEndpoint {
             buf.copy_from_slice(memory);
         }
         let head = self.head(index, HeadKind::Got, charm4rs_transport_core::Imm(0), 0, [0, 0, number]);
-        if self.peers[index].connection.is_none() {
-            // Makes the connection, and says nothing that matters.
-            self.control(index, HeadKind::ByeSeen, 0, [0; 3]);
+        let peer = &self.peers[index];
+        if peer.parting.is_lost() || peer.connection.is_none() && !self.connect(index) {
+            return;
         }
         // If the peer is lost, it was noted.
         let _ = self.begin(index, &head, Held::Buf(buf), What::Answer);
