@@ -141,7 +141,7 @@ impl Worker {
 
     #[entry]
     async fn ask(this: This<Self>, other: Proxy<Worker>) -> u64 {
-        let square = other.square(7).call().await;
+        let square = other.square(7).await;
         this.with(|worker| worker.done + square)
     }
 
@@ -198,7 +198,7 @@ impl Manager {
     async fn work(this: This<Self>, tasks: Vec<Task>) -> Vec<Result<u64, String>> {
         let workers = this.with(|manager| manager.workers);
         let pes = this.job().pes();
-        let ask = |(at, task): (usize, Task)| workers.on(Pe(at as u32 % pes)).compute(task).call();
+        let ask = |(at, task): (usize, Task)| workers.on(Pe(at as u32 % pes)).compute(task);
         join_all(tasks.into_iter().enumerate().map(ask)).await
     }
 }
@@ -211,19 +211,19 @@ async fn main(job: Job) {
 
     tiles.all().fill(2.0).done().await;
     tiles.at((0, 0)).rename("the first".into()).done().await;
-    assert_eq!(tiles.at((0, 0)).label().call().await, "the first");
-    assert_eq!(tiles.at((1, 1)).cell(0, 0).call().await, Some(2.0));
-    let cells = tiles.at((0, 1)).save().call().await;
-    assert_eq!(tiles.at((0, 0)).load(cells).call().await, 32);
-    assert_eq!(tiles.all().run(3).call().await.len(), 8);
+    assert_eq!(tiles.at((0, 0)).label().await, "the first");
+    assert_eq!(tiles.at((1, 1)).cell(0, 0).await, Some(2.0));
+    let cells = tiles.at((0, 1)).save().await;
+    assert_eq!(tiles.at((0, 0)).load(cells).await, 32);
+    assert_eq!(tiles.all().run(3).await.len(), 8);
     let (to, total) = job.promise();
     tiles.all().total(to);
     assert_eq!(total.await, 512.0);
 
     let ours = workers.on(job.pe());
-    assert_eq!(ours.ask(ours).call().await, 50);
+    assert_eq!(ours.ask(ours).await, 50);
     workers.all().name("a worker".into(), (1, 2)).done().await;
-    assert_eq!(workers.all().names().call().await.len() as u32, job.pes());
+    assert_eq!(workers.all().names().await.len() as u32, job.pes());
     let (to, norm) = job.promise();
     workers.all().norm(vec![1.0, 2.0], to);
     assert_eq!(norm.await.len(), 2);
@@ -231,8 +231,8 @@ async fn main(job: Job) {
     let manager = job.single::<Manager>(workers);
     manager.begin(3);
     let tasks = vec![Task::Square(3), Task::Text("x".into()), Task::Many(vec![1, 2])];
-    for (at, result) in manager.work(tasks).call().await.into_iter().enumerate() {
-        manager.end(at as u32, result).call().await;
+    for (at, result) in manager.work(tasks).await.into_iter().enumerate() {
+        manager.end(at as u32, result).await;
     }
     let (to, done) = job.promise();
     manager.ask_for_report(to);

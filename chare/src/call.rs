@@ -1,18 +1,21 @@
 //! A call on its way out: what `proxy.method(args)` returns.
 
 use std::fmt;
+use std::future::IntoFuture;
 use std::mem::ManuallyDrop;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
 use charm4rs_scheduler::{Class, Order};
 
 use crate::envelope::{EXPEDITED, LIFO, PRIORITY};
 use crate::reply::Awaited;
 use crate::runtime;
-use crate::{Entry, Kind, Many, One, Reply, Target};
+use crate::{CallError, Checked, Entry, Kind, Many, One, Reply, Target};
 
-/// A call of an entry method, sent when it is dropped: at the end of the statement that makes it.
+/// A call of an entry method: sent when it is awaited, and otherwise when it is dropped, at the end of the statement that makes it.
+///
+/// To await a call is to await the [`Reply`] that `call()` gives: use `call()` to start a call now and await it later. A call that a variable
+/// holds is sent when the variable goes out of scope.
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -28,10 +31,12 @@ use crate::{Entry, Kind, Many, One, Reply, Target};
 /// let blocks = job.array::<Block>(4, ());
 /// let block = blocks.at(3);
 /// block.scale(2.0);                          // send, and forget
-/// let by = block.scale(2.0).call().await;    // send, and wait for the result
+/// let by = block.scale(2.0).await;           // send, and wait for the result
+/// let reply = block.scale(3.0).call();       // send now; the reply is awaited later
+/// let all = blocks.all().scale(2.0).await;   // send to all; the results in the order of the indices
 /// blocks.all().scale(2.0).done().await;      // send to all, and wait until all have run
 /// block.scale(2.0).priority(-5);             // ahead of the default priority, 0
-/// # assert_eq!(by, 2.0);
+/// # assert_eq!((by, reply.await, all), (2.0, 3.0, vec![2.0; 4]));
 /// # }).unwrap();
 /// ```
 pub struct Call<E: Entry, K: Kind> {
@@ -109,7 +114,7 @@ impl<E: Entry, K: Kind> Call<E, K> {
     /// for _ in 0..100 {
     ///     sink.take(vec![0.0; 1000].into()).sent().await;
     /// }
-    /// # assert_eq!(sink.taken().call().await, 100_000);
+    /// # assert_eq!(sink.taken().await, 100_000);
     /// # }).unwrap();
     /// ```
     #[must_use = "the call is sent either way: await it, and its receiver can keep up"]
@@ -125,8 +130,8 @@ impl<E: Entry, K: Kind> Call<E, K> {
 }
 
 impl<E: Entry> Call<E, One> {
-    /// Sends; the reply is the entry method's result.
-    #[must_use = "a reply that nobody waits for: leave `.call()` out"]
+    /// Sends now; the reply is the entry method's result. To wait for it at once, await the call itself.
+    #[must_use = "the reply is not awaited: write `.await` in place of `.call()`, or nothing"]
     pub fn call(self) -> Reply<E::Output> {
         let rt = runtime::current();
         let reply = Reply::new(rt, Awaited::Call(E::info()));
@@ -136,7 +141,7 @@ impl<E: Entry> Call<E, One> {
     }
 
     /// Sends; the reply comes when the entry method has run to its end.
-    #[must_use = "a reply that nobody waits for: leave `.done()` out"]
+    #[must_use = "the reply is not awaited: add `.await`, or leave `.done()` out"]
     pub fn done(self) -> Reply<()> {
         let rt = runtime::current();
         let reply = Reply::discarding::<E::Output>(rt, Awaited::Call(E::info()));
@@ -147,8 +152,8 @@ impl<E: Entry> Call<E, One> {
 }
 
 impl<E: Entry> Call<E, Many> {
-    /// Sends to all; the reply is the list of results, in the order of the elements' indices.
-    #[must_use = "a reply that nobody waits for: leave `.call()` out"]
+    /// Sends to all now; the reply is the list of results, in the order of the elements' indices. To wait for it at once, await the call itself.
+    #[must_use = "the reply is not awaited: write `.await` in place of `.call()`, or nothing"]
     pub fn call(self) -> Reply<Vec<E::Output>> {
         let rt = runtime::current();
         let reply = Reply::list(rt, Awaited::Broadcast(E::info()));
@@ -158,7 +163,7 @@ impl<E: Entry> Call<E, Many> {
     }
 
     /// Sends to all; the reply comes when all have run to their ends.
-    #[must_use = "a reply that nobody waits for: leave `.done()` out"]
+    #[must_use = "the reply is not awaited: add `.await`, or leave `.done()` out"]
     pub fn done(self) -> Reply<()> {
         let rt = runtime::current();
         let reply = Reply::new(rt, Awaited::Broadcast(E::info()));
@@ -176,25 +181,33 @@ impl<E: Entry, K: Kind> Drop for Call<E, K> {
     }
 }
 
-/// Never: a call is no future. It stands here for its message and its name, which are what one reads who awaits a call.
-#[doc(hidden)]
-#[diagnostic::on_unimplemented(
-    message = "a call is not awaited itself: it gives a future",
-    label = "write `.call().await` for the result, or `.done().await` to know when it has run",
-    note = "without either, a call is sent at the end of its statement, and nobody waits for it"
-)]
-pub trait AwaitedByCallOrDone {}
+macro_rules! awaited {
+    ($($kind:ident => $result:ty),*) => {$(
+        impl<E: Entry> Call<E, $kind> {
+            /// Sends; gives the result, or why there is none, where awaiting the call itself would panic: [`Reply::checked`].
+            pub fn checked(self) -> Checked<$result> {
+                self.call().checked()
+            }
 
-impl<E: Entry, K: Kind> Future for Call<E, K>
-where
-    Self: AwaitedByCallOrDone,
-{
-    type Output = ();
+            /// Sends; gives the result, or [`CallError::TimedOut`] when it does not arrive in time: [`Reply::timeout`].
+            #[must_use = "the result is not awaited: add `.await`, or leave `.timeout(…)` out"]
+            pub fn timeout(self, limit: Duration) -> impl Future<Output = Result<$result, CallError>> + use<E> {
+                self.call().timeout(limit)
+            }
+        }
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        unreachable!("no call has this trait")
-    }
+        /// As awaiting [`Call::call`].
+        impl<E: Entry> IntoFuture for Call<E, $kind> {
+            type Output = $result;
+            type IntoFuture = Reply<$result>;
+
+            fn into_future(self) -> Reply<$result> {
+                self.call()
+            }
+        }
+    )*};
 }
+awaited!(One => E::Output, Many => Vec<E::Output>);
 
 impl<E: Entry, K: Kind> fmt::Debug for Call<E, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -72,7 +72,7 @@ impl Member {
         let sparse = job.sparse::<Cell>();
         sparse.insert(3, 3);
         sparse.insert(-3, 3);
-        let _ = cells.all().add(1, vec!["a".into()]).call().checked().await;
+        let _ = cells.all().add(1, vec!["a".into()]).checked().await;
         job.single::<Alone>(7).ask().done().checked().await.ok();
         sparse.done_inserting().checked().await.ok();
         let _ = sparse.all().add(1, Vec::new()).done().checked().await;

@@ -30,8 +30,8 @@ use crate::{Chare, Collection, GroupIndex, Proxy};
 /// let counters: Group<Counter> = job.group(());
 /// counters.created().await;
 /// counters.with_local(|counter| counter.0 += 1);   // this PE's, without a call
-/// assert_eq!(counters.on(job.pe()).count().call().await, 1);
-/// assert_eq!(counters.all().count().call().await.iter().sum::<u64>(), 1);
+/// assert_eq!(counters.on(job.pe()).count().await, 1);
+/// assert_eq!(counters.all().count().await.iter().sum::<u64>(), 1);
 /// # }).unwrap();
 /// ```
 pub struct Group<T: Chare> {

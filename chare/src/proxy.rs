@@ -1,6 +1,7 @@
 //! Proxies: names of chares that can be called from anywhere, copied, compared, and sent.
 
 use std::fmt;
+use std::future::IntoFuture;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
@@ -235,9 +236,9 @@ impl<T: Chare> Collection<T> {
     /// # charm4rs::testing::threads(2, |job| async move {
     /// let blocks = job.array::<Block>(10, ());
     /// let odd = blocks.section((0..10).filter(|i| i % 2 == 1));
-    /// assert_eq!(odd.all().number().call().await, [1, 3, 5, 7, 9]);
+    /// assert_eq!(odd.all().number().await, [1, 3, 5, 7, 9]);
     /// let ends = odd.section([1, 9]);
-    /// assert_eq!(ends.all().number().call().await, [1, 9]);
+    /// assert_eq!(ends.all().number().await, [1, 9]);
     /// # }).unwrap();
     /// ```
     ///
@@ -265,17 +266,17 @@ impl<T: Chare> Collection<T> {
     /// # }
     /// # charm4rs::testing::threads(2, |job| async move {
     /// let blocks = job.array::<Block>(10, ());
-    /// let chosen = blocks.at(7).chosen().call();
+    /// let chosen = blocks.at(7).chosen();
     /// let one = blocks.section_of(async { [chosen.await] });
-    /// assert_eq!(one.all().chosen().call().await, [3]);
+    /// assert_eq!(one.all().chosen().await, [3]);
     /// # }).unwrap();
     /// ```
     #[must_use]
-    pub fn section_of<I>(&self, indices: impl Future<Output = I> + 'static) -> Self
+    pub fn section_of<I>(&self, indices: impl IntoFuture<Output = I, IntoFuture: 'static>) -> Self
     where
         I: IntoIterator<Item = T::Index>,
     {
-        let id = runtime::section_of::<T, I>(runtime::current(), self.whole, indices);
+        let id = runtime::section_of::<T, I>(runtime::current(), self.whole, indices.into_future());
         Self { id, ..*self }
     }
 
@@ -470,7 +471,7 @@ impl<T: Chare> Collection<T> {
     /// # charm4rs::testing::threads(2, |job| async move {
     /// for round in 0..3 {
     ///     let blocks = job.array::<Block>(10, ());
-    ///     assert_eq!(blocks.at(round).number().call().await, round);
+    ///     assert_eq!(blocks.at(round).number().await, round);
     ///     blocks.destroy();
     /// }
     /// # });

@@ -1,7 +1,7 @@
 //! Access to a job from other threads, which give their work to a PE. Knows nothing of how it gets there.
 
 use std::fmt;
-use std::future::Future;
+use std::future::IntoFuture;
 use std::sync::mpsc;
 
 use charm4rs_transport::Pe;
@@ -32,12 +32,12 @@ use crate::{Job, runtime};
 /// let (remote, hold) = (job.remote(), job.hold());
 /// let thread = std::thread::spawn(move || {
 ///     let line = "computed elsewhere".to_owned();
-///     let lines = remote.wait(move |_| log.add(line).call()).unwrap();   // a call, and its result
+///     let lines = remote.wait(move |_| log.add(line)).unwrap();   // a call, and its result
 ///     remote.run(move |_| drop(log.add(format!("{lines} before")))).unwrap();   // a call that nobody waits for
 ///     drop(hold);
 /// });
 /// job.quiescence().await;   // waits for the thread, which has the hold, and for what it has called
-/// assert_eq!(log.add("the end".to_owned()).call().await, 3);
+/// assert_eq!(log.add("the end".to_owned()).await, 3);
 /// # thread.join().unwrap();
 /// # }).unwrap();
 /// ```
@@ -72,7 +72,7 @@ impl Remote {
         })
     }
 
-    /// Runs `f` on the PE, and the future that it returns, and waits for the result: for a [`Reply`](crate::Reply), for example. The thread sleeps in
+    /// Runs `f` on the PE, and the call or future that it returns, and waits for the result. The thread sleeps in
     /// the meantime. A panic ends the job.
     ///
     /// # Errors
@@ -83,14 +83,14 @@ impl Remote {
     #[track_caller]
     pub fn wait<F, R>(&self, f: impl FnOnce(Job) -> F + Send + 'static) -> Result<R, PeGone>
     where
-        F: Future<Output = R> + 'static,
+        F: IntoFuture<Output = R, IntoFuture: 'static>,
         R: Send + 'static,
     {
         let on_pe = runtime::try_current().is_some();
         assert!(!on_pe, "`Remote::wait` would keep a PE from its work: await the future there instead");
         let (to, from) = mpsc::channel();
         self.run(move |job| {
-            let result = f(job);
+            let result = f(job).into_future();
             job.spawn(async move {
                 // This fails only if the waiting thread has been killed.
                 let _ = to.send(result.await);

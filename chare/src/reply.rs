@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -475,7 +475,7 @@ impl<'de, R> Deserialize<'de> for Promise<R> {
     }
 }
 
-/// Waits for all of them; the results in the order of the futures.
+/// Waits for all of them: calls, which are sent now, or futures. The results are in the same order.
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -489,12 +489,16 @@ impl<'de, R> Deserialize<'de> for Promise<R> {
 /// # }
 /// # charm4rs::testing::threads(2, |job| async move {
 /// let blocks = job.array::<Block>(8, ());
-/// let parts = join_all((0..8).map(|i| blocks.at(i).scale(i as f64).call())).await;
+/// let parts = join_all((0..8).map(|i| blocks.at(i).scale(i as f64))).await;
 /// assert_eq!(parts, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
 /// # }).unwrap();
 /// ```
-pub async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut waiting: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
+#[must_use = "a future does nothing unless awaited"]
+pub fn join_all<F: IntoFuture>(futures: impl IntoIterator<Item = F>) -> impl Future<Output = Vec<F::Output>> {
+    join_started(futures.into_iter().map(|future| Some(Box::pin(future.into_future()))).collect())
+}
+
+async fn join_started<F: Future>(mut waiting: Vec<Option<Pin<Box<F>>>>) -> Vec<F::Output> {
     let mut results: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
     std::future::poll_fn(move |cx| {
         let mut all = true;

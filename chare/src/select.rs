@@ -1,7 +1,7 @@
 //! The first of several futures to be ready.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::{Future, IntoFuture, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 /// Which of two futures was ready first, and its result; see [`select`].
@@ -13,7 +13,7 @@ pub enum Either<A, B> {
     Second(B),
 }
 
-/// Waits for the first of two futures that is ready; of two that are, it is the first one. The other one is dropped, unless it was
+/// Waits for the first of two futures that is ready: calls, which are sent now, replies, receives, or any other. Of two that are, it is the first one. The other one is dropped, unless it was
 /// borrowed (`&mut future`): then it can be awaited later.
 ///
 /// The futures of this crate can be dropped at any time: a receive that is dropped has taken nothing from its mailbox, and what a
@@ -57,7 +57,12 @@ pub enum Either<A, B> {
 /// assert_eq!(sum.await, 6);
 /// # }).unwrap();
 /// ```
-pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
+#[must_use = "a future does nothing unless awaited"]
+pub fn select<A: IntoFuture, B: IntoFuture>(a: A, b: B) -> impl Future<Output = Either<A::Output, B::Output>> {
+    first_of(a.into_future(), b.into_future())
+}
+
+async fn first_of<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Output> {
     let (mut a, mut b) = (pin!(a), pin!(b));
     poll_fn(|cx| match a.as_mut().poll(cx) {
         Poll::Ready(first) => Poll::Ready(Either::First(first)),
@@ -67,7 +72,7 @@ pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Ou
 }
 
 /// Waits for the first of many futures that is ready: its place among them, and its result. The others are dropped, unless they were
-/// borrowed. Of several that are ready it is the first one. As [`select`]; never ready if there are none.
+/// borrowed. Of several that are ready it is the first one. Calls are sent now. As [`select`]; never ready if there are none.
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -81,8 +86,12 @@ pub async fn select<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Ou
 /// assert_eq!(select_all(&mut replies).await, (1, 7));   // the second of those that are left
 /// # }).unwrap();
 /// ```
-pub async fn select_all<F: Future>(futures: impl IntoIterator<Item = F>) -> (usize, F::Output) {
-    let mut waiting: Vec<_> = futures.into_iter().map(Box::pin).collect();
+#[must_use = "a future does nothing unless awaited"]
+pub fn select_all<F: IntoFuture>(futures: impl IntoIterator<Item = F>) -> impl Future<Output = (usize, F::Output)> {
+    first_of_all(futures.into_iter().map(|future| Box::pin(future.into_future())).collect())
+}
+
+async fn first_of_all<F: Future>(mut waiting: Vec<Pin<Box<F>>>) -> (usize, F::Output) {
     poll_fn(move |cx| {
         for (at, future) in waiting.iter_mut().enumerate() {
             if let Poll::Ready(result) = future.as_mut().poll(cx) {

@@ -402,7 +402,7 @@ pub(crate) fn fulfil(engine: &Engine, name: FutureName, outcome: Outcome) {
     let is_large = outcome.len() >= LARGE;
     let sent = engine.agents().on(Pe(name.pe)).fulfil(name.number, outcome);
     if is_large {
-        tell_if_lost(engine, name, sent.call().checked());
+        tell_if_lost(engine, name, sent.checked());
     }
 }
 

@@ -495,7 +495,7 @@ impl Method {
         wants: Wants,
     ) -> PyResult<Bound<'py, PyAny>> {
         let (future, name) = engine.new_future(py)?;
-        let answer = element.ask(self.name.method, call, wants == Wants::Value).call().checked();
+        let answer = element.ask(self.name.method, call, wants == Wants::Value).checked();
         engine.job.spawn(async move {
             let answer = answer.await;
             Python::attach(|py| {
@@ -523,7 +523,7 @@ impl Method {
         let (future, name) = engine.new_future(py)?;
         let value = wants == Wants::Value;
         close_again(collection);
-        let answers = collection.all().ask(self.name.method, call, value).call().checked();
+        let answers = collection.all().ask(self.name.method, call, value).checked();
         engine.job.spawn(async move {
             let answers = answers.await;
             Python::attach(|py| {

@@ -218,7 +218,7 @@ impl Collectives {
         for _ in 0..self.options.runs() * 5 {
             self.job.sleep(Duration::from_millis(5)).await;
             let start = Instant::now();
-            self.members.at(self.last()).nudge().call().await;
+            self.members.at(self.last()).nudge().await;
             times.push(start.elapsed().as_nanos() as f64);
         }
         table.row("after 5 ms without work", &Figure::of(times));

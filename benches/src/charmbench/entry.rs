@@ -215,7 +215,7 @@ impl Bench {
             // Reading the clock in each turn takes time: so that is a rally of its own.
             self.players.on(Pe(0)).time_turns(rounds).done().await;
             self.rally(rounds, &data).await;
-            let turns = self.players.on(Pe(0)).timed_turns().call().await;
+            let turns = self.players.on(Pe(0)).timed_turns().await;
             table.sized(size, &figure.with_tail(Tail::of(turns)), limit.as_ref());
         }
     }
@@ -296,7 +296,7 @@ impl Bench {
                 .measure(count, || async {
                     let proxy = self.players.on(to);
                     for value in 0..count {
-                        proxy.echo(u64::from(value)).call().await;
+                        proxy.echo(u64::from(value)).await;
                     }
                 })
                 .await;

@@ -69,9 +69,9 @@ pub(crate) async fn run(job: &Job, options: &Options) {
         let limit = limit.map(|limit| move || limit.latency(size.max(8)));
         let limit = limit.as_ref().map(|f| f as &dyn Fn() -> f64);
         let rally = || async {
-            let (mine, other) = (mates.on(here).open(size).call().await, mates.on(there).open(size).call().await);
+            let (mine, other) = (mates.on(here).open(size).await, mates.on(there).open(size).await);
             let answering = mates.on(there).rally(mine, rounds, false).call();
-            let time = mates.on(here).rally(other, rounds, true).call().await;
+            let time = mates.on(here).rally(other, rounds, true).await;
             answering.await;
             time
         };

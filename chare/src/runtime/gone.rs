@@ -313,7 +313,7 @@ mod tests {
                 }
             }
             for pe in 1..4 {
-                blocks.at(pe).names().call().await;
+                blocks.at(pe).names().await;
             }
         });
         assert_eq!(end.unwrap(), 0);

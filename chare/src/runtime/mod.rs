@@ -24,6 +24,7 @@ mod gone;
 mod insertion;
 mod intervals;
 pub(crate) mod lacking;
+mod leaving;
 mod local_call;
 mod location;
 mod post;

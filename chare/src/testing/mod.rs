@@ -20,7 +20,7 @@
 //! async fn program(job: Job) {
 //!     let counters = job.array::<Counter>(10, ());
 //!     counters.all().add(1).done().await;
-//!     assert_eq!(counters.at(3).add(2).call().await, 3);
+//!     assert_eq!(counters.at(3).add(2).await, 3);
 //! }
 //!
 //! testing::threads(2, program).unwrap();

@@ -83,7 +83,7 @@ fn all_contributors_get_the_same_bits_in_any_order_of_arrival() {
     law(|job| async move {
         for count in [1, 6, 24, 60] {
             let all = numbers(&job, count);
-            let bits = all.all().sums(None, 5).call().await;
+            let bits = all.all().sums(None, 5).await;
             assert_eq!(bits.len() as u64, count);
             for (round, bit) in bits[0].iter().enumerate() {
                 let sum: f64 = (0..count).map(|element| rough(element, round as u64)).sum();
@@ -151,14 +151,14 @@ fn sections_exchange_among_their_own_pes() {
         // The creator, PE 0, has no element of the second.
         let parts = [(0..30).step_by(3).collect::<Vec<_>>(), (17..29).collect()].map(|part| all.section(part));
         for part in parts {
-            let bits = part.all().sums(Some(part), 3).call().await;
+            let bits = part.all().sums(Some(part), 3).await;
             assert!(bits.iter().all(|other| *other == bits[0]), "{bits:?}");
         }
-        assert!(all.all().counted().call().await.into_iter().all(|count| count == 30));
+        assert!(all.all().counted().await.into_iter().all(|count| count == 30));
         let sparse = job.sparse::<Number>();
         (0..9).for_each(|index| sparse.insert(index * index, ()));
         sparse.done_inserting().await;
-        assert!(sparse.all().counted().call().await.into_iter().all(|count| count == 9));
+        assert!(sparse.all().counted().await.into_iter().all(|count| count == 9));
     });
 }
 

@@ -45,8 +45,8 @@ fn elements_of_every_index_type_are_called_and_know_their_index() {
     macro_rules! check {
         ($job:ident $chare:ty, $extent:expr, $some:expr, $count:expr) => {{
             let array = $job.array::<$chare>($extent, ());
-            assert_eq!(array.at($some).echo(1).call().await, ($some, 2));
-            let all = array.all().echo(5).call().await;
+            assert_eq!(array.at($some).echo(1).await, ($some, 2));
+            let all = array.all().echo(5).await;
             assert_eq!(all.len(), $count);
             assert!(all.is_sorted() && all.iter().all(|(_, x)| *x == 6));
         }};
@@ -63,14 +63,14 @@ fn elements_of_every_index_type_are_called_and_know_their_index() {
         let free = job.sparse::<Free>();
         for corner in [Corner::North(1), Corner::South { at: -4 }] {
             free.insert(corner, ());
-            assert_eq!(free.at(corner).echo(1).call().await, (corner, 2));
+            assert_eq!(free.at(corner).echo(1).await, (corner, 2));
         }
         let group = job.group::<PerPe>(());
-        let pes = group.all().echo(0).call().await;
+        let pes = group.all().echo(0).await;
         assert_eq!(pes, (0..job.pes()).map(|pe| (Pe(pe), 1)).collect::<Vec<_>>());
         let line = job.group::<Line>(());
-        assert_eq!(line.all().echo(0).call().await.len(), job.pes() as usize);
-        assert_eq!(line.on(Pe(job.pes() - 1)).echo(0).call().await.0, job.pes() as usize - 1);
+        assert_eq!(line.all().echo(0).await.len(), job.pes() as usize);
+        assert_eq!(line.on(Pe(job.pes() - 1)).echo(0).await.0, job.pes() as usize - 1);
     });
 }
 
@@ -78,7 +78,7 @@ fn elements_of_every_index_type_are_called_and_know_their_index() {
 fn an_array_without_elements_answers_at_once() {
     law(|job| async move {
         let none = job.array::<Line>(0, ());
-        assert!(none.all().echo(1).call().await.is_empty());
+        assert!(none.all().echo(1).await.is_empty());
         none.all().echo(1).done().await;
         none.created().await;
     });
@@ -125,7 +125,7 @@ fn urgent_calls_run_first_and_lifo_ones_before_their_equals() {
         notes.at(0).call_yourself().done().await;
         job.quiescence().await;
         // expedited; the least; -1 in order; the default, last come first; 5, last come first; the greatest
-        assert_eq!(notes.at(0).read().call().await, [0, 8, 2, 3, 4, 1, 7, 6, 5, 9]);
+        assert_eq!(notes.at(0).read().await, [0, 8, 2, 3, 4, 1, 7, 6, 5, 9]);
     });
 }
 
@@ -138,11 +138,11 @@ fn calls_from_one_chare_to_another_arrive_in_the_order_in_which_they_were_made()
                 notes.at(i).note(x);
             }
         }
-        for log in notes.all().read().call().await {
+        for log in notes.all().read().await {
             assert!(log.is_sorted(), "{log:?}");
         }
         job.quiescence().await;
-        for log in notes.all().read().call().await {
+        for log in notes.all().read().await {
             assert_eq!(log, (0..50).collect::<Vec<_>>());
         }
     });
@@ -162,7 +162,7 @@ fn calls_of_elements_that_are_not_created_yet_keep_their_order() {
         }
         job.quiescence().await;
         for i in 0..4 {
-            assert_eq!(notes.at(i).read().call().await, (0..30).collect::<Vec<_>>());
+            assert_eq!(notes.at(i).read().await, (0..30).collect::<Vec<_>>());
         }
     });
 }
@@ -201,7 +201,7 @@ fn simultaneous_broadcasts_from_all_pes_reach_every_element_once() {
         adders.all().spread(10).done().await;
         adders.at((1, 1)).spread(1000);
         job.quiescence().await;
-        assert_eq!(adders.all().sum().call().await, vec![(7 + 150 + 1000, 16); 15]);
+        assert_eq!(adders.all().sum().await, vec![(7 + 150 + 1000, 16); 15]);
     });
 }
 
@@ -246,14 +246,14 @@ fn arguments_and_results_of_any_shape_arrive_unchanged() {
     law(|job| async move {
         for pe in 0..job.pes() {
             let one = job.single_on::<Shapes>(Pe(pe), (1, "x".into()));
-            one.nothing().call().await;
+            one.nothing().await;
             let mut numbers = [0; 32];
             numbers[31] = u64::MAX;
-            assert_eq!(one.large(numbers, "y".repeat(3000)).call().await, ("y".repeat(3000), vec![numbers, numbers]));
-            assert_eq!(one.option(Some(Box::new(3))).call().await, Ok(Some(3)));
-            assert_eq!(one.option(None).call().await, Err("none".into()));
-            assert_eq!(one.many(1, -2, (true, 'a'), 0.5, ((), vec![(); 4]), (2, 3)).call().await, 107.5);
-            assert!(one.me(one).call().await);
+            assert_eq!(one.large(numbers, "y".repeat(3000)).await, ("y".repeat(3000), vec![numbers, numbers]));
+            assert_eq!(one.option(Some(Box::new(3))).await, Ok(Some(3)));
+            assert_eq!(one.option(None).await, Err("none".into()));
+            assert_eq!(one.many(1, -2, (true, 'a'), 0.5, ((), vec![(); 4]), (2, 3)).await, 107.5);
+            assert!(one.me(one).await);
         }
     });
 }
@@ -289,9 +289,9 @@ impl Names {
 fn an_argument_may_have_any_name() {
     law(|job| async move {
         let names = job.array::<Names>(1, (1, 2, 3)).at(0);
-        assert_eq!(names.chare(1, 2, 3, 4, 5, 6).call().await, [6, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(names.chare(1, 2, 3, 4, 5, 6).await, [6, 1, 2, 3, 4, 5, 6]);
         names.wants(3, 4);
-        assert_eq!(names.run(3).call().await, 7);
-        assert_eq!(names.call(9).call().await, 9);
+        assert_eq!(names.run(3).await, 7);
+        assert_eq!(names.call(9).await, 9);
     });
 }

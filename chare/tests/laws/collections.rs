@@ -67,7 +67,7 @@ fn a_sparse_array_is_filled_from_all_pes_counted_and_reduced() {
         cells.done_inserting().await;
         let count = i64::from(job.pes()) * 5;
         assert_eq!(early.await, (-1, Pe(1 % job.pes()), 1));
-        let all = cells.all().who().call().await;
+        let all = cells.all().who().await;
         assert_eq!(all.len() as i64, count);
         assert!(all.is_sorted() && all.iter().all(|(i, _, with)| -i == *with as i64));
         for _ in 0..3 {
@@ -89,7 +89,7 @@ fn a_sparse_array_may_be_closed_while_insertions_are_on_their_way() {
         a.await;
         b.await;
         cells.done_inserting().await; // again: there is nothing left to do
-        assert_eq!(cells.all().who().call().await.len(), 40);
+        assert_eq!(cells.all().who().await.len(), 40);
         let (promise, sum) = job.promise();
         cells.all().total(promise);
         assert_eq!(sum.await, 780);
@@ -101,7 +101,7 @@ fn an_empty_sparse_array_can_be_closed() {
     law(|job| async move {
         let cells = job.sparse::<Cell>();
         cells.done_inserting().await;
-        assert!(cells.all().who().call().await.is_empty());
+        assert!(cells.all().who().await.is_empty());
     });
 }
 
@@ -133,7 +133,7 @@ fn calls_of_elements_that_a_closed_array_does_not_have_are_errors() {
         let cells = job.sparse::<Cell>();
         cells.insert(1, 1);
         cells.insert_on(Pe(job.pes() - 1), 2, 1);
-        let early = cells.at(9).who().call().checked();
+        let early = cells.at(9).who().checked();
         cells.done_inserting().await;
         let missing = |error: CallError| {
             let text = error.to_string();
@@ -141,10 +141,10 @@ fn calls_of_elements_that_a_closed_array_does_not_have_are_errors() {
             assert!(text.contains("Cell[") && text.contains("who"), "{text}");
         };
         missing(early.await.unwrap_err());
-        missing(cells.at(3).who().call().checked().await.unwrap_err());
+        missing(cells.at(3).who().checked().await.unwrap_err());
         for i in [1, 2] {
             cells.at(i).leave().done().await;
-            missing(cells.at(i).who().call().checked().await.unwrap_err());
+            missing(cells.at(i).who().checked().await.unwrap_err());
         }
     });
 }
@@ -156,7 +156,7 @@ fn a_call_that_its_own_pe_queued_before_the_chare_was_destroyed_fails() {
         cells.created().await;
         let cell = cells.at(0); // PE 0 has the first block, and `main`
         cell.leave();
-        let error = cell.who().call().checked().await.unwrap_err();
+        let error = cell.who().checked().await.unwrap_err();
         assert!(matches!(&error, CallError::NoSuchElement { entry, .. } if entry == "who"), "{error}");
     });
 }
@@ -169,12 +169,12 @@ fn an_array_that_is_half_destroyed_still_works() {
             cells.at(i).leave();
         }
         job.quiescence().await;
-        let left: Vec<_> = cells.all().who().call().await.into_iter().map(|(i, ..)| i).collect();
+        let left: Vec<_> = cells.all().who().await.into_iter().map(|(i, ..)| i).collect();
         assert_eq!(left, [0, 1, 2, 6, 7]);
         let (promise, sum) = job.promise();
         cells.all().total(promise);
         assert_eq!(sum.await, 16);
-        assert!(matches!(cells.at(3).who().call().checked().await, Err(CallError::NoSuchElement { .. })));
+        assert!(matches!(cells.at(3).who().checked().await, Err(CallError::NoSuchElement { .. })));
     });
 }
 
@@ -196,7 +196,7 @@ fn reductions_continue_when_their_root_has_no_elements() {
 fn the_caller_of_a_suspended_method_of_a_destroyed_chare_gets_an_error() {
     law(|job| async move {
         let cell = job.array::<Cell>(2, 0).at(1);
-        let waits = cell.wait_for_ever().call().checked();
+        let waits = cell.wait_for_ever().checked();
         cell.leave().done().await;
         let error = waits.await.unwrap_err();
         assert!(matches!(&error, CallError::Dropped { entry, .. } if entry == "wait_for_ever"), "{error}");
@@ -235,12 +235,12 @@ fn elements_are_created_where_the_users_map_says() {
             (job.array::<Striped>((2, 5), ()), job.array_by::<Striped>(Stripes { shift: 3 }, (2, 5), ()));
         for column in 0..5 {
             let expected = |shift: u32| Pe((u32::from(column) + shift) % job.pes());
-            assert_eq!(plain.at((1, column)).pe().call().await, expected(0));
-            assert_eq!(shifted.at((0, column)).pe().call().await, expected(3));
+            assert_eq!(plain.at((1, column)).pe().await, expected(0));
+            assert_eq!(shifted.at((0, column)).pe().await, expected(3));
         }
         let sparse = job.sparse::<Striped>();
         sparse.insert((7, 2), ());
-        assert_eq!(sparse.at((7, 2)).pe().call().await, Pe(2 % job.pes()));
+        assert_eq!(sparse.at((7, 2)).pe().await, Pe(2 % job.pes()));
     });
 }
 
@@ -359,7 +359,7 @@ fn a_call_that_overtakes_the_creation_of_its_chare_waits_for_it() {
         let gossips = job.group::<Gossip>(());
         gossips.all().make(gossips, tally);
         job.quiescence().await;
-        assert_eq!(tally.count().call().await, u64::from(job.pes()).pow(3));
+        assert_eq!(tally.count().await, u64::from(job.pes()).pow(3));
     });
 }
 
@@ -369,7 +369,7 @@ fn a_call_of_a_destroyed_single_chare_fails() {
         for pe in 0..job.pes() {
             let fresh = job.single_on::<Fresh>(Pe(pe), ());
             fresh.go().done().await;
-            assert!(matches!(fresh.go().call().checked().await, Err(CallError::NoSuchElement { .. })));
+            assert!(matches!(fresh.go().checked().await, Err(CallError::NoSuchElement { .. })));
         }
     });
 }
@@ -388,7 +388,7 @@ fn an_element_is_used_in_place_where_it_lives() {
     law(|job| async move {
         let cells = job.array::<Cell>(16, 7);
         cells.created().await;
-        let homes = cells.all().who().call().await;
+        let homes = cells.all().who().await;
         for (index, home, _) in homes {
             let found = cells.with_local_at(index, |cell| cell.made_with);
             assert_eq!(found, (home == job.pe()).then_some(7), "{index} lives on PE {home}");
@@ -414,9 +414,9 @@ impl Asker {
 #[test]
 fn an_element_of_a_group_finds_its_group_and_one_of_an_array_finds_none() {
     law(|job| async move {
-        let asked = job.group::<Asker>(()).all().is_in_its_pes_group().call().await;
+        let asked = job.group::<Asker>(()).all().is_in_its_pes_group().await;
         assert_eq!(asked, vec![Some(true); job.pes() as usize]);
-        let asked = job.array::<Asker>(job.pes(), ()).all().is_in_its_pes_group().call().await;
+        let asked = job.array::<Asker>(job.pes(), ()).all().is_in_its_pes_group().await;
         assert_eq!(asked, vec![None; job.pes() as usize]);
     });
 }
@@ -429,7 +429,7 @@ fn calls_of_all_elements_of_an_empty_collection_complete_and_so_do_promises_of_i
         let (closed, open, whole) = (job.sparse::<Cell>(), job.sparse::<Cell>(), job.array::<Cell>(4, 1));
         closed.done_inserting().await;
         for empty in [job.array::<Cell>(0, 1), closed, gone, whole.section([])] {
-            assert!(empty.all().who().call().await.is_empty());
+            assert!(empty.all().who().await.is_empty());
             empty.all().who().done().await;
             let (to, total) = empty.promise_or(-7);
             empty.all().total(to);

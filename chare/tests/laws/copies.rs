@@ -58,7 +58,7 @@ fn own(item: u64) -> Payload<u64> {
 
 /// The copies that PE 0 and PE 1 have made so far.
 async fn copies(keeper: Proxy<Keeper>) -> [u64; 2] {
-    [testing::copies(), keeper.copies().call().await]
+    [testing::copies(), keeper.copies().await]
 }
 
 #[test]
@@ -70,14 +70,14 @@ fn a_payload_keeps_its_memory_between_threads_and_so_does_one_that_is_broadcast(
         for i in 0..TIMES {
             for row in [pooled(i), own(i)] {
                 let before = place(&row);
-                assert_eq!(keeper.take(row).call().await, (before, i * LEN as u64));
+                assert_eq!(keeper.take(row).await, (before, i * LEN as u64));
             }
         }
         assert_eq!(copies(keeper).await, [0, 0]);
         for i in 0..TIMES {
             let row = pooled(i);
             let before = place(&row);
-            assert_eq!(keepers.all().take(row).call().await, [(before, i * LEN as u64); 2]);
+            assert_eq!(keepers.all().take(row).await, [(before, i * LEN as u64); 2]);
         }
         // The tests between processes below show that the counter counts.
         assert_eq!(copies(keeper).await, [0, 0]);
@@ -100,13 +100,13 @@ fn a_payload_in_pool_memory_is_handed_to_another_process_and_one_that_its_sender
             let keeper = job.group::<Keeper>(()).on(Pe(1));
             assert_eq!(copies(keeper).await, [0, 0]);
             for i in 0..TIMES {
-                assert_eq!(keeper.take(pooled(i)).call().await.1, i * LEN as u64);
+                assert_eq!(keeper.take(pooled(i)).await.1, i * LEN as u64);
             }
             assert_eq!(copies(keeper).await, [0, 0]);
             // For comparison: the sender keeps a reference.
             for i in 0..TIMES {
                 let row = pooled(i);
-                assert_eq!(keeper.take(row.clone()).call().await.1, i * LEN as u64);
+                assert_eq!(keeper.take(row.clone()).await.1, i * LEN as u64);
                 assert_eq!(row[LEN - 1], i);
             }
             assert_eq!(copies(keeper).await, [TIMES, 0]);
@@ -124,14 +124,14 @@ fn a_payload_from_any_memory_arrives_in_the_memory_that_a_post_method_names_with
             assert_eq!(copies(keeper).await, [0, 0]);
             for i in 0..TIMES {
                 for row in [pooled(i), own(i)] {
-                    assert_eq!(keeper.land(row).call().await, (true, i * LEN as u64));
+                    assert_eq!(keeper.land(row).await, (true, i * LEN as u64));
                 }
             }
             assert_eq!(copies(keeper).await, [0, 0]);
             // For comparison: without a post method, shared memory cannot hand over memory outside of its pool. A socket and a device accept any
             // memory.
             for i in 0..TIMES {
-                assert_eq!(keeper.take(own(i)).call().await.1, i * LEN as u64);
+                assert_eq!(keeper.take(own(i)).await.1, i * LEN as u64);
             }
             let copied = if transport == "shm" { TIMES } else { 0 };
             assert_eq!(copies(keeper).await, [copied, 0]);
@@ -159,11 +159,11 @@ fn a_payload_among_a_constructors_arguments_keeps_its_memory() {
     let end = testing::threads(1, |job| async move {
         for row in [pooled(1), own(1)] {
             let before = place(&row);
-            assert_eq!(job.array::<Born>(3, row).all().place().call().await, [before; 3]);
+            assert_eq!(job.array::<Born>(3, row).all().place().await, [before; 3]);
         }
         // Also if the creator keeps a reference.
         let kept = pooled(2);
-        assert_eq!(job.array::<Born>(1, kept.clone()).at(0).place().call().await, place(&kept));
+        assert_eq!(job.array::<Born>(1, kept.clone()).at(0).place().await, place(&kept));
         assert_eq!(testing::copies(), 0);
     });
     assert_eq!(end.unwrap(), 0);

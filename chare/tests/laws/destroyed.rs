@@ -125,14 +125,14 @@ fn a_destroyed_array_drops_its_chares_on_all_pes() {
 fn calls_of_a_destroyed_array_fail_wherever_they_arrive() {
     simulated(60, |job| async move {
         let blocks = job.array::<Block>(8, ());
-        let waits = blocks.at(7).waits().call().checked();
+        let waits = blocks.at(7).waits().checked();
         blocks.destroy();
         assert!(matches!(waits.await, Err(CallError::Dropped { .. })));
         job.quiescence().await;
         for i in 0..8 {
-            is_destroyed(blocks.at(i).told().call().checked().await, "told");
+            is_destroyed(blocks.at(i).told().checked().await, "told");
         }
-        is_destroyed(blocks.all().told().call().checked().await, "told");
+        is_destroyed(blocks.all().told().checked().await, "told");
     });
 }
 
@@ -146,13 +146,13 @@ fn a_broadcast_during_the_destruction_is_answered() {
         let sink = job.array::<Sink>(1, ());
         others.at(7).end(others, sink);
         // The end comes from another PE at any time before, during, or after this.
-        match others.all().told().call().checked().await {
+        match others.all().told().checked().await {
             Ok(told) => assert_eq!(told, [0; 8]),
             Err(CallError::Destroyed { .. }) => {}
             Err(other) => panic!("{other}"),
         }
         job.quiescence().await;
-        assert_eq!(blocks.all().told().call().await, [0; 8]);
+        assert_eq!(blocks.all().told().await, [0; 8]);
     });
 }
 
@@ -163,8 +163,8 @@ fn earlier_calls_of_the_destroying_pe_arrive_before_the_end() {
             let (blocks, sink) = (job.array::<Block>(8, ()), job.array::<Sink>(1, ()));
             blocks.at(from).end(blocks, sink);
             job.quiescence().await;
-            assert_eq!(sink.at(0).heard().call().await, 16);
-            is_destroyed(blocks.at(from).told().call().checked().await, "told");
+            assert_eq!(sink.at(0).heard().await, 16);
+            is_destroyed(blocks.at(from).told().checked().await, "told");
         }
     });
 }
@@ -182,14 +182,14 @@ fn sections_are_destroyed_with_their_array_and_an_array_outlives_its_section() {
         }
         some.destroy();
         job.quiescence().await;
-        is_destroyed(some.all().told().call().checked().await, "told");
+        is_destroyed(some.all().told().checked().await, "told");
         let (promise, sum) = job.promise();
         blocks.all().total(promise);
         assert_eq!(sum.await, 3 + 4);
-        assert_eq!(others.all().told().call().await, [2, 2]);
+        assert_eq!(others.all().told().await, [2, 2]);
         blocks.destroy();
         job.quiescence().await;
-        is_destroyed(others.all().told().call().checked().await, "told");
+        is_destroyed(others.all().told().checked().await, "told");
     });
 }
 
@@ -206,7 +206,7 @@ fn a_section_that_is_created_while_its_array_is_destroyed_is_destroyed_with_it()
             }
             let [some, others] = [[1, 2, 6], [0, 3, 7]].map(|indices| blocks.section(indices));
             // It may be created before the array is destroyed.
-            let told = some.all().told().call().checked();
+            let told = some.all().told().checked();
             let created = others.created().checked();
             blocks.destroy();
             if let Err(error) = created.await {
@@ -217,8 +217,8 @@ fn a_section_that_is_created_while_its_array_is_destroyed_is_destroyed_with_it()
                 error => is_destroyed(error, "told"),
             }
             job.quiescence().await;
-            is_destroyed(some.all().told().call().checked().await, "told");
-            is_destroyed(others.all().told().call().checked().await, "told");
+            is_destroyed(some.all().told().checked().await, "told");
+            is_destroyed(others.all().told().checked().await, "told");
             if let Err(error) = some.created().checked().await {
                 assert!(matches!(error, CallError::Destroyed { .. }), "{error}");
             }
@@ -242,7 +242,7 @@ fn a_later_similar_array_starts_afresh() {
             assert_eq!(sum.await, 3 * round);
             for earlier in &names {
                 let earlier: &Collection<Block> = earlier;
-                is_destroyed(earlier.at(5).told().call().checked().await, "told");
+                is_destroyed(earlier.at(5).told().checked().await, "told");
             }
             blocks.destroy();
             job.quiescence().await;
@@ -267,7 +267,7 @@ fn an_array_that_is_filled_by_hand_can_be_destroyed_open_or_closed() {
             blocks.destroy();
             job.quiescence().await;
             assert_eq!(ALIVE.get(), before);
-            is_destroyed(blocks.at(20).told().call().checked().await, "told");
+            is_destroyed(blocks.at(20).told().checked().await, "told");
         }
     });
 }

@@ -81,8 +81,8 @@ async fn use_them(job: Job, kind: usize) {
         holders.at(i).hold(token(), [[0; 32]; 3]);
         drop(holders.at(i).make().call());
         holders.at(i).make().done().await;
-        drop(holders.at(i).make().call().await);
-        assert!(holders.at(i).fail(token()).call().checked().await.is_err());
+        drop(holders.at(i).make().await);
+        assert!(holders.at(i).fail(token()).checked().await.is_err());
         let waits = holders.at(i).wait(token()).call();
         holders.at(i).letter(token());
         drop(waits.await);
@@ -91,7 +91,7 @@ async fn use_them(job: Job, kind: usize) {
         holders.at(i).letter(token());
     }
     holders.all().hold(token(), [[1; 32]; 3]).done().await;
-    assert_eq!(holders.all().make().call().await.len(), 5);
+    assert_eq!(holders.all().make().await.len(), 5);
     let (promise, reply) = job.promise();
     promise.send(token());
     promise.send(token());
@@ -100,12 +100,12 @@ async fn use_them(job: Job, kind: usize) {
     promise.send(token());
     drop(reply);
     holders.at(2).leave().done().await;
-    assert!(holders.at(2).hold(token(), [[0; 32]; 3]).call().checked().await.is_err());
+    assert!(holders.at(2).hold(token(), [[0; 32]; 3]).checked().await.is_err());
     // These will not be delivered, or wait forever.
     for i in [0, 1, 3, 4] {
         drop(holders.at(i).wait(token()).call());
         holders.at(i).hold(token(), [[0; 32]; 3]);
-        holders.at(i).make().call().await;
+        holders.at(i).make().await;
     }
     let sparse = job.sparse::<Sparse>();
     sparse.insert(3, token());

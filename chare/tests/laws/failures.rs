@@ -33,8 +33,8 @@ impl Fragile {
     async fn asks(this: This<Self>, depth: u32) -> u32 {
         let next = this.collection().at((this.index() + 1) % 3);
         match depth {
-            0 => next.breaks("deep".into()).call().await,
-            _ => next.asks(depth - 1).call().await,
+            0 => next.breaks("deep".into()).await,
+            _ => next.asks(depth - 1).await,
         }
     }
     #[entry]
@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Stubborn {
 fn a_panic_is_the_error_of_the_waiting_caller_and_the_job_continues() {
     law(|job| async move {
         let all = job.array::<Fragile>(3, (0, 1));
-        let error = all.at(2).breaks("broken".into()).call().checked().await.unwrap_err();
+        let error = all.at(2).breaks("broken".into()).checked().await.unwrap_err();
         let CallError::Panicked { chare, index, entry, pe, message } = &error else { panic!("{error}") };
         assert!(chare.ends_with("Fragile"));
         assert_eq!((index.as_str(), entry.as_str()), ("2", "breaks"));
@@ -83,7 +83,7 @@ fn a_panic_is_the_error_of_the_waiting_caller_and_the_job_continues() {
         assert!(message.contains("it is broken, on 2") && message.contains("failures.rs:"), "{message}");
         let error = all.at(0).breaks_later().done().checked().await.unwrap_err();
         assert!(error.to_string().contains("[0].breaks_later panicked") && error.to_string().contains("later"));
-        assert_eq!(all.at(2).fine().call().await, 1, "the chare lives on");
+        assert_eq!(all.at(2).fine().await, 1, "the chare lives on");
     });
 }
 
@@ -91,7 +91,7 @@ fn a_panic_is_the_error_of_the_waiting_caller_and_the_job_continues() {
 fn an_error_passes_through_a_chain_of_calls_with_its_cause() {
     law(|job| async move {
         let all = job.array::<Fragile>(3, (0, 1));
-        let error = all.at(0).asks(5).call().checked().await.unwrap_err().to_string();
+        let error = all.at(0).asks(5).checked().await.unwrap_err().to_string();
         assert!(error.contains("[0].breaks panicked") && error.contains("it is deep, on 0"), "{error}");
     });
 }
@@ -100,10 +100,10 @@ fn an_error_passes_through_a_chain_of_calls_with_its_cause() {
 fn one_panic_among_many_is_the_error_of_a_broadcast() {
     law(|job| async move {
         let all = job.array::<Fragile>(4, (0, 1));
-        let values = all.all().half().call().checked().await.unwrap_err().to_string();
+        let values = all.all().half().checked().await.unwrap_err().to_string();
         let done = all.all().half().done().checked().await.unwrap_err().to_string();
         assert!(values.contains("[1].half panicked") && done.contains("not me"), "{values}, {done}");
-        assert_eq!(all.all().fine().call().await, [1; 4]);
+        assert_eq!(all.all().fine().await, [1; 4]);
     });
 }
 
@@ -249,7 +249,7 @@ fn a_sparse_array_can_have_chares_whose_constructor_arguments_have_no_default() 
         let all = job.sparse::<Lost>();
         (0..3).for_each(|index| all.insert(index, NotDefault));
         all.done_inserting().await;
-        assert_eq!(all.all().fine().call().await.len(), 3);
+        assert_eq!(all.all().fine().await.len(), 3);
     });
 }
 
@@ -268,18 +268,18 @@ fn values_that_serde_refuses_are_errors_of_their_calls() {
             let far = all.on(Pe(job.pes() - 1));
             all.created().await;
             for error in [
-                far.stubborn(Stubborn(false)).call().checked().await.err(),
-                far.stubborn(Stubborn(true)).call().checked().await.err(),
-                far.gives_stubborn().call().checked().await.err(),
+                far.stubborn(Stubborn(false)).checked().await.err(),
+                far.stubborn(Stubborn(true)).checked().await.err(),
+                far.gives_stubborn().checked().await.err(),
                 all.all().stubborn(Stubborn(false)).done().checked().await.err(),
                 all.all().stubborn(Stubborn(true)).done().checked().await.err(),
-                all.all().gives_stubborn().call().checked().await.err(),
+                all.all().gives_stubborn().checked().await.err(),
             ] {
                 let error = error.expect("it cannot have worked");
                 assert!(matches!(error, CallError::Wire { .. }), "{error}");
                 assert!(error.to_string().contains("stubborn") || error.to_string().contains("a result"), "{error}");
             }
-            assert_eq!(far.fine().call().await, 1);
+            assert_eq!(far.fine().await, 1);
         });
         assert_eq!(outcome.unwrap(), 0);
     }

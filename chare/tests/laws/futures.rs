@@ -38,7 +38,7 @@ impl Server {
     #[entry]
     async fn sum_of_squares(this: This<Self>, below: u64) -> u64 {
         let servers = this.collection();
-        join_all((0..below).map(|x| servers.at(usize::try_from(x % 3).unwrap()).square(x).call())).await.iter().sum()
+        join_all((0..below).map(|x| servers.at(usize::try_from(x % 3).unwrap()).square(x))).await.iter().sum()
     }
 }
 
@@ -46,10 +46,10 @@ impl Server {
 fn join_all_gives_results_in_the_order_of_the_calls() {
     law(|job| async move {
         let servers = job.array::<Server>(3, ());
-        let squares = join_all((0..50).map(|x| servers.at(x % 3).square(x as u64).call())).await;
+        let squares = join_all((0..50).map(|x| servers.at(x % 3).square(x as u64))).await;
         assert_eq!(squares, (0..50).map(|x| x * x).collect::<Vec<u64>>());
         assert!(join_all(Vec::<charm4rs::Reply<u64>>::new()).await.is_empty());
-        assert_eq!(servers.at(2).sum_of_squares(10).call().await, 285);
+        assert_eq!(servers.at(2).sum_of_squares(10).await, 285);
     });
 }
 
@@ -78,12 +78,12 @@ fn a_late_reply_is_timed_out_and_not_confused_with_later_ones() {
     law(|job| async move {
         let servers = job.array::<Server>(3, ());
         let limit = Duration::from_millis(1);
-        let slow = servers.at(2).late(30).call().timeout(limit).await;
+        let slow = servers.at(2).late(30).timeout(limit).await;
         assert_eq!(slow, Err(CallError::TimedOut(limit)));
-        assert_eq!(servers.at(0).square(3).call().timeout(Duration::from_secs(50)).await, Ok(9));
+        assert_eq!(servers.at(0).square(3).timeout(Duration::from_secs(50)).await, Ok(9));
         drop(servers.at(1).late(2).call());
         for x in 0..20 {
-            assert_eq!(servers.at(2).square(x).call().await, x * x);
+            assert_eq!(servers.at(2).square(x).await, x * x);
         }
         let (_, never) = job.promise::<u8>();
         assert!(never.timeout(limit).await.is_err());

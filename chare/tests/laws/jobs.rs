@@ -30,7 +30,7 @@ impl Worker {
     async fn slow_work(this: This<Self>, seed: u64, left: u32) {
         this.sleep(Duration::from_nanos(seed % 100_000)).await;
         this.with(|worker| worker.done += 1);
-        this.collection().at(0).rest().call().await;
+        this.collection().at(0).rest().await;
         spread(&this.collection(), seed, left);
     }
     #[entry]
@@ -79,7 +79,7 @@ proptest! {
             for round in 1..4 {
                 spread(&workers, program.wrapping_mul(round), size);
                 job.quiescence().await;
-                let done: u64 = workers.all().done().call().await.iter().sum();
+                let done: u64 = workers.all().done().await.iter().sum();
                 assert_eq!(done, round * u64::from(size));
             }
         });
@@ -130,7 +130,7 @@ fn a_thousand_virtual_pes_are_one_job() {
     let outcome = simulate(&SimOptions::new(1_000, 1), |job| async move {
         let workers = job.group::<Worker>(());
         workers.all().work(5, 0).done().await;
-        assert_eq!(workers.all().done().call().await, vec![1; 1_000]);
+        assert_eq!(workers.all().done().await, vec![1; 1_000]);
     });
     assert_eq!(outcome.unwrap(), 0);
 }

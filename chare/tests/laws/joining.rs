@@ -82,7 +82,7 @@ fn an_insertion_that_cannot_be_sent_does_not_prevent_closing() {
         let closers = job.group::<Closer>(());
         for pe in 0..job.pes() {
             // An argument that stays in its process need not be packed.
-            let _ = closers.on(Pe(pe)).bad(bads).call().checked().await;
+            let _ = closers.on(Pe(pe)).bad(bads).checked().await;
         }
         bads.done_inserting().await;
     });
@@ -154,7 +154,7 @@ fn contributions_of_leaving_elements_count_if_other_pes_insert_them_one_by_one()
         let (promise, sum) = job.promise();
         let pes = i64::from(job.pes());
         for i in 0..pes {
-            leavers.at(i).fill(cells, promise).call().await;
+            leavers.at(i).fill(cells, promise).await;
         }
         cells.done_inserting().await;
         assert_eq!(sum.await, 3 * pes * (3 * pes - 1) / 2);
@@ -174,7 +174,7 @@ fn an_index_that_is_inserted_again_is_found_at_its_new_location() {
             if round % 2 == 0 {
                 cells.done_inserting().await;
             }
-            assert_eq!(cells.at(5).who().call().await, (5, pe));
+            assert_eq!(cells.at(5).who().await, (5, pe));
         }
     });
 }
@@ -241,13 +241,13 @@ impl FarCaller {
         let _ = this;
         for i in 0..rounds {
             fars.insert_on(Pe(1), i, Vec::new());
-            fars.at(i).who().call().await;
+            fars.at(i).who().await;
         }
     }
     #[entry]
     async fn miss(this: This<Self>, fars: Collection<Far>, rounds: i64) {
         for _ in 0..rounds {
-            let _ = fars.at(-i64::from(this.index())).who().call().checked().await;
+            let _ = fars.at(-i64::from(this.index())).who().checked().await;
         }
     }
 }
@@ -258,7 +258,7 @@ fn a_home_that_is_told_late_of_an_element_keeps_its_calls() {
         let fars = job.sparse::<Far>();
         let callers = job.group::<FarCaller>(());
         fars.done_inserting().await;
-        callers.on(Pe(2)).one_by_one(fars, 60).call().await;
+        callers.on(Pe(2)).one_by_one(fars, 60).await;
     });
 }
 
@@ -271,7 +271,7 @@ fn a_verdict_that_the_next_question_overtakes_does_not_fail_later_calls() {
         let missed: Vec<_> = (1..5).map(|pe| callers.on(Pe(pe)).miss(fars, 40).call()).collect();
         for i in 0..30 {
             fars.insert_on(Pe(2), i, vec![0; 800 << 10]);
-            fars.at(i).who().call().await;
+            fars.at(i).who().await;
         }
         for one in missed {
             one.await;
@@ -380,7 +380,7 @@ fn each_counts_once(seeds: u64, words: usize, late: bool) {
         let count = SLOTS as i64 / i64::from(job.pes());
         fillers.all().fill(members, lists, count, words, late).done().await;
         job.quiescence().await;
-        let heard = lists.at(0).heard().call().await;
+        let heard = lists.at(0).heard().await;
         // Each contribution is in one reduction, and all agree on the reductions' numbers.
         let mut of = vec![Vec::new(); SLOTS];
         for (n, sums) in heard.iter().enumerate() {

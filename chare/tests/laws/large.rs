@@ -257,7 +257,7 @@ fn results_of_any_size_reach_a_sink_in_the_order_of_their_reductions() {
         rows.all().lengths(lengths.clone(), ears.at(0).hear_sink());
         rows.all().lengths(lengths.clone(), ears.all().hear_sink());
         job.quiescence().await;
-        let heard = ears.all().heard().call().await;
+        let heard = ears.all().heard().await;
         // On the root's PE: on their way to other PEs, small results may overtake large ones.
         assert_eq!(heard[0], [&lengths[..], &lengths].concat());
         assert_eq!((heard[1].len(), heard[2].len()), (7, 7));
@@ -285,7 +285,7 @@ fn a_single_contribution_and_its_result_have_the_same_memory() {
     for ppn in [1, 3] {
         simulate(&SimOptions::new(3, 1).ppn(ppn), |job| async move {
             for len in [2_000, PIECE, 5 * PIECE + 3] {
-                assert_eq!(job.array::<Rows>(1, ()).at(0).in_place(len).call().await, (true, true));
+                assert_eq!(job.array::<Rows>(1, ()).at(0).in_place(len).await, (true, true));
             }
         })
         .unwrap();
@@ -320,7 +320,7 @@ fn all_elements_of_a_process_share_a_broadcasts_payload() {
     simulated(36, |job| async move {
         let rows = job.array::<Rows>(40, ());
         let row = Payload::<u8>::zeroed(100_000);
-        let places = rows.all().place(row.clone()).call().await;
+        let places = rows.all().place(row.clone()).await;
         let by_process: BTreeMap<u32, BTreeSet<usize>> =
             places.iter().fold(BTreeMap::new(), |mut map, (process, at)| {
                 map.entry(*process).or_default().insert(*at);
@@ -335,11 +335,11 @@ fn all_elements_of_a_process_share_a_broadcasts_payload() {
 fn results_of_a_broadcast_keep_the_elements_memory_inside_a_process() {
     law(|job| async move {
         let keepers = job.array::<Keeper>(10, 10_000);
-        let rows = keepers.all().give().call().await;
+        let rows = keepers.all().give().await;
         assert!(rows.iter().enumerate().all(|(i, row)| **row == *vec![i as u64; 10_000]));
         if job.layout().processes() == 1 {
             let places: Vec<usize> = rows.iter().map(|row| row.as_ptr().addr()).collect();
-            assert_eq!(places, keepers.all().place().call().await);
+            assert_eq!(places, keepers.all().place().await);
         }
     });
 }

@@ -65,7 +65,7 @@ impl Caller {
                 let wait = (round + u64::from(log + caller)).is_multiple_of(4);
                 let answer = logs.at(log).note(caller, round);
                 if wait {
-                    assert_eq!(answer.call().await, round);
+                    assert_eq!(answer.await, round);
                 }
             }
         }
@@ -91,7 +91,7 @@ impl Caller {
     async fn calls_until_gone(this: This<Self>, logs: Collection<Log>) -> u64 {
         let (caller, mut answered) = (this.index(), 0);
         loop {
-            let two = [answered, answered + 1].map(|number| logs.at(1).note(caller, number).call().checked());
+            let two = [answered, answered + 1].map(|number| logs.at(1).note(caller, number).checked());
             for answer in two {
                 match answer.await {
                     Ok(_) => answered += 1,
@@ -112,7 +112,7 @@ fn make(job: &Job, logs: Collection<Log>, shift: u32) {
 async fn all_called(job: &Job, logs: Collection<Log>, callers: Group<Caller>, rounds: u64) {
     callers.all().calls(logs, rounds).done().await;
     for log in 0..LOGS {
-        assert_eq!(logs.at(log).whole().call().await, vec![rounds; job.pes() as usize]);
+        assert_eq!(logs.at(log).whole().await, vec![rounds; job.pes() as usize]);
     }
 }
 
@@ -174,7 +174,7 @@ fn a_home_keeps_the_order_of_its_own_calls_and_broadcasts_for_an_element_that_do
         told.at(0).tell('b');
         told.all().tell('c');
         told.at(0).tell('d');
-        assert_eq!(told.at(0).told().call().await, ['a', 'b', 'c', 'd']);
+        assert_eq!(told.at(0).told().await, ['a', 'b', 'c', 'd']);
         let filled = job.sparse::<Told>();
         filled.insert_on(job.pe(), 0, ());
         filled.done_inserting().await;
@@ -183,7 +183,7 @@ fn a_home_keeps_the_order_of_its_own_calls_and_broadcasts_for_an_element_that_do
         filled.insert_on(job.pe(), home, ());
         filled.all().tell('a');
         filled.at(home).tell('b');
-        assert_eq!(filled.at(home).told().call().await, ['a', 'b']);
+        assert_eq!(filled.at(home).told().await, ['a', 'b']);
     });
 }
 
@@ -202,7 +202,7 @@ fn elements_that_are_inserted_again_elsewhere_are_found_by_callers_that_knew_the
             job.quiescence().await;
         }
         logs.done_inserting().await;
-        let error = logs.at(2).whole().call().checked().await.unwrap_err();
+        let error = logs.at(2).whole().checked().await.unwrap_err();
         assert!(matches!(error, CallError::NoSuchElement { .. }), "{error}");
     });
 }
@@ -217,13 +217,13 @@ fn the_caller_of_an_element_that_is_destroyed_gets_an_error() {
         let away = (0..job.pes()).filter(|&pe| pe != 1 % job.pes());
         let called: Vec<_> = away.map(|pe| callers.on(Pe(pe)).calls_until_gone(logs).call()).collect();
         for number in 0..3 {
-            logs.at(1).note(job.pes(), number).call().await;
+            logs.at(1).note(job.pes(), number).await;
         }
         logs.at(1).leave();
         for answered in called {
             answered.await;
         }
-        let error = logs.at(1).whole().call().checked().await.unwrap_err();
+        let error = logs.at(1).whole().checked().await.unwrap_err();
         assert!(matches!(error, CallError::NoSuchElement { .. }), "{error}");
     });
 }
@@ -236,7 +236,7 @@ fn a_caller_that_knows_a_location_calls_directly() {
             let logs = job.sparse::<Log>();
             logs.insert_on(Pe(1), 1, ());
             for number in 0..calls {
-                logs.at(1).note(0, number).call().await;
+                logs.at(1).note(0, number).await;
             }
         });
         assert_eq!(outcome.unwrap(), 0);
@@ -252,13 +252,13 @@ fn a_caller_forgets_the_location_of_a_destroyed_element() {
             let logs = job.sparse::<Log>();
             logs.insert_on(Pe(1), 1, ());
             for number in 0..5 {
-                logs.at(1).note(0, number).call().await;
+                logs.at(1).note(0, number).await;
             }
             logs.at(1).leave().done().await;
             logs.insert_on(Pe(2), 1, ());
             job.quiescence().await;
             for number in 0..calls {
-                logs.at(1).note(0, number).call().await;
+                logs.at(1).note(0, number).await;
             }
         });
         assert_eq!(outcome.unwrap(), 0);

@@ -57,7 +57,7 @@ fn a_thread_calls_chares_through_a_remote_and_quiescence_waits_for_its_hold() {
                 let (remote, hold) = (job.remote(), job.hold());
                 std::thread::spawn(move || {
                     for by in 0..50 {
-                        let add = move |_: Job| tallies.at(thread).add(by).call();
+                        let add = move |_: Job| tallies.at(thread).add(by);
                         let sum = remote.wait(add).expect("the job goes on");
                         assert_eq!(sum, by * (by + 1) / 2);
                     }
@@ -67,7 +67,7 @@ fn a_thread_calls_chares_through_a_remote_and_quiescence_waits_for_its_hold() {
             })
             .collect();
         job.quiescence().await;
-        assert_eq!(tallies.all().add(0).call().await, [2_225; 4]);
+        assert_eq!(tallies.all().add(0).await, [2_225; 4]);
         threads.into_iter().for_each(|thread| thread.join().expect("it has ended"));
     });
 }
@@ -174,6 +174,6 @@ fn the_first_of_many_that_is_ready_is_selected_and_the_others_can_be_awaited_lat
             drop(sums.remove(at));
         }
         let mut never = job.promise::<()>().1;
-        assert_eq!(select(&mut never, tallies.at(1).add(0).call()).await, Either::Second(1));
+        assert_eq!(select(&mut never, tallies.at(1).add(0)).await, Either::Second(1));
     });
 }

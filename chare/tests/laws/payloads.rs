@@ -69,12 +69,12 @@ fn payloads_of_every_size_arrive_unchanged_and_come_back() {
         for len in [0usize, 1, 127, 128, 129, 1_000, 8_192, 70_000, 300_000] {
             let sum = (len * len.saturating_sub(1) / 2) as f64;
             for i in 0..4 {
-                assert_eq!(stores.at(i).keep(row(len)).call().await, sum);
-                assert_eq!(stores.at(i).give().call().await, row(len));
+                assert_eq!(stores.at(i).keep(row(len)).await, sum);
+                assert_eq!(stores.at(i).give().await, row(len));
             }
-            assert_eq!(stores.all().keep(row(len)).call().await, [sum; 4]);
+            assert_eq!(stores.all().keep(row(len)).await, [sum; 4]);
         }
-        assert_eq!(stores.all().give().call().await, vec![row(300_000); 4]);
+        assert_eq!(stores.all().give().await, vec![row(300_000); 4]);
     });
 }
 
@@ -82,10 +82,10 @@ fn payloads_of_every_size_arrive_unchanged_and_come_back() {
 fn payloads_of_every_size_cross_threads() {
     crate::on_threads(|job| async move {
         let stores = job.array::<Store>(4, row(100_000));
-        assert_eq!(stores.all().give().call().await, vec![row(100_000); 4]);
+        assert_eq!(stores.all().give().await, vec![row(100_000); 4]);
         for len in [0, 128, 10_000, 2_000_000] {
-            assert_eq!(stores.at(3).keep(row(len)).call().await, row(len).iter().sum::<f64>());
-            assert_eq!(stores.at(3).give().call().await.len(), len);
+            assert_eq!(stores.at(3).keep(row(len)).await, row(len).iter().sum::<f64>());
+            assert_eq!(stores.at(3).give().await.len(), len);
         }
     });
 }
@@ -95,7 +95,7 @@ fn writing_to_a_shared_payload_writes_to_a_copy() {
     law(|job| async move {
         let stores = job.array::<Store>(6, row(1));
         let shared = row(1_000);
-        let sums = stores.all().scribble(shared.clone()).call().await;
+        let sums = stores.all().scribble(shared.clone()).await;
         assert_eq!(sums, (0..6).map(|i| f64::from(i) + 499_500.0).collect::<Vec<_>>());
         assert_eq!(shared[0], 0.0);
         let (a, b) = (stores.at(4).scribble(shared.clone()).call(), stores.at(5).scribble(shared.clone()).call());
@@ -116,10 +116,10 @@ fn payloads_of_every_alignment_are_aligned_where_they_arrive() {
             let all = (bytes, halves, points, (lines, wide), Payload::default());
             for i in 0..4 {
                 let (a, b, c, d, e) = all.clone();
-                assert_eq!(stores.at(i).kinds(a, b, c, d, e).call().await, all);
+                assert_eq!(stores.at(i).kinds(a, b, c, d, e).await, all);
             }
             let (a, b, c, d, e) = all.clone();
-            assert_eq!(stores.all().kinds(a, b, c, d, e).call().await, vec![all; 4]);
+            assert_eq!(stores.all().kinds(a, b, c, d, e).await, vec![all; 4]);
         }
     });
 }

@@ -111,7 +111,7 @@ impl Inserter {
         cells.done_inserting().await;
         for i in 0..count {
             let index = index(this.index(), phase, i);
-            assert_eq!(cells.at(index).who().call().await.0, index);
+            assert_eq!(cells.at(index).who().await.0, index);
         }
         count
     }
@@ -136,7 +136,7 @@ impl Inserter {
                 (index(this.index(), 1, i), Pe((this.index() + 1 + u32::try_from(i).unwrap()) % this.job().pes()));
             cells.insert_on(at, index, ());
             there.push((cells.at(index).who().call(), (index, at)));
-            missing.push(cells.at(-index - 1).who().call().checked());
+            missing.push(cells.at(-index - 1).who().checked());
             this.sleep(Duration::from_nanos((i.unsigned_abs() * 7_919 + u64::from(this.index()) * 104_729) % 60_000))
                 .await;
         }
@@ -151,7 +151,7 @@ impl Inserter {
     #[entry]
     async fn call(this: This<Self>, cells: Collection<Cell>, index: i64) -> Pe {
         let _ = this;
-        cells.at(index).who().call().await.1
+        cells.at(index).who().await.1
     }
 }
 
@@ -189,13 +189,13 @@ fn elements_of_each_phase_are_called_and_reduced_with_those_before() {
                 cells.at(index).leave().done().await;
             }
             indices.sort_unstable();
-            let there: Vec<_> = cells.all().who().call().await.into_iter().map(|(index, _)| index).collect();
+            let there: Vec<_> = cells.all().who().await.into_iter().map(|(index, _)| index).collect();
             assert_eq!(there, indices);
             if !indices.is_empty() {
                 for _ in 0..3 {
                     assert_eq!(total(&job, cells).await, indices.iter().sum::<i64>());
                 }
-                let sums = cells.all().agree(3).call().await;
+                let sums = cells.all().agree(3).await;
                 let count = indices.len() as i64;
                 assert!(sums.iter().all(|sums| *sums == [0, count, 2 * count]), "{sums:?}");
             }
@@ -221,7 +221,7 @@ fn reductions_go_on_while_elements_join(words: usize, rounds: u64, seeds: u64) {
         }
         job.quiescence().await;
         // Elements that came later have contributed beyond the last reduction of the old ones.
-        let heard = ear.at(0).heard().call().await;
+        let heard = ear.at(0).heard().await;
         assert_eq!(heard.len() as u64, rounds, "{heard:?}");
         assert!(heard.is_sorted() && heard.iter().all(|sum| sizes.contains(sum)), "{heard:?} {sizes:?}");
     });
@@ -243,9 +243,9 @@ fn every_pe_may_close_and_then_sees_its_earlier_insertions() {
         let cells = job.sparse::<Cell>();
         let inserters = job.group::<Inserter>(());
         for phase in 0..3 {
-            let made: i64 = inserters.all().insert_and_close(cells, phase, 5).call().await.iter().sum();
+            let made: i64 = inserters.all().insert_and_close(cells, phase, 5).await.iter().sum();
             assert_eq!(made, 5 * i64::from(job.pes()));
-            let there = cells.all().who().call().await;
+            let there = cells.all().who().await;
             assert_eq!(there.len() as i64, (phase + 1) * made);
             assert_eq!(total(&job, cells).await, there.iter().map(|(index, _)| index).sum::<i64>());
         }
@@ -260,7 +260,7 @@ fn a_pe_that_does_not_know_an_array_yet_may_fill_and_close_it() {
         for pe in 0..job.pes() {
             // The call comes directly, the array from PE to PE.
             let cells = job.sparse::<Cell>();
-            assert_eq!(inserters.on(Pe(pe)).fill(cells, 5).call().await, 5);
+            assert_eq!(inserters.on(Pe(pe)).fill(cells, 5).await, 5);
         }
     });
 }
@@ -276,19 +276,19 @@ fn a_call_waits_for_an_element_that_is_inserted_in_a_later_phase() {
             let (here, elsewhere) = (i64::from(round) * 10, Pe(round % job.pes()));
             cells.insert_on(elsewhere, here, ());
             let other = inserters.at(round % job.pes()).call(cells, here).call();
-            assert_eq!(cells.at(here).who().call().await, (here, elsewhere));
+            assert_eq!(cells.at(here).who().await, (here, elsewhere));
             assert_eq!(other.await, elsewhere);
             // Again, after its end, at home.
             cells.at(here).leave().done().await;
-            let error = cells.at(here).who().call().checked().await.unwrap_err();
+            let error = cells.at(here).who().checked().await.unwrap_err();
             assert!(matches!(error, CallError::NoSuchElement { .. }), "{error}");
             cells.insert(here + 1, ());
             cells.at(here + 1).leave().done().await;
             cells.insert(here + 1, ());
-            assert_eq!(cells.at(here + 1).who().call().await.0, here + 1);
+            assert_eq!(cells.at(here + 1).who().await.0, here + 1);
         }
         cells.done_inserting().await;
-        assert_eq!(cells.all().who().call().await.len(), 6);
+        assert_eq!(cells.all().who().await.len(), 6);
     });
 }
 
@@ -300,7 +300,7 @@ fn calls_of_inserted_elements_succeed_while_others_request_elements_that_do_not_
         cells.done_inserting().await;
         inserters.all().race(cells, 8).done().await;
         cells.done_inserting().await;
-        assert_eq!(cells.all().who().call().await.len() as i64, 8 * i64::from(job.pes()));
+        assert_eq!(cells.all().who().await.len() as i64, 8 * i64::from(job.pes()));
     });
 }
 
@@ -343,7 +343,7 @@ fn elements_that_are_inserted_because_of_a_broadcast_do_not_get_it() {
                 cells.at(1000 + level).leave().done().await;
                 cells.done_inserting().await;
             }
-            assert_eq!(cells.all().who().call().await.len(), 2 << level);
+            assert_eq!(cells.all().who().await.len(), 2 << level);
             assert_eq!(total(&job, cells).await, (0..2 << level).sum::<i64>());
         }
     });

@@ -59,7 +59,7 @@ impl Putter {
             return to;
         }
         let next = (this.index() + 1) % 4;
-        this.collection().at(next).around(to, hops - 1).call().await
+        this.collection().at(next).around(to, hops - 1).await
     }
 }
 
@@ -115,7 +115,7 @@ fn between_processes_puts_arrive_without_a_copy_over_every_transport() {
         for len in [1, 3_000, LEN, 1_500_000] {
             rows_arrive(job, putters.at(1), len).await;
         }
-        assert_eq!([testing::copies(), putters.at(1).copies().call().await], [0, 0]);
+        assert_eq!([testing::copies(), putters.at(1).copies().await], [0, 0]);
     });
 }
 
@@ -139,7 +139,7 @@ fn a_put_outside_of_the_window_panics_at_the_putter_and_writes_nothing() {
         let putters = job.array::<Putter>(2, ());
         for (at, items) in [(0, 11), (10, 1), (usize::MAX, 1), (usize::MAX, 0), (11, 0)] {
             let (mut put_window, to) = job.put_window::<u64>(10);
-            let error = putters.at(1).one(to, at, items).call().checked().await.unwrap_err();
+            let error = putters.at(1).one(to, at, items).checked().await.unwrap_err();
             assert!(error.to_string().contains("of a put window of 10"), "{error}");
             assert!(matches!(put_window.arrival().checked().await, Err(CallError::HandleGone { .. })));
             assert!(put_window.read().is_none());
@@ -161,7 +161,7 @@ fn a_put_into_a_dropped_window_fails_whenever_it_was_dropped() {
             // Before the put, in the middle of it, and when it has arrived but is not read.
             let (put_window, to) = job.put_window::<u64>(len);
             drop(put_window);
-            let first = putters.at(1).one(to, 0, len).call().await;
+            let first = putters.at(1).one(to, 0, len).await;
             let (put_window, to) = job.put_window::<u64>(len);
             let second = putters.at(1).one(to, 0, len).call();
             drop(put_window);
@@ -174,7 +174,7 @@ fn a_put_into_a_dropped_window_fails_whenever_it_was_dropped() {
             }
             let (put_window, to) = job.put_window::<u64>(len);
             drop(put_window);
-            assert_eq!(putters.at(1).forget(to).call().await, len);
+            assert_eq!(putters.at(1).forget(to).await, len);
         }
     };
     law(move |job| async move { gone(job).await });
@@ -187,7 +187,7 @@ fn a_wait_for_a_put_fails_when_the_handle_was_dropped() {
         let putter = job.array::<Putter>(4, ()).at(3);
         let (put_window, to) = job.put_window::<u64>(4);
         let (before, both) = (put_window.arrival(), put_window.arrival());
-        assert_eq!(putter.forget(to).call().await, 4);
+        assert_eq!(putter.forget(to).await, 4);
         for waits in [before, both, put_window.arrival()] {
             assert_eq!(waits.checked().await, Err(CallError::HandleGone { owner: Pe(0) }));
         }
@@ -214,7 +214,7 @@ fn a_handle_is_given_to_one_chare_and_never_to_several() {
     simulated(12, |job| async move {
         let putters = job.array::<Putter>(3, ());
         let (_landing, to) = job.put_window::<u64>(4);
-        let error = putters.all().forget(to).call().checked().await.unwrap_err();
+        let error = putters.all().forget(to).checked().await.unwrap_err();
         assert!(error.to_string().contains("a put handle goes to one chare"), "{error}");
     });
     let (_, plain) = (testing::over_the_wire(&1u8).unwrap(), postcard::to_allocvec(&0u8).unwrap());

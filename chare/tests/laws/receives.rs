@@ -105,9 +105,9 @@ fn a_message_waits_for_its_receive() {
         worker.pair((2, 0));
         worker.pair((4, 0));
         worker.pair((5, 0)).done().await;
-        assert_eq!(worker.two().call().await, (5, 2));
+        assert_eq!(worker.two().await, (5, 2));
         worker.pair((7, 0));
-        assert_eq!(worker.two().call().await, (7, 4));
+        assert_eq!(worker.two().await, (7, 4));
     });
 }
 
@@ -116,12 +116,12 @@ fn while_an_async_method_waits_others_of_the_chare_run() {
     law(|job| async move {
         let worker = job.array::<Worker>(2, ()).at(1);
         let (a, b) = (worker.slow("a".into()).done(), worker.slow("b".into()).done());
-        while worker.log().call().await.len() < 2 {}
+        while worker.log().await.len() < 2 {}
         worker.go();
         worker.go();
         a.await;
         b.await;
-        let log = worker.log().call().await;
+        let log = worker.log().await;
         assert_eq!(log, ["a begins", "b begins", "a ends", "b ends"]);
     });
 }
@@ -130,7 +130,7 @@ fn while_an_async_method_waits_others_of_the_chare_run() {
 fn with_inside_with_is_explained() {
     law(|job| async move {
         let worker = job.array::<Worker>(2, ()).at(1);
-        let error = worker.nested().call().checked().await.unwrap_err().to_string();
+        let error = worker.nested().checked().await.unwrap_err().to_string();
         assert!(error.contains("`with` inside `with`") && error.contains("receives.rs"), "{error}");
     });
 }
@@ -152,8 +152,8 @@ fn a_condition_that_panics_loses_no_other_message() {
         for n in [0, 1, 2] {
             worker.step(n, String::new());
         }
-        assert!(worker.fussy().call().checked().await.is_err());
-        let rest = [worker.next().call().await, worker.next().call().await, worker.next().call().await];
+        assert!(worker.fussy().checked().await.is_err());
+        let rest = [worker.next().await, worker.next().await, worker.next().await];
         assert_eq!(rest, [0, 1, 2]);
     });
 }

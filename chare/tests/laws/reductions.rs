@@ -147,7 +147,7 @@ fn a_result_goes_to_a_promise_an_element_all_elements_or_nowhere() {
         assert_eq!(sum.await, 6);
         job.quiescence().await;
         let expected = (0..6).map(|i| vec![6; if i == 4 { 2 } else { 1 }]).collect::<Vec<_>>();
-        assert_eq!(parts.all().heard().call().await, expected);
+        assert_eq!(parts.all().heard().await, expected);
     });
 }
 

@@ -77,7 +77,7 @@ impl Member {
     /// Calls a section, from this element's PE.
     #[entry]
     async fn relay(this: This<Self>, piece: Piece) -> Vec<i64> {
-        let values = piece.all().call().call().await;
+        let values = piece.all().call().await;
         piece.all().call().done().await;
         assert!(piece.is_section() && this.collection() == piece.whole());
         values
@@ -85,8 +85,8 @@ impl Member {
     #[entry]
     async fn cut(this: This<Self>, piece: Piece, indices: Vec<i64>) -> (Vec<i64>, i64) {
         let part = piece.section(indices);
-        let values = part.all().call().call().await;
-        (values, piece.at(this.index()).call().call().await)
+        let values = part.all().call().await;
+        (values, piece.at(this.index()).call().await)
     }
     #[entry]
     fn double(&self, row: Payload<i64>) -> Payload<i64> {
@@ -95,7 +95,7 @@ impl Member {
     #[entry]
     async fn relay_payload(_: This<Self>, piece: Piece) -> bool {
         let row: Payload<i64> = (0..5_000).collect();
-        let rows = piece.all().double(row).call().await;
+        let rows = piece.all().double(row).await;
         rows.len() == 3 && rows.iter().all(|row| row[4_999] == 9_998)
     }
     #[entry]
@@ -105,7 +105,7 @@ impl Member {
     #[entry]
     async fn relay_failure(_: This<Self>, piece: Piece) -> String {
         let done = piece.all().fail_at(7).done().checked().await.unwrap_err();
-        let called = piece.all().fail_at(7).call().checked().await.unwrap_err();
+        let called = piece.all().fail_at(7).checked().await.unwrap_err();
         assert_eq!(done.to_string(), called.to_string());
         called.to_string()
     }
@@ -130,15 +130,15 @@ fn a_call_of_a_section_reaches_each_of_its_elements_once_and_no_other() {
     law(|job| async move {
         let all = members(&job, 20);
         let third = all.section((0..20).rev().filter(|i| i % 3 == 0).chain([3, 3]));
-        assert_eq!(third.all().call().call().await, [0, 3, 6, 9, 12, 15, 18]);
+        assert_eq!(third.all().call().await, [0, 3, 6, 9, 12, 15, 18]);
         third.all().call().done().await;
         third.created().await;
         third.all().call();
         job.quiescence().await;
         let expected: Vec<u64> = (0..20).map(|i| if i % 3 == 0 { 3 } else { 0 }).collect();
-        assert_eq!(all.all().calls().call().await, expected);
-        assert_eq!(third.at(4).call().call().await, 4);
-        assert!(third.try_at(20).is_none() && all.section([]).all().call().call().await.is_empty());
+        assert_eq!(all.all().calls().await, expected);
+        assert_eq!(third.at(4).call().await, 4);
+        assert!(third.try_at(20).is_none() && all.section([]).all().call().await.is_empty());
     });
 }
 
@@ -150,7 +150,7 @@ fn a_section_can_be_called_and_cut_by_pes_that_do_not_know_it() {
         let (relayed, cut) = (all.all().relay(piece).call(), all.at(10).cut(piece, vec![8, 5]).call());
         assert_eq!(relayed.await, vec![vec![1, 5, 8, 11]; 12]);
         assert_eq!(cut.await, (vec![5, 8], 10));
-        let calls = all.all().calls().call().await;
+        let calls = all.all().calls().await;
         assert_eq!((calls[1], calls[5], calls[10], calls[0]), (24, 25, 1, 0));
     });
 }
@@ -160,8 +160,8 @@ fn payloads_and_failures_of_a_section_come_back_to_a_caller_on_any_pe() {
     law(|job| async move {
         let all = members(&job, 10);
         let piece = all.section([2, 7, 9]);
-        assert_eq!(all.all().relay_payload(piece).call().await, [true; 10]);
-        for text in all.all().relay_failure(piece).call().await {
+        assert_eq!(all.all().relay_payload(piece).await, [true; 10]);
+        for text in all.all().relay_failure(piece).await {
             assert!(text.contains("number 7 fails") && text.contains("fail_at"), "{text}");
         }
     });
@@ -202,7 +202,7 @@ fn calls_of_a_section_arrive_in_the_order_in_which_they_were_made() {
             all.at(8).number(piece, first * 5);
         }
         job.quiescence().await;
-        assert_eq!(piece.all().heard().call().await, vec![(0..20).collect::<Vec<_>>(); 3]);
+        assert_eq!(piece.all().heard().await, vec![(0..20).collect::<Vec<_>>(); 3]);
     });
 }
 
@@ -252,7 +252,7 @@ fn a_sections_result_goes_to_a_promise_an_entry_method_or_a_section() {
         assert_eq!(long.await, vec![21; 20_000]);
         job.quiescence().await;
         let expected: Vec<Vec<i64>> = (0..10).map(|i| if [0, 5, 9].contains(&i) { vec![21] } else { vec![] }).collect();
-        assert_eq!(all.all().heard().call().await, expected);
+        assert_eq!(all.all().heard().await, expected);
     });
 }
 
@@ -284,12 +284,12 @@ fn a_destroyed_element_is_in_no_section_and_counts_where_it_contributed() {
         all.at(8).once_then_leave(4, (piece, to.clone()));
         // Elements 1, 5 give one part, 2, 6 two, 3, 7 three, 4 none, 8 four.
         assert_eq!(join_all(sums).await, [7, 5, 3, 1]);
-        assert!(piece.all().call().call().await.is_empty());
-        assert_eq!(other.all().call().call().await, [0]);
+        assert!(piece.all().call().await.is_empty());
+        assert_eq!(other.all().call().await, [0]);
         let (to, sum) = job.promise();
         other.all().sum(other, Sink::from(to));
         assert_eq!(sum.await, 0);
-        assert_eq!(all.section([0, 3, 9]).all().call().call().await, [0, 9]);
+        assert_eq!(all.section([0, 3, 9]).all().call().await, [0, 9]);
     });
 }
 
@@ -314,7 +314,7 @@ fn a_section_of_a_sparse_array_waits_until_the_array_is_closed() {
         for i in [40, 5] {
             all.at(i).leave().done().await;
         }
-        assert_eq!(all.section([40, 5, 3]).all().call().call().await, [3]);
+        assert_eq!(all.section([40, 5, 3]).all().call().await, [3]);
     });
 }
 
@@ -361,10 +361,10 @@ fn groups_and_arrays_of_any_index_have_sections() {
         spots.into_iter().for_each(|spot| marked.insert(spot, ()));
         marked.done_inserting().await;
         let some = marked.section([Spot::Middle, Spot::Corner(1)]);
-        assert_eq!(some.all().spot().call().await, [Spot::Corner(1), Spot::Middle]);
+        assert_eq!(some.all().spot().await, [Spot::Corner(1), Spot::Middle]);
         let group = job.group::<Local>(());
         let odd: Vec<u32> = (0..job.pes()).filter(|pe| pe % 2 == 1).collect();
-        assert_eq!(group.section(odd.clone()).all().pe().call().await, odd);
+        assert_eq!(group.section(odd.clone()).all().pe().await, odd);
     });
 }
 
@@ -437,7 +437,7 @@ fn a_call_of_a_section_visits_only_the_pes_that_have_elements_of_it() {
             let piece = all.section([3, 30, 63]);
             for _ in 0..calls {
                 if in_section {
-                    assert_eq!(piece.all().call().call().await, [3, 30, 63]);
+                    assert_eq!(piece.all().call().await, [3, 30, 63]);
                 } else {
                     all.all().call().done().await;
                 }

@@ -54,7 +54,7 @@ fn serial(n: u32) -> u64 {
 async fn main(job: Job, options: Options) {
     let Options { n, cutoff } = options;
     let began = job.now();
-    let (number, chares) = job.single::<Fib>(()).compute(n, cutoff).call().await;
+    let (number, chares) = job.single::<Fib>(()).compute(n, cutoff).await;
     let time = job.now() - began;
     println!("fib({n}) = {number}");
     println!("{chares} chares in {time:.1?}: {:.0} a second", chares as f64 / time.as_secs_f64());

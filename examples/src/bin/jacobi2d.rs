@@ -161,13 +161,13 @@ async fn main(job: Job, options: Options) {
     }
     let array = job.array::<Block>((blocks, blocks), (size, blocks));
     let began = job.now();
-    let steps = array.all().run(tolerance, limit).call().await[0];
+    let steps = array.all().run(tolerance, limit).await[0];
     let time = job.now() - began;
     println!("{size} x {size} cells in {blocks} x {blocks} blocks on {} PEs", job.pes());
     println!("{steps} steps, {:.1} us each", time.as_secs_f64() * 1e6 / f64::from(steps.max(1)));
 
     // All blocks' rows, in the order of the blocks; a band of blocks side by side makes whole rows.
-    let parts = array.all().rows().call().await;
+    let parts = array.all().rows().await;
     let bands = parts.chunks(blocks as usize);
     let row_of =
         |band: &[Vec<Vec<f64>>], row: usize| band.iter().map(|block| &*block[row]).collect::<Vec<_>>().concat();

@@ -68,7 +68,7 @@ async fn main(job: Job, options: Options) {
     let time = job.now() - began;
     println!("{hops} hops of {bytes} bytes around {count} chares on {} PEs", job.pes());
     println!("time per hop: {:.0} ns", time.as_secs_f64() * 1e9 / hops.max(1) as f64);
-    let visits = ring.all().visits().call().await;
+    let visits = ring.all().visits().await;
     let expected = |i: u64| (hops + 1) / count + u64::from(i < (hops + 1) % count);
     if last != hops % count || !visits.iter().copied().eq((0..count).map(expected)) {
         job.abort(&format!("the token ended at {last} after these visits: {visits:?}"));

@@ -152,7 +152,7 @@ async fn main(job: Job, options: Options) {
         array.all().run(0..warm_up).done().await;
     }
     let began = job.now();
-    let changes = array.all().run(warm_up..total).call().await;
+    let changes = array.all().run(warm_up..total).await;
     let time = job.now() - began;
     let (promise, checksum) = job.promise();
     array.all().checksum(promise);

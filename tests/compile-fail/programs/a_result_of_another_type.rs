@@ -21,5 +21,5 @@ impl Block {
 #[charm4rs::main]
 async fn main(job: Job) {
     let blocks = job.array::<Block>(4, 1);
-    let all: f64 = blocks.all().scale(2.0).call().await;
+    let all: f64 = blocks.all().scale(2.0).await;
 }

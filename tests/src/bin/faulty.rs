@@ -190,7 +190,7 @@ async fn main(job: Job, args: Args) {
         // Repeated puts into memory of the last PE.
         "ready-and-put" => {
             nodes.all().ready().done().await;
-            let mut to = last.reads().call().await;
+            let mut to = last.reads().await;
             loop {
                 to = to.put(vec![1u8; 100_000]).await;
             }
@@ -198,11 +198,11 @@ async fn main(job: Job, args: Args) {
         "ready-and-leave" => {
             nodes.all().ready().done().await;
             job.sleep(Duration::from_millis(args.get(2, 0))).await;
-            nodes.all().fine().call().await;
+            nodes.all().fine().await;
             println!("left");
         }
         "endless-loop" => last.spins().done().await,
-        "awaited-panic" => last.panics().call().await,
+        "awaited-panic" => last.panics().await,
         "deadlock" => last.waits().done().await,
         "ready-and-deadlock" => {
             nodes.all().ready().done().await;
@@ -238,7 +238,7 @@ async fn main(job: Job, args: Args) {
                 "panic" => drop(last.panics()),
                 "panic-in-reduction" => drop(nodes.all().reduces()),
                 "panic-in-serialization" => {
-                    job.spawn(async move { drop(last.gives_hostile().call().await) });
+                    job.spawn(async move { drop(last.gives_hostile().await) });
                 }
                 "panic-in-destructor" => drop(last.drops_hostile(false)),
                 "double-panic" => drop(last.drops_hostile(true)),
@@ -266,15 +266,15 @@ async fn main(job: Job, args: Args) {
         }
         "too-large-to-take" => {
             last.starve(64).done().await;
-            let error = last.length(vec![0; HUGE].into()).call().checked().await.expect_err("there is no memory");
+            let error = last.length(vec![0; HUGE].into()).checked().await.expect_err("there is no memory");
             println!("{error}");
-            println!("{}", last.length(vec![0; 100_000].into()).call().await);
+            println!("{}", last.length(vec![0; 100_000].into()).await);
         }
         "too-large-for-the-caller" => {
             nodes.on(Pe(0)).starve(64).done().await;
-            let error = last.give(HUGE).call().checked().await.expect_err("there is no memory");
+            let error = last.give(HUGE).checked().await.expect_err("there is no memory");
             println!("{error}");
-            println!("{}", last.give(100_000).call().await.len());
+            println!("{}", last.give(100_000).await.len());
         }
         "too-large-for-nobody" => {
             last.starve(64).done().await;
@@ -282,11 +282,11 @@ async fn main(job: Job, args: Args) {
             job.quiescence().await;
         }
         "too-long" => {
-            let error = last.length(vec![0; 2 << 20].into()).call().checked().await.expect_err("it is too long");
+            let error = last.length(vec![0; 2 << 20].into()).checked().await.expect_err("it is too long");
             println!("{error}");
-            let error = last.give(2 << 20).call().checked().await.expect_err("it is too long");
+            let error = last.give(2 << 20).checked().await.expect_err("it is too long");
             println!("{error}");
-            println!("{}", last.length(vec![0; 1_000_000].into()).call().await);
+            println!("{}", last.length(vec![0; 1_000_000].into()).await);
         }
         what => panic!("{what:?} is not among what can go wrong"),
     }

@@ -133,7 +133,7 @@ async fn main(job: Job, args: Args) {
         "suspended" => {
             let sent = nodes.on(Pe(0)).produce_suspended(last.0, what, count).done();
             let mut answered = 0;
-            while nodes.on(Pe(0)).grown().call().await.0 == 0 {
+            while nodes.on(Pe(0)).grown().await.0 == 0 {
                 answered += 1;
             }
             sent.await;
@@ -167,7 +167,7 @@ async fn main(job: Job, args: Args) {
         other => panic!("{other:?} is not among who sends"),
     }
     job.quiescence().await;
-    for (pe, (taken, grown)) in nodes.all().grown().call().await.into_iter().enumerate() {
+    for (pe, (taken, grown)) in nodes.all().grown().await.into_iter().enumerate() {
         println!("PE {pe} took {taken} and grew by {grown} KiB");
     }
 }

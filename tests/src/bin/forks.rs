@@ -62,8 +62,8 @@ async fn main(job: Job, args: Args) {
     let last = nodes.on(Pe(job.pes() - 1));
     for how in ["returns", "ends the job", "exits", "panics", "aborts the job", "aborts", "is terminated", "is killed"]
     {
-        let status = last.forks(how.to_owned()).call().await;
-        nodes.all().fine().call().await;
+        let status = last.forks(how.to_owned()).await;
+        nodes.all().fine().await;
         println!("{how}: {status}");
     }
     // A job within the job, and a chare program without a launcher.
@@ -73,8 +73,8 @@ async fn main(job: Job, args: Args) {
         charmrun => [charmrun, "+p2", "++ppn", "1", &own].map(str::to_owned).to_vec(),
     };
     for words in [inner, vec![own]] {
-        println!("{}", last.runs(words).call().await.replace(": ", "="));
+        println!("{}", last.runs(words).await.replace(": ", "="));
     }
-    nodes.all().fine().call().await;
+    nodes.all().fine().await;
     println!("fine");
 }

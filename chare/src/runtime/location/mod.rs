@@ -172,12 +172,12 @@ mod tests {
             let cells = job.sparse::<Cell>();
             for number in 0..200 {
                 cells.insert(number, ());
-                cells.at(number).here().call().await;
+                cells.at(number).here().await;
                 cells.at(number).leave().done().await;
             }
             job.quiescence().await;
             for gone in [0, 7, 199] {
-                let error = cells.at(gone).here().call().checked().await.unwrap_err();
+                let error = cells.at(gone).here().checked().await.unwrap_err();
                 assert!(matches!(error, CallError::NoSuchElement { .. }), "{error}");
             }
             let members = current().collection::<Cell>(cells.id).unwrap();

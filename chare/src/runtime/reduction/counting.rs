@@ -324,7 +324,7 @@ mod tests {
                         cells.at(phase - 3).leave().done().await;
                     }
                 }
-                let kept = cells.all().kept().call().await;
+                let kept = cells.all().kept().await;
                 assert!(kept.iter().all(|kept| *kept <= 12), "{kept:?}");
             });
             assert_eq!(end.unwrap(), 0, "{options:?}");
