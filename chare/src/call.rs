@@ -8,9 +8,10 @@ use std::time::Duration;
 use charm4rs_scheduler::{Class, Order};
 
 use crate::envelope::{EXPEDITED, LIFO, PRIORITY};
+use crate::reduce::{Reducer, known};
 use crate::reply::Awaited;
-use crate::runtime;
-use crate::{CallError, Checked, Entry, Kind, Many, One, Reply, Target};
+use crate::runtime::{self, Merged};
+use crate::{CallError, Chare, Checked, Entry, Kind, Many, One, Reply, Target};
 
 /// A call of an entry method: sent when it is awaited, and otherwise when it is dropped, at the end of the statement that makes it.
 ///
@@ -178,6 +179,79 @@ impl<E: Entry, K: Kind> Drop for Call<E, K> {
     fn drop(&mut self) {
         let Some(args) = self.args.take() else { return };
         K::send::<E>(runtime::current(), &self.target, args, self.options);
+    }
+}
+
+impl<E: Entry> Call<E, Many> {
+    /// Sends to all now; the reply is one value, which `reducer` makes of all results.
+    ///
+    /// The results are merged where they are and on their way, up a tree that enters each process and host once, in place of a list that the caller
+    /// gets as a whole. These reductions are not those to which elements contribute ([`Cx::contribute`](crate::Cx::contribute)): neither waits for the
+    /// other. The reducers are those of [`reduce`](crate::reduce).
+    ///
+    /// ```
+    /// # use charm4rs::prelude::*;
+    /// # struct Sample(f64);
+    /// # #[chare(index = usize)]
+    /// # impl Sample {
+    /// #     #[init]
+    /// #     fn new(cx: &mut Cx<Self>) -> Self { Self(cx.index() as f64) }
+    /// #     #[entry]
+    /// #     fn value(&self) -> f64 { self.0 }
+    /// # }
+    /// # charm4rs::testing::threads(2, |job| async move {
+    /// let samples = job.array::<Sample>(5, ());
+    /// assert_eq!(samples.all().value().reduce(reduce::sum).await, 10.0);
+    /// assert_eq!(samples.section([1, 4]).all().value().reduce(reduce::max).await, 4.0);
+    /// assert_eq!(samples.all().value().reduce(reduce::with(|a: f64, b| a.hypot(b))).await, 30f64.sqrt());
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// If an element fails, so does the reduction. For a collection without elements it gives [`Reducer::empty`]: 0 for a sum or a count, for
+    /// example; where the reducer has no such value, as `max` has none, it fails with [`CallError::NoResults`].
+    ///
+    /// A reducer with state, such as `reduce::with` of a closure that captures something, is known to the caller alone: then the results travel as a
+    /// list after all, and are merged here.
+    #[must_use = "the reply is not awaited: add `.await`"]
+    pub fn reduce<R: Reducer<E::Output> + Copy + Send>(self, reducer: R) -> Reply<R::Output> {
+        let rt = runtime::current();
+        let reply = Reply::new(rt, Awaited::Broadcast(E::info()));
+        match known::number::<E::Output, R>(reducer) {
+            Some(number) => {
+                let (target, args, options) = self.take();
+                runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Reduced(reply.id(), number));
+            }
+            None => {
+                let (results, to) = (self.checked(), reply.id());
+                runtime::spawn(rt, async move {
+                    let none = || CallError::NoResults { chare: E::Chare::NAME.into(), entry: E::NAME.into() };
+                    match results.await.and_then(|results| Merged::of(reducer, results).ok_or_else(none)) {
+                        Ok(result) => rt.futures.fulfil(to, result),
+                        Err(error) => rt.futures.fail(to, error),
+                    }
+                });
+            }
+        }
+        reply
+    }
+}
+
+/// Implemented by nothing.
+#[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "a call of one element has one result: there is nothing to reduce",
+    label = "`reduce` follows a call of all elements",
+    note = "write `collection.all().method(…).reduce(…)`, or `section.all()` for some of them"
+)]
+pub trait HasManyResults {}
+
+impl<E: Entry> Call<E, One> {
+    #[doc(hidden)]
+    pub fn reduce<R>(self, _reducer: R) -> Reply<E::Output>
+    where
+        E: HasManyResults,
+    {
+        self.call()
     }
 }
 

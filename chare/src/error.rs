@@ -43,6 +43,14 @@ pub enum CallError {
         /// The PE that detected it.
         pe: Pe,
     },
+    /// The results of a collection's elements were to be reduced, and it has none.
+    #[error("no element of {chare} was called, so {entry} has no results to reduce")]
+    NoResults {
+        /// The chares' type.
+        chare: String,
+        /// The entry method.
+        entry: String,
+    },
     /// The arguments or the result could not be packed or unpacked.
     #[error("the arguments or the result of {entry} cannot be transferred (PE {pe}): {why}")]
     Wire {

@@ -197,6 +197,12 @@ pub trait Elementwise: Arguments {
     /// Applies `f` to each pair of scalars.
     #[must_use]
     fn combine(self, other: Self, f: impl Fn(Self::Scalar, Self::Scalar) -> Self::Scalar) -> Self;
+    /// The value whose scalars all are this one, unless it may have any number of them.
+    #[doc(hidden)]
+    fn filled(scalar: Self::Scalar) -> Option<Self> {
+        let _ = scalar;
+        None
+    }
     /// How a reducer merges pieces of such values, if they can be cut.
     #[doc(hidden)]
     #[must_use]
@@ -211,6 +217,9 @@ macro_rules! elementwise {
             type Scalar = $t;
             fn combine(self, other: Self, f: impl Fn($t, $t) -> $t) -> Self {
                 f(self, other)
+            }
+            fn filled(scalar: $t) -> Option<$t> {
+                Some(scalar)
             }
         }
         impl Elementwise for Vec<$t> {
@@ -227,6 +236,9 @@ macro_rules! elementwise {
             fn combine(mut self, other: Self, f: impl Fn($t, $t) -> $t) -> Self {
                 merge_slices(&mut self, &other, f);
                 self
+            }
+            fn filled(scalar: $t) -> Option<Self> {
+                Some([scalar; N])
             }
         }
     )*};
@@ -287,6 +299,8 @@ impl<V: Run, F: Fn(V::Item, V::Item) -> V::Item + 'static> Reducer<V> for Each<F
     note = "see the table in `charm4rs::reduce`; `reduce::with(|a, b| …)` merges values of any type"
 )]
 pub trait Operation<S>: 'static {
+    /// The result of no scalars, if there is one.
+    const OF_NONE: Option<S> = None;
     fn apply(a: S, b: S) -> S;
 }
 
@@ -323,6 +337,9 @@ impl<O: Operation<V::Scalar>, V: Elementwise> Reducer<V> for By<O> {
     }
     fn finish(&self, partial: V, _: u64) -> V {
         partial
+    }
+    fn empty(&self) -> Option<V> {
+        O::OF_NONE.and_then(V::filled)
     }
     fn by_element() -> Option<ByElement<Self, V>> {
         V::by_element()

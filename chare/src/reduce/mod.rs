@@ -17,6 +17,7 @@
 //! from run to run. Of an allreduce all contributors get the same result, to the last bit.
 
 mod elements;
+pub(crate) mod known;
 
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
@@ -45,6 +46,11 @@ pub trait Reducer<V>: Sized + 'static {
     fn merge(&self, a: Self::Partial, b: Self::Partial) -> Self::Partial;
     /// The result of `count` parts.
     fn finish(&self, partial: Self::Partial, count: u64) -> Self::Output;
+
+    /// The result of no parts, if there is one: what [`Call::reduce`](crate::Call::reduce) gives for a collection without elements.
+    fn empty(&self) -> Option<Self::Output> {
+        None
+    }
 
     /// How it works element by element, if it does: then large partial results are merged in place, and travel in pieces
     /// of which some are still below in the tree while others are already above.
@@ -90,71 +96,66 @@ pub trait Reducer<V>: Sized + 'static {
 }
 
 macro_rules! operations {
-    ($($(#[$doc:meta])* $name:ident $op:ident [$($t:ty)*] |$a:ident, $b:ident| $e:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident $op:ident [$($t:ty)*] |$a:ident, $b:ident| $e:expr $(, of none $none:expr)?;)*) => {$(
         #[doc(hidden)]
         #[derive(Debug)]
         pub enum $op {}
+        operations!(for $op [$($t)*] |$a, $b| $e $(, of none $none)?);
+        $(#[$doc])*
+        #[allow(non_upper_case_globals, reason = "reducers read as functions do: `reduce::sum`")]
+        pub const $name: By<$op> = By(PhantomData);
+    )*};
+    (for $op:ident [$($t:ty)*] |$a:ident, $b:ident| $e:expr, of none $none:expr) => {
+        $(impl Operation<$t> for $op {
+            const OF_NONE: Option<$t> = Some($none);
+            #[inline]
+            fn apply($a: $t, $b: $t) -> $t {
+                $e
+            }
+        })*
+    };
+    (for $op:ident [$($t:ty)*] |$a:ident, $b:ident| $e:expr) => {
         $(impl Operation<$t> for $op {
             #[inline]
             fn apply($a: $t, $b: $t) -> $t {
                 $e
             }
         })*
-        $(#[$doc])*
-        #[allow(non_upper_case_globals, reason = "reducers read as functions do: `reduce::sum`")]
-        pub const $name: By<$op> = By(PhantomData);
-    )*};
+    };
 }
 
 operations! {
     /// The sum; of integers, modulo their size.
-    sum Sum [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.wrapping_add(b);
+    sum Sum [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.wrapping_add(b), of none 0;
     /// The product; of integers, modulo their size.
-    product Product [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.wrapping_mul(b);
+    product Product [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.wrapping_mul(b), of none 1;
     /// The least.
     min Min [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.min(b);
     /// The greatest.
     max Max [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.max(b);
     /// Whether all are true.
-    all All [bool] |a, b| a && b;
+    all All [bool] |a, b| a && b, of none true;
     /// Whether any is true.
-    any Any [bool] |a, b| a || b;
+    any Any [bool] |a, b| a || b, of none false;
     /// Whether an odd number of them is true.
-    odd Odd [bool] |a, b| a ^ b;
+    odd Odd [bool] |a, b| a ^ b, of none false;
     /// Bitwise and.
-    bit_and BitAnd [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a & b;
+    bit_and BitAnd [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a & b, of none !0;
     /// Bitwise or.
-    bit_or BitOr [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a | b;
+    bit_or BitOr [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a | b, of none 0;
     /// Bitwise exclusive or.
-    bit_xor BitXor [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a ^ b;
+    bit_xor BitXor [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a ^ b, of none 0;
 }
 
-macro_rules! float_operations {
-    ($($op:ident |$a:ident, $b:ident| $e:expr;)*) => {$(
-        impl Operation<f32> for $op {
-            #[inline]
-            fn apply($a: f32, $b: f32) -> f32 {
-                $e
-            }
-        }
-        impl Operation<f64> for $op {
-            #[inline]
-            fn apply($a: f64, $b: f64) -> f64 {
-                $e
-            }
-        }
-    )*};
-}
-float_operations! {
-    Sum |a, b| a + b;
-    Product |a, b| a * b;
-    Min |a, b| a.min(b);
-    Max |a, b| a.max(b);
-}
+operations!(for Sum [f32 f64] |a, b| a + b, of none 0.0);
+operations!(for Product [f32 f64] |a, b| a * b, of none 1.0);
+operations!(for Min [f32 f64] |a, b| a.min(b));
+operations!(for Max [f32 f64] |a, b| a.max(b));
 
 macro_rules! reducers {
     ($($(#[$doc:meta])* $name:ident $kind:ident [$($g:tt)*] $v:ty => $p:ty => $o:ty,
-        start |$s:ident| $start:expr, merge |$a:ident, $b:ident| $merge:expr, finish |$f:ident, $n:ident| $finish:expr;)*) => {$(
+        start |$s:ident| $start:expr, merge |$a:ident, $b:ident| $merge:expr, finish |$f:ident, $n:ident| $finish:expr
+        $(, of none $none:expr)?;)*) => {$(
         #[doc(hidden)]
         #[derive(Clone, Copy, Debug)]
         pub struct $kind;
@@ -173,6 +174,9 @@ macro_rules! reducers {
             fn finish(&self, $f: $p, $n: u64) -> $o {
                 $finish
             }
+            $(fn empty(&self) -> Option<$o> {
+                Some($none)
+            })?
         }
     )*};
 }
@@ -182,18 +186,18 @@ reducers! {
     gather Gather [K: Arguments + Ord, V: Arguments] (K, V) => Vec<(K, V)> => Vec<(K, V)>,
         start |pair| vec![pair],
         merge |a, b| { let mut a = a; a.extend(b); a },
-        finish |p, _n| { let mut p = p; p.sort_by(|x, y| x.0.cmp(&y.0)); p };
+        finish |p, _n| { let mut p = p; p.sort_by(|x, y| x.0.cmp(&y.0)); p }, of none Vec::new();
     /// The set of all parts.
     set Set [T: Arguments + Ord] T => BTreeSet<T> => BTreeSet<T>,
         start |value| BTreeSet::from([value]),
         merge |a, b| { let mut a = a; a.extend(b); a },
-        finish |p, _n| p;
+        finish |p, _n| p, of none BTreeSet::new();
     /// How many contributed.
     count Count [] () => () => u64,
-        start |_value| (), merge |_a, _b| (), finish |_p, n| n;
+        start |_value| (), merge |_a, _b| (), finish |_p, n| n, of none 0;
     /// Nothing but that all have contributed.
     barrier Barrier [] () => () => (),
-        start |_value| (), merge |_a, _b| (), finish |_p, _n| ();
+        start |_value| (), merge |_a, _b| (), finish |_p, _n| (), of none ();
     /// Count, mean, variance and extremes of numbers.
     statistics Describe [] f64 => Statistics => Statistics,
         start |x| Statistics { count: 1, mean: x, sum_of_squares: 0.0, min: x, max: x },
@@ -302,6 +306,9 @@ impl<V, W, R: Reducer<V>, S: Reducer<W>> Reducer<(V, W)> for (R, S) {
     }
     fn finish(&self, (p, q): Self::Partial, n: u64) -> Self::Output {
         (self.0.finish(p, n), self.1.finish(q, n))
+    }
+    fn empty(&self) -> Option<Self::Output> {
+        Some((self.0.empty()?, self.1.empty()?))
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! A broadcast goes down a tree of PEs whose root is the caller, or, for a section, its creator; every PE first forwards it and then calls its own
 //! elements. If an answer is wanted, each PE waits for its elements and its children, and sends the answers up the same tree in one message (a
-//! *wave*). The root gets all results, sorts them by index, and gives them to the caller.
+//! *wave*). The root gets all results, sorts them by index, and gives them to the caller. If the caller reduces the results, each PE merges those of its
+//! elements and its children into one, by a reducer that the call names by its number ([`known`]).
 //!
 //! Payloads of arguments and results travel beside the messages: those of the arguments enter each process once, where all its elements share them
 //! ([`shared`]).
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -17,12 +19,15 @@ use charm4rs_transport::port::Incoming;
 
 use super::Rt;
 use super::collection::{CollectionId, Common, Key, key};
-use super::execute::Then;
+use super::execute::{Then, guard};
+use super::exit::Panicked;
 use super::insertion::casts;
 use super::post::{self, Pack, fail_call, send_failure, wire_error};
+use super::reduction::Merging;
 use super::shared::{self, Opened};
 use crate::call::Options;
 use crate::envelope::{FutureId, Header, NUMBERED, tag};
+use crate::reduce::known;
 use crate::registry::MethodInfo;
 use crate::wire::{self, Aside, Packed, WireError};
 use crate::{Arguments, CallError, Chare, ElementIndex, Entry, Many, Target};
@@ -33,12 +38,16 @@ pub(crate) enum Answer {
     None,
     Done(FutureId),
     Values(FutureId),
+    /// The results, merged by the reducer of this number.
+    Reduced(FutureId, u64),
 }
 
 /// In the body of a broadcast, before the arguments: the kind of answer that is wanted.
 pub(super) const SILENT: u8 = 0;
 const DONE: u8 = 1;
 const VALUES: u8 = 2;
+/// The reducer's number follows.
+const REDUCED: u8 = 3;
 
 /// The part of an answer that this PE collects.
 pub(crate) struct Wave {
@@ -51,8 +60,16 @@ pub(crate) struct Wave {
     /// Indices and results, concatenated; empty if the results are not wanted.
     results: RefCell<Vec<Packed>>,
     error: RefCell<Option<CallError>>,
-    /// Removes the indices from the results, and sorts the results by them; `None`: the results are not wanted.
-    sort: Option<Sort>,
+    wanted: Wanted,
+}
+
+/// What becomes of the elements' results.
+enum Wanted {
+    Nothing,
+    /// A list: removes the indices from the results, and sorts the results by them.
+    List(Sort),
+    /// One value. Empty while it is being merged.
+    Reduced(Cell<Option<Box<dyn Merging>>>),
 }
 
 type Sort = fn(Vec<Packed>) -> Result<Vec<Packed>, WireError>;
@@ -60,7 +77,7 @@ type Sort = fn(Vec<Packed>) -> Result<Vec<Packed>, WireError>;
 /// An element's part of a wave.
 pub(super) struct WavePart {
     wave: Rc<Wave>,
-    /// Its serialized index, if its result is wanted.
+    /// Its serialized index, if its result is to be in a list.
     index: Option<Vec<u8>>,
 }
 
@@ -72,21 +89,28 @@ pub(crate) fn call_all<E: Entry>(
     options: Options,
     answer: Answer,
 ) {
-    let (kind, to) = match answer {
-        Answer::None => (SILENT, FutureId::NONE),
-        Answer::Done(to) => (DONE, to),
-        Answer::Values(to) => (VALUES, to),
-    };
     let mut args = Some(args);
+    let to = match answer {
+        Answer::None => FutureId::NONE,
+        Answer::Done(to) | Answer::Values(to) | Answer::Reduced(to, _) => to,
+    };
     let header = post::header_of(rt, E::info(), target.collection, options, to);
-    call_packed(rt, E::info(), &header, kind, &mut |bytes| post::pack_and_end(&mut args, bytes));
+    call_packed(rt, E::info(), &header, answer, &mut |bytes| post::pack_and_end(&mut args, bytes));
 }
 
-fn call_packed(rt: Rt, method: &MethodInfo, header: &Header, kind: u8, pack: Pack<'_>) {
+fn call_packed(rt: Rt, method: &MethodInfo, header: &Header, answer: Answer, pack: Pack<'_>) {
     let to = entrance(rt, CollectionId(header.collection));
     casts::post(rt, CollectionId(header.collection));
     let sent = shared::post_packed(rt, to, tag::BROADCAST, header, &mut |bytes| {
-        bytes.push(kind);
+        match answer {
+            Answer::None => bytes.push(SILENT),
+            Answer::Done(_) => bytes.push(DONE),
+            Answer::Values(_) => bytes.push(VALUES),
+            Answer::Reduced(_, reducer) => {
+                bytes.push(REDUCED);
+                bytes.extend_from_slice(&reducer.to_ne_bytes());
+            }
+        }
         pack(bytes)
     });
     if let Err(error) = sent {
@@ -132,6 +156,8 @@ pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &
 /// A broadcast that has been forwarded.
 struct Arrived {
     msg: Opened,
+    /// Where the arguments begin.
+    args: usize,
     payloads: Aside,
     wave: Option<Rc<Wave>>,
     /// Elements that must not get it.
@@ -156,15 +182,15 @@ fn pass_on(
     } else {
         (members.sparse && root == here).then(|| members.casts.begin())
     };
-    let kind = msg.bytes().first().copied().filter(|kind| *kind <= VALUES && root.0 < rt.sched.pes());
-    let Some(kind) = kind else {
+    let asked = asked(msg.bytes(), sort).filter(|_| root.0 < rt.sched.pes());
+    let Some((wanted, args)) = asked else {
         rt.violation(msg.from, "a broadcast without a root or a body", u64::from(root.0));
         return None;
     };
     let place = members.reductions.span.place(rt.sched.layout(), root, here);
     pass(rt, &place.children, header, number, msg.bytes(), &payloads);
     let spared = number.map(|number| members.casts.come(root, number)).unwrap_or_default();
-    let wave = (kind != SILENT).then(|| {
+    let wave = wanted.map(|wanted| {
         let wave = Rc::new(Wave {
             id: header.reply(),
             method,
@@ -172,12 +198,28 @@ fn pass_on(
             missing: Cell::new(place.children.len() + 1),
             results: RefCell::default(),
             error: RefCell::default(),
-            sort: (kind == VALUES).then_some(sort),
+            wanted,
         });
         rt.waves.borrow_mut().insert(wave.id, wave.clone());
         wave
     });
-    Some(Arrived { msg, payloads, wave, spared })
+    Some(Arrived { msg, args, payloads, wave, spared })
+}
+
+/// What a broadcast asks for, if anything; and where its arguments begin.
+fn asked(bytes: &[u8], sort: Sort) -> Option<(Option<Wanted>, usize)> {
+    let (kind, rest) = bytes.split_first()?;
+    let wanted = match *kind {
+        SILENT => None,
+        DONE => Some(Wanted::Nothing),
+        VALUES => Some(Wanted::List(sort)),
+        REDUCED => {
+            let merging = known::merging(u64::from_ne_bytes(*rest.first_chunk()?))?;
+            return Some((Some(Wanted::Reduced(Cell::new(Some(merging)))), 1 + size_of::<u64>()));
+        }
+        _ => return None,
+    };
+    Some((wanted, 1))
 }
 
 /// Sends a broadcast to the next PEs, with its number if it has one.
@@ -193,7 +235,7 @@ fn pass(rt: Rt, children: &[Pe], header: &Header, number: Option<u64>, bytes: &[
 impl Arrived {
     /// The serialized arguments.
     fn args(&self) -> &[u8] {
-        &self.msg.bytes()[1..]
+        &self.msg.bytes()[self.args..]
     }
 
     /// For the next element: the arguments' payloads, and the receiver of the entry method's end. The last element gets our share, and may have the
@@ -202,7 +244,7 @@ impl Arrived {
         let payloads = if is_last { std::mem::take(&mut self.payloads) } else { self.payloads.clone() };
         let Some(wave) = &self.wave else { return (payloads, Then::reply(FutureId::NONE)) };
         wave.missing.set(wave.missing.get() + 1);
-        let index = wave.sort.map(|_| {
+        let index = matches!(wave.wanted, Wanted::List(_)).then(|| {
             let mut bytes = Vec::with_capacity(64); // most need no more
             index(&mut bytes).expect("an index can be packed");
             bytes
@@ -213,9 +255,20 @@ impl Arrived {
 
 impl WavePart {
     pub(super) fn done<O: Arguments>(mut self, rt: Rt, value: O) {
+        if let Wanted::Reduced(_) = self.wave.wanted {
+            return self.merge(rt, &mut Some(value));
+        }
         let packed = self.index.as_mut().map(|bytes| wire::pack(&value, bytes));
         drop(value); // so that the payloads' memory need not be copied
         self.packed(rt, packed);
+    }
+
+    fn merge(self, rt: Rt, result: &mut dyn Any) {
+        self.wave.merging(rt, |merging| {
+            merging.add(result);
+            Ok(())
+        });
+        self.wave.one_less(rt, rt.sched.pe());
     }
 
     fn packed(self, rt: Rt, packed: Option<Result<Aside, WireError>>) {
@@ -244,6 +297,13 @@ impl Wave {
             return;
         }
         rt.waves.borrow_mut().remove(&self.id);
+        if self.parent.is_some() {
+            self.merging(rt, |merging| {
+                let merged = merging.pack()?;
+                self.results.borrow_mut().extend(merged);
+                Ok(())
+            });
+        }
         let results = self.results.take();
         let error = self.error.take();
         match self.parent {
@@ -255,9 +315,35 @@ impl Wave {
         }
     }
 
+    /// Does something with the results merged so far, by the program's own code, if they are merged.
+    fn merging(&self, rt: Rt, f: impl FnOnce(&mut dyn Merging) -> Result<(), WireError>) {
+        let Wanted::Reduced(merging) = &self.wanted else { return };
+        let Some(mut merged) = merging.take() else { return };
+        match guard(|| f(&mut *merged)) {
+            Ok(Ok(())) => merging.set(Some(merged)),
+            Ok(Err(error)) => *self.error.borrow_mut() = Some(wire_error(rt, self.method, &error)),
+            Err(panic) => {
+                *self.error.borrow_mut() = Some(reducer_panicked(rt, self.method, &panic));
+            }
+        }
+    }
+
     /// At the root: gives the results to the caller.
     fn finish(&self, rt: Rt, results: Vec<Packed>) {
-        let Some(sort) = self.sort else { return post::reply(rt, self.id, ()) };
+        let sort = match &self.wanted {
+            Wanted::Nothing => return post::reply(rt, self.id, ()),
+            Wanted::Reduced(_) => {
+                let (chare, entry) = (self.method.chare.into(), self.method.name.into());
+                let none = CallError::NoResults { chare, entry };
+                self.merging(rt, |merging| {
+                    merging.answer(rt, self.id, none);
+                    Ok(())
+                });
+                let error = self.error.take();
+                return error.into_iter().for_each(|error| send_failure(rt, self.id, error));
+            }
+            Wanted::List(sort) => sort,
+        };
         match sort(results) {
             Ok(results) if self.id.pe == rt.sched.pe() => rt.futures.fulfil_list(self.id, results),
             Ok(results) => post::reply(rt, self.id, results),
@@ -285,7 +371,11 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
     let part = msg.read::<Answered>();
     match (wave, part) {
         (Some(wave), Ok((results, error))) => {
-            wave.results.borrow_mut().extend(results);
+            if let Wanted::Reduced(_) = wave.wanted {
+                wave.merging(rt, |merging| results.into_iter().try_for_each(|other| merging.merge(other)));
+            } else {
+                wave.results.borrow_mut().extend(results);
+            }
             if error.is_some() {
                 *wave.error.borrow_mut() = error;
             }
@@ -306,6 +396,13 @@ pub(super) fn refuse(rt: Rt, id: CollectionId, header: &Header, msg: Incoming, e
         return post::fail_call(rt, header.reply(), error);
     }
     send_part(rt, from, header.reply(), (Vec::new(), Some(error)));
+}
+
+/// A reducer has panicked, so there is no result to answer with.
+#[cold]
+fn reducer_panicked(rt: Rt, method: &MethodInfo, panic: &Panicked) -> CallError {
+    let (chare, entry, message) = (method.chare.into(), method.name.into(), panic.message.clone());
+    CallError::Panicked { chare, index: "a reduction of all".into(), entry, pe: rt.sched.pe(), message }
 }
 
 /// Removes the indices from results, and sorts the results by them.

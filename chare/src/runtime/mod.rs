@@ -64,6 +64,7 @@ pub(crate) use gone::destroy_collection;
 pub(crate) use insertion::census::{census, elements};
 pub(crate) use post::reply_serialized;
 pub use reduction::sink;
+pub(crate) use reduction::{Merged, Merging};
 pub(crate) use running::IndexLook;
 pub(crate) use section::{Membership, allreduce, contribute, section, section_of};
 

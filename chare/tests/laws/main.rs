@@ -19,6 +19,7 @@ mod payloads;
 mod phases;
 mod put_windows;
 mod receives;
+mod reduced_calls;
 mod reductions;
 mod sections;
 

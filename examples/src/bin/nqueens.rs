@@ -71,8 +71,8 @@ impl Counter {
     }
 
     #[entry]
-    fn report(&mut self, cx: &mut Cx<Self>, result: Promise<[u64; 2]>) {
-        cx.contribute([self.solutions, self.chares], reduce::sum, result);
+    fn counts(&self) -> [u64; 2] {
+        [self.solutions, self.chares]
     }
 }
 
@@ -119,9 +119,7 @@ async fn main(job: Job, options: Options) {
     job.single::<Search>((n, grain, counter)).expand(Board { rows_left: n, above: 0, left: 0, right: 0 });
     job.quiescence().await;
     let time = job.now() - began;
-    let (promise, counts) = job.promise();
-    counter.all().report(promise);
-    let [solutions, chares] = counts.await;
+    let [solutions, chares] = counter.all().counts().reduce(reduce::sum).await;
     println!("{n} queens: {solutions} solutions");
     println!("{chares} chares in {time:.1?}: {:.0} a second", chares as f64 / time.as_secs_f64());
     if let Some(known) = KNOWN.get(n as usize - 1).filter(|known| **known != solutions) {

@@ -29,11 +29,11 @@ impl Worker {
         Self
     }
 
-    /// Throws this worker's share of the darts.
+    /// Throws this worker's share of the darts; how many hit.
     #[entry]
-    fn throw(&mut self, cx: &mut Cx<Self>, darts: u64, workers: u64, hits: Promise<u64>) {
+    fn throw(&mut self, cx: &mut Cx<Self>, darts: u64, workers: u64) -> u64 {
         let first = |worker: u64| (u128::from(darts) * u128::from(worker) / u128::from(workers)) as u64;
-        cx.contribute(count_hits(first(cx.index())..first(cx.index() + 1)), reduce::sum, hits);
+        count_hits(first(cx.index())..first(cx.index() + 1))
     }
 }
 
@@ -61,9 +61,7 @@ async fn main(job: Job, options: Options) {
     let count = options.workers.unwrap_or(4 * u64::from(job.pes()));
     let workers = job.array::<Worker>(count, ());
     let began = job.now();
-    let (promise, hits) = job.promise();
-    workers.all().throw(darts, count, promise);
-    let hits = hits.await;
+    let hits = workers.all().throw(darts, count).reduce(reduce::sum).await;
     let time = job.now() - began;
     let pi = 4.0 * hits as f64 / darts as f64;
     println!("{hits} of {darts} darts hit: pi is about {pi:.6}");

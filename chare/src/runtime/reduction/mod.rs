@@ -13,10 +13,13 @@
 //!
 //! *Small results for every contributor* are mostly computed without the tree: see [`allreduce`].
 //!
+//! *Results of calls* that the caller reduces go another way: see [`answers`].
+//!
 //! *Large parts*, of reducers that work element by element, are pipelined: each piece is counted, merged and sent as if it were a reduction of its
 //! own ([`pipelined`]). Other parts are packed whole, their payloads beside the message.
 
 mod allreduce;
+mod answers;
 mod by_number;
 pub(super) mod counting;
 mod counts;
@@ -40,6 +43,7 @@ use pipelined::{Large, Pipelined};
 use results::{Waiters, result};
 use unlike::{cannot_be_sent, refuse, unlike};
 
+pub(crate) use answers::{Merged, Merging};
 pub use results::sink;
 
 use crate::Arguments;

@@ -151,7 +151,11 @@ impl<V, R: Reducer<V>> Typed<V, R> {
         self.part = Some(part);
     }
 
-    fn result(&mut self, count: u64) -> R::Output {
+    pub(super) fn take(&mut self) -> Option<R::Partial> {
+        self.part.take()
+    }
+
+    pub(super) fn result(&mut self, count: u64) -> R::Output {
         let part = self.part.take().expect(TAKEN);
         self.reducer.finish(part, count)
     }
