@@ -85,7 +85,7 @@ pub use boot::main_after;
 pub mod __private {
     pub use crate::boot::main;
     pub use crate::proxy::HasMethodsWithoutEntry;
-    pub use crate::receive::{post, receive};
+    pub use crate::receive::{keyed, post, receive};
     pub use crate::registry::{ChareInfo, MethodInfo, Registration};
     pub use crate::runtime::sink;
     pub use crate::weigh::{Light, Weigh};

@@ -1,7 +1,8 @@
 //! `when`-style receives: entry methods without a body, taken by `async` methods when they are ready for them.
 //!
 //! A call of such a method goes into the chare's mailbox for it, in order of arrival, and wakes the receives that wait
-//! there, in the order in which they began; each takes the first call that satisfies its condition.
+//! there, in the order in which they began; each takes the first call that satisfies its condition. The mailbox of a method with
+//! a key has a compartment for each key, which exists while a call or a receive waits in it: see [`keyed`].
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -15,6 +16,8 @@ use std::task::{Context, Poll, Waker};
 use charm4rs_scheduler::WakerKey;
 
 use crate::{Chare, Entry, This};
+
+pub mod keyed;
 
 /// A chare's mailboxes, by entry method.
 #[derive(Default)]
@@ -36,13 +39,14 @@ impl<A> Default for Mailbox<A> {
 }
 
 impl Mailboxes {
-    fn of<E: Entry>(&self) -> Rc<RefCell<Mailbox<E::Args>>> {
+    /// That of `E`. All who ask for one mailbox name the same type.
+    fn of<E: Entry, M: AnyMailbox + Default>(&self) -> Rc<M> {
         let id = E::info().id();
         let mut boxes = self.boxes.borrow_mut();
         let found = match boxes.iter().position(|(method, _)| *method == id) {
             Some(at) => boxes[at].1.clone(),
             None => {
-                let new: Rc<dyn AnyMailbox> = Rc::new(RefCell::new(Mailbox::<E::Args>::default()));
+                let new: Rc<dyn AnyMailbox> = Rc::new(M::default());
                 boxes.push((id, new.clone()));
                 new
             }
@@ -72,7 +76,7 @@ impl<A: 'static> AnyMailbox for RefCell<Mailbox<A>> {
 
 /// Puts a call into its mailbox. For `#[chare]`.
 pub fn post<E: Entry>(this: &This<E::Chare>, args: E::Args) {
-    let mailbox = this.element().mailboxes.of::<E>();
+    let mailbox = this.element().mailboxes.of::<E, RefCell<Mailbox<E::Args>>>();
     mailbox.borrow_mut().letters.push_back(args);
     // One by one: no borrow is held while a waker runs, and nothing is allocated.
     let nth = |at: usize| mailbox.borrow().waiting.get(at).map(|(_, waker)| waker.clone());
@@ -92,7 +96,7 @@ pub fn receive<E: Entry>(
     this: &This<E::Chare>,
     wants: impl Fn(&E::Args) -> bool,
 ) -> Receive<E, impl Fn(&E::Args) -> bool> {
-    Receive { mailbox: this.element().mailboxes.of::<E>(), wants, ticket: None }
+    Receive { mailbox: this.element().mailboxes.of::<E, _>(), wants, ticket: None }
 }
 
 /// A mailbox's letters, taken out to be looked at; its drop puts them back, in front of those that came meanwhile, also when

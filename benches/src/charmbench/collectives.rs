@@ -47,7 +47,7 @@ impl Member {
     }
 
     /// Another member's part of a round in which all send to all.
-    #[entry]
+    #[entry(key = round)]
     fn part(&mut self, round: u32, data: Payload<u8>);
 
     #[entry]
@@ -58,7 +58,7 @@ impl Member {
                 members.at((own + step) % pes).part(round, Payload::zeroed(size));
             }
             for _ in 1..pes {
-                let (_, data) = this.recv_part(|of, _| *of == round).await;
+                let data = this.recv_part(round).await;
                 read_lines(&data);
             }
         }
@@ -70,7 +70,7 @@ impl Member {
         let partner = this.collection().at(partner);
         for round in 0..rounds {
             partner.part(round, Payload::zeroed(size));
-            let (_, data) = this.recv_part(|of, _| *of == round).await;
+            let data = this.recv_part(round).await;
             read_lines(&data);
         }
     }
@@ -83,7 +83,7 @@ impl Member {
         for round in 0..rounds {
             partner.part(round, data);
             work(Duration::from_nanos(work_ns));
-            (_, data) = this.recv_part(|of, _| *of == round).await;
+            data = this.recv_part(round).await;
         }
     }
 

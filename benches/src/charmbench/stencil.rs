@@ -44,8 +44,8 @@ impl Strip {
         Self { columns, now: cells.clone(), next: cells }
     }
 
-    /// A neighbour's row: before this strip, or after it.
-    #[entry]
+    /// A neighbour's row: before this strip's, or after.
+    #[entry(key = step)]
     fn edge(&mut self, step: u32, before: bool, row: Payload<f64>);
 
     #[entry]
@@ -57,7 +57,7 @@ impl Strip {
             neighbours[0].edge(step, false, first);
             neighbours[1].edge(step, true, last);
             for _ in 0..2 {
-                let (_, before, row) = this.recv_edge(|of, _, _| *of == step).await;
+                let (before, row) = this.recv_edge(step).await;
                 this.with(|strip| {
                     let at = if before { 0 } else { (ROWS + 1) * strip.columns };
                     strip.now[at..at + row.len()].copy_from_slice(&row);

@@ -7,6 +7,7 @@
 use proc_macro2::{Delimiter, Group, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::Type;
+use syn::spanned::Spanned;
 
 use crate::parse::{Chare, Entry, Init, Kind, Main};
 
@@ -124,11 +125,7 @@ fn constructor(this: &Type, init: &Init) -> (TokenStream, TokenStream) {
     let args = &init.args;
     let names: Vec<_> = (0..args.len()).map(|at| format_ident!("init_{at}")).collect();
     let cx = init.takes_cx.then(|| quote!(cx,));
-    let ty = match &args[..] {
-        [] => quote!(()),
-        [one] => quote!(#one),
-        many => quote!((#(#many),*)),
-    };
+    let ty = one_or_tuple(args);
     let unpack = match &names[..] {
         [] => quote!(let () = init;),
         [one] => quote!(let #one = init;),
@@ -163,6 +160,14 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
                 ::core::clone::Clone::clone(this), #(#names),*
             )))
         },
+        Kind::Receive if let Some(key) = entry.key => {
+            let (ty, types, rest) = around(entry, key);
+            let key = &names[key];
+            quote! {
+                ::charm4rs::__private::keyed::post::<Self, #ty, (#(#types,)*)>(this, #key, (#(#rest,)*));
+                ::charm4rs::Started::Done(())
+            }
+        }
         Kind::Receive => quote! {
             ::charm4rs::__private::post::<Self>(this, (#(#names,)*));
             ::charm4rs::Started::Done(())
@@ -278,20 +283,54 @@ fn helper((name, count): &(syn::Ident, usize)) -> TokenStream {
     }
 }
 
+/// Of an entry method with a key: the key's type, and types and names of the other arguments.
+fn around(entry: &Entry, key: usize) -> (&Type, Vec<&Type>, Vec<syn::Ident>) {
+    let others = entry.args.iter().zip(own_names(entry)).enumerate().filter(|(at, _)| *at != key);
+    let (types, names) = others.map(|(_, ((_, ty), name))| (ty, name)).unzip();
+    (&entry.args[key].1, types, names)
+}
+
+/// One thing is itself, several are a tuple.
+fn one_or_tuple<T: quote::ToTokens>(parts: &[T]) -> TokenStream {
+    match parts {
+        [one] => quote!(#one),
+        many => quote!((#(#many),*)),
+    }
+}
+
+fn receive_by_key(this: &Type, entry: &Entry, key: usize) -> TokenStream {
+    let Entry { name, docs, .. } = entry;
+    let (ty, types, names) = around(entry, key);
+    let (output, result) = (one_or_tuple(&types), one_or_tuple(&names));
+    let recv = format_ident!("recv_{name}");
+    let key = &entry.args[key].0;
+    let doc = format!("Waits for the next call whose `{key}` is this one; gives its other arguments.");
+    // A type that cannot be a key is shown where it stands.
+    let begin = quote_spanned!(ty.span()=> ::charm4rs::__private::keyed::receive::<#name<#this>, #ty, (#(#types,)*)>);
+    quote! {
+        #(#docs)*
+        ///
+        #[doc = #doc]
+        pub fn #recv(&self, #key: #ty) -> impl ::core::future::Future<Output = #output> + '_ {
+            let received = #begin(&self.0, #key);
+            async move {
+                let (#(#names,)*) = received.await;
+                #result
+            }
+        }
+    }
+}
+
 fn receive_method(this: &Type, entry: &Entry) -> TokenStream {
+    if let Some(key) = entry.key {
+        return receive_by_key(this, entry, key);
+    }
     let Entry { name, docs, .. } = entry;
     let types: Vec<_> = entry.args.iter().map(|(_, ty)| ty).collect();
     let names = own_names(entry);
     let recv = format_ident!("recv_{name}");
     let next = format_ident!("next_{name}");
-    let output = match &types[..] {
-        [one] => quote!(#one),
-        many => quote!((#(#many),*)),
-    };
-    let result = match &names[..] {
-        [one] => quote!(#one),
-        many => quote!((#(#many),*)),
-    };
+    let (output, result) = (one_or_tuple(&types), one_or_tuple(&names));
     quote! {
         #(#docs)*
         ///

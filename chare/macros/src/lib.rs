@@ -24,6 +24,8 @@ use proc_macro::TokenStream;
 ///     async fn run(this: This<Self>, steps: u32) { … }             // may await; other methods run meanwhile
 ///     #[entry]
 ///     fn ghost(&mut self, step: u32, row: Payload<f64>);           // no body: received by `this.recv_ghost(…).await`
+///     #[entry(key = step)]
+///     fn edge(&mut self, step: u32, row: Payload<f64>);            // received by its `step`: `this.recv_edge(step).await`
 ///     #[entry(post = destination)]                                     // `destination(&mut self, which, bytes) -> Option<RecvBuffer>`
 ///     fn take(&mut self, rows: Payload<f64>) { … }                 // says where a payload from afar shall land
 ///     fn helper(&self) { … }                                       // an ordinary method

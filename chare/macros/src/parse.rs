@@ -39,6 +39,8 @@ pub(crate) struct Entry {
     pub(crate) output: Type,
     /// The method that says where payloads land.
     pub(crate) post: Option<Ident>,
+    /// Which argument a receive names: it takes calls by it.
+    pub(crate) key: Option<usize>,
     /// The parentheses with the parameters: where mistakes of theirs are shown.
     pub(crate) parens: Span,
 }
@@ -79,15 +81,15 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
                 }
                 kept.push(ImplItem::Fn(function));
             }
-            Marked::Entry(mut function, post) => {
+            Marked::Entry(mut function, options) => {
                 let entry = parse_entry(&function.sig, &function.attrs, true, &self_type)?;
                 check_with(&mut function, entry.kind)?;
-                entries.push(Entry { post, ..entry });
+                entries.push(options.of(entry)?);
                 kept.push(ImplItem::Fn(function));
             }
-            Marked::Receive(function, post) => {
+            Marked::Receive(function, options) => {
                 let entry = parse_entry(&function.sig, &function.attrs, false, &self_type)?;
-                entries.push(Entry { post, ..entry });
+                entries.push(options.of(entry)?);
             }
         }
     }
@@ -141,8 +143,8 @@ fn options(attribute: TokenStream) -> Result<(Option<Type>, Option<Type>)> {
 enum Marked {
     No(ImplItem),
     Init(ImplItemFn),
-    Entry(ImplItemFn, Option<Ident>),
-    Receive(TraitItemFn, Option<Ident>),
+    Entry(ImplItemFn, EntryOptions),
+    Receive(TraitItemFn, EntryOptions),
 }
 
 /// Finds `#[init]` and `#[entry]`, and takes them off.
@@ -179,22 +181,56 @@ fn marked(item: ImplItem) -> Result<Marked> {
     }
 }
 
-/// `#[entry]`, or `#[entry(post = method)]`.
-fn entry_options(meta: &Meta) -> Result<Option<Ident>> {
-    let mut post = None;
+/// `#[entry]`, `#[entry(post = method)]`, or `#[entry(key = argument)]`.
+#[derive(Default)]
+struct EntryOptions {
+    post: Option<Ident>,
+    key: Option<Ident>,
+}
+
+fn entry_options(meta: &Meta) -> Result<EntryOptions> {
+    let mut options = EntryOptions::default();
     if let Meta::Path(_) = meta {
-        return Ok(post);
+        return Ok(options);
     }
-    let Meta::List(list) = meta else { return error(meta, "write `#[entry]` or `#[entry(post = method)]`") };
+    let Meta::List(list) = meta else {
+        return error(meta, "write `#[entry]`, `#[entry(post = method)]`, or `#[entry(key = argument)]`");
+    };
     list.parse_nested_meta(|option| {
-        if !option.path.is_ident("post") {
-            return Err(option
-                .error("`#[entry]` knows `post = method`; priorities belong to calls: `proxy.method().priority(-1)`"));
-        }
-        post = Some(option.value()?.parse()?);
+        let slot = match () {
+            () if option.path.is_ident("post") => &mut options.post,
+            () if option.path.is_ident("key") => &mut options.key,
+            () => {
+                return Err(option.error(
+                    "`#[entry]` knows `post = method` and `key = argument`; priorities belong to calls: `proxy.method().priority(-1)`",
+                ));
+            }
+        };
+        *slot = Some(option.value()?.parse()?);
         Ok(())
     })?;
-    Ok(post)
+    Ok(options)
+}
+
+impl EntryOptions {
+    fn of(self, entry: Entry) -> Result<Entry> {
+        let Some(key) = self.key else { return Ok(Entry { post: self.post, ..entry }) };
+        let name = &entry.name;
+        if entry.kind != Kind::Receive {
+            return error(
+                &key,
+                &format!(
+                    "only an entry method without a body has a key, by which it is received: `fn {name}(…);`, and `this.recv_{name}(key).await`"
+                ),
+            );
+        }
+        let Some(at) = entry.args.iter().position(|(arg, _)| *arg == key) else {
+            let args: Vec<_> = entry.args.iter().map(|(arg, _)| format!("`{arg}`")).collect();
+            let known = if args.is_empty() { "it has none".to_owned() } else { format!("it has {}", args.join(", ")) };
+            return error(&key, &format!("the key of `{name}` is one of its arguments: {known}"));
+        };
+        Ok(Entry { post: self.post, key: Some(at), ..entry })
+    }
 }
 
 /// The method that says where payloads land, if it stands in this block: what it takes. Its types are the compiler's to check.
@@ -311,7 +347,16 @@ fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self_type: &Typ
     NameSelf(self_type).visit_type_mut(&mut output);
     let parens = sig.paren_token.span.join();
     let docs = attrs.iter().filter(|attr| attr.path().is_ident("doc")).cloned().collect();
-    Ok(Entry { name: sig.ident.clone(), docs, kind, args: arguments(&inputs, self_type)?, output, post: None, parens })
+    Ok(Entry {
+        name: sig.ident.clone(),
+        docs,
+        kind,
+        args: arguments(&inputs, self_type)?,
+        output,
+        post: None,
+        key: None,
+        parens,
+    })
 }
 
 fn plain_signature(sig: &Signature) -> Result<()> {
@@ -471,6 +516,9 @@ pub(crate) mod tests {
             (quote!(impl A { #[entry] fn f(&self) -> u8; }), "no result"),
             (quote!(impl A { fn f(&self); }), "needs `#[entry]`"),
             (quote!(impl A { #[entry(now)] fn f(&self) {} }), "post = method"),
+            (quote!(impl A { #[entry(key = x)] fn f(&self, x: u8) {} }), "without a body"),
+            (quote!(impl A { #[entry(key = y)] fn f(&self, x: u8, z: u8); }), "it has `x`, `z`"),
+            (quote!(impl A { #[entry(key = y)] fn f(&self); }), "it has none"),
             (quote!(impl A { #[init(now)] fn f() {} }), "no options"),
         ] {
             let said = complaint(item.clone());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use charm4rs::prelude::*;
+use charm4rs::{Either, select};
 
 use crate::{law, simulated};
 
@@ -22,6 +23,36 @@ impl Worker {
     fn pair(&mut self, pair: (u8, u8));
     #[entry]
     fn go(&mut self);
+    #[entry(key = at)]
+    fn keyed(&mut self, text: String, at: (u32, bool));
+    #[entry(key = n)]
+    fn bare(&mut self, n: u64);
+
+    #[entry]
+    async fn by_key(this: This<Self>, steps: u32) -> Vec<String> {
+        let mut got = Vec::new();
+        for step in 0..steps {
+            for side in [true, false] {
+                got.push(this.recv_keyed((step, side)).await);
+            }
+        }
+        got
+    }
+    #[entry]
+    async fn one_by_key(this: This<Self>, step: u32) -> String {
+        this.recv_keyed((step, true)).await
+    }
+    #[entry]
+    async fn impatient(this: This<Self>, step: u32) -> bool {
+        let kept = select(this.recv_keyed((step, true)), this.sleep(Duration::from_millis(1))).await;
+        matches!(kept, Either::First(_))
+    }
+    #[entry]
+    async fn all_bare(this: This<Self>, keys: Vec<u64>) {
+        for key in keys {
+            let () = this.recv_bare(key).await;
+        }
+    }
 
     #[entry]
     async fn in_order(this: This<Self>, steps: u32) -> Vec<String> {
@@ -82,6 +113,51 @@ fn messages_are_received_in_the_order_of_the_receives() {
         for run in runs {
             assert_eq!(run.await, expected);
         }
+    });
+}
+
+#[test]
+fn calls_are_received_by_their_keys_and_in_each_key_in_the_order_of_their_arrival() {
+    simulated(60, |job| async move {
+        let workers = job.array::<Worker>(4, ());
+        let runs: Vec<_> = (0..4).map(|i| workers.at(i).by_key(10).call()).collect();
+        for step in [7, 3, 9, 0, 1, 2, 8, 5, 4, 6] {
+            for side in [false, true] {
+                workers.all().keyed(format!("{step} {side}"), (step, side));
+            }
+        }
+        let expected: Vec<_> = (0..10).flat_map(|n| [format!("{n} true"), format!("{n} false")]).collect();
+        for run in runs {
+            assert_eq!(run.await, expected);
+        }
+        // Before and behind a receive of their key.
+        let worker = workers.at(3);
+        worker.keyed("first".into(), (5, true)).done().await;
+        worker.keyed("second".into(), (5, true)).done().await;
+        let got = join_all((0..3).map(|_| worker.one_by_key(5)).chain([worker.one_by_key(6)]));
+        worker.keyed("other".into(), (6, true));
+        worker.keyed("third".into(), (5, true));
+        assert_eq!(got.await, ["first", "second", "third", "other"]);
+        let keys: Vec<_> = (0..100).collect();
+        let all = worker.all_bare(keys.clone()).call();
+        keys.iter().rev().for_each(|key| drop(worker.bare(*key)));
+        all.await;
+    });
+}
+
+#[test]
+fn a_receive_by_key_that_is_dropped_takes_nothing_and_leaves_its_turn_to_the_next() {
+    law(|job| async move {
+        let worker = job.array::<Worker>(2, ()).at(1);
+        assert!(!worker.impatient(1).await);
+        // Many wait, of which some give up; as many calls come as others wait.
+        let impatient: Vec<_> = (0..20).map(|_| worker.impatient(1).call()).collect();
+        let patient: Vec<_> = (0..20).map(|_| worker.one_by_key(1).call()).collect();
+        (0..20).for_each(|n: u32| drop(worker.keyed(n.to_string(), (1, true))));
+        let got = join_all(impatient).await.into_iter().filter(|got| *got).count();
+        (0..got).for_each(|_| drop(worker.keyed("more".into(), (1, true))));
+        assert_eq!(join_all(patient).await.len(), 20);
+        assert!(!worker.impatient(1).await);
     });
 }
 

@@ -117,7 +117,7 @@ impl Block {
     }
 
     /// A neighbour's cells before `step`, for our `side`.
-    #[entry]
+    #[entry(key = step)]
     fn edge(&mut self, step: u32, side: Side, cells: Vec<f64>);
 
     /// Steps until all blocks have converged; returns the number of steps.
@@ -130,7 +130,7 @@ impl Block {
                 neighbour.edge(step, side.opposite(), cells);
             }
             for _ in &neighbours {
-                let (_, side, cells) = this.recv_edge(|of, _, _| *of == step).await;
+                let (side, cells) = this.recv_edge(step).await;
                 this.with(|b| b.plate.edge(side, true).zip(cells).for_each(|(at, cell)| b.plate.cells[at] = cell));
             }
             let change = this.with(|block| block.plate.step());

@@ -82,7 +82,7 @@ impl Block {
     }
 
     /// A neighbour's cells after `step`, for our `side`.
-    #[entry]
+    #[entry(key = step)]
     fn face(&mut self, step: u32, side: Side, cells: Payload<f64>);
 
     /// Makes these steps. Gives the largest change of any block's cell at the last look.
@@ -93,7 +93,7 @@ impl Block {
         for step in steps.clone() {
             if step > 0 {
                 for _ in 0..expected {
-                    let (_, side, cells) = this.recv_face(|of, _, _| *of == step - 1).await;
+                    let (side, cells) = this.recv_face(step - 1).await;
                     this.with(|block| block.faces[side.position()] = cells);
                 }
             }
