@@ -1,8 +1,8 @@
 //! All serialization: arguments and results to bytes and back (postcard), payloads beside them.
 //!
 //! While a value is packed, each large [`Payload`](crate::Payload) in it adds its memory to a list beside the bytes; the transport carries that list
-//! out of band, and unpacking takes from it. The lists are thread-locals, since serde has no other way to pass them down; they are empty except
-//! during `pack` and `unpack`. Most values have no payload: then packing touches only numbers, not the list.
+//! out of band, and unpacking takes from it. serde has no way to pass the lists down, so they are in a thread-local [`Context`]. Most values have no payload:
+//! then packing touches only numbers, not the list.
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
@@ -15,20 +15,40 @@ use serde::de::DeserializeOwned;
 /// Payloads below this many bytes travel inside the message.
 const ASIDE_MIN: usize = 1024;
 
-thread_local! {
-    /// Whether the value being packed or unpacked is read once: by the one receiver of a call, or of an answer.
-    static ONCE: Cell<bool> = const { Cell::new(false) };
+/// Payloads of a value that is being unpacked. `None`: taken.
+type Untaken = Vec<Option<Arc<RegBuf>>>;
+
+/// What serde does not pass down to the values that are packed and unpacked. It holds no memory except during `pack` and `unpack`, so it needs no
+/// destructor, whose registration every access would check.
+struct Context {
+    /// Whether the value is read once: by the one receiver of a call, or of an answer.
+    once: Cell<bool>,
     /// Why one of our own values refused to be packed, since postcard does not keep error texts.
-    static WHY: Cell<Option<&'static str>> = const { Cell::new(None) };
-    /// The number of payloads that were set aside before the current value; `None`: nothing is being packed.
-    static PACKING: Cell<Option<usize>> = const { Cell::new(None) };
+    refusal: Cell<Option<&'static str>>,
+    /// The number of payloads that were set aside before the value being packed; `None`: nothing is being packed.
+    start: Cell<Option<usize>>,
     /// The number of payloads that are set aside: the length of the list.
-    static SET_ASIDE: Cell<usize> = const { Cell::new(0) };
+    set_aside: Cell<usize>,
     /// The payloads of the value being packed, after those of the values that contain it.
-    static ASIDE: RefCell<Vec<Arc<RegBuf>>> = const { RefCell::new(Vec::new()) };
+    aside: ManuallyDrop<RefCell<Aside>>,
     /// The payloads of the value being unpacked, until they are taken.
-    static BESIDE: RefCell<Option<Vec<Option<Arc<RegBuf>>>>> = const { RefCell::new(None) };
+    beside: ManuallyDrop<RefCell<Option<Untaken>>>,
 }
+
+thread_local! {
+    static CONTEXT: Context = const {
+        Context {
+            once: Cell::new(false),
+            refusal: Cell::new(None),
+            start: Cell::new(None),
+            set_aside: Cell::new(0),
+            aside: ManuallyDrop::new(RefCell::new(Vec::new())),
+            beside: ManuallyDrop::new(RefCell::new(None)),
+        }
+    };
+}
+
+const _: () = assert!(!std::mem::needs_drop::<Context>());
 
 /// Bytes that do not match their type, or a value that cannot be packed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, serde::Deserialize)]
@@ -45,7 +65,7 @@ impl WireError {
 impl From<postcard::Error> for WireError {
     #[cold]
     fn from(error: postcard::Error) -> Self {
-        Self(WHY.take().map_or_else(|| error.to_string(), str::to_owned))
+        Self(CONTEXT.with(|context| context.refusal.take()).map_or_else(|| error.to_string(), str::to_owned))
     }
 }
 
@@ -56,24 +76,26 @@ pub(crate) struct Once(bool);
 impl Once {
     #[inline]
     pub(crate) fn begin() -> Self {
-        Self(ONCE.replace(true))
+        Self(CONTEXT.with(|context| context.once.replace(true)))
     }
 }
 
 impl Drop for Once {
     #[inline]
     fn drop(&mut self) {
-        ONCE.set(self.0);
+        CONTEXT.with(|context| context.once.set(self.0));
     }
 }
 
 /// Whether there is a [`Once`]; if not, returns `why` as the reason of a refusal.
 pub(crate) fn is_once(why: &'static str) -> Result<(), &'static str> {
-    if ONCE.get() {
-        return Ok(());
-    }
-    WHY.set(Some(why));
-    Err(why)
+    CONTEXT.with(|context| {
+        if context.once.get() {
+            return Ok(());
+        }
+        context.refusal.set(Some(why));
+        Err(why)
+    })
 }
 
 /// Payloads that travel beside serialized bytes.
@@ -89,41 +111,54 @@ fn pack_by(
     write: &mut dyn FnMut(&mut postcard::Serializer<Appending<'_>>) -> postcard::Result<()>,
     bytes: &mut Vec<u8>,
 ) -> Result<Aside, WireError> {
-    /// Its destructor runs also when user code panics.
-    struct Packing {
-        outer: Option<usize>,
-        start: usize,
-    }
-    impl Packing {
-        #[inline(always)]
-        fn aside(&self) -> Vec<Arc<RegBuf>> {
-            if SET_ASIDE.get() == self.start {
-                return Vec::new();
-            }
-            SET_ASIDE.set(self.start);
-            ASIDE.with_borrow_mut(|list| list.split_off(self.start))
-        }
-    }
-    impl Drop for Packing {
-        fn drop(&mut self) {
-            if SET_ASIDE.get() != self.start {
-                drop(self.aside());
-            }
-            PACKING.set(self.outer);
-        }
-    }
-    let start = SET_ASIDE.get();
-    let packing = Packing { outer: PACKING.replace(Some(start)), start };
+    let packing = Packing::begin();
     write(&mut postcard::Serializer { output: Appending(bytes) })?;
     Ok(packing.aside())
 }
 
+/// A value that is being packed. Its destructor runs also when user code panics.
+struct Packing {
+    outer: Option<usize>,
+    start: usize,
+}
+
+impl Packing {
+    #[inline]
+    fn begin() -> Self {
+        CONTEXT.with(|context| {
+            let start = context.set_aside.get();
+            Self { outer: context.start.replace(Some(start)), start }
+        })
+    }
+
+    /// The payloads that were set aside for this value.
+    #[inline(always)]
+    fn aside(&self) -> Aside {
+        CONTEXT.with(|context| {
+            if context.set_aside.get() == self.start {
+                return Vec::new();
+            }
+            context.set_aside.set(self.start);
+            let mut list = context.aside.borrow_mut();
+            if self.start == 0 { std::mem::take(&mut *list) } else { list.split_off(self.start) }
+        })
+    }
+}
+
+impl Drop for Packing {
+    #[inline]
+    fn drop(&mut self) {
+        drop(self.aside());
+        CONTEXT.with(|context| context.start.set(self.outer));
+    }
+}
+
 /// Packs a value with its payloads, including large ones, among the bytes.
 pub(crate) fn pack_inside<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
-    let outer = PACKING.take();
+    let outer = CONTEXT.with(|context| context.start.take());
     let mut bytes = Vec::new();
     let packed = value.serialize(&mut postcard::Serializer { output: Appending(&mut bytes) });
-    PACKING.set(outer);
+    CONTEXT.with(|context| context.start.set(outer));
     packed?;
     Ok(bytes)
 }
@@ -208,20 +243,21 @@ fn read_from<'de>(
 
 /// While it exists, values that are unpacked find their payloads.
 struct Beside {
-    outer: Option<Vec<Option<Arc<RegBuf>>>>,
+    outer: Option<Untaken>,
 }
 
 impl Beside {
     #[inline(never)]
     fn begin(payloads: Aside) -> Self {
-        Self { outer: BESIDE.replace(Some(payloads.into_iter().map(Some).collect())) }
+        let payloads = payloads.into_iter().map(Some).collect();
+        Self { outer: CONTEXT.with(|context| context.beside.replace(Some(payloads))) }
     }
 }
 
 impl Drop for Beside {
     #[inline(never)]
     fn drop(&mut self) {
-        BESIDE.set(self.outer.take());
+        CONTEXT.with(|context| context.beside.replace(self.outer.take()));
     }
 }
 
@@ -296,7 +332,7 @@ impl Serialize for Bytes<'_> {
 
 /// Whether a payload of so many bytes that is being packed travels beside the message.
 pub(crate) fn goes_aside(bytes: usize) -> bool {
-    bytes >= ASIDE_MIN && PACKING.get().is_some()
+    bytes >= ASIDE_MIN && CONTEXT.with(|context| context.start.get().is_some())
 }
 
 /// Called by a payload that is being packed: its place in the list, if it travels beside the message.
@@ -304,13 +340,16 @@ pub(crate) fn set_aside(buf: &Arc<RegBuf>) -> Option<u32> {
     if buf.len() < ASIDE_MIN {
         return None;
     }
-    let place = u32::try_from(SET_ASIDE.get() - PACKING.get()?).ok()?;
-    ASIDE.with_borrow_mut(|list| list.push(buf.clone()));
-    SET_ASIDE.set(SET_ASIDE.get() + 1);
-    Some(place)
+    CONTEXT.with(|context| {
+        let count = context.set_aside.get();
+        let place = u32::try_from(count - context.start.get()?).ok()?;
+        context.aside.borrow_mut().push(buf.clone());
+        context.set_aside.set(count + 1);
+        Some(place)
+    })
 }
 
 /// Called by a payload that is being unpacked.
 pub(crate) fn take_aside(place: u32) -> Option<Arc<RegBuf>> {
-    BESIDE.with_borrow_mut(|list| list.as_mut()?.get_mut(place as usize)?.take())
+    CONTEXT.with(|context| context.beside.borrow_mut().as_mut()?.get_mut(place as usize)?.take())
 }
