@@ -5,9 +5,7 @@ use std::future::IntoFuture;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
-use charm4rs_scheduler::{Class, Order};
-
-use crate::envelope::{EXPEDITED, LIFO, PRIORITY};
+use crate::envelope::{CallOptions, EXPEDITED, LIFO, PRIORITY};
 use crate::reduce::{Reducer, known};
 use crate::reply::Awaited;
 use crate::runtime::{self, Merged};
@@ -43,35 +41,14 @@ use crate::{CallError, Chare, Checked, Entry, Kind, Many, One, Reply, Target};
 pub struct Call<E: Entry, K: Kind> {
     target: Target<E::Chare, K>,
     args: ManuallyDrop<Option<E::Args>>,
-    options: Options,
-}
-
-/// How a call is queued at its receiver.
-#[doc(hidden)]
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Options {
-    pub(crate) flags: u16,
-    pub(crate) priority: i32,
-}
-
-impl Options {
-    #[inline]
-    pub(crate) fn class(self) -> Class {
-        if self.flags & (PRIORITY | LIFO | EXPEDITED) == 0 {
-            Class::Default
-        } else if self.flags & EXPEDITED != 0 {
-            Class::Expedited
-        } else {
-            Class::Priority(self.priority, if self.flags & LIFO != 0 { Order::Lifo } else { Order::Fifo })
-        }
-    }
+    options: CallOptions,
 }
 
 impl<E: Entry, K: Kind> Call<E, K> {
     #[doc(hidden)]
     #[inline]
     pub fn new(target: &Target<E::Chare, K>, args: E::Args) -> Self {
-        Self { target: *target, args: ManuallyDrop::new(Some(args)), options: Options::default() }
+        Self { target: *target, args: ManuallyDrop::new(Some(args)), options: CallOptions::default() }
     }
 
     /// Runs before calls of larger numbers and after those of smaller ones. The default is 0.
@@ -125,7 +102,7 @@ impl<E: Entry, K: Kind> Call<E, K> {
         async move { rt.sched.left(sent).await }
     }
 
-    fn take(mut self) -> (Target<E::Chare, K>, E::Args, Options) {
+    fn take(mut self) -> (Target<E::Chare, K>, E::Args, CallOptions) {
         (self.target, self.args.take().expect("a call is sent once"), self.options)
     }
 }

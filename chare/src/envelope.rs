@@ -2,13 +2,17 @@
 
 use std::mem::MaybeUninit;
 
+use charm4rs_scheduler::{Class, Order};
 use charm4rs_transport::Pe;
-use charm4rs_transport::port::{Incoming, Tag};
+use charm4rs_transport::port::{Incoming, PutWindowId, Tag};
 
 use crate::moved;
+use crate::runtime::CollectionId;
 
 /// The kinds of messages of this layer.
 pub(crate) mod tag {
+    use charm4rs_transport::port::tags;
+
     use super::Tag;
 
     /// A call of one element. Body: index and arguments.
@@ -37,18 +41,12 @@ pub(crate) mod tag {
     pub(crate) const RESULT: Tag = Tag(12);
     /// A value for a future, behind the calls that arrived before it. Body: the value.
     pub(crate) const IN_TURN: Tag = Tag(13);
-    /// The job ends. A system message.
-    pub(crate) const EXIT: Tag = Tag(0xE8);
     /// A sparse array is complete: a question down, answers up, the verdict down.
     pub(crate) const CENSUS: Tag = Tag(14);
     /// A piece of a large partial result, on its way up.
     pub(crate) const PIECE: Tag = Tag(16);
     /// A piece of a large result for every contributor, or all of it, on its way down.
     pub(crate) const RESULT_PIECE: Tag = Tag(17);
-    /// Whether the job is in a deadlock: a question down a tree, answers up. A system message.
-    pub(crate) const DEADLOCK: Tag = Tag(0xE9);
-    /// A collection is destroyed. Body: whether it comes down a tree.
-    pub(crate) const DESTROY: Tag = Tag(24);
     /// A step of a section's creation.
     pub(crate) const SECTION: Tag = Tag(19);
     /// A PE's part of a reduction whose parts PEs exchange.
@@ -59,6 +57,20 @@ pub(crate) mod tag {
     pub(crate) const READ: Tag = Tag(22);
     /// To a put window's owner: the put handle was dropped.
     pub(crate) const UNUSED: Tag = Tag(23);
+    /// A collection is destroyed. Body: whether it comes down a tree.
+    pub(crate) const DESTROY: Tag = Tag(24);
+    /// The job ends. A system message.
+    pub(crate) const EXIT: Tag = Tag(0xE8);
+    /// Whether the job is in a deadlock: a question down a tree, answers up. A system message.
+    pub(crate) const DEADLOCK: Tag = Tag(0xE9);
+
+    const fn queued(tag: Tag) -> bool {
+        tags::is_in(tag.0, &tags::OBJECTS)
+    }
+    const fn system(tag: Tag) -> bool {
+        tags::is_in(tag.0, &tags::OBJECTS_SYSTEM)
+    }
+    const _: () = assert!(queued(CALL) && queued(DESTROY) && system(EXIT) && system(DEADLOCK));
 }
 
 /// The destination of a call's answer: a future's slot on a PE.
@@ -79,17 +91,49 @@ impl FutureId {
     }
 }
 
+/// How a call is queued at its receiver.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct CallOptions {
+    pub(crate) flags: u16,
+    pub(crate) priority: i32,
+}
+
+impl CallOptions {
+    #[inline]
+    pub(crate) fn class(self) -> Class {
+        if self.flags & (PRIORITY | LIFO | EXPEDITED) == 0 {
+            Class::Default
+        } else if self.flags & EXPEDITED != 0 {
+            Class::Expedited
+        } else {
+            Class::Priority(self.priority, if self.flags & LIFO != 0 { Order::Lifo } else { Order::Fifo })
+        }
+    }
+}
+
 /// The first 32 bytes of a message.
+///
+/// All kinds share the flags, the sender's PE, a future, and a number from the registry. Two more fields mean something else in each kind; they are
+/// reached by what they mean:
+///
+/// | kind | `target` | `argument` |
+/// |---|---|---|
+/// | calls, creation, and all that concerns a collection | [`Header::collection`] | [`Header::priority`] of a call |
+/// | `PUT`, `READ`, `UNUSED` | [`Header::put_window`] | [`Header::outcome`] of a put |
+/// | `EXIT` | | [`Header::exit_code`] |
+/// | replies, failures, waves | | |
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(crate) struct Header {
-    pub(crate) collection: u64,
+    target: u64,
+    /// The number of an entry method, or of a chare type, in the registry.
     pub(crate) method: u16,
     pub(crate) flags: u16,
-    pub(crate) priority: i32,
-    pub(crate) reply_pe: u32,
-    pub(crate) reply_slot: u32,
-    pub(crate) reply_turn: u32,
+    argument: i32,
+    reply_pe: u32,
+    reply_slot: u32,
+    reply_turn: u32,
+    /// The PE that made the message; others may forward it.
     pub(crate) source: u32,
 }
 
@@ -111,17 +155,64 @@ pub(crate) const PASSED: u16 = 16;
 pub(crate) const NUMBERED: u16 = 32;
 
 impl Header {
-    pub(crate) fn new(collection: u64, source: Pe) -> Self {
-        Self {
-            collection,
-            method: 0,
-            flags: 0,
-            priority: 0,
-            reply_pe: 0,
-            reply_slot: 0,
-            reply_turn: 0,
-            source: source.0,
-        }
+    fn new(target: u64, source: Pe) -> Self {
+        Self { target, method: 0, flags: 0, argument: 0, reply_pe: 0, reply_slot: 0, reply_turn: 0, source: source.0 }
+    }
+
+    /// Of a message that concerns a collection.
+    pub(crate) fn of_collection(id: CollectionId, source: Pe) -> Self {
+        Self::new(id.0, source)
+    }
+
+    /// Of a message that concerns a put window.
+    pub(crate) fn of_put_window(id: PutWindowId, source: Pe) -> Self {
+        Self::new(id.to_bits(), source)
+    }
+
+    /// Of a value or an error for a future, or of a message that concerns only the job.
+    pub(crate) fn of_job(source: Pe) -> Self {
+        Self::new(0, source)
+    }
+
+    #[inline]
+    pub(crate) fn collection(&self) -> CollectionId {
+        CollectionId(self.target)
+    }
+
+    pub(crate) fn put_window(&self) -> PutWindowId {
+        PutWindowId::from_bits(self.target)
+    }
+
+    /// Valid with the flag [`PRIORITY`].
+    #[inline]
+    pub(crate) fn priority(&self) -> i32 {
+        self.argument
+    }
+
+    #[inline]
+    pub(crate) fn with_priority(mut self, priority: i32) -> Self {
+        self.argument = priority;
+        self
+    }
+
+    /// What became of a put.
+    pub(crate) fn outcome(&self) -> i32 {
+        self.argument
+    }
+
+    pub(crate) fn with_outcome(mut self, outcome: i32) -> Self {
+        self.argument = outcome;
+        self
+    }
+
+    /// The status with which the job ends.
+    pub(crate) fn exit_code(&self) -> i32 {
+        self.argument
+    }
+
+    pub(crate) fn with_exit_code(mut self, code: i32) -> Self {
+        self.argument = code;
+        self
     }
 
     pub(crate) fn with_reply(mut self, to: FutureId) -> Self {

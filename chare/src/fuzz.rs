@@ -173,6 +173,7 @@ mod tests {
     use charm4rs_transport::seed;
 
     use super::*;
+    use crate::CollectionId;
     use crate::envelope::{FutureId, Header, tag};
     use crate::registry::registry;
 
@@ -203,14 +204,14 @@ mod tests {
         let creator = if rng.below(20) == 0 { u32::MAX } else { small(rng) };
         let section = u64::from(rng.below(4) == 0) << 31;
         let collection = u64::from(creator) << 32 | section | u64::from(small(rng));
-        let mut header = Header::new(collection, Pe(small(rng)));
+        let mut header = Header::of_collection(CollectionId(collection), Pe(small(rng)));
         if rng.below(3) > 0 {
             header = header.with_reply(FutureId { pe: Pe(small(rng)), slot: small(rng), turn: small(rng) });
         }
         let methods = registry().methods.len() + 1;
         header.method = u16::try_from(rng.below(methods)).unwrap();
         header.flags = if rng.below(20) == 0 { u16::try_from(rng.below(32)).unwrap() } else { 0 };
-        header.priority = i32::try_from(rng.below(3)).unwrap();
+        header = header.with_priority(i32::try_from(rng.below(3)).unwrap());
         let mut bytes = bytemuck::bytes_of(&header).to_vec();
         for _ in 0..rng.below(14) {
             match rng.below(6) {

@@ -8,7 +8,7 @@ use std::ops::Deref;
 use charm4rs_transport::Pe;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::call::Options;
+use crate::envelope::CallOptions;
 use crate::envelope::FutureId;
 use crate::runtime::{self, CollectionId};
 use crate::{Arguments, Calls, Chare, Entry, GridIndex, Group, Job, Promise, Reply};
@@ -27,7 +27,7 @@ pub trait Kind: sealed::Sealed + Copy + 'static {
     const BROADCAST: bool;
     /// Sends a call that nobody waits for.
     #[doc(hidden)]
-    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Self>, args: E::Args, options: Options);
+    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Self>, args: E::Args, options: CallOptions);
 }
 
 /// Why elements cannot be inserted into a collection.
@@ -75,7 +75,7 @@ impl Kind for One {
     type Result<O> = O;
     const BROADCAST: bool = false;
     #[inline]
-    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, One>, args: E::Args, options: Options) {
+    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, One>, args: E::Args, options: CallOptions) {
         runtime::call::<E>(rt, target, args, options, FutureId::NONE);
     }
 }
@@ -84,7 +84,7 @@ impl Kind for Many {
     type Which<T: Chare> = ();
     type Result<O> = Vec<O>;
     const BROADCAST: bool = true;
-    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Many>, args: E::Args, options: Options) {
+    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Many>, args: E::Args, options: CallOptions) {
         runtime::call_all::<E>(rt, target, args, options, runtime::Answer::None);
     }
 }

@@ -131,13 +131,19 @@ impl Packing {
         })
     }
 
-    /// The payloads that were set aside for this value.
+    /// The payloads that were set aside for this value: mostly none.
     #[inline(always)]
     fn aside(&self) -> Aside {
+        if CONTEXT.with(|context| context.set_aside.get()) == self.start {
+            return Vec::new();
+        }
+        self.take_aside()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_aside(&self) -> Aside {
         CONTEXT.with(|context| {
-            if context.set_aside.get() == self.start {
-                return Vec::new();
-            }
             context.set_aside.set(self.start);
             let mut list = context.aside.borrow_mut();
             if self.start == 0 { std::mem::take(&mut *list) } else { list.split_off(self.start) }
@@ -146,9 +152,9 @@ impl Packing {
 }
 
 impl Drop for Packing {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        drop(self.aside());
+        let _unused = self.aside();
         CONTEXT.with(|context| context.start.set(self.outer));
     }
 }

@@ -36,7 +36,7 @@
 
 use std::time::Duration;
 
-use charm4rs_transport::port::Tag;
+use charm4rs_transport::port::{Tag, tags};
 use charm4rs_transport::{Layout, Pe};
 
 use crate::Tree;
@@ -79,6 +79,7 @@ const ASK: u8 = 0xE0;
 const DOWN: u8 = 0xE1;
 const UP: u8 = 0xE2;
 const DONE: u8 = 0xE3;
+const _: () = assert!(tags::is_in(ASK, &tags::SCHEDULER) && tags::is_in(DONE, &tags::SCHEDULER));
 
 /// The longest signal, in bytes.
 pub(crate) const SIGNAL_MAX: usize = 24;

@@ -25,8 +25,7 @@ use super::insertion::casts;
 use super::post::{self, Pack, fail_call, send_failure, wire_error};
 use super::reduction::Merging;
 use super::shared::{self, Opened};
-use crate::call::Options;
-use crate::envelope::{FutureId, Header, NUMBERED, tag};
+use crate::envelope::{CallOptions, FutureId, Header, NUMBERED, tag};
 use crate::reduce::known;
 use crate::registry::MethodInfo;
 use crate::wire::{self, Aside, Packed, WireError};
@@ -86,7 +85,7 @@ pub(crate) fn call_all<E: Entry>(
     rt: Rt,
     target: &Target<E::Chare, Many>,
     args: E::Args,
-    options: Options,
+    options: CallOptions,
     answer: Answer,
 ) {
     let mut args = Some(args);
@@ -99,8 +98,8 @@ pub(crate) fn call_all<E: Entry>(
 }
 
 fn call_packed(rt: Rt, method: &MethodInfo, header: &Header, answer: Answer, pack: Pack<'_>) {
-    let to = entrance(rt, CollectionId(header.collection));
-    casts::post(rt, CollectionId(header.collection));
+    let to = entrance(rt, header.collection());
+    casts::post(rt, header.collection());
     let sent = shared::post_packed(rt, to, tag::BROADCAST, header, &mut |bytes| {
         match answer {
             Answer::None => bytes.push(SILENT),
@@ -132,7 +131,7 @@ pub(super) fn root(id: CollectionId, header: &Header) -> Pe {
 
 /// A broadcast to a chare type has arrived: forwards it, then calls the elements that live here.
 pub(crate) fn broadcast<T: Chare>(rt: Rt, method: &'static MethodInfo, header: &Header, msg: Incoming) {
-    let id = CollectionId(header.collection);
+    let id = header.collection();
     let members = match rt.collection::<T>(id) {
         Some(members) if members.takes_calls(header.source == rt.sched.pe().0) => members,
         Some(_) => return rt.hold(id, msg),
@@ -173,7 +172,7 @@ fn pass_on(
     members: &Common,
     sort: Sort,
 ) -> Option<Arrived> {
-    let (id, here) = (CollectionId(header.collection), rt.sched.pe());
+    let (id, here) = (header.collection(), rt.sched.pe());
     let mut msg = Opened::new(header, msg);
     let payloads = std::mem::take(&mut msg.beside);
     let root = root(id, header);
@@ -356,7 +355,7 @@ impl Wave {
 type Answered = (Vec<Packed>, Option<CallError>);
 
 fn send_part(rt: Rt, parent: Pe, wave: FutureId, part: Answered) {
-    let header = Header::new(0, rt.sched.pe()).with_reply(wave);
+    let header = Header::of_job(rt.sched.pe()).with_reply(wave);
     rt.with_scratch(|bytes| {
         let beside = wire::pack(&part, bytes).expect("bytes and an error can be packed");
         drop(part); // so that the payloads' memory need not be copied
@@ -381,7 +380,7 @@ pub(super) fn answer(rt: Rt, header: &Header, msg: Incoming) {
             }
             wave.one_less(rt, msg.from);
         }
-        _ => rt.violation(msg.from, "an answer without a broadcast", u64::from(header.reply_slot)),
+        _ => rt.violation(msg.from, "an answer without a broadcast", u64::from(header.reply().slot)),
     }
 }
 

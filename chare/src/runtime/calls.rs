@@ -8,14 +8,13 @@ use std::rc::Rc;
 use charm4rs_transport::port::{Charge, Incoming, Offer};
 use charm4rs_transport::{Pe, RegBuf};
 
-use super::collection::{CollectionId, key};
+use super::collection::key;
 use super::execute::{Args, Then, guard, panicked};
 use super::exit::Failure;
 use super::post::{self, fail_call, header_of, owners, wire_error};
 use super::{Rt, local_call, location, queued};
-use crate::call::Options;
 use crate::cx::Element;
-use crate::envelope::{FutureId, HEADER, Header, MOVED, PASSED, tag};
+use crate::envelope::{CallOptions, FutureId, HEADER, Header, MOVED, PASSED, tag};
 use crate::registry::MethodInfo;
 use crate::wire::{self, WireError};
 use crate::{CallError, Chare, Entry, One, Target, This, moved};
@@ -61,7 +60,13 @@ unsafe fn discard<E: Entry>(body: *const u8) {
 
 /// Sends a call to one element; its answer goes to `reply`.
 #[inline]
-pub(crate) fn call<E: Entry>(rt: Rt, target: &Target<E::Chare, One>, args: E::Args, options: Options, reply: FutureId) {
+pub(crate) fn call<E: Entry>(
+    rt: Rt,
+    target: &Target<E::Chare, One>,
+    args: E::Args,
+    options: CallOptions,
+    reply: FutureId,
+) {
     let to = match rt.collection::<E::Chare>(target.collection) {
         Some(members) => match members.find(&target.which) {
             Some(element) => return local_call::call::<E>(rt, element, args, options, reply),
@@ -90,8 +95,8 @@ fn send_call<E: Entry>(rt: Rt, to: Pe, header: Header, body: Body<E>, charge: Ch
 /// Calls an element that is not here, and is not known to be elsewhere (or for which calls are in the queue). The call goes behind those in the queue
 /// ([`queued`]); while a location is being requested, it joins the waiting calls at once.
 #[cold]
-fn call_absent<E: Entry>(rt: Rt, to: Option<Pe>, options: Options, header: Header, body: Body<E>, charge: Charge) {
-    let (here, id, element) = (rt.sched.pe(), CollectionId(header.collection), key(&body.0));
+fn call_absent<E: Entry>(rt: Rt, to: Option<Pe>, options: CallOptions, header: Header, body: Body<E>, charge: Charge) {
+    let (here, id, element) = (rt.sched.pe(), header.collection(), key(&body.0));
     let is_queued = to == Some(here) || rt.queued.has(id, element.clone());
     match to {
         _ if is_queued => queued::queue(rt, options.class(), id, element, moved_here::<E>(rt, &header, body)),
@@ -145,7 +150,7 @@ fn find<T: Chare>(
     msg: &Incoming,
     rest: &mut usize,
 ) -> Option<Rc<Element<T>>> {
-    let members = rt.collection::<T>(CollectionId(header.collection))?;
+    let members = rt.collection::<T>(header.collection())?;
     let index = index_of::<T>(method, header, msg, rest)?;
     let element = members.find(&index)?;
     if header.flags & PASSED != 0 {
@@ -173,7 +178,7 @@ fn index_packed<T: Chare>(msg: &Incoming, rest: &mut usize) -> Option<T::Index> 
 /// A call has arrived whose element does not live here.
 #[cold]
 fn not_here<T: Chare>(rt: Rt, method: &MethodInfo, header: &Header, msg: Incoming) {
-    let (here, id) = (rt.sched.pe(), CollectionId(header.collection));
+    let (here, id) = (rt.sched.pe(), header.collection());
     let Some(members) = rt.collection::<T>(id) else { return rt.keep(id, msg) };
     let Some(index) = index_of::<T>(method, header, &msg, &mut 0) else {
         return rt.violation(msg.from, "an index that cannot be read", u64::from(header.method));
@@ -207,7 +212,7 @@ fn forward(rt: Rt, method: &MethodInfo, to: Pe, header: &Header, msg: Incoming) 
 /// A call with payloads is on its way: asks the chare for their memory.
 pub(crate) fn offer<E: Entry>(rt: Rt, header: &Header, offer: &Offer) -> Vec<Option<RegBuf>> {
     let nowhere = || offer.sizes.iter().map(|_| None).collect();
-    let members = rt.collection::<E::Chare>(CollectionId(header.collection));
+    let members = rt.collection::<E::Chare>(header.collection());
     let index = wire::unpack_first::<<E::Chare as Chare>::Index>(&offer.head[HEADER..], Vec::new());
     let (Some(members), Ok((index, _)), false) = (members, index, header.is_moved()) else { return nowhere() };
     let Some(element) = members.find(&index) else { return nowhere() };
@@ -254,7 +259,7 @@ pub(super) fn undeliverable(rt: Rt, method: &MethodInfo, header: &Header, msg: I
         body.extend_from_slice(&msg.msg[HEADER..]);
     }
     drop(msg);
-    if let Some(error) = front.undelivered(CollectionId(header.collection), method.name, &body, error) {
+    if let Some(error) = front.undelivered(header.collection(), method.name, &body, error) {
         fail_call(rt, header.reply(), error);
     }
 }

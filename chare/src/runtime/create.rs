@@ -164,7 +164,7 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
 /// The header of a new collection's description, with the future to fulfil when everything is created.
 pub(super) fn opening(rt: Rt, chare: &ChareInfo, id: CollectionId) -> Header {
     let created = Reply::discarding::<u64>(rt, Awaited::CREATION);
-    let mut header = Header::new(id.0, rt.sched.pe()).with_reply(created.id());
+    let mut header = Header::of_collection(id, rt.sched.pe()).with_reply(created.id());
     header.method = chare.id();
     rt.created.borrow_mut().insert(id, created);
     header
@@ -172,7 +172,7 @@ pub(super) fn opening(rt: Rt, chare: &ChareInfo, id: CollectionId) -> Header {
 
 /// A collection's description has arrived: forwards it, and creates the elements that belong here.
 pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
-    let (id, creator) = (CollectionId(header.collection), Pe(header.source));
+    let (id, creator) = (header.collection(), Pe(header.source));
     if creator.0 >= rt.sched.pes() {
         return rt.violation(msg.from, "a collection of a PE that does not exist", u64::from(creator.0));
     }
@@ -182,7 +182,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
         shared::send(rt, child, tag::CREATE, header, msg.bytes(), payloads.clone());
     }
     let Ok((description, init)) = wire::unpack_first::<Description<T>>(msg.bytes(), Vec::new()) else {
-        return rt.violation(msg.from, "a collection's description that cannot be read", header.collection);
+        return rt.violation(msg.from, "a collection's description that cannot be read", header.collection().0);
     };
     if description.root.0 >= rt.sched.pes() {
         return rt.violation(msg.from, "a root that does not exist", u64::from(description.root.0));
@@ -195,7 +195,7 @@ pub(crate) fn create<T: Chare>(rt: Rt, header: &Header, msg: Incoming) {
             let shape =
                 description.shape().filter(|_| id.creator() == Some(creator) && rt.any_collection(id).is_none());
             let Some(shape) = shape else {
-                return rt.violation(msg.from, "an invalid collection", header.collection);
+                return rt.violation(msg.from, "an invalid collection", header.collection().0);
             };
             members_of::<T>(rt, id, shape, description.map, description.root)
         }
@@ -310,7 +310,7 @@ pub(crate) fn insert<T: Chare>(rt: Rt, id: CollectionId, index: T::Index, init: 
 }
 
 fn send_new<T: Chare>(rt: Rt, to: Pe, tag: Tag, id: CollectionId, index: T::Index, init: T::Init) {
-    let mut header = Header::new(id.0, rt.sched.pe());
+    let mut header = Header::of_collection(id, rt.sched.pe());
     header.method = T::info().id();
     if let Err(error) = post::send(rt, to, tag, &header, (index, init), false) {
         cannot_be_sent(T::NAME, &error);
@@ -325,7 +325,7 @@ fn cannot_be_sent(name: &str, error: &WireError) -> ! {
 
 /// A single chare, or an element of a sparse array, must be created here.
 pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) {
-    let id = CollectionId(header.collection);
+    let id = header.collection();
     let Some(members) = rt.collection::<T>(id) else {
         return rt.keep(id, msg);
     };
@@ -349,7 +349,7 @@ pub(crate) fn create_solo<T: Chare>(rt: Rt, header: &Header, mut msg: Incoming) 
         match new {
             Ok(new) => new,
             Err(_) => {
-                return rt.violation(msg.from, "a constructor's arguments that cannot be read", header.collection);
+                return rt.violation(msg.from, "a constructor's arguments that cannot be read", header.collection().0);
             }
         }
     };

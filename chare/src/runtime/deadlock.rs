@@ -154,7 +154,7 @@ pub(crate) fn search(rt: Rt) {
 fn send(rt: Rt, to: Pe, step: &SearchMessage) {
     rt.with_scratch(|bytes| {
         wire::pack(step, bytes).expect("numbers and texts can be packed");
-        let header = Header::new(0, rt.sched.pe());
+        let header = Header::of_job(rt.sched.pe());
         rt.sched.send_system(to, tag::DEADLOCK, HEADER + bytes.len(), |room| header.fill(bytes, room));
     });
 }

@@ -77,8 +77,7 @@ pub(crate) fn exit(rt: Rt, code: i32) {
     if bootstrap::is_fork() {
         bootstrap::end_fork(code);
     }
-    let mut header = Header::new(0, rt.sched.pe());
-    header.priority = code;
+    let header = Header::of_job(rt.sched.pe()).with_exit_code(code);
     if rt.sched.pe() == FIRST {
         pass_on(rt, &header);
     } else {
@@ -94,7 +93,7 @@ pub(super) fn arrived(rt: Rt, header: &Header) {
 fn pass_on(rt: Rt, header: &Header) {
     if rt.sched.stopping().is_none() {
         tree(rt, FIRST).children(rt.sched.pe()).for_each(|child| send(rt, child, header));
-        rt.sched.stop(header.priority);
+        rt.sched.stop(header.exit_code());
     }
 }
 

@@ -122,7 +122,7 @@ fn spare(rt: Rt, like: &Likeness, id: CollectionId) -> Option<&'static dyn AnyCo
 /// Destroys a collection.
 pub(crate) fn destroy_collection<T: Chare>(rt: Rt, id: CollectionId) {
     let here = rt.sched.pe();
-    let mut header = Header::new(id.0, here);
+    let mut header = Header::of_collection(id, here);
     header.method = T::info().id();
     if id.is_section() {
         return send(rt, broadcast::entrance(rt, id), &header, true);
@@ -137,7 +137,7 @@ fn send(rt: Rt, to: Pe, header: &Header, by_tree: bool) {
 
 /// A PE reports that it destroys a collection.
 pub(super) fn step(rt: Rt, header: &Header, msg: Incoming) {
-    let (id, here, by) = (CollectionId(header.collection), rt.sched.pe(), Pe(header.source));
+    let (id, here, by) = (header.collection(), rt.sched.pe(), Pe(header.source));
     let root = broadcast::root(id, header);
     let can_end = id.creator().is_some() && root.0 < rt.sched.pes();
     let (Ok(by_tree), true) = (wire::unpack::<bool>(&msg.msg[HEADER..], Vec::new()), can_end) else {
@@ -215,7 +215,7 @@ pub(super) fn never_made(rt: Rt, chare: &str, header: &Header) {
     if let Some(to) = header.reply().wanted() {
         send_failure(rt, to, destroyed(rt, chare, "a section, or the number of its elements"));
     }
-    let id = CollectionId(header.collection);
+    let id = header.collection();
     // Its creator may have reported already that it is gone.
     if !rt.gone.has(id) {
         note(rt, id);
@@ -261,7 +261,7 @@ pub(super) fn too_late(rt: Rt, id: CollectionId, msg: Incoming) {
     rt.discard(msg);
     match tag {
         tag::INSERT => rt.fail(Failure { code: 1, what: destroyed(rt, chare, "an insertion").to_string() }),
-        tag::SECTION if CollectionId(header.collection).is_section() => never_made(rt, chare, &header),
+        tag::SECTION if header.collection().is_section() => never_made(rt, chare, &header),
         tag::SECTION | tag::CENSUS => {
             if let Some(to) = header.reply().wanted() {
                 send_failure(rt, to, destroyed(rt, chare, "a section, or the number of its elements"));

@@ -10,13 +10,18 @@ use super::calls::call_at_once;
 use super::execute::{Then, run};
 use super::post::header_of;
 use crate::Entry;
-use crate::call::Options;
 use crate::cx::Element;
-use crate::envelope::FutureId;
+use crate::envelope::{CallOptions, FutureId};
 
 /// Queues a call of an element of this PE.
 #[inline]
-pub(super) fn call<E: Entry>(rt: Rt, element: Rc<Element<E::Chare>>, args: E::Args, options: Options, reply: FutureId) {
+pub(super) fn call<E: Entry>(
+    rt: Rt,
+    element: Rc<Element<E::Chare>>,
+    args: E::Args,
+    options: CallOptions,
+    reply: FutureId,
+) {
     rt.sched.call_self(options.class(), move || {
         if element.is_gone() {
             let header = header_of(rt, E::info(), element.members.id(), options, reply);

@@ -70,8 +70,7 @@ pub(crate) use section::{Membership, allreduce, contribute, section, section_of}
 
 pub(crate) use self::collection::AnyCollection;
 use crate::Chare;
-use crate::call::Options;
-use crate::envelope::{HEADER, Header, tag};
+use crate::envelope::{CallOptions, HEADER, Header, tag};
 use crate::registry::{Registry, registry};
 use crate::reply::Futures;
 
@@ -403,7 +402,7 @@ impl Handler for Dispatcher {
             return rt.violation(msg.from, "a moved value from another process", u64::from(header.flags));
         }
         if header.reply().pe.0 >= rt.sched.pes() {
-            return rt.violation(msg.from, "a future of a PE that does not exist", u64::from(header.reply_pe));
+            return rt.violation(msg.from, "a future of a PE that does not exist", u64::from(header.reply().pe.0));
         }
         match msg.tag {
             tag::CALL | tag::BROADCAST => match rt.registry.methods.get(usize::from(header.method)) {
@@ -429,13 +428,13 @@ impl Handler for Dispatcher {
             | tag::PIECE
             | tag::RESULT_PIECE
             | tag::EXCHANGE
-            | tag::CENSUS => match rt.any_collection(CollectionId(header.collection)) {
+            | tag::CENSUS => match rt.any_collection(header.collection()) {
                 Some(members) => match msg.tag {
                     tag::LOCATION => members.told(rt, msg),
                     tag::CENSUS => insertion::census::step(rt, members, &header, &msg),
                     _ => reduction::system(rt, &members.common().reductions, &header, msg),
                 },
-                None => rt.keep(CollectionId(header.collection), msg),
+                None => rt.keep(header.collection(), msg),
             },
             tag::PUT => put_windows::arrived(rt, &header, msg),
             tag::READ => put_windows::read(rt, &header, &msg),
@@ -449,7 +448,7 @@ impl Handler for Dispatcher {
 
 #[inline]
 fn class_of(header: &Header) -> Class {
-    Options { flags: header.flags, priority: header.priority }.class()
+    CallOptions { flags: header.flags, priority: header.priority() }.class()
 }
 
 /// The number of children of a PE in the trees of broadcasts and reductions.

@@ -11,8 +11,7 @@ use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 use super::collection::CollectionId;
 use super::exit::Failure;
 use super::{Rt, shared};
-use crate::call::Options;
-use crate::envelope::{FutureId, HEADER, Header, tag};
+use crate::envelope::{CallOptions, FutureId, HEADER, Header, tag};
 use crate::moved::{self, Loose};
 use crate::registry::MethodInfo;
 use crate::wire::{self, Aside, WireError};
@@ -24,13 +23,12 @@ pub(super) fn header_of(
     rt: Rt,
     method: &MethodInfo,
     collection: CollectionId,
-    options: Options,
+    options: CallOptions,
     reply: FutureId,
 ) -> Header {
-    let mut header = Header::new(collection.0, rt.sched.pe()).with_reply(reply);
+    let mut header = Header::of_collection(collection, rt.sched.pe()).with_reply(reply).with_priority(options.priority);
     header.method = method.id();
     header.flags = options.flags;
-    header.priority = options.priority;
     header
 }
 
@@ -178,7 +176,7 @@ pub(super) fn send_failure(rt: Rt, to: FutureId, error: CallError) {
     if to.pe == rt.sched.pe() {
         return rt.futures.fail(to, error);
     }
-    let header = Header::new(0, rt.sched.pe()).with_reply(to);
+    let header = Header::of_job(rt.sched.pe()).with_reply(to);
     send_wire(rt, to.pe, tag::FAILURE, &header, error, false).expect("an error is made of text and numbers");
 }
 
@@ -189,7 +187,7 @@ pub(crate) fn reply<R: Arguments>(rt: Rt, to: FutureId, value: R) {
         return rt.futures.fulfil(to, value);
     }
     if rt.same_process(to.pe) {
-        send_moved(rt, to.pe, tag::REPLY, Header::new(0, rt.sched.pe()).with_reply(to), value, Charge::PLAIN);
+        send_moved(rt, to.pe, tag::REPLY, Header::of_job(rt.sched.pe()).with_reply(to), value, Charge::PLAIN);
     } else {
         reply_serialized(rt, to, value);
     }
@@ -207,7 +205,7 @@ pub(super) fn reply_tagged(rt: Rt, to: FutureId, tag: Tag, value: impl serde::Se
 }
 
 fn reply_packed(rt: Rt, to: FutureId, tag: Tag, pack: Pack<'_>) {
-    let header = Header::new(0, rt.sched.pe()).with_reply(to);
+    let header = Header::of_job(rt.sched.pe()).with_reply(to);
     if let Err(error) = send_packed(rt, to.pe, tag, &header, false, pack) {
         let pe = rt.sched.pe();
         send_failure(rt, to, CallError::Wire { entry: "a result".into(), pe, why: error.to_string() });

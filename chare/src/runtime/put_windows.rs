@@ -62,13 +62,12 @@ const GONE: i32 = 1;
 
 /// The header of a put and its offset, as a message.
 fn notice(id: PutWindowId, from: Pe, offset: u64) -> Vec<u8> {
-    let header = Header::new(id.to_bits(), from);
+    let header = Header::of_put_window(id, from);
     [bytemuck::bytes_of(&header), &offset.to_le_bytes()].concat()
 }
 
 fn send(rt: Rt, to: Pe, tag: Tag, id: PutWindowId, what: i32) {
-    let mut header = Header::new(id.to_bits(), rt.sched.pe());
-    header.priority = what;
+    let header = Header::of_put_window(id, rt.sched.pe()).with_outcome(what);
     rt.sched.send(to, tag, HEADER, |room| _ = moved::put_pod(room, 0, &header));
 }
 
@@ -184,13 +183,13 @@ pub(crate) fn give_up(rt: Rt, address: &PutWindowAddress) {
 
 /// A put has arrived.
 pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
-    let id = PutWindowId::from_bits(header.collection);
+    let id = header.put_window();
     let Some(&offset) = msg.msg[HEADER..].first_chunk() else {
-        return rt.violation(msg.from, "a put without an offset", header.collection);
+        return rt.violation(msg.from, "a put without an offset", header.collection().0);
     };
     let mut table = rt.put_windows.own.borrow_mut();
     let Some(own) = table.get_mut(&id).filter(|own| own.turn == Turn::Theirs) else {
-        return rt.violation(msg.from, "a put into an unknown put window, or out of turn", header.collection);
+        return rt.violation(msg.from, "a put into an unknown put window, or out of turn", header.collection().0);
     };
     for payload in msg.payloads.iter() {
         if !rt.sched.fill_put_window(id, u64::from_le_bytes(offset), payload) {
@@ -211,23 +210,23 @@ pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
 
 /// A put of this PE was read, or the owner will not read it.
 pub(super) fn read(rt: Rt, header: &Header, msg: &Incoming) {
-    let id = PutWindowId::from_bits(header.collection);
+    let id = header.put_window();
     let put = rt.put_windows.puts.borrow_mut().remove(&(msg.from, id));
     match put {
-        Some((future, _)) if header.priority == GONE => {
+        Some((future, _)) if header.outcome() == GONE => {
             rt.futures.fail(future, CallError::WindowGone { owner: msg.from });
         }
         Some((future, address)) => rt.futures.fulfil(future, Right::of(address)),
-        None => rt.violation(msg.from, "an answer without a put", header.collection),
+        None => rt.violation(msg.from, "an answer without a put", header.collection().0),
     }
 }
 
 /// The handle of a put window of this PE was dropped.
 pub(super) fn unused(rt: Rt, header: &Header, msg: &Incoming) {
-    let id = PutWindowId::from_bits(header.collection);
+    let id = header.put_window();
     let mut table = rt.put_windows.own.borrow_mut();
     let Some(own) = table.get_mut(&id).filter(|own| own.turn == Turn::Theirs) else {
-        return rt.violation(msg.from, "a put handle was dropped that no peer holds", header.collection);
+        return rt.violation(msg.from, "a put handle was dropped that no peer holds", header.collection().0);
     };
     own.turn = Turn::Over;
     let (waiting, dropped) = (std::mem::take(&mut own.waiting), own.dropped);

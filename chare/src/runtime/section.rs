@@ -118,9 +118,9 @@ fn open(rt: Rt, chare: &ChareInfo, id: CollectionId, whole: CollectionId, indice
 
 /// A step of a section's creation has arrived.
 pub(super) fn step(rt: Rt, chare: &'static ChareInfo, header: &Header, msg: Incoming) {
-    let id = CollectionId(header.collection);
+    let id = header.collection();
     let (Ok(step), true) = (wire::unpack::<SectionMessage>(&msg.msg[HEADER..], Vec::new()), id.is_section()) else {
-        return rt.violation(msg.from, "an invalid section message", header.collection);
+        return rt.violation(msg.from, "an invalid section message", header.collection().0);
     };
     let whole = match step {
         SectionMessage::Begin { whole, .. }
@@ -247,7 +247,7 @@ fn make(
     whole: &'static dyn AnyCollection,
     Description { root, pes, parts, ended, .. }: Description,
 ) -> Option<()> {
-    let (id, here) = (CollectionId(header.collection), rt.sched.pe());
+    let (id, here) = (header.collection(), rt.sched.pe());
     let creator = id.creator().filter(|_| ended <= id.serial())?;
     let span = Span::of(rt.sched.layout(), pes.clone())?;
     if ![creator, root, here].into_iter().all(|pe| span.contains(pe)) {
@@ -413,7 +413,7 @@ fn keep(element: Rc<dyn AnyElement>, collection: CollectionId, turn: Turn, part:
 /// Gives a part when this PE knows the section.
 fn later(element: Rc<dyn AnyElement>, id: CollectionId, number: u64, part: HeldContribution) {
     let (rt, chare) = (element.base().rt, element.members().common().info);
-    let mut header = Header::new(id.0, rt.sched.pe());
+    let mut header = Header::of_collection(id, rt.sched.pe());
     header.method = chare.id();
     let creator = id.creator().expect("it is a section's");
     send(rt, creator, &header, &SectionMessage::Expect);

@@ -47,7 +47,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use charm4rs_transport::memory::{InlineTask, Slab};
-use charm4rs_transport::port::{Incoming, Ledger, Port, PortEvent, Sink, Tag};
+use charm4rs_transport::port::{Incoming, Ledger, Port, PortEvent, Sink, tags};
 use charm4rs_transport::{Layout, Pe, TransportError};
 
 use crate::handler::{Config, Handler, Step};
@@ -148,10 +148,10 @@ impl<H: Handler> Sink for Arriving<'_, H> {
     }
 }
 
-/// Whether a message is the scheduler's own: it has the first eight tags of the system range.
+/// Whether a message is the scheduler's own.
 #[inline]
 fn is_signal(msg: &Incoming) -> bool {
-    msg.tag.0 & 0xF8 == Tag::SYSTEM
+    tags::SCHEDULER.contains(&msg.tag.0)
 }
 
 #[inline]

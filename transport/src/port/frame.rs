@@ -9,7 +9,7 @@ use charm4rs_transport_core::memory::write_bytes;
 use charm4rs_transport_core::{Imm, Pe, RegBuf, RemoteKey};
 
 /// Tags from here on are the port's.
-pub(super) const FIRST: u8 = 0xF0;
+pub(super) const FIRST: u8 = super::tags::PORT;
 /// A payload of the sender's next message.
 pub(super) const PAYLOAD: u8 = 0xF0;
 /// The receiver returns credit.

@@ -1,22 +1,19 @@
 //! A message as the port gives it to its user, and its kind. Knows nothing of how it came.
 
-use super::Charge;
+use super::{Charge, tags};
 use charm4rs_transport_core::memory::Payloads;
 use charm4rs_transport_core::{Msg, Pe};
 
-/// What kind of message: the layers above name theirs below 0xF0; from there on they are the port's own.
+/// The kind of a message. [`tags`](super::tags) has the ranges.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tag(pub u8);
 
 impl Tag {
-    /// Tags from here on are those of system messages.
-    pub const SYSTEM: u8 = 0xE0;
-
     /// Whether its messages are handled as they arrive, and never queued. They need no credit, and may overtake messages that wait for some.
     #[inline]
     #[must_use]
     pub const fn is_system(self) -> bool {
-        self.0 >= Self::SYSTEM
+        self.0 >= tags::OBJECTS.end
     }
 
     /// How a message of another PE's counts that has no weight.

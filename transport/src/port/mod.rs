@@ -59,6 +59,7 @@ mod rendezvous;
 mod send;
 #[cfg(test)]
 mod sim_tests;
+pub mod tags;
 #[cfg(test)]
 mod tests;
 

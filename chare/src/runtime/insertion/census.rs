@@ -181,7 +181,7 @@ pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
 
 fn close(rt: Rt, id: CollectionId, to: FutureId) {
     let counted = Reply::discarding::<u64>(rt, Awaited::CREATION);
-    let mut header = Header::new(id.0, rt.sched.pe()).with_reply(counted.id());
+    let mut header = Header::of_collection(id, rt.sched.pe()).with_reply(counted.id());
     let members = rt.any_collection(id);
     if let Some(members) = members {
         header.method = members.common().info.id(); // for the error, if it is gone
@@ -214,7 +214,7 @@ fn close(rt: Rt, id: CollectionId, to: FutureId) {
 /// chares.
 pub(crate) fn elements(rt: Rt, id: CollectionId) -> Reply<u64> {
     let reply = Reply::new(rt, Awaited::CREATION);
-    let header = Header::new(id.0, rt.sched.pe()).with_reply(reply.id());
+    let header = Header::of_collection(id, rt.sched.pe()).with_reply(reply.id());
     send(rt, id.creator().expect("a collection has a creator"), &header, &CensusMessage::Count);
     reply
 }
@@ -229,14 +229,14 @@ pub(in crate::runtime) fn probe(rt: Rt, members: &Common) {
     if let Some(creator) = members.id().creator()
         && !members.inserted.probes.replace(true)
     {
-        send(rt, creator, &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Probe);
+        send(rt, creator, &Header::of_collection(members.id(), rt.sched.pe()), &CensusMessage::Probe);
     }
 }
 
 /// Before an insertion: tells the element's PE which broadcasts this PE has seen.
 pub(in crate::runtime) fn tell_seen(rt: Rt, members: &Common, to: Pe) {
     if let Some(seen) = casts::to_tell(rt, members, to) {
-        send(rt, to, &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Seen(seen));
+        send(rt, to, &Header::of_collection(members.id(), rt.sched.pe()), &CensusMessage::Seen(seen));
     }
 }
 
@@ -246,14 +246,14 @@ pub(in crate::runtime) fn step(rt: Rt, all: &dyn AnyCollection, header: &Header,
     let (Ok(step), Some(creator)) =
         (wire::unpack::<CensusMessage>(&msg.msg[HEADER..], Vec::new()), members.id().creator())
     else {
-        return rt.violation(msg.from, "an invalid census message", header.collection);
+        return rt.violation(msg.from, "an invalid census message", header.collection().0);
     };
     if !members.sparse && !matches!(step, CensusMessage::Count | CensusMessage::Tell { .. }) {
-        return rt.violation(msg.from, "a census of a collection that is not a sparse array", header.collection);
+        return rt.violation(msg.from, "a census of a collection that is not a sparse array", header.collection().0);
     }
     let (own, own_casts) = (&members.inserted, &members.casts);
     // For the whole census, without the future of the request.
-    let bare = Header::new(members.id().0, here);
+    let bare = Header::of_collection(members.id(), here);
     let pass_on =
         |step: &CensusMessage| tree(rt, creator).children(here).for_each(|child| send(rt, child, &bare, step));
     match step {
@@ -327,13 +327,13 @@ fn ask_all(rt: Rt, members: &Common) {
         *closes = Some(!askers.is_empty());
         !askers.is_empty()
     };
-    send(rt, rt.sched.pe(), &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Ask { closes });
+    send(rt, rt.sched.pe(), &Header::of_collection(members.id(), rt.sched.pe()), &CensusMessage::Ask { closes });
 }
 
 /// The question of a round has arrived: forwards it, and answers.
 fn ask(rt: Rt, all: &dyn AnyCollection, creator: Pe, closes: bool) {
     let (here, members) = (rt.sched.pe(), all.common());
-    let (own, header) = (&members.inserted, Header::new(members.id().0, here));
+    let (own, header) = (&members.inserted, Header::of_collection(members.id(), here));
     let children: Vec<Pe> = tree(rt, creator).children(here).collect();
     {
         let mut round = own.round.borrow_mut();
@@ -370,7 +370,7 @@ fn answer(rt: Rt, members: &Common, creator: Pe, part: Sum) {
         return;
     }
     if let Some(parent) = tree(rt, creator).parent(rt.sched.pe()) {
-        return send(rt, parent, &Header::new(members.id().0, rt.sched.pe()), &CensusMessage::Answer(sum));
+        return send(rt, parent, &Header::of_collection(members.id(), rt.sched.pe()), &CensusMessage::Answer(sum));
     }
     let settled = sum.begun == sum.made && round.before == Some(sum.begun);
     round.before = (sum.begun == sum.made).then_some(sum.begun);
@@ -384,7 +384,7 @@ fn answer(rt: Rt, members: &Common, creator: Pe, part: Sum) {
 
 /// At the creator: no insertion is in flight.
 fn settle(rt: Rt, members: &Common, creator: Pe, sum: Sum) {
-    let header = Header::new(members.id().0, rt.sched.pe());
+    let header = Header::of_collection(members.id(), rt.sched.pe());
     let (closes, phase, askers, probers) = {
         let mut clerk = members.inserted.clerk.borrow_mut();
         let closes = clerk.closes.take() == Some(true);

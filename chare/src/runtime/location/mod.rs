@@ -42,7 +42,7 @@ enum LocationMessage {
 }
 
 fn send<T: Chare>(rt: Rt, members: &Members<T>, to: Pe, index: T::Index, step: LocationMessage) {
-    let header = Header::new(members.id().0, rt.sched.pe());
+    let header = Header::of_collection(members.id(), rt.sched.pe());
     send_wire(rt, to, tag::LOCATION, &header, (index, step), false).expect("an index can be packed: it came here so");
 }
 

@@ -158,7 +158,7 @@ impl Reductions {
     }
 
     pub(super) fn header(&self, rt: Rt) -> Header {
-        Header::new(self.collection.get().0, rt.sched.pe())
+        Header::of_collection(self.collection.get(), rt.sched.pe())
     }
 }
 

@@ -15,7 +15,6 @@ use super::{Reductions, send};
 use crate::Arguments;
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::reduce::{Route, Sink};
-use crate::runtime::collection::CollectionId;
 use crate::runtime::exit::Failure;
 use crate::runtime::insertion::casts;
 use crate::runtime::post::reply_tagged;
@@ -107,7 +106,7 @@ pub(in crate::runtime) fn give_to<O: Arguments>(rt: Rt, route: &Route, value: O)
         Route::Nobody | Route::Everyone => {}
         Route::Future(to) => fulfil(rt, *to, tag::REPLY, value),
         Route::Entry { collection, method, before, broadcast } => {
-            let mut header = Header::new(collection.0, rt.sched.pe());
+            let mut header = Header::of_collection(*collection, rt.sched.pe());
             header.method = *method;
             return call_sink(rt, &header, before.clone(), *broadcast, value);
         }
@@ -136,8 +135,8 @@ fn call_sink<O: Arguments>(
     let beside = wire::pack(&value, &mut bytes)?;
     drop(value);
     if to_all {
-        let to = broadcast::entrance(rt, CollectionId(header.collection));
-        casts::post(rt, CollectionId(header.collection));
+        let to = broadcast::entrance(rt, header.collection());
+        casts::post(rt, header.collection());
         shared::send(rt, to, tag::BROADCAST, header, &bytes, beside);
     } else {
         let msg = Msg::fill(rt.sched.slab(), HEADER + bytes.len(), |room| header.fill(&bytes, room));
