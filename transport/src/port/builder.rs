@@ -147,7 +147,6 @@ impl Port {
             ("credits", self.credits.len()),
             ("offers", self.inner.rendezvous.receiver.counts()[0]),
             ("arriving", self.inner.rendezvous.receiver.counts()[1]),
-            ("actions", usize::from(self.inner.rendezvous.has_actions())),
             ("todo", self.inner.todo.len()),
             ("put windows", self.inner.put_windows.count()),
             ("bytes in flight", usize::try_from(self.operations.left().0).unwrap()),

@@ -8,7 +8,7 @@ use super::credit::{Accounts, Charge};
 use super::frame::{self, Eager, Probe, Rts};
 use super::put_window::PutWindows;
 use super::puts::Target;
-use super::rendezvous::Rendezvous;
+use super::rendezvous::{Action, Rendezvous};
 use super::{Counters, Incoming, PortEvent, Tag};
 use charm4rs_transport_core::fast_path::Arrival;
 use charm4rs_transport_core::memory::{Payloads, Slab, write_bytes};
@@ -48,6 +48,8 @@ pub(super) enum Todo {
     Probe(Probe),
     /// A NACK for a message whose payloads came ahead and found no memory: the message, and its size with them.
     Nack(Pe, Tag, Msg, u64),
+    /// What a frame of a rendezvous asks for.
+    Rendezvous(Action),
 }
 
 #[derive(Debug)]
@@ -109,7 +111,11 @@ impl Inner {
             return self.rare(reach, from, imm, msg, out);
         }
         match frame::tag(imm) {
-            frame::FIN => return self.rendezvous.on_fin(from, frame::arg(imm)),
+            frame::FIN => {
+                let complete = self.rendezvous.receiver.on_fin(from, frame::arg(imm))?;
+                self.todo.extend(complete.map(Action::Deliver).map(Todo::Rendezvous));
+                return Ok(());
+            }
             frame::PUT => {
                 if let Some((tag, notice)) = self.notice(frame::arg(imm)) {
                     self.message(reach, (from, tag, Charge::NONE), notice, Vec::new(), out);
@@ -172,7 +178,8 @@ impl Inner {
             frame::PAYLOAD => self.peers.entry(from).or_default().payloads.push(msg.into_buf()),
             frame::HANDED => {
                 let (slot, copies) = (frame::arg(imm), &mut self.counters.copies);
-                return self.rendezvous.on_handed(from, slot, msg.into_buf(), copies);
+                let complete = self.rendezvous.receiver.on_handed(from, slot, msg.into_buf(), copies)?;
+                self.todo.extend(complete.map(Action::Deliver).map(Todo::Rendezvous));
             }
             frame::MISSED => match frame::Missed::decode(&msg) {
                 // Whose own frame finds no memory fails, and sends no notice.
@@ -201,8 +208,14 @@ impl Inner {
                 Some(rts) => return self.on_rts(from, rts, out),
                 None => return bad("a malformed RTS", msg.len()),
             },
-            frame::CTS => return self.rendezvous.on_cts(from, &msg),
-            frame::REFUSE => return self.rendezvous.on_refuse(from, &msg),
+            frame::CTS => {
+                let cleared = self.rendezvous.sender.on_cts(from, &msg)?;
+                self.todo.push_back(Todo::Rendezvous(Action::Transfer(cleared)));
+            }
+            frame::REFUSE => {
+                let refused = self.rendezvous.sender.on_refuse(from, &msg)?;
+                self.todo.push_back(Todo::Rendezvous(Action::Refund(refused)));
+            }
             frame::WRITE => {
                 if !frame::Write::decode(&msg).is_some_and(|write| self.write(from, &write)) {
                     return bad("a put that cannot be written", msg.len());
@@ -229,7 +242,10 @@ impl Inner {
                 peer.missed += 1;
                 peer.missed_bytes = peer.missed_bytes.saturating_add(len);
             }
-            frame::HANDED => return self.rendezvous.on_missed(from, frame::arg(imm)),
+            frame::HANDED => {
+                let complete = self.rendezvous.receiver.on_missed(from, frame::arg(imm))?;
+                self.todo.extend(complete.map(Action::Deliver).map(Todo::Rendezvous));
+            }
             _ => return Err(TransportError::MessageRefused { pe: self.pe, size: len }),
         }
         Ok(())
@@ -277,8 +293,9 @@ impl Inner {
             let what = "a message above the limit of ++message-max";
             return Err(TransportError::Protocol { from, what, detail: bytes });
         }
-        if let Some(id) = self.rendezvous.on_rts(from, rts, &self.slab) {
-            self.show_offer(id, out);
+        match self.rendezvous.receiver.on_rts(from, rts, &self.slab) {
+            (id, true) => self.show_offer(id, out),
+            (id, false) => self.todo.push_back(Todo::Rendezvous(Action::Answer(id))),
         }
         Ok(())
     }

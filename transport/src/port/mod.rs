@@ -379,7 +379,6 @@ impl Port {
     fn has_pending(&self) -> bool {
         !self.plain
             || !self.inner.todo.is_empty()
-            || self.inner.rendezvous.has_actions()
             || self.waits_for_room()
             || self.fatal.is_some()
             || self.ends.local.as_ref().is_some_and(FastPath::is_busy)

@@ -33,13 +33,12 @@ impl Port {
 
     /// Does what arrivals asked for.
     pub(super) fn run_todo(&mut self) -> Result<(), TransportError> {
-        loop {
-            self.run_actions()?;
-            match self.inner.todo.pop_front() {
-                None => break,
-                Some(Todo::Credit(to)) => self.credits.push(to),
-                Some(Todo::Probe(probe)) => self.pass_on(probe),
-                Some(Todo::Nack(to, tag, msg, len)) => self.send_nack(to, tag, Some(&*msg), len),
+        while let Some(todo) = self.inner.todo.pop_front() {
+            match todo {
+                Todo::Credit(to) => self.credits.push(to),
+                Todo::Probe(probe) => self.pass_on(probe),
+                Todo::Nack(to, tag, msg, len) => self.send_nack(to, tag, Some(&*msg), len),
+                Todo::Rendezvous(action) => self.act(action)?,
             }
         }
         self.give_credit();

@@ -25,7 +25,7 @@
 //!
 //! # Parts
 //! [`sender`] and [`receiver`] are the two state machines. They move no bytes and call no endpoint. A frame may arrive while this PE sends, so what it asks for
-//! is noted as an [`Action`], and done by the next [`Port::run_actions`]. `model` runs both machines through every order of events.
+//! is an [`Action`], which waits in the port's list of things to do. `model` runs both machines through every order of events.
 
 #[cfg(test)]
 mod model;
@@ -43,12 +43,12 @@ pub(super) use sender::{Request, Sender};
 use super::frame::{self, Cts, Destination, Rts};
 use super::puts::Target;
 use super::{OfferId, Port, PortEvent, Tag};
-use charm4rs_transport_core::memory::{Slab, write_bytes};
+use charm4rs_transport_core::memory::write_bytes;
 use charm4rs_transport_core::{Msg, Pe, RegBuf, TransportError};
 
 /// What a frame asks this PE to do.
 #[derive(Debug)]
-enum Action {
+pub(super) enum Action {
     /// Choose memory for the payloads of an offer, and answer it.
     Answer(u64),
     /// Send the payloads of a message that the receiver cleared.
@@ -64,59 +64,6 @@ enum Action {
 pub(super) struct Rendezvous {
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
-    actions: VecDeque<Action>,
-}
-
-impl Rendezvous {
-    /// Whether frames asked for anything.
-    pub(super) fn has_actions(&self) -> bool {
-        !self.actions.is_empty()
-    }
-
-    /// An RTS arrived. Returns the number of the offer, if the user chooses the destinations.
-    pub(super) fn on_rts(&mut self, from: Pe, rts: Rts<'_>, slab: &Slab) -> Option<u64> {
-        let (id, user_chooses) = self.receiver.on_rts(from, rts, slab);
-        if !user_chooses {
-            self.actions.push_back(Action::Answer(id));
-        }
-        user_chooses.then_some(id)
-    }
-
-    pub(super) fn on_cts(&mut self, from: Pe, msg: &[u8]) -> Result<(), TransportError> {
-        let cleared = self.sender.on_cts(from, msg)?;
-        self.actions.push_back(Action::Transfer(cleared));
-        Ok(())
-    }
-
-    pub(super) fn on_refuse(&mut self, from: Pe, msg: &[u8]) -> Result<(), TransportError> {
-        let refused = self.sender.on_refuse(from, msg)?;
-        self.actions.push_back(Action::Refund(refused));
-        Ok(())
-    }
-
-    pub(super) fn on_fin(&mut self, from: Pe, slot: usize) -> Result<(), TransportError> {
-        let complete = self.receiver.on_fin(from, slot)?;
-        self.actions.extend(complete.map(Action::Deliver));
-        Ok(())
-    }
-
-    pub(super) fn on_handed(
-        &mut self,
-        from: Pe,
-        slot: usize,
-        payload: RegBuf,
-        copies: &mut u64,
-    ) -> Result<(), TransportError> {
-        let complete = self.receiver.on_handed(from, slot, payload, copies)?;
-        self.actions.extend(complete.map(Action::Deliver));
-        Ok(())
-    }
-
-    pub(super) fn on_missed(&mut self, from: Pe, slot: usize) -> Result<(), TransportError> {
-        let complete = self.receiver.on_missed(from, slot)?;
-        self.actions.extend(complete.map(Action::Deliver));
-        Ok(())
-    }
 }
 
 impl Port {
@@ -218,15 +165,13 @@ impl Port {
         }
     }
 
-    /// Does what frames asked for.
-    pub(super) fn run_actions(&mut self) -> Result<(), TransportError> {
-        while let Some(action) = self.inner.rendezvous.actions.pop_front() {
-            match action {
-                Action::Answer(id) => self.answer(id, Vec::new()),
-                Action::Transfer(cleared) => self.transfer(cleared)?,
-                Action::Refund(refused) => self.refund(refused),
-                Action::Deliver(arriving) => self.deliver(arriving),
-            }
+    /// Does what a frame asked for.
+    pub(super) fn act(&mut self, action: Action) -> Result<(), TransportError> {
+        match action {
+            Action::Answer(id) => self.answer(id, Vec::new()),
+            Action::Transfer(cleared) => self.transfer(cleared)?,
+            Action::Refund(refused) => self.refund(refused),
+            Action::Deliver(arriving) => self.deliver(arriving),
         }
         Ok(())
     }

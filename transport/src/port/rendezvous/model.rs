@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::super::frame::{Nack, Write};
 use super::super::puts::Target;
 use super::*;
+use charm4rs_transport_core::memory::Slab;
 use charm4rs_transport_core::{RemoteKey, Window, WindowId};
 
 const SENDER: Pe = Pe(0);
@@ -97,8 +98,11 @@ enum Outcome {
 
 #[derive(Default)]
 struct Model {
-    sender: Rendezvous,
-    receiver: Rendezvous,
+    sender: Sender,
+    receiver: Receiver,
+    /// What frames asked each of them for.
+    sender_todo: VecDeque<Action>,
+    receiver_todo: VecDeque<Action>,
     slab: Slab,
     to_receiver: VecDeque<Frame>,
     to_sender: VecDeque<Frame>,
@@ -115,7 +119,7 @@ impl Model {
         let payloads = payloads.into_iter().map(RegBuf::from_vec).collect();
         let head = RegBuf::from_vec(head);
         let request = Request { to: RECEIVER, tag: Tag(1), head, payloads, offer, head_max: HEAD_MAX };
-        let (rts, reserved) = self.sender.sender.ask(request);
+        let (rts, reserved) = self.sender.ask(request);
         self.reserved += reserved;
         self.to_receiver.push_back(Frame::Control(frame::RTS, rts));
     }
@@ -126,8 +130,8 @@ impl Model {
             self.to_receiver.len().min(1),
             self.to_sender.len().min(1),
             self.puts.len(),
-            self.sender.actions.len().min(1),
-            self.receiver.actions.len().min(1),
+            self.sender_todo.len().min(1),
+            self.receiver_todo.len().min(1),
             self.shown.len(),
         ];
         let all = possible.iter().sum();
@@ -155,7 +159,7 @@ impl Model {
     }
 
     fn receive_at_receiver(&mut self) {
-        let taken = match self.to_receiver.pop_front() {
+        let complete = match self.to_receiver.pop_front() {
             Some(Frame::Control(frame::RTS, body)) => {
                 let rts = Rts::decode(&body).unwrap();
                 self.shown.extend(self.receiver.on_rts(SENDER, rts, &self.slab));
@@ -165,14 +169,20 @@ impl Model {
             Some(Frame::Missed(slot)) => self.receiver.on_missed(SENDER, slot),
             Some(Frame::Control(..)) | None => unreachable!("no other frame is for the receiver"),
         };
-        taken.unwrap();
+        self.receiver_todo.extend(complete.unwrap().map(Action::Deliver));
     }
 
     fn receive_at_sender(&mut self) {
         let Some(Frame::Control(tag, body)) = self.to_sender.pop_front() else { unreachable!("payloads go one way") };
         match tag {
-            frame::CTS => self.sender.on_cts(RECEIVER, &body).unwrap(),
-            frame::REFUSE => self.sender.on_refuse(RECEIVER, &body).unwrap(),
+            frame::CTS => {
+                let cleared = self.sender.on_cts(RECEIVER, &body).unwrap();
+                self.sender_todo.push_back(Action::Transfer(cleared));
+            }
+            frame::REFUSE => {
+                let refused = self.sender.on_refuse(RECEIVER, &body).unwrap();
+                self.sender_todo.push_back(Action::Refund(refused));
+            }
             frame::NACK => self.outcomes.push(Outcome::Nacked(Nack::decode(&body).unwrap().head.to_vec())),
             tag => unreachable!("{tag} is not for the sender"),
         }
@@ -184,12 +194,13 @@ impl Model {
         let target = Target::payload(slot, part);
         let Target::Payload { slot: slot_name, part } = target else { unreachable!("it is a payload") };
         let write = Write { target, key, offset: 0, bytes: &bytes };
-        assert!(self.receiver.receiver.write(SENDER, (slot_name, part), &write), "the window is open until its FIN");
-        self.receiver.on_fin(SENDER, slot).unwrap();
+        assert!(self.receiver.write(SENDER, (slot_name, part), &write), "the window is open until its FIN");
+        let complete = self.receiver.on_fin(SENDER, slot).unwrap();
+        self.receiver_todo.extend(complete.map(Action::Deliver));
     }
 
     fn act_at_sender(&mut self, explorer: &mut Explorer) {
-        match self.sender.actions.pop_front() {
+        match self.sender_todo.pop_front() {
             Some(Action::Transfer(Cleared { slot, transfers, reserved, .. })) => {
                 self.reserved -= reserved;
                 for (part, (payload, destination)) in transfers.into_iter().enumerate() {
@@ -212,7 +223,7 @@ impl Model {
     }
 
     fn act_at_receiver(&mut self, explorer: &mut Explorer) {
-        match self.receiver.actions.pop_front() {
+        match self.receiver_todo.pop_front() {
             Some(Action::Answer(id)) => self.answer(id, explorer),
             Some(Action::Deliver(Arriving { head, parts, missed, .. })) => {
                 let bytes = |part: Part| match part {
@@ -235,7 +246,7 @@ impl Model {
 
     /// Each payload is put, comes as a message, or finds no memory.
     fn answer(&mut self, id: u64, explorer: &mut Explorer) {
-        let Offered { from, tag, head, sizes, head_follows, source } = self.receiver.receiver.take_offer(id).unwrap();
+        let Offered { from, tag, head, sizes, head_follows, source } = self.receiver.take_offer(id).unwrap();
         let Source::Peer(theirs) = source else { unreachable!("it came from a peer") };
         let (mut parts, mut destinations) = (Vec::new(), Vec::new());
         for size in sizes {
@@ -258,13 +269,13 @@ impl Model {
             }
         }
         let head = (!head_follows).then_some(head);
-        let slot = self.receiver.receiver.expect((from, tag), head, 0, parts).unwrap();
+        let slot = self.receiver.expect((from, tag), head, 0, parts).unwrap();
         let cts = Cts { id: theirs, slot, destinations }.encode();
         self.to_sender.push_back(Frame::Control(frame::CTS, cts));
     }
 
     fn is_empty(&self) -> bool {
-        self.sender.sender.count() == 0 && self.receiver.receiver.counts() == [0, 0] && self.reserved == 0
+        self.sender.count() == 0 && self.receiver.counts() == [0, 0] && self.reserved == 0
     }
 }
 
@@ -323,15 +334,15 @@ fn frames_of_other_peers_and_frames_too_many_are_violations_and_change_nothing()
     assert!(model.sender.on_cts(RECEIVER, &cts).is_err() && model.sender.on_refuse(RECEIVER, &refuse).is_err());
 
     let receiver = &mut model.receiver;
-    let hand = |receiver: &mut Rendezvous, from| receiver.on_handed(from, 0, RegBuf::copy_of(b"hand"), &mut 0);
+    let hand = |receiver: &mut Receiver, from| receiver.on_handed(from, 0, RegBuf::copy_of(b"hand"), &mut 0);
     assert!(
         receiver.on_fin(Pe(7), 0).is_err() && receiver.on_fin(SENDER, 1).is_err() && hand(receiver, Pe(7)).is_err()
     );
-    receiver.on_fin(SENDER, 0).unwrap();
+    assert!(receiver.on_fin(SENDER, 0).unwrap().is_none(), "one payload is missing");
     assert!(receiver.on_fin(SENDER, 0).is_err(), "one payload was to be put");
-    hand(receiver, SENDER).unwrap();
+    assert!(hand(receiver, SENDER).unwrap().is_some(), "that was the last one");
     assert!(hand(receiver, SENDER).is_err() && receiver.on_missed(SENDER, 0).is_err(), "the slot is free");
-    assert_eq!((receiver.receiver.counts(), receiver.actions.len()), ([0, 0], 1));
+    assert_eq!(receiver.counts(), [0, 0]);
 }
 
 #[test]

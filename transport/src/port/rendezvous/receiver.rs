@@ -78,7 +78,7 @@ pub(super) struct NoSlot(pub(super) Vec<Part>);
 
 impl Receiver {
     /// An RTS arrived. Returns the offer's number, and whether the user chooses the destinations.
-    pub(super) fn on_rts(&mut self, from: Pe, rts: Rts<'_>, slab: &Slab) -> (u64, bool) {
+    pub(in crate::port) fn on_rts(&mut self, from: Pe, rts: Rts<'_>, slab: &Slab) -> (u64, bool) {
         let head = Msg::fill(slab, rts.head.len(), |to| write_bytes(to, rts.head));
         let user_chooses = rts.offer && !rts.head_follows;
         let (tag, source) = (Tag(rts.tag), Source::Peer(rts.id));
@@ -135,7 +135,7 @@ impl Receiver {
     }
 
     /// A FIN arrived: the put of a payload is complete. Returns the message if that was the last one.
-    pub(super) fn on_fin(&mut self, from: Pe, slot: usize) -> Result<Option<Arriving>, TransportError> {
+    pub(in crate::port) fn on_fin(&mut self, from: Pe, slot: usize) -> Result<Option<Arriving>, TransportError> {
         let arriving = self.arriving(from, slot)?;
         let Some(left) = arriving.puts_left.checked_sub(1) else {
             let what = "the end of a put that was not expected";
@@ -146,7 +146,7 @@ impl Receiver {
     }
 
     /// A payload arrived as a message. Payloads come in order. Returns the message if that was the last one.
-    pub(super) fn on_handed(
+    pub(in crate::port) fn on_handed(
         &mut self,
         from: Pe,
         slot: usize,
@@ -179,7 +179,7 @@ impl Receiver {
     }
 
     /// In place of a payload that found no memory, here or at the sender.
-    pub(super) fn on_missed(&mut self, from: Pe, slot: usize) -> Result<Option<Arriving>, TransportError> {
+    pub(in crate::port) fn on_missed(&mut self, from: Pe, slot: usize) -> Result<Option<Arriving>, TransportError> {
         self.arriving(from, slot)?.missed = true;
         self.on_handed(from, slot, RegBuf::heap(0), &mut 0)
     }

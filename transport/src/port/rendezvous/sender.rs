@@ -37,7 +37,7 @@ pub(in crate::port) struct Request {
 
 /// The receiver allows the transfer.
 #[derive(Debug)]
-pub(super) struct Cleared {
+pub(in crate::port) struct Cleared {
     pub(super) to: Pe,
     /// The receiver's number of the message.
     pub(super) slot: usize,
@@ -49,7 +49,7 @@ pub(super) struct Cleared {
 
 /// The receiver has no memory for the message.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(in crate::port) struct Refused {
     pub(super) to: Pe,
     pub(super) tag: Tag,
     pub(super) head: Box<[u8]>,
@@ -89,7 +89,7 @@ impl Sender {
     }
 
     /// A CTS arrived.
-    pub(super) fn on_cts(&mut self, from: Pe, msg: &[u8]) -> Result<Cleared, TransportError> {
+    pub(in crate::port) fn on_cts(&mut self, from: Pe, msg: &[u8]) -> Result<Cleared, TransportError> {
         let bad = |what| TransportError::Protocol { from, what, detail: msg.len() as u64 };
         let payloads =
             |id| self.waiting.get(&id).filter(|waiting| waiting.to == from).map(|waiting| waiting.payloads.len());
@@ -108,7 +108,7 @@ impl Sender {
     }
 
     /// A REFUSE arrived.
-    pub(super) fn on_refuse(&mut self, from: Pe, msg: &[u8]) -> Result<Refused, TransportError> {
+    pub(in crate::port) fn on_refuse(&mut self, from: Pe, msg: &[u8]) -> Result<Refused, TransportError> {
         let bad =
             || TransportError::Protocol { from, what: "a refusal of no RTS of this PE", detail: msg.len() as u64 };
         let id = frame::decode_word(msg).ok_or_else(bad)?;
