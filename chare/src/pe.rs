@@ -42,6 +42,7 @@ pub(crate) fn run(rt: Rt) -> Result<i32, TransportError> {
 }
 
 /// Runs code that may call user code outside of entry methods: a serializer, a reducer, a map, a destructor. A panic in it ends the job.
+#[inline(always)]
 pub(crate) fn guarded<R>(rt: Rt, f: impl FnOnce() -> R) -> Option<R> {
     runtime::guard(f).map_err(|panic| rt.fail(Failure::panic("code outside of the entry methods", &panic))).ok()
 }

@@ -162,8 +162,11 @@ impl Model {
         let complete = match self.to_receiver.pop_front() {
             Some(Frame::Control(frame::RTS, body)) => {
                 let rts = Rts::decode(&body).unwrap();
-                self.shown.extend(self.receiver.on_rts(SENDER, rts, &self.slab));
-                Ok(())
+                match self.receiver.on_rts(SENDER, rts, &self.slab) {
+                    (id, true) => self.shown.push(id),
+                    (id, false) => self.receiver_todo.push_back(Action::Answer(id)),
+                }
+                Ok(None)
             }
             Some(Frame::Handed(slot, bytes)) => self.receiver.on_handed(SENDER, slot, RegBuf::from_vec(bytes), &mut 0),
             Some(Frame::Missed(slot)) => self.receiver.on_missed(SENDER, slot),
