@@ -1,4 +1,4 @@
-/* Two ranks of MPI: what charmbench measures of entry methods, as an MPI program would do it. Prints lines for `charmbench peers`. */
+/* Two ranks of MPI: the same measurements as charmbench's of entry methods, written as an MPI program. Prints lines for `charmbench peers`. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""What the operations of charm4py's model cost, under whichever package of that name is installed.
+"""The cost of the operations of charm4py's model, with the installed package of that name.
 
     charmrun +p2 charmbench.py [--quick] [--plain] [--largest MIB]
 
@@ -22,7 +22,7 @@ class Peer(Chare):
     """One on each PE."""
 
     def pair(self, other: int, done: Future) -> None:
-        """Says to whom a ball goes, and what gets to know when the game is over."""
+        """Sets the receiver of a ball, and the future for the end of the game."""
         self.other = self.thisProxy[other]
         self.done = done
         self.missing = 0
@@ -34,7 +34,7 @@ class Peer(Chare):
             self.other.ball(left - 1)
 
     def own(self, bytes: int) -> None:
-        """Makes the array that it sends."""
+        """Creates the array that it sends."""
         self.array = numpy.ones(bytes // 8)
 
     def array_ball(self, array: numpy.ndarray, left: int) -> None:
@@ -45,7 +45,7 @@ class Peer(Chare):
             self.other.array_ball(self.array, left - 1)
 
     def array_handed_on(self, array: numpy.ndarray, left: int) -> None:
-        """Answers with the array that it got, which another core has written."""
+        """Answers with the received array, which another core has written."""
         if left == 0:
             self.done.send()
         else:
@@ -80,7 +80,7 @@ class Cell(Chare):
 
 
 class Bench:
-    """Measures, and remembers the figures: name, unit, value."""
+    """Measures, and records the figures: name, unit, value."""
 
     def __init__(self, quick: bool, largest: int) -> None:
         self.largest = largest
@@ -188,8 +188,8 @@ class Bench:
 
 def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="charmbench.py", description="Measures charm4py's operations.")
-    parser.add_argument("--quick", action="store_true", help="few repetitions: to see that it works")
-    parser.add_argument("--plain", action="store_true", help="lines for programs: figure, name, unit, value, by tabs")
+    parser.add_argument("--quick", action="store_true", help="few repetitions: a quick check")
+    parser.add_argument("--plain", action="store_true", help="machine-readable lines: figure, name, unit, value, separated by tabs")
     parser.add_argument("--largest", type=int, default=64, metavar="MIB", help="no larger arrays")
     options = parser.parse_args(args[1:])
 

@@ -2,7 +2,7 @@
 
     python compare.py +p2 --rounds 3 PYTHON OTHER_PYTHON
 
-Each interpreter's environment has a package `charm4py` of its own. They take turns, so that what else the machine does meets both.
+Each interpreter's environment has a package `charm4py` of its own. They take turns, so that other load of the machine affects both.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import sys
 from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("charmbench.py")
-#: Figures of these units are the better the larger.
+#: Units for which larger figures are better.
 RATES = {"1/s", "GB/s"}
 
-#: By name and unit, the figures of each round.
+#: The figures of each round, by name and unit.
 Figures = dict[tuple[str, str], list[float]]
 
 
 def run(python: str, options: list[str], figures: Figures) -> None:
-    """Runs it once, and adds what it has measured."""
+    """Runs it once, and adds its figures."""
     command = [python, "-m", "charmrun.start", *options]
-    # A launcher may look for the interpreter by its name.
+    # A launcher may search the interpreter by its name.
     environment = {**os.environ, "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
     job = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if job.returncode != 0:
@@ -39,8 +39,8 @@ def run(python: str, options: list[str], figures: Figures) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prefix_chars="-+", description=__doc__.partition("\n")[0])
     parser.add_argument("+p", dest="pes", type=int, default=2, help="PEs of a job")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is run")
-    parser.add_argument("--quick", action="store_true", help="few repetitions: to see that it works")
+    parser.add_argument("--rounds", type=int, default=3, help="the number of runs of each")
+    parser.add_argument("--quick", action="store_true", help="few repetitions: a quick check")
     parser.add_argument("python", help="an interpreter with a package charm4py")
     parser.add_argument("other", nargs="?", help="another one")
     asked = parser.parse_args()

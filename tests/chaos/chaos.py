@@ -1,10 +1,10 @@
-"""Kills, stops and cuts off processes of jobs at random instants, and looks whether each job ends as the contract says.
+"""Kills, stops and cuts off processes of jobs at random instants, and checks that each job ends as the contract says.
 
-A trial is one job and one or two faults. Everything in it comes from the seed and its number: `--seed S --trial N` runs it again (what
-the machine makes of it, nobody can replay). Knows nothing of how jobs are built: it starts them as users do, and looks from outside.
+A trial is one job and one or two faults. Everything in it comes from the seed and its number: `--seed S --trial N` runs it again (the
+machine's timing cannot be replayed). Knows nothing of how jobs are built: it starts them as users do, and observes them from outside.
 
-What is looked for after each job: it has ended in bounded time; its status is one that the faults explain; a failure's first line is on
-standard error, once, with the status; no process, listening socket, shared-memory object or temporary file of it is left.
+The checks after each job: it has ended in bounded time; its status is one that the faults explain; a failure's first line is on standard
+error, once, with the status; no process, listening socket, shared-memory object or temporary file of it is left.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 MARK = "CHARMRUN_TEST_JOB"
 LINE = re.compile(r"charmrun: error\[(\d+)\]: .*, pe=(-|\d+) host=\S+ pid=\d+$")
-#: Within so many seconds after its launcher nothing of a job is left (the contract), and something for a busy machine.
+#: Nothing of a job is left after this many seconds from its launcher's end (the contract), and a reserve for a busy machine.
 GONE_S = 1.0
 BUSY_S = 2.0
-#: An agent takes a launcher that is silent for gone after 5 s.
+#: An agent considers a silent launcher gone after 5 s.
 CUT_S = 6.0
-#: A job that takes so much longer than its faults explain hangs.
+#: A job that takes this much longer than its faults explain hangs.
 HANG_S = 30.0
 PES = 3
 
@@ -66,7 +66,7 @@ read -r _ || true
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to whom, and when: seconds after the job's start (`start`), after all its PEs are there, or around its end."""
+    """An act, its victim, and the time: seconds after the job's start (`start`), after all its PEs have joined, or around its end."""
 
     act: str
     victim: str
@@ -97,7 +97,7 @@ class Outcome:
 
 
 def processes(mark: str) -> list[int]:
-    """Living processes of a job: what has inherited its mark."""
+    """Running processes of a job: those that have inherited its mark."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in os.scandir("/proc"):
@@ -111,7 +111,7 @@ def processes(mark: str) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The same for a job of one host whose launcher this is, in a moment: what has left the launcher's tree is not found."""
+    """The same, quickly, for a job of one host with this launcher: processes that have left the launcher's tree are not found."""
     found = [pid]
     for parent in found:
         try:
@@ -132,7 +132,7 @@ def of(pid: int) -> tuple[str, int, str]:
 
 
 def victims(pids: list[int], launcher: int) -> dict[str, list[int]]:
-    """The processes of a job by what they are."""
+    """The processes of a job, by their role."""
     found: dict[str, list[int]] = collections.defaultdict(list)
     found["launcher"] = [launcher]
     known = {pid: of(pid) for pid in pids}
@@ -141,7 +141,7 @@ def victims(pids: list[int], launcher: int) -> dict[str, list[int]]:
         if name == "charmrun-guard":
             found["guardian"].append(pid)
         elif pid != launcher and line == known.get(parent, ("", 0, ""))[2]:
-            continue  # it has not executed its program yet: nobody can say what it will be
+            continue  # it has not executed its program yet: its role is not known
         elif pid in agents:
             found["agent"].append(pid)
         elif line.startswith("ssh "):
@@ -152,7 +152,7 @@ def victims(pids: list[int], launcher: int) -> dict[str, list[int]]:
 
 
 def listening(pids: list[int]) -> set[str]:
-    """Inodes of what these processes listen on."""
+    """Inodes of the listening sockets of these processes."""
     mine = set()
     for pid in pids:
         try:
@@ -177,7 +177,7 @@ def all_listening() -> set[str]:
 
 
 class Hosts:
-    """Two hosts made of network namespaces, with servers of ssh."""
+    """Two hosts made of network namespaces, with ssh servers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "hosts"
@@ -220,13 +220,13 @@ class Chaos:
         self.counts: collections.Counter[tuple[str, str, str, str]] = collections.Counter()
         self.wrong: collections.Counter[str] = collections.Counter()
         self.trials = 0
-        #: Jobs that were over before their fault.
+        #: The number of jobs that were over before their fault.
         self.missed = 0
         self.begins: dict[tuple[str, str], float] = {}
         self.hosts: Hosts | None = None
         (folder / "prog.py").write_text(PYTHON)
         self.kinds = self.find_kinds()
-        # An own /dev/shm and /tmp for each job: what is left in them is the job's.
+        # A private /dev/shm and /tmp for each job, whose contents are the job's.
         probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True) if shutil.which("unshare") else None
         self.apart = probe is not None and probe.returncode == 0
         if not self.apart:
@@ -348,7 +348,7 @@ class Chaos:
                 ready.wait(HANG_S)
                 wait = (ready_at or [time.monotonic()])[0] + fault.at + (trial.life_ms / 1000 if fault.instant == "ending" else 0) - time.monotonic()
                 time.sleep(max(0.0, wait))
-            # Who is not there yet comes soon.
+            # A victim that does not exist yet will appear soon.
             while True:
                 pids = processes(mark) if trial.transport == "hosts" else descendants(job.pid)
                 found = victims(pids, job.pid)
@@ -379,7 +379,7 @@ class Chaos:
                 if fault.act == "stop":
                     stopped.append(pid)
                     if fault.victim == "launcher":
-                        # A launcher that stands still is not dead: it goes on after a while, whatever else is to happen, and before hosts give it up.
+                        # A stopped launcher is not dead: it continues after a while, whatever happens otherwise, and before the hosts give it up.
                         threading.Timer(1.5, self.signal, (pid, signal.SIGCONT)).start()
                 times[fault.act, fault.victim] = time.monotonic()
             outcome.done.append(fault)
@@ -392,7 +392,7 @@ class Chaos:
         ended = time.monotonic()
         if code is None:
             outcome.wrong.append(("hang", f"still there after {ended - began:.1f} s: {[of(pid) for pid in processes(mark)]}"))
-        # Nobody is left to see to children if launcher and guardian are killed at once, or the guardian stands still.
+        # No process kills the children if launcher and guardian are killed at once, or the guardian is stopped.
         unguarded = ("kill", "launcher") in times and (
             ("stop", "guardian") in times or abs(times.get(("kill", "guardian"), 0) - times["kill", "launcher"]) < 0.3)
         if unguarded and trial.children and not self.args.sabotage:
@@ -433,7 +433,7 @@ class Chaos:
         job.wait()
 
     def look_for_what_is_left(self, mark: str, sockets: set[str], stopped: list[int], cut: bool, outcome: Outcome) -> None:
-        """The contract's time is measured; what a stopped process of ours is not expected to do, it is not blamed for."""
+        """Measures the contract's time; a stopped guardian is not counted as a leftover."""
         since = time.monotonic()
         guardians = {pid for pid in stopped if of(pid)[0] == "charmrun-guard"}
         while True:
@@ -441,7 +441,7 @@ class Chaos:
             listens = sockets & all_listening() if not left else sockets
             if not left and not listens:
                 break
-            # A host that was cut off hears of nothing: its agent waits for some seconds.
+            # A host that was cut off receives nothing: its agent waits for some seconds.
             if time.monotonic() - since > GONE_S + BUSY_S + (CUT_S if cut else 0):
                 outcome.wrong.append(("leftover", f"processes {[(pid, *of(pid)) for pid in left]}, sockets {listens}"))
                 break
@@ -458,9 +458,9 @@ class Chaos:
     def check_end(self, code: int, text: str, took: float, out: list[bytes], outcome: Outcome) -> None:
         done = outcome.done
         allowed, limit = self.expected(done)
-        # A job that has done all its work may be over before a fault that was meant for it comes to pass.
+        # A job that has done all its work may be over before its fault happens.
         if code not in allowed and not (code == 0 and b"left\n" in out):
-            outcome.wrong.append(("code", f"{code} is none of {sorted(allowed)}: {text[:600]!r}"))
+            outcome.wrong.append(("code", f"{code} is not one of {sorted(allowed)}: {text[:600]!r}"))
         if took > limit + HANG_S:
             outcome.wrong.append(("hang", f"{took:.1f} s after the fault"))
         first = [line for line in text.splitlines() if not line.startswith(("charmrun: warning: ", "charmrun: waiting "))]
@@ -473,7 +473,7 @@ class Chaos:
 
     @staticmethod
     def expected(done: list[Fault]) -> tuple[set[int], float]:
-        """The statuses that these faults explain, and how long the end may take."""
+        """The statuses that these faults explain, and the time limit of the end."""
         if not done:
             return {0}, 5
         allowed: set[int] = set()
@@ -491,7 +491,7 @@ class Chaos:
                 allowed.add(69)
                 harmless &= fault.instant == "ending"
             limit = max(limit, 2.0 if fault.act == "kill" else 12.0)
-        # Others may have seen first that somebody is gone, where two faults come together.
+        # With two faults, other processes may have noticed first that one is gone.
         if len(done) > 1 and allowed & {137}:
             allowed.add(69)
         if harmless:
@@ -506,7 +506,7 @@ class Chaos:
         names = ", ".join(" over ".join(kind) for kind in self.kinds)
         print(f"chaos: seed {self.args.seed}; {names}", flush=True)
         for language, transport in self.kinds:
-            # How long a start takes, which the instants of faults while starting are shares of.
+            # The duration of a start: the instants of faults during the start are fractions of it.
             outcome = self.run(Trial(-1 - self.trials, language, transport, [], 10))
             self.trials += 1
             if outcome.wrong:
@@ -514,7 +514,7 @@ class Chaos:
                 self.wrong.update(kind for kind, _ in outcome.wrong)
         self.trials = 0
         until = time.monotonic() + self.args.seconds
-        # What a number means depends on which kinds of jobs there are.
+        # The meaning of a number depends on the selected kinds of jobs.
         only = f" --only '{self.args.only}'" if self.args.only else ""
         numbers = [self.args.trial] if self.args.trial is not None else range(1 << 30)
         for number in numbers:
@@ -543,7 +543,7 @@ class Chaos:
         return 1 if sum(self.wrong.values()) else 0
 
     def done(self) -> collections.Counter[str]:
-        """How many faults of each act have been done."""
+        """The number of faults by act."""
         faults: collections.Counter[str] = collections.Counter()
         for (act, *_), count in self.counts.items():
             faults[act] += count
@@ -569,12 +569,12 @@ def main() -> int:
     parser.add_argument("--trial", type=int, help="only this one of the seed's trials")
     parser.add_argument("--only", default="", help="only kinds of jobs whose language and transport contain this, as in 'rust ucx'")
     parser.add_argument("--no-hosts", action="store_true")
-    parser.add_argument("--target", default=str(ROOT / "target/debug"), help="where charmrun and faulty are")
+    parser.add_argument("--target", default=str(ROOT / "target/debug"), help="the folder of charmrun and faulty")
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has charm4py")
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--sabotage", action="store_true", help="kill guardians together with launchers: leftovers must be found, or this tool sees nothing")
+    parser.add_argument("--sabotage", action="store_true", help="kill guardians together with launchers: this tool must then find leftovers")
     args = parser.parse_args()
-    # Also where a shell has started it in the background.
+    # Also if a shell has started it in the background.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     if args.seconds == float("inf") and not args.kills and args.trial is None:
