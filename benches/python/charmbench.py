@@ -3,7 +3,7 @@
     charmrun +p2 charmbench.py [--quick] [--plain] [--largest MIB]
 
 `compare.py` runs it under two interpreters in turn. Each figure is the median of some repetitions; between two of them the figure's
-group of chares does nothing else. On one PE there is no other one, and its figures are left out.
+group of chares does nothing else. With one PE, figures between two PEs are omitted.
 """
 
 from __future__ import annotations

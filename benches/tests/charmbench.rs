@@ -137,7 +137,7 @@ fn a_run_is_kept_compared_and_drawn() {
     assert!(said.lines().any(|line| line.contains("64 KiB") && line.ends_with("SLOWER")), "{said}");
     assert!(said.contains("1 of 2 rows are slower than before"), "{said}");
     let (code, said) = run(&["compare"], &[&slow, &json]);
-    assert_eq!(code, Some(0), "faster is no failure: {said}");
+    assert_eq!(code, Some(0), "faster is not a failure: {said}");
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_file_that_is_not_a_run_is_refused_with_the_reason() {
     std::fs::write(&empty, "").unwrap();
     std::fs::write(&other, r#"{"format": 1}"#).unwrap();
     for (path, why) in
-        [(&empty, "is no run of charmbench"), (&other, "missing field"), (&file("none.json"), "No such file")]
+        [(&empty, "is not a charmbench run"), (&other, "missing field"), (&file("none.json"), "No such file")]
     {
         let (code, said) = run(&["compare"], &[path, path]);
         assert!(code == Some(1) && said.contains(why), "{said}");

@@ -1,6 +1,6 @@
-//! What the object layer adds to a message: dispatch, the look-up of an element, packing, reductions.
+//! The cost of the object layer on top of a message: dispatch, the lookup of an element, packing, reductions.
 //!
-//! All PEs are on this thread, so no cache line travels, and nothing sleeps: what it takes between cores, `charmbench` measures.
+//! All PEs are on this thread, so no cache line moves between cores, and nothing sleeps: `charmbench` measures the cost between cores.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Member {
     }
 }
 
-/// One of many.
+/// One of many elements.
 struct Element(u64);
 
 #[chare(index = u64)]
@@ -81,7 +81,7 @@ fn elements(c: &mut Criterion) {
     settle(&job);
     let mut group = c.benchmark_group("elements");
     group.throughput(Throughput::Elements(CALLS));
-    // An odd stride goes through all of them, and never to a neighbour.
+    // An odd stride visits all of them, and never a neighbour.
     for (name, stride) in [("a call, always the same one", 0), ("a call, its location looked up among 4096", 1237)] {
         let mut at = 0;
         group.bench_function(name, |b| {

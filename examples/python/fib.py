@@ -2,7 +2,7 @@
 
     charmrun +p4 fib.py 24
 
-No way to compute them, but a way to see what many small chares that wait for each other cost.
+Not a good way to compute them, but it shows the cost of many small chares that wait for each other.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from time import perf_counter
 
 from charm4py import Chare, Future, charm, coro
 
-#: Smaller ones are not worth a chare.
+#: Smaller numbers are computed without chares.
 CUTOFF = 12
 
 
 class Fib(Chare):
-    # A coroutine waits where it says get(), and its PE goes on with other chares.
+    # A coroutine waits where it says get(), and its PE continues with other chares.
     @coro
     def compute(self, n: int, result: Future[int]) -> None:
         if n < CUTOFF:
             result.send(fib(n))
             return
-        # One future for both parts: it does not matter which of them comes first.
+        # One future for both parts: their order does not matter.
         parts: Future[list[int]] = Future(2)
         for part in (n - 1, n - 2):
             # Without onPE, the chares are spread over the PEs.

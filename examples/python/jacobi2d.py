@@ -13,7 +13,7 @@ import numpy
 from charm4py import Array, Channel, Chare, Reducer, charm, coro
 
 TOLERANCE = 1e-3
-#: Sweeps between two looks at the largest change: looking costs a reduction.
+#: Sweeps between two checks of the largest change: a check costs a reduction.
 LOOK = 10
 
 
@@ -24,12 +24,12 @@ class Block(Chare):
 
     @coro
     def run(self) -> int:
-        """Sweeps until no cell of the whole plate changes by more than the tolerance; gives the number of sweeps."""
+        """Sweeps until no cell of the whole plate changes by more than the tolerance; returns the number of sweeps."""
         neighbours = list(self.neighbours())
         sweeps, change = 0, numpy.inf
         while change > TOLERANCE:
             for channel, mine, _ in neighbours:
-                # Whatever is sent is copied: the next sweep may overwrite it.
+                # Arguments are copied: the next sweep may overwrite them.
                 channel.send(self.cells[mine])
             for channel, _, theirs in neighbours:
                 # While this block waits, the PE's other blocks sweep.
@@ -41,7 +41,7 @@ class Block(Chare):
         return sweeps
 
     def neighbours(self):
-        """Of each neighbour: the channel to it, which cells it gets, and where the cells go that come from it."""
+        """For each neighbour: the channel to it, the cells that it gets, and the place of the cells that come from it."""
         row, column = self.thisIndex
         inner = slice(1, -1)
         for there, mine, theirs in [
@@ -58,7 +58,7 @@ class Block(Chare):
 
 
 def plate(size: int, hot: bool) -> numpy.ndarray:
-    """Cells, with a rim of what lies around them."""
+    """Cells, with a rim of the surrounding values."""
     cells = numpy.zeros((size + 2, size + 2))
     cells[1:-1, 0] = hot
     return cells

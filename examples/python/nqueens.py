@@ -1,16 +1,16 @@
-"""In how many ways can N queens stand on an N by N board? Chares made as the search goes, and quiescence.
+"""The number of ways to place N queens on an N by N board: chares created during a search, and quiescence.
 
     charmrun +p4 nqueens.py 10
 
-Each partial board is a chare, which makes one for every way to place the next queen. Nobody knows how many there will be, so
-nobody can count the answers: the search is over when the whole job has nothing left to do.
+Each partial board is a chare, which creates one for every way to place the next queen. Their number is not known in advance, so
+answers cannot be counted: the search is over when the whole job has no work left.
 """
 
 from __future__ import annotations
 
 from charm4py import Chare, Future, Group, Reducer, charm, readonlies
 
-#: So many solutions there are, from N = 0 on.
+#: The numbers of solutions, from N = 0 on.
 KNOWN = [1, 1, 0, 0, 2, 10, 4, 40, 92, 352, 724, 2680, 14200]
 
 
@@ -45,7 +45,7 @@ def places(attacked: int) -> list[int]:
 
 
 def solutions(rows: int, columns: int, left: int, right: int) -> int:
-    """The ways to place queens in the last rows, without chares: small boards are not worth one."""
+    """The ways to place queens in the last rows, without chares, which cost more than small boards."""
     if rows == 0:
         return 1
     return sum(
@@ -55,7 +55,7 @@ def solutions(rows: int, columns: int, left: int, right: int) -> int:
 
 
 def main(args: list[str]) -> None:
-    # Set here, before anything else, they can be read on every PE.
+    # Set here, before anything else, they are readable on every PE.
     readonlies.n = int(args[1]) if len(args) > 1 else 8
     readonlies.chares_until = int(args[2]) if len(args) > 2 else min(3, readonlies.n)
     readonlies.tally = Group(Tally)

@@ -1,9 +1,9 @@
-"""Particles that move through a square of cells: chares that hand over what leaves them, and are not equally busy.
+"""Particles that move through a square of cells: chares that pass on particles, with different loads.
 
     charmrun +p4 particle.py 8 2000 50
 
 A cell has the particles in its part of the square. In every step they move, and those that have left go to one of the eight cells
-around. What leaves the square comes back on the other side.
+around. A particle that leaves the square comes back on the other side.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy
 from charm4py import Array, Chare, Future, Reducer, charm, coro, when
 
-#: A particle, as an array of them has it: they travel as they lie in memory.
+#: A particle in an array: the arrays are sent in their memory format.
 PARTICLE = numpy.dtype([("number", "i8"), ("at", "f8", 2), ("speed", "f8", 2)])
 AROUND = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1) if (row, column) != (0, 0)]
 
@@ -22,7 +22,7 @@ class Cell(Chare):
     def __init__(self, side: int, count: int) -> None:
         self.side = side
         everywhere = particles(side, count)
-        # Each cell makes all and keeps its own: so there is nothing to send, and one place that says what there is.
+        # Each cell creates all particles and keeps its own: so nothing is sent, and one function defines them.
         self.particles = everywhere[(cells_of(everywhere) == self.thisIndex).all(axis=1)]
         self.step = 0
         self.arrived: list[numpy.ndarray] = []

@@ -2,8 +2,8 @@
 
     charmrun +p4 stencil3d.py 96 4,2,1 100
 
-The same numbers, to the last bit, as those of the example `stencil3d` in Rust. Each cell becomes the mean of itself and its six
-neighbours; around the grid lies a layer of fixed values.
+The same results, to the last bit, as the example `stencil3d` in Rust. Each cell becomes the mean of itself and its six
+neighbours; a layer of fixed values surrounds the grid.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Block(Chare):
         self.step = 0
         self.faces = 0
 
-    # Neighbours may be a step ahead: what they send waits until this block is there too.
+    # Neighbours may be a step ahead: their faces wait until this block has reached that step.
     @when("self.step == step")
     def face(self, step: int, axis: int, direction: int, cells: numpy.ndarray) -> None:
         self.now[rim(axis, direction)] = cells
@@ -103,7 +103,7 @@ if numba is not None:
 
 
 def checksum(cells: numpy.ndarray, begin: list, grid: tuple) -> int:
-    """Of the bits of every cell and its place: those of all blocks add up to that of the grid, in 64 bits, however it is cut."""
+    """Of the bits and the place of every cell: those of all blocks add up to that of the grid, in 64 bits, however it is cut."""
     inside = numpy.ascontiguousarray(cells[1:-1, 1:-1, 1:-1])
     x, y, z = (numpy.arange(n, dtype=numpy.uint64) + numpy.uint64(a) for n, a in zip(inside.shape, begin))
     ny, nz, one = (numpy.uint64(n) for n in (*grid[1:], 1))

@@ -14,7 +14,7 @@ import zlib
 import numpy
 from charm4py import Array, Channel, Chare, Future, Reducer, charm, coro
 
-#: The square of the waves' speed, in points a step. Above 0.5 the numbers would grow without end.
+#: The square of the waves' speed, in points a step. Above 0.5 the values would grow without bound.
 SPEED = 0.4
 
 
@@ -41,7 +41,7 @@ class Block(Chare):
         self.reduce(picture, self.now[1:-1, 1:-1], Reducer.gather)
 
     def sides(self):
-        """Of each neighbour: the channel to it, which points it gets, and where the points go that come from it."""
+        """For each neighbour: the channel to it, the points that it gets, and the place of the points that come from it."""
         row, column = self.thisIndex
         inner = slice(1, -1)
         for there, mine, theirs in [
@@ -55,7 +55,7 @@ class Block(Chare):
 
 
 def pond(size: int) -> numpy.ndarray:
-    """The water at the beginning, as two stones have left it, and the shore around it, which does not move."""
+    """The water at the beginning, after two stones fell into it, and the shore around it, which does not move."""
     y, x = numpy.mgrid[0 : size + 2, 0 : size + 2] / (size + 1)
     height = numpy.zeros((size + 2, size + 2))
     for stone_y, stone_x, depth in [(0.3, 0.35, 1.0), (0.7, 0.6, 0.6)]:

@@ -1,4 +1,4 @@
-//! Fuzzes what the launcher's guardian reads: see `charm4rs_launcher::fuzz::guardian`. Knows nothing of what the bytes mean.
+//! Fuzzes the input of the launcher's guardian: see `charm4rs_launcher::fuzz::guardian`. Knows nothing of the meaning of the bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| charm4rs_launcher::fuzz::guardian(bytes));

@@ -1,4 +1,4 @@
-//! Fuzzes the TCP backend: see `charm4rs_tcp::fuzz::stream`. Knows nothing of what the bytes mean.
+//! Fuzzes the TCP backend: see `charm4rs_tcp::fuzz::stream`. Knows nothing of the meaning of the bytes.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| charm4rs_tcp::fuzz::stream(bytes));

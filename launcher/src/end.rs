@@ -326,8 +326,9 @@ impl Job {
 
     pub(crate) fn has_ended(&self) -> bool {
         let gave_up = self.end.killed.is_some_and(|at| at.elapsed() > GIVE_UP);
-        let nobody = self.processes.iter().all(|p| !p.runs) && !self.remotes.iter().flatten().any(RemoteHost::begins);
-        gave_up || (nobody && (self.end.decided() || self.end.suspicion.is_none()))
+        let none_runs =
+            self.processes.iter().all(|p| !p.runs) && !self.remotes.iter().flatten().any(RemoteHost::begins);
+        gave_up || (none_runs && (self.end.decided() || self.end.suspicion.is_none()))
     }
 
     /// The processes that are missing, and since when.

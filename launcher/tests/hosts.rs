@@ -239,7 +239,7 @@ fn a_job_is_suspended_and_continued_on_all_hosts() {
     // Longer than a launcher that is not suspended may be silent.
     std::thread::sleep(Duration::from_millis(5500));
     job.signal(Signal::CONT);
-    until("they go on", || {
+    until("they continue", || {
         programs().len() == 2 && programs().iter().all(|(pid, _)| !state(*pid).contains("T (stopped)"))
     });
     job.signal(Signal::INT);

@@ -96,7 +96,7 @@ fn a_sleeping_pe_is_woken_by_its_timer_and_by_another_thread() {
             me.sleep(Duration::from_millis(2)).await;
             std::thread::spawn(move || remote.run(|pe| pe.stop(5)));
         });
-        |_: &Rc<Scheduler>, _| panic!("nobody sends")
+        |_: &Rc<Scheduler>, _| panic!("no PE sends")
     });
     assert_eq!(codes, [5]);
 }

@@ -256,7 +256,7 @@ impl Bench {
                 }
             })
             .await;
-        table.row(&format!("{pairs} pairs at once, {WINDOW} under way in each"), &figure);
+        table.row(&format!("{pairs} pairs at once, {WINDOW} in flight in each"), &figure);
     }
 
     pub(crate) async fn bandwidth(&self) {

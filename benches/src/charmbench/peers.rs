@@ -151,7 +151,7 @@ fn markdown(columns: &[(&str, Vec<Figures>)], rounds: u32, absent: &[String]) ->
         }
         table += "\n";
     }
-    table += "\nNo end looks at the bytes. Inside a host charm4rs hands over the memory in which they are; all others copy them.\n";
+    table += "\nThe ends do not read the bytes. Inside a host charm4rs hands over the memory that contains them; all others copy them.\n";
     if !absent.is_empty() {
         table += &format!("\nNot measured: {}.\n", absent.join("; "));
     }

@@ -114,7 +114,7 @@ impl Run {
     }
 
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        let wrong = |why: &dyn std::fmt::Display| format!("{} is no run of charmbench: {why}", path.display());
+        let wrong = |why: &dyn std::fmt::Display| format!("{} is not a charmbench run: {why}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let run: Self = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
         if run.format != FORMAT {

@@ -58,10 +58,10 @@ fn a_thread_calls_chares_through_a_remote_and_quiescence_waits_for_its_hold() {
                 std::thread::spawn(move || {
                     for by in 0..50 {
                         let add = move |_: Job| tallies.at(thread).add(by);
-                        let sum = remote.wait(add).expect("the job goes on");
+                        let sum = remote.wait(add).expect("the job continues");
                         assert_eq!(sum, by * (by + 1) / 2);
                     }
-                    remote.run(move |_| drop(tallies.at(thread).add(1_000))).expect("the job goes on");
+                    remote.run(move |_| drop(tallies.at(thread).add(1_000))).expect("the job continues");
                     drop(hold);
                 })
             })
@@ -89,7 +89,7 @@ fn quiescence_waits_for_a_task_that_another_thread_wakes_if_that_has_a_hold() {
             let hold = begun.recv().expect("the task begins");
             std::thread::sleep(Duration::from_millis(20)); // so that quiescence would come first
             theirs.is_set.store(true, Ordering::SeqCst);
-            if let Some(waker) = theirs.waker.lock().expect("nobody panics").take() {
+            if let Some(waker) = theirs.waker.lock().expect("no thread panics").take() {
                 waker.wake();
             }
             drop(hold);
@@ -99,7 +99,7 @@ fn quiescence_waits_for_a_task_that_another_thread_wakes_if_that_has_a_hold() {
         begin.send(job.hold()).expect("the thread waits");
         job.spawn(async move {
             poll_fn(|cx| {
-                *flag.waker.lock().expect("nobody panics") = Some(cx.waker().clone());
+                *flag.waker.lock().expect("no thread panics") = Some(cx.waker().clone());
                 if flag.is_set.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;

@@ -44,7 +44,7 @@ impl Hosts {
         let accounts = std::fs::read_to_string("/etc/shadow").unwrap_or_default();
         if accounts.lines().any(|line| line.starts_with("root:!")) {
             eprintln!(
-                "skipped: root's account is locked, and ssh lets nobody in to it (passwd --unlock, or a password of *)"
+                "skipped: root's account is locked, and ssh does not accept it (passwd --unlock, or a password of *)"
             );
             return None;
         }

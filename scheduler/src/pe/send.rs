@@ -84,7 +84,7 @@ impl Scheduler {
     /// Queues a call to this PE whose class is known. Counted for quiescence.
     #[inline]
     pub fn enqueue(&self, msg: Incoming, class: Class) {
-        debug_assert!(!msg.tag.is_system(), "a call is no system message");
+        debug_assert!(!msg.tag.is_system(), "a call is not a system message");
         bump(&self.sent);
         self.queue.borrow_mut().push(Ready::Message(msg), class);
     }

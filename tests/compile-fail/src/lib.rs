@@ -1,2 +1,2 @@
-//! Nothing: what is tested here are the programs of `programs/`, which do not compile. A package of its own, for the compiler builds once more, in
-//! a folder of its own, whatever their package needs.
+//! Empty: the tests of this package are the programs of `programs/`, which do not compile. It is a separate package because the compiler builds all
+//! its dependencies again, in a separate folder.

@@ -66,14 +66,14 @@ fn outside(time: Duration) -> (JoinHandle<()>, impl Future<Output = ()>) {
     let theirs = shared.clone();
     let thread = std::thread::spawn(move || {
         std::thread::sleep(time);
-        let mut shared = theirs.lock().expect("nobody panics");
+        let mut shared = theirs.lock().expect("no thread panics");
         shared.0 = true;
         if let Some(waker) = shared.1.take() {
             waker.wake();
         }
     });
     let future = poll_fn(move |cx| {
-        let mut shared = shared.lock().expect("nobody panics");
+        let mut shared = shared.lock().expect("no thread panics");
         shared.1 = Some(cx.waker().clone());
         if shared.0 { Poll::Ready(()) } else { Poll::Pending }
     });

@@ -164,7 +164,7 @@ async fn main(job: Job, args: Args) {
             drop(nodes.on(last).leave_after(2_000));
             nodes.on(Pe(0)).produce(last, what, count).done().await;
         }
-        other => panic!("{other:?} is not among who sends"),
+        other => panic!("{other:?} is not a known sender"),
     }
     job.quiescence().await;
     for (pe, (taken, grown)) in nodes.all().grown().await.into_iter().enumerate() {
