@@ -32,7 +32,7 @@ def test_a_deadlock_is_told_in_the_names_of_the_program(run: Run) -> None:
         options=("++hang-timeout", "1"),
     )
     assert ended.code == 124
-    assert "deadlock" in ended.err and "5 wait" in ended.err, ended.err
+    assert "deadlock" in ended.err and "waiting tasks: 5" in ended.err, ended.err
     for line in (
         "PE 0: main waits for a future at ",
         "Matrix[0].run waits for a future at ",
