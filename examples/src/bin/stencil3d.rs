@@ -85,7 +85,7 @@ impl Block {
     #[entry(key = step)]
     fn face(&mut self, step: u32, side: Side, cells: Payload<f64>);
 
-    /// Makes these steps. Gives the largest change of any block's cell at the last look.
+    /// Makes these steps. Returns the largest change of any block's cell at the last check.
     #[entry]
     async fn run(this: This<Self>, steps: Range<u32>) -> f64 {
         let (expected, check) = this.with(|b| (b.neighbours.iter().flatten().count(), b.setup.check));
