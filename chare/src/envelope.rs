@@ -113,8 +113,8 @@ impl CallOptions {
 
 /// The first 32 bytes of a message.
 ///
-/// All kinds share the flags, the sender's PE, a future, and a number from the registry. Two more fields mean something else in each kind; they are
-/// reached by what they mean:
+/// All kinds share the flags, the sender's PE, a future, and a number from the registry. The meaning of two more fields depends on the kind; they are
+/// accessed by that meaning:
 ///
 /// | kind | `target` | `argument` |
 /// |---|---|---|

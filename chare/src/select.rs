@@ -13,12 +13,11 @@ pub enum Either<A, B> {
     Second(B),
 }
 
-/// Waits for the first of two futures that is ready: calls, which are sent now, replies, receives, or any other. Of two that are, it is the first one. The other one is dropped, unless it was
-/// borrowed (`&mut future`): then it can be awaited later.
+/// Waits for the first of two futures that is ready: calls, which are sent now, replies, receives, or any other future. If both are ready, the first
+/// argument wins. The other future is dropped, unless it was borrowed (`&mut future`): then it can be awaited later.
 ///
-/// The futures of this crate can be dropped at any time: a receive that is dropped has taken nothing from its mailbox, and what a
-/// [`Reply`](crate::Reply) would have given is dropped when it comes; the call goes on. For more than two, select among selects, or use
-/// [`select_all`].
+/// The futures of this crate can be dropped at any time: a dropped receive has not taken a call from its mailbox, and the result of a dropped
+/// [`Reply`](crate::Reply) is dropped when it arrives; the call continues. For more than two futures, nest `select`, or use [`select_all`].
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -71,8 +70,8 @@ async fn first_of<A: Future, B: Future>(a: A, b: B) -> Either<A::Output, B::Outp
     .await
 }
 
-/// Waits for the first of many futures that is ready: its place among them, and its result. The others are dropped, unless they were
-/// borrowed. Of several that are ready it is the first one. Calls are sent now. As [`select`]; never ready if there are none.
+/// Waits for the first of many futures that is ready: returns its position among them, and its result. The others are dropped, unless they were
+/// borrowed. If several are ready, the first one wins. Calls are sent now. Like [`select`]; never ready if there are no futures.
 ///
 /// ```
 /// # use charm4rs::prelude::*;

@@ -1,6 +1,6 @@
-//! What this machine has for a job, and what wire-up would choose: `charmrun ++info`.
+//! The machine's resources for a job, and the choices of wire-up: `charmrun ++info`.
 //!
-//! The report asks the same functions as wire-up. It knows nothing of other hosts. A limit that jobs often reach is reported with what to do about it.
+//! The report calls the same functions as wire-up. It knows nothing of other hosts. For a limit that jobs often reach it says what to do about it.
 
 use std::fmt::Write as _;
 #[cfg(feature = "fabrics")]
@@ -57,7 +57,7 @@ pub(crate) fn report() -> String {
     text
 }
 
-/// What wire-up would find of libfabric and UCX, and what it takes between hosts.
+/// What wire-up would find of libfabric and UCX, and what it would use between hosts.
 struct Fabrics {
     libfabric: String,
     ucx: String,
@@ -101,7 +101,7 @@ fn found(what: &Result<String, &TransportError>) -> String {
     }
 }
 
-/// What wire-up takes, and why.
+/// The choice of wire-up, and the reason.
 #[cfg(feature = "fabrics")]
 fn between_hosts(devices: &Result<charm4rs_ofi::FoundProvider, TransportError>) -> String {
     match devices {
@@ -110,7 +110,7 @@ fn between_hosts(devices: &Result<charm4rs_ofi::FoundProvider, TransportError>) 
     }
 }
 
-/// A limit, and what to do if it is low.
+/// A limit, and a remedy if it is low.
 fn limit(current: Option<u64>, most: Option<u64>, wished: u64, advice: &str) -> String {
     let number = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     let (now, most) = (number(current), number(most));
@@ -120,7 +120,7 @@ fn limit(current: Option<u64>, most: Option<u64>, wished: u64, advice: &str) -> 
     }
 }
 
-/// The NUMA nodes that have cores; none, if the kernel does not tell.
+/// The NUMA nodes that have cores; empty, if the kernel does not list them.
 fn nodes() -> Vec<Node> {
     let Ok(folder) = std::fs::read_dir("/sys/devices/system/node") else { return Vec::new() };
     let node = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -152,7 +152,7 @@ mod tests {
 
     #[cfg(feature = "fabrics")]
     #[test]
-    fn what_is_not_there_is_told_with_where_it_was_looked_for() {
+    fn a_missing_library_is_reported_with_the_searched_names() {
         let missing = Err(TransportError::Config("there is no libfabric: /nowhere".to_owned()));
         let text = between_hosts(&missing);
         assert!(text.starts_with("tcp, since no fabric is there:") && text.contains("/nowhere"), "{text}");

@@ -1,5 +1,5 @@
-//! A system without randomness: nothing that must not be guessed is made there, and the error says why. A filter for system calls refuses the system's
-//! random bytes to one thread.
+//! A system without randomness: secrets are not created there, and the error says why. A system call filter refuses the system's random bytes to one
+//! thread.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use charm4rs_transport_core::auth::{JobId, Secret, random_u64};
 use charm4rs_ucx::{UcxConfig, UcxFabric};
 use seccompiler::{SeccompAction, SeccompFilter};
 
-/// From here on the system has no random bytes for this thread. `false` where the system has no filters.
+/// From here on this thread gets no random bytes from the system. Returns `false` if the system has no filters.
 fn refuse_random_bytes() -> bool {
     let refused = BTreeMap::from([(libc::SYS_getrandom, vec![])]);
     let arch = std::env::consts::ARCH.try_into().expect("a known architecture");

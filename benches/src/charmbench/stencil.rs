@@ -44,7 +44,7 @@ impl Strip {
         Self { columns, now: cells.clone(), next: cells }
     }
 
-    /// A neighbour's row: before this strip's, or after.
+    /// A neighbour's row: before this strip, or after it.
     #[entry(key = step)]
     fn edge(&mut self, step: u32, before: bool, row: Payload<f64>);
 

@@ -205,7 +205,7 @@ fn pass_on(
     Some(Arrived { msg, args, payloads, wave, spared })
 }
 
-/// What a broadcast asks for, if anything; and where its arguments begin.
+/// The answer that a broadcast wants, if any, and where its arguments begin.
 fn asked(bytes: &[u8], sort: Sort) -> Option<(Option<Wanted>, usize)> {
     let (kind, rest) = bytes.split_first()?;
     let wanted = match *kind {
@@ -314,7 +314,7 @@ impl Wave {
         }
     }
 
-    /// Does something with the results merged so far, by the program's own code, if they are merged.
+    /// Calls `f`, which may run user code, with the results merged so far, if they are merged.
     fn merging(&self, rt: Rt, f: impl FnOnce(&mut dyn Merging) -> Result<(), WireError>) {
         let Wanted::Reduced(merging) = &self.wanted else { return };
         let Some(mut merged) = merging.take() else { return };

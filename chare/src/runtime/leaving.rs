@@ -1,9 +1,10 @@
-//! What the compiler says to a program that takes something of a PE to another thread. A PE's runtime is not `Sync`: its cells say so, each in an
-//! error of its own. An implementation whose bound never holds says it once, and what to do instead. Knows nothing of what the runtime holds.
+//! The compiler error for a program that moves something of a PE to another thread. A PE's runtime is not `Sync`, because of its cells, each of which
+//! would cause an error of its own. An implementation whose bound never holds causes one error instead, with a remedy. Knows nothing of what the
+//! runtime contains.
 
 use super::Runtime;
 
-/// Implemented by nothing.
+/// No type implements it.
 #[diagnostic::on_unimplemented(
     message = "the job, replies, and what an entry method sees of its surroundings stay on the thread of their PE",
     label = "cannot be moved to another thread",

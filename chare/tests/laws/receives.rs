@@ -130,7 +130,7 @@ fn calls_are_received_by_their_keys_and_in_each_key_in_the_order_of_their_arriva
         for run in runs {
             assert_eq!(run.await, expected);
         }
-        // Before and behind a receive of their key.
+        // Before and after a receive of their key.
         let worker = workers.at(3);
         worker.keyed("first".into(), (5, true)).done().await;
         worker.keyed("second".into(), (5, true)).done().await;
@@ -150,7 +150,7 @@ fn a_receive_by_key_that_is_dropped_takes_nothing_and_leaves_its_turn_to_the_nex
     law(|job| async move {
         let worker = job.array::<Worker>(2, ()).at(1);
         assert!(!worker.impatient(1).await);
-        // Many wait, of which some give up; as many calls come as others wait.
+        // Many receives wait, some of which give up; as many calls arrive as receives remain.
         let impatient: Vec<_> = (0..20).map(|_| worker.impatient(1).call()).collect();
         let patient: Vec<_> = (0..20).map(|_| worker.one_by_key(1).call()).collect();
         (0..20).for_each(|n: u32| drop(worker.keyed(n.to_string(), (1, true))));

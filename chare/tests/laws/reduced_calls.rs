@@ -98,7 +98,7 @@ fn groups_sections_and_sparse_arrays_are_reduced_by_whichever_pe_asks() {
         let odd = samples.section((0..ELEMENTS).filter(|at| at % 2 == 1));
         let sum: u64 = (1..=N).filter(|value| value % 2 == 0).sum();
         assert_eq!(odd.all().value().reduce(reduce::sum).await, sum);
-        // Every member of the section asks for its sum, all at once; and so does every PE.
+        // Every member of the section asks for its sum, all at once; so does every PE.
         assert_eq!(odd.all().asks(odd).reduce(reduce::set).await, BTreeSet::from([sum]));
         assert_eq!(group.all().asks(samples).reduce(reduce::min).await, N * (N + 1) / 2);
     });

@@ -29,7 +29,7 @@ impl Worker {
         Self
     }
 
-    /// Throws this worker's share of the darts; how many hit.
+    /// Throws this worker's share of the darts; returns the number of hits.
     #[entry]
     fn throw(&mut self, cx: &mut Cx<Self>, darts: u64, workers: u64) -> u64 {
         let first = |worker: u64| (u128::from(darts) * u128::from(worker) / u128::from(workers)) as u64;

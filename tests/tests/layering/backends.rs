@@ -30,8 +30,7 @@ pub(crate) fn named(tree: &[Source], backends: &[&str], choosers: &[&str]) -> Ve
             let own =
                 inside.is_some_and(|at| at.strip_prefix(backend).is_some_and(|rest| rest.starts_with(['/', '.'])));
             if !own {
-                found
-                    .push(format!("{} names the backend {backend}: it is to be reached through the seam", source.path));
+                found.push(format!("{} names the backend {backend}: it must be reached through the seam", source.path));
             }
         }
     }
@@ -83,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_may_be_named_by_itself_and_by_who_chooses() {
+    fn a_backend_may_be_named_by_itself_and_by_the_choosers() {
         for path in ["transport/src/tcp/mod.rs", "transport/src/tcp.rs", "transport/src/port/mod.rs"] {
             assert_eq!(check(path, "use crate::tcp::Link;"), 0, "{path}");
         }

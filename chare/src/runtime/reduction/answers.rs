@@ -1,5 +1,5 @@
-//! Results of a call of all elements that are merged on their way to the caller: a broadcast's wave goes up its tree with one partial result in
-//! place of a list. It has nothing to do with what the elements contribute themselves: neither waits for the other, nor counts in its order.
+//! Results of a call of all elements that are merged on their way to the caller: a broadcast's wave goes up its tree with one partial result in place
+//! of a list. This is independent of the elements' own contributions: neither waits for the other, nor do they share an order.
 
 use std::any::Any;
 
@@ -12,11 +12,11 @@ use crate::{Arguments, CallError};
 
 /// The results of a PE's elements, and of the PEs below it.
 pub(crate) trait Merging {
-    /// Adds a result of an element: an `Option` of it, which is emptied.
+    /// Adds a result of an element, from an `Option`, which becomes empty.
     fn add(&mut self, result: &mut dyn Any);
-    /// Adds what another PE has packed.
+    /// Adds the packed results of another PE.
     fn merge(&mut self, other: Packed) -> Result<(), WireError>;
-    /// Gives away what has been merged, if anything.
+    /// Packs and removes the merged results, if there are any.
     fn pack(&mut self) -> Result<Option<Packed>, WireError>;
     /// Gives the caller the result, or `why` if there is none.
     fn answer(&mut self, rt: Rt, to: FutureId, why: CallError);
@@ -33,7 +33,7 @@ impl<V: Arguments, R: Reducer<V> + Copy> Merged<V, R> {
         Self { reducer, merged: Typed::new(reducer), count: 0 }
     }
 
-    /// The result of these values; `None` if there are none, and the reducer has no result for that.
+    /// The result of these values; `None` if there are none, and the reducer has no result for no values.
     pub(crate) fn of(reducer: R, values: Vec<V>) -> Option<R::Output> {
         let mut merged = Self::new(reducer);
         values.into_iter().for_each(|value| merged.add_value(value));
