@@ -90,10 +90,7 @@ impl Place {
 
     /// The number of PEs, and the maximum number of PEs in a process; `None`: no maximum.
     fn size(options: &Options) -> (u32, Option<u32>) {
-        let apart = matches!(
-            options.transport,
-            Some(TransportKind::Shm | TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx)
-        );
+        let apart = options.transport.is_some_and(|kind| kind == TransportKind::Shm || kind.is_network());
         (options.pes.unwrap_or(1), options.ppn.or(apart.then_some(1)))
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn report() -> String {
     line("within a process", "local: threads hand values over");
     line("within a host", "shm: processes meet in shared memory, and hand payloads over");
     line("between hosts", &fabrics.between_hosts);
-    line("on request", "++transport local, shm, tcp, ofi, ucx or sim");
+    line("on request", "++transport local, shm, tcp, ofi, ucx or sim; extern:NAME, if the program has such a backend");
 
     let files = getrlimit(Resource::Nofile);
     line("open files", &limit(files.current, files.maximum, FILES_WISHED, "ulimit -n 65536"));

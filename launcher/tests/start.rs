@@ -20,6 +20,7 @@ fn a_job_is_one_process_of_threads_unless_something_else_is_asked_for() {
     check("+p5 ++ppn=2 ++seed 7", &["0/3 0..2 7", "1/3 2..4 7", "2/3 4..5 7"]);
     check("+p3 ++transport shm", &["0/3 0..1 0", "1/3 1..2 0", "2/3 2..3 0"]);
     check("+p2 ++transport tcp ++ppn 2", &["0/1 0..2 0"]);
+    check("+p2 ++transport extern:some-net", &["0/2 0..1 0", "1/2 1..2 0"]);
     check("+p2 ++transport local", &["0/1 0..2 0"]);
     check("++n 2 ++ppn 2", &["0/2 0..2 0", "1/2 2..4 0"]);
     check("++processPerHost 2 ++local", &["0/2 0..1 0", "1/2 1..2 0"]);

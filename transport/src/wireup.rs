@@ -42,15 +42,13 @@ pub fn local(layout: Layout, options: &TransportOptions) -> Result<Vec<PortBuild
 pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<PortBuilder>, TransportError> {
     let layout = Arc::new(boot.layout().clone());
     let rank = boot.rank();
-    if layout.processes() == 1
-        && !matches!(options.force, Some(TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx))
-    {
+    if layout.processes() == 1 && !options.force.is_some_and(TransportKind::is_network) {
         return local(boot.layout().clone(), options);
     }
     let several_here = layout.processes_of(layout.host_of(rank)).len() > 1;
     let (shm, network) = match options.force {
         None => (several_here, layout.hosts() > 1),
-        Some(TransportKind::Tcp | TransportKind::Ofi | TransportKind::Ucx) => (false, true),
+        Some(kind) if kind.is_network() => (false, true),
         Some(TransportKind::Shm) if layout.hosts() == 1 => (true, false),
         Some(kind) => {
             let (processes, hosts) = (layout.processes(), layout.hosts());
@@ -147,6 +145,20 @@ mod tests {
     use super::*;
     use crate::port::{PortEvent, Tag};
     use charm4rs_transport_core::RegBuf;
+
+    #[test]
+    fn a_backend_that_the_program_does_not_have_is_refused_before_processes_meet() {
+        let force = Some("extern:absent".parse().unwrap());
+        let options = TransportOptions { force, ..TransportOptions::default() };
+        let layout = Layout::one_host(1, 1);
+        let refused = charm4rs_bootstrap::Threads::open_all(&layout, |process| match open(process, &options) {
+            Err(error) => Ok(error),
+            Ok(_) => panic!("there is no such backend"),
+        });
+        let error = &refused[0];
+        assert_eq!(error.code(), 78);
+        assert!(error.to_string().ends_with("no such backend registered; it has none"), "{error}");
+    }
 
     #[test]
     fn a_message_and_its_payload_reach_another_thread_and_come_back() {

@@ -5,12 +5,13 @@
 //! windows, which the layers above send in their messages.
 //!
 //! Read in this order: [`seam`] (what a backend promises), [`fast_path`] (the second seam, for small messages in shared memory), [`memory`] (who owns a
-//! buffer), then any one backend.
+//! buffer), then any one backend. A backend of another crate registers itself in [`external`].
 
 pub mod auth;
 pub mod doorbell;
 pub mod error;
 pub mod event_queue;
+pub mod external;
 pub mod failure_detector;
 pub mod fast_path;
 pub mod in_order;
@@ -38,4 +39,4 @@ pub use seam::{
     Caps, Endpoint, EndpointBuilder, Event, Fabric, Imm, MESSAGE_MAX, OpId, PostError, Posted, RemoteKey, Window,
     WindowId,
 };
-pub use transport_kind::TransportKind;
+pub use transport_kind::{ExternalName, TransportKind};

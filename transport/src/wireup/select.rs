@@ -2,7 +2,7 @@
 //!
 //! Unless the user forces one, it is the first of those for devices that every process of the job has, in the same way; else TCP, which is
 //! always there. (libfabric can do without a device too; but then it listens without authentication, so nobody gets that who did not ask for
-//! it.) Whichever it is, TCP's helper runs: it keeps the heartbeats for the others.
+//! it.) A backend of another crate ([`charm4rs_transport_core::external`]) is opened only where it is forced. Whichever it is, TCP's helper runs: it keeps the heartbeats for the others.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,8 +13,9 @@ use charm4rs_bootstrap::Bootstrap;
 use charm4rs_ofi as ofi;
 use charm4rs_ofi::OfiFabric;
 use charm4rs_tcp::TcpFabric;
-use charm4rs_transport_core::TransportKind;
-use charm4rs_transport_core::{Fabric, Layout, TransportError};
+use charm4rs_transport_core::external::{ExternalBackend, Opening};
+use charm4rs_transport_core::failure_detector::FailureDetector;
+use charm4rs_transport_core::{ExternalName, Fabric, Layout, TransportError, TransportKind};
 
 /// What processes tell each other of one backend: its number in [`number`], and its own bytes.
 type Published = BTreeMap<u8, Vec<u8>>;
@@ -27,6 +28,7 @@ fn number(kind: TransportKind) -> u8 {
         TransportKind::Ofi => 3,
         TransportKind::Ucx => 4,
         TransportKind::Sim => 5,
+        TransportKind::External(_) => 6,
     }
 }
 
@@ -70,6 +72,10 @@ impl Selection {
         }
         if options.force == Some(TransportKind::Ucx) {
             let candidate = selection.ucx(boot, layout, options);
+            selection.consider(candidate)?;
+        }
+        if let Some(TransportKind::External(name)) = options.force {
+            let candidate = selection.external(name, boot, layout, options);
             selection.consider(candidate)?;
         }
         Ok(selection)
@@ -126,6 +132,32 @@ impl Selection {
             Ok(Arc::new(fabric) as Arc<dyn Fabric>)
         });
         Ok(Candidate { kind: TransportKind::Ucx, published, join })
+    }
+
+    /// A backend that the program registers.
+    fn external(
+        &self,
+        name: ExternalName,
+        boot: &dyn Bootstrap,
+        layout: &Arc<Layout>,
+        options: &TransportOptions,
+    ) -> Result<Candidate, TransportError> {
+        let backend = ExternalBackend::find(name.as_str())?;
+        let detector: Arc<dyn FailureDetector> = self.tcp.clone();
+        let job = (boot.job_id(), boot.secret());
+        let mut opening = Opening::new(layout, boot.rank(), job, &options.notices, &detector);
+        (opening.message_max, opening.credit) = (options.frame_max(), options.credit);
+        let unjoined = (backend.open)(&opening)?;
+        let published = unjoined.publish();
+        let join = Box::new(move |addresses: Vec<Vec<u8>>| {
+            let fabric = unjoined.join(addresses)?;
+            if !fabric.caps().ordered {
+                let what = "does not keep the order of messages, which the port needs";
+                return Err(TransportError::Config(format!("++transport extern:{}: it {what}", name.as_str())));
+            }
+            Ok(fabric)
+        });
+        Ok(Candidate { kind: TransportKind::External(name), published, join })
     }
 
     /// What the other processes must know.

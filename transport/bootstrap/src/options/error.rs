@@ -88,7 +88,7 @@ pub enum OptionError {
         ppn: u32,
     },
     /// A backend that is not there.
-    #[error("++transport {0}: there is no such transport; there are local, shm, tcp, ofi, ucx and sim")]
+    #[error("++transport {0}: there is no such transport; there are local, shm, tcp, ofi, ucx, sim and extern:NAME")]
     Transport(String),
 }
 

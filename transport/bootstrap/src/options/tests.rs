@@ -96,7 +96,11 @@ fn a_wrong_option_is_refused_with_its_code_and_the_nearest_name() {
     check("++bootstrap mpi", "64: ++bootstrap mpi: must be charmrun, pmix, pmi1 or alone");
     check(
         "++transport mpi",
-        "78: ++transport mpi: there is no such transport; there are local, shm, tcp, ofi, ucx and sim",
+        "78: ++transport mpi: there is no such transport; there are local, shm, tcp, ofi, ucx, sim and extern:NAME",
+    );
+    check(
+        "++transport extern:",
+        "78: ++transport extern:: there is no such transport; there are local, shm, tcp, ofi, ucx, sim and extern:NAME",
     );
     let misplaced = launcher("++bootstrap alone prog").unwrap_err();
     assert_eq!(misplaced, "64: ++bootstrap is for a program, behind its name: PROGRAM ++bootstrap …");
@@ -190,6 +194,11 @@ fn every_option_of_a_process_survives_the_way_to_it() {
     options.pemap = Some("3".to_owned());
     assert_eq!(Options::from_pairs(&options.to_pairs()), Ok(options.clone()));
     assert_eq!(Options::from_pairs(&Options::default().to_pairs()), Ok(Options::default()));
+    for transport in ["local", "shm", "ofi", "ucx", "sim", "extern:my-net"] {
+        let (options, _) = launcher(&format!("++transport {transport} prog")).unwrap();
+        assert_eq!(options.transport.unwrap().to_string(), transport);
+        assert_eq!(Options::from_pairs(&options.to_pairs()), Ok(options));
+    }
     assert_eq!(Options::default().overlaid(&options), Ok(options.clone()));
     assert_eq!(options.overlaid(&Options::default()), Ok(options));
 }

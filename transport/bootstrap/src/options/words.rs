@@ -136,7 +136,7 @@ impl Field {
             Self::Port(field) => field(options).map(|n| n.to_string()),
             Self::Seconds(field) => field(options).map(|d| d.as_secs_f64().to_string()),
             Self::Text(field) | Self::Cpus(field) | Self::EachCpu(field) => field(options).clone(),
-            Self::Transport => options.transport.map(|kind: TransportKind| format!("{kind:?}").to_lowercase()),
+            Self::Transport => options.transport.as_ref().map(TransportKind::to_string),
             Self::Bootstrap => options.bootstrap.as_ref().map(Kind::to_string),
             Self::Act(_) | Self::PeFor(_) | Self::ProcessesFor(_) => None,
         }
@@ -231,7 +231,7 @@ pub(super) const OURS: &[Entry] = &[
     Entry::new(
         "++ppn",
         "K",
-        "PEs to a process (default: all; with ++transport shm, tcp, ofi or ucx: 1)",
+        "PEs to a process (default: all; with ++transport shm, tcp, ofi, ucx or extern:NAME: 1)",
         Field::Count(|o| &mut o.ppn),
     )
     .also(&["+ppn"]),
@@ -255,7 +255,12 @@ pub(super) const OURS: &[Entry] = &[
         "N processes for each of its hardware threads",
         Field::ProcessesFor(Unit::Thread),
     ),
-    Entry::new("++transport", "T", "the only transport to use: local, shm, tcp, ofi, ucx or sim", Field::Transport),
+    Entry::new(
+        "++transport",
+        "T",
+        "the only transport to use: local, shm, tcp, ofi, ucx, sim or extern:NAME",
+        Field::Transport,
+    ),
     Entry::new(
         "++bootstrap",
         "B",
