@@ -43,7 +43,7 @@ pub fn a_put_is_visible_when_it_is_announced(bench: &Bench<'_>) {
                 assert_eq!(window.key.len, LEN as u64, "a key tells the window's length");
                 peer.post_key("window", round, &window.key);
                 assert_eq!(peer.announced().await, (Pe(0), Imm(!round)), "who put, and the immediate");
-                expect_only(&peer.unexpose(window), at, len, key);
+                expect_only(&peer.unexpose(window), at, len.min(peer.caps().put_max), key);
             } else {
                 let window = peer.read_key("window", round).await;
                 let src = source(peer, len.min(peer.caps().put_max), key, round);
@@ -115,10 +115,10 @@ pub fn a_window_for_long_takes_puts_again_and_again(bench: &Bench<'_>) {
 pub fn puts_into_a_window_for_long_that_nobody_waits_for_arrive_in_turn(bench: &Bench<'_>) {
     const PUTS: u32 = 120;
     const LENS: [usize; 8] = [1, 100, 9_000, 0, 4_096, 4_097, 70_001, 3_000];
-    let len = |put: u32| LENS[put as usize % LENS.len()];
-    let at = |put: u32| (0..put).map(len).sum::<usize>();
     let announced = |put: u32| put % 5 != 2;
     bench.run(2, async |peer: &Peer| {
+        let len = |put: u32| LENS[put as usize % LENS.len()].min(peer.caps().put_max);
+        let at = |put: u32| (0..put).map(len).sum::<usize>();
         if peer.pe == Pe(0) {
             let window = peer.expose_for_long(untouched(peer.heap(at(PUTS) + 1)));
             peer.post_key("window", 0, &window.key);
@@ -353,6 +353,7 @@ pub fn a_get_reads_what_the_window_holds(bench: &Bench<'_>) {
         } else {
             let key = peer.read_key("window", 0).await;
             for ((at, len), kind) in [(0, LEN), (8, 8), (0, 0), (LEN - 80, 80), (1_024, 100_000)].into_iter().zip(0..) {
+                let len = len.min(peer.caps().put_max);
                 let dst = match kind % 3 {
                     0 => peer.heap(len),
                     1 => peer.pooled(len),
@@ -433,9 +434,17 @@ pub fn memory_of_every_kind_can_be_exposed_and_comes_back(bench: &Bench<'_>) {
                 bytes::expect(u64::from(round), &buf, "the window");
             } else {
                 let key = peer.read_key("window", round).await;
-                let src = source(peer, len, u64::from(round), kind);
-                let op = peer.put(Pe(1), src, &key, 0, Some(Imm(round))).await;
-                let _ = peer.done(op).await;
+                let mut whole = vec![0; len];
+                bytes::pour(u64::from(round), &mut whole);
+                let pieces = whole.chunks(peer.caps().put_max.min(len));
+                let count = pieces.len();
+                for (number, piece) in pieces.enumerate() {
+                    let mut src = source(peer, piece.len(), 0, kind);
+                    src.copy_from_slice(piece);
+                    let at = (number * peer.caps().put_max.min(len)) as u64;
+                    let op = peer.put(Pe(1), src, &key, at, (number + 1 == count).then_some(Imm(round))).await;
+                    let _ = peer.done(op).await;
+                }
             }
         }
     });
