@@ -134,8 +134,9 @@ impl Block {
     }
 }
 
+// Visible to `stencil3d-unix` (in `backend/`), which is this program over another transport.
 #[charm4rs::main]
-async fn main(job: Job, options: Options) {
+pub(crate) async fn main(job: Job, options: Options) {
     let grid = options.size.0;
     let blocks = match (&options.blocks, &options.block_size) {
         (Some(blocks), _) => blocks.0,

@@ -69,6 +69,11 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("charm4rs-python-form", &[]),
     ("charm4rs-python", &["charm4rs", "charm4rs-launcher", "charm4rs-python-form"]),
     ("charm4rs-examples", &["*"]),
+    // The backend itself needs core alone; the others are for its program and its tests.
+    (
+        "charm4rs-example-backend",
+        &["charm4rs-transport-core", "charm4rs-transport-testkit", "charm4rs", "charm4rs-examples"],
+    ),
     ("charm4rs-bench", &["*"]),
     ("charm4rs-tests", &["*"]),
     ("charm4rs-compile-fail", &["charm4rs"]),
