@@ -44,6 +44,19 @@ fn map(architecture: &str) -> Vec<String> {
     found
 }
 
+/// The code that a page quotes: the file that a comment `<!-- from FILE -->` names, and the block behind it, cut where it leaves something out.
+fn quotes(page: &str) -> Vec<(&str, Vec<String>)> {
+    let parts = page.split("<!-- from ").skip(1).filter_map(|part| part.split_once(" -->\n```rust,ignore\n"));
+    parts
+        .map(|(file, rest)| {
+            let (block, _) = rest.split_once("```").expect("a block ends");
+            let pieces = block.split_inclusive('\n').collect::<Vec<_>>();
+            let pieces = pieces.split(|line| line.trim() == "// …").map(<[&str]>::concat);
+            (file, pieces.collect())
+        })
+        .collect()
+}
+
 fn chapters() -> BTreeSet<String> {
     fs::read_dir(root().join("docs/src"))
         .expect("the book is there")
@@ -63,6 +76,32 @@ fn links_are_found_in_prose_and_not_in_code() {
 fn the_code_map_is_read_by_crate() {
     let page = "## Map\n- `no.rs`: x\n### `a/` (`crate-a`)\nText `no.rs`.\n- `b.rs`, `c/`: like `no.rs`\n## End\n- `no.rs`: x\n";
     assert_eq!(map(page), ["a/src/b.rs", "a/src/c/"]);
+}
+
+#[test]
+fn code_is_quoted_as_it_is_in_its_file() {
+    let page = "<!-- from a.rs -->\n```rust,ignore\nfn f() {\n    // …\n}\n```\n```rust\nno\n```\n";
+    assert_eq!(quotes(page), [("a.rs", vec!["fn f() {\n".to_owned(), "}\n".to_owned()])]);
+    let mut count = 0;
+    for chapter in chapters() {
+        let page = read(&root().join("docs/src").join(&chapter));
+        assert_eq!(
+            quotes(&page).len(),
+            page.matches("<!-- from ").count(),
+            "{chapter}: a quote is a block of rust,ignore"
+        );
+        for (file, pieces) in quotes(&page) {
+            let code = read(&root().join(file));
+            let mut rest = &code[..];
+            for piece in pieces {
+                let found = rest.find(&piece);
+                let at = found.unwrap_or_else(|| panic!("{chapter} quotes what {file} does not have:\n{piece}"));
+                rest = &rest[at + piece.len()..];
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 0, "there are quotes");
 }
 
 #[test]
