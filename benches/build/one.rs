@@ -20,5 +20,5 @@ impl Greeter {
 #[charm4rs::main]
 async fn main(job: Job) {
     let greeter = job.single::<Greeter>(());
-    println!("{}", greeter.greet("world".into()).await);
+    println!("{}", greeter.greet("world").await);
 }

@@ -72,7 +72,7 @@ impl Tile {
             for (at, side) in [((x.wrapping_sub(1), y), Side::Right), ((x + 1, y), Side::Left)] {
                 if let Some(neighbour) = this.collection().try_at(at) {
                     let cells = this.with(|tile| tile.column(side));
-                    neighbour.edge(step, side, cells.into());
+                    neighbour.edge(step, side, cells);
                     let (_, _, cells) = this.recv_edge(|of, from, _| *of == step && *from != side).await;
                     assert_eq!(cells.len(), height);
                 }
@@ -210,7 +210,7 @@ async fn main(job: Job) {
     let tiles = job.array::<Tile>((4, 2), setup);
 
     tiles.all().fill(2.0).done().await;
-    tiles.at((0, 0)).rename("the first".into()).done().await;
+    tiles.at((0, 0)).rename("the first").done().await;
     assert_eq!(tiles.at((0, 0)).label().await, "the first");
     assert_eq!(tiles.at((1, 1)).cell(0, 0).await, Some(2.0));
     let cells = tiles.at((0, 1)).save().await;
@@ -222,7 +222,7 @@ async fn main(job: Job) {
 
     let ours = workers.on(job.pe());
     assert_eq!(ours.ask(ours).await, 50);
-    workers.all().name("a worker".into(), (1, 2)).done().await;
+    workers.all().name("a worker", (1, 2)).done().await;
     assert_eq!(workers.all().names().await.len() as u32, job.pes());
     let (to, norm) = job.promise();
     workers.all().norm(vec![1.0, 2.0], to);

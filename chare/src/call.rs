@@ -90,7 +90,7 @@ impl<E: Entry, K: Kind> Call<E, K> {
     /// # charm4rs::testing::threads(2, |job| async move {
     /// # let sink = job.array::<Sink>(2, ()).at(1);
     /// for _ in 0..100 {
-    ///     sink.take(vec![0.0; 1000].into()).sent().await;
+    ///     sink.take(vec![0.0; 1000]).sent().await;
     /// }
     /// # assert_eq!(sink.taken().await, 100_000);
     /// # }).unwrap();

@@ -4,12 +4,13 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 
+use bytemuck::Pod;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::payload::RecvBuffer;
 use crate::registry::{ChareInfo, MethodInfo};
-use crate::{Cx, ElementIndex, IndexMap, Kind, Target, This};
+use crate::{Cx, ElementIndex, IndexMap, Kind, Payload, Target, This};
 
 /// A type of arguments and results: owned, sendable to another thread, serializable.
 #[diagnostic::on_unimplemented(
@@ -22,6 +23,37 @@ pub trait Arguments: Send + Serialize + DeserializeOwned + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Send + Serialize + DeserializeOwned + 'static> Arguments for T {}
+
+/// What a constructor's arguments `I` can be made of: themselves, and, if there is one alone, a `String` of a `&str` and a
+/// [`Payload`](crate::Payload) of a `Vec`.
+#[diagnostic::on_unimplemented(
+    message = "the chare's constructor takes `{I}`, not `{Self}`",
+    label = "expected `{I}`, found `{Self}`",
+    note = "several arguments are a tuple, none are `()`"
+)]
+pub trait IntoInit<I> {
+    /// The arguments.
+    fn into_init(self) -> I;
+}
+
+impl<I> IntoInit<I> for I {
+    #[inline]
+    fn into_init(self) -> I {
+        self
+    }
+}
+
+impl IntoInit<String> for &str {
+    fn into_init(self) -> String {
+        self.to_owned()
+    }
+}
+
+impl<T: Pod + Send> IntoInit<Payload<T>> for Vec<T> {
+    fn into_init(self) -> Payload<T> {
+        self.into()
+    }
+}
 
 /// A type whose values live on PEs and are called through proxies. Implemented by [`#[chare]`](macro@crate::chare).
 #[diagnostic::on_unimplemented(
@@ -46,6 +78,9 @@ pub trait Chare: Sized + 'static {
     fn construct(cx: &mut Cx<Self>, init: Self::Init) -> Self;
     /// The type's row in the registry.
     fn info() -> &'static ChareInfo;
+    /// The map of single chares; `None` if the chares have an index.
+    #[doc(hidden)]
+    fn solo_map() -> Option<Self::Map>;
     /// What its index type supports.
     #[doc(hidden)]
     fn naming() -> crate::index::Naming<Self::Index>;

@@ -76,7 +76,7 @@ impl Member {
         job.single::<Alone>(7).ask().done().checked().await.ok();
         sparse.done_inserting().checked().await.ok();
         let _ = sparse.all().add(1, Vec::new()).done().checked().await;
-        let waits = cells.at(1).wait(vec![1; 1000].into()).call();
+        let waits = cells.at(1).wait(vec![1; 1000]).call();
         cells.all().told(5, None);
         let _ = waits.checked().await;
     }
@@ -114,7 +114,7 @@ pub fn envelope(input: &[u8]) {
             members.all().work();
             runtime::spawn(rt, async move {
                 let _ = cells.all().add(1, Vec::new()).done().checked().await;
-                let waits = cells.at(4).wait(vec![2; 500].into()).call();
+                let waits = cells.at(4).wait(vec![2; 500]).call();
                 messages.iter().filter(|message| !message.at_once()).for_each(|message| message.send(rt));
                 cells.at(5).told(1, Some(Pe(1)));
                 let _ = waits.checked().await;

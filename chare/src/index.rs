@@ -151,7 +151,8 @@ impl Debug for Solo {
 
 /// Decides on which PE an element is created: a chare's `map` (`#[chare(index = usize, map = RoundRobin)]`).
 ///
-/// The value given at creation is copied to every PE, and must give the same results everywhere.
+/// The value given at creation ([`Job::array_by`](crate::Job::array_by), [`Job::sparse_by`](crate::Job::sparse_by)) is copied to every PE, and must give the
+/// same results everywhere. Without a value, `Default` provides it.
 ///
 /// ```
 /// use charm4rs::{IndexMap, Places, Pe};
@@ -161,7 +162,7 @@ impl Debug for Solo {
 ///     fn pe(&self, index: &usize, places: &Places) -> Pe { Pe(*index as u32 % places.pes) }
 /// }
 /// ```
-pub trait IndexMap<I: ElementIndex>: Clone + Default + Send + Serialize + DeserializeOwned + 'static {
+pub trait IndexMap<I: ElementIndex>: Clone + Send + Serialize + DeserializeOwned + 'static {
     /// The PE for `index`, below `places.pes`.
     fn pe(&self, index: &I, places: &Places) -> Pe;
 

@@ -13,8 +13,8 @@ use crate::proxy::volume;
 use crate::reply::Awaited;
 use crate::runtime::{self, Rt, Shape};
 use crate::{
-    Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Hold, Promise, Proxy, PutHandle, PutWindow, Remote,
-    Reply, Solo,
+    Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Hold, IntoInit, Promise, Proxy, PutHandle, PutWindow,
+    Remote, Reply, Solo,
 };
 
 /// A handle to the job. Copy it freely; it stays on its PE.
@@ -67,7 +67,11 @@ impl Job {
     /// # Panics
     /// If the extent is negative or overflows.
     #[track_caller]
-    pub fn array<T: Chare<Index: GridIndex>>(&self, extent: T::Index, init: T::Init) -> Collection<T> {
+    pub fn array<T: Chare<Index: GridIndex, Map: Default>>(
+        &self,
+        extent: T::Index,
+        init: impl IntoInit<T::Init>,
+    ) -> Collection<T> {
         self.array_by(T::Map::default(), extent, init)
     }
 
@@ -76,9 +80,14 @@ impl Job {
     /// # Panics
     /// If the extent is negative or overflows.
     #[track_caller]
-    pub fn array_by<T: Chare<Index: GridIndex>>(&self, map: T::Map, extent: T::Index, init: T::Init) -> Collection<T> {
+    pub fn array_by<T: Chare<Index: GridIndex>>(
+        &self,
+        map: T::Map,
+        extent: T::Index,
+        init: impl IntoInit<T::Init>,
+    ) -> Collection<T> {
         let bounds = Bounds { extent, volume: volume(&extent), grid: crate::index::Grid::THIS };
-        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Bounded(bounds), map, init))
+        Collection::named(runtime::create_collection::<T>(self.rt, Shape::Bounded(bounds), map, init.into_init()))
     }
 
     /// A group: one element on every PE.
@@ -86,14 +95,19 @@ impl Job {
     /// # Panics
     /// If the index type is too small to name every PE.
     #[track_caller]
-    pub fn group<T: Chare<Index: GroupIndex>>(&self, init: T::Init) -> Group<T> {
+    pub fn group<T: Chare<Index: GroupIndex, Map: Default>>(&self, init: impl IntoInit<T::Init>) -> Group<T> {
         let _ = T::Index::of(Pe(self.pes() - 1));
-        Group::of(Collection::named(runtime::create_collection::<T>(self.rt, Shape::Group, T::Map::default(), init)))
+        Group::of(Collection::named(runtime::create_collection::<T>(
+            self.rt,
+            Shape::Group,
+            T::Map::default(),
+            init.into_init(),
+        )))
     }
 
     /// An empty array, to be filled by [`Collection::insert`] and closed by [`Collection::done_inserting`].
     #[must_use]
-    pub fn sparse<T: Chare>(&self) -> Collection<T> {
+    pub fn sparse<T: Chare<Map: Default>>(&self) -> Collection<T> {
         self.sparse_by(T::Map::default())
     }
 
@@ -104,8 +118,8 @@ impl Job {
     }
 
     /// A single chare, on the next PE in turn.
-    pub fn single<T: Chare<Index = Solo>>(&self, init: T::Init) -> Proxy<T> {
-        runtime::single::<T>(self.rt, init, None)
+    pub fn single<T: Chare<Index = Solo>>(&self, init: impl IntoInit<T::Init>) -> Proxy<T> {
+        runtime::single::<T>(self.rt, init.into_init(), None)
     }
 
     /// A single chare on `pe`.
@@ -113,9 +127,9 @@ impl Job {
     /// # Panics
     /// If the job has no such PE.
     #[track_caller]
-    pub fn single_on<T: Chare<Index = Solo>>(&self, pe: Pe, init: T::Init) -> Proxy<T> {
+    pub fn single_on<T: Chare<Index = Solo>>(&self, pe: Pe, init: impl IntoInit<T::Init>) -> Proxy<T> {
         assert!(pe.0 < self.pes(), "the job has no PE {pe}: it has {}", self.pes());
-        runtime::single::<T>(self.rt, init, Some(pe))
+        runtime::single::<T>(self.rt, init.into_init(), Some(pe))
     }
 
     /// A value that will be given on any PE: the promise can be sent there, the reply is awaited here.

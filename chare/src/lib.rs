@@ -42,7 +42,7 @@ mod wire;
 
 pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted, ServerOptions};
 pub use call::Call;
-pub use chare::{Arguments, Calls, Chare, Entry, Started};
+pub use chare::{Arguments, Calls, Chare, Entry, IntoInit, Started};
 pub use charm4rs_macros::{chare, data, entry, init, main};
 pub use charm4rs_transport::{Layout, Pe};
 pub use cx::{Cx, This};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::envelope::CallOptions;
 use crate::envelope::FutureId;
 use crate::runtime::{self, CollectionId};
-use crate::{Arguments, Calls, Chare, Entry, GridIndex, Group, Job, Promise, Reply};
+use crate::{Arguments, Calls, Chare, Entry, GridIndex, Group, IntoInit, Job, Promise, Reply};
 
 mod sealed {
     pub trait Sealed {}
@@ -395,9 +395,9 @@ impl<T: Chare> Collection<T> {
     /// # Panics
     /// If the array is bounded, or this is a section.
     #[track_caller]
-    pub fn insert(&self, index: T::Index, init: T::Init) {
+    pub fn insert(&self, index: T::Index, init: impl IntoInit<T::Init>) {
         self.assert_whole();
-        runtime::insert::<T>(runtime::current(), self.id, index, init, None);
+        runtime::insert::<T>(runtime::current(), self.id, index, init.into_init(), None);
     }
 
     /// Makes an element of a sparse array on `pe`.
@@ -405,11 +405,11 @@ impl<T: Chare> Collection<T> {
     /// # Panics
     /// If the array is bounded, or the job has no such PE, or this is a section.
     #[track_caller]
-    pub fn insert_on(&self, pe: Pe, index: T::Index, init: T::Init) {
+    pub fn insert_on(&self, pe: Pe, index: T::Index, init: impl IntoInit<T::Init>) {
         self.assert_whole();
         let rt = runtime::current();
         assert!(pe.0 < rt.sched.pes(), "the job has no PE {pe}: it has {}", rt.sched.pes());
-        runtime::insert::<T>(rt, self.id, index, init, Some(pe));
+        runtime::insert::<T>(rt, self.id, index, init.into_init(), Some(pe));
     }
 
     /// Closes a sparse array: completes when every insertion that was begun has been made. From then on a call to

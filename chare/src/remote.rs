@@ -37,7 +37,7 @@ use crate::{Job, runtime};
 ///     drop(hold);
 /// });
 /// job.quiescence().await;   // waits for the thread, which has the hold, and for what it has called
-/// assert_eq!(log.add("the end".to_owned()).await, 3);
+/// assert_eq!(log.add("the end").await, 3);
 /// # thread.join().unwrap();
 /// # }).unwrap();
 /// ```

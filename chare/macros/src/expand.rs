@@ -9,7 +9,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::Type;
 use syn::spanned::Spanned;
 
-use crate::parse::{Chare, Entry, Init, Kind, Main};
+use crate::parse::{Chare, Entry, Init, Kind, Main, last_name};
 
 pub(crate) fn chare(chare: &Chare) -> TokenStream {
     let Chare { block, name, .. } = chare;
@@ -77,6 +77,10 @@ fn chare_impl(chare: &Chare, calls: &syn::Ident, receives: &syn::Ident) -> Token
     let name = chare.name.to_string();
     let index = chare.index.as_ref().map_or_else(|| quote!(::charm4rs::Solo), |ty| quote!(#ty));
     let map = chare.map.as_ref().map_or_else(|| quote!(::charm4rs::DefaultMap), |ty| quote!(#ty));
+    let solo_map = match chare.index {
+        None => quote!(::core::option::Option::Some(::core::default::Default::default())),
+        Some(_) => quote!(::core::option::Option::None),
+    };
     let (init_type, construct) = constructor(this, &chare.init);
     let row_count = chare.entries.len();
     let statics = chare.entries.iter().map(|entry| {
@@ -107,6 +111,9 @@ fn chare_impl(chare: &Chare, calls: &syn::Ident, receives: &syn::Ident) -> Token
             }
             fn info() -> &'static ::charm4rs::__private::ChareInfo {
                 &CHARE
+            }
+            fn solo_map() -> ::core::option::Option<Self::Map> {
+                #solo_map
             }
             fn naming() -> ::charm4rs::index::Naming<Self::Index> {
                 ::charm4rs::naming!(#index)
@@ -243,15 +250,13 @@ fn own_names(entry: &Entry) -> Vec<syn::Ident> {
 
 fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
     let Entry { name, docs, .. } = entry;
-    let params = entry.args.iter().map(|(name, ty)| quote!(#name: #ty));
-    let names = entry.args.iter().map(|(name, _)| name);
+    let (params, names): (Vec<_>, Vec<_>) = entry.args.iter().map(parameter).unzip();
     let sink = entry.args.split_last().map(|((_, result), first)| {
         let sink = format_ident!("{name}_sink");
         let doc = format!(
             "A reduction's sink: its result is the last argument of a call of [`{name}`](Self::{name}), the others are given here."
         );
-        let params = first.iter().map(|(name, ty)| quote!(#name: #ty));
-        let names = first.iter().map(|(name, _)| name);
+        let (params, names): (Vec<_>, Vec<_>) = first.iter().map(parameter).unzip();
         quote! {
             #[doc = #doc]
             #[track_caller]
@@ -267,6 +272,17 @@ fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
             ::charm4rs::Call::new(&self.0, (#(#names,)*))
         }
         #sink
+    }
+}
+
+/// A parameter of a proxy's method, and the argument that it gives. Text and payloads may be given as what they are made of; for other types,
+/// `Into` would keep the compiler from inferring what is passed.
+fn parameter((name, ty): &(syn::Ident, Type)) -> (TokenStream, TokenStream) {
+    match last_name(ty) {
+        Some(last) if last == "String" || last == "Payload" => {
+            (quote!(#name: impl ::core::convert::Into<#ty>), quote!(::core::convert::Into::<#ty>::into(#name)))
+        }
+        _ => (quote!(#name: #ty), quote!(#name)),
     }
 }
 

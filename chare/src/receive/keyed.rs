@@ -27,15 +27,15 @@ pub trait Key: Arguments + Eq + Hash + Clone {}
 impl<K: Arguments + Eq + Hash + Clone> Key for K {}
 
 /// The mailbox of an entry method: `A` are the arguments beside the key.
-struct Keyed<K, A>(RefCell<Table<K, A>>);
+struct Keyed<K, A>(RefCell<Compartments<K, A>>);
 
-struct Table<K, A> {
+struct Compartments<K, A> {
     compartments: HashMap<K, Compartment<A>, foldhash::fast::FixedState>,
     /// One that is empty, for its memory.
     spare: Option<Compartment<A>>,
 }
 
-impl<K: Key, A> Table<K, A> {
+impl<K: Key, A> Compartments<K, A> {
     fn compartment(&mut self, key: K) -> &mut Compartment<A> {
         self.compartments.entry(key).or_insert_with(|| self.spare.take().unwrap_or_default())
     }
@@ -56,7 +56,7 @@ impl<A> Default for Compartment<A> {
 
 impl<K, A> Default for Keyed<K, A> {
     fn default() -> Self {
-        Self(RefCell::new(Table { compartments: HashMap::default(), spare: None }))
+        Self(RefCell::new(Compartments { compartments: HashMap::default(), spare: None }))
     }
 }
 

@@ -263,10 +263,11 @@ impl<T: Chare> Members<T> {
         }))
     }
 
-    pub(super) fn solo(id: CollectionId) -> &'static Self {
-        let members = Self::new(id, Shape::Solo, T::Map::default(), Pe(0), Likeness::None);
+    /// The single chares of a type; `None` if it has none.
+    pub(super) fn solo(id: CollectionId) -> Option<&'static Self> {
+        let members = Self::new(id, Shape::Solo, T::solo_map()?, Pe(0), Likeness::None);
         members.complete.set(true);
-        members
+        Some(members)
     }
 
     /// Whether the collection's shape allows such an element.

@@ -242,7 +242,7 @@ impl Runtime {
         let members = match self.any_collection(id) {
             Some(members) => members.as_any(),
             None if id == CollectionId::solo(T::info()) => {
-                let members = Members::<T>::solo(id);
+                let members = Members::<T>::solo(id)?;
                 self.register(members);
                 members
             }

@@ -214,6 +214,50 @@ impl IndexMap<(u8, u8)> for Stripes {
     }
 }
 
+/// A map that has no default.
+#[derive(Clone, Serialize, Deserialize)]
+struct Listed(Vec<Pe>);
+
+impl IndexMap<usize> for Listed {
+    fn pe(&self, index: &usize, _: &Places) -> Pe {
+        self.0[index % self.0.len()]
+    }
+}
+
+struct Placed(String);
+
+#[chare(index = usize, map = Listed)]
+impl Placed {
+    #[init]
+    fn new(name: String) -> Self {
+        Self(name)
+    }
+    #[entry]
+    fn told(&mut self, cx: &mut Cx<Self>, what: String, rows: Payload<u8>) -> (Pe, String) {
+        (cx.pe(), format!("{} {what} {}", self.0, rows.len()))
+    }
+}
+
+#[test]
+fn a_map_without_default_places_arrays_and_sparse_ones_and_arguments_are_made_of_what_is_given() {
+    law(|job| async move {
+        let pes: Vec<_> = (0..job.pes()).rev().map(Pe).collect();
+        let sparse = job.sparse_by::<Placed>(Listed(pes.clone()));
+        (0..9).for_each(|index| sparse.insert(index, "placed"));
+        sparse.done_inserting().await;
+        let array = job.array_by::<Placed>(Listed(pes.clone()), 9, "placed".to_owned());
+        for cells in [sparse, array] {
+            for (index, pe) in (0..9).zip(pes.iter().cycle()) {
+                assert_eq!(cells.at(index).told("by", vec![0; 3]).await, (*pe, "placed by 3".to_owned()));
+                assert_eq!(
+                    cells.at(index).told(format!("{index}"), Payload::zeroed(2)).await.1,
+                    format!("placed {index} 2")
+                );
+            }
+        }
+    });
+}
+
 struct Striped;
 
 #[chare(index = (u8, u8), map = Stripes)]

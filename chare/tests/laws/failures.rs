@@ -33,7 +33,7 @@ impl Fragile {
     async fn asks(this: This<Self>, depth: u32) -> u32 {
         let next = this.collection().at((this.index() + 1) % 3);
         match depth {
-            0 => next.breaks("deep".into()).await,
+            0 => next.breaks("deep").await,
             _ => next.asks(depth - 1).await,
         }
     }
@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Stubborn {
 fn a_panic_is_the_error_of_the_waiting_caller_and_the_job_continues() {
     law(|job| async move {
         let all = job.array::<Fragile>(3, (0, 1));
-        let error = all.at(2).breaks("broken".into()).checked().await.unwrap_err();
+        let error = all.at(2).breaks("broken").checked().await.unwrap_err();
         let CallError::Panicked { chare, index, entry, pe, message } = &error else { panic!("{error}") };
         assert!(chare.ends_with("Fragile"));
         assert_eq!((index.as_str(), entry.as_str()), ("2", "breaks"));
@@ -127,7 +127,7 @@ fn a_panic_without_a_waiting_caller_ends_the_job_with_a_full_report() {
     };
     failure(
         |job| async move {
-            job.array::<Fragile>(5, (0, 1)).at(4).breaks("alone".into());
+            job.array::<Fragile>(5, (0, 1)).at(4).breaks("alone");
             job.promise::<()>().1.await;
         },
         says(&["Fragile[4].breaks panicked on PE ", "it is alone, on 4", "failures.rs:"]),

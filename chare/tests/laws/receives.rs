@@ -132,11 +132,11 @@ fn calls_are_received_by_their_keys_and_in_each_key_in_the_order_of_their_arriva
         }
         // Before and after a receive of their key.
         let worker = workers.at(3);
-        worker.keyed("first".into(), (5, true)).done().await;
-        worker.keyed("second".into(), (5, true)).done().await;
+        worker.keyed("first", (5, true)).done().await;
+        worker.keyed("second", (5, true)).done().await;
         let got = join_all((0..3).map(|_| worker.one_by_key(5)).chain([worker.one_by_key(6)]));
-        worker.keyed("other".into(), (6, true));
-        worker.keyed("third".into(), (5, true));
+        worker.keyed("other", (6, true));
+        worker.keyed("third", (5, true));
         assert_eq!(got.await, ["first", "second", "third", "other"]);
         let keys: Vec<_> = (0..100).collect();
         let all = worker.all_bare(keys.clone()).call();
@@ -155,7 +155,7 @@ fn a_receive_by_key_that_is_dropped_takes_nothing_and_leaves_its_turn_to_the_nex
         let patient: Vec<_> = (0..20).map(|_| worker.one_by_key(1).call()).collect();
         (0..20).for_each(|n: u32| drop(worker.keyed(n.to_string(), (1, true))));
         let got = join_all(impatient).await.into_iter().filter(|got| *got).count();
-        (0..got).for_each(|_| drop(worker.keyed("more".into(), (1, true))));
+        (0..got).for_each(|_| drop(worker.keyed("more", (1, true))));
         assert_eq!(join_all(patient).await.len(), 20);
         assert!(!worker.impatient(1).await);
     });
@@ -191,7 +191,7 @@ fn a_message_waits_for_its_receive() {
 fn while_an_async_method_waits_others_of_the_chare_run() {
     law(|job| async move {
         let worker = job.array::<Worker>(2, ()).at(1);
-        let (a, b) = (worker.slow("a".into()).done(), worker.slow("b".into()).done());
+        let (a, b) = (worker.slow("a").done(), worker.slow("b").done());
         while worker.log().await.len() < 2 {}
         worker.go();
         worker.go();

@@ -34,11 +34,11 @@ async fn main(job: Job) {
 
     // A call returns at once, and nobody waits for it unless you say so: for its end by `done`, for its result by `call`.
     let numbers: Payload<f64> = (1..=100).map(f64::from).collect();
-    group.all().greet(numbers.clone(), "Hello".into(), "a group".into()).done().await;
-    let sums = array.all().greet(numbers.clone(), "Good day".into(), "an array".into()).await;
+    group.all().greet(numbers.clone(), "Hello", "a group").done().await;
+    let sums = array.all().greet(numbers.clone(), "Good day", "an array").await;
     assert_eq!(sums, [5050.0; 10]);
 
     // One element.
-    let sum = array.at(7).greet(numbers, "Good night".into(), "an array".into()).await;
+    let sum = array.at(7).greet(numbers, "Good night", "an array").await;
     println!("{} and {} elements have answered, and one of them again: {sum}", job.pes(), sums.len());
 }

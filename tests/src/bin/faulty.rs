@@ -258,7 +258,7 @@ async fn main(job: Job, args: Args) {
         "flood" => {
             drop(last.compute(args.get(2, 0)));
             for _ in 0..3_000 {
-                drop(last.length(vec![0; 100_000].into()));
+                drop(last.length(vec![0; 100_000]));
             }
             let most = status("VmHWM");
             job.quiescence().await;
@@ -266,9 +266,9 @@ async fn main(job: Job, args: Args) {
         }
         "too-large-to-take" => {
             last.starve(64).done().await;
-            let error = last.length(vec![0; HUGE].into()).checked().await.expect_err("there is no memory");
+            let error = last.length(vec![0; HUGE]).checked().await.expect_err("there is no memory");
             println!("{error}");
-            println!("{}", last.length(vec![0; 100_000].into()).await);
+            println!("{}", last.length(vec![0; 100_000]).await);
         }
         "too-large-for-the-caller" => {
             nodes.on(Pe(0)).starve(64).done().await;
@@ -278,15 +278,15 @@ async fn main(job: Job, args: Args) {
         }
         "too-large-for-nobody" => {
             last.starve(64).done().await;
-            drop(last.length(vec![0; HUGE].into()));
+            drop(last.length(vec![0; HUGE]));
             job.quiescence().await;
         }
         "too-long" => {
-            let error = last.length(vec![0; 2 << 20].into()).checked().await.expect_err("it is too long");
+            let error = last.length(vec![0; 2 << 20]).checked().await.expect_err("it is too long");
             println!("{error}");
             let error = last.give(2 << 20).checked().await.expect_err("it is too long");
             println!("{error}");
-            println!("{}", last.length(vec![0; 1_000_000].into()).await);
+            println!("{}", last.length(vec![0; 1_000_000]).await);
         }
         what => panic!("{what:?} is not among what can go wrong"),
     }

@@ -88,7 +88,7 @@ impl Node {
         for number in 0..count {
             match what {
                 What::Small => drop(node.small(number)),
-                What::Payload => drop(node.payload(vec![1; LARGE].into())),
+                What::Payload => drop(node.payload(vec![1; LARGE])),
                 What::Vector => drop(node.vector(vec![1; LARGE])),
             }
         }
@@ -100,7 +100,7 @@ impl Node {
         for number in 0..count {
             match what {
                 What::Small => node.small(number).sent().await,
-                What::Payload => node.payload(vec![1; LARGE].into()).sent().await,
+                What::Payload => node.payload(vec![1; LARGE]).sent().await,
                 What::Vector => node.vector(vec![1; LARGE]).sent().await,
             }
         }
@@ -154,7 +154,7 @@ async fn main(job: Job, args: Args) {
             for number in 0..count {
                 match what {
                     What::Small => drop(nodes.all().small(number)),
-                    What::Payload => drop(nodes.all().payload(vec![1; LARGE].into())),
+                    What::Payload => drop(nodes.all().payload(vec![1; LARGE])),
                     What::Vector => drop(nodes.all().vector(vec![1; LARGE])),
                 }
             }
