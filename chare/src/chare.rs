@@ -58,7 +58,7 @@ impl<T: Pod + Send> IntoInit<Payload<T>> for Vec<T> {
 /// A type whose values live on PEs and are called through proxies. Implemented by [`#[chare]`](macro@crate::chare).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a chare",
-    note = "put `#[chare]` (or `#[chare(index = …)]`) on its `impl` block"
+    note = "put `#[chare]` (or `#[chare(index = …)]`) on its `impl` block; a generic chare has the instances that its `instances(…)` lists"
 )]
 pub trait Chare: Sized + 'static {
     /// The index of an element in its collection; [`Solo`](crate::Solo) for single chares.

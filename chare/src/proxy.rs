@@ -105,7 +105,8 @@ impl<T: Chare, K: Kind> Copy for Target<T, K> {}
 
 impl<T: Chare, K: Kind> fmt::Debug for Target<T, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = T::NAME.rsplit("::").next().unwrap_or(T::NAME);
+        let path = T::NAME.find('<').map_or(T::NAME, |arguments| &T::NAME[..arguments]);
+        let name = &T::NAME[path.rfind("::").map_or(0, |at| at + 2)..];
         write!(f, "{name}@{:?}", self.collection)?;
         if K::BROADCAST { f.write_str("[..]") } else { write!(f, "[{:?}]", self.which) }
     }

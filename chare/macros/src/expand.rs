@@ -9,9 +9,42 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::Type;
 use syn::spanned::Spanned;
 
+use crate::instances::Instance;
 use crate::parse::{Chare, Entry, Init, Kind, Main, last_name};
 
 pub(crate) fn chare(chare: &Chare) -> TokenStream {
+    let block = &chare.block;
+    if chare.instances.is_empty() {
+        let parts = parts(chare, &chare.text);
+        return quote! {
+            #block
+
+            #[allow(clippy::all, clippy::pedantic, reason = "made by a macro: nobody reads it")]
+            const _: () = {
+                #parts
+            };
+        };
+    }
+    let instances = chare.instances.iter().map(|Instance { aliases, name, check }| {
+        let parts = parts(chare, name);
+        quote! {
+            #check
+            const _: () = {
+                #aliases
+                #block
+
+                #[allow(clippy::all, clippy::pedantic, reason = "made by a macro: nobody reads it")]
+                const _: () = {
+                    #parts
+                };
+            };
+        }
+    });
+    quote!(#(#instances)*)
+}
+
+/// All that goes beside the `impl` block of a chare type of this name.
+fn parts(chare: &Chare, text: &str) -> TokenStream {
     let Chare { block, name, .. } = chare;
     let this = &block.self_ty;
     let calls = format_ident!("{name}Calls");
@@ -21,36 +54,32 @@ pub(crate) fn chare(chare: &Chare) -> TokenStream {
     let helpers = chare.helpers.iter().map(helper);
     let receive_methods =
         chare.entries.iter().filter(|entry| entry.kind == Kind::Receive).map(|entry| receive_method(this, entry));
-    let chare_impl = chare_impl(chare, &calls, &receives);
+    let chare_impl = chare_impl(chare, text, &calls, &receives);
     quote! {
-        #block
-
-        #[allow(clippy::all, clippy::pedantic, reason = "made by a macro: nobody reads it")]
-        const _: () = {
             #chare_impl
             #(#entries)*
 
             /// The entry methods of a chare as methods of its proxies.
-            pub struct #calls<K: ::charm4rs::Kind>(::charm4rs::Target<#this, K>);
+            pub struct #calls<CallKind: ::charm4rs::Kind>(::charm4rs::Target<#this, CallKind>);
 
-            impl<K: ::charm4rs::Kind> ::core::clone::Clone for #calls<K> {
+            impl<CallKind: ::charm4rs::Kind> ::core::clone::Clone for #calls<CallKind> {
                 fn clone(&self) -> Self {
                     *self
                 }
             }
-            impl<K: ::charm4rs::Kind> ::core::marker::Copy for #calls<K> {}
+            impl<CallKind: ::charm4rs::Kind> ::core::marker::Copy for #calls<CallKind> {}
 
-            impl<K: ::charm4rs::Kind> ::charm4rs::Calls<#this, K> for #calls<K> {
-                fn new(target: ::charm4rs::Target<#this, K>) -> Self {
+            impl<CallKind: ::charm4rs::Kind> ::charm4rs::Calls<#this, CallKind> for #calls<CallKind> {
+                fn new(target: ::charm4rs::Target<#this, CallKind>) -> Self {
                     Self(target)
                 }
-                fn target(&self) -> &::charm4rs::Target<#this, K> {
+                fn target(&self) -> &::charm4rs::Target<#this, CallKind> {
                     &self.0
                 }
             }
 
             #[allow(dead_code, reason = "a program need not call all entry methods itself")]
-            impl<K: ::charm4rs::Kind> #calls<K> {
+            impl<CallKind: ::charm4rs::Kind> #calls<CallKind> {
                 #(#methods)*
                 #(#helpers)*
             }
@@ -68,13 +97,11 @@ pub(crate) fn chare(chare: &Chare) -> TokenStream {
             impl #receives {
                 #(#receive_methods)*
             }
-        };
     }
 }
 
-fn chare_impl(chare: &Chare, calls: &syn::Ident, receives: &syn::Ident) -> TokenStream {
+fn chare_impl(chare: &Chare, name: &str, calls: &syn::Ident, receives: &syn::Ident) -> TokenStream {
     let this = &chare.block.self_ty;
-    let name = chare.name.to_string();
     let index = chare.index.as_ref().map_or_else(|| quote!(::charm4rs::Solo), |ty| quote!(#ty));
     let map = chare.map.as_ref().map_or_else(|| quote!(::charm4rs::DefaultMap), |ty| quote!(#ty));
     let solo_map = match chare.index {
@@ -101,7 +128,7 @@ fn chare_impl(chare: &Chare, calls: &syn::Ident, receives: &syn::Ident) -> Token
             type Index = #index;
             type Map = #map;
             type Init = #init_type;
-            type Calls<K: ::charm4rs::Kind> = #calls<K>;
+            type Calls<CallKind: ::charm4rs::Kind> = #calls<CallKind>;
             type Receives = #receives;
             const NAME: &'static str = ::core::concat!(::core::module_path!(), "::", #name);
 
@@ -261,14 +288,14 @@ fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
             #[doc = #doc]
             #[track_caller]
             pub fn #sink(&self, #(#params),*) -> ::charm4rs::reduce::Sink<#result> {
-                ::charm4rs::__private::sink::<#name<#this>, K, _, #result>(&self.0, (#(#names,)*))
+                ::charm4rs::__private::sink::<#name<#this>, CallKind, _, #result>(&self.0, (#(#names,)*))
             }
         }
     });
     quote! {
         #(#docs)*
         #[inline]
-        pub fn #name(&self, #(#params),*) -> ::charm4rs::Call<#name<#this>, K> {
+        pub fn #name(&self, #(#params),*) -> ::charm4rs::Call<#name<#this>, CallKind> {
             ::charm4rs::Call::new(&self.0, (#(#names,)*))
         }
         #sink
@@ -293,7 +320,7 @@ fn helper((name, count): &(syn::Ident, usize)) -> TokenStream {
         #[doc(hidden)]
         pub fn #name<#(#types),*>(&self, #(_: #types),*)
         where
-            K: ::charm4rs::__private::HasMethodsWithoutEntry,
+            CallKind: ::charm4rs::__private::HasMethodsWithoutEntry,
         {
         }
     }

@@ -6,6 +6,7 @@
 mod checks;
 mod data;
 mod expand;
+mod instances;
 mod parse;
 
 use proc_macro::TokenStream;
@@ -31,6 +32,10 @@ use proc_macro::TokenStream;
 ///     fn helper(&self) { … }                                       // an ordinary method
 /// }
 /// ```
+///
+/// A generic type is a chare for the instances that are listed, as if the block were written for each of them:
+/// `#[chare(index = usize, instances(f32, f64))] impl<T: Real> Block<T> { … }` makes chares of `Block<f32>` and `Block<f64>`. Several parameters are
+/// listed in parentheses: `instances((f32, 2), (f64, 3))`.
 #[proc_macro_attribute]
 pub fn chare(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let made = parse::chare(attribute.into(), item.clone().into()).map(|chare| expand::chare(&chare));

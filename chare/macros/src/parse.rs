@@ -1,6 +1,7 @@
 //! What the user wrote, checked. Every error says what to write instead.
 
 use proc_macro2::{Span, TokenStream};
+use quote::ToTokens;
 use syn::parse::Parser;
 use syn::spanned::Spanned;
 use syn::visit_mut::{self, VisitMut};
@@ -10,12 +11,17 @@ use syn::{
 };
 
 use crate::checks::{check_name, check_sinks, check_with, helpers, reject_borrow};
+use crate::instances::{Instance, compact, instances, last_part};
 
 /// An `impl` block under `#[chare]`.
 pub(crate) struct Chare {
-    /// The block without our attributes and without receives.
+    /// The block without our attributes, without receives, and without parameters.
     pub(crate) block: ItemImpl,
     pub(crate) name: Ident,
+    /// The name with the type's arguments.
+    pub(crate) text: String,
+    /// Of a generic chare: what its parameters stand for.
+    pub(crate) instances: Vec<Instance>,
     pub(crate) index: Option<Type>,
     pub(crate) map: Option<Type>,
     pub(crate) init: Init,
@@ -66,8 +72,12 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
         Error::new(item.span(), "`#[chare]` belongs on the `impl` block of the chare's type, not on the type itself")
     })?;
     let name = chare_name(&block)?;
-    let (index, map) = options(attribute)?;
+    let Options { index, map, instances: listed } = options(attribute)?;
     let self_type = (*block.self_ty).clone();
+    let generics = std::mem::take(&mut block.generics);
+    let is_generic = !generics.params.is_empty() || listed.is_some();
+    let instances = if is_generic { instances(&generics, &self_type, listed.as_ref())? } else { Vec::new() };
+    let text = last_part(&compact(&self_type.to_token_stream()));
     let mut init = None;
     let mut entries = Vec::new();
     let mut kept = Vec::new();
@@ -102,42 +112,49 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
     }
     let helpers = helpers(&kept, &entries);
     block.items = kept;
-    Ok(Chare { block, name, index, map, init, entries, helpers })
+    Ok(Chare { block, name, text, instances, index, map, init, entries, helpers })
 }
 
 fn chare_name(block: &ItemImpl) -> Result<Ident> {
     if let Some((path, _)) = &block.trait_ {
         return error(path, "`#[chare]` belongs on the type's own `impl` block, not on that of a trait");
     }
-    if !block.generics.params.is_empty() {
-        return error(
-            &block.generics,
-            "a chare cannot be generic: entry methods are numbered when the program is linked; make one chare type per instance",
-        );
-    }
     match &*block.self_ty {
-        Type::Path(TypePath { qself: None, path, .. }) if path.segments.iter().all(|part| part.arguments.is_none()) => {
+        Type::Path(TypePath { qself: None, path, .. }) => {
             Ok(path.segments.last().expect("a path has a last part").ident.clone())
         }
-        other => error(other, "a chare is a struct or an enum without parameters"),
+        other => error(other, "a chare is a struct or an enum"),
     }
 }
 
-fn options(attribute: TokenStream) -> Result<(Option<Type>, Option<Type>)> {
-    let (mut index, mut map) = (None, None);
+#[derive(Default)]
+struct Options {
+    index: Option<Type>,
+    map: Option<Type>,
+    instances: Option<(Span, TokenStream)>,
+}
+
+fn options(attribute: TokenStream) -> Result<Options> {
+    let Options { mut index, mut map, mut instances } = Options::default();
     let parser = syn::meta::parser(|meta| {
+        if meta.path.is_ident("instances") {
+            let content;
+            syn::parenthesized!(content in meta.input);
+            instances = Some((meta.path.span(), content.parse()?));
+            return Ok(());
+        }
         let slot = if meta.path.is_ident("index") {
             &mut index
         } else if meta.path.is_ident("map") {
             &mut map
         } else {
-            return Err(meta.error("`#[chare]` knows `index = Type` and `map = Type`"));
+            return Err(meta.error("`#[chare]` knows `index = Type`, `map = Type` and `instances(Type, …)`"));
         };
         *slot = Some(meta.value()?.parse()?);
         Ok(())
     });
     parser.parse2(attribute)?;
-    Ok((index, map))
+    Ok(Options { index, map, instances })
 }
 
 enum Marked {
@@ -478,6 +495,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn each_instance_of_a_generic_chare_is_named() {
+        let names = |attribute, item| match chare(attribute, item) {
+            Ok(parsed) => parsed.instances.iter().map(|instance| instance.name.clone()).collect::<Vec<_>>().join(" "),
+            Err(error) => error.to_string(),
+        };
+        let of_one = quote!(
+            impl<T: Real> a::B<T> {
+                #[init]
+                fn new() -> Self {}
+            }
+        );
+        let of_two = quote!(
+            impl<T, const N: usize> B<N, Vec<T>> {
+                #[init]
+                fn new() -> Self {}
+            }
+        );
+        assert_eq!(names(quote!(index = u8, instances(f32, a::C)), of_one.clone()), "B<f32> B<a::C>");
+        assert_eq!(names(quote!(instances((f32, 2), (u8, 3),)), of_two.clone()), "B<2, Vec<f32>> B<3, Vec<u8>>");
+        assert!(names(quote!(instances(f32)), of_two).contains("a list of 2 arguments"));
+        assert!(names(quote!(instances()), of_one).contains("one instance at least"));
+        let of_none = quote!(impl B { #[init] fn new() -> Self {} });
+        assert!(names(quote!(instances(f32)), of_none).contains("belongs to a generic chare"));
+    }
+
+    #[test]
     fn each_mistake_is_explained() {
         for (item, words) in [
             (
@@ -491,7 +534,13 @@ pub(crate) mod tests {
                 quote!(
                     impl<T> A<T> {}
                 ),
-                "generic",
+                "lists what `T` stands for",
+            ),
+            (
+                quote!(
+                    impl<'a> A<'a> {}
+                ),
+                "lists what `a`",
             ),
             (quote!(impl Clone for A {}), "of a trait"),
             (quote!(impl A { #[init] fn new(&self) -> Self {} }), "no `self`"),

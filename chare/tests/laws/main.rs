@@ -10,6 +10,7 @@ mod destroyed;
 mod drops;
 mod failures;
 mod futures;
+mod generics;
 mod jobs;
 mod joining;
 mod large;
