@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
-use crate::envelope::{CallOptions, EXPEDITED, LIFO, PRIORITY};
+use crate::envelope::CallOptions;
 use crate::reduce::{Reducer, known};
 use crate::reply::Awaited;
 use crate::runtime::{self, Merged};
@@ -53,20 +53,19 @@ impl<E: Entry, K: Kind> Call<E, K> {
 
     /// Runs before calls of larger numbers and after those of smaller ones. The default is 0.
     pub fn priority(mut self, priority: i32) -> Self {
-        self.options.priority = priority;
-        self.options.flags |= PRIORITY;
+        self.options = self.options.priority(priority);
         self
     }
 
     /// Among calls of the same priority, runs before those that came earlier.
     pub fn lifo(mut self) -> Self {
-        self.options.flags |= LIFO | PRIORITY;
+        self.options = self.options.lifo();
         self
     }
 
     /// Runs before calls of any priority.
     pub fn expedited(mut self) -> Self {
-        self.options.flags |= EXPEDITED;
+        self.options = self.options.expedited();
         self
     }
 

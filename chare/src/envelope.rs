@@ -100,6 +100,21 @@ pub struct CallOptions {
 
 impl CallOptions {
     #[inline]
+    pub(crate) fn priority(self, priority: i32) -> Self {
+        Self { priority, flags: self.flags | PRIORITY }
+    }
+
+    #[inline]
+    pub(crate) fn lifo(self) -> Self {
+        Self { flags: self.flags | LIFO | PRIORITY, ..self }
+    }
+
+    #[inline]
+    pub(crate) fn expedited(self) -> Self {
+        Self { flags: self.flags | EXPEDITED, ..self }
+    }
+
+    #[inline]
     pub(crate) fn class(self) -> Class {
         if self.flags & (PRIORITY | LIFO | EXPEDITED) == 0 {
             Class::Default

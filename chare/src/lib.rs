@@ -36,6 +36,7 @@ pub mod runtime;
 mod select;
 pub mod testing;
 mod thread;
+mod trait_proxy;
 mod watch;
 mod weigh;
 mod wire;
@@ -61,13 +62,14 @@ pub use runtime::CollectionId;
 pub use runtime::front::{Front, body_of};
 pub use select::{Either, select, select_all};
 pub use thread::{spawn_thread, unpin_thread};
+pub use trait_proxy::{AnyCall, AnyProxy, AnyTarget, ChareTrait, Implements};
 pub use watch::coarse_now;
 
 /// The names that most programs need; `use charm4rs::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        All, Args, CallError, Collection, Cx, Group, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This, chare, data,
-        entry, init, join_all, reduce,
+        All, AnyProxy, Args, CallError, Collection, Cx, Group, Job, Payload, Pe, Promise, Proxy, Reply, Solo, This,
+        chare, data, entry, init, join_all, reduce,
     };
     pub use serde::{Deserialize, Serialize};
 }
@@ -88,6 +90,7 @@ pub mod __private {
     pub use crate::receive::{keyed, post, receive};
     pub use crate::registry::{ChareInfo, MethodInfo, Registration};
     pub use crate::runtime::sink;
+    pub use crate::trait_proxy::{AnyMethod, Implementation, ImplementationRegistration, RowsOf};
     pub use crate::weigh::{Light, Weigh};
     pub use crate::wire::WireError;
     pub use inventory;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::envelope::CallOptions;
 use crate::envelope::FutureId;
 use crate::runtime::{self, CollectionId};
-use crate::{Arguments, Calls, Chare, Entry, GridIndex, Group, IntoInit, Job, Promise, Reply};
+use crate::{Arguments, Calls, Chare, ChareTrait, Entry, GridIndex, Group, Implements, IntoInit, Job, Promise, Reply};
 
 mod sealed {
     pub trait Sealed {}
@@ -176,7 +176,27 @@ macro_rules! proxy {
 proxy!(Proxy One, All Many);
 
 // Each name here is one that entry methods cannot have: `OF_PROXIES` in the macros.
+impl<T: Chare> All<T> {
+    /// The entry methods that the chares have from a trait: see [`AnyProxy`](crate::AnyProxy).
+    #[must_use]
+    pub fn as_trait<D: ?Sized + ChareTrait>(&self) -> D::Calls<T, Many>
+    where
+        T: Implements<D>,
+    {
+        (*self.target()).into()
+    }
+}
+
 impl<T: Chare> Proxy<T> {
+    /// The entry methods that the chare has from a trait: see [`AnyProxy`](crate::AnyProxy).
+    #[must_use]
+    pub fn as_trait<D: ?Sized + ChareTrait>(&self) -> D::Calls<T, One>
+    where
+        T: Implements<D>,
+    {
+        (*self.target()).into()
+    }
+
     /// The index of the element that it names.
     #[must_use]
     pub fn index(&self) -> T::Index {

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::envelope::Header;
 use crate::runtime::{self, BodyOps, IndexLook, Runtime, Start};
+use crate::trait_proxy::{Implementation, ImplementationRegistration};
 use crate::{Chare, Entry};
 
 type Destinations = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
@@ -105,6 +106,8 @@ impl ChareInfo {
 pub(crate) struct Registry {
     pub(crate) chares: Vec<&'static ChareInfo>,
     pub(crate) methods: Vec<&'static MethodInfo>,
+    /// Of traits by chares.
+    pub(crate) implementations: Vec<&'static Implementation>,
     /// Over all names and signatures.
     pub(crate) digest: [u8; 32],
 }
@@ -130,17 +133,30 @@ pub(crate) fn registry() -> &'static Registry {
             hash.update([0]);
             let mut own = chare.methods.to_vec();
             own.sort_by_key(|method| method.name);
-            for method in own {
-                method.id.store(number(methods.len()), Ordering::Relaxed);
-                for part in [method.name, method.signature] {
-                    hash.update(part);
-                    hash.update([1]);
-                }
-                methods.push(method);
-            }
+            own.into_iter().for_each(|method| add(&mut hash, &mut methods, method));
         }
-        Registry { chares, methods, digest: hash.finalize().into() }
+        let mut implementations: Vec<_> =
+            inventory::iter::<ImplementationRegistration>.into_iter().map(|row| row.0).collect();
+        implementations.sort_by_key(|implementation| (implementation.chare, implementation.name));
+        for (id, implementation) in implementations.iter().enumerate() {
+            implementation.number(number(id));
+            for part in [implementation.chare, implementation.name] {
+                hash.update(part);
+                hash.update([2]);
+            }
+            implementation.methods.iter().for_each(|method| add(&mut hash, &mut methods, method));
+        }
+        Registry { chares, methods, implementations, digest: hash.finalize().into() }
     })
+}
+
+fn add(hash: &mut Sha256, methods: &mut Vec<&'static MethodInfo>, method: &'static MethodInfo) {
+    method.id.store(number(methods.len()), Ordering::Relaxed);
+    for part in [method.name, method.signature] {
+        hash.update(part);
+        hash.update([1]);
+    }
+    methods.push(method);
 }
 
 fn number(at: usize) -> u16 {

@@ -9,7 +9,8 @@ use crate::parse::{Entry, Kind, error};
 
 /// The methods that every proxy has itself, or by a trait that it implements. They are found before the entry methods, to which a
 /// proxy dereferences: an entry method of such a name would never be called.
-const OF_PROXIES: [&str; 17] = [
+const OF_PROXIES: [&str; 18] = [
+    "as_trait",
     "borrow",
     "borrow_mut",
     "clone",

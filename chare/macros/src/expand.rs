@@ -271,7 +271,7 @@ fn weight_of(entry: &Entry) -> Option<TokenStream> {
 }
 
 /// Names for an entry method's arguments where names of ours stand beside them: the user's might be the same.
-fn own_names(entry: &Entry) -> Vec<syn::Ident> {
+pub(crate) fn own_names(entry: &Entry) -> Vec<syn::Ident> {
     (0..entry.args.len()).map(|at| format_ident!("argument_{at}")).collect()
 }
 
@@ -304,7 +304,7 @@ fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
 
 /// A parameter of a proxy's method, and the argument that it gives. Text and payloads may be given as what they are made of; for other types,
 /// `Into` would keep the compiler from inferring what is passed.
-fn parameter((name, ty): &(syn::Ident, Type)) -> (TokenStream, TokenStream) {
+pub(crate) fn parameter((name, ty): &(syn::Ident, Type)) -> (TokenStream, TokenStream) {
     match last_name(ty) {
         Some(last) if last == "String" || last == "Payload" => {
             (quote!(#name: impl ::core::convert::Into<#ty>), quote!(::core::convert::Into::<#ty>::into(#name)))

@@ -8,6 +8,7 @@ mod data;
 mod expand;
 mod instances;
 mod parse;
+mod traits;
 
 use proc_macro::TokenStream;
 
@@ -36,9 +37,17 @@ use proc_macro::TokenStream;
 /// A generic type is a chare for the instances that are listed, as if the block were written for each of them:
 /// `#[chare(index = usize, instances(f32, f64))] impl<T: Real> Block<T> { … }` makes chares of `Block<f32>` and `Block<f64>`. Several parameters are
 /// listed in parentheses: `instances((f32, 2), (f64, 3))`.
+///
+/// On a trait, the methods with `#[entry]` are entry methods of each chare that implements it by `#[chare] impl Trait for Chare { … }`: a proxy of such a
+/// chare becomes an `AnyProxy<dyn Trait>`.
 #[proc_macro_attribute]
 pub fn chare(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    let made = parse::chare(attribute.into(), item.clone().into()).map(|chare| expand::chare(&chare));
+    let attribute = attribute.into();
+    let made = match (syn::parse(item.clone()), syn::parse::<syn::ItemImpl>(item.clone())) {
+        (Ok(item), _) => traits::chare_trait(&attribute, item),
+        (_, Ok(block)) if block.trait_.is_some() => traits::implementation(&attribute, block),
+        _ => parse::chare(attribute, item.clone().into()).map(|chare| expand::chare(&chare)),
+    };
     made.unwrap_or_else(|error| {
         // A type that the macro was put on by mistake stays, so that nothing else is reported missing.
         let kept = syn::parse::<syn::DeriveInput>(item).ok();

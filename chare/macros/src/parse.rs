@@ -116,9 +116,6 @@ pub(crate) fn chare(attribute: TokenStream, item: TokenStream) -> Result<Chare> 
 }
 
 fn chare_name(block: &ItemImpl) -> Result<Ident> {
-    if let Some((path, _)) = &block.trait_ {
-        return error(path, "`#[chare]` belongs on the type's own `impl` block, not on that of a trait");
-    }
     match &*block.self_ty {
         Type::Path(TypePath { qself: None, path, .. }) => {
             Ok(path.segments.last().expect("a path has a last part").ident.clone())
@@ -164,11 +161,13 @@ enum Marked {
     Receive(TraitItemFn, EntryOptions),
 }
 
+/// Takes off the attribute of this name.
+pub(crate) fn take(attrs: &mut Vec<Attribute>, name: &str) -> Option<Meta> {
+    attrs.iter().position(|attr| attr.path().is_ident(name)).map(|at| attrs.remove(at).meta)
+}
+
 /// Finds `#[init]` and `#[entry]`, and takes them off.
 fn marked(item: ImplItem) -> Result<Marked> {
-    let take = |attrs: &mut Vec<Attribute>, name: &str| {
-        attrs.iter().position(|attr| attr.path().is_ident(name)).map(|at| attrs.remove(at).meta)
-    };
     match item {
         ImplItem::Fn(mut function) => {
             match take(&mut function.attrs, "init") {
@@ -308,7 +307,7 @@ fn parse_init(function: &ImplItemFn, self_type: &Type) -> Result<Init> {
     Ok(Init { name: sig.ident.clone(), takes_cx, args })
 }
 
-fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self_type: &Type) -> Result<Entry> {
+pub(crate) fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self_type: &Type) -> Result<Entry> {
     check_name(&sig.ident)?;
     plain_signature(sig)?;
     let mut inputs: Vec<&FnArg> = sig.inputs.iter().collect();
@@ -542,7 +541,6 @@ pub(crate) mod tests {
                 ),
                 "lists what `a`",
             ),
-            (quote!(impl Clone for A {}), "of a trait"),
             (quote!(impl A { #[init] fn new(&self) -> Self {} }), "no `self`"),
             (quote!(impl A { #[init] async fn new() -> Self {} }), "cannot be `async`"),
             (quote!(impl A { #[entry] fn f(self) {} }), "&mut self"),

@@ -62,7 +62,7 @@ pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
 pub(crate) use gone::destroy_collection;
 pub(crate) use insertion::census::{census, elements};
-pub(crate) use post::reply_serialized;
+pub(crate) use post::{fail_unsent, reply_serialized};
 pub use reduction::sink;
 pub(crate) use reduction::{Merged, Merging};
 pub(crate) use running::IndexLook;

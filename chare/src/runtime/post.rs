@@ -172,6 +172,12 @@ pub(super) fn fail_call(rt: Rt, reply: FutureId, error: CallError) {
     }
 }
 
+/// A call has failed whose target cannot be read.
+#[cold]
+pub(crate) fn fail_unsent(rt: Rt, method: &MethodInfo, reply: FutureId, error: &WireError) {
+    fail_call(rt, reply, wire_error(rt, method, error));
+}
+
 pub(super) fn send_failure(rt: Rt, to: FutureId, error: CallError) {
     if to.pe == rt.sched.pe() {
         return rt.futures.fail(to, error);

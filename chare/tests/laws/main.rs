@@ -23,6 +23,7 @@ mod receives;
 mod reduced_calls;
 mod reductions;
 mod sections;
+mod traits;
 
 use std::future::Future;
 
