@@ -6,12 +6,13 @@ import functools
 import inspect
 import typing
 import zlib
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Callable, Coroutine, Iterable, Sequence, TypeVar, overload
 
 from . import _engine, functions, sections, threads
+from .channel import arrived
 from .entry_method import is_method, meant, row
 from .errors import Charm4PyError
-from .hooks import Hooks, NobodysAnswer
+from .ending import UnawaitedAnswer, keep_module
 from .program import registered
 from .threads import Future
 from .wait import wait
@@ -30,23 +31,22 @@ LATE = 1 << 31
 #: Classes that have not been registered yet, in the order of their definition.
 defined: list[type] = []
 
-
 #: Whether classes are registered as they are defined: the program has started.
-started = False
+registers_at_once = False
 
 
 def start_registering() -> None:
     """Registers what the program has defined, and from now on each class as it is defined."""
-    global started
+    global registers_at_once
     register_defined()
-    started = True
+    registers_at_once = True
 
 
 #: The class of the entry point, if it is one: its constructor is the program, and calls do not wait for it.
 program: list[type] = []
 
 
-class Creation(NobodysAnswer):
+class Creation(UnawaitedAnswer):
     """Of a constructor that is a coroutine: the chare is there when it has ended, and calls wait for that."""
 
     def __init__(self, chare: Chare, place: str) -> None:
@@ -98,10 +98,17 @@ def let_constructor_wait(cls: type) -> None:
 def construct_unit(chare: Chare, made: Any) -> None:
     """Ends the constructor of a chare that is no part of a job."""
     if inspect.iscoroutine(made):
-        from .unit import finish
-
         finish(made)
     _engine.construction_ends(chare)
+
+
+def finish(constructor: Coroutine[Any, Any, Any]) -> None:
+    """Runs an ``async def __init__`` to its end, without a job."""
+    try:
+        constructor.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a constructor that waits needs a job: charm4py.testing.run")
 
 
 def register(cls: type) -> type:
@@ -120,12 +127,12 @@ def register_defined() -> None:
         name = f"{cls.__module__}.{cls.__qualname__}"
         names[name] = names.get(name, 0) + 1
         table = rows(cls)
-        if not started:
+        if not registers_at_once:
             registered[name if names[name] == 1 else f"{name} (number {names[name]})"] = table
-        late = zlib.crc32(f"{name} {names[name]}".encode()) & 0x7FFFFFFF if started else None
+        late = zlib.crc32(f"{name} {names[name]}".encode()) & 0x7FFFFFFF if registers_at_once else None
         numbers[cls] = _engine.register(cls, cls.__name__, table, late)
         for base in cls.__mro__:
-            Hooks.keep(base.__module__)
+            keep_module(base.__module__)
 
 
 def note_unseen(cls: type) -> None:
@@ -197,7 +204,7 @@ def number_of_another(cls: Any, pe: int) -> int:
     if made.__flags__ & ABSTRACT:
         missing = ", ".join(sorted(getattr(made, "__abstractmethods__", ())))
         raise TypeError(f"chares of {made.__qualname__} cannot be made: it is abstract, and lacks {missing}")
-    if not started:
+    if not registers_at_once:
         raise RuntimeError("chares are made after charm.start()")
     if made not in numbers:
         register_defined()
@@ -243,7 +250,7 @@ class Chare(_engine.ChareBase):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         note(cls)
-        if started:
+        if registers_at_once:
             register_defined()
 
     def wait(self, condition: str) -> None:
@@ -261,8 +268,6 @@ class Chare(_engine.ChareBase):
         return self.thisIndex, sections.numbers(functions.loads(section_func)(self))
 
     def __charm_channel__(self, key: Any, number: int, turn: int, *args: Any) -> None:
-        from .channel import arrived
-
         arrived(self, key, number, turn, args)
 
     def AtSync(self) -> None:

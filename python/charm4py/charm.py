@@ -11,15 +11,14 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, TypeVa
 
 from greenlet import getcurrent
 
-from . import _engine, ccs, threads
+from . import _engine, ccs, sections, state, stats, tasks, threads, trees, waits
 from .chare import Chare, Group, creation, defined_by, let_constructor_wait, program, start_registering
 from .errors import Charm4PyError
-from .ending import leave
-from .hooks import Hooks, NobodysAnswer, abort
+from .ending import UnawaitedAnswer, abort, keep_module, leave
+from .hooks import Hooks
 from .pool import Pool
 from .reduction import Reducer
 from .runtime import Runtime
-from . import sections, stats, trees, waits
 from .threads import Future
 
 C = TypeVar("C")
@@ -35,16 +34,20 @@ class Charm:
     Charm4PyError = Charm4PyError
 
     def __init__(self) -> None:
-        self.options = threads.options
-        self.started = False
-        self._called = False
+        self.options = state.options
         self.reducers = Reducer
         self.pool = Pool()
-        self._pe = 0
-        self._pes = 1
-        self._host = 0
-        self._hosts: list[list[int]] = [[0]]
-        self.thisProxy: Any = None
+        self._called = False
+
+    @property
+    def started(self) -> bool:
+        """Whether the job runs on this PE."""
+        return state.started
+
+    @property
+    def thisProxy(self) -> Any:
+        """The proxy of the runtime's own group: see :mod:`charm4py.runtime`."""
+        return state.runtime
 
     # Start and end
 
@@ -63,6 +66,7 @@ class Charm:
         if entry is None and not interactive:
             raise Charm4PyError("charm.start() needs an entry point: a function, or a class of chares, that takes args")
         if interactive:
+            # Not above: the prompt is itself a program, which calls charm; and few programs need it.
             from .interactive import prompt
 
             entry = prompt
@@ -92,7 +96,7 @@ class Charm:
         code = _engine.run(lambda: self._begin(entry, list(sys.argv), server))
         if ccs.handlers.server is not None:
             ccs.handlers.server.close()
-        Hooks.keep("__main__")
+        keep_module("__main__")
         leave(code)
 
     def _begin(self, entry: Any, args: list[str], server: tuple[int, str | None, str | None] | None) -> None:
@@ -122,13 +126,8 @@ class Charm:
             program.append(entry)
             Chare(entry, [args], onPE=0)
         else:
-            nobody = NobodysAnswer(getattr(entry, "__qualname__", "the entry point"))
-            threads.start(None, entry, (args,), {}, waits.MainsAnswer(nobody))
-
-    def _enter(self) -> None:
-        """This PE knows the job: called before any chare of the program's is made on it."""
-        self._pe, self._pes, self._host, self._hosts = _engine.place()
-        self.started = True
+            unawaited = UnawaitedAnswer(getattr(entry, "__qualname__", "the entry point"))
+            threads.start(None, entry, (args,), {}, waits.MainAnswer(unawaited))
 
     def _launch(self, pes: int) -> NoReturn:
         """Several PEs without a launcher: be the launcher."""
@@ -212,45 +211,45 @@ class Charm:
 
     def myPe(self) -> int:
         """The PE on which this code runs."""
-        return self._pe
+        return state.pe
 
     def numPes(self) -> int:
         """How many PEs the job has."""
-        return self._pes
+        return state.pes
 
     def myHost(self) -> int:
         """The number of this PE's host."""
-        return self._host
+        return state.host
 
     def numHosts(self) -> int:
         """How many hosts the job has."""
-        return len(self._hosts)
+        return len(state.hosts)
 
     def getHostPes(self, host: int) -> list[int]:
         """The PEs of a host."""
-        return list(self._hosts[host])
+        return list(state.hosts[host])
 
     def getHostFirstPe(self, host: int) -> int:
         """The first PE of a host."""
-        return self._hosts[host][0]
+        return state.hosts[host][0]
 
     def getHostNumPes(self, host: int) -> int:
         """How many PEs a host has."""
-        return len(self._hosts[host])
+        return len(state.hosts[host])
 
     def getPeHost(self, pe: int) -> int:
         """The host of a PE."""
-        return next(host for host, pes in enumerate(self._hosts) if pe in pes)
+        return next(host for host, pes in enumerate(state.hosts) if pe in pes)
 
     def getPeHostRank(self, pe: int) -> int:
         """A PE's place among those of its host."""
-        return self._hosts[self.getPeHost(pe)].index(pe)
+        return state.hosts[self.getPeHost(pe)].index(pe)
 
     def getTopoTreeEdges(
         self, pe: int, root_pe: int, pes: Sequence[int] | None = None, bfactor: int = 4
     ) -> tuple[int | None, list[int]]:
         """The parent (``None`` for the root) and the children of a PE in a tree over ``pes``, or all PEs, that enters each host once."""
-        over = self._tree(root_pe, range(self._pes) if pes is None else pes, bfactor)
+        over = self._tree(root_pe, range(state.pes) if pes is None else pes, bfactor)
         if pe not in over:
             raise ValueError(f"PE {pe} is not in the tree")
         return trees.edges(pe, root_pe, over, bfactor, self.getPeHost)
@@ -262,9 +261,9 @@ class Charm:
     def _tree(self, root: int, pes: Sequence[int], branches: int) -> list[int]:
         """The PEs of a tree, checked."""
         over = list(pes)
-        wrong = [pe for pe in over if not 0 <= pe < self._pes]
+        wrong = [pe for pe in over if not 0 <= pe < state.pes]
         if wrong:
-            raise ValueError(f"there is no PE {wrong[0]}: the job has {self._pes}")
+            raise ValueError(f"there is no PE {wrong[0]}: the job has {state.pes}")
         if root not in over:
             raise ValueError(f"the root, PE {root}, is not among the tree's PEs")
         if branches < 1:
@@ -273,13 +272,11 @@ class Charm:
 
     def printStats(self) -> None:
         """Prints calls, seconds, messages and bytes, by method, of this PE. Needs ``charm.options.profiling``."""
-        if not self.options.profiling:
-            raise Charm4PyError("nothing was counted: set charm.options.profiling on every PE before charm.start()")
-        print(stats.table(self._pe, self._pes), flush=True)
+        stats.show()
 
     def print_dbg(self, *args: Any, **kwargs: Any) -> None:
         """Prints, with the PE and the host before it."""
-        print(f"PE {self._pe} of {self._pes}, {os.uname().nodename}:", *args, **kwargs)
+        print(f"PE {state.pe} of {state.pes}, {os.uname().nodename}:", *args, **kwargs)
 
     # Sections
 
@@ -366,6 +363,16 @@ class Charm:
 
 
 charm = Charm()
+
+
+def make_loop() -> Any:
+    """Makes the PE's event loop of asyncio, for tasks that need it."""
+    from .aio import Loop
+
+    return Loop()
+
+
+tasks.running.make_loop = make_loop
 
 
 def _code_of_the_command_line() -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Callable, NamedTuple
 
-from . import _engine, reduction, threads
+from . import _engine, reduction, state, threads
 
 #: An element's index, as the engine takes it.
 Index = tuple[int, ...]
@@ -150,8 +150,6 @@ PARTS = reduction.Reducer._add("_parts", merge)
 
 def reduce(chare: Any, callback: Any, data: Any, reducer: Any, section: Any, all: bool) -> None:
     """Contributes to a reduction over parts of several collections, or to one whose result methods of several get."""
-    from .charm import charm
-
     if not (callback is None or isinstance(callback, (_engine.FutureBase, _engine.Method, CombinedMethod))):
         raise TypeError(f"a callback is a future or a method of a proxy, not {callback}")
     own = _engine.whole(chare.thisProxy)
@@ -166,7 +164,7 @@ def reduce(chare: Any, callback: Any, data: Any, reducer: Any, section: Any, all
         raise TypeError(f"{section!r} is no section")
     number, value = reduction.given(chare, data, reducer)
     partial = Partial(over, part, number, (callback,), value)
-    chare.reduce(charm.thisProxy[0]._reduced_part, partial, PARTS, None if within == own else within)
+    chare.reduce(state.runtime[0]._reduced_part, partial, PARTS, None if within == own else within)
 
 
 class Reductions:

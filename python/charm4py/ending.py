@@ -1,4 +1,4 @@
-"""The end of a process: what is written before, and how long it may take."""
+"""How the job and its processes end: exceptions that end the job, what is written before the end, and how long a process may take."""
 
 from __future__ import annotations
 
@@ -9,14 +9,103 @@ import os
 import stat
 import sys
 import threading
+import traceback
+from types import ModuleType
 from typing import Any, NoReturn
 
-from . import _engine
+from . import _engine, errors
 
 #: How long a process may take to end by itself after its job. The launcher waits a little longer.
 LIMIT_S = 8.0
 #: Packages below a program: their classes are among the bases of its classes.
 BELOW = frozenset({"abc", "builtins", "charm4py", "typing"})
+#: Modules whose functions the engine holds. The interpreter ends all objects only of modules that still exist.
+kept_modules: dict[str, ModuleType] = {}
+
+
+def keep_module(name: str) -> None:
+    """Keeps a module until the process ends."""
+    if name in sys.modules:
+        kept_modules[name] = sys.modules[name]
+
+
+# The job
+
+
+def ending(error: BaseException, place: str) -> tuple[int, str | None]:
+    """How the job ends because of an exception: its status, and the message if it is a failure."""
+    if forked:
+        leave_fork(error)
+    flush()
+    if isinstance(error, SystemExit):
+        code = error.code
+        if code is None or isinstance(code, int):
+            return (code or 0) & 0xFF, None
+        print(code, file=sys.stderr)
+        return 1, None
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f"KeyboardInterrupt in {place}\n{errors.story(error).rstrip()}"
+    return 1, f"{type(error).__name__}: {error} in {place}\n{errors.story(error).rstrip()}"
+
+
+def fatal(error: BaseException, place: str) -> None:
+    """Ends the job because of an exception."""
+    code, text = ending(error, place)
+    if text is None:
+        _engine.exit(code)
+    else:
+        abort(code, text)
+
+
+def abort(code: int, text: str) -> NoReturn:
+    """Ends the job because of a failure, and this process at once."""
+    flush()
+    _engine.abort(code, text)
+    os._exit(code)
+
+
+class UnawaitedAnswer:
+    """Takes the result of code that no caller waits for: a value is dropped, an exception ends the job."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def value(self, value: Any) -> None:
+        pass
+
+    def error(self, error: BaseException) -> None:
+        fatal(error, self.place)
+
+
+# Children that a process of the job has forked
+
+#: Whether this process is such a child, which is no part of the job.
+forked = False
+
+
+def note_fork() -> None:
+    global forked
+    forked = True
+
+
+os.register_at_fork(after_in_child=note_fork)
+
+
+def leave_fork(error: BaseException) -> NoReturn:
+    """Ends a forked child because of an exception, as a program ends because of it."""
+    status = 1
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(type(error), error, error.__traceback__)
+    elif error.code is None or isinstance(error.code, int):
+        status = (error.code or 0) & 0xFF
+    else:
+        print(error.code, file=sys.stderr)
+    atexit._run_exitfuncs()
+    flush()
+    os._exit(status)
+
+
+# The process
 
 
 def flush() -> None:
@@ -43,11 +132,9 @@ def flush_file(file: Any) -> None:
 
 def leave(code: int) -> NoReturn:
     """Ends this process, whose job is over, as programs end: by SystemExit, so that all that is to run at an end runs."""
-    from . import hooks
-
     flush()
     # Of modules that are kept the interpreter empties the last one first: what a program uses is to be there when its objects end.
-    for name in hooks.Hooks.modules:
+    for name in kept_modules:
         if name.split(".")[0] not in BELOW and name in sys.modules:
             sys.modules[name] = sys.modules.pop(name)
 

@@ -18,11 +18,12 @@ import sys
 import termios
 import threading
 from contextlib import contextmanager, nullcontext, suppress
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Callable, Iterator
 
 from . import functions, statements, threads
 from .chare import Chare
+from .charm import charm
 
 HISTORY = "~/.charm4py_history"
 #: What Ctrl-C types.
@@ -45,9 +46,17 @@ def future(num_vals: int = 1) -> threads.Future[Any]:
 
 def begin_names() -> None:
     """Gives the program that is typed the names that it has beside the package's; in a coroutine of PE 0."""
-    from .charm import charm
-
     charm.awaitCreation(Chare(Prompt, onPE=0))
+
+
+def begin_program() -> None:
+    """Makes a ``__main__`` that has what the package exports, and nothing else."""
+    import charm4py
+
+    program = ModuleType("__main__")
+    program.__spec__ = sys.modules["__main__"].__spec__
+    program.__dict__.update({name: getattr(charm4py, name) for name in charm4py.__all__})
+    sys.modules["__main__"] = program
 
 
 class Console(code.InteractiveConsole):
@@ -153,8 +162,6 @@ def interrupts_as_text() -> Iterator[None]:
 
 def prompt(args: list[str]) -> None:
     """The interactive mode's entry point."""
-    from .charm import charm
-
     functions.local_modules.add("__main__")
     begin_names()
     console = Console()
@@ -216,10 +223,8 @@ def guarded(complete: Callable[[str, int], str | None]) -> Callable[[str, int], 
 
 def main() -> None:
     """``python -m charm4py.interactive``: begins with what the package exports, and nothing else."""
-    import charm4py
-
-    statements.begin_program()
-    charm4py.charm.start(interactive=True)
+    begin_program()
+    charm.start(interactive=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Sequence
 
-from . import functions, interactive, statements
+from . import functions, interactive, state
+from .charm import charm
 
 
 def specification(pes: int, display_name: str, options: Sequence[str] = ()) -> dict[str, Any]:
@@ -74,13 +75,11 @@ class Passed:
         return len(text)
 
     def flush(self) -> None:
-        from .charm import charm
-
         text, self.text = self.text, ""
         if not text:
             return
         try:
-            charm.thisProxy[0]._show(self.name, text)
+            state.runtime[0]._show(self.name, text)
         except Exception:  # the PE does not run, or this is another thread than the PE's
             self.own.write(text)
             self.own.flush()
@@ -88,8 +87,6 @@ class Passed:
 
 def entry(args: list[str]) -> None:
     """The job's entry point: serves the notebook until it wants no more."""
-    from .charm import charm
-
     # What is typed is the program: its names are found again on other PEs.
     functions.local_modules.add("__main__")
     charm.options.interactive.verbose = 0
@@ -113,10 +110,8 @@ def main() -> None:
     if sys.argv[1:2] == ["install"]:
         install(sys.argv[2:])
         return
-    statements.begin_program()
+    interactive.begin_program()
     sys.stdout, sys.stderr = Passed("stdout"), Passed("stderr")
-    from .charm import charm
-
     charm.options.remote_exec = True
     charm.start(entry)
 

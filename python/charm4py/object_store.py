@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+from . import state
 from .chare import Chare
 
 Waiters = dict[int, list[Any]]
@@ -164,13 +165,9 @@ class ObjectStore(Chare):
 
 
 def this_pe() -> int:
-    from .charm import charm
-
-    return charm.myPe()
+    return state.pe
 
 
 def home(obj_id: int) -> int:
     """The PE that knows where an object is."""
-    from .charm import charm
-
-    return obj_id % charm.numPes()
+    return obj_id % state.pes

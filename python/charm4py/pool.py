@@ -18,8 +18,9 @@ from collections import deque
 from time import perf_counter
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
-from . import _engine, entry_method, errors, functions, threads
+from . import _engine, entry_method, errors, functions, state, threads
 from .chare import Chare
+from .ending import UnawaitedAnswer
 from .threads import Future
 
 #: So long a portion is to take, and a worker works before it lets its PE do something else.
@@ -96,13 +97,11 @@ def end_if_failed(func: Callable[..., Any], future: Future[Any]) -> None:
     try:
         future._result()
     except BaseException as error:
-        nobodys_answer(func).error(error)
+        unawaited_answer(func).error(error)
 
 
-def nobodys_answer(func: Callable[..., Any]) -> Any:
-    from .hooks import NobodysAnswer
-
-    return NobodysAnswer(f"charm.pool.Task({getattr(func, '__qualname__', func)})")
+def unawaited_answer(func: Callable[..., Any]) -> UnawaitedAnswer:
+    return UnawaitedAnswer(f"charm.pool.Task({getattr(func, '__qualname__', func)})")
 
 
 def arguments(item: Any, spread: Callable[[int], bool]) -> tuple[Any, ...]:
@@ -377,7 +376,7 @@ class Outcome:
 
     def error(self, error: BaseException) -> None:
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            nobodys_answer(self.portion.tasks[self.at][0]).error(error)
+            unawaited_answer(self.portion.tasks[self.at][0]).error(error)
             return
         self.portion.failed[self.at] = errors.pack(error)
         self.value(None)
@@ -446,18 +445,12 @@ def work(master: int, number: int, first: int, funcs: dict[int, bytes], which: A
 
 
 def runtime() -> Any:
-    from .charm import charm
-
-    return charm.thisProxy
+    return state.runtime
 
 
 def this_pe() -> int:
-    from .charm import charm
-
-    return charm.myPe()
+    return state.pe
 
 
 def runtime_pes() -> int:
-    from .charm import charm
-
-    return charm.numPes()
+    return state.pes

@@ -5,16 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable, Sequence
 
-from . import ccs, combined, pool, threads
+from . import _engine, ccs, combined, pool, state, statements, stats, threads
 from .chare import Array, Chare
 from .errors import Charm4PyError
 from .reduction import Reducer
-
-
-def charm() -> Any:
-    from .charm import charm
-
-    return charm
 
 
 class Readonlies:
@@ -25,8 +19,8 @@ class Readonlies:
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-        if charm().started and charm().myPe() == 0 and charm().numPes() > 1:
-            told = charm().thisProxy._set_readonly(name, value, awaitable=True)
+        if state.started and state.pe == 0 and state.pes > 1:
+            told = state.runtime._set_readonly(name, value, awaitable=True)
             if threads.can_wait():
                 told.get()
 
@@ -38,7 +32,7 @@ class Runtime(Chare):
     """See the module's text."""
 
     def __init__(self) -> None:
-        charm().thisProxy = self.thisProxy
+        state.runtime = self.thisProxy
 
     def _set_readonly(self, name: str, value: Any) -> None:
         object.__setattr__(readonlies, name, value)
@@ -56,10 +50,8 @@ class Runtime(Chare):
         combined.reduced(partial)
 
     def _define(self, source: str) -> None:
-        if charm().myPe() != 0:  # which has run it already
-            from .statements import define
-
-            define(source)
+        if state.pe != 0:  # which has run it already
+            statements.define(source)
 
     def _show(self, stream: str, text: str) -> None:
         getattr(sys, stream).write(text)
@@ -124,16 +116,15 @@ class Runtime(Chare):
 
     def exit(self, code: Any = 0) -> None:
         """Ends the job."""
-        charm().exit(code if isinstance(code, int) else 0)
+        _engine.exit(code if isinstance(code, int) else 0)
 
     def myPe(self) -> int:
         """This PE."""
-        pe: int = charm().myPe()
-        return pe
+        return state.pe
 
     def printStats(self) -> None:
         """Prints what each method has cost the PE."""
-        charm().printStats()
+        stats.show()
 
     def LBTurnInstrumentOn(self) -> None:
         """Accepted: what balancing needs is always measured."""
@@ -143,5 +134,5 @@ class Runtime(Chare):
 
 
 def allow_remote_execution() -> None:
-    if not charm().options.remote_exec:
+    if not state.options.remote_exec:
         raise Charm4PyError("remote execution is off: set charm.options.remote_exec on every PE before charm.start()")

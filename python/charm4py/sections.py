@@ -12,6 +12,7 @@ import operator
 from typing import Any, Callable, Iterable, Sequence, TypeVar
 
 from . import _engine, functions, threads
+from .ending import fatal
 from .combined import Combined, Index, present, tupled, when_all
 
 C = TypeVar("C")
@@ -61,8 +62,6 @@ def after_asking(
 
 def when(future: threads.Future[Any], then: Callable[[Any], None]) -> None:
     """Calls ``then`` with a future's value; an exception ends the job, since nobody could catch it."""
-    from .hooks import fatal
-
     def ready(_: Any) -> None:
         try:
             then(future._result())

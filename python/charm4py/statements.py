@@ -14,12 +14,12 @@ import sys
 import threading
 import time
 from contextvars import Context
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, Callable, Coroutine, TypeVar
 
 from greenlet import getcurrent
 
-from . import _engine, functions, threads
+from . import _engine, functions, state, threads
 
 T = TypeVar("T")
 
@@ -161,26 +161,22 @@ def run_awaitable(awaitable: Coroutine[Any, Any, T]) -> T:
 
 def definitions(statements: list[ast.stmt]) -> list[ast.stmt]:
     """Those that every PE is to have."""
-    from .charm import charm
-
-    if charm.numPes() == 1:
+    if state.pes == 1:
         return []
     wanted = [node for node in statements if isinstance(node, DEFINITIONS)]
-    if not charm.options.interactive.broadcast_imports:
+    if not state.options.interactive.broadcast_imports:
         wanted = [node for node in wanted if not isinstance(node, (ast.Import, ast.ImportFrom))]
     return list(wanted)
 
 
 def tell_all(source: str) -> None:
     """Runs definitions on the other PEs; waits for it."""
-    from .charm import charm
-
-    charm.thisProxy._define(source, awaitable=True).get()
+    state.runtime._define(source, awaitable=True).get()
     for node in ast.parse(source).body:
         known = sys.modules["__main__"].__dict__.get(node.name) if isinstance(node, ast.ClassDef) else None
         if isinstance(known, type):
             functions.told.add(known)
-    if charm.options.interactive.verbose > 0:
+    if state.options.interactive.verbose > 0:
         firsts = (ast.unparse(node).partition("\n")[0] for node in ast.parse(source).body)
         print("charm4py: on every PE now:", "; ".join(firsts))
 
@@ -188,13 +184,3 @@ def tell_all(source: str) -> None:
 def define(source: str) -> None:
     """Runs definitions on another PE than PE 0."""
     exec(compile(source, "<definitions>", "exec"), sys.modules["__main__"].__dict__)
-
-
-def begin_program() -> None:
-    """Makes a ``__main__`` that has what the package exports, and nothing else."""
-    import charm4py
-
-    program = ModuleType("__main__")
-    program.__spec__ = sys.modules["__main__"].__spec__
-    program.__dict__.update({name: getattr(charm4py, name) for name in charm4py.__all__})
-    sys.modules["__main__"] = program

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Iterator
 
-from . import _engine
+from . import _engine, state
+from .errors import Charm4PyError
 
 HEAD = ("", "calls", "seconds", "sent", "bytes", "received", "bytes")
+
+
+def show() -> None:
+    """Prints the statistics of this PE."""
+    if not state.options.profiling:
+        raise Charm4PyError("nothing was counted: set charm.options.profiling on every PE before charm.start()")
+    print(table(state.pe, state.pes), flush=True)
 
 
 def table(pe: int, pes: int) -> str:

@@ -19,6 +19,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Callable, Generator
 
 from . import _engine
+from .conditions import recheck
 
 if TYPE_CHECKING:
     from .aio import Loop
@@ -60,7 +61,9 @@ decimal_variable: list[Any] = []
 class Running:
     """What runs on the PE."""
 
-    __slots__ = ("loop", "task")
+    __slots__ = ("loop", "make_loop", "task")
+    #: Makes the PE's event loop. ``charm`` sets it: this module must not import ``aio``, which derives from asyncio's classes and from this module.
+    make_loop: Callable[[], Loop]
 
     def __init__(self) -> None:
         #: The task whose step runs.
@@ -284,20 +287,12 @@ def bridge(future: Any) -> Generator[Any, None, None]:
         future._forget(ready)
 
 
-def recheck(chare: Chare) -> None:
-    from .wait import recheck
-
-    recheck(chare)
-
-
 # asyncio
 
 
 def make_loop() -> Loop:
     """Makes the PE's event loop."""
-    from .aio import Loop
-
-    running.loop = loop = Loop()
+    running.loop = loop = running.make_loop()
     return loop
 
 

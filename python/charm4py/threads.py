@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable, Generator, Generic, 
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from . import _engine
-from .options import Options
+from . import _engine, state
+from .conditions import recheck
 from .tasks import Task, bridge, context, running
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: ``charm.options``.
-options = Options()
 #: Idle greenlets that are kept for the next coroutine.
 KEPT_MAX = 256
 
@@ -77,15 +75,13 @@ class Coroutine(greenlet):
     def resume(self, value: Any = None) -> None:
         """Goes on with it, from the scheduler's greenlet."""
         chare, answer = self.chare, self.answer
-        if options.profiling and hasattr(answer, "ran"):
+        if state.options.profiling and hasattr(answer, "ran"):
             begun = perf_counter()
             self.switch(value)
             answer.ran(perf_counter() - begun)
         else:
             self.switch(value)
         if chare is not None and chare.__charm_watched__:
-            from .wait import recheck
-
             recheck(chare)
 
 

@@ -14,7 +14,7 @@ of its own) it needs a job: see :mod:`charm4py.testing`.
 from __future__ import annotations
 
 import weakref
-from typing import Any, Callable, Coroutine, Generator, NamedTuple, Optional, Union
+from typing import Any, Callable, Generator, NamedTuple, Optional, Union
 
 from . import _engine
 from .chare import C, Chare, entry_names, no_method, origin
@@ -194,12 +194,3 @@ class UnitMethod:
 
     def __repr__(self) -> str:
         return f"{self._proxy!r}.{self.__name__}"
-
-
-def finish(constructor: Coroutine[Any, Any, Any]) -> None:
-    """Runs an ``async def __init__`` to its end."""
-    try:
-        constructor.send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("a constructor that waits needs a job: charm4py.testing.run")

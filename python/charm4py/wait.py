@@ -1,7 +1,6 @@
 """Conditions: calls that wait for one (``@when``), and coroutines that do (``self.wait``).
 
-What waits stands in a list of its chare, in the order of arrival. The list is looked through after every method of the chare
-that has run, or gone on; the engine does so for a chare that is ``__charm_watched__``.
+What waits is kept by :mod:`charm4py.conditions`.
 """
 
 from __future__ import annotations
@@ -12,42 +11,13 @@ from typing import TYPE_CHECKING, Any, Callable
 from greenlet import getcurrent
 
 from . import _engine, threads
+from .conditions import hold, recheck
 
 if TYPE_CHECKING:
     from .chare import Chare
     from .entry_method import Entry
 
 codes: dict[str, CodeType] = {}
-
-
-def hold(chare: Chare, holds: Callable[[], bool], go: Callable[[], None]) -> None:
-    """Calls ``go`` once ``holds`` gives true, after a method of the chare has run."""
-    held = getattr(chare, "__charm_held__", None)
-    if held is None:
-        held = chare.__charm_held__ = []
-    held.append((holds, go))
-    chare.__charm_watched__ = True
-
-
-def recheck(chare: Chare) -> None:
-    """Lets go on what waits on the chare and need wait no longer, in the order of arrival."""
-    held = chare.__charm_held__
-    if getattr(chare, "__charm_rechecking__", False):
-        return  # whoever does so will look again
-    chare.__charm_rechecking__ = True
-    try:
-        at = 0
-        while at < len(held):
-            holds, go = held[at]
-            if holds():
-                del held[at]
-                go()
-                at = 0  # it may have changed what the earlier ones wait for
-            else:
-                at += 1
-    finally:
-        chare.__charm_rechecking__ = False
-    chare.__charm_watched__ = bool(held)
 
 
 def wait(chare: Chare, condition: str, frame: FrameType) -> None:

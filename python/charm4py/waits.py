@@ -108,11 +108,11 @@ def what_of(frame: FrameType | None) -> str:
     return WHAT.get(frame.f_code.co_name, frame.f_code.co_name)
 
 
-class MainsAnswer:
+class MainAnswer:
     """Notes that the entry point has returned. That of an ``async def`` function has yet to run then."""
 
-    def __init__(self, nobody: Any) -> None:
-        self.nobody = nobody
+    def __init__(self, unawaited: Any) -> None:
+        self.unawaited = unawaited
 
     def value(self, value: Any) -> None:
         global main_is_over
@@ -123,4 +123,4 @@ class MainsAnswer:
             main_is_over = True
 
     def error(self, error: BaseException) -> None:
-        self.nobody.error(error)
+        self.unawaited.error(error)

@@ -9,6 +9,7 @@ import glob
 import os
 import sys
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
 
 ADVICE = "uninstall it (pip uninstall charm4py), then install charm4rs again (pip install --force-reinstall charm4rs)"
 
@@ -37,8 +38,8 @@ def refuse_shadow() -> None:
 
 def warn() -> None:
     """Says so if another charm4py was installed over ours, or ours over it."""
-    import charm4py
-
-    (package,) = charm4py.__path__
-    if among(package):
+    # Not imported: the package itself starts jobs by this one.
+    found = find_spec("charm4py")
+    places = [] if found is None else list(found.submodule_search_locations or [])
+    for package in filter(among, places):
         print(f"charmrun: warning: another charm4py is installed in {package}, too: {ADVICE}", file=sys.stderr)

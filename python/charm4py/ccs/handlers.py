@@ -8,7 +8,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
-from .. import _engine, errors, hooks, tasks, threads
+from .. import _engine, ending, errors, state, tasks, threads
+from ..conditions import recheck
 from ..errors import Charm4PyError
 from . import wire
 
@@ -90,21 +91,17 @@ def checked(message: Any) -> bytes:
 
 def post(number: int, status: int, reply: bytes) -> None:
     """Sends a reply to the server, which is on PE 0."""
-    from ..charm import charm
-
     if server is not None:
         server.answered(number, status, reply)
     else:
-        charm.thisProxy[0]._ccs_reply(number, status, reply)
+        state.runtime[0]._ccs_reply(number, status, reply)
 
 
 def run(number: int, name: str, data: bytes) -> None:
     """Runs a handler. Each may wait."""
-    from ..charm import charm
-
     handler = handlers.get(name)
     if handler is None:
-        post(number, wire.FAILED, f"PE {charm.myPe()} has no handler {name!r}".encode())
+        post(number, wire.FAILED, f"PE {state.pe} has no handler {name!r}".encode())
         return
     owner = getattr(handler, "__self__", None)
     chare = owner if isinstance(owner, _engine.ChareBase) else None
@@ -114,8 +111,6 @@ def run(number: int, name: str, data: bytes) -> None:
     finally:
         present.reset(outside)
     if chare is not None and chare.__charm_watched__:
-        from ..wait import recheck
-
         recheck(chare)  # type: ignore[arg-type]
 
 
@@ -143,7 +138,7 @@ class Answer:
         if number is None or not isinstance(error, Exception):
             if number is not None:
                 post(number, wire.DONE, b"")
-            hooks.fatal(error, place)
+            ending.fatal(error, place)
             return
         print(f"{type(error).__name__}: {error} in {place}\n{errors.story(error).rstrip()}", file=sys.stderr)
         post(number, wire.FAILED, f"{place} raised {type(error).__name__}: {error}".encode(errors="replace"))

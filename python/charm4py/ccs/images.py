@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..liveviz import Config, ImageRequest
 from . import client
+from .liveviz_messages import Config, ImageRequest
 
 
 class Client(client.Client):

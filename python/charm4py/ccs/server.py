@@ -245,7 +245,7 @@ def is_gone(connection: socket.socket) -> bool:
 
 def opened(options: tuple[int, str | None, str | None], charm: Any) -> Server:
     """The job's server, as the command line has it; or the end of the job, with what is wrong."""
-    from .. import hooks
+    from .. import ending
 
     port, address, key_file = options
 
@@ -256,10 +256,10 @@ def opened(options: tuple[int, str | None, str | None], charm: Any) -> Server:
     try:
         key = sockets.make_key(key_file)
     except (OSError, wire.CcsError) as error:
-        hooks.abort(78, f"++server has no key: {error}; ++server-auth FILE names another file")
+        ending.abort(78, f"++server has no key: {error}; ++server-auth FILE names another file")
     try:
         return Server(port, address, key, pes, ask)
     except ValueError:
-        hooks.abort(64, f"++server-address {address}: must be an address of this host, as in 127.0.0.1")
+        ending.abort(64, f"++server-address {address}: must be an address of this host, as in 127.0.0.1")
     except OSError as error:
-        hooks.abort(71, f"++server cannot listen at {address or '127.0.0.1'}, port {port}: {error}")
+        ending.abort(71, f"++server cannot listen at {address or '127.0.0.1'}, port {port}: {error}")

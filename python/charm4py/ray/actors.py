@@ -9,10 +9,10 @@ from typing import Any, Callable
 
 from greenlet import getcurrent
 
-from .. import _engine, functions, threads
+from .. import _engine, functions, state, threads
 from ..chare import Chare
 from ..entry_method import meant
-from ..hooks import NobodysAnswer
+from ..ending import UnawaitedAnswer
 from .refs import Kept, ObjectRef, new_refs, packed_arguments, packed_error, perform, store, unpacked_arguments
 
 #: How many calls this PE has sent to each actor.
@@ -47,10 +47,10 @@ class Actor(Chare):
 
     def begin(self, function: Callable[[], None]) -> None:
         self.working = True
-        threads.start(self, function, (), {}, NobodysAnswer(f"an actor, index {self.thisIndex}"))
+        threads.start(self, function, (), {}, UnawaitedAnswer(f"an actor, index {self.thisIndex}"))
 
     def start(self, worker: Any, *performed: Any) -> None:
-        threads.start(self, perform, performed, {}, NobodysAnswer(f"an actor of {type(self.instance).__name__}"))
+        threads.start(self, perform, performed, {}, UnawaitedAnswer(f"an actor of {type(self.instance).__name__}"))
         worker.resume()
 
     def work(self, made_of: bytes, args: Kept) -> None:
@@ -115,11 +115,9 @@ class RemoteClass:
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Makes an actor; its constructor runs on whichever PE's turn it is."""
         global turn
-        from ..charm import charm
-
         store()
         packed, refs = packed_arguments(args, kwargs)
-        proxy: Any = Chare(Actor, [functions.dumps(self), packed], onPE=turn % charm.numPes())
+        proxy: Any = Chare(Actor, [functions.dumps(self), packed], onPE=turn % state.pes)
         turn += 1
         names = frozenset(name for name in dir(self.cls) if callable(inspect.getattr_static(self.cls, name, None)) or is_bound(self.cls, name))
         handle = ActorHandle(proxy, self.__qualname__, names)
@@ -167,9 +165,7 @@ class ActorHandle:
         turn = sent.get(self._proxy, 0)
         sent[self._proxy] = turn + 1
         store().held.update((ref._id, (needed, held)) for ref in refs)
-        from ..charm import charm
-
-        self._proxy.call(charm.myPe(), turn, name, packed, [ref._id for ref in refs])
+        self._proxy.call(state.pe, turn, name, packed, [ref._id for ref in refs])
         return refs
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any, Callable, Iterable, Sequence
 
-from .. import functions
-from ..chare import Group
+from .. import functions, state
+from ..chare import Group, creation
 from ..entry_method import coro
+from ..pool import Pool
 from ..threads import Future
 from .actors import RemoteClass
 from .refs import GetTimeoutError, Kept, ObjectRef, Store, new_refs, packed, packed_arguments, perform, store
@@ -17,10 +18,8 @@ __all__ = ["free", "get", "get_object_store", "init", "is_initialized", "put", "
 
 def init(*_args: Any, **_options: Any) -> None:
     """Makes the store of objects; in a coroutine, once, before anything else here. Ray's arguments are accepted."""
-    from ..charm import charm
-
     if Store.here is None:
-        charm.awaitCreation(Group(Store))
+        creation(Group(Store)).get()
 
 
 def is_initialized() -> bool:
@@ -71,13 +70,11 @@ class RemoteFunction:
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the function on some PE; gives a reference to its result, or a list of several."""
-        from ..charm import charm
-
         sent, needed = packed_arguments(args, kwargs)
         refs = new_refs(self.num_returns)
         ids = [ref._id for ref in refs]
         store().held.update((obj_id, needed) for obj_id in ids)
-        charm.pool.Task(run_task, (functions.dumps(self.function), sent, ids))
+        Pool().Task(run_task, (functions.dumps(self.function), sent, ids))
         return refs[0] if self.num_returns == 1 else refs
 
     __call__ = remote
@@ -104,8 +101,6 @@ def get(refs: Any, timeout: float | None = None) -> Any:
         return refs.get(timeout)
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"ray.get() takes references or a list of them, not {refs!r}")
-    from ..charm import charm
-
     for ref in refs:
         if isinstance(ref, ObjectRef):
             store().when_here(ref._id, lambda: None)  # all are on their way before the first is waited for
@@ -167,6 +162,4 @@ def free(refs: Iterable[ObjectRef] | ObjectRef) -> None:
 
 
 def pes() -> int:
-    from ..charm import charm
-
-    return charm.numPes()
+    return state.pes

@@ -13,9 +13,10 @@ import pickle
 from contextlib import suppress
 from typing import Any, Callable, Generator, Sequence
 
-from .. import _engine, errors, functions
+from .. import _engine, errors, functions, state
 from ..errors import Charm4PyError
 from ..object_store import ObjectStore, home, this_pe
+from ..statements import run_awaitable
 from ..threads import Future
 
 #: What is not longer than this lies at its home, where everybody asks for it first.
@@ -42,9 +43,7 @@ class Store(ObjectStore):
         Store.here = self
 
     def new_id(self) -> int:
-        from ..charm import charm
-
-        return next(self.numbers) * charm.numPes() + charm.myPe()
+        return next(self.numbers) * state.pes + state.pe
 
     def update_location(self, obj_id: int, pe: int) -> None:
         self.held.pop(obj_id, None)
@@ -194,8 +193,6 @@ def unpacked_arguments(kept: Kept) -> tuple[list[Any], dict[str, Any]]:
 
 def perform(function: Callable[..., Any], sent: Kept, ids: Sequence[int]) -> None:
     """Calls a function in a coroutine, and keeps its results, or its exception, as objects of these numbers."""
-    from ..statements import run_awaitable
-
     kept: list[Kept]
     try:
         args, kwargs = unpacked_arguments(sent)
