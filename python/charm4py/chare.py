@@ -26,7 +26,7 @@ C = TypeVar("C")
 numbers: dict[type, int] = {}
 #: How many classes there have been of each name.
 names: dict[str, int] = {}
-#: Numbers from here on are of classes that were defined while the program runs (src/engine.rs).
+#: Numbers from here on are of classes that were defined while the program runs (src/classes.rs).
 LATE = 1 << 31
 #: Classes that have not been registered yet, in the order of their definition.
 defined: list[type] = []

@@ -33,7 +33,7 @@ def table(pe: int, pes: int) -> str:
 
 def figures_by_method() -> Iterator[tuple[str, list[float]]]:
     """Of the program's own chares; the runtime's own methods have names that begin with an underscore."""
-    for cls, method, *figures in _engine.statistics():
+    for cls, method, figures in _engine.statistics():
         if method.startswith("__") or not method.startswith("_"):
             yield f"{cls}.{method}", list(figures)
 

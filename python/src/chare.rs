@@ -8,16 +8,18 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
-use crate::classes::Class;
+use crate::array_map;
+use crate::branches;
+use crate::classes::{self, Class};
 use crate::codec;
 use crate::element::{Element, Handle, Init};
-use crate::engine::engine;
+use crate::future;
 use crate::handles;
 use crate::index::{Index, Shape};
 use crate::packed::Packed;
-use crate::place;
 use crate::proxy::{Proxy, Target};
 use crate::reduce::{self, Callback, Given};
+use crate::state::engine;
 
 thread_local! {
     /// Who the object is to be that is made next on this thread.
@@ -59,8 +61,7 @@ pub(crate) fn construct<'py>(
     handle: Handle,
     init: Init,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let engine = engine()?;
-    if let Some(early) = engine.take_early(handle.collection()) {
+    if let Some(early) = branches::take_early(handle.collection().id()) {
         let early = early.into_bound(py);
         handles::keep(early.cast::<ChareBase>()?.borrow().key, handle);
         return Ok(early);
@@ -68,7 +69,7 @@ pub(crate) fn construct<'py>(
     let is = Begun { collection: handle.collection(), index: handle.index(), class: init.class, shape: init.shape };
     let object = begin(py, class, is, Some(handle), init.args)?;
     if init.shape.is_group() {
-        engine.note_branch(is.collection, &object);
+        branches::keep(is.collection.id(), &object);
     }
     Ok(object)
 }
@@ -80,10 +81,10 @@ pub(crate) fn construct_early<'py>(
     init: Init,
 ) -> PyResult<Bound<'py, PyAny>> {
     let engine = engine()?;
-    let class = engine.class(init.class).ok_or_else(|| PyRuntimeError::new_err("a map whose class is not here"))?;
+    let class = classes::class(init.class).ok_or_else(|| PyRuntimeError::new_err("a map whose class is not here"))?;
     let is = Begun { collection, index: GroupIndex::of(engine.job.pe()), class: init.class, shape: init.shape };
     let object = begin(py, class, is, None, init.args)?;
-    engine.note_early(collection, &object);
+    branches::keep_early(collection.id(), &object);
     Ok(object)
 }
 
@@ -251,7 +252,7 @@ impl ChareBase {
             return unit.call_method1("allreduce", (data, reducer, section));
         }
         let Some((handle, over)) = slf.borrow().contributor(section)? else {
-            let (future, _) = engine()?.new_future(slf.py())?;
+            let (future, _) = future::new_named(slf.py())?;
             reduce::over_several(slf, Some(&future), data, reducer, section, true)?;
             return Ok(future);
         };
@@ -262,8 +263,8 @@ impl ChareBase {
     #[pyo3(name = "__charm_destroy__")]
     fn destroy(&self) -> PyResult<()> {
         if let Is::Element(is) = &self.is {
-            place::left(is.collection, is.index);
-            if let (Shape::Single, Some(class)) = (is.shape, engine()?.class(is.class)) {
+            array_map::left(is.collection, is.index);
+            if let (Shape::Single, Some(class)) = (is.shape, classes::class(is.class)) {
                 engine()?.known.has_ended(is.collection.id(), is.index, class);
             }
             self.handle()?.destroy();

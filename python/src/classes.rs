@@ -1,7 +1,10 @@
-//! The Python classes whose instances are chares, numbered alike in every process: by the order of their registration.
+//! The Python classes whose instances are chares, and their numbers. All processes register the same classes in the same order, so
+//! that a number means the same class in each.
+
+use std::cell::RefCell;
 
 use hashbrown::HashMap;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 
@@ -83,4 +86,50 @@ impl Class {
     fn find_text(&self, name: &Bound<'_, PyString>) -> Option<u16> {
         self.by_name.get(&*name.to_cow().ok()?).copied()
     }
+}
+
+thread_local! {
+    /// Classes are registered before the PE runs, and never forgotten.
+    static CLASSES: RefCell<Vec<&'static Class>> = const { RefCell::new(Vec::new()) };
+    /// Classes that were defined while the PE runs, by their numbers.
+    static LATE: RefCell<HashMap<u32, &'static Class>> = RefCell::default();
+}
+
+/// Marks the numbers of classes that were defined while the PE runs.
+const LATE_BIT: u32 = 1 << 31;
+
+/// The class of this number.
+#[inline]
+pub(crate) fn class(id: u32) -> Option<&'static Class> {
+    if id & LATE_BIT != 0 {
+        return LATE.with_borrow(|late| late.get(&id).copied());
+    }
+    CLASSES.with_borrow(|classes| classes.get(usize::try_from(id).ok()?).copied())
+}
+
+/// Registers a class of chares; gives its number. All processes register the same classes in the same order; those
+/// that come later, in whatever order, have a number (`late`) of their own.
+#[pyfunction]
+#[pyo3(signature = (class, name, rows, late = None))]
+pub(crate) fn register(
+    class: &Bound<'_, PyType>,
+    name: String,
+    rows: Vec<Row<'_>>,
+    late: Option<u32>,
+) -> PyResult<u32> {
+    let class: &'static Class = Box::leak(Box::new(Class::new(name, class, rows)?));
+    if let Some(number) = late {
+        LATE.with_borrow_mut(|late| late.insert(number | LATE_BIT, class));
+        return Ok(number | LATE_BIT);
+    }
+    CLASSES.with_borrow_mut(|classes| {
+        classes.push(class);
+        u32::try_from(classes.len() - 1).map_err(|_| PyRuntimeError::new_err("too many classes of chares"))
+    })
+}
+
+/// Calls `f` with each class that is registered.
+pub(crate) fn each_class(f: impl FnMut(&'static Class)) {
+    let all = CLASSES.with_borrow(|classes| classes.clone());
+    all.into_iter().chain(LATE.with_borrow(|late| late.values().copied().collect::<Vec<_>>())).for_each(f);
 }

@@ -8,15 +8,18 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::arguments::{CallArgs, refused};
+use crate::array_map::{self, Map};
 use crate::chare;
-use crate::classes::{Class, EntryMethod, Kind};
+use crate::classes::{self, Class, EntryMethod, Kind};
 use crate::codec;
-use crate::engine::{self, engine};
 use crate::future::{self, FutureName};
 use crate::gate::{self, Gate, Held};
 use crate::index::{Index, Shape};
-use crate::packed::{Packed, Part};
-use crate::place::{self, Map};
+use crate::outcome::Outcome;
+use crate::packed::Packed;
+use crate::part::Part;
+use crate::state::{engine, fatal, hooks, is_exit};
 use crate::stats;
 
 /// What a new element is made of.
@@ -27,68 +30,12 @@ pub(crate) struct Init {
     pub(crate) args: Packed,
 }
 
-/// The arguments of a call.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct CallArgs {
-    pub(crate) args: Part,
-    pub(crate) keywords: Option<Part>,
-}
-
-impl CallArgs {
-    /// How many bytes of arguments travel; none of those that are passed by reference.
-    pub(crate) fn len(&self) -> usize {
-        let len = |part: &Part| if let Part::Packed(packed) = part { packed.len() } else { 0 };
-        len(&self.args) + self.keywords.as_ref().map_or(0, len)
-    }
-}
-
 /// Who waits for what comes of a call.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum ReplyTo {
     Nobody,
     Future { name: FutureName, value: bool },
     Promise { promise: Promise<Outcome>, value: bool },
-}
-
-/// What came of a call.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) enum Outcome {
-    Value(Packed),
-    Error(Packed),
-}
-
-impl Outcome {
-    pub(crate) fn of(value: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        match value {
-            None => Ok(Self::nothing()),
-            Some(value) if value.is_instance_of::<pyo3::exceptions::PyBaseException>() => {
-                Ok(Self::error(value.py(), &PyErr::from_value(value.clone())))
-            }
-            Some(value) => {
-                let packed = codec::encode(value).map_err(|error| engine::refused(value.py(), "the value", error))?;
-                Ok(Self::Value(packed))
-            }
-        }
-    }
-
-    fn nothing() -> Self {
-        Self::Value(Packed { bytes: vec![0], buffers: Vec::new() })
-    }
-
-    /// How many bytes travel.
-    pub(crate) fn len(&self) -> usize {
-        let (Self::Value(packed) | Self::Error(packed)) = self;
-        packed.len()
-    }
-
-    /// An exception, as the package packs it: so that it can be raised again anywhere.
-    pub(crate) fn error(py: Python<'_>, error: &PyErr) -> Self {
-        let packed = engine::hooks().and_then(|hooks| {
-            let parts = hooks.getattr(py, "pack_error")?.bind(py).call1((error.clone_ref(py).into_value(py),))?;
-            codec::encode(&parts)
-        });
-        Self::Error(packed.unwrap_or_default())
-    }
 }
 
 impl ReplyTo {
@@ -112,7 +59,7 @@ impl ReplyTo {
         };
         let outcome = if wanted {
             {
-                let packed = codec::encode(value).map_err(|error| engine::refused(value.py(), "the result", error))?;
+                let packed = codec::encode(value).map_err(|error| refused(value.py(), "the result", error))?;
                 Outcome::Value(packed)
             }
         } else {
@@ -166,8 +113,8 @@ impl Answer {
 
 impl Answer {
     fn fail(&self, py: Python<'_>, error: &PyErr) {
-        if self.reply.is_nobody() || engine::is_exit(py, error) {
-            engine::fatal(py, error, &self.place.to_string());
+        if self.reply.is_nobody() || is_exit(py, error) {
+            fatal(py, error, &self.place.to_string());
         } else {
             self.reply.send(Outcome::error(py, error));
         }
@@ -193,14 +140,14 @@ impl Element {
     fn new(cx: &mut Cx<Self>, init: Init) -> Self {
         let (this, collection, index, shape) = (cx.this(), cx.collection(), cx.index(), init.shape);
         Python::attach(|py| {
-            let class = engine().ok().and_then(|engine| engine.class(init.class));
+            let class = classes::class(init.class);
             let class = class.unwrap_or_else(|| {
                 this.job().abort_with(1, NO_CLASS);
                 unreachable!("the process has ended")
             });
             match chare::construct(py, class, this, init) {
                 Ok(object) => {
-                    place::arrived(collection, index);
+                    array_map::arrived(collection, index);
                     // Those of single chares have chares of any class.
                     if let (Ok(engine), false) = (engine(), matches!(shape, Shape::Single)) {
                         engine.known.has_made(collection.id(), class);
@@ -210,7 +157,7 @@ impl Element {
                 }
                 Err(error) => {
                     let place = format!("{}.__init__, index {:?}", class.name, cx.index().as_slice());
-                    engine::fatal(py, &error, &place);
+                    fatal(py, &error, &place);
                     Self { object: py.None(), class, shape, gate: None }
                 }
             }
@@ -226,7 +173,7 @@ impl Element {
     /// Destroys the chare.
     #[entry]
     fn end(&self, cx: &mut Cx<Self>) {
-        place::left(cx.collection(), cx.index());
+        array_map::left(cx.collection(), cx.index());
         if let (Ok(engine), Shape::Single) = (engine(), self.shape) {
             engine.known.has_ended(cx.collection().id(), cx.index(), self.class);
         }
@@ -290,7 +237,7 @@ impl Element {
     ) -> PyResult<()> {
         let (args, keywords) = self.arguments(py, args)?;
         let answer = Answer { reply, place: Place { class: self.class, method, index } };
-        let run = engine()?.hooks(py)?.getattr(py, intern!(py, "run_special"))?;
+        let run = hooks()?.getattr(py, intern!(py, "run_special"))?;
         run.call1(py, (&method.function, args, keywords, answer)).map(drop)
     }
 
@@ -298,7 +245,7 @@ impl Element {
     fn recheck(&self, py: Python<'_>) -> PyResult<()> {
         let object = self.object.bind(py);
         if chare::watched(object) {
-            engine()?.hooks(py)?.getattr(py, intern!(py, "recheck"))?.call1(py, (object,))?;
+            hooks()?.getattr(py, intern!(py, "recheck"))?.call1(py, (object,))?;
         }
         Ok(())
     }

@@ -11,10 +11,11 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::arguments::init_args;
 use crate::element::{Element, Init};
-use crate::engine::{charm4py_error, engine, init_args};
 use crate::index::{Index, Shape};
-use crate::proxy::{Proxy, Target, checked_pe};
+use crate::proxy::{Proxy, Target};
+use crate::state::{charm4py_error, engine};
 
 thread_local! {
     /// Arrays into which this PE has inserted elements since they were closed.
@@ -40,13 +41,13 @@ pub(crate) fn insert(
         Some(args) => args.try_iter()?.collect::<PyResult<Vec<_>>>()?,
         None => Vec::new(),
     };
-    let args = init_args(engine, name.class, PyTuple::new(proxy.py(), args)?.as_any())?;
+    let args = init_args(name.class, PyTuple::new(proxy.py(), args)?.as_any())?;
     let init = Init { class: name.class, shape: Shape::Array, args };
     let index = Index::from_python(index)?;
     if pe < 0 {
         collection.insert(index, init);
     } else {
-        collection.insert_on(checked_pe(engine, pe)?, index, init);
+        collection.insert_on(engine.checked_pe(pe)?, index, init);
     }
     if collection.is_closed() && OPENED.with_borrow_mut(|opened| opened.insert(collection)) {
         engine.job.spawn(async move { close_again(collection) });

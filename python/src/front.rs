@@ -1,11 +1,13 @@
 //! What reports of deadlocks say of Python's chares: the runtime knows neither their classes' names nor who waits in Python.
 
-use charm4rs::{CallError, CollectionId, Front, body_of};
+use charm4rs::{CallError, Collection, CollectionId, Front, body_of};
 use pyo3::prelude::*;
 
-use crate::element::{Outcome, ReplyTo};
-use crate::engine::{charm4py_error, engine};
+use crate::element::{Element, ReplyTo};
 use crate::index::Index;
+use crate::outcome::Outcome;
+use crate::state::{charm4py_error, engine, hooks};
+use crate::{array_map, branches, filled, made};
 
 /// See the module's text.
 pub(crate) struct PythonFront;
@@ -27,7 +29,7 @@ fn in_words(class: &str, at: Option<&str>, method: &str, error: CallError) -> Ca
 impl Front for PythonFront {
     fn waits(&self) -> (Vec<String>, bool) {
         Python::attach(|py| {
-            let told = engine().and_then(|engine| engine.hooks(py)?.call_method0(py, "waits")?.extract(py));
+            let told = hooks().and_then(|hooks| hooks.call_method0(py, "waits")?.extract(py));
             // A report is no reason for a failure.
             told.unwrap_or_else(|error: PyErr| (vec![format!("who waits in Python cannot be told: {error}")], true))
         })
@@ -63,9 +65,15 @@ impl Front for PythonFront {
         }
     }
 
-    fn gone(&self, collection: CollectionId) {
-        if let Ok(engine) = engine() {
-            Python::attach(|_| engine.has_gone(collection));
-        }
+    fn gone(&self, id: CollectionId) {
+        let Ok(engine) = engine() else { return };
+        Python::attach(|_| {
+            engine.known.has_gone(id);
+            let collection = Collection::<Element>::named(id);
+            array_map::gone(collection);
+            filled::gone(collection);
+            branches::gone(id);
+            made::gone(id);
+        });
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use charm4rs::prelude::*;
 use charm4rs::{Checked, Pe, coarse_now};
 use charm4rs_python_form::write_number;
 use hashbrown::HashMap;
@@ -16,10 +17,9 @@ use smallvec::SmallVec;
 
 use crate::chare;
 use crate::codec;
-use crate::element::Outcome;
-use crate::engine::{self, Engine, engine, hooks};
-use crate::packed::Packed;
-use crate::proxy::{LARGE, undelivered};
+use crate::outcome::Outcome;
+use crate::packed::{LARGE, Packed};
+use crate::state::{Engine, engine, fatal, hooks, on_the_pe, undelivered};
 use crate::stats;
 
 /// A future's name in the whole job.
@@ -37,8 +37,7 @@ impl FutureName {
 
     /// The future itself on its PE, elsewhere one that only sends.
     pub(crate) fn to_python(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-        let engine = engine()?;
-        if let Some(own) = engine.futures.find(py, self) {
+        if let Some(own) = find(py, self) {
             return Ok(own.into_bound(py).into_any());
         }
         let base =
@@ -56,57 +55,93 @@ pub(crate) fn future_name(value: &Bound<'_, PyAny>) -> PyResult<Option<FutureNam
 pub(crate) fn name_of(future: &Bound<'_, FutureBase>) -> PyResult<FutureName> {
     let mut inside = future.borrow_mut();
     if !std::mem::replace(&mut inside.known, true) {
-        engine()?.futures.open.borrow_mut().insert(inside.name.number, future.clone().unbind());
+        OPEN.with_borrow_mut(|open| open.insert(inside.name.number, future.clone().unbind()));
     }
     Ok(inside.name)
 }
 
-/// The futures of a PE that wait for values.
-#[derive(Default)]
-pub(crate) struct Futures {
-    last: Cell<u64>,
-    open: RefCell<HashMap<u64, Py<FutureBase>>>,
+thread_local! {
+    /// The futures of this PE that wait for values, and that others know by their names.
+    static OPEN: RefCell<HashMap<u64, Py<FutureBase>>> = RefCell::default();
+    /// The number of the last future of this PE.
+    static LAST: Cell<u64> = const { Cell::new(0) };
+    static INBOXES: Cell<Option<Group<FutureInbox>>> = const { Cell::new(None) };
 }
 
-impl Futures {
-    fn next(&self) -> u64 {
-        self.last.set(self.last.get() + 1);
-        self.last.get()
-    }
-
-    /// Lets go of all, for which no value comes any more.
-    pub(crate) fn clear(&self) -> HashMap<u64, Py<FutureBase>> {
-        self.open.take()
-    }
-
-    fn find(&self, py: Python<'_>, name: FutureName) -> Option<Py<FutureBase>> {
-        let open = self.open.borrow();
-        open.get(&name.number).map(|future| future.clone_ref(py)).filter(|future| future.borrow(py).name == name)
-    }
-
-    /// A value has arrived for a future of this PE. One that has all its values is known no longer.
-    pub(crate) fn settle(&self, py: Python<'_>, number: u64, value: Arrived) -> PyResult<()> {
-        let Some(future) = self.open.borrow().get(&number).map(|future| future.clone_ref(py)) else { return Ok(()) };
-        let woken = future.bind(py).borrow_mut().arrive(value);
-        if future.borrow(py).complete() {
-            let done = self.open.borrow_mut().remove(&number);
-            drop(done);
-        }
-        woken.wake(py, &future)
-    }
+/// Lets go of all futures, for which no value comes any more.
+pub(crate) fn clear() {
+    let futures = OPEN.take();
+    drop(futures); // outside the borrow: Python's destructors run
 }
 
-/// A value has arrived for a future of this PE, which mostly nobody else knows.
-pub(crate) fn settle(py: Python<'_>, engine: &Engine, future: &Py<FutureBase>, value: Arrived) -> PyResult<()> {
+fn find(py: Python<'_>, name: FutureName) -> Option<Py<FutureBase>> {
+    let future = OPEN.with_borrow(|open| open.get(&name.number).map(|future| future.clone_ref(py)));
+    future.filter(|future| future.borrow(py).name == name)
+}
+
+/// A value has arrived for the future of this PE that has this number. One that has all its values is known no longer.
+fn settle_numbered(py: Python<'_>, number: u64, value: Arrived) -> PyResult<()> {
+    let future = OPEN.with_borrow(|open| open.get(&number).map(|future| future.clone_ref(py)));
+    let Some(future) = future else { return Ok(()) };
+    let woken = future.bind(py).borrow_mut().arrive(value);
+    if future.borrow(py).complete() {
+        let done = OPEN.with_borrow_mut(|open| open.remove(&number));
+        drop(done);
+    }
+    woken.wake(py, &future)
+}
+
+/// A value has arrived for a future of this PE.
+pub(crate) fn settle(py: Python<'_>, future: &Py<FutureBase>, value: Arrived) -> PyResult<()> {
     let (is_known, number) = {
         let inside = future.borrow(py);
         (inside.known, inside.name.number)
     };
     if is_known {
-        return engine.futures.settle(py, number, value);
+        return settle_numbered(py, number, value);
     }
     let woken = future.bind(py).borrow_mut().arrive(value);
     woken.wake(py, future)
+}
+
+/// A value has arrived for the future of this PE that has this name, if it still waits.
+pub(crate) fn settle_named(py: Python<'_>, name: FutureName, value: Arrived) -> PyResult<()> {
+    settle_numbered(py, name.number, value)
+}
+
+/// A new future of the package's class, whose name no other PE has yet.
+pub(crate) fn new(py: Python<'_>) -> PyResult<Bound<'_, FutureBase>> {
+    let future = hooks()?.getattr(py, intern!(py, "Future"))?.call0(py)?.into_bound(py);
+    Ok(future.cast_into::<FutureBase>()?)
+}
+
+/// One whose name may travel; and its name.
+pub(crate) fn new_named(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, FutureName)> {
+    let future = new(py)?;
+    let name = name_of(&future)?;
+    Ok((future.into_any(), name))
+}
+
+/// On each PE: takes the values that are sent to its futures.
+pub(crate) struct FutureInbox;
+
+#[chare(index = u32)]
+impl FutureInbox {
+    #[init]
+    fn new(cx: &mut Cx<Self>) -> Self {
+        INBOXES.set(cx.collection().as_group());
+        Self
+    }
+
+    /// A value for a future of this PE.
+    #[entry]
+    fn fulfil(&mut self, number: u64, outcome: Outcome) {
+        Python::attach(|py| {
+            if let Err(error) = settle_numbered(py, number, arrived(py, outcome)) {
+                fatal(py, &error, "a coroutine");
+            }
+        });
+    }
 }
 
 /// Who waited for a future that has all its values, in order.
@@ -236,7 +271,8 @@ impl FutureBase {
     #[pyo3(signature = (num_vals = 1))]
     fn new(num_vals: usize) -> PyResult<Self> {
         let engine = engine()?;
-        let name = FutureName { pe: engine.job.pe().0, number: engine.futures.next() };
+        LAST.set(LAST.get() + 1);
+        let name = FutureName { pe: engine.job.pe().0, number: LAST.get() };
         Ok(Self {
             name,
             known: false,
@@ -260,8 +296,7 @@ impl FutureBase {
 
     /// Gives it a value of this PE's as it stands. To be called where no coroutine runs: whoever waits goes on at once.
     fn _settle(slf: &Bound<'_, Self>, value: Py<PyAny>) -> PyResult<()> {
-        let name = name_of(slf)?;
-        engine()?.futures.settle(slf.py(), name.number, Arrived::Value(value))
+        settle(slf.py(), slf.as_unbound(), Arrived::Value(value))
     }
 
     #[pyo3(signature = (value = None))]
@@ -391,29 +426,33 @@ pub(crate) fn future_named(py: Python<'_>, pe: u32, number: u64) -> PyResult<Bou
 #[cold]
 fn send_from_thread(future: &Bound<'_, FutureBase>, outcome: Outcome) -> PyResult<()> {
     let future = future.clone().unbind();
-    engine::on_the_pe(move |py, engine| {
+    on_the_pe(move |py, engine| {
         fulfil(engine, name_of(future.bind(py))?, outcome);
         Ok(())
     })
 }
 
+fn inboxes() -> Group<FutureInbox> {
+    INBOXES.get().expect("they are made before all chares of the program")
+}
+
 /// Sends a value, or an exception, to a future anywhere.
 pub(crate) fn fulfil(engine: &Engine, name: FutureName, outcome: Outcome) {
     let is_large = outcome.len() >= LARGE;
-    let sent = engine.agents().on(Pe(name.pe)).fulfil(name.number, outcome);
+    let sent = inboxes().on(Pe(name.pe)).fulfil(name.number, outcome);
     if is_large {
-        tell_if_lost(engine, name, sent.checked());
+        tell_if_lost(engine.job, name, sent.call().checked());
     }
 }
 
 /// Tells a future why its value does not come, if there was no memory for it.
 #[cold]
-fn tell_if_lost(engine: &Engine, name: FutureName, sent: Checked<()>) {
-    engine.job.spawn(async move {
+fn tell_if_lost(job: Job, name: FutureName, sent: Checked<()>) {
+    job.spawn(async move {
         let Err(lost) = sent.await else { return };
         Python::attach(|py| {
             let error = undelivered(py, &lost).unwrap_or_else(|worse| worse);
-            if let Ok(engine) = crate::engine::engine() {
+            if let Ok(engine) = engine() {
                 fulfil(engine, name, Outcome::error(py, &error));
             }
         });

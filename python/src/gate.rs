@@ -11,10 +11,12 @@ use std::rc::Rc;
 use hashbrown::HashMap;
 use pyo3::prelude::*;
 
+use crate::arguments::CallArgs;
+use crate::array_map;
 use crate::chare::ChareBase;
-use crate::element::{CallArgs, Handle, Outcome, ReplyTo};
-use crate::engine::{self, engine};
-use crate::place;
+use crate::element::{Handle, ReplyTo};
+use crate::outcome::Outcome;
+use crate::state::{charm4py_error, engine};
 
 /// A call that waits.
 pub(crate) struct Held {
@@ -83,14 +85,14 @@ impl Gate {
     /// Runs, one after another, what may pass now.
     fn release(&self, this: &Handle) {
         let index = this.index();
-        while place::is_here(this.collection(), index) {
+        while array_map::is_here(this.collection(), index) {
             let Some(Held { method, args, reply }) = self.next(this) else { return };
             this.with(|element| Python::attach(|py| element.run_now(py, index, method, args, reply)));
         }
         let left = std::mem::take(&mut *self.held.borrow_mut());
         Python::attach(|py| {
             for call in left {
-                if let Ok(error) = engine::charm4py_error(py, "the chare has been destroyed") {
+                if let Ok(error) = charm4py_error(py, "the chare has been destroyed") {
                     call.reply.send(Outcome::error(py, &error));
                 }
             }

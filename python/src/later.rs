@@ -7,7 +7,7 @@ use charm4rs::Hold;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::engine::{engine, fatal, on_the_pe};
+use crate::state::{engine, fatal, on_the_pe};
 
 /// Calls what a task was to call, on the PE's thread.
 pub(crate) fn called_back(callable: &Py<PyAny>, what: &str) {

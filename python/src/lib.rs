@@ -13,13 +13,16 @@
 //! One PE a process, on the thread that called `charm.start`, which holds the interpreter's lock while it runs and lets go of it
 //! while it sleeps. Everything here lives on that thread. Knows nothing of backends, nor of the scheduler's inside.
 
-mod agent;
+mod api;
+mod arguments;
+mod array_map;
 mod arrays;
+mod branches;
 mod chare;
 mod classes;
 mod codec;
+mod create;
 mod element;
-mod engine;
 mod filled;
 mod front;
 mod future;
@@ -31,30 +34,36 @@ mod known;
 mod later;
 mod launch;
 mod made;
+mod outcome;
 mod owned;
 mod packed;
+mod part;
 mod pickle;
-mod place;
 mod proxy;
 mod reduce;
 mod sections;
+mod state;
 mod stats;
+mod truth;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _engine {
     #[pymodule_export]
+    use crate::api::{
+        abort, coarse_now, end_within, exit, join, now, place, refuse, run, server, shape, statistics, take_interrupt,
+    };
+    #[pymodule_export]
     use crate::arrays::Memory;
     #[pymodule_export]
     use crate::chare::{ChareBase, begin_unit, unit_of};
     #[pymodule_export]
-    use crate::element::Answer;
+    use crate::classes::register;
     #[pymodule_export]
-    use crate::engine::{
-        abort, array, coarse_now, end_within, exit, group, join, now, place, refuse, register, run, server, set_hooks,
-        shape, single, take_interrupt,
-    };
+    use crate::create::{array, group, single};
+    #[pymodule_export]
+    use crate::element::Answer;
     #[pymodule_export]
     use crate::future::{FutureBase, RemoteFuture, future_named};
     #[pymodule_export]
@@ -74,7 +83,9 @@ mod _engine {
     #[pymodule_export]
     use crate::sections::{Fill, extent, section, section_later};
     #[pymodule_export]
-    use crate::stats::{set_options, statistics};
+    use crate::state::set_hooks;
+    #[pymodule_export]
+    use crate::stats::set_options;
 
     use pyo3::prelude::*;
 

@@ -1,23 +1,42 @@
 //! Collections that this PE has made: what the package notes of them, and when their chares are there.
 
+use std::cell::RefCell;
+
+use charm4rs::CollectionId;
+use hashbrown::HashMap;
 use pyo3::prelude::*;
 
-use crate::engine::engine;
 use crate::later::called_back;
 use crate::proxy::Proxy;
+use crate::state::engine;
+
+thread_local! {
+    static NOTES: RefCell<HashMap<CollectionId, Py<PyAny>>> = RefCell::default();
+}
 
 /// Notes something of a collection that this PE has made, until it is destroyed.
 #[pyfunction]
-pub(crate) fn note(proxy: &Bound<'_, Proxy>, object: Py<PyAny>) -> PyResult<()> {
-    engine()?.notes.borrow_mut().insert(proxy.get().collection_of(), object);
-    Ok(())
+pub(crate) fn note(proxy: &Bound<'_, Proxy>, object: Py<PyAny>) {
+    let before = NOTES.with_borrow_mut(|notes| notes.insert(proxy.get().collection_of().id(), object));
+    drop(before); // outside the borrow: Python's destructors run
 }
 
 /// What was noted of a collection.
 #[pyfunction]
-pub(crate) fn noted(proxy: &Bound<'_, Proxy>) -> PyResult<Option<Py<PyAny>>> {
-    let notes = engine()?.notes.borrow();
-    Ok(notes.get(&proxy.get().collection_of()).map(|object| object.clone_ref(proxy.py())))
+pub(crate) fn noted(proxy: &Bound<'_, Proxy>) -> Option<Py<PyAny>> {
+    let id = proxy.get().collection_of().id();
+    NOTES.with_borrow(|notes| notes.get(&id).map(|object| object.clone_ref(proxy.py())))
+}
+
+/// A collection has been destroyed.
+pub(crate) fn gone(id: CollectionId) {
+    let note = NOTES.with_borrow_mut(|notes| notes.remove(&id));
+    drop(note); // outside the borrow, as above
+}
+
+/// Lets go of all notes: the job is over.
+pub(crate) fn clear() {
+    drop(NOTES.take());
 }
 
 /// Calls `done` when all elements of a collection that this PE has made are there.

@@ -2,25 +2,28 @@
 
 use std::hash::{Hash, Hasher};
 
-use charm4rs::{CallError, Collection, Pe};
+use charm4rs::{CallError, Collection};
 use charm4rs_python_form::write_number;
-use pyo3::exceptions::{PyAttributeError, PyIndexError, PyMemoryError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PySlice, PyString, PyTuple, PyType};
 use serde::{Deserialize, Serialize};
 
-use crate::classes::{Class, EntryMethod};
-use crate::codec;
-use crate::element::{CallArgs, Element, Outcome, ReplyTo};
-use crate::engine::{Engine, engine, refused_argument};
+use crate::arguments::{CallArgs, callee, pack};
+use crate::array_map;
+use crate::branches;
+use crate::classes::{self, Class, EntryMethod};
+use crate::element::{Element, ReplyTo};
 use crate::filled::close_again;
-use crate::future::{Arrived, FutureBase, FutureName, arrived, exception, name_of};
+use crate::future::{self, Arrived, arrived, exception};
 use crate::index::{Index, Shape};
-use crate::packed::{Packed, Part};
-use crate::place;
-use crate::sections::Truth;
+use crate::outcome::Outcome;
+use crate::packed::{LARGE, Packed};
+use crate::part::Part;
+use crate::state::{Engine, engine, fatal, hooks, undelivered};
 use crate::stats;
+use crate::truth::Truth;
 
 /// Who is called.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -109,9 +112,9 @@ pub(crate) struct Proxy {
 impl Proxy {
     #[cold]
     fn no_method(&self, name: &Bound<'_, PyString>) -> PyResult<String> {
-        let (py, engine) = (name.py(), engine()?);
-        let class = engine.class(self.name.class).ok_or_else(no_name)?;
-        engine.hooks(py)?.getattr(py, "no_method")?.call1(py, (&class.object, name))?.extract(py)
+        let py = name.py();
+        let class = classes::class(self.name.class).ok_or_else(no_name)?;
+        hooks()?.getattr(py, "no_method")?.call1(py, (&class.object, name))?.extract(py)
     }
 
     pub(crate) fn of(class: u32, target: Target) -> Self {
@@ -135,8 +138,7 @@ impl Proxy {
 impl Proxy {
     fn __getattribute__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
-        if let Ok(engine) = engine()
-            && let Some(class) = engine.class(this.name.class)
+        if let Some(class) = classes::class(this.name.class)
             && let Some(method) = class.find(name)
         {
             let method = Method { name: MethodName { proxy: this.name, method } };
@@ -172,7 +174,7 @@ impl Proxy {
         };
         let cuts = |index: &Bound<'_, PyAny>| index.is_instance_of::<PySlice>();
         if cuts(index) || index.cast::<PyTuple>().is_ok_and(|parts| parts.iter().any(|part| cuts(&part))) {
-            return engine()?.hooks(slf.py())?.bind(slf.py()).call_method1("cut", (slf, index));
+            return hooks()?.bind(slf.py()).call_method1("cut", (slf, index));
         }
         let element = collection
             .try_at(shape.index(Index::from_python(index)?))
@@ -199,7 +201,7 @@ impl Proxy {
     }
 
     fn __repr__(&self) -> String {
-        let class = engine().ok().and_then(|engine| engine.class(self.name.class));
+        let class = classes::class(self.name.class);
         let class = class.map_or("?", |class| &class.name);
         match self.name.target {
             Target::All(_, shape) => format!("<{} of {class}>", if shape.is_group() { "group" } else { "array" }),
@@ -217,7 +219,7 @@ impl Proxy {
     /// The names of the entry methods, and of what all proxies have: on any thread, since completion asks from another.
     fn __dir__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let names = py.import("charm4py.chare")?.call_method1("names_of", (slf.get().name.class,))?;
+        let names = hooks()?.bind(py).call_method1("names_of", (slf.get().name.class,))?;
         let own = py.get_type::<PyAny>().call_method1("__dir__", (slf,))?;
         own.call_method1("__add__", (names,))
     }
@@ -261,7 +263,7 @@ impl Proxy {
     /// A group's object on this PE.
     #[pyo3(name = "ckLocalBranch")]
     fn local_branch<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        engine()?.branch(slf.py(), slf.get().collection_of())
+        branches::get(slf.py(), slf.get().collection_of().id())
     }
 }
 
@@ -351,7 +353,7 @@ impl Method {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = args.py();
         let engine = engine()?;
-        let class = engine.class(self.name.proxy.class).ok_or_else(no_name)?;
+        let class = classes::class(self.name.proxy.class).ok_or_else(no_name)?;
         let method = class.methods.get(usize::from(self.name.method)).ok_or_else(no_name)?;
         let (wants, keywords) = match kwargs {
             Some(kwargs) => {
@@ -362,10 +364,8 @@ impl Method {
         };
         let call = if keywords.is_some() || args.len() < method.args.0 || args.len() > method.args.1 {
             // The slow way: Python's own rules, and its own words if they are broken.
-            let bound = engine
-                .hooks(py)?
-                .getattr(py, "bind")?
-                .call1(py, (callee(class, method), &method.function, args, keywords))?;
+            let bound =
+                hooks()?.getattr(py, "bind")?.call1(py, (callee(class, method), &method.function, args, keywords))?;
             let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = bound.extract(py)?;
             self.arguments(class, method, &args, Some(&keywords).filter(|keywords| !keywords.is_empty()))?
         } else {
@@ -383,7 +383,7 @@ impl Method {
                 self.ask_one(py, engine, element, call, wants).map(Some)
             }
             (_, Target::One(..)) => {
-                let (future, name) = engine.new_future(py)?;
+                let (future, name) = future::new_named(py)?;
                 let reply = ReplyTo::Future { name, value: wants == Wants::Value };
                 self.name.proxy.send(self.name.method, call, reply);
                 Ok(Some(future))
@@ -408,14 +408,14 @@ impl Method {
 
     #[getter]
     fn __name__(&self) -> PyResult<&'static str> {
-        let class = engine()?.class(self.name.proxy.class).ok_or_else(no_name)?;
+        let class = classes::class(self.name.proxy.class).ok_or_else(no_name)?;
         let method = class.methods.get(usize::from(self.name.method)).ok_or_else(no_name)?;
         Ok(&method.name)
     }
 
     #[getter]
     fn __qualname__(&self) -> PyResult<String> {
-        let class = engine()?.class(self.name.proxy.class).ok_or_else(no_name)?;
+        let class = classes::class(self.name.proxy.class).ok_or_else(no_name)?;
         Ok(format!("{}.{}", class.name, self.__name__()?))
     }
 }
@@ -431,33 +431,13 @@ impl Method {
     ) -> PyResult<CallArgs> {
         if stats::by_reference()
             && let Target::One(element, _) = self.name.proxy.target
-            && place::is_here(element.collection(), element.index())
+            && array_map::is_here(element.collection(), element.index())
         {
             let object = |value: &Bound<'_, PyAny>| Part::Object(value.clone().unbind());
             return Ok(CallArgs { args: object(args), keywords: keywords.map(|keywords| object(keywords)) });
         }
         pack(class, method, args, keywords)
     }
-}
-
-/// What errors call a method.
-fn callee(class: &Class, method: &EntryMethod) -> String {
-    format!("{}.{}", class.name, method.name)
-}
-
-/// Packs the arguments of a call.
-fn pack(
-    class: &Class,
-    method: &EntryMethod,
-    args: &Bound<'_, PyTuple>,
-    keywords: Option<&Bound<'_, PyDict>>,
-) -> PyResult<CallArgs> {
-    let packed = |value: &Bound<'_, PyAny>| codec::encode(value).map(Part::Packed);
-    let call = packed(args)
-        .and_then(|args| Ok(CallArgs { args, keywords: keywords.map(|keywords| packed(keywords)).transpose()? }));
-    call.map_err(|error| {
-        refused_argument(args.py(), &callee(class, method), method.function.bind(args.py()), args, error)
-    })
 }
 
 /// Takes `ret` and `awaitable` out of a call's keywords.
@@ -481,9 +461,6 @@ fn wants(kwargs: &Bound<'_, PyDict>) -> PyResult<Wants> {
     })
 }
 
-/// Of calls that take so many bytes the engine tells whether there was memory for them.
-pub(crate) const LARGE: usize = 1 << 20;
-
 impl Method {
     /// Asks one element; the future gets its answer, or the engine's error.
     fn ask_one<'py>(
@@ -494,8 +471,8 @@ impl Method {
         call: CallArgs,
         wants: Wants,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (future, name) = engine.new_future(py)?;
-        let answer = element.ask(self.name.method, call, wants == Wants::Value).checked();
+        let (future, name) = future::new_named(py)?;
+        let answer = element.ask(self.name.method, call, wants == Wants::Value).call().checked();
         engine.job.spawn(async move {
             let answer = answer.await;
             Python::attach(|py| {
@@ -503,8 +480,8 @@ impl Method {
                     Ok(outcome) => Ok(arrived(py, outcome)),
                     Err(error) => undelivered(py, &error).map(|error| Arrived::Error(error.into_value(py).into_any())),
                 };
-                if let Err(error) = settled.and_then(|value| engine.futures.settle(py, name.number, value)) {
-                    crate::engine::fatal(py, &error, "a coroutine");
+                if let Err(error) = settled.and_then(|value| future::settle_named(py, name, value)) {
+                    fatal(py, &error, "a coroutine");
                 }
             });
         });
@@ -520,29 +497,20 @@ impl Method {
         call: CallArgs,
         wants: Wants,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (future, name) = engine.new_future(py)?;
+        let (future, name) = future::new_named(py)?;
         let value = wants == Wants::Value;
         close_again(collection);
         let answers = collection.all().ask(self.name.method, call, value).checked();
         engine.job.spawn(async move {
             let answers = answers.await;
             Python::attach(|py| {
-                let settled =
-                    gathered(py, answers, value).and_then(|value| engine.futures.settle(py, name.number, value));
+                let settled = gathered(py, answers, value).and_then(|value| future::settle_named(py, name, value));
                 if let Err(error) = settled {
-                    crate::engine::fatal(py, &error, "a coroutine");
+                    fatal(py, &error, "a coroutine");
                 }
             });
         });
         Ok(future)
-    }
-}
-
-/// The exception of a call that the engine could not deliver, or whose result it could not.
-pub(crate) fn undelivered(py: Python<'_>, error: &CallError) -> PyResult<PyErr> {
-    match error {
-        CallError::TooLarge { .. } => Ok(PyMemoryError::new_err(error.to_string())),
-        _ => crate::engine::charm4py_error(py, &error.to_string()),
     }
 }
 
@@ -564,28 +532,4 @@ fn gathered(py: Python<'_>, answers: Result<Vec<Outcome>, CallError>, value: boo
     }
     let all = if value { pyo3::types::PyList::new(py, values)?.into_any().unbind() } else { py.None() };
     Ok(Arrived::Value(all))
-}
-
-impl Engine {
-    /// A future of this PE that is open for a value.
-    pub(crate) fn new_future<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, FutureName)> {
-        let future = self.unknown_future(py)?;
-        let name = name_of(&future)?;
-        Ok((future.into_any(), name))
-    }
-
-    /// One that nobody can name yet.
-    pub(crate) fn unknown_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, FutureBase>> {
-        let future = self.hooks(py)?.getattr(py, intern!(py, "Future"))?.call0(py)?.into_bound(py);
-        Ok(future.cast_into::<FutureBase>()?)
-    }
-}
-
-/// The PE of this number, checked.
-pub(crate) fn checked_pe(engine: &Engine, pe: i64) -> PyResult<Pe> {
-    u32::try_from(pe)
-        .ok()
-        .filter(|&pe| pe < engine.job.pes())
-        .map(Pe)
-        .ok_or_else(|| PyValueError::new_err(format!("there is no PE {pe}: the job has {}", engine.job.pes())))
 }

@@ -1,19 +1,55 @@
 //! Reductions of Python values: the engine's tree, the package's reducers.
 
+use std::cell::Cell;
+
+use charm4rs::prelude::*;
 use charm4rs::reduce::{Reducer, Sink};
 use charm4rs::{Collection, Pe, This};
 use pyo3::exceptions::{PyBaseException, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyString};
-use serde::{Deserialize, Serialize};
 
+use crate::arguments::refused;
 use crate::codec;
-use crate::element::{Element, Outcome};
-use crate::engine::{self, Engine, engine};
+use crate::element::Element;
 use crate::future::{self, Arrived, FutureBase, FutureName, future_name, name_of};
-use crate::packed::Part;
+use crate::outcome::Outcome;
+use crate::part::Part;
 use crate::proxy::{Method, MethodName};
+use crate::state::{Engine, engine, fatal, hooks};
+
+thread_local! {
+    /// A reduction's result has called a method from here.
+    static RESULTS_CALL: Cell<bool> = const { Cell::new(false) };
+    static INBOXES: Cell<Option<Group<ResultInbox>>> = const { Cell::new(None) };
+}
+
+/// On each PE: takes the results of reductions.
+pub(crate) struct ResultInbox;
+
+#[chare(index = u32)]
+impl ResultInbox {
+    #[init]
+    fn new(cx: &mut Cx<Self>) -> Self {
+        INBOXES.set(cx.collection().as_group());
+        Self
+    }
+
+    /// The result of a reduction, and whom it is for.
+    #[entry]
+    fn give(&mut self, result: Reduced) {
+        Python::attach(|py| {
+            if let Err(error) = result.give(py) {
+                fatal(py, &error, "the callback of a reduction");
+            }
+        });
+    }
+}
+
+fn inboxes() -> Group<ResultInbox> {
+    INBOXES.get().expect("they are made before all chares of the program")
+}
 
 /// Whoever gets a result.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
@@ -141,11 +177,11 @@ impl Reducer<Reduced> for Numbered {
                 if let Some(merged) = merge_numbers(reducer, &a, &b)? {
                     return Ok(merged.unbind());
                 }
-                let merge = engine()?.hooks(py)?.getattr(py, intern!(py, "merge"))?;
+                let merge = hooks()?.getattr(py, intern!(py, "merge"))?;
                 merge.call1(py, (reducer, a, b))
             });
             merged.unwrap_or_else(|error| {
-                engine::fatal(py, &error, "a reducer");
+                fatal(py, &error, "a reducer");
                 py.None()
             })
         });
@@ -187,11 +223,7 @@ impl Given {
         let kind = match reducer.cast_exact::<Kind>() {
             Ok(kind) => kind.get(),
             Err(_) => {
-                found = engine()?
-                    .hooks(py)?
-                    .bind(py)
-                    .call_method1(intern!(py, "reducer"), (reducer,))?
-                    .cast_into::<Kind>()?;
+                found = hooks()?.bind(py).call_method1(intern!(py, "reducer"), (reducer,))?.cast_into::<Kind>()?;
                 found.get()
             }
         };
@@ -200,7 +232,7 @@ impl Given {
             // It cannot change.
             None if (SUM..=MAX).contains(&kind.number) && is_number(data) => Part::Object(data.clone().unbind()),
             None if (SUM..=LAST_PLAIN).contains(&kind.number) => {
-                let hooks = engine()?.hooks(py)?.bind(py);
+                let hooks = hooks()?.bind(py);
                 packed(&hooks.call_method1(intern!(py, "contribution"), (kind.number, data))?)?
             }
             None => packed(data)?,
@@ -210,7 +242,7 @@ impl Given {
 }
 
 fn packed(data: &Bound<'_, PyAny>) -> PyResult<Part> {
-    codec::encode(data).map(Part::Packed).map_err(|error| engine::refused(data.py(), "the data", error))
+    codec::encode(data).map(Part::Packed).map_err(|error| refused(data.py(), "the data", error))
 }
 
 /// Adds an element's part to the next reduction of its collection, or of a section.
@@ -220,7 +252,7 @@ pub(crate) fn contribute(
     Given { reducer, part }: Given,
     callback: Callback,
 ) -> PyResult<()> {
-    let sink: Sink<Reduced> = engine()?.agents().on(callback.pe()).reduced_sink();
+    let sink: Sink<Reduced> = inboxes().on(callback.pe()).give_sink();
     this.contribute_in(&over, Reduced { callback, reducer, part }, Numbered(reducer), sink);
     Ok(())
 }
@@ -237,7 +269,7 @@ pub(crate) fn over_several(
 ) -> PyResult<()> {
     let py = chare.py();
     let args = (chare, callback, data, reducer, section, all);
-    engine()?.hooks(py)?.bind(py).call_method1(intern!(py, "reduce_over_several"), args).map(drop)
+    hooks()?.bind(py).call_method1(intern!(py, "reduce_over_several"), args).map(drop)
 }
 
 /// The same, where every contributor has a future of its own that gets the result.
@@ -248,7 +280,7 @@ pub(crate) fn allreduce<'py>(
     Given { reducer, part }: Given,
 ) -> PyResult<Bound<'py, PyAny>> {
     let engine = engine()?;
-    let future = engine.unknown_future(py)?;
+    let future = future::new(py)?;
     let result =
         this.allreduce_from_root_in(&over, Reduced { callback: Callback::Nobody, reducer, part }, Numbered(reducer));
     let waiting = future.clone().unbind();
@@ -256,7 +288,7 @@ pub(crate) fn allreduce<'py>(
         let result = result.await;
         Python::attach(|py| {
             if let Err(error) = result.give_to_contributor(py, engine, &waiting) {
-                engine::fatal(py, &error, "allreduce");
+                fatal(py, &error, "allreduce");
             }
         });
     });
@@ -277,12 +309,12 @@ impl Reduced {
     pub(crate) fn give(self, py: Python<'_>) -> PyResult<()> {
         let callback = self.callback;
         let engine = engine()?;
-        let result = self.finish(py, engine)?;
+        let result = self.finish(py)?;
         match callback {
             Callback::Nobody => {}
             // It need not be packed for one of this PE, which nobody else has.
             Callback::Future(name) if is_next(engine, Pe(name.pe)) => {
-                engine.futures.settle(py, name.number, arrived(py, result))?;
+                future::settle_named(py, name, arrived(py, result))?;
             }
             Callback::Future(name) => {
                 future::fulfil(engine, name, Outcome::of(result.map(|value| value.into_bound(py)).as_ref())?)
@@ -292,7 +324,7 @@ impl Reduced {
                     Some(result) => (result,).into_pyobject(py)?,
                     None => pyo3::types::PyTuple::empty(py),
                 };
-                engine.results_call.set(true);
+                RESULTS_CALL.set(true);
                 method.call_back(codec::encode(args.as_any())?);
             }
         }
@@ -302,19 +334,19 @@ impl Reduced {
     /// Gives the result to one of the contributors that have futures of their own.
     fn give_to_contributor(self, py: Python<'_>, engine: &Engine, future: &Py<FutureBase>) -> PyResult<()> {
         if is_next(engine, engine.job.pe()) {
-            let result = self.finish(py, engine)?;
-            return future::settle(py, engine, future, arrived(py, result));
+            let result = self.finish(py)?;
+            return future::settle(py, future, arrived(py, result));
         }
         Self { callback: Callback::Future(name_of(future.bind(py))?), ..self }.give(py)
     }
 
     /// The result, unless there is only that it is there.
-    fn finish(self, py: Python<'_>, engine: &Engine) -> PyResult<Option<Py<PyAny>>> {
+    fn finish(self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         Ok(match self.reducer {
             NOTHING => None,
             SUM..=LAST_PLAIN => Some(self.part.object(py)?.unbind()),
             _ => {
-                let finish = engine.hooks(py)?.getattr(py, intern!(py, "finish"))?;
+                let finish = hooks()?.getattr(py, intern!(py, "finish"))?;
                 Some(finish.call1(py, (self.reducer, self.part.object(py)?))?)
             }
         })
@@ -324,5 +356,5 @@ impl Reduced {
 /// Whether a future of that PE gets a result at once. Results are acted on in the order of the reductions: behind a call, a value waits in the queue as
 /// the call does.
 fn is_next(engine: &Engine, pe: Pe) -> bool {
-    pe == engine.job.pe() && !engine.results_call.get()
+    pe == engine.job.pe() && !RESULTS_CALL.get()
 }

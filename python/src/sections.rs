@@ -8,10 +8,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::element::Element;
-use crate::engine::engine;
 use crate::filled::close_again;
 use crate::index::{Index, Shape};
 use crate::proxy::{Proxy, Target, element_at};
+use crate::state::engine;
 
 fn of<'a>(proxy: &'a Bound<'_, Proxy>) -> PyResult<(&'a Proxy, Collection<Element>, Shape)> {
     match proxy.get().name().target {
@@ -73,38 +73,5 @@ impl Fill {
         let promise = promise.ok_or_else(|| PyRuntimeError::new_err("the section has its elements"))?;
         promise.send(indices);
         Ok(())
-    }
-}
-
-/// A truth value that may be called, and gives itself.
-#[pyclass(frozen, module = "charm4py._engine")]
-pub(crate) struct Truth(bool);
-
-impl Truth {
-    pub(crate) fn new(value: bool) -> Self {
-        Self(value)
-    }
-}
-
-#[pymethods]
-impl Truth {
-    fn __call__(&self) -> bool {
-        self.0
-    }
-
-    fn __bool__(&self) -> bool {
-        self.0
-    }
-
-    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.is_truthy().is_ok_and(|other| other == self.0)
-    }
-
-    fn __hash__(&self) -> u64 {
-        u64::from(self.0)
-    }
-
-    fn __repr__(&self) -> &'static str {
-        if self.0 { "True" } else { "False" }
     }
 }

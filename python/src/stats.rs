@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use crate::classes::EntryMethod;
-use crate::engine;
-
 static PROFILING: AtomicBool = AtomicBool::new(false);
 static BY_REFERENCE: AtomicBool = AtomicBool::new(false);
 static PICKLE_PROTOCOL: AtomicU32 = AtomicU32::new(5);
@@ -34,6 +31,9 @@ pub(crate) fn set_options(profiling: bool, by_reference: bool, pickle_protocol: 
     BY_REFERENCE.store(by_reference, Ordering::Relaxed);
     PICKLE_PROTOCOL.store(pickle_protocol, Ordering::Relaxed);
 }
+
+/// See [`Stats::figures`].
+pub(crate) type Figures = (u64, f64, u64, u64, u64, u64);
 
 /// What one method has cost this PE.
 #[derive(Debug, Default)]
@@ -68,6 +68,15 @@ impl Stats {
         add(&self.nanoseconds, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Calls, seconds, messages and bytes sent, messages and bytes received; `None` if the method was neither called nor run.
+    pub(crate) fn figures(&self) -> Option<Figures> {
+        let Self { calls, nanoseconds, sent, bytes_sent, received, bytes_received } = self;
+        let [calls, nanoseconds, sent, bytes_sent, received, bytes_received] =
+            [calls, nanoseconds, sent, bytes_sent, received, bytes_received].map(|count| count.load(Ordering::Relaxed));
+        let seconds = Duration::from_nanos(nanoseconds).as_secs_f64();
+        (calls + sent + received > 0).then_some((calls, seconds, sent, bytes_sent, received, bytes_received))
+    }
+
     /// Runs a call.
     pub(crate) fn timed<T>(&self, call: impl FnOnce() -> T) -> T {
         if !profiling() {
@@ -79,24 +88,4 @@ impl Stats {
         self.ran(from.elapsed());
         result
     }
-}
-
-/// A line of the statistics: class, method, calls, seconds, messages and bytes sent, messages and bytes received.
-type Line = (String, String, u64, f64, u64, u64, u64, u64);
-
-/// What this PE has done, method by method, those left out that were neither called nor run.
-#[pyfunction]
-pub(crate) fn statistics() -> Vec<Line> {
-    let mut lines = Vec::new();
-    engine::each_class(|class| lines.extend(class.methods.iter().filter_map(|method| line(&class.name, method))));
-    lines
-}
-
-fn line(class: &str, method: &EntryMethod) -> Option<Line> {
-    let Stats { calls, nanoseconds, sent, bytes_sent, received, bytes_received } = &method.stats;
-    let [calls, nanoseconds, sent, bytes_sent, received, bytes_received] =
-        [calls, nanoseconds, sent, bytes_sent, received, bytes_received].map(|count| count.load(Ordering::Relaxed));
-    let seconds = Duration::from_nanos(nanoseconds).as_secs_f64();
-    (calls + sent + received > 0)
-        .then(|| (class.to_owned(), method.name.clone(), calls, seconds, sent, bytes_sent, received, bytes_received))
 }

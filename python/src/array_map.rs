@@ -8,10 +8,11 @@ use hashbrown::{HashMap, HashSet};
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::branches;
 use crate::chare;
 use crate::element::{Element, Init};
-use crate::engine::{self, engine};
 use crate::index::{Index, Shape};
+use crate::state::fatal;
 
 /// The map of every collection of Python chares.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -24,9 +25,28 @@ pub(crate) enum Map {
 
 thread_local! {
     /// What maps have answered on this PE: a map is asked once for each index.
-    static KNOWN: RefCell<HashMap<Collection<Element>, HashMap<Index, Pe>>> = RefCell::default();
+    static ANSWERS: RefCell<HashMap<Collection<Element>, HashMap<Index, Pe>>> = RefCell::default();
+    /// What maps are made of that this PE has made: an array takes it along, since it may be there before its map.
+    static MADE_OF: RefCell<HashMap<Collection<Element>, Init>> = RefCell::default();
     /// The elements on this PE. One that has gone may still be here: what is said of it is a hint.
     static HERE: RefCell<HashMap<Collection<Element>, HashSet<Index>>> = RefCell::default();
+}
+
+impl Map {
+    /// The map that asks this group.
+    pub(crate) fn asks(group: Collection<Element>) -> Self {
+        Self::Python { group, init: MADE_OF.with_borrow(|made_of| made_of.get(&group).cloned()) }
+    }
+}
+
+/// Keeps what a map is made of that this PE has made.
+pub(crate) fn keep_map(group: Collection<Element>, init: Init) {
+    MADE_OF.with_borrow_mut(|made_of| made_of.insert(group, init));
+}
+
+/// Lets go of what maps are made of: the job is over.
+pub(crate) fn clear() {
+    drop(MADE_OF.take());
 }
 
 /// An element has been made on this PE.
@@ -42,7 +62,8 @@ pub(crate) fn left(collection: Collection<Element>, index: Index) {
 /// A collection has been destroyed.
 pub(crate) fn gone(collection: Collection<Element>) {
     HERE.with_borrow_mut(|here| here.remove(&collection));
-    KNOWN.with_borrow_mut(|known| known.remove(&collection));
+    ANSWERS.with_borrow_mut(|known| known.remove(&collection));
+    MADE_OF.with_borrow_mut(|made_of| made_of.remove(&collection));
 }
 
 /// Whether an element is on this PE, as far as is known.
@@ -56,15 +77,15 @@ impl IndexMap<Index> for Map {
             (Some(pe), _) => pe,
             (None, Self::Default) => DefaultMap.pe(index, places),
             (None, Self::Python { group, init }) => {
-                let known = KNOWN.with_borrow(|known| known.get(group)?.get(index).copied());
+                let known = ANSWERS.with_borrow(|known| known.get(group)?.get(index).copied());
                 known.unwrap_or_else(|| {
                     let pe = Python::attach(|py| {
                         ask(py, *group, init.as_ref(), *index, places).unwrap_or_else(|error| {
-                            engine::fatal(py, &error, "procNum of an ArrayMap");
+                            fatal(py, &error, "procNum of an ArrayMap");
                             Pe(0)
                         })
                     });
-                    KNOWN.with_borrow_mut(|known| known.entry(*group).or_default().insert(*index, pe));
+                    ANSWERS.with_borrow_mut(|known| known.entry(*group).or_default().insert(*index, pe));
                     pe
                 })
             }
@@ -84,7 +105,7 @@ impl IndexMap<Index> for Map {
 }
 
 fn ask(py: Python<'_>, group: Collection<Element>, init: Option<&Init>, index: Index, places: &Places) -> PyResult<Pe> {
-    let map = match (engine()?.branch(py, group), init) {
+    let map = match (branches::get(py, group.id()), init) {
         (Err(_), Some(init)) => chare::construct_early(py, group, init.clone())?,
         (map, _) => map?,
     };
