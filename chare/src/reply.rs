@@ -449,7 +449,12 @@ impl<R: Arguments> Promise<R> {
 
     /// Gives the value.
     pub fn send(self, value: R) {
-        runtime::reply_serialized(runtime::current(), self.id, value);
+        let rt = runtime::current();
+        if self.id.pe == rt.sched.pe() {
+            return rt.futures.fulfil(self.id, value);
+        }
+        // Not moved to another PE of the process: of several values only the first has a receiver.
+        runtime::reply_serialized(rt, self.id, value);
     }
 }
 

@@ -13,7 +13,6 @@ use crate::array_map::{self, Map};
 use crate::chare;
 use crate::classes::{self, Class, EntryMethod, Kind};
 use crate::codec;
-use crate::future::{self, FutureName};
 use crate::gate::{self, Gate, Held};
 use crate::index::{Index, Shape};
 use crate::outcome::Outcome;
@@ -34,8 +33,11 @@ pub(crate) struct Init {
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum ReplyTo {
     Nobody,
-    Future { name: FutureName, value: bool },
-    Promise { promise: Promise<Outcome>, value: bool },
+    /// A future of the caller's PE, by the engine's promise. `value`: it gets the method's value; otherwise only that the method has ended.
+    Future {
+        promise: Promise<Outcome>,
+        value: bool,
+    },
 }
 
 impl ReplyTo {
@@ -44,10 +46,8 @@ impl ReplyTo {
     }
 
     pub(crate) fn send(self, outcome: Outcome) {
-        match (self, engine()) {
-            (Self::Future { name, .. }, Ok(engine)) => future::fulfil(engine, name, outcome),
-            (Self::Promise { promise, .. }, _) => promise.send(outcome),
-            _ => {}
+        if let Self::Future { promise, .. } = self {
+            promise.send(outcome);
         }
     }
 
@@ -55,7 +55,7 @@ impl ReplyTo {
     fn value(self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let wanted = match self {
             Self::Nobody => return Ok(()),
-            Self::Future { value, .. } | Self::Promise { value, .. } => value,
+            Self::Future { value, .. } => value,
         };
         let outcome = if wanted {
             {
@@ -186,7 +186,7 @@ impl Element {
         let (promise, outcome) = this.job().promise();
         let index = this.index();
         this.with(|element| {
-            Python::attach(|py| element.run(py, index, method, args, ReplyTo::Promise { promise, value }));
+            Python::attach(|py| element.run(py, index, method, args, ReplyTo::Future { promise, value }));
         });
         outcome.await
     }

@@ -54,7 +54,7 @@ pub(crate) fn future_name(value: &Bound<'_, PyAny>) -> PyResult<Option<FutureNam
 /// The name of a future. Who tells it to nobody need not be found: only here it becomes known on its PE.
 pub(crate) fn name_of(future: &Bound<'_, FutureBase>) -> PyResult<FutureName> {
     let mut inside = future.borrow_mut();
-    if !std::mem::replace(&mut inside.known, true) {
+    if !std::mem::replace(&mut inside.known, true) && !inside.complete() {
         OPEN.with_borrow_mut(|open| open.insert(inside.name.number, future.clone().unbind()));
     }
     Ok(inside.name)
@@ -93,12 +93,15 @@ fn settle_numbered(py: Python<'_>, number: u64, value: Arrived) -> PyResult<()> 
 
 /// A value has arrived for a future of this PE.
 pub(crate) fn settle(py: Python<'_>, future: &Py<FutureBase>, value: Arrived) -> PyResult<()> {
-    let (is_known, number) = {
+    let (is_known, is_complete, number) = {
         let inside = future.borrow(py);
-        (inside.known, inside.name.number)
+        (inside.known, inside.complete(), inside.name.number)
     };
     if is_known {
         return settle_numbered(py, number, value);
+    }
+    if is_complete {
+        return Ok(());
     }
     let woken = future.bind(py).borrow_mut().arrive(value);
     woken.wake(py, future)

@@ -1,17 +1,17 @@
 //! The native part of the Python package `charm4py`: Python chares as a dynamic chare type of the engine.
 //!
 //! ```text
-//!   charm4py (Python)   classes, coroutines, conditions, sections: what has to be Python
+//!   charm4py (Python)   classes, coroutines, conditions, sections: what must be Python
 //!   _engine  (here)     proxies, calls, futures, reductions: packed, routed and unpacked without Python code
 //!   charm4rs            the object model
 //! ```
 //!
-//! The way of a call: `proxy.method(args)` makes a [`proxy::Method`] and calls it; [`codec`] packs the arguments; the engine takes
-//! the call to the PE of its element; [`element`] unpacks them and calls the Python function; what comes of it goes back as an
-//! [`element::Outcome`], through [`agent`], to the caller's [`future`].
+//! How a call travels: `proxy.method(args)` creates a [`proxy::Method`] and calls it; [`codec`] packs the arguments; the engine routes the call to
+//! the element's PE; [`element`] unpacks them and calls the Python function. If the caller wants the outcome, the call carries a promise of the
+//! engine ([`element::ReplyTo`]); the [`outcome`] is the engine's reply to it, which settles the caller's [`future`].
 //!
-//! One PE a process, on the thread that called `charm.start`, which holds the interpreter's lock while it runs and lets go of it
-//! while it sleeps. Everything here lives on that thread. Knows nothing of backends, nor of the scheduler's inside.
+//! Each process has one PE, on the thread that called `charm.start`. That thread holds the interpreter's lock while it runs and releases it
+//! while it sleeps. All objects of this crate live on that thread. The crate knows nothing of backends, nor of the scheduler's internals.
 
 mod api;
 mod arguments;

@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use charm4rs::{CallError, Collection};
+use charm4rs::{Checked, Collection};
 use charm4rs_python_form::write_number;
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyValueError};
 use pyo3::intern;
@@ -16,7 +16,7 @@ use crate::branches;
 use crate::classes::{self, Class, EntryMethod};
 use crate::element::{Element, ReplyTo};
 use crate::filled::close_again;
-use crate::future::{self, Arrived, arrived, exception};
+use crate::future::{self, Arrived, FutureBase, arrived, exception};
 use crate::index::{Index, Shape};
 use crate::outcome::Outcome;
 use crate::packed::{LARGE, Packed};
@@ -379,16 +379,7 @@ impl Method {
                 self.name.proxy.send(self.name.method, call, ReplyTo::Nobody);
                 Ok(None)
             }
-            (_, Target::One(element, _)) if call.len() >= LARGE => {
-                self.ask_one(py, engine, element, call, wants).map(Some)
-            }
-            (_, Target::One(..)) => {
-                let (future, name) = future::new_named(py)?;
-                let reply = ReplyTo::Future { name, value: wants == Wants::Value };
-                self.name.proxy.send(self.name.method, call, reply);
-                Ok(Some(future))
-            }
-            (_, Target::All(collection, _)) => self.ask_all(py, engine, collection, call, wants).map(Some),
+            _ => self.ask(py, engine, call, wants == Wants::Value).map(Some),
         }
     }
 
@@ -462,69 +453,58 @@ fn wants(kwargs: &Bound<'_, PyDict>) -> PyResult<Wants> {
 }
 
 impl Method {
-    /// Asks one element; the future gets its answer, or the engine's error.
-    fn ask_one<'py>(
-        &self,
-        py: Python<'py>,
-        engine: &'static Engine,
-        element: charm4rs::Proxy<Element>,
-        call: CallArgs,
-        wants: Wants,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (future, name) = future::new_named(py)?;
-        let answer = element.ask(self.name.method, call, wants == Wants::Value).call().checked();
-        engine.job.spawn(async move {
-            let answer = answer.await;
-            Python::attach(|py| {
-                let settled = match answer {
-                    Ok(outcome) => Ok(arrived(py, outcome)),
-                    Err(error) => undelivered(py, &error).map(|error| Arrived::Error(error.into_value(py).into_any())),
-                };
-                if let Err(error) = settled.and_then(|value| future::settle_named(py, name, value)) {
-                    fatal(py, &error, "a coroutine");
-                }
-            });
-        });
-        Ok(future)
-    }
-
-    /// Asks all elements; the future gets the list of their answers, in the order of their indices.
-    fn ask_all<'py>(
-        &self,
-        py: Python<'py>,
-        engine: &'static Engine,
-        collection: Collection<Element>,
-        call: CallArgs,
-        wants: Wants,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let (future, name) = future::new_named(py)?;
-        let value = wants == Wants::Value;
-        close_again(collection);
-        let answers = collection.all().ask(self.name.method, call, value).checked();
-        engine.job.spawn(async move {
-            let answers = answers.await;
-            Python::attach(|py| {
-                let settled = gathered(py, answers, value).and_then(|value| future::settle_named(py, name, value));
-                if let Err(error) = settled {
-                    fatal(py, &error, "a coroutine");
-                }
-            });
-        });
-        Ok(future)
+    /// Calls it, and gives a future of what comes of it: of its value, or only of its end. A collection's value is the list of all, in the order of
+    /// the indices.
+    fn ask<'py>(&self, py: Python<'py>, engine: &Engine, call: CallArgs, value: bool) -> PyResult<Bound<'py, PyAny>> {
+        let future = future::new(py)?;
+        let (waiting, method) = (future.clone().unbind(), self.name.method);
+        match self.name.proxy.target {
+            Target::One(..) if call.len() < LARGE => {
+                let (promise, outcome) = engine.job.promise();
+                self.name.proxy.send(method, call, ReplyTo::Future { promise, value });
+                settle_by(engine, waiting, outcome.checked(), |py, outcome| Ok(arrived(py, outcome)));
+            }
+            // The engine's own call tells if there was no memory for it.
+            Target::One(element, _) => {
+                let outcome = element.ask(method, call, value).call();
+                settle_by(engine, waiting, outcome.checked(), |py, outcome| Ok(arrived(py, outcome)));
+            }
+            Target::All(collection, _) => {
+                close_again(collection);
+                let outcomes = collection.all().ask(method, call, value).call();
+                settle_by(engine, waiting, outcomes.checked(), move |py, outcomes| gathered(py, outcomes, value));
+            }
+        }
+        Ok(future.into_any())
     }
 }
 
+/// Gives a future what the engine's reply brings, or the engine's error.
+fn settle_by<T: 'static>(
+    engine: &Engine,
+    future: Py<FutureBase>,
+    reply: Checked<T>,
+    read: impl FnOnce(Python<'_>, T) -> PyResult<Arrived> + 'static,
+) {
+    engine.job.spawn(async move {
+        let reply = reply.await;
+        Python::attach(|py| {
+            let arrived = match reply {
+                Ok(reply) => read(py, reply),
+                Err(error) => undelivered(py, &error).map(|error| Arrived::Error(error.into_value(py).into_any())),
+            };
+            if let Err(error) = arrived.and_then(|arrived| future::settle(py, &future, arrived)) {
+                fatal(py, &error, "a coroutine");
+            }
+        });
+    });
+}
+
 /// What all elements answered: a list in which errors are values; or, where only completion counts, the first error.
-fn gathered(py: Python<'_>, answers: Result<Vec<Outcome>, CallError>, value: bool) -> PyResult<Arrived> {
-    let answers = match answers {
-        Ok(answers) => answers,
-        Err(error) => {
-            return Ok(Arrived::Error(undelivered(py, &error)?.into_value(py).into_any()));
-        }
-    };
-    let mut values = Vec::with_capacity(answers.len());
-    for answer in answers {
-        match arrived(py, answer) {
+fn gathered(py: Python<'_>, outcomes: Vec<Outcome>, value: bool) -> PyResult<Arrived> {
+    let mut values = Vec::with_capacity(outcomes.len());
+    for outcome in outcomes {
+        match arrived(py, outcome) {
             error @ (Arrived::Error(_) | Arrived::Raises(_)) if !value => return Ok(error),
             Arrived::Value(item) | Arrived::Error(item) => values.push(item),
             Arrived::Raises(packed) => values.push(exception(py, packed)),

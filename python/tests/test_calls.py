@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conftest import Run, check
 
@@ -308,3 +310,31 @@ def test_exceptions_of_a_broadcast_are_values_in_the_list_and_the_first_is_raise
     """
     ended = run(program, pes)
     assert ended.out == ["[0, 'ValueError', 2, 'ValueError'] True", "raised 1"] and (ended.code, ended.err) == (1, "an end\n")
+
+
+def test_a_result_does_not_wait_behind_calls_in_the_queue_of_the_caller(run: Run, tmp_path: Path) -> None:
+    program = f"""
+        from pathlib import Path
+        SENT = Path({str(tmp_path / "sent")!r})
+        class Member(Chare):
+            def __init__(self): self.ran = 0
+            def echo(self, value):
+                SENT.touch()
+                return value
+            def work(self):
+                # All of them are in the queue before the result is sent.
+                while not SENT.exists():
+                    time.sleep(0.001)
+                time.sleep(0.01)
+                self.ran += 1
+        def main(args):
+            members = Group(Member)
+            charm.awaitCreation(members)
+            for _ in range(100):
+                members[0].work()
+            value = members[1].echo(5, ret=True).get()
+            print(value, 0 < members.ckLocalBranch().ran < 100)
+            exit()
+        charm.start(main)
+    """
+    check(run(program, 2), "5 True")
