@@ -30,7 +30,7 @@ from .reduction import Reducer
 from .runtime import readonlies
 from .threads import Future
 # help() on proxies.
-from . import documented  # noqa: F401
+from . import proxy_help  # noqa: F401
 # Every process has their chares, wherever a program imports them.
 from . import liveviz, ray  # noqa: F401
 

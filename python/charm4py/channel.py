@@ -78,7 +78,7 @@ class Arrived:
         self.receivers.append(coroutine)
         coroutine.since = _engine.coarse_now()
         try:
-            threads.Scheduler.greenlet.switch()
+            threads.Hub.greenlet.switch()
         except BaseException:  # an interrupt
             if coroutine in self.receivers:
                 self.receivers.remove(coroutine)

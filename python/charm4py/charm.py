@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterable, Iterator, NoReturn, Sequence, TypeVa
 
 from greenlet import getcurrent
 
-from . import _engine, ccs, sections, state, stats, tasks, threads, trees, waits
+from . import _engine, ccs, sections, state, stats, tasks, threads, trees, waiters
 from .chare import Chare, Group, creation, defined_by, let_constructor_wait, program, start_registering
 from .errors import Charm4PyError
 from .ending import UnawaitedAnswer, abort, keep_module, leave
@@ -127,7 +127,7 @@ class Charm:
             Chare(entry, [args], onPE=0)
         else:
             unawaited = UnawaitedAnswer(getattr(entry, "__qualname__", "the entry point"))
-            threads.start(None, entry, (args,), {}, waits.MainAnswer(unawaited))
+            threads.start(None, entry, (args,), {}, waiters.MainAnswer(unawaited))
 
     def _launch(self, pes: int) -> NoReturn:
         """Several PEs without a launcher: be the launcher."""
@@ -334,7 +334,7 @@ class Charm:
                         raise threads.NotThreadedError("charm.wait() waits, which only coroutines can")
                     waiting = coroutine
                     coroutine.since = _engine.coarse_now()
-                    threads.Scheduler.greenlet.switch()
+                    threads.Hub.greenlet.switch()
                 yield ready.pop(0)
         finally:  # also of who has got enough, or was interrupted
             waiting = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import chare, combined, conditions, entry_method, errors, program, reduction, sections, state, threads, wait, waits
+from . import chare, combined, conditions, entry_method, errors, program, reduction, sections, state, threads, wait, waiters
 from .ending import ending, kept_modules
 
 
@@ -30,4 +30,4 @@ class Hooks:
     reducer = staticmethod(reduction.kind_of)
     run_special = staticmethod(wait.run)
     unpack_error = staticmethod(errors.unpack)
-    waits = staticmethod(waits.waits)
+    waits = staticmethod(waiters.waits)

@@ -49,7 +49,7 @@ def run(function: Callable[[], T], context: Context | None = None) -> T:
     """Runs a statement, in a coroutine that runs one after another; gives what comes of it."""
     waiting = getcurrent()
     assert isinstance(waiting, threads.Coroutine)
-    statement = Statement(parent=threads.Scheduler.greenlet)
+    statement = Statement(parent=threads.Hub.greenlet)
     statement.gr_context = context
     Statement.present = statement
     _engine.call_soon(lambda: statement.switch(function, waiting.resume))

@@ -28,7 +28,7 @@ class NotThreadedError(Exception):
     """Something waits outside of a coroutine."""
 
 
-class Scheduler:
+class Hub:
     """The greenlet in which the engine's loop runs."""
 
     greenlet: greenlet
@@ -37,7 +37,7 @@ class Scheduler:
 
 def begin() -> None:
     """Says that this greenlet is the scheduler's."""
-    Scheduler.greenlet = getcurrent()
+    Hub.greenlet = getcurrent()
 
 
 def can_wait() -> bool:
@@ -67,10 +67,10 @@ class Coroutine(greenlet):
                 answer.value(value)
             function = args = kwargs = answer = value = None  # type: ignore[assignment]
             self.chare = self.answer = self.gr_context = None
-            if len(Scheduler.idle) >= KEPT_MAX:
+            if len(Hub.idle) >= KEPT_MAX:
                 return
-            Scheduler.idle.append(self)
-            function, args, kwargs, answer = Scheduler.greenlet.switch()
+            Hub.idle.append(self)
+            function, args, kwargs, answer = Hub.greenlet.switch()
 
     def resume(self, value: Any = None) -> None:
         """Goes on with it, from the scheduler's greenlet."""
@@ -87,7 +87,7 @@ class Coroutine(greenlet):
 
 def start(chare: Chare | None, function: Callable[..., Any], args: Any, kwargs: Any, answer: Any) -> None:
     """Runs a function as a coroutine until it ends or waits."""
-    coroutine = Scheduler.idle.pop() if Scheduler.idle else Coroutine(parent=Scheduler.greenlet)
+    coroutine = Hub.idle.pop() if Hub.idle else Coroutine(parent=Hub.greenlet)
     coroutine.chare, coroutine.answer = chare, answer
     coroutine.gr_context = context()
     coroutine.switch(function, args, kwargs, answer)
@@ -99,7 +99,7 @@ def pause(what: str) -> Any:
     if not isinstance(coroutine, Coroutine):
         raise NotThreadedError(f"{what} waits, which only coroutines can: decorate the method with @coro")
     coroutine.since = _engine.coarse_now()
-    return Scheduler.greenlet.switch()
+    return Hub.greenlet.switch()
 
 
 class Future(_engine.FutureBase, Generic[T]):
@@ -123,7 +123,7 @@ class Future(_engine.FutureBase, Generic[T]):
             if timeout is None:
                 self._resumes(coroutine, coroutine.chare)
                 try:
-                    value = Scheduler.greenlet.switch()
+                    value = Hub.greenlet.switch()
                 except BaseException:  # an interrupt
                     self._forget(coroutine)
                     raise
@@ -141,7 +141,7 @@ class Future(_engine.FutureBase, Generic[T]):
         self._resumes(coroutine, coroutine.chare)
         timer = _engine.timer(timeout, late)
         try:
-            Scheduler.greenlet.switch()
+            Hub.greenlet.switch()
         except BaseException:  # an interrupt
             self._forget(coroutine)
             raise

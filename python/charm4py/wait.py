@@ -41,7 +41,7 @@ def wait(chare: Chare, condition: str, frame: FrameType) -> None:
     hold(chare, holds, coroutine.resume)
     coroutine.since = _engine.coarse_now()
     try:
-        threads.Scheduler.greenlet.switch()
+        threads.Hub.greenlet.switch()
     except BaseException:  # an interrupt
         chare.__charm_held__.remove((holds, coroutine.resume))
         raise

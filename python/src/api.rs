@@ -1,4 +1,4 @@
-//! What the package asks of this process's PE: to find the job, to run it, to end it.
+//! How the package finds the job, runs this process's PE, and ends the job.
 
 use std::cell::RefCell;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use crate::future::{self, FutureInbox};
 use crate::reduce::ResultInbox;
 use crate::state::{self, engine, fatal, hooks};
 use crate::stats::Figures;
-use crate::{array_map, branches, made};
+use crate::{array_map, branches, notes};
 
 thread_local! {
     static JOINING: RefCell<Option<Joining>> = const { RefCell::new(None) };
@@ -33,7 +33,7 @@ pub(crate) fn join(args: Vec<OsString>) -> PyResult<Vec<OsString>> {
     Ok(own)
 }
 
-/// Ends the job that was found.
+/// Ends the job that was found, before this PE runs.
 #[pyfunction]
 pub(crate) fn refuse(code: u8, text: &str) {
     JOINING.with_borrow(|joining| {
@@ -43,7 +43,7 @@ pub(crate) fn refuse(code: u8, text: &str) {
     });
 }
 
-/// Ends this process in so many seconds, if it has not ended by itself then: what it does at its end may hang.
+/// Ends this process after `seconds` if it is still alive: the program's own exit handlers may hang.
 #[pyfunction]
 pub(crate) fn end_within(seconds: f64, code: u8) -> PyResult<()> {
     let limit = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
@@ -53,7 +53,7 @@ pub(crate) fn end_within(seconds: f64, code: u8) -> PyResult<()> {
             std::thread::sleep(limit);
             let text =
                 format!("charmrun: warning: process {} had not ended {seconds} s after the job\n", std::process::id());
-            // Nobody is left to tell if this fails.
+            // Nothing can report a failure here.
             let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
             end_at_once(code)
         })
@@ -66,7 +66,7 @@ fn end_at_once(code: u8) -> ! {
     unsafe { libc::_exit(i32::from(code)) }
 }
 
-/// The job that was found: PEs, and the PEs of each process that is to run them.
+/// The number of PEs and of processes of the job that was found.
 #[pyfunction]
 pub(crate) fn shape() -> PyResult<(u32, u32)> {
     JOINING.with_borrow(|joining| {
@@ -75,14 +75,14 @@ pub(crate) fn shape() -> PyResult<(u32, u32)> {
     })
 }
 
-/// What the command line says of the server for CCS's clients: its port, address and key file; none, if there is to be no server.
+/// The port, address and key file of the server for CCS clients, from the command line; `None` if the job has no server.
 #[pyfunction]
 pub(crate) fn server() -> Option<(u16, Option<String>, Option<String>)> {
     let options = JOINING.with_borrow(|joining| joining.as_ref().and_then(Joining::server))?;
     Some((options.port, options.address, options.key_file))
 }
 
-/// Runs this process's PE until the job ends; gives the job's exit status. `begin` is called on PE 0 when all PEs are there.
+/// Runs this process's PE until the job ends, and returns the job's exit status. PE 0 calls `begin` when all PEs are running.
 #[pyfunction]
 pub(crate) fn run(py: Python<'_>, begin: Py<PyAny>) -> PyResult<i32> {
     let joining = JOINING.take().ok_or_else(|| PyRuntimeError::new_err("no job was joined"))?;
@@ -91,12 +91,12 @@ pub(crate) fn run(py: Python<'_>, begin: Py<PyAny>) -> PyResult<i32> {
     state::end();
     future::clear();
     branches::clear();
-    made::clear();
+    notes::clear();
     array_map::clear();
     Ok(code)
 }
 
-/// Starts this PE, before it has made any chare. PE 0 makes the crate's own groups, and calls `begin` when they are on all PEs.
+/// Starts this PE, before it makes any chare. PE 0 creates the groups of this crate, and calls `begin` when they exist on all PEs.
 fn start(job: Job, program: Vec<String>, begin: Py<PyAny>) {
     let engine = state::begin(job, program);
     job.set_front(Box::new(PythonFront));
@@ -122,7 +122,7 @@ fn start(job: Job, program: Vec<String>, begin: Py<PyAny>) {
     });
 }
 
-/// On each PE, when the job starts: ends the job if PE 0's program is another one than the PE's.
+/// A group that checks at the start of the job that each PE runs the same program as PE 0, and otherwise ends the job.
 struct ProgramCheck;
 
 #[chare(index = u32)]
@@ -147,7 +147,7 @@ fn compare(py: Python<'_>, first: Vec<String>) -> PyResult<()> {
     Ok(())
 }
 
-/// Sleeps without the interpreter's lock; then sees to signals that came meanwhile.
+/// Sleeps without the interpreter's lock, then handles signals that arrived meanwhile.
 fn asleep(sleep: &mut dyn FnMut()) {
     Python::attach(|py| {
         struct Locked(*mut pyo3::ffi::PyThreadState);
@@ -171,12 +171,12 @@ fn asleep(sleep: &mut dyn FnMut()) {
 /// Ends the job.
 #[pyfunction]
 pub(crate) fn exit(code: i32) -> PyResult<()> {
-    // As of a process of Python's, whose status are the low bits.
+    // The status of a Python process is the low eight bits.
     engine()?.job.exit(code.to_le_bytes()[0]);
     Ok(())
 }
 
-/// The user's next SIGINT is for this process, and does not end the job.
+/// The launcher sends the user's next SIGINT to this process in place of ending the job.
 #[pyfunction]
 pub(crate) fn take_interrupt() -> PyResult<()> {
     engine()?.job.take_interrupt();
@@ -190,7 +190,7 @@ pub(crate) fn abort(code: u8, text: &str) -> PyResult<()> {
     Ok(())
 }
 
-/// Where this PE is: its number, how many there are, its host, and the PEs of every host.
+/// This PE's number, the number of PEs, this PE's host, and the PEs of every host.
 #[pyfunction]
 pub(crate) fn place() -> PyResult<(u32, u32, u32, Vec<Vec<u32>>)> {
     let job = engine()?.job;
@@ -205,7 +205,7 @@ pub(crate) fn now() -> PyResult<f64> {
     Ok(engine()?.job.now().as_secs_f64())
 }
 
-/// The same, of a moment ago, at most a second.
+/// The same, up to a second old.
 #[pyfunction]
 pub(crate) fn coarse_now() -> f64 {
     charm4rs::coarse_now().as_secs_f64()
@@ -214,7 +214,7 @@ pub(crate) fn coarse_now() -> f64 {
 /// Class, method, and figures.
 type Line = (String, String, Figures);
 
-/// What this PE has done, without the methods that were neither called nor run.
+/// What each method has cost this PE. Methods that were neither called nor run are left out.
 #[pyfunction]
 pub(crate) fn statistics() -> Vec<Line> {
     let mut lines = Vec::new();

@@ -1,4 +1,4 @@
-//! The arguments of calls and constructors: packed, or refused with an error that names the one that cannot be sent.
+//! Packs the arguments of calls and constructors. The error of an argument that cannot be sent names it.
 
 use pyo3::exceptions::{PyException, PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
@@ -19,14 +19,14 @@ pub(crate) struct CallArgs {
 }
 
 impl CallArgs {
-    /// How many bytes of arguments travel; none of those that are passed by reference.
+    /// The bytes of arguments that travel. Arguments passed by reference count as none.
     pub(crate) fn len(&self) -> usize {
         let len = |part: &Part| if let Part::Packed(packed) = part { packed.len() } else { 0 };
         len(&self.args) + self.keywords.as_ref().map_or(0, len)
     }
 }
 
-/// What errors call a method.
+/// The name of a method in error messages.
 pub(crate) fn callee(class: &Class, method: &EntryMethod) -> String {
     format!("{}.{}", class.name, method.name)
 }
@@ -46,7 +46,7 @@ pub(crate) fn pack(
     })
 }
 
-/// Packs the arguments of a new chare, a tuple.
+/// Packs the tuple of arguments of a new chare.
 pub(crate) fn init_args(class: u32, args: &Bound<'_, PyAny>) -> PyResult<Packed> {
     codec::encode(args).map_err(|error| {
         let py = args.py();
@@ -59,7 +59,7 @@ pub(crate) fn init_args(class: u32, args: &Bound<'_, PyAny>) -> PyResult<Packed>
     })
 }
 
-/// The error of a value that cannot be sent, from what went wrong.
+/// The error for a value that cannot be sent, with its cause.
 pub(crate) fn refused(py: Python<'_>, what: &str, error: PyErr) -> PyErr {
     if !error.is_instance_of::<PyException>(py) || error.is_instance_of::<PyMemoryError>(py) {
         return error;
@@ -69,7 +69,7 @@ pub(crate) fn refused(py: Python<'_>, what: &str, error: PyErr) -> PyErr {
     refusal
 }
 
-/// The error of arguments that cannot be sent: it names the one that cannot.
+/// The error for arguments of which one cannot be sent: it names that argument.
 pub(crate) fn refused_argument(
     py: Python<'_>,
     callee: &str,

@@ -1,4 +1,4 @@
-//! Where elements are made: by blocks, by their hash, by their index itself, or as an `ArrayMap` of the program's says.
+//! The map of an array: on which PE an element is created. It uses blocks, a hash, the index itself, or an `ArrayMap` of the program.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,16 +19,16 @@ use crate::state::fatal;
 pub(crate) enum Map {
     #[default]
     Default,
-    /// A group of `ArrayMap`s, each of which answers for its PE; what it is made of, if the array's maker knows.
+    /// A group of `ArrayMap`s, each of which is asked by its own PE. `init`: its arguments, if the PE that creates the array has created the map too.
     Python { group: Collection<Element>, init: Option<Init> },
 }
 
 thread_local! {
-    /// What maps have answered on this PE: a map is asked once for each index.
+    /// What the maps of this PE have returned: a map is asked once for each index.
     static ANSWERS: RefCell<HashMap<Collection<Element>, HashMap<Index, Pe>>> = RefCell::default();
-    /// What maps are made of that this PE has made: an array takes it along, since it may be there before its map.
+    /// The arguments of the maps that this PE has created. An array carries those of its map, since it may reach a PE before the map does.
     static MADE_OF: RefCell<HashMap<Collection<Element>, Init>> = RefCell::default();
-    /// The elements on this PE. One that has gone may still be here: what is said of it is a hint.
+    /// The elements on this PE. It is a hint: an element that has gone may still be listed.
     static HERE: RefCell<HashMap<Collection<Element>, HashSet<Index>>> = RefCell::default();
 }
 
@@ -39,12 +39,12 @@ impl Map {
     }
 }
 
-/// Keeps what a map is made of that this PE has made.
+/// Keeps the arguments of a map that this PE has created.
 pub(crate) fn keep_map(group: Collection<Element>, init: Init) {
     MADE_OF.with_borrow_mut(|made_of| made_of.insert(group, init));
 }
 
-/// Lets go of what maps are made of: the job is over.
+/// Drops the arguments of maps: the job is over.
 pub(crate) fn clear() {
     drop(MADE_OF.take());
 }
@@ -54,7 +54,7 @@ pub(crate) fn arrived(collection: Collection<Element>, index: Index) {
     HERE.with_borrow_mut(|here| here.entry(collection).or_default().insert(index));
 }
 
-/// An element is on this PE no longer.
+/// An element has left this PE.
 pub(crate) fn left(collection: Collection<Element>, index: Index) {
     HERE.with_borrow_mut(|here| here.get_mut(&collection).map(|here| here.remove(&index)));
 }

@@ -1,4 +1,4 @@
-//! NumPy arrays of plain numbers: their bytes as they are sent, and arrays made of memory that arrived.
+//! NumPy arrays of plain numbers: how their bytes are sent, and arrays over memory that arrived.
 
 use std::sync::Mutex;
 
@@ -12,7 +12,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::owned;
+use crate::numpy_memory;
 
 /// The numbers of NumPy's types of plain numbers, by their sizes: the last of those without a pointer inside is a complex
 /// one; half precision stands apart.
@@ -25,7 +25,7 @@ pub(crate) struct Plain<'py> {
     form: Form,
 }
 
-/// `value` as an array of plain numbers; a copy in one piece if it is strided. `None`: it is no such array.
+/// `value` as an array of plain numbers, copied to be contiguous if it is strided; `None` if it is no such array.
 pub(crate) fn plain<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Plain<'py>>> {
     if !is_array(value) {
         return Ok(None);
@@ -51,7 +51,7 @@ pub(crate) fn plain<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Plain<'py
     Ok(Some(Plain { array, form }))
 }
 
-/// Whether this is an array itself, not of a class derived from it.
+/// Whether the class is exactly `numpy.ndarray`, not a derived one.
 fn is_array(value: &Bound<'_, PyAny>) -> bool {
     // SAFETY: the type object lives as long as NumPy's module, and is only compared.
     let array = unsafe { get_type_object(value.py(), NpyTypes::PyArray_Type) };
@@ -65,8 +65,8 @@ impl Plain<'_> {
         if len == 0 {
             return &[];
         }
-        // SAFETY: the array is in one piece of `len` bytes, which stay while `self` holds it. Whoever changes them from another
-        // thread meanwhile races with himself: we hold the interpreter's lock.
+        // SAFETY: the array is in one piece of `len` bytes, which stay while `self` holds it. This thread holds the
+        // interpreter's lock: Python code of other threads cannot change them meanwhile.
         unsafe { std::slice::from_raw_parts((*self.array.as_array_ptr()).fields.data.cast(), len) }
     }
 
@@ -102,13 +102,13 @@ fn dtype(py: Python<'_>, number: i32) -> PyResult<Bound<'_, PyArrayDescr>> {
     }
 }
 
-/// Memory of the engine's that an array lies in where it cannot own it ([`owned`]); it is freed with the last such array.
+/// Memory of the engine under arrays that cannot own it ([`numpy_memory`]). It is freed with the last of these arrays.
 #[pyclass(frozen, module = "charm4py._engine")]
 pub(crate) struct Memory {
     _payload: Mutex<Payload<u8>>,
 }
 
-/// An array of single bytes over memory of the engine's.
+/// An array of bytes over memory of the engine.
 pub(crate) fn bytes_over(py: Python<'_>, memory: Payload<u8>) -> PyResult<Bound<'_, PyAny>> {
     static BYTE: PyOnceLock<Py<PyArrayDescr>> = PyOnceLock::new();
     let byte = BYTE.get_or_try_init(py, || dtype(py, NPY_TYPES::NPY_UBYTE as i32).map(Bound::unbind))?;
@@ -116,10 +116,10 @@ pub(crate) fn bytes_over(py: Python<'_>, memory: Payload<u8>) -> PyResult<Bound<
     over(py, byte.bind(py), &shape, false, memory)
 }
 
-/// Shorter arrays are copied into memory of NumPy's, which costs no more than to keep the engine's for them.
+/// Shorter arrays are copied into NumPy's memory, which costs no more than keeping the engine's.
 const COPIED: usize = 4096;
 
-/// An array of these bytes, in memory that it owns: the engine's, or of NumPy's. Shared memory is copied first.
+/// An array of these bytes, in memory that it owns: the engine's or NumPy's. Shared memory is copied first.
 fn over<'py>(
     py: Python<'py>,
     dtype: &Bound<'py, PyArrayDescr>,
@@ -133,7 +133,7 @@ fn over<'py>(
     if memory.len() <= COPIED {
         // SAFETY: there is no memory yet.
         let array = unsafe { new(py, dtype, &mut shape, std::ptr::null_mut(), order)? };
-        // SAFETY: the new array is in one piece of so many bytes, as the caller has compared, and nobody else knows it.
+        // SAFETY: the new array is in one piece of so many bytes, as the caller has compared, and no other code knows it yet.
         unsafe {
             let data = (*array.as_ptr().cast::<PyArrayObject>()).fields.data;
             std::ptr::copy_nonoverlapping(memory.as_ptr(), data.cast(), memory.len());
@@ -143,12 +143,12 @@ fn over<'py>(
     let data = memory.as_mut_ptr(); // makes it unique
     // SAFETY: as above.
     let make = || unsafe { new(py, dtype, &mut shape, std::ptr::null_mut(), order) };
-    let memory = match owned::array(py, memory, make) {
+    let memory = match numpy_memory::array(py, memory, make) {
         Ok(array) => return array,
         Err(memory) => memory,
     };
     // SAFETY: `data` is valid for all bytes that the dimensions name (the caller compared the lengths), aligned to 64, and belongs to `owner` below,
-    // which the array keeps alive; nobody else reads or writes it.
+    // which the array keeps alive; no other code reads or writes it.
     let array = unsafe { new(py, dtype, &mut shape, data, order)? };
     let owner = Bound::new(py, Memory { _payload: Mutex::new(memory) })?;
     // SAFETY: an array without a base, and an object, whose reference it takes over.
@@ -170,7 +170,7 @@ unsafe fn new<'py>(
     order: i32,
 ) -> PyResult<Bound<'py, PyAny>> {
     let count = i32::try_from(shape.len()).map_err(|_| damaged())?;
-    // Without memory the flags say no more than the order, by whether they are zero.
+    // Without memory the flags only say the order: zero is C order.
     let flags = if data.is_null() { i32::from(order == NPY_ARRAY_FARRAY) } else { order };
     // SAFETY: the caller's promise. The call takes over a reference to the type's description, and gives a new array or null with an error.
     unsafe {

@@ -1,4 +1,4 @@
-//! The objects of groups on this PE, by their collections: for `ckLocalBranch`, and for maps that are asked where elements are made.
+//! The objects of groups on this PE: for `ckLocalBranch`, and for maps.
 
 use std::cell::RefCell;
 
@@ -43,7 +43,7 @@ pub(crate) fn gone(group: CollectionId) {
     drop(objects); // outside the borrows: Python's destructors run
 }
 
-/// Lets go of all objects: the job is over.
+/// Drops all objects: the job is over.
 pub(crate) fn clear() {
     drop([BRANCHES.take(), EARLY.take()]);
 }

@@ -1,4 +1,4 @@
-//! What the package's class `Chare` derives from: an object that knows its element.
+//! The base of the package's class `Chare`: an object that knows its element.
 
 use std::cell::RefCell;
 
@@ -22,19 +22,19 @@ use crate::reduce::{self, Callback, Given};
 use crate::state::engine;
 
 thread_local! {
-    /// Who the object is to be that is made next on this thread.
+    /// The identity of the next object that this thread creates.
     static BEGUN: RefCell<Option<(Is, Option<Handle>)>> = const { RefCell::new(None) };
 }
 
-/// Who an object is.
+/// The identity of an object.
 enum Is {
     /// An element of a collection.
     Element(Begun),
-    /// A chare of a unit test, outside of any job: an object of the package (`charm4py/unit.py`) stands for the job.
+    /// A chare of a unit test, outside of any job: an object of the package (`charm4py/unit.py`) takes the place of the job.
     Unit(Py<PyAny>),
 }
 
-/// What an object's making leaves to its `__new__`.
+/// What `__new__` needs to know of a new element.
 #[derive(Clone, Copy)]
 struct Begun {
     collection: Collection<Element>,
@@ -47,14 +47,14 @@ struct Begun {
 #[pyclass(subclass, module = "charm4py._engine")]
 pub(crate) struct ChareBase {
     is: Is,
-    /// What the PE keeps its element by, which a map that was asked early does not have yet.
+    /// The key of its element in `handles.rs`. A map that was asked early has no element yet.
     key: u64,
     /// Something waits for a condition on this object.
     #[pyo3(get, set, name = "__charm_watched__")]
     watched: bool,
 }
 
-/// Makes the object of an element: its attributes are there when its `__init__` runs.
+/// Creates the object of an element. Its attributes exist before its `__init__` runs.
 pub(crate) fn construct<'py>(
     py: Python<'py>,
     class: &'static Class,
@@ -74,7 +74,7 @@ pub(crate) fn construct<'py>(
     Ok(object)
 }
 
-/// Makes the object of a group's element before the group has reached this PE; the element will find it.
+/// Creates the object of a group's element before the group has reached this PE. The element takes it later.
 pub(crate) fn construct_early<'py>(
     py: Python<'py>,
     collection: Collection<Element>,
@@ -102,7 +102,7 @@ fn begin<'py>(
     object
 }
 
-/// Calls the class as any class is called: the package's own metaclass makes something else of a call.
+/// Calls the class as `type` does: a metaclass of the program may do something else.
 fn make<'py>(py: Python<'py>, class: &'static Class, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
     static CALL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let call = CALL.get_or_try_init(py, || PyResult::Ok(py.get_type::<PyType>().getattr("__call__")?.unbind()))?;
@@ -118,12 +118,12 @@ pub(crate) fn watched(object: &Bound<'_, PyAny>) -> bool {
 }
 
 impl ChareBase {
-    /// What tells it from all others of this PE.
+    /// Its key, unique on this PE.
     pub(crate) fn key(&self) -> u64 {
         self.key
     }
 
-    /// What stands for the job, of a chare of a unit test.
+    /// The object that takes the place of the job, for a chare of a unit test.
     fn unit<'py>(&self, py: Python<'py>) -> Option<&Bound<'py, PyAny>> {
         match &self.is {
             Is::Element(_) => None,
@@ -131,7 +131,7 @@ impl ChareBase {
         }
     }
 
-    /// Who contributes, and the collection over which the reduction goes; `None`: over parts of several collections.
+    /// The contributing element, and the collection that is reduced over; `None` for parts of several collections.
     fn contributor(&self, section: Option<&Bound<'_, PyAny>>) -> PyResult<Option<(Handle, Collection<Element>)>> {
         let Is::Element(is) = &self.is else { return Ok(None) };
         let over = match section.map(|section| section.cast_exact::<Proxy>()) {
@@ -181,7 +181,7 @@ impl ChareBase {
         }
     }
 
-    /// Its index: an int in groups, a tuple in arrays.
+    /// The chare's index: an int in groups, a tuple in arrays.
     #[getter]
     #[pyo3(name = "thisIndex")]
     fn this_index<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -191,7 +191,7 @@ impl ChareBase {
         }
     }
 
-    /// The proxy of its collection; of itself, if it is a single chare.
+    /// The proxy of the chare's collection, or of the chare itself if it is a single one.
     #[getter]
     #[pyo3(name = "thisProxy")]
     fn this_proxy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -206,7 +206,7 @@ impl ChareBase {
         Ok(Bound::new(py, Proxy::of(class, target))?.into_any())
     }
 
-    /// Adds `data` to the collection's next reduction, or to that of a section, whose result `callback` gets: a future, or a method
+    /// Contributes `data` to the next reduction of the collection, or of `section`. `callback` gets the result: a future, or a method
     /// of a proxy.
     #[pyo3(signature = (callback = None, data = None, reducer = None, section = None))]
     fn reduce(
@@ -220,7 +220,7 @@ impl ChareBase {
             return unit.call_method1("reduce", (callback, data, reducer, section)).map(drop);
         }
         let contributor = slf.borrow().contributor(section)?;
-        let target = callback.map_or(Ok(Callback::Nobody), Callback::of);
+        let target = callback.map_or(Ok(Callback::None), Callback::of);
         let ((handle, over), target) = match (contributor, target) {
             (Some(contributor), Ok(target)) => (contributor, target),
             _ => return reduce::over_several(slf, callback, data, reducer, section, false),
@@ -228,7 +228,7 @@ impl ChareBase {
         reduce::contribute(&handle, over, Given::of(slf, data, reducer)?, target)
     }
 
-    /// As `reduce`, with its arguments in another order.
+    /// Does the same as `reduce`, with its arguments in another order.
     #[pyo3(signature = (data, reducer, callback, section = None))]
     fn contribute(
         slf: &Bound<'_, Self>,
@@ -240,7 +240,7 @@ impl ChareBase {
         Self::reduce(slf, callback, data, reducer, section)
     }
 
-    /// Adds `data` to the collection's next reduction, or to that of a section, and returns a future of the result, which every contributor gets.
+    /// Contributes `data` to the next reduction of the collection, or of `section`, and returns a future. Every contributor gets the result.
     #[pyo3(signature = (data = None, reducer = None, section = None))]
     fn allreduce<'py>(
         slf: &Bound<'py, Self>,
@@ -259,7 +259,7 @@ impl ChareBase {
         reduce::allreduce(slf.py(), &handle, over, Given::of(slf, data, reducer)?)
     }
 
-    /// Destroys it, when its present method has ended.
+    /// Destroys the chare when its current method has ended.
     #[pyo3(name = "__charm_destroy__")]
     fn destroy(&self) -> PyResult<()> {
         if let Is::Element(is) = &self.is {
@@ -273,13 +273,13 @@ impl ChareBase {
     }
 }
 
-/// The next chare that is made on this thread is one of a unit test; or, with none, it is not.
+/// Makes the next chare of this thread one of a unit test; with `None`, an ordinary one.
 #[pyfunction]
 pub(crate) fn begin_unit(unit: Option<Py<PyAny>>) {
     BEGUN.set(unit.map(|unit| (Is::Unit(unit), None)));
 }
 
-/// What stands for the job, of a chare of a unit test.
+/// The object that takes the place of the job, for a chare of a unit test.
 #[pyfunction]
 pub(crate) fn unit_of(chare: &Bound<'_, ChareBase>) -> Option<Py<PyAny>> {
     chare.borrow().unit(chare.py()).map(|unit| unit.clone().unbind())

@@ -13,9 +13,9 @@ use crate::stats::Stats;
 /// How a method is run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// It is called.
+    /// The element calls it.
     Plain,
-    /// The package runs it: it may wait, or is to wait for a condition.
+    /// The package runs it: it may wait, or waits for a condition before it starts.
     Special,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct EntryMethod {
     pub(crate) name: String,
     pub(crate) function: Py<PyAny>,
     pub(crate) kind: Kind,
-    /// How many positional arguments it needs, and takes.
+    /// The least and the greatest number of positional arguments.
     pub(crate) args: (usize, usize),
     pub(crate) stats: Stats,
 }
@@ -36,13 +36,13 @@ pub(crate) struct Class {
     pub(crate) name: String,
     pub(crate) object: Py<PyType>,
     pub(crate) methods: Vec<EntryMethod>,
-    /// Names as they are interned: names in source code are these very objects, and these stay.
+    /// The interned names: a name in source code is the same object, so its address identifies the method.
     names: Vec<Py<PyString>>,
     by_address: HashMap<usize, u16>,
     by_name: HashMap<String, u16>,
 }
 
-/// A row of a class's table, as the package gives it: name, function, whether it is called as it stands, and how many
+/// A row of a class's table, as the package gives it: name, function, whether the element may call it directly, and how many
 /// arguments it takes.
 pub(crate) type Row<'py> = (Bound<'py, PyString>, Bound<'py, PyAny>, bool, usize, usize);
 
@@ -107,8 +107,8 @@ pub(crate) fn class(id: u32) -> Option<&'static Class> {
     CLASSES.with_borrow(|classes| classes.get(usize::try_from(id).ok()?).copied())
 }
 
-/// Registers a class of chares; gives its number. All processes register the same classes in the same order; those
-/// that come later, in whatever order, have a number (`late`) of their own.
+/// Registers a class of chares and returns its number. All processes register the same classes in the same order. A class that is
+/// defined later, in any order, brings its own number (`late`).
 #[pyfunction]
 #[pyo3(signature = (class, name, rows, late = None))]
 pub(crate) fn register(

@@ -1,12 +1,11 @@
 //! Python values to bytes and back.
 //!
-//! `None`, `bool`, `int`, `float`, `str`, `bytes`, and tuples, lists and dicts of them have a compact form of ours, written and
-//! read without a line of Python. NumPy arrays of plain numbers, `bytes` and `bytearray` of some size travel as buffers
-//! beside the bytes; an array that arrives borrows the memory in which it landed. Proxies and futures are their names. Everything
-//! else is pickled (protocol 5), its buffers out of band too. A value in which an object that can change may occur twice is pickled as
-//! a whole, so that it is the same object twice at its receiver too.
+//! `None`, `bool`, `int`, `float`, `str`, `bytes`, and tuples, lists and dicts of them have a compact form, written and read without Python
+//! code. NumPy arrays of plain numbers, `bytes` and `bytearray` above a size travel as buffers beside the bytes; a received array uses the
+//! memory in which it arrived. Proxies and futures travel as their names. Every other value is pickled (protocol 5), with its buffers out of
+//! band too. A value in which a mutable object may occur twice is pickled as a whole, so that the receiver also gets one object twice.
 //!
-//! What they look like as bytes, and how those are taken apart, is in `charm4rs-python-form`; here is what becomes of them.
+//! `charm4rs-python-form` has the format of the bytes and the parser; this module makes objects of what is parsed.
 
 use charm4rs::Payload;
 use charm4rs_python_form::{self as form, Arguments, Build, DEPTH_MAX, Damaged, Leaf, tag, write_number, zigzag};
@@ -22,15 +21,15 @@ use crate::packed::Packed;
 use crate::pickle;
 use crate::proxy::{Method, Proxy};
 
-/// Smaller buffers travel among the bytes.
+/// Smaller buffers travel inside the bytes.
 const ASIDE_MIN: usize = 256;
-/// More mutable containers than this in one value are left to pickle.
+/// A value with more mutable containers than this is pickled.
 const SEEN_MAX: usize = 64;
 
-/// Why a value is not written in our own form.
+/// Whether a value could be written in the compact form.
 enum Plain {
     Done,
-    /// Something occurs twice, or is nested too deeply: the whole is to be pickled.
+    /// An object occurs twice, or is nested too deeply: the whole value must be pickled.
     Whole,
 }
 
@@ -47,7 +46,7 @@ pub(crate) fn encode(value: &Bound<'_, PyAny>) -> PyResult<Packed> {
     }
 }
 
-/// Decodes one value, which is all that there is.
+/// Decodes a message that holds one value.
 pub(crate) fn decode<'py>(py: Python<'py>, packed: Packed) -> PyResult<Bound<'py, PyAny>> {
     Ok(form::value(&mut Objects(py), &packed.bytes, packed.buffers)?)
 }
@@ -66,13 +65,13 @@ pub(crate) fn decode_args<'py>(first: &Bound<'py, PyAny>, packed: Packed) -> PyR
     PyTuple::new(py, items)
 }
 
-/// The class of the standard library's arrays.
+/// The class `array.array`.
 fn row_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     CLASS.import(py, "array", "array")
 }
 
-/// The type code of an array of the standard library that travels beside the bytes: of some size, and of numbers.
+/// The type code of an `array.array` that travels beside the bytes: of numbers, and above a size.
 fn row_kind(value: &Bound<'_, PyAny>) -> PyResult<Option<u8>> {
     let py = value.py();
     if !value.get_type().is(row_class(py)?) {
@@ -112,11 +111,11 @@ impl From<Failed> for PyErr {
 struct Writer {
     packed: Packed,
     seen: Vec<*mut pyo3::ffi::PyObject>,
-    /// An object was pickled, in which any of the others may occur too.
+    /// An object was pickled; it may refer to any of the others.
     pickles: bool,
 }
 
-/// Most values need no more, and their buffer need not grow.
+/// Enough for most values, so that their buffer does not grow.
 const USUAL: usize = 64;
 
 impl Writer {
@@ -246,7 +245,7 @@ impl Writer {
         Ok(Plain::Done)
     }
 
-    /// Whether a container that can be changed has not been met before.
+    /// Whether a mutable container occurs for the first time.
     fn first_time(&mut self, value: &Bound<'_, PyAny>) -> bool {
         let first = self.seen.len() < SEEN_MAX && !self.seen.contains(&value.as_ptr());
         self.seen.push(value.as_ptr());
@@ -263,7 +262,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Bytes among ours, or beside them.
+    /// Writes a buffer inside the bytes, or beside them if it is large.
     fn buffer(&mut self, [inside, aside]: [u8; 2], bytes: &[u8]) {
         if bytes.len() < ASIDE_MIN {
             return self.run(inside, bytes);
@@ -287,7 +286,7 @@ impl Writer {
     }
 }
 
-/// Makes Python's objects of what was read.
+/// Makes Python objects of what was parsed.
 struct Objects<'py>(Python<'py>);
 
 impl<'py> Build for Objects<'py> {

@@ -1,4 +1,4 @@
-//! How chares are made: single ones, groups, arrays.
+//! Creation of single chares, groups and arrays.
 
 use std::cell::{Cell, OnceCell, RefCell};
 
@@ -14,13 +14,13 @@ use crate::index::{Index, Shape};
 use crate::proxy::{Proxy, Target};
 use crate::state::{Engine, engine};
 
-/// Single chares of this PE's making.
+/// The single chares that this PE has created.
 #[derive(Default)]
 struct Singles {
     collection: OnceCell<Collection<Element>>,
-    /// How many there are, by the PE where they were made.
+    /// How many there are on each PE.
     made: RefCell<HashMap<Pe, i32>>,
-    /// How many were made on the PE whose turn it was.
+    /// How many were placed round-robin.
     turns: Cell<u32>,
 }
 
@@ -28,7 +28,7 @@ thread_local! {
     static SINGLES: Singles = Singles::default();
 }
 
-/// A group; `pes`: on these only. `is_map`: arrays will ask it where their elements are made.
+/// Creates a group; with `pes`, on these PEs only. `is_map`: arrays ask it where to create their elements.
 #[pyfunction]
 #[pyo3(signature = (class, args, pes = None, is_map = false))]
 pub(crate) fn group(class: u32, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>, is_map: bool) -> PyResult<Proxy> {
@@ -54,7 +54,7 @@ pub(crate) fn group(class: u32, args: &Bound<'_, PyAny>, pes: Option<Vec<i64>>, 
     Ok(Proxy::of(class, Target::All(collection, shape)))
 }
 
-/// An array; `extent` of `None`: empty, to be filled.
+/// Creates an array. Without an `extent` it is empty, and elements are inserted.
 #[pyfunction]
 #[pyo3(signature = (class, extent, args, map = None))]
 pub(crate) fn array(
@@ -82,7 +82,7 @@ pub(crate) fn array(
     Ok(Proxy::of(class, Target::All(collection, Shape::Array)))
 }
 
-/// A single chare; with a negative PE on the one whose turn it is.
+/// Creates a single chare. A negative PE means the next one, round-robin.
 #[pyfunction]
 #[pyo3(signature = (class, args, pe = -1))]
 pub(crate) fn single(class: u32, args: &Bound<'_, PyAny>, pe: i64) -> PyResult<Proxy> {
@@ -99,14 +99,14 @@ pub(crate) fn single(class: u32, args: &Bound<'_, PyAny>, pe: i64) -> PyResult<P
 }
 
 impl Singles {
-    /// The PE whose turn it is: this PE begins with itself.
+    /// The next PE, round-robin from this one.
     fn turn(&self, engine: &Engine) -> Pe {
         let turn = self.turns.get();
         self.turns.set((turn + 1) % engine.job.pes());
         Pe((engine.job.pe().0 + turn) % engine.job.pes())
     }
 
-    /// The number of the next single chare of this PE's making on that PE.
+    /// The number of the next single chare that this PE creates on that PE.
     fn number(&self, pe: Pe) -> i32 {
         let mut made = self.made.borrow_mut();
         let made = made.entry(pe).or_default();

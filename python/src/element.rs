@@ -1,4 +1,4 @@
-//! A Python object as a chare of the engine: how it is made, called, and answers.
+//! A Python object as a chare of the engine: how it is created and called, and how it replies.
 
 use std::rc::Rc;
 
@@ -21,7 +21,7 @@ use crate::part::Part;
 use crate::state::{engine, fatal, hooks, is_exit};
 use crate::stats;
 
-/// What a new element is made of.
+/// What a new element is created from.
 #[derive(Clone, Serialize, Deserialize, Default)]
 pub(crate) struct Init {
     pub(crate) class: u32,
@@ -29,20 +29,18 @@ pub(crate) struct Init {
     pub(crate) args: Packed,
 }
 
-/// Who waits for what comes of a call.
+/// Where the outcome of a call goes.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum ReplyTo {
-    Nobody,
-    /// A future of the caller's PE, by the engine's promise. `value`: it gets the method's value; otherwise only that the method has ended.
-    Future {
-        promise: Promise<Outcome>,
-        value: bool,
-    },
+    /// Nowhere: the caller waits for nothing.
+    Nowhere,
+    /// To the caller's future, as a reply of the engine. With `value` the future gets the method's value; otherwise `None` when the method has ended.
+    Future { promise: Promise<Outcome>, value: bool },
 }
 
 impl ReplyTo {
-    fn is_nobody(self) -> bool {
-        matches!(self, Self::Nobody)
+    fn is_nowhere(self) -> bool {
+        matches!(self, Self::Nowhere)
     }
 
     pub(crate) fn send(self, outcome: Outcome) {
@@ -51,10 +49,10 @@ impl ReplyTo {
         }
     }
 
-    /// Answers with a value, if one is wanted.
+    /// Replies with the method's value, or with `None` if the caller does not want the value.
     fn value(self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let wanted = match self {
-            Self::Nobody => return Ok(()),
+            Self::Nowhere => return Ok(()),
             Self::Future { value, .. } => value,
         };
         let outcome = if wanted {
@@ -70,14 +68,14 @@ impl ReplyTo {
     }
 }
 
-/// What the package answers a call with that it runs itself.
+/// The reply of a call that the package runs itself.
 #[pyclass(frozen, module = "charm4py._engine")]
 pub(crate) struct Answer {
     reply: ReplyTo,
     place: Place,
 }
 
-/// Where a method runs, for the report of an error that nobody waits for.
+/// Where a method runs, for the report of an error that ends the job.
 #[derive(Clone, Copy)]
 struct Place {
     class: &'static Class,
@@ -100,7 +98,7 @@ impl Answer {
         }
     }
 
-    /// The method, which waits now, has run for so long.
+    /// The method has run for so long, and waits now.
     fn ran(&self, seconds: f64) {
         self.place.method.stats.ran(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default());
     }
@@ -113,7 +111,7 @@ impl Answer {
 
 impl Answer {
     fn fail(&self, py: Python<'_>, error: &PyErr) {
-        if self.reply.is_nobody() || is_exit(py, error) {
+        if self.reply.is_nowhere() || is_exit(py, error) {
             fatal(py, error, &self.place.to_string());
         } else {
             self.reply.send(Outcome::error(py, error));
@@ -121,7 +119,7 @@ impl Answer {
     }
 }
 
-/// What is said of a chare whose class only its maker has.
+/// The error for a chare whose class exists only on the PE that created it.
 const NO_CLASS: &str =
     "the chare's class is not defined on this PE: define it at its module's level, where every PE does so";
 
@@ -130,7 +128,7 @@ pub(crate) struct Element {
     object: Py<PyAny>,
     class: &'static Class,
     shape: Shape,
-    /// Its constructor is a coroutine, or was one: calls wait for it.
+    /// Holds calls while the constructor, a coroutine, runs.
     gate: Option<Rc<Gate>>,
 }
 
@@ -148,7 +146,7 @@ impl Element {
             match chare::construct(py, class, this, init) {
                 Ok(object) => {
                     array_map::arrived(collection, index);
-                    // Those of single chares have chares of any class.
+                    // A collection of single chares has chares of any class.
                     if let (Ok(engine), false) = (engine(), matches!(shape, Shape::Single)) {
                         engine.known.has_made(collection.id(), class);
                     }
@@ -164,7 +162,7 @@ impl Element {
         })
     }
 
-    /// Calls a method; it answers by itself, when it has run to its end. (`front.rs` reads what comes before the arguments.)
+    /// Calls a method, which sends its own reply when it ends. (`front.rs` reads the parameters before the arguments.)
     #[entry]
     fn call(&mut self, cx: &mut Cx<Self>, method: u16, reply: ReplyTo, args: CallArgs) {
         Python::attach(|py| self.run(py, cx.index(), method, args, reply));
@@ -180,7 +178,7 @@ impl Element {
         cx.destroy();
     }
 
-    /// Calls a method, as one of many whose answers are gathered.
+    /// Calls a method whose outcome is this entry method's result: in broadcasts, whose results the engine gathers, and in large calls.
     #[entry]
     async fn ask(this: This<Self>, method: u16, args: CallArgs, value: bool) -> Outcome {
         let (promise, outcome) = this.job().promise();
@@ -226,7 +224,7 @@ impl Element {
         method.function.bind(py).call(args, keywords.as_ref())
     }
 
-    /// Has the package run it: a coroutine, or a method with a condition.
+    /// Lets the package run a coroutine or a method with a condition.
     fn call_special(
         &self,
         py: Python<'_>,
@@ -241,7 +239,7 @@ impl Element {
         run.call1(py, (&method.function, args, keywords, answer)).map(drop)
     }
 
-    /// Lets go on what waits for a condition that may hold now.
+    /// Resumes what waits for a condition that may hold now.
     fn recheck(&self, py: Python<'_>) -> PyResult<()> {
         let object = self.object.bind(py);
         if chare::watched(object) {
@@ -274,5 +272,5 @@ impl Element {
     }
 }
 
-/// What `ChareBase` keeps of its element.
+/// The reference of a `ChareBase` to its element.
 pub(crate) type Handle = This<Element>;

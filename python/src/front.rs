@@ -1,4 +1,4 @@
-//! What reports of deadlocks say of Python's chares: the runtime knows neither their classes' names nor who waits in Python.
+//! Errors and reports of deadlocks in the program's names: to the runtime all Python chares have one type, and it does not see what waits in Python.
 
 use charm4rs::{CallError, Collection, CollectionId, Front, body_of};
 use pyo3::prelude::*;
@@ -7,12 +7,12 @@ use crate::element::{Element, ReplyTo};
 use crate::index::Index;
 use crate::outcome::Outcome;
 use crate::state::{charm4py_error, engine, hooks};
-use crate::{array_map, branches, filled, made};
+use crate::{array_map, branches, insertion, notes};
 
 /// See the module's text.
 pub(crate) struct PythonFront;
 
-/// An error of a call, with the program's names.
+/// An error of a call in the program's names.
 fn in_words(class: &str, at: Option<&str>, method: &str, error: CallError) -> CallError {
     match error {
         CallError::NoSuchElement { index, pe, .. } => {
@@ -30,8 +30,10 @@ impl Front for PythonFront {
     fn waits(&self) -> (Vec<String>, bool) {
         Python::attach(|py| {
             let told = hooks().and_then(|hooks| hooks.call_method0(py, "waits")?.extract(py));
-            // A report is no reason for a failure.
-            told.unwrap_or_else(|error: PyErr| (vec![format!("who waits in Python cannot be told: {error}")], true))
+            // A report must not end the job.
+            told.unwrap_or_else(|error: PyErr| {
+                (vec![format!("the waits of Python code cannot be listed: {error}")], true)
+            })
         })
     }
 
@@ -47,14 +49,14 @@ impl Front for PythonFront {
         let name = called.and_then(|(_, method)| class?.methods.get(usize::from(method)));
         let error = in_words(
             class.map_or("a chare", |class| &class.name),
-            single.map(|_| "0"), // as such a chare sees itself
+            single.map(|_| "0"), // the index that a single chare has for the program
             name.map_or("a method", |method| &method.name),
             error,
         );
-        // Others are answered as the engine's own calls.
+        // The engine itself replies to other calls.
         let reply = body_of::<(Index, u16, ReplyTo)>(body).filter(|_| entry == "call").map(|(.., reply)| reply);
         match reply {
-            None | Some(ReplyTo::Nobody) => Some(error),
+            None | Some(ReplyTo::Nowhere) => Some(error),
             Some(reply) => {
                 Python::attach(|py| {
                     let told = charm4py_error(py, &error.to_string()).unwrap_or_else(|worse| worse);
@@ -71,9 +73,9 @@ impl Front for PythonFront {
             engine.known.has_gone(id);
             let collection = Collection::<Element>::named(id);
             array_map::gone(collection);
-            filled::gone(collection);
+            insertion::gone(collection);
             branches::gone(id);
-            made::gone(id);
+            notes::gone(id);
         });
     }
 }

@@ -1,4 +1,7 @@
-//! Futures: values that arrive later, at the PE that made the future; whoever holds its name may give them.
+//! Futures: values that arrive later, on the PE that created the future. Any PE that has the future's name may send them.
+//!
+//! `Future.get`, which suspends a coroutine, is in `charm4py/threads.py`; here is the part that does not need Python code. The reply of a call
+//! comes by a promise of the engine (`proxy.rs`); values that a program sends come through [`FutureInbox`].
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -46,12 +49,12 @@ impl FutureName {
     }
 }
 
-/// The name of a future, which values find from now on; `None`: the value is no future.
+/// The name of a future, under which values find it from now on; `None` if the value is no future.
 pub(crate) fn future_name(value: &Bound<'_, PyAny>) -> PyResult<Option<FutureName>> {
     value.cast::<FutureBase>().ok().map(name_of).transpose()
 }
 
-/// The name of a future. Who tells it to nobody need not be found: only here it becomes known on its PE.
+/// The name of a future. A future whose name is never asked for needs no entry in its PE's table: this adds the entry.
 pub(crate) fn name_of(future: &Bound<'_, FutureBase>) -> PyResult<FutureName> {
     let mut inside = future.borrow_mut();
     if !std::mem::replace(&mut inside.known, true) && !inside.complete() {
@@ -61,14 +64,14 @@ pub(crate) fn name_of(future: &Bound<'_, FutureBase>) -> PyResult<FutureName> {
 }
 
 thread_local! {
-    /// The futures of this PE that wait for values, and that others know by their names.
+    /// The futures of this PE that wait for values and whose names are known elsewhere.
     static OPEN: RefCell<HashMap<u64, Py<FutureBase>>> = RefCell::default();
     /// The number of the last future of this PE.
     static LAST: Cell<u64> = const { Cell::new(0) };
     static INBOXES: Cell<Option<Group<FutureInbox>>> = const { Cell::new(None) };
 }
 
-/// Lets go of all futures, for which no value comes any more.
+/// Drops all futures: the job is over, and no value arrives any more.
 pub(crate) fn clear() {
     let futures = OPEN.take();
     drop(futures); // outside the borrow: Python's destructors run
@@ -79,7 +82,7 @@ fn find(py: Python<'_>, name: FutureName) -> Option<Py<FutureBase>> {
     future.filter(|future| future.borrow(py).name == name)
 }
 
-/// A value has arrived for the future of this PE that has this number. One that has all its values is known no longer.
+/// A value has arrived for the future with this number. A future that has all its values leaves the table.
 fn settle_numbered(py: Python<'_>, number: u64, value: Arrived) -> PyResult<()> {
     let future = OPEN.with_borrow(|open| open.get(&number).map(|future| future.clone_ref(py)));
     let Some(future) = future else { return Ok(()) };
@@ -107,25 +110,25 @@ pub(crate) fn settle(py: Python<'_>, future: &Py<FutureBase>, value: Arrived) ->
     woken.wake(py, future)
 }
 
-/// A value has arrived for the future of this PE that has this name, if it still waits.
+/// A value has arrived for the future of this PE with this name.
 pub(crate) fn settle_named(py: Python<'_>, name: FutureName, value: Arrived) -> PyResult<()> {
     settle_numbered(py, name.number, value)
 }
 
-/// A new future of the package's class, whose name no other PE has yet.
+/// Creates a future of the package's class.
 pub(crate) fn new(py: Python<'_>) -> PyResult<Bound<'_, FutureBase>> {
     let future = hooks()?.getattr(py, intern!(py, "Future"))?.call0(py)?.into_bound(py);
     Ok(future.cast_into::<FutureBase>()?)
 }
 
-/// One whose name may travel; and its name.
+/// Creates a future, and gives its name too.
 pub(crate) fn new_named(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, FutureName)> {
     let future = new(py)?;
     let name = name_of(&future)?;
     Ok((future.into_any(), name))
 }
 
-/// On each PE: takes the values that are sent to its futures.
+/// A group that receives the values sent to the futures of its PE.
 pub(crate) struct FutureInbox;
 
 #[chare(index = u32)]
@@ -147,7 +150,7 @@ impl FutureInbox {
     }
 }
 
-/// Who waited for a future that has all its values, in order.
+/// What waited for a future that now has all its values, in order.
 #[derive(Default)]
 struct Woken(Option<Waiter>, Vec<Waiter>);
 
@@ -162,62 +165,61 @@ impl Woken {
 pub(crate) enum Arrived {
     Value(Py<PyAny>),
     Error(Py<PyAny>),
-    /// An exception as it travels. Each `get` raises an object of its own, so that the future, the traceback and the frames in it
-    /// do not hold each other.
+    /// A packed exception. Each `get` raises a new object, so that the future, the traceback and its frames do not keep each other alive.
     Raises(Packed),
 }
 
-/// What the class `Future` of the package is made of. The interpreter may drop it on any thread: that is where garbage in cycles
-/// is found.
+/// The base of the package's class `Future`. The interpreter may drop it on any thread, since any thread may collect garbage.
 #[pyclass(subclass, module = "charm4py._engine")]
 pub(crate) struct FutureBase {
     name: FutureName,
-    /// Whether values find it: it is in its PE's table, or has been there, or belongs to another PE.
+    /// Whether its name is known: it is or was in its PE's table, or belongs to another PE.
     known: bool,
-    /// How many values make it complete.
+    /// How many values it waits for.
     expects: usize,
     values: SmallVec<[Arrived; 1]>,
-    /// Called, once, when all values are there: the first who waits, and others in their order.
+    /// What waits for all values: the first, and the others in order.
     first: Option<Waiter>,
     more: Vec<Waiter>,
 }
 
-/// Who waits for a future.
+/// A callback or a coroutine that waits for a future.
 struct Waiter {
-    who: Who,
-    /// A time of the job's, for reports of deadlocks.
+    target: Resumed,
+    /// When the wait began, for reports of deadlocks.
     since: Duration,
 }
 
-enum Who {
-    /// Is called with the future.
+/// What resumes when the future has all its values.
+enum Resumed {
+    /// It is called with the future.
     Callable(Py<PyAny>),
-    /// Goes on with its value, or, if that is to be asked for, with the future.
+    /// It resumes with the value; with the future if it must ask for the result (several values, an exception).
     Coroutine { coroutine: Py<PyAny>, chare: Py<PyAny> },
 }
 
 impl Waiter {
-    fn new(who: Who) -> Self {
-        Self { who, since: coarse_now() }
+    fn new(target: Resumed) -> Self {
+        Self { target, since: coarse_now() }
     }
 
     /// Whether it is this callable, or coroutine.
     fn is(&self, waiter: &Bound<'_, PyAny>) -> PyResult<bool> {
-        match &self.who {
-            Who::Callable(call) => call.bind(waiter.py()).eq(waiter),
-            Who::Coroutine { coroutine, .. } => Ok(coroutine.is(waiter)),
+        match &self.target {
+            Resumed::Callable(call) => call.bind(waiter.py()).eq(waiter),
+            Resumed::Coroutine { coroutine, .. } => Ok(coroutine.is(waiter)),
         }
     }
 
     fn wake(&self, py: Python<'_>, future: &Py<FutureBase>) -> PyResult<()> {
-        let (coroutine, chare) = match &self.who {
-            Who::Callable(call) => return call.call1(py, (future,)).map(drop),
-            Who::Coroutine { coroutine, chare } => (coroutine, chare.bind(py)),
+        let (coroutine, chare) = match &self.target {
+            Resumed::Callable(call) => return call.call1(py, (future,)).map(drop),
+            Resumed::Coroutine { coroutine, chare } => (coroutine, chare.bind(py)),
         };
         if stats::profiling() {
             return coroutine.call_method1(py, intern!(py, "resume"), (future,)).map(drop);
         }
-        // What `resume` does, without a frame of the interpreter for it.
+        // The same as `resume`, without a frame of the interpreter.
         let value = future.borrow(py).plain().map(|value| value.clone_ref(py));
         let value = value.unwrap_or_else(|| future.clone_ref(py).into_any());
         coroutine.call_method1(py, intern!(py, "switch"), (value,))?;
@@ -228,9 +230,9 @@ impl Waiter {
     }
 
     fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match &self.who {
-            Who::Callable(call) => visit.call(call),
-            Who::Coroutine { coroutine, chare } => visit.call(coroutine).and_then(|()| visit.call(chare)),
+        match &self.target {
+            Resumed::Callable(call) => visit.call(call),
+            Resumed::Coroutine { coroutine, chare } => visit.call(coroutine).and_then(|()| visit.call(chare)),
         }
     }
 }
@@ -240,7 +242,7 @@ impl FutureBase {
         self.values.len() >= self.expects
     }
 
-    /// Its value, if it is one, and no exception.
+    /// Its value, if it has exactly one and no exception.
     fn plain(&self) -> Option<&Py<PyAny>> {
         match (self.expects, &self.values[..]) {
             (1, [Arrived::Value(value)]) => Some(value),
@@ -248,14 +250,14 @@ impl FutureBase {
         }
     }
 
-    /// Takes a value; gives who is to be woken.
+    /// Adds a value; returns what must be woken.
     fn arrive(&mut self, value: Arrived) -> Woken {
         self.values.push(value);
         if self.complete() { self.take_waiters() } else { Woken::default() }
     }
 
-    fn add_waiter(&mut self, who: Who) {
-        let waiter = Waiter::new(who);
+    fn add_waiter(&mut self, target: Resumed) {
+        let waiter = Waiter::new(target);
         if self.first.is_none() {
             self.first = Some(waiter);
         } else {
@@ -286,7 +288,7 @@ impl FutureBase {
         })
     }
 
-    /// Gives it a value; on any thread.
+    /// Sends a value to the future, from any thread.
     #[pyo3(signature = (value = None))]
     fn send(slf: &Bound<'_, Self>, value: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         let outcome = Outcome::of(value.as_ref())?;
@@ -297,7 +299,7 @@ impl FutureBase {
         Ok(())
     }
 
-    /// Gives it a value of this PE's as it stands. To be called where no coroutine runs: whoever waits goes on at once.
+    /// Gives a future of this PE a value without a copy. It must not be called in a coroutine: what waits resumes at once.
     fn _settle(slf: &Bound<'_, Self>, value: Py<PyAny>) -> PyResult<()> {
         settle(slf.py(), slf.as_unbound(), Arrived::Value(value))
     }
@@ -307,22 +309,22 @@ impl FutureBase {
         Self::send(slf, value)
     }
 
-    /// Whether all its values are there.
+    /// Whether all values have arrived.
     fn ready(&self) -> bool {
         self.complete()
     }
 
-    /// Calls `waiter(future)`, once, when all values are there; after those that were given before.
+    /// Calls `waiter(future)` once, when all values have arrived.
     fn _when_ready(&mut self, waiter: Py<PyAny>) {
-        self.add_waiter(Who::Callable(waiter));
+        self.add_waiter(Resumed::Callable(waiter));
     }
 
-    /// The same, for a coroutine, a method of `chare`'s, that goes on then.
+    /// Resumes a coroutine, a method of `chare`, when all values have arrived.
     fn _resumes(&mut self, coroutine: Py<PyAny>, chare: Py<PyAny>) {
-        self.add_waiter(Who::Coroutine { coroutine, chare });
+        self.add_waiter(Resumed::Coroutine { coroutine, chare });
     }
 
-    /// For how many seconds somebody has waited, to a second.
+    /// For how many seconds `waiter` has waited, to a second.
     fn _waited(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
         let now = coarse_now();
         let inside = slf.borrow();
@@ -334,7 +336,7 @@ impl FutureBase {
         Ok(None)
     }
 
-    /// Takes back one such wish.
+    /// Removes a waiter.
     fn _forget(slf: &Bound<'_, Self>, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
         let Woken(first, more) = slf.borrow_mut().take_waiters();
         // Comparing may be Python code: nothing is borrowed.
@@ -354,7 +356,7 @@ impl FutureBase {
         Ok(())
     }
 
-    /// What it holds may hold it: coroutines that wait for it, and values.
+    /// Coroutines that wait for it, and values, may refer to it.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         for value in &self.values {
             if let Arrived::Value(object) | Arrived::Error(object) = value {
@@ -370,7 +372,7 @@ impl FutureBase {
         self.more.clear();
     }
 
-    /// The value, or the list of them; raises the first exception that arrived.
+    /// The value, or the list of values. Raises the first exception that arrived.
     fn _result<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(value) = self.plain() {
             return Ok(value.bind(py).clone());
@@ -406,7 +408,7 @@ impl FutureBase {
     }
 }
 
-/// A future of another PE, or one that has its values: it can only be given some.
+/// A future of another PE, or one that is complete and left the table: values can be sent to it, but it cannot be waited for.
 #[pyclass(extends = FutureBase, frozen, module = "charm4py._engine")]
 pub(crate) struct RemoteFuture;
 
@@ -419,13 +421,13 @@ impl RemoteFuture {
     }
 }
 
-/// The future of this name; what a pickled one becomes.
+/// The future with this name; a pickled future calls this.
 #[pyfunction]
 pub(crate) fn future_named(py: Python<'_>, pe: u32, number: u64) -> PyResult<Bound<'_, PyAny>> {
     FutureName { pe, number }.to_python(py)
 }
 
-/// Another thread than the PE's has a value.
+/// Sends a value from a thread that is not the PE's.
 #[cold]
 fn send_from_thread(future: &Bound<'_, FutureBase>, outcome: Outcome) -> PyResult<()> {
     let future = future.clone().unbind();
@@ -439,7 +441,7 @@ fn inboxes() -> Group<FutureInbox> {
     INBOXES.get().expect("they are made before all chares of the program")
 }
 
-/// Sends a value, or an exception, to a future anywhere.
+/// Sends a value or an exception to a future on any PE.
 pub(crate) fn fulfil(engine: &Engine, name: FutureName, outcome: Outcome) {
     let is_large = outcome.len() >= LARGE;
     let sent = inboxes().on(Pe(name.pe)).fulfil(name.number, outcome);
@@ -448,7 +450,7 @@ pub(crate) fn fulfil(engine: &Engine, name: FutureName, outcome: Outcome) {
     }
 }
 
-/// Tells a future why its value does not come, if there was no memory for it.
+/// Sends an error to a future if there was no memory for its value.
 #[cold]
 fn tell_if_lost(job: Job, name: FutureName, sent: Checked<()>) {
     job.spawn(async move {
@@ -462,7 +464,7 @@ fn tell_if_lost(job: Job, name: FutureName, sent: Checked<()>) {
     });
 }
 
-/// What arrived, as a Python object.
+/// An outcome as a future keeps it.
 pub(crate) fn arrived(py: Python<'_>, outcome: Outcome) -> Arrived {
     match outcome {
         Outcome::Value(packed) => match codec::decode(py, packed) {
@@ -473,7 +475,7 @@ pub(crate) fn arrived(py: Python<'_>, outcome: Outcome) -> Arrived {
     }
 }
 
-/// An exception that has travelled, as an object.
+/// Unpacks an exception.
 pub(crate) fn exception(py: Python<'_>, packed: Packed) -> Py<PyAny> {
     let error =
         codec::decode(py, packed).and_then(|parts| hooks()?.getattr(py, "unpack_error")?.bind(py).call1((parts,)));

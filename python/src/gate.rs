@@ -1,8 +1,8 @@
-//! Calls that wait for the constructor of their chare, where that is a coroutine.
+//! Calls that wait for the constructor of their chare, if that is a coroutine.
 //!
-//! A gate is *shut* from the constructor's first instruction to its last: calls are held, in the order of their arrival. It is
-//! *ajar* while the constructor waits for a condition over its chare, which only calls can make true: then all of them
-//! pass but the question whether the chare is there. Messages of channels always pass, since the constructor may wait for one.
+//! A gate is *shut* while the constructor runs: it holds calls in the order of arrival. It is *ajar* while the constructor waits for
+//! a condition over its chare, which only calls can make true: then all calls pass, except the one that asks whether the chare
+//! exists. Messages of channels always pass, since the constructor may wait for one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -37,7 +37,7 @@ enum State {
 pub(crate) struct Gate {
     state: Cell<State>,
     held: RefCell<VecDeque<Held>>,
-    /// Those that were held are being let pass: others stay behind them.
+    /// Held calls are being released: new calls queue behind them.
     releasing: Cell<bool>,
 }
 
@@ -46,7 +46,7 @@ thread_local! {
     static GATES: RefCell<HashMap<u64, Rc<Gate>>> = RefCell::default();
 }
 
-/// The gate of an object that was made just now, if its constructor still runs.
+/// The gate of a new object, if its constructor still runs.
 pub(crate) fn of(object: &Bound<'_, PyAny>) -> Option<Rc<Gate>> {
     GATES.with_borrow(|gates| {
         if gates.is_empty() {
@@ -58,7 +58,7 @@ pub(crate) fn of(object: &Bound<'_, PyAny>) -> Option<Rc<Gate>> {
 }
 
 impl Gate {
-    /// Whether a call of this method is to wait.
+    /// Whether a call of this method must wait.
     pub(crate) fn holds(&self, method: &str) -> bool {
         self.shuts_out(method) || (self.releasing.get() && method != "__charm_channel__")
     }
@@ -75,14 +75,14 @@ impl Gate {
         self.held.borrow_mut().push_back(call);
     }
 
-    /// The next of those held that may pass now.
+    /// The next held call that may pass now.
     fn next(&self, this: &Handle) -> Option<Held> {
         let mut held = self.held.borrow_mut();
         let at = held.iter().position(|call| !self.shuts_out(this.with(|element| element.method_name(call.method))))?;
         held.remove(at)
     }
 
-    /// Runs, one after another, what may pass now.
+    /// Runs the held calls that may pass now, one after another.
     fn release(&self, this: &Handle) {
         let index = this.index();
         while array_map::is_here(this.collection(), index) {
@@ -100,7 +100,7 @@ impl Gate {
     }
 }
 
-/// The constructor of a chare begins, as a coroutine. Says whether it has not begun before: that of a base class is a part of it.
+/// A constructor that is a coroutine begins. Returns false if the constructor of a derived class has begun already and calls this one.
 #[pyfunction]
 pub(crate) fn construction_begins(chare: &Bound<'_, ChareBase>) -> bool {
     let key = chare.borrow().key();
@@ -113,7 +113,7 @@ pub(crate) fn construction_begins(chare: &Bound<'_, ChareBase>) -> bool {
     })
 }
 
-/// The constructor has ended; or, with `waits`, waits for a condition, which calls make true.
+/// The constructor has ended; with `waits`, it waits for a condition that calls make true.
 #[pyfunction]
 #[pyo3(signature = (chare, waits = false))]
 pub(crate) fn construction_ends(chare: &Bound<'_, ChareBase>, waits: bool) -> PyResult<()> {

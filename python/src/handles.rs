@@ -1,5 +1,5 @@
-//! The engine's elements of Python objects, which know only a key: an object may be dropped on any thread, since the interpreter
-//! looks for garbage on whichever allocates; its element belongs to the PE's.
+//! The elements of Python objects, by a key that each object has. An object may be dropped on any thread, since the interpreter collects
+//! garbage on any thread that allocates; its element must be dropped on the PE's thread.
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ thread_local! {
     static LAST: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Keys of objects that were dropped on other threads. One PE a process: they are that one's.
+/// Keys of objects that were dropped on other threads. They belong to the only PE of this process.
 static DROPPED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
 fn dropped() -> std::sync::MutexGuard<'static, Vec<u64>> {
@@ -38,12 +38,12 @@ pub(crate) fn get(key: u64) -> Option<Handle> {
     KEPT.with_borrow(|kept| kept.get(&key).cloned())
 }
 
-/// Out of the table first: the end of an element may end other objects.
+/// Takes the element out of the table before it is dropped, since that may drop other objects.
 fn take(key: u64) -> Option<Handle> {
     KEPT.try_with(|kept| kept.borrow_mut().remove(&key)).ok().flatten()
 }
 
-/// An object is no more.
+/// An object has been dropped.
 pub(crate) fn forget(key: u64) {
     match take(key) {
         Some(handle) => drop(handle),

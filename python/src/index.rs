@@ -1,4 +1,4 @@
-//! What names an element of a Python collection: up to six integers.
+//! The index of an element of a Python collection: up to six integers.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Dimensions of an array.
 pub(crate) const DIMS_MAX: usize = 6;
 
-/// Marks the index of a single chare: the PE where it is made, the PE that made it, and how many that one had made there before.
+/// Marks the index of a single chare: the PE where it is created, the PE that created it, and how many that PE had created there before.
 const SINGLE: u8 = 7;
 /// Marks the index of an element of a group on some PEs only.
 const ON_PE: u8 = 8;
@@ -25,7 +25,7 @@ pub(crate) enum Shape {
     PartialGroup,
     #[default]
     Array,
-    /// A single chare: all of them are elements of one collection.
+    /// A single chare. All single chares of a PE's making are elements of one collection.
     Single,
 }
 
@@ -34,7 +34,7 @@ impl Shape {
         matches!(self, Self::Group | Self::PartialGroup)
     }
 
-    /// The index that a program's index means.
+    /// The engine's index for a program's index.
     pub(crate) fn index(self, index: Index) -> Index {
         match self {
             Self::PartialGroup if index.dims == 1 => Index { dims: ON_PE, ..index },
@@ -50,7 +50,7 @@ pub(crate) struct Index {
     at: [i32; DIMS_MAX],
 }
 
-/// As one writes it in Python.
+/// As Python shows it.
 impl fmt::Debug for Index {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_slice() {
@@ -87,13 +87,13 @@ impl Index {
         }
     }
 
-    /// The PE that the index itself names, whatever the map says.
+    /// The PE that the index itself names, independent of the map.
     pub(crate) fn fixed(&self) -> Option<Pe> {
         let pe = u32::try_from(self.at[0]).ok().map(Pe);
         pe.filter(|_| self.dims == SINGLE || self.dims == ON_PE)
     }
 
-    /// The PE that made a single chare, and how many others it had made before with the same home.
+    /// The PE that created a single chare, and how many it had created before on the same PE.
     pub(crate) fn once(&self) -> Option<(Pe, u64)> {
         let [_, maker, number, ..] = self.at;
         let (maker, number) = (u32::try_from(maker).ok()?, u64::try_from(number).ok()?);
@@ -120,7 +120,7 @@ impl Index {
             .ok_or_else(|| PyValueError::new_err(format!("an index has 1 to {DIMS_MAX} dimensions, not {}", at.len())))
     }
 
-    /// As chares see it: an integer in groups, a tuple otherwise.
+    /// As the program sees it: an integer in groups, a tuple otherwise.
     pub(crate) fn to_python<'py>(self, py: Python<'py>, shape: Shape) -> PyResult<Bound<'py, PyAny>> {
         Ok(match shape {
             Shape::Group | Shape::PartialGroup => self.at[0].into_pyobject(py)?.into_any(),

@@ -18,28 +18,28 @@ mod arguments;
 mod array_map;
 mod arrays;
 mod branches;
+mod callbacks;
 mod chare;
 mod classes;
 mod codec;
 mod create;
 mod element;
-mod filled;
 mod front;
 mod future;
 mod gate;
 mod handles;
-mod help;
 mod index;
-mod known;
-mod later;
+mod insertion;
+mod known_classes;
 mod launch;
-mod made;
+mod notes;
+mod numpy_memory;
 mod outcome;
-mod owned;
 mod packed;
 mod part;
 mod pickle;
 mod proxy;
+mod proxy_help;
 mod reduce;
 mod sections;
 mod state;
@@ -57,6 +57,8 @@ mod _engine {
     #[pymodule_export]
     use crate::arrays::Memory;
     #[pymodule_export]
+    use crate::callbacks::{Timer, after, call_from_thread, call_soon, hold, quiescence, timer};
+    #[pymodule_export]
     use crate::chare::{ChareBase, begin_unit, unit_of};
     #[pymodule_export]
     use crate::classes::register;
@@ -69,15 +71,13 @@ mod _engine {
     #[pymodule_export]
     use crate::gate::{construction_begins, construction_ends};
     #[pymodule_export]
-    use crate::help::{class_of, proxy_of};
-    #[pymodule_export]
-    use crate::later::{Timer, after, call_from_thread, call_soon, hold, quiescence, timer};
-    #[pymodule_export]
     use crate::launch::charmrun;
     #[pymodule_export]
-    use crate::made::{created, note, noted};
+    use crate::notes::{created, note, noted};
     #[pymodule_export]
     use crate::proxy::{Method, Proxy, index, is_section, method_from_bytes, proxy_from_bytes, whole};
+    #[pymodule_export]
+    use crate::proxy_help::{class_of, proxy_of};
     #[pymodule_export]
     use crate::reduce::Kind;
     #[pymodule_export]
@@ -89,7 +89,7 @@ mod _engine {
 
     use pyo3::prelude::*;
 
-    /// Other names of `Proxy`, which only type checkers tell apart.
+    /// Other names of `Proxy`. Only type checkers distinguish them.
     #[pymodule_init]
     fn aliases(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let proxy = module.getattr("Proxy")?;

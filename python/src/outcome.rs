@@ -1,4 +1,4 @@
-//! What came of a call, as it travels: a value, or an exception.
+//! The outcome of a call as it travels: a value or an exception.
 
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::codec;
 use crate::packed::Packed;
 use crate::state;
 
-/// What came of a call.
+/// The outcome of a call.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Outcome {
     Value(Packed),
@@ -39,7 +39,7 @@ impl Outcome {
         packed.len()
     }
 
-    /// An exception, as the package packs it: so that it can be raised again anywhere.
+    /// An exception, packed so that any PE can raise it again.
     pub(crate) fn error(py: Python<'_>, error: &PyErr) -> Self {
         let packed = state::hooks().and_then(|hooks| {
             let parts = hooks.getattr(py, "pack_error")?.bind(py).call1((error.clone_ref(py).into_value(py),))?;

@@ -5,7 +5,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Of messages of so many bytes the engine tells whether there was memory for them.
+/// A message of so many bytes may find no memory at its receiver: its sender asks the engine for the error.
 pub(crate) const LARGE: usize = 1 << 20;
 
 /// Encoded values; see [`crate::codec`].

@@ -1,4 +1,4 @@
-//! A value on its way through a PE: packed only if it leaves the PE.
+//! A value that is packed only when it leaves the PE.
 
 use pyo3::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::codec;
 use crate::packed::Packed;
 
-/// A value on its way: an object on a PE, packed between PEs.
+/// A value: an object inside a PE, packed between PEs.
 #[derive(Debug)]
 pub(crate) enum Part {
     Object(Py<PyAny>),

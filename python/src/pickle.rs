@@ -14,7 +14,7 @@ fn function<'py>(py: Python<'py>, cell: &PyOnceLock<Py<PyAny>>, name: &str) -> P
     Ok(function.bind(py).clone())
 }
 
-/// A value's pickle, and its buffers, copied into memory from which they can be sent.
+/// Pickles a value. The buffers are copied into memory from which they can be sent.
 pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Vec<Payload<u8>>)> {
     static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();
@@ -23,7 +23,7 @@ pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBy
     let protocol = stats::pickle_protocol();
     options.set_item(intern!(py, "protocol"), protocol)?;
     if protocol >= 5 {
-        // It gives None, which says: not among the bytes.
+        // It returns None, so pickle leaves the buffer out of the bytes.
         options.set_item(intern!(py, "buffer_callback"), buffers.getattr(intern!(py, "append"))?)?;
     }
     let bytes = function(py, &DUMPS, "dumps")?.call((value,), Some(&options))?.cast_into::<PyBytes>()?;
@@ -31,7 +31,7 @@ pub(crate) fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBy
     Ok((bytes, buffers))
 }
 
-/// What a `PickleBuffer` holds.
+/// A copy of the content of a `PickleBuffer`.
 fn copied(buffer: &Bound<'_, PyAny>) -> PyResult<Payload<u8>> {
     let py = buffer.py();
     let raw = buffer.call_method0(intern!(py, "raw"))?;
@@ -41,7 +41,7 @@ fn copied(buffer: &Bound<'_, PyAny>) -> PyResult<Payload<u8>> {
     copy_of(&raw)
 }
 
-/// A copy of what an object with a buffer in one piece, which is not empty, holds.
+/// A copy of the content of an object whose buffer is contiguous and not empty.
 pub(crate) fn copy_of(object: &Bound<'_, PyAny>) -> PyResult<Payload<u8>> {
     let py = object.py();
     let array =
@@ -50,7 +50,7 @@ pub(crate) fn copy_of(object: &Bound<'_, PyAny>) -> PyResult<Payload<u8>> {
     Ok(Payload::copy_of(array.bytes()))
 }
 
-/// The value that was pickled; its buffers lie where they landed.
+/// Unpickles a value. Its buffers stay in the memory in which they arrived.
 pub(crate) fn loads<'py>(py: Python<'py>, bytes: &[u8], buffers: Vec<Payload<u8>>) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let loads = function(py, &LOADS, "loads")?;

@@ -1,4 +1,4 @@
-//! Proxies, and their methods: the way of a call out.
+//! Proxies and their methods: how a call is sent.
 
 use std::hash::{Hash, Hasher};
 
@@ -15,9 +15,9 @@ use crate::array_map;
 use crate::branches;
 use crate::classes::{self, Class, EntryMethod};
 use crate::element::{Element, ReplyTo};
-use crate::filled::close_again;
 use crate::future::{self, Arrived, FutureBase, arrived, exception};
 use crate::index::{Index, Shape};
+use crate::insertion::close_again;
 use crate::outcome::Outcome;
 use crate::packed::{LARGE, Packed};
 use crate::part::Part;
@@ -25,7 +25,7 @@ use crate::state::{Engine, engine, fatal, hooks, undelivered};
 use crate::stats;
 use crate::truth::Truth;
 
-/// Who is called.
+/// What a proxy names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(crate) enum Target {
     /// All elements of a collection.
@@ -34,14 +34,14 @@ pub(crate) enum Target {
     One(charm4rs::Proxy<Element>, Shape),
 }
 
-/// A proxy's name, as it travels.
+/// A proxy as it travels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(crate) struct ProxyName {
     pub(crate) class: u32,
     pub(crate) target: Target,
 }
 
-/// A method's name, as it travels.
+/// A proxy's method as it travels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub(crate) struct MethodName {
     pub(crate) proxy: ProxyName,
@@ -80,7 +80,7 @@ impl ProxyName {
         }
     }
 
-    /// Sends a call that nobody waits for, or whose element answers by itself.
+    /// Sends a call without an outcome, or whose element sends the outcome itself.
     fn send(&self, method: u16, args: CallArgs, reply: ReplyTo) {
         match self.target {
             Target::All(collection, _) => {
@@ -97,13 +97,13 @@ impl MethodName {
         write_name(self, bytes);
     }
 
-    /// Calls it with one argument, or none, that is packed already.
+    /// Calls it with packed arguments and drops the outcome.
     pub(crate) fn call_back(&self, args: Packed) {
-        self.proxy.send(self.method, CallArgs { args: Part::Packed(args), keywords: None }, ReplyTo::Nobody);
+        self.proxy.send(self.method, CallArgs { args: Part::Packed(args), keywords: None }, ReplyTo::Nowhere);
     }
 }
 
-/// A name by which chares are called; its methods are theirs.
+/// Names chares: one, or all of a collection. Its methods are their entry methods.
 #[pyclass(frozen, module = "charm4py._engine")]
 pub(crate) struct Proxy {
     name: ProxyName,
@@ -152,19 +152,19 @@ impl Proxy {
         .ok_or_else(|| PyErr::fetch(slf.py()))
     }
 
-    /// Called where `__getattribute__` has found nothing.
+    /// Python calls this if `__getattribute__` finds nothing.
     fn __getattr__<'py>(&self, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
         Err(PyAttributeError::new_err(
             self.no_method(name).unwrap_or_else(|_| format!("no entry method {name} is known")),
         ))
     }
 
-    /// The element of this index, or, of a slice, a section.
+    /// The element with this index, or the section that a slice selects.
     fn __getitem__<'py>(slf: &Bound<'py, Self>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
         let (collection, shape) = match this.name.target {
             Target::All(collection, shape) => (collection, shape),
-            // A single chare is the only one of its collection.
+            // For the program a single chare is a collection of one.
             Target::One(_, Shape::Single) => {
                 let is_own = Index::from_python(index)?.as_slice() == [0];
                 let none = || PyIndexError::new_err(format!("there is no element {index} in {}", this.__repr__()));
@@ -216,7 +216,7 @@ impl Proxy {
         Ok((read, (PyBytes::new(slf.py(), &bytes),)))
     }
 
-    /// The names of the entry methods, and of what all proxies have: on any thread, since completion asks from another.
+    /// The names of the entry methods, and of what all proxies have. Any thread may ask, since completion does.
     fn __dir__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let names = hooks()?.bind(py).call_method1("names_of", (slf.get().name.class,))?;
@@ -224,14 +224,14 @@ impl Proxy {
         own.call_method1("__add__", (names,))
     }
 
-    /// Whether it names a section: `proxy.issec`, or `proxy.issec()`. A group on some PEs is one of all that there could be.
+    /// Whether the proxy names a section, as `proxy.issec` or `proxy.issec()`. A group on some PEs counts as one.
     #[getter]
     fn issec(&self) -> Truth {
         let on_some_pes = matches!(self.name.target, Target::All(_, Shape::PartialGroup));
         Truth::new(on_some_pes || self.name.collection().is_section())
     }
 
-    /// Makes an element of an array without bounds, on `onPE` unless it is negative.
+    /// Inserts an element into an array without bounds, on `onPE` unless that is negative.
     #[pyo3(name = "ckInsert", signature = (index, args = None, onPE = -1))]
     #[allow(non_snake_case, reason = "the name that programs use")]
     fn insert(
@@ -240,16 +240,16 @@ impl Proxy {
         args: Option<&Bound<'_, PyAny>>,
         onPE: i64,
     ) -> PyResult<()> {
-        crate::filled::insert(slf, index, args, onPE)
+        crate::insertion::insert(slf, index, args, onPE)
     }
 
-    /// Says that no more elements are to be made.
+    /// Ends the insertion of elements.
     #[pyo3(name = "ckDoneInserting")]
     fn done_inserting(slf: &Bound<'_, Self>) -> PyResult<()> {
-        crate::filled::done_inserting(slf)
+        crate::insertion::done_inserting(slf)
     }
 
-    /// Destroys all chares that the proxy names, on all PEs; of a section, only the section.
+    /// Destroys all chares that the proxy names, on all PEs. For a section, only the section itself.
     #[pyo3(name = "ckDestroy")]
     fn destroy(&self) -> PyResult<()> {
         engine()?;
@@ -260,16 +260,16 @@ impl Proxy {
         Ok(())
     }
 
-    /// A group's object on this PE.
+    /// The group's object on this PE.
     #[pyo3(name = "ckLocalBranch")]
     fn local_branch<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         branches::get(slf.py(), slf.get().collection_of().id())
     }
 }
 
-// No methods of proxies, whose other names are the program's.
+// These are functions, since every other name of a proxy belongs to the program.
 
-/// The index of the element that a proxy names; `None` for a collection.
+/// The index of the element that a proxy names, or `None` for a collection.
 #[pyfunction]
 pub(crate) fn index<'py>(proxy: &Bound<'py, Proxy>) -> PyResult<Option<Bound<'py, PyAny>>> {
     match proxy.get().name.target {
@@ -284,14 +284,14 @@ pub(crate) fn is_section(proxy: &Bound<'_, Proxy>) -> bool {
     proxy.get().name.collection().is_section()
 }
 
-/// The group or array that a proxy names a section of, or an element, or all of.
+/// The group or array to which a proxy's section or element belongs.
 #[pyfunction]
 pub(crate) fn whole(proxy: &Bound<'_, Proxy>) -> Proxy {
     let name = &proxy.get().name;
     Proxy::of(name.class, Target::All(name.collection().whole(), name.shape()))
 }
 
-/// The element that a program's index names, if it may exist.
+/// The element with a program's index, or an error if it cannot exist.
 pub(crate) fn element_at(
     collection: Collection<Element>,
     shape: Shape,
@@ -319,7 +319,7 @@ fn hash(name: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// An entry method of whom a proxy names: call it, or give it as a callback.
+/// An entry method of a proxy's chares. Call it, or use it as a callback.
 #[pyclass(frozen, module = "charm4py._engine")]
 pub(crate) struct Method {
     name: MethodName,
@@ -335,7 +335,7 @@ impl Method {
     }
 }
 
-/// What the caller wants to know of a call.
+/// What the caller waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wants {
     Nothing,
@@ -363,7 +363,7 @@ impl Method {
             None => (Wants::Nothing, None),
         };
         let call = if keywords.is_some() || args.len() < method.args.0 || args.len() > method.args.1 {
-            // The slow way: Python's own rules, and its own words if they are broken.
+            // The slow path: Python's own rules and error messages.
             let bound =
                 hooks()?.getattr(py, "bind")?.call1(py, (callee(class, method), &method.function, args, keywords))?;
             let (args, keywords): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = bound.extract(py)?;
@@ -376,7 +376,7 @@ impl Method {
         }
         match (wants, self.name.proxy.target) {
             (Wants::Nothing, _) => {
-                self.name.proxy.send(self.name.method, call, ReplyTo::Nobody);
+                self.name.proxy.send(self.name.method, call, ReplyTo::Nowhere);
                 Ok(None)
             }
             _ => self.ask(py, engine, call, wants == Wants::Value).map(Some),
@@ -412,7 +412,7 @@ impl Method {
 }
 
 impl Method {
-    /// The arguments of a call: packed, or as they are if the program asks for that and they stay on this PE.
+    /// The arguments of a call. They are packed unless the program wants references and the call stays on this PE.
     fn arguments(
         &self,
         class: &Class,
@@ -431,7 +431,7 @@ impl Method {
     }
 }
 
-/// Takes `ret` and `awaitable` out of a call's keywords.
+/// Removes `ret` and `awaitable` from a call's keywords.
 fn wants(kwargs: &Bound<'_, PyDict>) -> PyResult<Wants> {
     let py = kwargs.py();
     let take = |name: &Bound<'_, PyString>| -> PyResult<bool> {
@@ -453,8 +453,8 @@ fn wants(kwargs: &Bound<'_, PyDict>) -> PyResult<Wants> {
 }
 
 impl Method {
-    /// Calls it, and gives a future of what comes of it: of its value, or only of its end. A collection's value is the list of all, in the order of
-    /// the indices.
+    /// Calls the method and returns a future: of its value, or of `None` when it has ended. For a collection the value is the list of all values, in
+    /// the order of the indices.
     fn ask<'py>(&self, py: Python<'py>, engine: &Engine, call: CallArgs, value: bool) -> PyResult<Bound<'py, PyAny>> {
         let future = future::new(py)?;
         let (waiting, method) = (future.clone().unbind(), self.name.method);
@@ -464,7 +464,7 @@ impl Method {
                 self.name.proxy.send(method, call, ReplyTo::Future { promise, value });
                 settle_by(engine, waiting, outcome.checked(), |py, outcome| Ok(arrived(py, outcome)));
             }
-            // The engine's own call tells if there was no memory for it.
+            // For a large call, the engine's own reply also says if there was no memory for it.
             Target::One(element, _) => {
                 let outcome = element.ask(method, call, value).call();
                 settle_by(engine, waiting, outcome.checked(), |py, outcome| Ok(arrived(py, outcome)));
@@ -479,7 +479,7 @@ impl Method {
     }
 }
 
-/// Gives a future what the engine's reply brings, or the engine's error.
+/// Gives a future the engine's reply, or the engine's error.
 fn settle_by<T: 'static>(
     engine: &Engine,
     future: Py<FutureBase>,
@@ -500,7 +500,7 @@ fn settle_by<T: 'static>(
     });
 }
 
-/// What all elements answered: a list in which errors are values; or, where only completion counts, the first error.
+/// The outcomes of all elements: a list of values in which exceptions are values too, or, if only completion counts, the first exception.
 fn gathered(py: Python<'_>, outcomes: Vec<Outcome>, value: bool) -> PyResult<Arrived> {
     let mut values = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {

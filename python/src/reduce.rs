@@ -1,4 +1,4 @@
-//! Reductions of Python values: the engine's tree, the package's reducers.
+//! Reductions of Python values: the engine's tree with the package's reducers.
 
 use std::cell::Cell;
 
@@ -20,12 +20,12 @@ use crate::proxy::{Method, MethodName};
 use crate::state::{Engine, engine, fatal, hooks};
 
 thread_local! {
-    /// A reduction's result has called a method from here.
+    /// Whether this PE has called a method with the result of a reduction.
     static RESULTS_CALL: Cell<bool> = const { Cell::new(false) };
     static INBOXES: Cell<Option<Group<ResultInbox>>> = const { Cell::new(None) };
 }
 
-/// On each PE: takes the results of reductions.
+/// A group that receives the results of reductions, and gives them to their callbacks.
 pub(crate) struct ResultInbox;
 
 #[chare(index = u32)]
@@ -36,7 +36,7 @@ impl ResultInbox {
         Self
     }
 
-    /// The result of a reduction, and whom it is for.
+    /// A result with its callback.
     #[entry]
     fn give(&mut self, result: Reduced) {
         Python::attach(|py| {
@@ -51,10 +51,10 @@ fn inboxes() -> Group<ResultInbox> {
     INBOXES.get().expect("they are made before all chares of the program")
 }
 
-/// Whoever gets a result.
+/// What gets the result of a reduction.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
 pub(crate) enum Callback {
-    Nobody,
+    None,
     Future(FutureName),
     Method(MethodName),
 }
@@ -70,7 +70,7 @@ impl Callback {
         }
     }
 
-    /// The PE at which the result is given.
+    /// The PE that gives the result to the callback.
     fn pe(&self) -> Pe {
         match self {
             Self::Future(name) => Pe(name.pe),
@@ -79,7 +79,7 @@ impl Callback {
     }
 }
 
-/// What an element contributes, and what comes of contributions.
+/// A contribution, a partial result, or the result.
 #[derive(Serialize, Deserialize, Debug)]
 pub(crate) struct Reduced {
     callback: Callback,
@@ -91,14 +91,14 @@ pub(crate) struct Reduced {
 #[pyclass(frozen, get_all, name = "ReducerKind", module = "charm4py._engine")]
 #[derive(Debug)]
 pub(crate) struct Kind {
-    /// What the engine knows it by.
+    /// Its number, the same in all processes.
     number: u32,
     name: Py<PyString>,
-    /// Makes one value of two.
+    /// Merges two values.
     merge: Py<PyAny>,
-    /// Makes a contribution of what a chare gives.
+    /// Converts what a chare gives into a contribution.
     pre: Option<Py<PyAny>>,
-    /// Makes the result of the last value.
+    /// Converts the last value into the result.
     post: Option<Py<PyAny>>,
 }
 
@@ -114,14 +114,14 @@ impl Kind {
         format!("Reducer.{}", self.name.bind(py))
     }
 
-    /// Sent as its number: each process has its own.
+    /// Sent as its number, since each process has an object of its own.
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (u32, String))> {
         let numbered = py.import(intern!(py, "charm4py.reduction"))?.getattr(intern!(py, "numbered"))?;
         Ok((numbered, (self.number, self.name.bind(py).to_string())))
     }
 }
 
-/// The package's reducer of this number.
+/// The package's reducer with this number.
 #[derive(Clone, Copy, Debug)]
 struct Numbered(u32);
 
@@ -135,12 +135,12 @@ const MAX: u32 = 4;
 /// Reducers up to this one merge element by element, and give their last value as it is.
 const LAST_PLAIN: u32 = 7;
 
-/// Whether a value is a plain number, neither a truth value nor one of NumPy's.
+/// Whether a value is exactly an `int` or a `float`: no `bool`, no NumPy scalar.
 fn is_number(value: &Bound<'_, PyAny>) -> bool {
     value.is_exact_instance_of::<PyInt>() || value.is_exact_instance_of::<PyFloat>()
 }
 
-/// Merges two numbers as the package does, without it; `None`: they are no numbers, or it is another reducer.
+/// Merges two numbers as the package does, without Python code; `None` for other values and reducers.
 fn merge_numbers<'py>(
     reducer: u32,
     a: &Bound<'py, PyAny>,
@@ -193,14 +193,14 @@ impl Reducer<Reduced> for Numbered {
     }
 }
 
-/// What a chare gives to a reduction: the reducer's number, and its part as that reducer wants it.
+/// What a chare gives to a reduction: the reducer's number, and the contribution for that reducer.
 pub(crate) struct Given {
     reducer: u32,
     part: Part,
 }
 
 impl Given {
-    /// Packed at once: the caller may change what he gave.
+    /// Packs the data at once, since the caller may change it afterwards.
     pub(crate) fn of(
         chare: &Bound<'_, PyAny>,
         data: Option<&Bound<'_, PyAny>>,
@@ -210,7 +210,7 @@ impl Given {
         let none = py.None().into_bound(py);
         let Some(reducer) = reducer else {
             return match data {
-                // In charm4py's own programs: the reducer in place of the data that a barrier has not.
+                // charm4py's own programs pass the reducer of a barrier in place of its data.
                 Some(data) if data.cast_exact::<Kind>().is_ok_and(|kind| kind.get().number == NOTHING) => {
                     Ok(Self { reducer: NOTHING, part: packed(&none)? })
                 }
@@ -229,7 +229,7 @@ impl Given {
         };
         let part = match &kind.pre {
             Some(pre) => packed(&pre.bind(py).call1((data, chare))?)?,
-            // It cannot change.
+            // Numbers are immutable.
             None if (SUM..=MAX).contains(&kind.number) && is_number(data) => Part::Object(data.clone().unbind()),
             None if (SUM..=LAST_PLAIN).contains(&kind.number) => {
                 let hooks = hooks()?.bind(py);
@@ -245,7 +245,7 @@ fn packed(data: &Bound<'_, PyAny>) -> PyResult<Part> {
     codec::encode(data).map(Part::Packed).map_err(|error| refused(data.py(), "the data", error))
 }
 
-/// Adds an element's part to the next reduction of its collection, or of a section.
+/// Contributes to the next reduction of a collection or a section.
 pub(crate) fn contribute(
     this: &This<Element>,
     over: Collection<Element>,
@@ -257,8 +257,8 @@ pub(crate) fn contribute(
     Ok(())
 }
 
-/// A reduction over parts of several collections, or to methods of several: the package's. `all`: every contributor has a
-/// callback of its own.
+/// A reduction over parts of several collections, or with a callback of several: the package does it. `all`: every contributor has its
+/// own callback.
 pub(crate) fn over_several(
     chare: &Bound<'_, PyAny>,
     callback: Option<&Bound<'_, PyAny>>,
@@ -272,7 +272,7 @@ pub(crate) fn over_several(
     hooks()?.bind(py).call_method1(intern!(py, "reduce_over_several"), args).map(drop)
 }
 
-/// The same, where every contributor has a future of its own that gets the result.
+/// Contributes to an allreduce: every contributor gets a future of the result.
 pub(crate) fn allreduce<'py>(
     py: Python<'py>,
     this: &This<Element>,
@@ -282,7 +282,7 @@ pub(crate) fn allreduce<'py>(
     let engine = engine()?;
     let future = future::new(py)?;
     let result =
-        this.allreduce_from_root_in(&over, Reduced { callback: Callback::Nobody, reducer, part }, Numbered(reducer));
+        this.allreduce_from_root_in(&over, Reduced { callback: Callback::None, reducer, part }, Numbered(reducer));
     let waiting = future.clone().unbind();
     engine.job.spawn(async move {
         let result = result.await;
@@ -305,14 +305,14 @@ fn arrived(py: Python<'_>, value: Option<Py<PyAny>>) -> Arrived {
 }
 
 impl Reduced {
-    /// Gives the result to whom it is for.
+    /// Gives the result to its callback.
     pub(crate) fn give(self, py: Python<'_>) -> PyResult<()> {
         let callback = self.callback;
         let engine = engine()?;
         let result = self.finish(py)?;
         match callback {
-            Callback::Nobody => {}
-            // It need not be packed for one of this PE, which nobody else has.
+            Callback::None => {}
+            // A future of this PE gets the object itself: no other code has it.
             Callback::Future(name) if is_next(engine, Pe(name.pe)) => {
                 future::settle_named(py, name, arrived(py, result))?;
             }
@@ -331,7 +331,7 @@ impl Reduced {
         Ok(())
     }
 
-    /// Gives the result to one of the contributors that have futures of their own.
+    /// Gives the result to the future of a contributor.
     fn give_to_contributor(self, py: Python<'_>, engine: &Engine, future: &Py<FutureBase>) -> PyResult<()> {
         if is_next(engine, engine.job.pe()) {
             let result = self.finish(py)?;
@@ -340,7 +340,7 @@ impl Reduced {
         Self { callback: Callback::Future(name_of(future.bind(py))?), ..self }.give(py)
     }
 
-    /// The result, unless there is only that it is there.
+    /// The result; `None` for a barrier.
     fn finish(self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         Ok(match self.reducer {
             NOTHING => None,
@@ -353,8 +353,8 @@ impl Reduced {
     }
 }
 
-/// Whether a future of that PE gets a result at once. Results are acted on in the order of the reductions: behind a call, a value waits in the queue as
-/// the call does.
+/// Whether a future of that PE gets a result at once. Results take effect in the order of the reductions: if an earlier result has called a
+/// method, the call is in the queue, and this result must queue behind it.
 fn is_next(engine: &Engine, pe: Pe) -> bool {
     pe == engine.job.pe() && !RESULTS_CALL.get()
 }

@@ -1,4 +1,4 @@
-//! Sections, as the package makes them: of indices that it knows, or will know.
+//! Creation of sections, from indices that the package knows now or later.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::element::Element;
-use crate::filled::close_again;
 use crate::index::{Index, Shape};
+use crate::insertion::close_again;
 use crate::proxy::{Proxy, Target, element_at};
 use crate::state::engine;
 
@@ -23,12 +23,12 @@ fn of<'a>(proxy: &'a Bound<'_, Proxy>) -> PyResult<(&'a Proxy, Collection<Elemen
     }
 }
 
-/// The indices of elements that may be.
+/// The indices of elements, checked.
 fn indices(collection: Collection<Element>, shape: Shape, indices: &[Bound<'_, PyAny>]) -> PyResult<Vec<Index>> {
     indices.iter().map(|index| Ok(element_at(collection, shape, index)?.index())).collect()
 }
 
-/// The number of elements in each dimension, if all below it exist, and this PE knows; of a group, the number of PEs.
+/// The extent of a bounded array whose bounds this PE knows, or the number of PEs for a group.
 #[pyfunction]
 pub(crate) fn extent<'py>(proxy: &Bound<'py, Proxy>) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let (_, collection, shape) = of(proxy)?;
@@ -39,7 +39,7 @@ pub(crate) fn extent<'py>(proxy: &Bound<'py, Proxy>) -> PyResult<Option<Bound<'p
     extent.map(|extent| PyTuple::new(proxy.py(), extent.as_slice())).transpose()
 }
 
-/// A section of these elements.
+/// Creates a section of these elements.
 #[pyfunction]
 pub(crate) fn section(proxy: &Bound<'_, Proxy>, elements: Vec<Bound<'_, PyAny>>) -> PyResult<Proxy> {
     let (whole, collection, shape) = of(proxy)?;
@@ -47,7 +47,7 @@ pub(crate) fn section(proxy: &Bound<'_, Proxy>, elements: Vec<Bound<'_, PyAny>>)
     Ok(Proxy::of(whole.name().class, Target::All(section, shape)))
 }
 
-/// A section whose elements are not known yet, and what has to be called with their indices.
+/// Creates a section whose elements are not known yet; also returns a function to call with their indices.
 #[pyfunction]
 pub(crate) fn section_later(proxy: &Bound<'_, Proxy>) -> PyResult<(Proxy, Fill)> {
     let (whole, collection, shape) = of(proxy)?;
@@ -57,7 +57,7 @@ pub(crate) fn section_later(proxy: &Bound<'_, Proxy>) -> PyResult<(Proxy, Fill)>
     Ok((Proxy::of(whole.name().class, Target::All(section, shape)), fill))
 }
 
-/// Tells a section its elements, once.
+/// Gives a section its elements, once.
 #[pyclass(frozen, module = "charm4py._engine")]
 pub(crate) struct Fill {
     collection: Collection<Element>,

@@ -1,5 +1,5 @@
 //! This process's PE, as every other module of this crate finds it: the job, the package's hooks, and how a failure ends the job.
-//! It uses only `known.rs` and `classes.rs`.
+//! It uses only `known_classes.rs`.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -8,7 +8,7 @@ use charm4rs::{CallError, Job, Pe, Remote};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PySystemExit, PyValueError};
 use pyo3::prelude::*;
 
-use crate::known::Known;
+use crate::known_classes::Known;
 
 /// A PE of Python chares.
 pub(crate) struct Engine {
@@ -23,7 +23,7 @@ thread_local! {
     static ENGINE: Cell<Option<&'static Engine>> = const { Cell::new(None) };
 }
 
-/// The package's functions that this crate calls (`charm4py/hooks.py`): for every thread, since others may send to futures.
+/// The functions of the package that this crate calls (`charm4py/hooks.py`). They serve every thread, since any thread may send to a future.
 static HOOKS: OnceLock<Py<PyAny>> = OnceLock::new();
 /// This process's PE, for other threads.
 static REMOTE: OnceLock<Remote> = OnceLock::new();
@@ -53,7 +53,7 @@ impl Engine {
         hooks()
     }
 
-    /// The PE of this number, checked.
+    /// The PE with this number, or an error if there is none.
     pub(crate) fn checked_pe(&self, pe: i64) -> PyResult<Pe> {
         u32::try_from(pe)
             .ok()
@@ -68,13 +68,13 @@ pub(crate) fn hooks() -> PyResult<&'static Py<PyAny>> {
     HOOKS.get().ok_or_else(|| PyRuntimeError::new_err("the package has not set its hooks"))
 }
 
-/// Gives the package's functions that this crate calls.
+/// Sets the functions of the package that this crate calls.
 #[pyfunction]
 pub(crate) fn set_hooks(hooks: Py<PyAny>) {
     let _ = HOOKS.set(hooks);
 }
 
-/// Has the PE do something that another thread wants done: soon, between two calls.
+/// Runs `f` on the PE's thread, between two calls; for other threads.
 pub(crate) fn on_the_pe(f: impl FnOnce(Python<'_>, &Engine) -> PyResult<()> + Send + 'static) -> PyResult<()> {
     let remote = REMOTE.get().ok_or_else(|| PyRuntimeError::new_err("there is no PE before charm.start()"))?;
     let given = remote.run(move |_| {
@@ -93,7 +93,7 @@ pub(crate) fn charm4py_error(py: Python<'_>, text: &str) -> PyResult<PyErr> {
     Ok(PyErr::from_value(error.into_bound(py)))
 }
 
-/// The exception of a call that the engine could not deliver, or whose result it could not.
+/// The exception for a call or a result that the engine could not deliver.
 pub(crate) fn undelivered(py: Python<'_>, error: &CallError) -> PyResult<PyErr> {
     match error {
         CallError::TooLarge { .. } => Ok(PyMemoryError::new_err(error.to_string())),
@@ -101,13 +101,13 @@ pub(crate) fn undelivered(py: Python<'_>, error: &CallError) -> PyResult<PyErr> 
     }
 }
 
-/// Whether an exception asks for the end of the job; or is that of a child that was forked, which ends because of any.
+/// Whether an exception ends the job (SystemExit, KeyboardInterrupt). In a forked child every exception ends the child.
 pub(crate) fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
     let asks = error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py);
     asks || engine().is_ok_and(|engine| engine.process != std::process::id())
 }
 
-/// Ends the job because of an exception that nobody waits for.
+/// Ends the job because of an exception that no caller gets.
 pub(crate) fn fatal(py: Python<'_>, error: &PyErr, place: &str) {
     let Ok(engine) = engine() else { return };
     let ending = engine.hooks(py).and_then(|hooks| {

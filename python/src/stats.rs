@@ -1,4 +1,4 @@
-//! What a PE has done, by method, for `charm.printStats()`; and the options that the native part heeds. Counts only while profiling is on.
+//! The cost of each method, for `charm.printStats()`, and the options that the native part uses. Counts only while profiling is on.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ pub(crate) fn pickle_protocol() -> u32 {
     PICKLE_PROTOCOL.load(Ordering::Relaxed)
 }
 
-/// Says what the options of the program are.
+/// Sets the program's options.
 #[pyfunction]
 pub(crate) fn set_options(profiling: bool, by_reference: bool, pickle_protocol: u32) {
     PROFILING.store(profiling, Ordering::Relaxed);
@@ -57,13 +57,13 @@ impl Stats {
         add(&self.bytes_sent, bytes as u64);
     }
 
-    /// A call has come.
+    /// A call has arrived.
     pub(crate) fn received(&self, bytes: usize) {
         add(&self.received, 1);
         add(&self.bytes_received, bytes as u64);
     }
 
-    /// The method has run; a coroutine, until it waited, or since.
+    /// The method has run for `time`. A coroutine reports each run up to its next wait.
     pub(crate) fn ran(&self, time: Duration) {
         add(&self.nanoseconds, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 
-/// A truth value that may be called, and gives itself.
+/// A truth value that returns itself when it is called.
 #[pyclass(frozen, module = "charm4py._engine")]
 pub(crate) struct Truth(bool);
 

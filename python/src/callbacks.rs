@@ -1,4 +1,4 @@
-//! What the package has called later: soon, after a time, from another thread, or when the job has nothing to do.
+//! Callbacks: soon, after a time, from another thread, or when the job is quiescent.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::state::{engine, fatal, on_the_pe};
 
-/// Calls what a task was to call, on the PE's thread.
+/// Calls a callback on the PE's thread. An exception ends the job.
 pub(crate) fn called_back(callable: &Py<PyAny>, what: &str) {
     Python::attach(|py| {
         if let Err(error) = callable.call0(py) {
@@ -18,14 +18,14 @@ pub(crate) fn called_back(callable: &Py<PyAny>, what: &str) {
     });
 }
 
-/// Calls `callable` when the present method has ended.
+/// Calls `callable` when the current method has ended.
 #[pyfunction]
 pub(crate) fn call_soon(callable: Py<PyAny>) -> PyResult<()> {
     engine()?.job.spawn(async move { called_back(&callable, "a coroutine") });
     Ok(())
 }
 
-/// Calls `callable` in so many seconds.
+/// Calls `callable` after so many seconds.
 #[pyfunction]
 pub(crate) fn after(seconds: f64, callable: Py<PyAny>) -> PyResult<()> {
     engine()?.job.after(delay(seconds)?, move || called_back(&callable, "a timer"));
@@ -43,14 +43,14 @@ pub(crate) struct Timer(charm4rs::Timer);
 
 #[pymethods]
 impl Timer {
-    /// Keeps it from calling, if it has not called yet.
+    /// Cancels the timer if it has not fired yet.
     fn cancel(&self) -> PyResult<()> {
         engine()?.job.cancel_timer(self.0);
         Ok(())
     }
 }
 
-/// As `after`, but gives a timer that can be cancelled; with `aside`, quiescence does not wait for it.
+/// Like `after`, but returns a timer that can be cancelled. With `aside`, quiescence does not wait for it.
 #[pyfunction]
 #[pyo3(signature = (seconds, callable, aside = false))]
 pub(crate) fn timer(seconds: f64, callable: Py<PyAny>, aside: bool) -> PyResult<Timer> {
@@ -59,13 +59,13 @@ pub(crate) fn timer(seconds: f64, callable: Py<PyAny>, aside: bool) -> PyResult<
     Ok(Timer(if aside { job.timer_aside(delay, f) } else { job.timer(delay, f) }))
 }
 
-/// As `call_soon`, for any thread.
+/// Like `call_soon`, from any thread.
 #[pyfunction]
 pub(crate) fn call_from_thread(callable: Py<PyAny>) -> PyResult<()> {
     on_the_pe(move |py, _| callable.call0(py).map(drop))
 }
 
-/// Keeps the job from being quiescent, or does so no longer: something goes on that the engine does not see.
+/// With `on`, the job is not quiescent until `hold(False)`: something is in progress that the engine does not see.
 #[pyfunction]
 pub(crate) fn hold(on: bool) -> PyResult<()> {
     thread_local! {
@@ -76,7 +76,7 @@ pub(crate) fn hold(on: bool) -> PyResult<()> {
     Ok(())
 }
 
-/// Calls `callable` when the whole job has nothing to do.
+/// Calls `callable` when the job is quiescent.
 #[pyfunction]
 pub(crate) fn quiescence(callable: Py<PyAny>) -> PyResult<()> {
     let engine = engine()?;

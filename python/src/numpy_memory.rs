@@ -1,8 +1,8 @@
-//! Memory of the engine's that an array of NumPy's owns: such an array can be resized, as those that NumPy itself has made.
+//! NumPy arrays that own memory of the engine. Such an array can be resized, like an array that NumPy has allocated.
 //!
-//! NumPy 1.22 and later ask a *handler* for an array's memory, and give it back there ([NEP 49]). Ours is in force while one array is made: it gives the
-//! memory that has arrived, and gets that back when the array goes, on whichever thread. What else NumPy asks it for comes from the C library, as with
-//! NumPy's own handler.
+//! NumPy 1.22 and later allocate and free an array's memory by a *handler* ([NEP 49]). The handler of this module is active while one array is created: it
+//! returns the memory that has arrived, and frees it when the array is freed, on any thread. For every other request it uses the C library, like NumPy's own
+//! handler.
 //!
 //! [NEP 49]: https://numpy.org/neps/nep-0049-data-allocation-strategies.html
 
@@ -19,10 +19,10 @@ use pyo3::sync::PyOnceLock;
 
 type SetHandler = unsafe extern "C" fn(*mut PyObject) -> *mut PyObject;
 
-/// Where NumPy's table of functions has these.
+/// The positions of these functions in NumPy's table.
 const FEATURES: usize = 211;
 const SET_HANDLER: usize = 304;
-/// The version of the table that has [`SET_HANDLER`] first: NumPy's 1.22.
+/// The first version of the table that has [`SET_HANDLER`]: NumPy 1.22.
 const HAS_HANDLERS: u32 = 0x0f;
 
 #[repr(C)]
@@ -34,7 +34,7 @@ struct Allocator {
     free: extern "C" fn(*mut c_void, *mut c_void, usize),
 }
 
-/// As NumPy has it.
+/// NumPy's `PyDataMem_Handler`.
 #[repr(C)]
 struct Handler {
     name: [c_char; 127],
@@ -62,18 +62,18 @@ const fn name(text: &[u8]) -> [c_char; 127] {
 }
 
 thread_local! {
-    /// What the next array is to own.
+    /// The memory for the next array.
     static NEXT: RefCell<Option<Payload<u8>>> = const { RefCell::new(None) };
 }
 
-/// What arrays own, by its address.
+/// The memory that arrays own, by its address.
 static OWNED: LazyLock<Mutex<HashMap<usize, Payload<u8>>>> = LazyLock::new(Mutex::default);
 
 fn owned() -> MutexGuard<'static, HashMap<usize, Payload<u8>>> {
     OWNED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes back what an array owned; `None`: it is the C library's.
+/// Takes back the memory of an array; `None` if it is the C library's.
 fn taken(memory: *mut c_void) -> Option<Payload<u8>> {
     owned().remove(&memory.addr())
 }
@@ -104,7 +104,7 @@ extern "C" fn realloc(_: *mut c_void, memory: *mut c_void, size: usize) -> *mut 
     if after.is_null() {
         owned().insert(memory.addr(), before);
     } else {
-        // SAFETY: both have so many bytes, and the new memory is nobody else's.
+        // SAFETY: both have so many bytes, and no other code has the new memory.
         unsafe { std::ptr::copy_nonoverlapping(before.as_ptr(), after.cast(), before.len().min(size)) };
     }
     after
@@ -112,12 +112,12 @@ extern "C" fn realloc(_: *mut c_void, memory: *mut c_void, size: usize) -> *mut 
 
 extern "C" fn free(_: *mut c_void, memory: *mut c_void, _: usize) {
     if taken(memory).is_none() {
-        // SAFETY: it is the C library's, as above, and nobody has it any more.
+        // SAFETY: it is the C library's, as above, and the array was its last user.
         unsafe { libc::free(memory) };
     }
 }
 
-/// NumPy's function that puts a handler into force and gives the one before; `None`: it is an older NumPy.
+/// NumPy's function that activates a handler and returns the previous one; `None` for an older NumPy.
 fn set_handler(py: Python<'_>) -> Option<SetHandler> {
     static FOUND: PyOnceLock<Option<SetHandler>> = PyOnceLock::new();
     *FOUND.get_or_init(py, || {
@@ -135,9 +135,9 @@ fn set_handler(py: Python<'_>) -> Option<SetHandler> {
     })
 }
 
-/// Makes an array that owns `memory`: `make` makes one of so many bytes. Gives the memory back where NumPy cannot do that.
+/// Creates an array that owns `memory`; `make` creates an array of that size. Gives the memory back if NumPy cannot do that.
 ///
-/// The memory is the caller's alone.
+/// The caller must be the only owner of the memory.
 pub(crate) fn array<'py>(
     py: Python<'py>,
     memory: Payload<u8>,

@@ -1,4 +1,4 @@
-//! Which classes the chares of collections are of, as far as this PE knows: for what is said of errors. To the engine they are of one type.
+//! The Python classes of collections, as far as this PE knows them, for error messages. To the engine all have one type.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,15 +12,15 @@ use crate::index::Index;
 /// See the module's text.
 #[derive(Default)]
 pub(crate) struct Known {
-    /// Of each collection that has had elements here.
+    /// The class of each collection that has had elements here.
     classes: RefCell<HashMap<CollectionId, &'static Class>>,
-    /// Of the collections that were destroyed last.
+    /// The classes of the collections that were destroyed last.
     gone: RefCell<VecDeque<(CollectionId, &'static Class)>>,
-    /// Of the single chares that were destroyed here last: their collections have chares of any class.
+    /// The classes of the single chares that were destroyed here last: their collections have chares of any class.
     ended: RefCell<VecDeque<(CollectionId, Index, &'static Class)>>,
 }
 
-/// Of how many that were destroyed it is still known.
+/// How many destroyed collections, and single chares, are remembered.
 const GONE: usize = 64;
 
 fn note<T>(list: &RefCell<VecDeque<T>>, what: T) {
@@ -54,7 +54,7 @@ impl Known {
         class.or_else(gone)
     }
 
-    /// That of a single chare that was destroyed here.
+    /// The class of a single chare that was destroyed here.
     pub(crate) fn class_of_single(&self, collection: CollectionId, index: Index) -> Option<&'static Class> {
         let ended = self.ended.borrow();
         ended.iter().find(|(of, at, _)| (*of, *at) == (collection, index)).map(|(.., class)| *class)

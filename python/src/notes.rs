@@ -1,4 +1,4 @@
-//! Collections that this PE has made: what the package notes of them, and when their chares are there.
+//! Collections that this PE has created: the package's notes about them, and when all their chares exist.
 
 use std::cell::RefCell;
 
@@ -6,7 +6,7 @@ use charm4rs::CollectionId;
 use hashbrown::HashMap;
 use pyo3::prelude::*;
 
-use crate::later::called_back;
+use crate::callbacks::called_back;
 use crate::proxy::Proxy;
 use crate::state::engine;
 
@@ -14,14 +14,14 @@ thread_local! {
     static NOTES: RefCell<HashMap<CollectionId, Py<PyAny>>> = RefCell::default();
 }
 
-/// Notes something of a collection that this PE has made, until it is destroyed.
+/// Keeps an object of the package for a collection that this PE has created, until the collection is destroyed.
 #[pyfunction]
 pub(crate) fn note(proxy: &Bound<'_, Proxy>, object: Py<PyAny>) {
     let before = NOTES.with_borrow_mut(|notes| notes.insert(proxy.get().collection_of().id(), object));
     drop(before); // outside the borrow: Python's destructors run
 }
 
-/// What was noted of a collection.
+/// The object that was kept for a collection.
 #[pyfunction]
 pub(crate) fn noted(proxy: &Bound<'_, Proxy>) -> Option<Py<PyAny>> {
     let id = proxy.get().collection_of().id();
@@ -34,12 +34,12 @@ pub(crate) fn gone(id: CollectionId) {
     drop(note); // outside the borrow, as above
 }
 
-/// Lets go of all notes: the job is over.
+/// Drops all notes: the job is over.
 pub(crate) fn clear() {
     drop(NOTES.take());
 }
 
-/// Calls `done` when all elements of a collection that this PE has made are there.
+/// Calls `done` when all elements of a collection that this PE has created exist.
 #[pyfunction]
 pub(crate) fn created(proxy: &Bound<'_, Proxy>, done: Py<PyAny>) -> PyResult<()> {
     let created = proxy.get().collection_of().created();

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Iterator
 
 from . import _engine, tasks, threads
-from .threads import Coroutine, Scheduler
+from .threads import Coroutine, Hub
 
 #: Frames of files in here are the package's.
 PACKAGE = str(Path(__file__).parent)
@@ -41,7 +41,7 @@ def waits() -> tuple[list[str], bool]:
 
 
 def suspended() -> Iterator[Coroutine]:
-    idle = {id(coroutine) for coroutine in Scheduler.idle}
+    idle = {id(coroutine) for coroutine in Hub.idle}
     for thing in gc.get_objects():
         if isinstance(thing, Coroutine) and thing.gr_frame is not None and id(thing) not in idle:
             yield thing

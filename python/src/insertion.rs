@@ -1,7 +1,7 @@
-//! Arrays that are filled by hand: `ckInsert` and `ckDoneInserting`.
+//! Insertion of elements into arrays: `ckInsert` and `ckDoneInserting`.
 //!
-//! charm4py's programs may insert elements into an array that has been closed, and not close it again: reductions count them all the same. So this PE
-//! closes it again, after the method that inserts, or before it calls all elements.
+//! A charm4py program may insert elements into a closed array without closing it again, and reductions must count them. So this PE
+//! closes the array again after the method that inserts, or before it calls all elements.
 
 use std::cell::RefCell;
 
@@ -22,7 +22,7 @@ thread_local! {
     static OPENED: RefCell<HashSet<Collection<Element>>> = RefCell::default();
 }
 
-/// Makes an element.
+/// Inserts an element.
 pub(crate) fn insert(
     proxy: &Bound<'_, Proxy>,
     index: &Bound<'_, PyAny>,
@@ -55,13 +55,13 @@ pub(crate) fn insert(
     Ok(())
 }
 
-/// What is said of an array that cannot be filled.
+/// The error text for an array that takes no insertions.
 #[cold]
 fn not_filled(proxy: &Bound<'_, Proxy>, method: &str, reason: NoInsertion) -> PyResult<String> {
     Ok(format!("{}.{method}(): {reason}", proxy.repr()?))
 }
 
-/// Closes an array, perhaps once more.
+/// Closes an array, for the first time or again.
 pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
     let engine = engine()?;
     let collection = proxy.get().collection_of();
@@ -73,14 +73,14 @@ pub(crate) fn done_inserting(proxy: &Bound<'_, Proxy>) -> PyResult<()> {
     Ok(())
 }
 
-/// Before all elements are called: closes an array again, if elements were inserted.
+/// Closes an array again if elements were inserted. To be called before a call of all elements.
 #[inline]
 pub(crate) fn close_again(collection: Collection<Element>) {
     if OPENED.with_borrow_mut(|opened| !opened.is_empty() && opened.remove(&collection))
         && let Ok(engine) = engine()
     {
         let closed = collection.done_inserting().checked();
-        // It fails only if the array has been destroyed, which nobody need hear of here.
+        // It fails only if the array has been destroyed, which is no error here.
         engine.job.spawn(async move { drop(closed.await) });
     }
 }
