@@ -1,6 +1,6 @@
 """charm4py's programming model on the engine of charm4rs.
 
-A program is many objects, *chares*, that live on processing elements (PEs), call each other's methods asynchronously through
+A program consists of many objects, *chares*, on processing elements (PEs). They call each other's methods asynchronously through
 proxies, wait for futures, and contribute to reductions::
 
     from charm4py import charm, Chare, Group
@@ -31,7 +31,7 @@ from .runtime import readonlies
 from .threads import Future
 # help() on proxies.
 from . import proxy_help  # noqa: F401
-# Every process has their chares, wherever a program imports them.
+# They define chares, which every process must know even if a program imports them later.
 from . import liveviz, ray  # noqa: F401
 
 threaded = coro

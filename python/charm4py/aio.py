@@ -1,19 +1,19 @@
-"""The PE's event loop of asyncio: the standard one, turned by the engine instead of by itself.
+"""The PE's event loop of asyncio: the standard loop, driven by the engine.
 
-*A turn* is one round of the standard loop that does not wait: it looks at sockets and timers, and runs what is ready. The engine is asked for a
-turn when there is reason for one:
+*A turn* is one round of the standard loop that does not wait: it polls sockets and timers, and runs the callbacks that are ready. The engine runs a
+turn when there is a reason:
 
-- something was made ready on the PE's thread (``call_soon``): the engine calls soon;
-- the first timer is due: a timer of the engine's, which quiescence does not see;
-- another thread has made something ready (``call_soon_threadsafe``): the engine is called from that thread;
-- a socket is ready: a thread, made with the first socket, waits for the selector's own descriptor, which is readable when any of its
-  sockets is; it calls the engine, and does not look again before the turn is over. Only the PE's thread touches the selector.
+- a callback was scheduled on the PE's thread (``call_soon``): the engine calls soon;
+- the first timer is due: the engine has a timer, which quiescence ignores;
+- another thread has scheduled a callback (``call_soon_threadsafe``): that thread calls the engine;
+- a socket is ready: a thread, started with the first socket, waits for the selector's own descriptor, which is readable when any of its
+  sockets is. It calls the engine, and does not poll again before the turn has ended. Only the PE's thread uses the selector.
 
-So an idle loop costs nothing and holds nothing. What holds quiescence is an entry method that awaits something of the loop, for as long as
-it does; what runs in the background (``asyncio.create_task``) does not.
+So an idle loop costs nothing and delays nothing. An entry method that awaits something of the loop keeps the job from being quiescent for that
+time; a background task (``asyncio.create_task``) does not.
 
-The loop counts as running, for those who ask it, and is the *running loop* of the thread only during turns and the steps of tasks: other
-methods may still call ``asyncio.run``. This module is imported only if the program has imported asyncio.
+The loop always reports that it runs, but it is the *running loop* of the thread only during turns and the steps of tasks: other methods
+may call ``asyncio.run``. This module is imported only if the program has imported asyncio.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 from . import _engine
 from .tasks import Task
 
-#: How many turns tasks have to end in, when the job does.
+#: How many turns tasks get to end in, at the end of the job.
 LAST_TURNS = 100
 
 
@@ -53,7 +53,7 @@ class Loop(asyncio.SelectorEventLoop):
         self._over = False
         self._process = os.getpid()
         super().__init__()
-        # What the standard loop sets while it runs: who asks finds that it runs, and a round of it never waits.
+        # The standard loop sets these while it runs: it reports that it runs, and a round never waits.
         self._thread_id: int | None = threading.get_ident()
         self._stopping = True
         sys.set_asyncgen_hooks(
@@ -72,18 +72,18 @@ class Loop(asyncio.SelectorEventLoop):
         self._entered = task
 
     def leave(self, task: Task) -> None:
-        """It ends."""
+        """A task's step ends."""
         if self._entered is task:
             self._entered = None
             _leave_task(self, task)  # type: ignore[arg-type]
             events._set_running_loop(self._outside)
 
     def runs(self, task: Task) -> bool:
-        """Whether the task itself runs, rather than one of asyncio's inside of its step."""
+        """Whether the task itself runs, rather than a task of asyncio inside its step."""
         return asyncio.current_task(self) is task  # type: ignore[comparison-overlap]
 
     def bring(self, task: Task, future: Any) -> None:
-        """Lets a task go on when a future of asyncio's is ready."""
+        """Resumes a task when a future of asyncio is ready."""
         future._asyncio_future_blocking = False
         if future.get_loop() is not self:
             error = RuntimeError(f"{future!r} belongs to another event loop than the PE's")
@@ -98,7 +98,7 @@ class Loop(asyncio.SelectorEventLoop):
             task._fut_waiter = None
             self._awaiting -= 1
             if self._awaiting == 0:
-                # Only after the step: what it begins is work too.
+                # Only after the step, which may begin new work.
                 _engine.call_soon(self._let_go)
             task._again()
 
@@ -111,7 +111,7 @@ class Loop(asyncio.SelectorEventLoop):
             _engine.hold(False)
 
     def may_act(self) -> bool:
-        """Whether it will do something by itself some time: it has timers, or sockets."""
+        """Whether it has timers or sockets, which may cause events."""
         return bool(self._scheduled) or self._watch is not None  # type: ignore[attr-defined]
 
     # Turns
@@ -169,7 +169,7 @@ class Loop(asyncio.SelectorEventLoop):
         return handle
 
     def _write_to_self(self) -> None:
-        """Another thread, or a signal, has made something ready."""
+        """Another thread or a signal has scheduled a callback."""
         if self._over:
             return
         if threading.get_ident() == self._thread_id:
@@ -201,10 +201,10 @@ class Loop(asyncio.SelectorEventLoop):
     # The end
 
     def _end(self) -> None:
-        """The job has ended, and the engine with it: ends what still runs, as ``asyncio.run`` does."""
+        """The job and the engine have ended: cancels what still runs, as ``asyncio.run`` does."""
         self._over = True
         if os.getpid() != self._process:
-            return  # a child that was forked, which shares the selector
+            return  # a forked child, which shares the selector
         events._set_running_loop(self)
         tasks = asyncio.all_tasks(self)
         for task in tasks:
@@ -249,7 +249,7 @@ class Watch:
             self.looked.wait()
 
     def go_on(self) -> None:
-        """The loop has had its turn."""
+        """The loop has run a turn."""
         self.looked.set()
 
     def end(self) -> None:

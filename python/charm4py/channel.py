@@ -1,4 +1,4 @@
-"""Channels: messages between two chares, in the order in which they were sent."""
+"""Channels: ordered messages between two chares."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Channel:
-    """One end of a channel between ``chare`` and the one that ``remote`` names, which makes the other end.
+    """One end of a channel between ``chare`` and the chare of the proxy ``remote``, which creates the other end. Messages keep their order.
 
-    The first channel that a chare makes to another is one with the first that the other makes to it, and so on.
+    Several channels between the same two chares are matched in the order of their creation.
     """
 
     def __init__(self, chare: Chare, remote: Any, local: Any = None) -> None:
@@ -32,12 +32,12 @@ class Channel:
         self.arrived.channel = self
 
     def send(self, *args: Any) -> None:
-        """Sends; what it is given comes out of the other end's ``recv``."""
+        """Sends a message. The other end's ``recv`` returns the arguments."""
         self.remote.__charm_channel__(self.own, self.number, self.sent, *args)
         self.sent += 1
 
     def recv(self) -> Any:
-        """Waits for the next message: its value, or a tuple of them if there are several."""
+        """Waits for the next message. Returns its value, or a tuple if it has several."""
         if not self.ready():
             coroutine = getcurrent()
             if not isinstance(coroutine, threads.Coroutine):
@@ -49,7 +49,7 @@ class Channel:
         return args[0] if len(args) == 1 else args
 
     def ready(self) -> bool:
-        """Whether a message is there."""
+        """Whether a message has arrived."""
         return bool(self.arrived.ready)
 
     def _when_ready(self, waiter: Any) -> None:
@@ -61,20 +61,20 @@ class Channel:
 
 
 class Arrived:
-    """What has arrived at one end, also before the chare has made it."""
+    """What has arrived at one end, even before the chare has created that end."""
 
     def __init__(self) -> None:
         self.channel: Channel | None = None
-        #: Coroutines in ``recv``, in the order in which they came: each gets a message.
+        #: Coroutines in ``recv``, in order of arrival. Each gets a message.
         self.receivers: deque[threads.Coroutine] = deque()
-        #: Called, once, when there is a message that none of them takes.
+        #: Called once, when there is a message that no receiver takes.
         self.waiters: list[Any] = []
         self.ready: deque[tuple[Any, ...]] = deque()
         self.early: dict[int, tuple[Any, ...]] = {}
         self.turn = 0
 
     def wait(self, coroutine: threads.Coroutine) -> None:
-        """Waits for a message, which is there to be taken at once."""
+        """Waits for a message, which the caller must take at once."""
         self.receivers.append(coroutine)
         coroutine.since = _engine.coarse_now()
         try:
@@ -88,7 +88,7 @@ class Arrived:
         return self.ready.popleft()
 
     def put(self, turn: int, args: tuple[Any, ...]) -> None:
-        """Calls are in no order: a message that comes too early waits for those before it."""
+        """Adds a message. Calls may arrive in any order, so a message that is too early waits for those before it."""
         self.early[turn] = args
         while self.turn in self.early:
             self.ready.append(self.early.pop(self.turn))
@@ -102,7 +102,7 @@ class Arrived:
 
 
 def kept(chare: Chare, name: str) -> dict[Any, Any]:
-    """A dict that the runtime keeps of a chare."""
+    """A dict that the runtime keeps in a chare."""
     found: dict[Any, Any] | None = getattr(chare, name, None)
     if found is None:
         found = {}
@@ -111,11 +111,11 @@ def kept(chare: Chare, name: str) -> dict[Any, Any]:
 
 
 def own_proxy(chare: Chare) -> Any:
-    """The proxy of this chare alone."""
+    """The proxy of the chare itself."""
     proxy = chare.thisProxy
     return proxy if _engine.index(proxy) is not None else proxy[chare.thisIndex]
 
 
 def arrived(chare: Chare, sender: Any, number: int, turn: int, args: tuple[Any, ...]) -> None:
-    """A message has come for one of the chare's channels."""
+    """A message has arrived for one of the chare's channels."""
     kept(chare, "__charm_ends__").setdefault((sender, number), Arrived()).put(turn, args)

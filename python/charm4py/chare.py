@@ -1,4 +1,4 @@
-"""Chares, and how they are made: single ones, groups, arrays."""
+"""Chares, and how they are created: single chares, groups, arrays."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ C = TypeVar("C")
 
 #: The number of each class in the engine's table.
 numbers: dict[type, int] = {}
-#: How many classes there have been of each name.
+#: How many classes each name has had.
 names: dict[str, int] = {}
-#: Numbers from here on are of classes that were defined while the program runs (src/classes.rs).
+#: The numbers of classes that are defined while the program runs begin here (src/classes.rs).
 LATE = 1 << 31
-#: Classes that have not been registered yet, in the order of their definition.
+#: Classes that are not registered yet, in the order of their definition.
 defined: list[type] = []
 
-#: Whether classes are registered as they are defined: the program has started.
+#: Whether a class is registered when it is defined: the program has started.
 registers_at_once = False
 
 
@@ -42,12 +42,12 @@ def start_registering() -> None:
     registers_at_once = True
 
 
-#: The class of the entry point, if it is one: its constructor is the program, and calls do not wait for it.
+#: The class of the entry point, if it is a class: its constructor is the program, so calls do not wait for the constructor.
 program: list[type] = []
 
 
 class Creation(UnawaitedAnswer):
-    """Of a constructor that is a coroutine: the chare is there when it has ended, and calls wait for that."""
+    """Ends a constructor that is a coroutine: calls of the chare wait until then."""
 
     def __init__(self, chare: Chare, place: str) -> None:
         super().__init__(place)
@@ -57,7 +57,7 @@ class Creation(UnawaitedAnswer):
         _engine.construction_ends(self.chare)
 
     def opens(self) -> None:
-        """It waits for a condition of the chare, which calls make true."""
+        """The constructor waits for a condition of the chare: calls must pass, since only they can make it true."""
         _engine.construction_ends(self.chare, True)
 
 
@@ -70,7 +70,7 @@ def waits_in_constructor(cls: type) -> bool:
 
 
 def let_constructor_wait(cls: type) -> None:
-    """Makes a coroutine of ``__init__``. Calls of the chare wait until it has ended."""
+    """Makes ``__init__`` a coroutine. Calls of the chare wait until it has ended."""
     function: Callable[..., Any] = cls.__init__  # type: ignore[misc]
     is_async = inspect.iscoroutinefunction(function)
 
@@ -78,7 +78,7 @@ def let_constructor_wait(cls: type) -> None:
     def __init__(self: Chare, *args: Any, **kwargs: Any) -> Any:
         is_unit = _engine.unit_of(self) is not None
         if not _engine.construction_begins(self) and (is_async or is_unit or threads.can_wait()):
-            return function(self, *args, **kwargs)  # called by the constructor of a class derived from this one
+            return function(self, *args, **kwargs)  # the constructor of a derived class calls it
         if is_unit:
             return construct_unit(self, function(self, *args, **kwargs))
         index = list(self.thisIndex) if isinstance(self.thisIndex, tuple) else [self.thisIndex]
@@ -96,7 +96,7 @@ def let_constructor_wait(cls: type) -> None:
 
 
 def construct_unit(chare: Chare, made: Any) -> None:
-    """Ends the constructor of a chare that is no part of a job."""
+    """Ends the constructor of a chare of a unit test."""
     if inspect.iscoroutine(made):
         finish(made)
     _engine.construction_ends(chare)
@@ -112,18 +112,18 @@ def finish(constructor: Coroutine[Any, Any, Any]) -> None:
 
 
 def register(cls: type) -> type:
-    """Registers a class of chares. All are, wherever they are defined: this is for programs that say so."""
+    """Accepted without effect: every class of chares is registered when it is defined."""
     return cls
 
 
 def register_defined() -> None:
-    """Registers what has been defined since the last time."""
+    """Registers the classes that were defined since the last call."""
     note_unseen(Chare)
     new = sorted(defined, key=lambda cls: (cls.__module__, cls.__qualname__))
     defined.clear()
     for cls in new:
-        # Those that are defined while the program runs may be in another order on other PEs: their names number them, and
-        # how often there were such names.
+        # PEs may define classes in different orders while the program runs. The number of such a class follows from its name, and from how
+        # many classes have had that name.
         name = f"{cls.__module__}.{cls.__qualname__}"
         names[name] = names.get(name, 0) + 1
         table = rows(cls)
@@ -136,7 +136,7 @@ def register_defined() -> None:
 
 
 def note_unseen(cls: type) -> None:
-    """Notes classes whose bases keep ``__init_subclass__`` from being passed on to :class:`Chare`."""
+    """Notes classes for which a base has not passed ``__init_subclass__`` on to :class:`Chare`."""
     derived: type
     for derived in type.__subclasses__(cls):
         if derived not in numbers and derived not in defined:
@@ -152,12 +152,12 @@ def note(cls: type) -> None:
 
 
 def defined_by(module: str) -> bool:
-    """Whether a module has defined classes of chares that are not registered yet."""
+    """Whether a module has defined classes of chares that are not yet registered."""
     return any(cls.__module__ == module for cls in defined)
 
 
 def rows(cls: type) -> list[tuple[str, Any, bool, int, int]]:
-    """The entry methods of a class, inherited ones too, and those that the runtime calls itself."""
+    """The entry methods of a class with inherited ones, and the methods that the runtime calls."""
     found = [row(name, inspect.getattr_static(cls, name)) for name in (*entry_names(cls), *sorted(CALLED))]
     return [entry for entry in found if entry is not None]
 
@@ -169,27 +169,27 @@ def entry_names(cls: type) -> list[str]:
 
 
 def class_numbered(number: int) -> type | None:
-    """The class of this number, on any thread."""
+    """The class with this number; on any thread."""
     return next((cls for cls, own in list(numbers.items()) if own == number), None)
 
 
 def names_of(number: int) -> list[str]:
-    """The names of the entry methods of the class of this number; for ``dir(proxy)``, on any thread."""
+    """The names of the entry methods of the class with this number, for ``dir(proxy)``; on any thread."""
     cls = class_numbered(number)
     return [] if cls is None else entry_names(cls)
 
 
 def no_method(cls: type, name: str) -> str:
-    """What is said of a name that a proxy does not have."""
+    """The error text for a name that a proxy does not have."""
     if name in OWN:
-        return f"{cls.__name__}.{name} is the runtime's, and no entry method: it is called on the chare itself"
+        return f"{cls.__name__}.{name} is a method of the runtime, not an entry method: call it on the chare itself"
     if inspect.getattr_static(cls, name, None) is not None:
-        return f"{cls.__name__}.{name} is no method, so that proxies do not have it"
+        return f"{cls.__name__}.{name} is not a method, so proxies do not have it"
     return f"{cls.__name__} has no entry method {name}" + ("" if name.startswith("__") else meant(name, entry_names(cls)))
 
 
 def number(cls: Any, pe: int = -1) -> int:
-    """The engine's number of a class of chares that are to be made on all PEs, or on one."""
+    """The engine's number of a class, for chares on all PEs or on one."""
     found = numbers.get(cls)
     if found is None or found >= LATE or cls.__flags__ & ABSTRACT:
         return number_of_another(cls, pe)
@@ -197,21 +197,21 @@ def number(cls: Any, pe: int = -1) -> int:
 
 
 def number_of_another(cls: Any, pe: int) -> int:
-    """The number of what is not simply a class that can be made: ``Cell[int]``, or one that has not been noted."""
+    """The number of a class in a less common form: ``Cell[int]``, or a class that is not registered. Raises if it can have no chares."""
     made = origin(cls)
     if not (isinstance(made, type) and issubclass(made, Chare)):
         raise TypeError(f"{cls!r} is not a class of chares: derive it from Chare")
     if made.__flags__ & ABSTRACT:
         missing = ", ".join(sorted(getattr(made, "__abstractmethods__", ())))
-        raise TypeError(f"chares of {made.__qualname__} cannot be made: it is abstract, and lacks {missing}")
+        raise TypeError(f"chares of {made.__qualname__} cannot be created: the class is abstract and lacks {missing}")
     if not registers_at_once:
-        raise RuntimeError("chares are made after charm.start()")
+        raise RuntimeError("chares can be created only after charm.start()")
     if made not in numbers:
         register_defined()
     found = numbers[made]
     own, pes = _engine.place()[:2]
     if found >= LATE and "<locals>" in made.__qualname__ and pes > 1 and pe != own:
-        where = "is defined inside of a function, so other PEs do not know it: define it at its module's level"
+        where = "is defined inside a function, so other PEs do not know it: define it at module level"
         raise Charm4PyError(f"{made.__qualname__} {where}")
     return found
 
@@ -222,18 +222,18 @@ def origin(cls: Any) -> Any:
 
 
 class Chare(_engine.ChareBase):
-    """An object that lives on a PE and is called through proxies. Derive from it.
+    """The base class of chares: objects that live on a PE and are called through proxies.
 
-    Every method is an entry method, but those whose names begin with two underscores and the ones defined here.
-    ``Chare(cls, args=[], onPE=-1)`` makes a single chare and gives its proxy.
+    Every method of a derived class is an entry method, except the methods defined here and those whose names begin with two underscores.
+    ``Chare(cls, args=[], onPE=-1)`` creates a single chare and returns its proxy.
     """
 
-    # What the runtime keeps of a chare: where a program's attributes cannot meet it, whatever their names are.
+    # What the runtime keeps in a chare. Slots cannot collide with the program's attributes.
     __slots__ = ("__charm_channels__", "__charm_ends__", "__charm_held__", "__charm_rechecking__")
     __charm_held__: list[tuple[Callable[[], bool], Callable[[], None]]]
     __charm_rechecking__: bool
 
-    #: Whether the chare may be migrated.
+    #: Whether the chare may migrate.
     migratable = True
 
     @overload
@@ -243,10 +243,10 @@ class Chare(_engine.ChareBase):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """A single chare's proxy, of a call of ``Chare`` itself."""
+        """The proxy of a single chare, if ``Chare`` itself is called."""
         return single(*args, **kwargs) if cls is Chare else _engine.ChareBase.__new__(cls)
 
-    # No metaclass does this: then a class that has one (abstract classes, protocols) can be a chare's class, too.
+    # Without a metaclass, so that a class with another metaclass (an abstract class, a protocol) can be a class of chares too.
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         note(cls)
@@ -254,24 +254,24 @@ class Chare(_engine.ChareBase):
             register_defined()
 
     def wait(self, condition: str) -> None:
-        """Waits until an expression over ``self`` and the caller's globals and locals holds."""
+        """Waits until an expression is true. It may use ``self``, and the caller's globals and locals."""
         frame = inspect.currentframe()
         assert frame is not None and frame.f_back is not None
         wait(self, condition, frame.f_back)
 
     def __charm_present__(self) -> Any:
-        """Called to learn that the chare is there, and who it is."""
+        """The runtime calls this to learn that the chare exists, and its index."""
         return self.thisIndex
 
     def __charm_sections__(self, section_func: bytes) -> tuple[Any, list[int]]:
-        """Called to learn in which sections the chare is to be."""
+        """The runtime calls this to learn the sections of the chare."""
         return self.thisIndex, sections.numbers(functions.loads(section_func)(self))
 
     def __charm_channel__(self, key: Any, number: int, turn: int, *args: Any) -> None:
         arrived(self, key, number, turn, args)
 
     def AtSync(self) -> None:
-        """Says that the chare can be migrated now. Nothing migrates yet: it goes on at once."""
+        """Says that the chare can migrate now. Migration is not implemented: ``resumeFromSync`` is called at once."""
         unit = _engine.unit_of(self)
         if unit is not None:
             return unit.calls_itself("AtSync")  # type: ignore[no-any-return]
@@ -280,25 +280,25 @@ class Chare(_engine.ChareBase):
             _engine.call_soon(resume)
 
     def setMigratable(self, migratable: bool) -> None:
-        """Says whether the chare may be migrated."""
+        """Sets whether the chare may migrate."""
         self.migratable = bool(migratable)
 
     def migrate(self, toPe: int) -> None:
-        """Moves the chare to another PE. Not there yet."""
+        """Moves the chare to another PE. Not implemented yet."""
         unit = _engine.unit_of(self)
         if unit is not None:
             return unit.calls_itself("migrate", toPe)  # type: ignore[no-any-return]
         raise NotImplementedError("chares cannot migrate yet")
 
     def migrated(self) -> None:
-        """Called after a migration, for chares to override."""
+        """Called after a migration. Override it."""
 
 
-#: What the runtime calls by messages.
+#: Methods that the runtime calls by messages.
 CALLED = frozenset({"__charm_channel__", "__charm_present__", "__charm_sections__"})
-#: The runtime's own names: no entry methods.
+#: The runtime's own names, which are no entry methods.
 OWN = frozenset(dir(Chare)) - CALLED
-#: A flag of classes that lack methods.
+#: The flag of abstract classes (``Py_TPFLAGS_IS_ABSTRACT``).
 ABSTRACT = 1 << 20
 
 
@@ -307,12 +307,15 @@ def arguments(args: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def single(cls: type[C], args: Sequence[Any] = (), onPE: int = -1) -> _engine.ElementProxy[C]:
-    """A single chare; on the PE whose turn it is, unless ``onPE`` says which."""
+    """Creates a single chare, on ``onPE`` or, if that is negative, on the next PE round-robin."""
     return _engine.single(number(cls, onPE), arguments(args), onPE)
 
 
 def Group(cls: type[C], args: Sequence[Any] = (), onPEs: Iterable[int] | None = None) -> _engine.CollectionProxy[C]:
-    """One chare on every PE; on those of ``onPEs``, if given. Gives the proxy of all."""
+    """Creates a group: one chare on every PE, or on each of ``onPEs``. Returns the proxy of all.
+
+    ``group[pe]`` is the proxy of one element.
+    """
     pes = None if onPEs is None else list(onPEs)
     return noted(cls, _engine.group(number(cls), arguments(args), pes, issubclass(origin(cls), ArrayMap)))
 
@@ -325,18 +328,19 @@ def Array(
     map: Any = None,
     useAtSync: bool = False,
 ) -> _engine.CollectionProxy[C]:
-    """Chares with indices below ``dims``; none, to be inserted, if only their number of dimensions is given.
+    """Creates an array of chares with indices below ``dims``. With ``ndims`` instead, it is empty, and ``ckInsert`` adds elements.
 
-    Gives the proxy of all. ``map`` is a group of :class:`ArrayMap`.
+    Returns the proxy of all; ``array[i]`` or ``array[i, j]`` is the proxy of one element. ``map``, a group of :class:`ArrayMap`, says on which PE
+    each element is created.
     """
     if dims is None and ndims < 1:
-        raise TypeError("an array needs dims, or ndims if its elements are to be inserted")
+        raise TypeError("an array needs dims, or ndims if elements are inserted later")
     extent = dims if dims is None or hasattr(dims, "__index__") else tuple(dims)
     return noted(cls, _engine.array(number(cls), extent, arguments(args), map))
 
 
 class Made:
-    """A collection that this PE has made: whether its constructors wait, and what becomes ready when all of its chares are there."""
+    """A collection that this PE has created: whether its constructors may wait, and a future that is ready when all its chares exist."""
 
     __slots__ = "present", "slowly"
 
@@ -351,18 +355,18 @@ def noted(cls: type[C], collection: _engine.CollectionProxy[C]) -> _engine.Colle
 
 
 def creation(proxy: Any) -> Future[None]:
-    """What becomes ready when a chare is there; of a collection that this PE has made, when all of its chares are."""
+    """A future that is ready when a chare exists; for a collection that this PE has created, when all its chares do."""
     if _engine.index(proxy) is not None:
         present: Future[None] = proxy.__charm_present__(awaitable=True)
         return present
     made: Made | None = _engine.noted(proxy)
     if made is None:
-        raise Charm4PyError("charm.awaitCreation() waits for collections that this PE has made")
+        raise Charm4PyError("charm.awaitCreation() waits for collections that this PE has created")
     future = made.present
     if future is None:
         future = made.present = Future()
         if made.slowly:
-            # This question waits for the constructors.
+            # This call waits for the constructors.
             _engine.created(proxy, lambda: proxy.__charm_present__(awaitable=True)._when_ready(lambda _: future.send()))
         else:
             _engine.created(proxy, future.send)
@@ -370,8 +374,8 @@ def creation(proxy: Any) -> Future[None]:
 
 
 class ArrayMap(Chare):
-    """Says where the elements of an array are made: derive from it, and make a group of it."""
+    """Says on which PE each element of an array is created. Derive from it, create a group of it, and pass that as ``map``."""
 
     def procNum(self, index: Any) -> int:
-        """The PE for an index, which is a tuple."""
+        """The PE for an index. The index is a tuple."""
         raise NotImplementedError

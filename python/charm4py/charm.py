@@ -24,12 +24,12 @@ from .threads import Future
 C = TypeVar("C")
 
 charm4py_version = "1.1"
-#: How a launcher tells a process what it is: charmrun, and those of sites.
+#: The variables by which charmrun, and the launchers of sites, tell a process its place in the job.
 BOOT = ("CHARM4RS_BOOT", "PMI_FD", "PMI_RANK", "PMI_SIZE", "PMIX_NAMESPACE", "PMIX_RANK")
 
 
 class Charm:
-    """The job; there is one, ``charm``."""
+    """The job, as a program sees it. There is one object, ``charm``."""
 
     Charm4PyError = Charm4PyError
 
@@ -58,9 +58,10 @@ class Charm:
         modules: Iterable[str] = (),
         interactive: bool = False,
     ) -> NoReturn:
-        """Runs the program; does not return. ``entry``, a function or a class of chares, gets the program's arguments on PE 0.
+        """Runs the program on every PE. Does not return.
 
-        With ``interactive`` the program is what is typed at a prompt instead.
+        ``entry`` is a function or a class of chares that takes the program's arguments; it runs on PE 0, as a coroutine. ``modules`` are
+        imported first. With ``interactive`` there is a prompt in place of ``entry``.
         """
         self._called = True
         if entry is None and not interactive:
@@ -77,7 +78,7 @@ class Charm:
         if self.started:
             raise RuntimeError("charm.start() is called once")
         args = _engine.join(sys.argv)
-        # What this process starts is no part of the job, not even a program of chares.
+        # A process that this one starts is no part of the job.
         for name in BOOT:
             os.environ.pop(name, None)
         pes, processes = _engine.shape()
@@ -86,7 +87,7 @@ class Charm:
                 count = f"{pes} PEs in {processes} process{'es' * (processes > 1)}"
                 _engine.refuse(64, f"{count}: a process of Python has one PE; leave out ++ppn")
             self._launch(pes)
-        # What the runtime has taken is no argument of the program's, wherever it looks.
+        # The runtime's options are removed from sys.argv too.
         sys.argv[:] = map(os.fsdecode, args)
         threads.begin()
         for module in modules:
@@ -100,18 +101,18 @@ class Charm:
         leave(code)
 
     def _begin(self, entry: Any, args: list[str], server: tuple[int, str | None, str | None] | None) -> None:
-        """PE 0, when all are there."""
+        """Starts the program on PE 0, when all PEs are running."""
 
         def begin() -> None:
             if server is not None:
                 self._serve(server)
             self._enter_program(entry, args)
 
-        # Chares of the program may ask for the runtime's on whichever PE they are.
+        # The runtime's group exists on all PEs before any chare of the program.
         _engine.created(Group(Runtime), begin)
 
     def _serve(self, options: tuple[int, str | None, str | None]) -> None:
-        """Listens for clients of CCS."""
+        """Starts the server for clients of CCS."""
         from .ccs.server import opened
 
         ccs.handlers.server = opened(options, self)
@@ -130,7 +131,7 @@ class Charm:
             threads.start(None, entry, (args,), {}, waiters.MainAnswer(unawaited))
 
     def _launch(self, pes: int) -> NoReturn:
-        """Several PEs without a launcher: be the launcher."""
+        """Becomes the launcher, if several PEs are asked for without one."""
         spec = sys.modules["__main__"].__spec__
         if spec is not None:
             program = ["-m", spec.name, *sys.argv[1:]]
@@ -151,34 +152,34 @@ class Charm:
                 reconfigure(line_buffering=True)
 
     def exit(self, code: int = 0) -> None:
-        """Ends the job with a status."""
+        """Ends the job with an exit status."""
         _engine.exit(int(code))
 
     def abort(self, message: str) -> None:
-        """Ends the job with status 1, a message, and the stack."""
+        """Ends the job with status 1, a message and a stack trace."""
         stack = "".join(traceback.format_stack()[:-1]).rstrip()
         abort(1, f"{message}\nTraceback (most recent call last):\n{stack}")
 
     # Clients outside of the job
 
     def CcsRegisterHandler(self, name: str, handler: Callable[[bytes], Any]) -> None:
-        """Lets ``handler(data)`` answer what clients of CCS ask this PE by that name; see :mod:`charm4py.ccs`."""
+        """Registers ``handler(data)`` for the requests with this name that clients of CCS send to this PE; see :mod:`charm4py.ccs`."""
         ccs.handlers.register(name, handler)
 
     def CcsIsRemoteRequest(self) -> bool:
-        """Whether the present code is a handler, and has yet to answer a client."""
+        """Whether the running code is a handler that has not replied yet."""
         return ccs.handlers.is_remote_request()
 
     def CcsSendReply(self, message: Any) -> None:
-        """Answers the client, with bytes, or what has them, or a text. A handler that does not answers with nothing."""
+        """Replies to the client with bytes, a buffer or a text. A handler that sends no reply replies with nothing."""
         ccs.handlers.send_reply(message)
 
     def CcsDelayReply(self) -> ccs.DelayedReply:
-        """Puts the answer off: what this gives may be kept, and sent to other PEs, for ``CcsSendDelayedReply``."""
+        """Delays the reply. The result may be kept, or sent to another PE, for ``CcsSendDelayedReply``."""
         return ccs.handlers.delay_reply()
 
     def CcsSendDelayedReply(self, delayed: ccs.DelayedReply, message: Any) -> None:
-        """Answers a client whose answer was put off; from any PE."""
+        """Sends a delayed reply, from any PE."""
         ccs.handlers.send_delayed_reply(delayed, message)
 
     # Older names
@@ -186,11 +187,11 @@ class Charm:
     Future = Future
 
     def createFuture(self, num_vals: int = 1, *, senders: int | None = None) -> threads.Future[Any]:
-        """A future of so many values: an older name of ``Future``."""
+        """An older name of ``Future``."""
         return Future(num_vals if senders is None else senders)
 
     def register(self, cls: type, collections: Any = None) -> None:
-        """Accepted: all classes of chares are registered, wherever they are defined."""
+        """Accepted without effect: every class of chares is registered when it is defined."""
 
     def addReducer(
         self,
@@ -198,23 +199,23 @@ class Charm:
         pre: Callable[[Any, Any], Any] | None = None,
         post: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Adds a reducer, as ``Reducer.addReducer`` does."""
+        """Does the same as ``Reducer.addReducer``."""
         Reducer.addReducer(func, pre, post)
 
     def LBTurnInstrumentOn(self) -> None:
-        """Accepted: what balancing needs is always measured."""
+        """Accepted without effect."""
 
     def LBTurnInstrumentOff(self) -> None:
-        """Accepted: what balancing needs is always measured."""
+        """Accepted without effect."""
 
     # Where am I
 
     def myPe(self) -> int:
-        """The PE on which this code runs."""
+        """The number of the PE on which this code runs."""
         return state.pe
 
     def numPes(self) -> int:
-        """How many PEs the job has."""
+        """The number of PEs in the job."""
         return state.pes
 
     def myHost(self) -> int:
@@ -222,7 +223,7 @@ class Charm:
         return state.host
 
     def numHosts(self) -> int:
-        """How many hosts the job has."""
+        """The number of hosts in the job."""
         return len(state.hosts)
 
     def getHostPes(self, host: int) -> list[int]:
@@ -234,7 +235,7 @@ class Charm:
         return state.hosts[host][0]
 
     def getHostNumPes(self, host: int) -> int:
-        """How many PEs a host has."""
+        """The number of PEs on a host."""
         return len(state.hosts[host])
 
     def getPeHost(self, pe: int) -> int:
@@ -242,24 +243,24 @@ class Charm:
         return next(host for host, pes in enumerate(state.hosts) if pe in pes)
 
     def getPeHostRank(self, pe: int) -> int:
-        """A PE's place among those of its host."""
+        """The rank of a PE among the PEs of its host."""
         return state.hosts[self.getPeHost(pe)].index(pe)
 
     def getTopoTreeEdges(
         self, pe: int, root_pe: int, pes: Sequence[int] | None = None, bfactor: int = 4
     ) -> tuple[int | None, list[int]]:
-        """The parent (``None`` for the root) and the children of a PE in a tree over ``pes``, or all PEs, that enters each host once."""
+        """The parent (``None`` for the root) and the children of a PE in a spanning tree over ``pes``, or over all PEs. The tree enters each host once."""
         over = self._tree(root_pe, range(state.pes) if pes is None else pes, bfactor)
         if pe not in over:
             raise ValueError(f"PE {pe} is not in the tree")
         return trees.edges(pe, root_pe, over, bfactor, self.getPeHost)
 
     def getTopoSubtrees(self, root_pe: int, pes: Sequence[int], bfactor: int = 4) -> list[list[int]]:
-        """The subtrees below the root of a tree over ``pes``, at most ``bfactor``: each a list that begins with its own root."""
+        """The subtrees below the root of a spanning tree over ``pes``, at most ``bfactor``. Each is a list that begins with its root."""
         return trees.subtrees(root_pe, self._tree(root_pe, pes, bfactor), bfactor, self.getPeHost)
 
     def _tree(self, root: int, pes: Sequence[int], branches: int) -> list[int]:
-        """The PEs of a tree, checked."""
+        """The PEs of a spanning tree, checked."""
         over = list(pes)
         wrong = [pe for pe in over if not 0 <= pe < state.pes]
         if wrong:
@@ -271,11 +272,11 @@ class Charm:
         return over
 
     def printStats(self) -> None:
-        """Prints calls, seconds, messages and bytes, by method, of this PE. Needs ``charm.options.profiling``."""
+        """Prints calls, seconds, messages and bytes of this PE, for each method. Needs ``charm.options.profiling``."""
         stats.show()
 
     def print_dbg(self, *args: Any, **kwargs: Any) -> None:
-        """Prints, with the PE and the host before it."""
+        """Prints like ``print``, after the PE and the host."""
         print(f"PE {state.pe} of {state.pes}, {os.uname().nodename}:", *args, **kwargs)
 
     # Sections
@@ -287,27 +288,27 @@ class Charm:
         section_func: Callable[[Any], Any] | None = None,
         elems: Sequence[Iterable[Any]] | None = None,
     ) -> list[_engine.CollectionProxy[C]]:
-        """Cuts a group, an array or a section into sections: see :func:`charm4py.sections.split`."""
+        """Splits a group, an array or a section into sections: see :func:`charm4py.sections.split`."""
         return sections.split(proxy, numsections, section_func, elems)
 
     def combine(self, *proxies: Any) -> Any:
-        """A section of all elements of groups, arrays, sections and elements: see :func:`charm4py.sections.combine`."""
+        """Makes one section of groups, arrays, sections and elements: see :func:`charm4py.sections.combine`."""
         return sections.combine(*proxies)
 
     # Waiting
 
     def awaitCreation(self, *proxies: Any) -> None:
-        """Waits until all chares of these collections, which this PE has made, are there."""
+        """Waits until all chares of these collections exist. This PE must have created them."""
         for proxy in proxies:
             creation(proxy).get()
 
     def wait(self, objs: Iterable[Any]) -> None:
-        """Waits until all futures and channels are ready."""
+        """Waits until all these futures and channels are ready."""
         for _ in self.iwait(objs):
             pass
 
     def iwait(self, objs: Iterable[Any]) -> Iterator[Any]:
-        """Gives futures and channels in the order in which they become ready."""
+        """Yields futures and channels in the order in which they become ready."""
         pending: list[Any] = []
         for thing in objs:
             if thing.ready():
@@ -336,27 +337,27 @@ class Charm:
                     coroutine.since = _engine.coarse_now()
                     threads.Hub.greenlet.switch()
                 yield ready.pop(0)
-        finally:  # also of who has got enough, or was interrupted
+        finally:  # also if the caller stops early, or is interrupted
             waiting = None
             for thing in pending:
                 thing._forget(woken)
 
     def sleep(self, seconds: float) -> None:
-        """Waits; the PE goes on meanwhile."""
+        """Suspends the coroutine for so many seconds. The PE runs other work meanwhile."""
         future: Future[None] = Future()
         _engine.after(seconds, future.send)
         future.get()
 
     def scheduleCallableAfter(self, callable_obj: Callable[..., Any], seconds: float, args: Sequence[Any] = ()) -> None:
-        """Calls ``callable_obj(*args)`` on this PE in so many seconds."""
+        """Calls ``callable_obj(*args)`` on this PE after so many seconds."""
         _engine.after(seconds, lambda: callable_obj(*args))
 
     def startQD(self, callback: Any) -> None:
-        """Calls back when the job has nothing to do: nothing runs, is queued, or on its way."""
+        """Calls ``callback`` when the job is quiescent: nothing runs, is queued, or is in transit."""
         _engine.quiescence(callback)
 
     def waitQD(self) -> None:
-        """Waits until the job has nothing to do."""
+        """Waits until the job is quiescent."""
         future: Future[None] = Future()
         self.startQD(future.send)
         future.get()
@@ -376,7 +377,7 @@ tasks.running.make_loop = make_loop
 
 
 def _code_of_the_command_line() -> str:
-    """What ``python -c`` runs."""
+    """The code that ``python -c`` runs."""
     words: Iterator[str] = iter(getattr(sys, "orig_argv", [])[1:])
     for word in words:
         if word in ("-W", "-X"):
@@ -387,7 +388,7 @@ def _code_of_the_command_line() -> str:
 
 
 def never_started() -> None:
-    """The interpreter ends: says so if the program was to be one of chares. (Of a job's processes the launcher says it.)"""
+    """Prints an error if a script defines chares and ends without a job. (For a process of a job the launcher prints it.)"""
     failed = getattr(sys, "last_value", None) is not None
     if not (charm._called or failed or BOOT[0] in os.environ) and defined_by("__main__"):
         print(f"{sys.argv[0]}: error: the script ended without calling charm.start()", file=sys.stderr)

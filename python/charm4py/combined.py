@@ -1,8 +1,7 @@
-"""Parts of several collections under one proxy: they are called together, and reductions go over all of them.
+"""Parts of several collections under one proxy: calls go to all of them, and so do reductions.
 
-A reduction goes over each part first, as one of the runtime's own, which takes along what the program asked for. What comes of the parts
-meets on PE 0, where it is merged: the values of a part arrive in the order of its reductions, so that the first of all parts
-belong together.
+Each part is reduced first, by a reduction of the runtime that carries the program's callback. PE 0 merges the results of the parts. The
+results of a part arrive in the order of its reductions, so the first results of all parts belong together.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any, Callable, NamedTuple
 
 from . import _engine, reduction, state, threads
 
-#: An element's index, as the engine takes it.
+#: An element's index as the engine takes it.
 Index = tuple[int, ...]
 
 
@@ -21,9 +20,9 @@ def tupled(index: Any) -> Index:
 
 
 class Combined:
-    """Parts of several collections, also of different classes."""
+    """Parts of several collections, which may have different classes."""
 
-    # A name that no method of the program has.
+    # No method of a program has this name.
     __slots__ = ("__charm_parts__",)
     __charm_parts__: list[Any]
 
@@ -45,12 +44,12 @@ class Combined:
         return Combined, (self.__charm_parts__,)
 
     def issec(self) -> bool:
-        """Whether it names a section."""
+        """Whether the proxy names a section."""
         return True
 
 
 class CombinedMethod:
-    """A method of each of them."""
+    """The methods of one name of all parts."""
 
     def __init__(self, of: Combined, name: str) -> None:
         self.of = of
@@ -64,7 +63,7 @@ class CombinedMethod:
             return None
         result: threads.Future[Any] = threads.Future()
         answers = [method(*args, ret=ret, awaitable=not ret, **kwargs) for method in self.methods]
-        # Of values the list is in the order of the indices, whatever collection they are of.
+        # The list of values is in the order of the indices, across the collections.
         indices = present(self.of) if ret else []
         when_all([*answers, *indices], lambda: give(result, gathered(answers, indices)))
         return result
@@ -80,12 +79,12 @@ class CombinedMethod:
 
 
 def present(combined: Combined) -> list[threads.Future[Any]]:
-    """The indices of each part."""
+    """Futures of the indices of each part."""
     return [part.__charm_present__(ret=True) for part in combined.__charm_parts__]
 
 
 def gathered(answers: list[threads.Future[Any]], indices: list[threads.Future[Any]]) -> Any:
-    """What the calls of several collections give: their values, or the first exception, or nothing."""
+    """The result of the calls of several collections: their values, the first exception, or ``None``."""
     if not indices:
         return next((error for error in map(outcome, answers) if isinstance(error, Exception)), None)
     found: list[tuple[Index, Any]] = []
@@ -99,7 +98,7 @@ def gathered(answers: list[threads.Future[Any]], indices: list[threads.Future[An
 
 
 def give(future: threads.Future[Any], value: Any) -> None:
-    """Lets a future of this PE have a value as it stands, or an exception raised."""
+    """Gives a future of this PE a value without a copy, or an exception."""
     if isinstance(value, Exception):
         future.send(value)
     else:
@@ -107,7 +106,7 @@ def give(future: threads.Future[Any], value: Any) -> None:
 
 
 def outcome(future: threads.Future[Any]) -> Any:
-    """A future's value, or the exception in its place."""
+    """A future's value or exception."""
     try:
         return future._result()
     except Exception as error:
@@ -115,7 +114,7 @@ def outcome(future: threads.Future[Any]) -> Any:
 
 
 def when_all(futures: list[threads.Future[Any]], then: Callable[[], None]) -> None:
-    """Calls ``then`` when all futures have their values."""
+    """Calls ``then`` when all futures are ready."""
     missing = len(futures)
 
     def ready(_: Any) -> None:
@@ -129,7 +128,7 @@ def when_all(futures: list[threads.Future[Any]], then: Callable[[], None]) -> No
 
 
 class Partial(NamedTuple):
-    """What chares of one part contribute to a reduction, and what comes of it."""
+    """A contribution of one part to a reduction, and the part's result."""
 
     over: Combined
     part: int
@@ -139,17 +138,17 @@ class Partial(NamedTuple):
 
 
 def merge(a: Partial, b: Partial) -> Partial:
-    # One callback is that of all contributors; an allreduce has one for each.
+    # All contributors have the same callback, except in an allreduce, where each has its own.
     callbacks = a.callbacks if a.callbacks == b.callbacks else a.callbacks + b.callbacks
     return a._replace(callbacks=callbacks, data=reduction.merge(a.reducer, a.data, b.data))
 
 
-#: The reducer of the parts.
+#: The reducer that merges contributions of a part.
 PARTS = reduction.Reducer._add("_parts", merge)
 
 
 def reduce(chare: Any, callback: Any, data: Any, reducer: Any, section: Any, all: bool) -> None:
-    """Contributes to a reduction over parts of several collections, or to one whose result methods of several get."""
+    """Contributes to a reduction over parts of several collections, or to one whose callback is a method of several."""
     if not (callback is None or isinstance(callback, (_engine.FutureBase, _engine.Method, CombinedMethod))):
         raise TypeError(f"a callback is a future or a method of a proxy, not {callback}")
     own = _engine.whole(chare.thisProxy)
@@ -168,11 +167,11 @@ def reduce(chare: Any, callback: Any, data: Any, reducer: Any, section: Any, all
 
 
 class Reductions:
-    """Those over one proxy, on the PE where its parts meet."""
+    """The reductions over one proxy, on the PE that merges its parts."""
 
     def __init__(self, over: Combined) -> None:
         self.arrived: list[deque[Partial]] = [deque() for _ in over.__charm_parts__]
-        #: The parts that have elements, once that is known: the others contribute nothing.
+        #: The parts that have elements, once known. The others contribute nothing.
         self.contributing: list[deque[Partial]] = []
         there = present(over)
         when_all(there, lambda: self.begin([future._result() for future in there]))
@@ -190,19 +189,19 @@ class Reductions:
 
 
 def deliver(result: Partial) -> None:
-    """Gives a result to whom it is for."""
+    """Gives a result to its callbacks."""
     args = [reduction.finish(result.reducer, result.data)] if result.reducer != reduction.Reducer.nop.number else []
     for callback in result.callbacks:
         if callback is not None:
             callback(*args)
 
 
-#: Those that this PE has seen.
+#: By proxy.
 reductions: dict[Combined, Reductions] = {}
 
 
 def reduced(partial: Partial) -> None:
-    """A part's value has arrived."""
+    """A part's result has arrived."""
     found = reductions.get(partial.over)
     if found is None:
         found = reductions[partial.over] = Reductions(partial.over)

@@ -1,4 +1,4 @@
-"""How the job and its processes end: exceptions that end the job, what is written before the end, and how long a process may take."""
+"""How the job and its processes end: exceptions that end the job, buffers that are written before the end, and the time limit of a process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import _engine, errors
 
 #: How long a process may take to end by itself after its job. The launcher waits a little longer.
 LIMIT_S = 8.0
-#: Packages below a program: their classes are among the bases of its classes.
+#: Packages below the program: its classes derive from theirs.
 BELOW = frozenset({"abc", "builtins", "charm4py", "typing"})
 #: Modules whose functions the engine holds. The interpreter ends all objects only of modules that still exist.
 kept_modules: dict[str, ModuleType] = {}
@@ -65,7 +65,7 @@ def abort(code: int, text: str) -> NoReturn:
 
 
 class UnawaitedAnswer:
-    """Takes the result of code that no caller waits for: a value is dropped, an exception ends the job."""
+    """Takes the result of code for which no caller waits: a value is dropped, an exception ends the job."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -92,7 +92,7 @@ os.register_at_fork(after_in_child=note_fork)
 
 
 def leave_fork(error: BaseException) -> NoReturn:
-    """Ends a forked child because of an exception, as a program ends because of it."""
+    """Ends a forked child because of an exception, as Python ends a program."""
     status = 1
     if not isinstance(error, SystemExit):
         traceback.print_exception(type(error), error, error.__traceback__)
@@ -109,7 +109,7 @@ def leave_fork(error: BaseException) -> NoReturn:
 
 
 def flush() -> None:
-    """Writes what has been printed, and what is kept in the buffers of files: the process may end without ending its objects."""
+    """Flushes standard output and error, and open files: the process may end without finalizing its objects."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -122,7 +122,7 @@ def flush() -> None:
 
 
 def flush_file(file: Any) -> None:
-    """Only files of the file system: whatever is behind a pipe or a socket may never read."""
+    """Flushes a regular file. The reader of a pipe or a socket may never read, so those are left out."""
     try:
         if not file.closed and file.writable() and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.flush()
@@ -131,9 +131,9 @@ def flush_file(file: Any) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process, whose job is over, as programs end: by SystemExit, so that all that is to run at an end runs."""
+    """Ends this process after its job, by SystemExit, so that exit handlers run."""
     flush()
-    # Of modules that are kept the interpreter empties the last one first: what a program uses is to be there when its objects end.
+    # The interpreter clears kept modules from the last to the first. What the program uses must still exist when its objects end.
     for name in kept_modules:
         if name.split(".")[0] not in BELOW and name in sys.modules:
             sys.modules[name] = sys.modules.pop(name)
@@ -141,8 +141,8 @@ def leave(code: int) -> NoReturn:
     def limit() -> None:
         _engine.end_within(LIMIT_S, code)
 
-    # Before threads are waited for; the handlers of atexit come after them.
+    # This runs before the interpreter waits for threads; the handlers of atexit run after that.
     getattr(threading, "_register_atexit", atexit.register)(limit)
-    # The interpreter remembers that an interrupt has left an exec, though it was caught later, and would end by SIGINT; this makes it forget.
+    # The interpreter remembers that an interrupt has left an exec, even if it was caught later, and would end by SIGINT. This clears that state.
     exec("")
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""What tells the runtime how a method is to be run: ``@coro``, ``@when``, ``async def``."""
+"""Decorators of entry methods (``@coro``, ``@when``), the table of a class's methods, and how arguments are bound."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any, Callable, Iterable, Iterator, TypeVar, Union
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: More arguments than any method has: it takes as many as it is given.
+#: More arguments than any call has: the method takes any number.
 MANY = 1 << 30
-#: Names that a call's keywords have taken.
+#: Keywords that every call has.
 RESERVED = frozenset({"ret", "awaitable"})
 
 
 def coro(function: F) -> F:
-    """Lets a method wait: for futures, channels, conditions, time. Other methods of the chare run meanwhile."""
+    """Decorates an entry method that may wait: for futures, channels, conditions or time. Other methods of the chare run meanwhile."""
     function._charm_coro = True  # type: ignore[attr-defined]
     return function
 
 
 def coro_ext(event_notify: bool = False) -> Callable[[F], F]:
-    """As :func:`coro`. ``event_notify`` is accepted and not needed."""
+    """The same as :func:`coro`. ``event_notify`` is accepted without effect."""
     return coro
 
 
 def when(condition: Union[str, Callable[..., bool]]) -> Callable[[F], F]:
-    """Lets a call wait, in the order of arrival, until ``condition`` holds.
+    """Decorates an entry method whose calls wait until ``condition`` is true. Waiting calls run in the order of arrival.
 
-    The condition is an expression over ``self``, the method's parameters and its module's globals, or a callable that takes
-    what the method takes.
+    The condition is an expression over ``self``, the method's parameters and its module's globals, or a callable with the parameters of
+    the method.
     """
 
     def decorate(function: F) -> F:
@@ -55,12 +55,12 @@ class Entry:
 
 
 def is_async(function: FunctionType) -> bool:
-    """Whether it is an ``async def``, or stands around one as ``functools.wraps`` says."""
+    """Whether a function is an ``async def``, or wraps one (``functools.wraps``)."""
     return any(inspect.iscoroutinefunction(each) for each in layers(function))
 
 
 def awaited(function: FunctionType) -> Callable[..., Any]:
-    """The ``async def`` itself; or one that awaits what a plain function around it gives."""
+    """The ``async def`` itself, or one that awaits the result of a plain function around it."""
     if inspect.iscoroutinefunction(function):
         return function
 
@@ -75,7 +75,7 @@ def awaited(function: FunctionType) -> Callable[..., Any]:
 
 
 def layers(function: Any) -> Iterator[FunctionType]:
-    """A function, and those around which decorators have put it, from the outermost on."""
+    """A decorated function and the functions inside it, from the outermost to the innermost."""
     seen: set[int] = set()
     while isinstance(function, FunctionType) and id(function) not in seen:
         seen.add(id(function))
@@ -84,7 +84,7 @@ def layers(function: Any) -> Iterator[FunctionType]:
 
 
 def signature(function: FunctionType) -> inspect.Signature:
-    """What a function takes itself. One that ``functools.wraps`` has dressed up as another takes what it takes all the same."""
+    """The function's own signature, also if ``functools.wraps`` gives it that of another one."""
     static = function.__dict__.get("_charm_static")
     if static is not None:
         chare = inspect.Parameter("_chare", inspect.Parameter.POSITIONAL_ONLY)
@@ -97,7 +97,7 @@ def signature(function: FunctionType) -> inspect.Signature:
 
 
 def method_parameters(function: Any) -> list[inspect.Parameter]:
-    """The parameters of an entry method, those without the chare."""
+    """The parameters of an entry method without the chare."""
     function = getattr(function, "function", function)
     parameters = list(signature(function).parameters.values())
     takes_chare = parameters and parameters[0].kind in POSITIONAL
@@ -105,11 +105,11 @@ def method_parameters(function: Any) -> list[inspect.Parameter]:
 
 
 def compiled(expression: str, function: FunctionType) -> Callable[..., bool]:
-    """A condition as a function of what the method takes."""
+    """Compiles a condition to a function with the parameters of the method."""
     outer, inner = condition_layers(expression, function)
     parameters = [p.replace(annotation=p.empty) for p in signature(outer).parameters.values()]
     given = [p for p in parameters if p.default is not p.empty]
-    # A default is written as None, and set as the value that it is.
+    # The code has None for each default; the values are set below.
     written = ", ".join(str(p.replace(default=None) if p.default is not p.empty else p) for p in parameters)
     where = f"<@when of {inner.__qualname__} in {inner.__code__.co_filename}>"
     code = compile(f"lambda {written}: ({expression})", where, "eval")
@@ -120,7 +120,7 @@ def compiled(expression: str, function: FunctionType) -> Callable[..., bool]:
 
 
 def condition_layers(expression: str, function: FunctionType) -> tuple[FunctionType, FunctionType]:
-    """Whose parameters a condition names, among the layers of a function; and the innermost one, which is where it was written."""
+    """The layer of a function whose parameters a condition names, and the innermost layer, whose module has the condition."""
     all_layers = list(layers(function))
     used = set(compile(expression, "<@when>", "eval").co_names)
     taken = [used & set(signature(layer).parameters) for layer in all_layers]
@@ -129,9 +129,9 @@ def condition_layers(expression: str, function: FunctionType) -> tuple[FunctionT
 
 
 def row(name: str, attribute: Any) -> tuple[str, Any, bool, int, int] | None:
-    """How the engine is told of a method: name, function, whether it is called as it stands, least and most arguments.
+    """A method's row in the engine's table: name, function, whether the engine calls it directly, least and most arguments.
 
-    ``None``: the attribute is no method.
+    ``None`` if the attribute is no method.
     """
     if not is_method(attribute):
         return None
@@ -142,12 +142,12 @@ def row(name: str, attribute: Any) -> tuple[str, Any, bool, int, int] | None:
 
 
 def is_method(attribute: Any) -> bool:
-    """Whether an attribute of a class, as it stands there, is an entry method: a function of Python, static or not."""
+    """Whether an attribute of a class is an entry method: a Python function or a static method."""
     return isinstance(attribute.__func__ if isinstance(attribute, staticmethod) else attribute, FunctionType)
 
 
 def dropping_self(static: staticmethod[Any, Any]) -> FunctionType:
-    """A static method as one that has a chare."""
+    """A static method as a function that takes the chare and ignores it."""
     function = static.__func__
 
     def method(_chare: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -160,7 +160,7 @@ def dropping_self(static: staticmethod[Any, Any]) -> FunctionType:
 
 
 def arity(parameters: list[inspect.Parameter]) -> tuple[int, int]:
-    """How many positional arguments a method needs and takes; least above most: always ask Python."""
+    """The least and the most positional arguments of a method. If least exceeds most, :func:`bind` must always be called."""
     for parameter in parameters:
         needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if needed or parameter.name in RESERVED:
@@ -169,7 +169,7 @@ def arity(parameters: list[inspect.Parameter]) -> tuple[int, int]:
 
 
 def positional(parameters: Iterable[inspect.Parameter]) -> tuple[int, int]:
-    """How many positional arguments are needed and taken."""
+    """The least and the most positional arguments."""
     least = most = 0
     for parameter in parameters:
         if parameter.kind in POSITIONAL:
@@ -184,7 +184,7 @@ POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR
 
 
 def parameter(function: Any, position: int) -> str:
-    """The name of the parameter that takes the positional argument at this position, ``self`` not counted."""
+    """The name of the parameter at this position, without counting ``self``."""
     parameters = method_parameters(function)
     if position < len(parameters) and parameters[position].kind is not inspect.Parameter.VAR_POSITIONAL:
         return parameters[position].name
@@ -197,7 +197,7 @@ def parameter(function: Any, position: int) -> str:
 def bind(
     callee: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A call's arguments by Python's rules, or the error that they break; called by the engine where it is not plain."""
+    """Binds a call's arguments by Python's rules, or raises. The engine calls this where the arguments are not simply positional."""
     parameters = method_parameters(function)
     keywords = kwargs or {}
     refuse_reserved(callee, parameters, len(args))
@@ -209,7 +209,7 @@ def bind(
 
 
 def refuse_reserved(callee: str, parameters: list[inspect.Parameter], given: int) -> None:
-    """Parameters that are called as the keywords of every call are filled by position only."""
+    """Raises if a parameter with the name of a reserved keyword would get its value by keyword."""
     for position, parameter in enumerate(parameters):
         if parameter.name in RESERVED and (position >= given or parameter.kind not in POSITIONAL):
             raise TypeError(
@@ -218,7 +218,7 @@ def refuse_reserved(callee: str, parameters: list[inspect.Parameter], given: int
 
 
 def misfit(parameters: list[inspect.Parameter], args: tuple[Any, ...], keywords: dict[str, Any], why: str) -> str:
-    """What is wrong with the arguments of a call, and what is meant perhaps."""
+    """The error text for arguments that do not fit, with a suggestion."""
     takes = f"it takes {inspect.Signature(parameters)}"
     _, most = positional(parameters)
     if len(args) > most:
@@ -232,6 +232,6 @@ def misfit(parameters: list[inspect.Parameter], args: tuple[Any, ...], keywords:
 
 
 def meant(name: str, names: Iterable[str]) -> str:
-    """A question whether another name was meant, if there is one that is like this."""
+    """A suggestion of a similar name, if there is one."""
     close = difflib.get_close_matches(name, names, 1)
     return f" (did you mean {close[0]!r}?)" if close else ""

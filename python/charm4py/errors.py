@@ -1,4 +1,4 @@
-"""Errors of the runtime, and how exceptions travel."""
+"""Exceptions of the runtime, and how exceptions travel between PEs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Charm4PyError(Exception):
-    """Something that the runtime cannot do."""
+    """An error of the runtime."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -16,7 +16,7 @@ class Charm4PyError(Exception):
 
 
 class RemoteError(Exception):
-    """An exception of another PE whose class is not there, or that cannot be pickled: its type and text."""
+    """Replaces an exception of another PE that cannot be pickled, or whose class is unknown here. Has its type and text."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}: {text}")
@@ -28,7 +28,7 @@ class RemoteError(Exception):
 
 
 def pack(error: BaseException) -> tuple[bytes | None, str, str, str]:
-    """An exception as it travels: pickled if that can be, its type, its text, and its tracebacks so far."""
+    """Packs an exception: pickled if possible, with its type, its text, and its tracebacks so far."""
     try:
         pickled = pickle.dumps(error)
     except Exception:
@@ -37,14 +37,14 @@ def pack(error: BaseException) -> tuple[bytes | None, str, str, str]:
 
 
 def story(error: BaseException) -> str:
-    """The traceback, and those of the PEs from which the exception came."""
+    """The traceback, after those of the PEs from which the exception came."""
     earlier = getattr(error, "remote_stacktrace", "")
     own = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return f"{earlier}\n{own}" if earlier else own
 
 
 def unpack(parts: tuple[bytes | None, str, str, str]) -> BaseException:
-    """The exception again; with the tracebacks of where it has been as ``remote_stacktrace``."""
+    """Unpacks an exception. Its ``remote_stacktrace`` has the tracebacks of the other PEs."""
     pickled, kind, text, tracebacks = parts
     error: BaseException | None = None
     if pickled is not None:

@@ -1,4 +1,4 @@
-"""Functions as they travel: by name if another PE finds them so, otherwise with their code and what they hold. Classes too."""
+"""How functions and classes travel: by name if other PEs can import them, otherwise by value, with their code and what they refer to."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from . import _engine
 
-#: Modules whose contents other PEs have not got: what functions use of them travels too.
+#: Modules whose contents other PEs do not have: what functions use of them travels too.
 local_modules: set[str] = set()
-#: Classes of those modules that other PEs have got all the same.
+#: Classes of those modules that other PEs do have.
 told: WeakSet[Any] = WeakSet()
 
-#: Classes that have travelled by value, and what names them in the whole job: one that comes back is the one that went.
+#: Classes that have travelled by value, and their names in the whole job: a class that comes back is the same object.
 class_names: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
 classes: WeakValueDictionary[bytes, type] = WeakValueDictionary()
-#: Those that have been made and not been filled yet.
+#: Classes that were created and have no contents yet.
 empty: WeakSet[type] = WeakSet()
 
-#: What is in a class without having been put there by the program, or has to be there from the beginning.
+#: Attributes of a class that the program has not set, or that must exist from the beginning.
 NOT_FILLED = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "_abc_impl"})
-#: Objects of dataclasses that are known by their identity.
+#: Objects of dataclasses that are compared by identity.
 MARK_NAMES = ("MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY", "_EMPTY_METADATA", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR")
 MARKS = {id(getattr(dataclasses, name)): name for name in MARK_NAMES if hasattr(dataclasses, name)}
-#: A flag of classes that are made while the program runs.
+#: The flag of classes that are created at run time (``Py_TPFLAGS_HEAPTYPE``).
 HEAP_TYPE = 1 << 9
 
 
 def dumps(function: Any) -> bytes:
-    """A function, or anything else, as bytes."""
+    """Pickles a function, or another object."""
     try:
         buffer = io.BytesIO()
         Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(function)
@@ -51,14 +51,14 @@ loads: Callable[[bytes], Callable[..., Any]] = pickle.loads
 
 
 def as_they_travel(arguments: list[tuple[Any, ...]]) -> Any:
-    """Arguments of tasks: where classes are found by names that only this PE knows, whatever may be of such a class travels by value."""
+    """Arguments of tasks, ready to send. If ``__main__`` exists only on this PE, values that may have its classes travel by value."""
     if not local_modules or all(is_plain(argument) for each in arguments for argument in each):
         return arguments
     return len(arguments), dumps(arguments)
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is surely of no such class, nor anything in it."""
+    """Whether a value and its parts surely have no such class."""
     kind = type(value)
     if kind.__module__ == "numpy":
         return not getattr(getattr(value, "dtype", None), "hasobject", True)
@@ -66,7 +66,7 @@ def is_plain(value: Any) -> bool:
 
 
 class Pickler(pickle.Pickler):
-    """Pickles functions that have no name elsewhere by value: lambdas, closures, and those that another function defines; and classes."""
+    """Pickles by value the functions and classes that other PEs cannot import: lambdas, closures, and those defined inside a function."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, ModuleType):
@@ -78,17 +78,17 @@ class Pickler(pickle.Pickler):
         if is_found_by_name(obj):
             return NotImplemented
         made = (marshal.dumps(obj.__code__), obj.__module__, obj.__name__, len(obj.__closure__ or ()))
-        # What it holds comes after it: it may hold itself.
+        # Its references come after it, since it may refer to itself.
         return make, made, contents(obj), None, None, fill
 
 
 def is_found_by_name(function: FunctionType | type) -> bool:
-    """Whether a function or class is what its module has under its name, and other PEs have that module."""
+    """Whether a function or class can be imported by name, also on other PEs."""
     return is_in_module(function) and (function.__module__ not in local_modules or function in told)
 
 
 def is_in_module(function: Any) -> bool:
-    """Whether it is what its module has under its name."""
+    """Whether its module has it under its name."""
     found: Any = sys.modules.get(function.__module__)
     for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
@@ -96,7 +96,7 @@ def is_in_module(function: Any) -> bool:
 
 
 def contents(function: FunctionType) -> dict[str, Any]:
-    """What is in a function beside its code."""
+    """The state of a function besides its code."""
     own = function.__module__ in local_modules or function.__module__ not in sys.modules
     used = names(function.__code__) if own else set()
     package = sys.modules[__package__].__dict__
@@ -111,7 +111,7 @@ def contents(function: FunctionType) -> dict[str, Any]:
 
 
 def filled(function: FunctionType) -> tuple[CellType, ...]:
-    """The variables of the functions around it, which have to have values by now."""
+    """The closure variables, which must have values."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         try:
             cell.cell_contents
@@ -121,20 +121,20 @@ def filled(function: FunctionType) -> tuple[CellType, ...]:
 
 
 def names(code: CodeType) -> set[str]:
-    """The global names that code may use, that of functions inside it too."""
+    """The global names that code may use, with the functions inside it."""
     inner = (names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*inner)
 
 
 def make(code: bytes, module: str, name: str, cells: int) -> FunctionType:
-    """A function that is still empty."""
+    """A function without its state."""
     known = sys.modules.get(module)
     names_there = {"__builtins__": __builtins__} if known is None else known.__dict__
     return FunctionType(marshal.loads(code), names_there, name, None, tuple(CellType() for _ in range(cells)))
 
 
 def fill(function: FunctionType, state: dict[str, Any]) -> None:
-    """Puts in what it holds."""
+    """Sets the state of a function."""
     function.__defaults__ = state["defaults"]
     function.__kwdefaults__ = state["kwdefaults"]
     function.__dict__.update(state["attributes"])
@@ -149,13 +149,13 @@ def fill(function: FunctionType, state: dict[str, Any]) -> None:
 
 
 def class_by_value(cls: type) -> Any:
-    """How a class is made again: an empty one first, since what is in it may hold it."""
+    """How to rebuild a class: first without contents, since those may refer to it."""
     if issubclass(cls, enum.Enum):
-        raise TypeError(f"{cls.__qualname__} is an enumeration, which other PEs know only by name: define it in a module")
+        raise TypeError(f"{cls.__qualname__} is an enumeration, which other PEs can only import by name: define it in a module")
     if issubclass(cls, _engine.ChareBase):
         if is_in_module(cls):
             return NotImplemented
-        raise TypeError(f"{cls.__qualname__} is a class of chares, which other PEs know only by name: define it in a module")
+        raise TypeError(f"{cls.__qualname__} is a class of chares, which other PEs can only import by name: define it in a module")
     if cls not in class_names:
         name_class(cls, os.urandom(16))
     first = {name: cls.__dict__[name] for name in ("__module__", "__slots__") if name in cls.__dict__}
@@ -177,7 +177,7 @@ def name_class(cls: type, name: bytes) -> None:
 
 
 def make_class(name: bytes, kind: type, title: str, bases: tuple[type, ...], first: dict[str, Any]) -> type:
-    """A class that is still empty, or the one of that name."""
+    """A class without contents, or the one that this process has under that name."""
     cls = classes.get(name)
     if cls is None:
         cls = kind(title, bases, dict(first))
@@ -187,7 +187,7 @@ def make_class(name: bytes, kind: type, title: str, bases: tuple[type, ...], fir
 
 
 def fill_class(cls: type, later: dict[str, Any]) -> None:
-    """Puts in what it holds, if it is a new one."""
+    """Sets the contents of a class if it is new."""
     if cls not in empty:
         return
     empty.discard(cls)
@@ -198,7 +198,7 @@ def fill_class(cls: type, later: dict[str, Any]) -> None:
 
 
 def part_of_class(obj: Any) -> Any:
-    """How what is found in classes, and cannot be pickled, is made again."""
+    """How to rebuild contents of classes that cannot be pickled."""
     if isinstance(obj, (staticmethod, classmethod)):
         return type(obj), (obj.__func__,)
     if type(obj) is property:
@@ -213,5 +213,5 @@ def part_of_class(obj: Any) -> Any:
 
 
 def read_only(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
-    """A mapping proxy, whose class has no name to be found by."""
+    """A mapping proxy, whose class cannot be imported."""
     return MappingProxyType(values)

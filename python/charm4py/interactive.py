@@ -1,10 +1,10 @@
-"""The interactive mode: a prompt on PE 0, in which any line may wait.
+"""The interactive mode: a prompt on PE 0 at which any line may wait.
 
     charmrun +p4 ++interactive
 
-The prompt's lines run one after another in a coroutine; another thread reads them, so that the PE goes on meanwhile. Imports and the
-definitions of classes and functions reach every PE before the next line; variables are PE 0's. An interrupt gives up the statement that
-runs, or the lines that are being typed; the end of the input ends the job.
+The lines run one after another in a coroutine. Another thread reads them, so that the PE can run other work meanwhile. Imports and definitions of
+classes and functions reach every PE before the next line; variables exist only on PE 0. An interrupt cancels the running statement, or the
+lines that are being typed. The end of the input ends the job.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .chare import Chare
 from .charm import charm
 
 HISTORY = "~/.charm4py_history"
-#: What Ctrl-C types.
+#: The character of Ctrl-C.
 INTERRUPT = "\x03"
 
 
 class Prompt(Chare):
-    """``self`` at a prompt or in a notebook: a chare on PE 0 whose method each line is."""
+    """``self`` at a prompt or in a notebook: a chare on PE 0."""
 
     def __init__(self) -> None:
         program = sys.modules["__main__"].__dict__
@@ -39,18 +39,18 @@ class Prompt(Chare):
 
 
 def future(num_vals: int = 1) -> threads.Future[Any]:
-    """At a prompt: a future, which is ``_f`` too."""
+    """At a prompt: creates a future, which is also ``_f``."""
     made = sys.modules["__main__"].__dict__["_f"] = threads.Future(num_vals)
     return made
 
 
 def begin_names() -> None:
-    """Gives the program that is typed the names that it has beside the package's; in a coroutine of PE 0."""
+    """Defines ``self`` and ``future`` for what is typed. To be called in a coroutine of PE 0."""
     charm.awaitCreation(Chare(Prompt, onPE=0))
 
 
 def begin_program() -> None:
-    """Makes a ``__main__`` that has what the package exports, and nothing else."""
+    """Makes a ``__main__`` that has only the names that the package exports."""
     import charm4py
 
     program = ModuleType("__main__")
@@ -63,11 +63,11 @@ class Console(code.InteractiveConsole):
     """The prompt. Its methods run in a coroutine."""
 
     def __init__(self) -> None:
-        # What is typed is the program: its names are found again on other PEs.
+        # What is typed is the program, so its names are in __main__, as on other PEs.
         super().__init__(sys.modules["__main__"].__dict__)
         self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self.is_terminal = sys.stdin.isatty()
-        #: Whether an interrupt that is typed while a line is read comes with the line.
+        #: Whether an interrupt that is typed while a line is read is a part of the line.
         self.reads_interrupts = False
         self.source = ""
 
@@ -79,7 +79,7 @@ class Console(code.InteractiveConsole):
                 line = self.raw_input("... " if more else ">>> ")
             except EOFError:
                 if more:
-                    self.push("")  # what has been begun ends here
+                    self.push("")  # ends the pending statement
                 return
             except KeyboardInterrupt:
                 self.write("\nKeyboardInterrupt\n")
@@ -89,13 +89,13 @@ class Console(code.InteractiveConsole):
                 more = self.push(line)
 
     def interrupted(self) -> None:
-        """An interrupt has come while no statement runs, and not as a part of a line."""
+        """An interrupt has arrived while no statement runs, and not as a part of a line."""
         self.resetbuffer()
         if self.is_terminal:
             self.write("\nKeyboardInterrupt\n>>> ")
 
     def raw_input(self, prompt: str = "") -> str:
-        """The next line; what has been printed so far is seen before the prompt."""
+        """Reads the next line, after the output so far was printed."""
         read: list[Any] = []
         arguments = (prompt if self.is_terminal else "", read, self.reads_interrupts)
         threading.Thread(target=read_line, args=arguments, daemon=True).start()
@@ -118,7 +118,7 @@ class Console(code.InteractiveConsole):
                 statements.run_awaitable(FunctionType(code, self.locals)())
             else:
                 exec(code, self.locals)
-            # Only what PE 0 has accepted.
+            # Only definitions that PE 0 has run without an exception.
             wanted = statements.definitions(ast.parse(self.source).body)
             if wanted:
                 statements.tell_all(ast.unparse(ast.Module(wanted, [])))
@@ -132,7 +132,7 @@ class Console(code.InteractiveConsole):
 
 
 def read_line(prompt: str, read: list[Any], reads_interrupts: bool) -> None:
-    """In a thread: reads a line, or says why there is none."""
+    """In a thread: reads a line, or notes the exception."""
     try:
         with interrupts_as_text() if reads_interrupts else nullcontext():
             line = input(prompt)
@@ -148,7 +148,7 @@ def read_line(prompt: str, read: list[Any], reads_interrupts: bool) -> None:
 
 @contextmanager
 def interrupts_as_text() -> Iterator[None]:
-    """Nothing that is typed at the terminal becomes a signal that interrupts: no signal could end the line that another thread reads."""
+    """Makes Ctrl-C an ordinary character at the terminal: a signal could not end the line that another thread reads."""
     settings = termios.tcgetattr(0)
     *others, characters = settings
     without = list(characters)
@@ -161,7 +161,7 @@ def interrupts_as_text() -> Iterator[None]:
 
 
 def prompt(args: list[str]) -> None:
-    """The interactive mode's entry point."""
+    """The entry point of the interactive mode."""
     functions.local_modules.add("__main__")
     begin_names()
     console = Console()
@@ -176,7 +176,7 @@ def prompt(args: list[str]) -> None:
 
 
 def use_terminal() -> None:
-    """A launcher passes output on by lines: a prompt has to go to the terminal itself."""
+    """Connects the output to the terminal: a launcher forwards output by lines, which would hold back a prompt."""
     if not sys.stdout.isatty():
         terminal = os.open(os.ttyname(0), os.O_RDWR | os.O_NOCTTY)
         for descriptor in (1, 2):
@@ -185,7 +185,7 @@ def use_terminal() -> None:
 
 
 def begin_readline(names: Any) -> bool:
-    """Completion, and a history that stays, if there is readline. Says whether an interrupt (Ctrl-C) ends a line that it stands in."""
+    """Sets up completion and a persistent history, if readline exists. Returns whether Ctrl-C ends a line as a character in it."""
     try:
         import readline
         import rlcompleter
@@ -199,7 +199,7 @@ def begin_readline(names: Any) -> bool:
         readline.read_history_file(history)
     readline.set_history_length(1000)
     atexit.register(write_history, readline, history)
-    # GNU's readline: the next character as it is, and the end of the line.
+    # For GNU readline: insert the next character literally, then end the line.
     readline.parse_and_bind(r'"\C-c": "\C-v\C-c\C-j"')
     return "libedit" not in (readline.__doc__ or "")
 
@@ -210,7 +210,7 @@ def write_history(readline: Any, path: str) -> None:
 
 
 def guarded(complete: Callable[[str, int], str | None]) -> Callable[[str, int], str | None]:
-    """Completion looks at objects, from the thread that reads: what belongs to the engine's thread may refuse."""
+    """Completion without exceptions: it inspects objects from the thread that reads, and objects of the engine's thread may raise."""
 
     def completed(text: str, state: int) -> str | None:
         try:
@@ -222,13 +222,13 @@ def guarded(complete: Callable[[str, int], str | None]) -> Callable[[str, int], 
 
 
 def main() -> None:
-    """``python -m charm4py.interactive``: begins with what the package exports, and nothing else."""
+    """``python -m charm4py.interactive``."""
     begin_program()
     charm.start(interactive=True)
 
 
 if __name__ == "__main__":
-    # As a module that has this name on every PE, not as a program's.
+    # Import the module under its name, which it must have on every PE, rather than as __main__.
     from charm4py.interactive import main as begin
 
     begin()

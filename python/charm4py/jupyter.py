@@ -1,7 +1,7 @@
-"""The kernel itself: IPython's, whose messages another thread reads and PE 0 sees to. Only :mod:`charm4py.kernel` imports it.
+"""The kernel itself: IPython's kernel, whose messages another thread reads and PE 0 handles. Only :mod:`charm4py.kernel` imports it.
 
-The PE's thread runs the engine and, in coroutines, what cells and other requests ask for; ZeroMQ's loop runs in a thread of its own and
-waits for their answers. Neither keeps the other from running, except by Python's lock.
+The PE's thread runs the engine, and cells and other requests in coroutines. ZeroMQ's loop runs in its own thread and waits for the results. Neither
+blocks the other, except by Python's lock.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ipykernel.zmqshell import ZMQInteractiveShell
 
 from . import statements, threads
 
-#: What cells call to tell the other PEs of a definition.
+#: The name of the function by which a cell sends a definition to the other PEs.
 TELL = "__charm4py_tell__"
-#: What the thread that reads has for the PE; ``None``: nothing more will come.
+#: Work for the PE from the reading thread; ``None`` at the end.
 inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
 
 def serve(arguments: list[str]) -> None:
-    """Serves a notebook, in a coroutine, until it shuts the kernel down."""
+    """Serves a notebook in a coroutine, until the kernel is shut down."""
     statements.take_interrupts()
     thread = threading.Thread(target=read, args=(arguments,), name="Jupyter", daemon=True)
     thread.start()
@@ -55,7 +55,7 @@ def read(arguments: list[str]) -> None:
 
 
 async def on_the_pe(handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Runs what a message asks for in a coroutine of the PE."""
+    """Runs the handler of a message in a coroutine of the PE."""
     answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
     context = copy_context()
 
@@ -74,7 +74,7 @@ async def on_the_pe(handler: Callable[..., Any], *args: Any, **kwargs: Any) -> A
 
 
 class Shell(ZMQInteractiveShell):
-    """IPython's shell, with statements that wait."""
+    """IPython's shell, whose statements may wait."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -89,7 +89,7 @@ class Shell(ZMQInteractiveShell):
 
 
 class Teller(ast.NodeTransformer):
-    """Lets a cell tell the other PEs of each definition before it goes on."""
+    """Lets a cell send each definition to the other PEs before it continues."""
 
     def visit_Module(self, module: ast.Module) -> ast.Module:
         body: list[ast.stmt] = []
@@ -103,7 +103,7 @@ class Teller(ast.NodeTransformer):
 
 
 class Kernel(IPythonKernel):
-    """IPython's kernel, with requests that run on the PE."""
+    """IPython's kernel, whose requests run on the PE."""
 
     shell_class = Shell
 
@@ -113,10 +113,10 @@ class Kernel(IPythonKernel):
             self.shell_handlers[kind] = partial(on_the_pe, self.shell_handlers[kind])
 
     def pre_handler_hook(self) -> None:
-        """Signals are the PE's."""
+        """Does nothing: the PE handles signals."""
 
     def post_handler_hook(self) -> None:
-        """Signals are the PE's."""
+        """Does nothing: the PE handles signals."""
 
     async def do_execute(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -131,7 +131,7 @@ class Kernel(IPythonKernel):
         return await on_the_pe(super().do_inspect, *args, **kwargs)
 
     def _input_request(self, prompt: str, ident: Any, parent: Any, password: bool = False) -> str:
-        """What the notebook's user types; the PE goes on meanwhile."""
+        """Reads input from the notebook's user. The PE can run other work meanwhile."""
         if threads.can_wait():
             while self.stdin_socket.poll(0):
                 self.stdin_socket.recv_multipart()
@@ -149,9 +149,9 @@ class Kernel(IPythonKernel):
 
 
 class App(IPKernelApp):
-    """What sets up the kernel's sockets."""
+    """IPython's application, which creates the kernel's sockets."""
 
     kernel_class = Kernel
 
     def init_signal(self) -> None:
-        """Signals are the PE's."""
+        """Does nothing: the PE handles signals."""

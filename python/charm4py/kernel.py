@@ -1,8 +1,8 @@
-"""A Jupyter kernel that is PE 0 of a job: its cells may wait, and their definitions reach every PE.
+"""A Jupyter kernel that is PE 0 of a job. Cells may wait, and their definitions reach every PE.
 
     python -m charm4py.kernel install --user --pes 4
 
-writes the specification of the kernel; notebooks can choose it from then on. Needs ipykernel: ``pip install charm4rs[jupyter]``.
+installs the kernel, which notebooks can then choose. It needs ipykernel: ``pip install charm4rs[jupyter]``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .charm import charm
 
 
 def specification(pes: int, display_name: str, options: Sequence[str] = ()) -> dict[str, Any]:
-    """What Jupyter knows of a kernel: how it is started, and how it wants to be interrupted."""
+    """The kernel's specification for Jupyter: how it is started and interrupted."""
     charmrun = [sys.executable, "-m", "charmrun.start", f"+p{pes}", *options]
     return {
         "argv": [*charmrun, "-m", "charm4py.kernel", "-f", "{connection_file}"],
@@ -58,7 +58,7 @@ def install(arguments: Sequence[str]) -> None:
 
 
 class Passed:
-    """Standard output or error of another PE than PE 0: goes to the notebook, line by line."""
+    """Standard output or error of a PE other than PE 0. Lines go to the notebook."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -80,13 +80,13 @@ class Passed:
             return
         try:
             state.runtime[0]._show(self.name, text)
-        except Exception:  # the PE does not run, or this is another thread than the PE's
+        except Exception:  # the PE does not run, or this is not the PE's thread
             self.own.write(text)
             self.own.flush()
 
 
 def entry(args: list[str]) -> None:
-    """The job's entry point: serves the notebook until it wants no more."""
+    """The job's entry point: serves the notebook until the kernel is shut down."""
     # What is typed is the program: its names are found again on other PEs.
     functions.local_modules.add("__main__")
     charm.options.interactive.verbose = 0
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # As a module that has this name on every PE, not as a program's.
+    # Import the module under its name, which it must have on every PE, rather than as __main__.
     from charm4py.kernel import main as begin
 
     begin()

@@ -1,7 +1,7 @@
-"""liveViz: elements of an array deposit parts of an image, which clients of CCS ask for.
+"""liveViz: elements of an array deposit parts of an image, and clients of CCS request images.
 
-A client asks PE 0 for ``lvConfig`` and ``lvImage``, in the form that liveViz's own clients use. :class:`Collector`, a chare there, has the elements called, one image
-after another; what they deposit comes to it by a reduction that joins parts, and adds up those that have become more than the image.
+A client sends ``lvConfig`` and ``lvImage`` to PE 0, in the format of Charm++'s own clients. :class:`Collector`, a chare there, lets the elements be called for one image
+after another. The deposited parts reach it by a reduction, which concatenates parts, and adds them up once they have more pixels than the image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """A rectangle of an image: its pixels by rows, where they are, and the size of the whole image."""
+    """A rectangle of an image: its pixels row by row, its position, and the size of the whole image."""
 
     data: Any
     x: int
@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 
 def drawn(parts: list[Part]) -> Part:
-    """The whole image. Where parts overlap their values are added, up to 255; what is outside is cut off."""
+    """Draws parts into the whole image. Overlapping values are added, up to 255; pixels outside are cut off."""
     height, width, pixel = parts[0].whole_height, parts[0].whole_width, parts[0].pixel()
     image = numpy.zeros((height, width, pixel), numpy.uint8)
     for part in parts:
@@ -55,14 +55,14 @@ def drawn(parts: list[Part]) -> Part:
         pixels = numpy.frombuffer(part.data, numpy.uint8).reshape(part.height, part.width, pixel)
         pixels = pixels[top - part.y : bottom - part.y, left - part.x : right - part.x]
         there = image[top:bottom, left:right]
-        # Adds, and what is too large for a byte has come out smaller than it was.
+        # A sum that overflows a byte is smaller than its operands.
         there += pixels
         there[there < pixels] = 255
     return Part(image.tobytes(), 0, 0, height, width, height, width)
 
 
 def cut(image: Part, height: int, width: int) -> bytes:
-    """As a client wants it: the upper left corner, black where the image has ended."""
+    """The image in the size that a client wants: its upper left corner, black beyond the image."""
     if (height, width) == (image.height, image.width):
         return bytes(image.data)
     found = numpy.zeros((height, width, image.pixel()), numpy.uint8)
@@ -77,7 +77,7 @@ def _as_list(part: tuple[Any, ...], _: Any) -> list[tuple[Any, ...]]:
 
 
 def _liveviz(contributions: list[list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
-    """Merges parts: none is touched unless they have become more than the image."""
+    """Merges lists of parts. They are drawn only if they have more pixels than the image."""
     parts = [Part(*part) for some in contributions for part in some]
     if any(part[5:] != parts[0][5:] or part.pixel() != parts[0].pixel() for part in parts):
         raise ValueError("parts of one image have been deposited with different sizes of the whole image")
@@ -90,14 +90,14 @@ JOINED = Reducer.addReducer(_liveviz, pre=_as_list)
 
 # The program's side
 
-#: On every PE: the chare that images go to, and the configuration.
+#: On every PE: the collector's method that takes images, and the configuration.
 collector: Any = None
 config: Config = Config()
 
 
 @register
 class Collector(Chare):
-    """On PE 0: who wants an image, and images that nobody has wanted yet."""
+    """On PE 0: pending requests for images, and images without a request."""
 
     def __init__(self, callback: Callable[[ImageRequest], Any], poll: bool, cfg: Config) -> None:
         self.callback = callback
@@ -108,7 +108,7 @@ class Collector(Chare):
         handlers.register("lvImage", self.asked)
 
     def asked(self, data: bytes) -> None:
-        """A client wants an image."""
+        """A client has requested an image."""
         request = ImageRequest.from_bytes(data)
         self.waiting.append((request, handlers.delay_reply()))
         if self.poll:
@@ -117,7 +117,7 @@ class Collector(Chare):
             self.callback(request)
 
     def send(self, parts: list[tuple[Any, ...]]) -> None:
-        """An image is there."""
+        """An image is complete."""
         if self.poll or self.waiting:
             self.images.append(drawn([Part(*part) for part in parts]))
         self.serve()
@@ -126,20 +126,21 @@ class Collector(Chare):
         while self.waiting and self.images:
             (request, delayed), image = self.waiting.popleft(), self.images.popleft()
             handlers.send_delayed_reply(delayed, cut(image, request.height, request.width))
-            # One after another: two calls of an element may overtake each other.
+            # One image at a time, since two calls of an element may overtake each other.
             if self.waiting and not self.poll:
                 self.callback(self.waiting[0][0])
 
 
 class LiveViz:
-    """How a program takes part."""
+    """The program's interface of liveViz."""
 
     @classmethod
     def init(cls, cfg: Config, arr: Any, cb: Any = None, poll: bool = False) -> None:
-        """Lets clients ask for images, each of which ``cb``, an entry method of a collection that takes the :class:`ImageRequest`, has its elements deposit.
+        """Lets clients request images. Call it in a coroutine, such as the entry point.
 
-        ``cb`` may take the place of ``arr``, which is not needed. With ``poll`` nothing is called: the elements deposit images when they like, which are kept on PE 0
-        until clients ask. To be called in a coroutine, such as the entry point.
+        For each image ``cb`` is called, an entry method of a collection, with the :class:`ImageRequest`; the elements then deposit their parts. ``cb`` may
+        take the place of ``arr``, which is not needed. With ``poll`` nothing is called: the elements deposit images at any time, and PE 0 keeps them
+        until clients request them.
         """
         made: Any = Chare(Collector, args=[arr if cb is None else cb, poll, cfg], onPE=0)
         charm.awaitCreation(made)
@@ -148,12 +149,12 @@ class LiveViz:
 
     @classmethod
     def deposit(cls, buffer: Any, elem: Any, x: int, y: int, ht: int, wid: int, g_ht: int, g_wid: int) -> None:
-        """Gives an element's part of an image of ``g_wid`` x ``g_ht`` pixels: ``ht`` rows of ``wid`` pixels, the first of which is at ``x`` and ``y``.
+        """Deposits an element's part of an image of ``g_wid`` x ``g_ht`` pixels: ``ht`` rows of ``wid`` pixels, the first at ``x`` and ``y``.
 
-        Each element of the collection does so once for each image.
+        Each element of the collection must call it once for each image.
         """
         if collector is None:
-            raise Charm4PyError("LiveViz.deposit(): LiveViz.init() comes first, on any PE")
+            raise Charm4PyError("LiveViz.deposit() needs LiveViz.init() first, on any PE")
         check_size(ht, wid, config.pixel)
         check_size(g_ht, g_wid, config.pixel)
         data = memoryview(buffer).tobytes()
@@ -166,7 +167,7 @@ class LiveViz:
 
 
 def __getattr__(name: str) -> Any:
-    """``Client``, as in :mod:`charm4py.ccs`."""
+    """Imports ``Client`` on first use, as in :mod:`charm4py.ccs`."""
     if name != "Client":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .ccs.images import Client

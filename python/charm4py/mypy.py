@@ -1,13 +1,13 @@
-"""A plugin for mypy: what proxies' methods take and give.
+"""A plugin for mypy: the types of proxies' methods.
 
-A proxy has a method for each of its class's, with ``ret`` and ``awaitable`` besides, and with another result; Python's types have no words for
-"all methods of a class, each changed so". With this in mypy's configuration such calls are checked as the methods themselves are::
+A proxy has a method for each entry method of its class, with ``ret`` and ``awaitable`` in addition, and with another result. Python's types cannot
+express "all methods of a class, each changed like this". With this plugin in mypy's configuration such calls are checked like calls of the methods::
 
     [tool.mypy]
     plugins = ["charm4py.mypy"]
 
-The way of a call: ``proxy.m`` is a ``Method[the method's type, the proxy's type]``; the call of one has the method's own parameters, and the result
-follows from what ``ret`` and ``awaitable`` are at that place.
+How it works: ``proxy.m`` is a ``Method[the method's type, the proxy's type]``. A call of it has the method's own parameters, and its result
+follows from the values of ``ret`` and ``awaitable`` in the call.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from mypy.types import (
 )
 
 ENGINE = "charm4py._engine"
-#: What the engine's part says of proxies.
+#: The module with the types of proxies.
 PROXIES = "charm4py_proxies"
-#: Where the runtime's own names are defined, which are no entry methods.
+#: The classes with the runtime's own names, which are no entry methods.
 RUNTIMES = frozenset({f"{ENGINE}.ChareBase", "charm4py.chare.Chare", "builtins.object"})
 
 
 def plugin(version: str) -> type[Plugin]:
-    """Called by mypy."""
+    """The entry point of the plugin: mypy calls it."""
     return Proxies
 
 
@@ -57,7 +57,7 @@ class Proxies(Plugin):
     def get_method_signature_hook(self, fullname: str) -> Optional[Callable[[MethodSigContext], FunctionLike]]:
         if fullname == f"{PROXIES}.Method.__call__":
             return call
-        # A parameter that is annotated as a chare gets a proxy, and may be called like one.
+        # A parameter that is annotated as a chare gets a proxy, so its methods may be called with ret.
         cls = self.lookup_fully_qualified(fullname.rpartition(".")[0]) if not fullname.startswith("builtins.") else None
         return called_as_proxy if cls is not None and isinstance(cls.node, TypeInfo) and is_chare(cls.node) else None
 
@@ -74,7 +74,7 @@ def instance(context: AttributeContext | FunctionContext | MethodSigContext, mod
 
 
 def single(context: FunctionContext) -> Type:
-    """``Chare(cls, ...)``: a proxy, and no chare."""
+    """``Chare(cls, ...)`` is a proxy, not a chare."""
     chare: Type = AnyType(TypeOfAny.special_form)
     if context.arg_types and context.arg_types[0]:
         made = get_proper_type(context.arg_types[0][0])
@@ -88,7 +88,7 @@ def single(context: FunctionContext) -> Type:
 
 
 def entry_method(name: str, context: AttributeContext) -> Type:
-    """``proxy.name``, for whatever the engine's ``Proxy`` does not have itself."""
+    """``proxy.name``, for names that ``Proxy`` itself does not have."""
     proxy, api = get_proper_type(context.type), context.api
     if not isinstance(proxy, Instance) or not isinstance(api, TypeChecker):
         return context.default_attr_type
@@ -110,7 +110,7 @@ def entry_method(name: str, context: AttributeContext) -> Type:
 
 
 def chare_of(proxy: Instance) -> Instance | None:
-    """The class of those whom a proxy names, if it is known."""
+    """The class of a proxy's chares, if it is known."""
     for base in proxy.type.mro:
         if base.fullname == f"{PROXIES}.Proxy":
             chare = get_proper_type(map_instance_to_supertype(proxy, base).args[0])
@@ -121,7 +121,7 @@ def chare_of(proxy: Instance) -> Instance | None:
 
 
 def call(context: MethodSigContext) -> FunctionLike:
-    """``proxy.m(...)``: the method's own parameters, and the result that this call has."""
+    """``proxy.m(...)``: the method's own parameters, and the result of this call."""
     called = get_proper_type(context.type)
     if not isinstance(called, Instance) or len(called.args) != 2:
         return context.default_signature
@@ -141,7 +141,7 @@ def is_chare(cls: TypeInfo) -> bool:
 
 
 def called_as_proxy(context: MethodSigContext) -> FunctionLike:
-    """``chare.m(..., ret=True)``: only a proxy takes such a keyword, so it is one."""
+    """``chare.m(..., ret=True)``: only a proxy takes this keyword, so the object is one."""
     method = context.default_signature
     if not isinstance(context.context, CallExpr) or not isinstance(method, CallableType):
         return method
@@ -154,7 +154,7 @@ def called_as_proxy(context: MethodSigContext) -> FunctionLike:
 
 
 def or_proxy(context: MethodSigContext, parameter: Type) -> Type:
-    """What a parameter of this type gets: a proxy, where it is annotated as a chare; inside of lists and the like, whatever there is."""
+    """The type that a parameter accepts: also a proxy, if it is annotated as a chare. Inside lists and other containers, any type."""
     parameter = get_proper_type(parameter)
     if isinstance(parameter, UnionType):
         return UnionType.make_union([or_proxy(context, item) for item in parameter.items])
@@ -170,7 +170,7 @@ def or_proxy(context: MethodSigContext, parameter: Type) -> Type:
 
 
 def is_true(context: MethodSigContext, exprs: Sequence[Expression]) -> bool | None:
-    """Whether an argument is true; ``None`` if only the running program will know."""
+    """Whether an argument is true; ``None`` if that is only known at run time."""
     if not exprs:
         return False
     given = get_proper_type(context.api.get_expression_type(exprs[0]))
@@ -193,7 +193,7 @@ def as_called(context: MethodSigContext, method: CallableType, proxy: Type, want
 
 
 def result(context: MethodSigContext, method: CallableType, proxy: Type, wants: list[bool | None]) -> Type:
-    """What a call gives: nothing, or a future."""
+    """The type of a call's result: ``None`` or a future."""
     ret, awaitable = wants
     unknown = AnyType(TypeOfAny.special_form)
 

@@ -1,7 +1,7 @@
-"""A store of objects that all PEs share: a group, each of whose elements keeps objects, and knows where others are.
+"""A store of objects that all PEs share: a group whose elements keep objects and locations of objects.
 
-An object has a number, and by that a *home*, the PE ``number % numPes``, which knows on which PEs it is. An object that is asked for before it
-is there is sent when it has come. Objects are passed on as they are; on the PE where they were made they are the same objects.
+An object has a number. Its *home PE*, ``number % numPes``, knows on which PEs it is. A request for an object that does not exist yet is served when
+the object arrives. Objects are not copied on the PE where they were created.
 """
 
 from __future__ import annotations
@@ -15,71 +15,71 @@ Waiters = dict[int, list[Any]]
 
 
 class ObjectStore(Chare):
-    """Make a ``Group`` of it. Calls may come in any order."""
+    """A store of objects. Create a ``Group`` of it. Calls may arrive in any order."""
 
     def __init__(self) -> None:
         self.objects: dict[int, Any] = {}
-        #: Where an object is: first the PE on which it was made. The home's list has all of them.
+        #: The PEs that have an object, first the one that created it. The list on the home PE is complete.
         self.locations: dict[int, list[int]] = {}
-        #: PEs that have asked this one for an object, the home for an object, or for a location, which is not there yet.
+        #: Pending requests of PEs: for an object of this PE, for an object by way of its home PE, and for a location.
         self.object_requests: Waiters = {}
         self.home_requests: Waiters = {}
         self.location_requests: Waiters = {}
-        #: What is called on this PE when an object is here, or when it is anywhere.
+        #: Callbacks for when an object is on this PE, or on any PE.
         self.arrivals: Waiters = {}
         self.sightings: Waiters = {}
-        #: Objects that nobody wants any more, and that are still to come.
+        #: Objects that were deleted before they arrived.
         self.unwanted: set[int] = set()
 
-    # Making and deleting
+    # Creation and deletion
 
     def create_object(self, obj_id: int, obj: Any) -> None:
-        """Keeps an object on this PE, and tells its home."""
+        """Keeps an object on this PE, and tells its home PE."""
         self.receive_remote_object(obj_id, obj)
         self.tell(home(obj_id), obj_id)
 
     def insert_object_small(self, obj_id: int, obj: Any) -> None:
-        """Keeps an object on its home, which is called."""
+        """Keeps an object on its home PE, which must be this one."""
         self.receive_remote_object(obj_id, obj)
         self.update_location(obj_id, this_pe())
 
     def delete_object(self, obj_id: int) -> None:
-        """Forgets an object, if it is on this PE."""
+        """Drops an object if it is on this PE."""
         self.objects.pop(obj_id, None)
 
     def delete_remote_objects(self, obj_id: int) -> None:
-        """Forgets an object on all PEs: called on its home."""
+        """Drops an object on all PEs. To be called on its home PE."""
         places = self.locations.pop(obj_id, None)
         if places is None:
             self.unwanted.add(obj_id)
         for pe in places or ():
             self.thisProxy[pe].delete_object(obj_id)
 
-    # Looking
+    # Lookup
 
     def lookup_object(self, obj_id: int) -> Any:
-        """The object, if it is on this PE; otherwise ``None``."""
+        """The object if it is on this PE, otherwise ``None``."""
         return self.objects.get(obj_id)
 
     def lookup_location(self, obj_id: int) -> int:
-        """A PE on which the object is, if this PE knows; otherwise -1, and the home is asked."""
+        """A PE that has the object, or -1 if this PE does not know one. Then it asks the home PE."""
         places = self.locations.get(obj_id)
         if places:
             return places[0]
         self.thisProxy[home(obj_id)].request_location(obj_id, this_pe())
         return -1
 
-    # Asking
+    # Requests
 
     def request_object(self, obj_id: int, requesting_pe: int) -> None:
-        """Sends an object to a PE from this one: when it is here."""
+        """Sends an object from this PE to another one, as soon as it is here."""
         if obj_id in self.objects:
             self.thisProxy[requesting_pe].receive_remote_object(obj_id, self.objects[obj_id])
         else:
             self.object_requests.setdefault(obj_id, []).append(requesting_pe)
 
     def request_location(self, obj_id: int, requesting_pe: int) -> None:
-        """Tells a PE where an object is: when that is known here."""
+        """Tells a PE the location of an object, as soon as this PE knows it."""
         places = self.locations.get(obj_id)
         if places:
             self.thisProxy[requesting_pe].update_location(obj_id, places[0])
@@ -87,18 +87,18 @@ class ObjectStore(Chare):
             self.location_requests.setdefault(obj_id, []).append(requesting_pe)
 
     def request_location_object(self, obj_id: int, requesting_pe: int) -> None:
-        """Has an object sent to a PE from where it is: called on its home."""
+        """Lets a PE that has an object send it to another one. To be called on the object's home PE."""
         places = self.locations.get(obj_id)
         if not places:
             self.home_requests.setdefault(obj_id, []).append(requesting_pe)
-        elif requesting_pe not in places:  # otherwise it has come there, or is on its way
+        elif requesting_pe not in places:  # otherwise the object is there, or in transit
             self.thisProxy[places[0]].request_object(obj_id, requesting_pe)
             places.append(requesting_pe)
 
-    # Answers
+    # Arrivals
 
     def receive_remote_object(self, obj_id: int, obj: Any) -> None:
-        """An object has come to this PE."""
+        """An object has arrived on this PE."""
         self.objects.setdefault(obj_id, obj)
         for pe in self.object_requests.pop(obj_id, ()):
             self.request_object(obj_id, pe)
@@ -106,7 +106,7 @@ class ObjectStore(Chare):
             arrived()
 
     def update_location(self, obj_id: int, pe: int) -> None:
-        """An object is on a PE."""
+        """An object is now on a PE."""
         if obj_id in self.unwanted:
             self.unwanted.discard(obj_id)
             self.thisProxy[pe].delete_object(obj_id)
@@ -122,12 +122,12 @@ class ObjectStore(Chare):
             seen()
 
     def bulk_send_object(self, obj_id: int, requesting_pes: list[int]) -> None:
-        """As :meth:`request_object`, of several PEs."""
+        """Like :meth:`request_object`, for several PEs."""
         for pe in requesting_pes:
             self.request_object(obj_id, int(pe))
 
     def bulk_send_location(self, obj_id: int, requesting_pes: list[int]) -> None:
-        """As :meth:`request_location`, of several PEs."""
+        """Like :meth:`request_location`, for several PEs."""
         for pe in requesting_pes:
             self.request_location(obj_id, int(pe))
 
@@ -141,7 +141,7 @@ class ObjectStore(Chare):
             self.thisProxy[pe].update_location(obj_id, this_pe())
 
     def when_here(self, obj_id: int, arrived: Callable[[], None]) -> None:
-        """Fetches an object, and calls back when it is on this PE."""
+        """Fetches an object, and calls ``arrived`` when it is on this PE."""
         if obj_id in self.objects:
             arrived()
             return
@@ -155,7 +155,7 @@ class ObjectStore(Chare):
             self.thisProxy[home(obj_id)].request_location_object(obj_id, this_pe())
 
     def when_anywhere(self, obj_id: int, seen: Callable[[], None]) -> None:
-        """Calls back when an object is on some PE."""
+        """Calls ``seen`` when an object is on any PE."""
         if obj_id in self.objects or self.locations.get(obj_id):
             seen()
             return
@@ -169,5 +169,5 @@ def this_pe() -> int:
 
 
 def home(obj_id: int) -> int:
-    """The PE that knows where an object is."""
+    """The home PE of an object, which knows where the object is."""
     return obj_id % state.pes

@@ -1,4 +1,4 @@
-"""What a program asks of the runtime: ``charm.options``."""
+"""The class of ``charm.options``."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from . import _engine
 
 
 class Options:
-    """Set them before ``charm.start``, on every PE."""
+    """Options of the runtime. Set them before ``charm.start``, on every PE."""
 
     class Interactive:
-        """Of the interactive mode."""
+        """Options of the interactive mode."""
 
         verbose: int = 1
         broadcast_imports: bool = True
 
-    #: Calls, times, messages and bytes are counted, for ``charm.printStats()``.
+    #: Count calls, times, messages and bytes, for ``charm.printStats()``.
     profiling: bool
-    #: With which protocol values are pickled. Below 5 their buffers are among the bytes; -1 is the newest.
+    #: The protocol of pickle. Below 5, buffers are inside the bytes; -1 is the newest protocol.
     pickle_protocol: int
-    #: Arguments of calls that stay on their PE are passed by reference instead of being copied.
+    #: Pass the arguments of calls that stay on their PE by reference, without a copy.
     local_msg_optim: bool
-    #: Accepted, and not needed: calls that stay on their PE have no buffer of a fixed size.
+    #: Accepted without effect: calls that stay on their PE have no buffer of a fixed size.
     local_msg_buf_size: int
-    #: Accepted, and not needed: calls that wait for a condition are looked at whenever it may have changed.
+    #: Accepted without effect: conditions are checked whenever they may have changed.
     auto_flush_wait_queues: bool
-    #: Whether the runtime keeps to itself what it would print.
+    #: Suppress the runtime's own output.
     quiet: bool
-    #: Whether ``charm.thisProxy.exec``, ``eval`` and ``registerNewChareType`` run what they are sent.
+    #: Allow ``charm.thisProxy.exec``, ``eval`` and ``registerNewChareType`` to run code that they receive.
     remote_exec: bool
 
     def __init__(self) -> None:

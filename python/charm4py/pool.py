@@ -1,12 +1,12 @@
-"""``charm.pool``: runs functions on whichever PEs have time for them.
+"""``charm.pool``: runs functions on the PEs that have time for them.
 
-Whoever maps a function is the *master* of that job, and every PE is a *worker*, the master's own too. The master cuts the tasks into
-*portions* and gives each worker one, and a second one to begin when it has done the first, as long as there are enough for
-all. A worker does what it is given in the order in which it comes, sends the results of a portion in one message, and gets
-the next. How many tasks a portion has follows from how long the worker's tasks have taken so far: so short ones cost few messages,
-and long ones are spread well. Between portions, and in long ones every millisecond, a PE does what else it has to do.
+The PE that maps a function is the *master* of that pool job, and every PE is a *worker*, the master too. The master divides the tasks into
+*portions*. It gives each worker one portion, and a second one in advance as long as there are enough for all. A worker runs portions in the order of
+arrival, sends the results of a portion in one message, and gets the next portion. The number of tasks in a portion follows from the time that the
+worker's tasks have taken so far: short tasks cost few messages, and long tasks are balanced well. Between portions, and every millisecond inside
+long ones, the PE runs other work.
 
-A task that is a coroutine does not keep its worker from the next one while it waits: tasks may wait for tasks.
+A task that is a coroutine does not block its worker while it waits, so tasks may wait for tasks.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .chare import Chare
 from .ending import UnawaitedAnswer
 from .threads import Future
 
-#: So long a portion is to take, and a worker works before it lets its PE do something else.
+#: The aimed duration of a portion, and how long a worker runs before the PE may run other work.
 PORTION_S = 1e-3
-#: So long it pauses then, for the PE to run out of things to do: then it sends what it has kept back to send it together.
+#: The length of that pause. The PE becomes idle in it, and an idle PE sends the messages that it has collected.
 PAUSE_S = 2e-5
 
-#: A task: which of the job's functions, and its arguments.
+#: A task: the number of the job's function, and its arguments.
 Item = tuple[int, tuple[Any, ...]]
 
 
 class Pool:
-    """The pool, as a program sees it. Whatever waits has to be called in a coroutine; on any PE."""
+    """The pool of tasks. Any PE may use it. Methods that wait must be called in a coroutine."""
 
     def __init__(self, pool_scheduler: Any = None) -> None:
-        """``pool_scheduler`` is accepted, and not needed."""
+        """``pool_scheduler`` is accepted without effect."""
 
     def map(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1, ncores: int = -1) -> list[Any]:
-        """The list of ``func(x)`` for each ``x``. Waits for it. A tuple is given whole or as several arguments, as ``func`` takes it;
-        if it takes both, as several arguments, or whole with a ``chunksize`` above 1.
+        """Returns the list of ``func(x)`` for each ``x``. Waits for the results.
 
-        ``chunksize`` tasks at least travel together; ``ncores`` PEs work, or all. Raises the exception of a task that has one.
+        A tuple becomes several arguments or one, as ``func`` accepts it. If ``func`` accepts both, it becomes several, or one if ``chunksize`` is above 1.
+        At least ``chunksize`` tasks travel together. ``ncores`` PEs work, or all. Raises the first exception of a task.
         """
         values: list[Any] = self.map_async(func, iterable, chunksize, ncores).get()
         return values
@@ -55,12 +55,12 @@ class Pool:
         ncores: int = -1,
         multi_future: bool = False,
     ) -> Any:
-        """As :meth:`map`, but gives a future of the list; with ``multi_future``, a list of a future for each task."""
+        """Like :meth:`map`, but returns a future of the list; with ``multi_future``, a list with a future for each task."""
         spread = spreads(func, chunksize)
         return begin([func], [(0, arguments(item, spread)) for item in iterable], chunksize, ncores, multi_future)
 
     def submit(self, iterable: Iterable[tuple[Callable[..., Any], Any]], chunksize: int = 1, ncores: int = -1) -> list[Any]:
-        """As :meth:`map`, but of pairs of a function and its argument, or a tuple of its arguments."""
+        """Like :meth:`map`, for pairs of a function and its argument (or a tuple of its arguments)."""
         values: list[Any] = self.submit_async(iterable, chunksize, ncores).get()
         return values
 
@@ -71,7 +71,7 @@ class Pool:
         ncores: int = -1,
         multi_future: bool = False,
     ) -> Any:
-        """As :meth:`submit`, but gives a future of the list; with ``multi_future``, a list of a future for each task."""
+        """Like :meth:`submit`, but returns a future of the list; with ``multi_future``, a list with a future for each task."""
         numbers: dict[Callable[..., Any], int] = {}
         spread: dict[Callable[..., Any], Callable[[int], bool]] = {}
         items = []
@@ -82,9 +82,9 @@ class Pool:
         return begin(list(numbers), items, chunksize, ncores, multi_future)
 
     def Task(self, func: Callable[..., Any], args: Sequence[Any], ret: bool = False, awaitable: bool = False) -> Any:
-        """Runs ``func(*args)`` on some PE; gives a future of its value if ``ret`` or ``awaitable``, and nothing otherwise.
+        """Runs ``func(*args)`` on some PE. Returns a future of its value if ``ret`` or ``awaitable`` is true, otherwise ``None``.
 
-        An exception that nobody waits for ends the program.
+        Without a future, an exception ends the job.
         """
         (future,) = begin([func], [(0, tuple(args))], 1, -1, True)
         if ret or awaitable:
@@ -109,10 +109,10 @@ def arguments(item: Any, spread: Callable[[int], bool]) -> tuple[Any, ...]:
 
 
 def spreads(function: Callable[..., Any], chunksize: int) -> Callable[[int], bool]:
-    """Whether a function gets a tuple of so many as that many arguments; otherwise as one."""
+    """Says for a function whether a tuple of a given length becomes that many arguments, rather than one."""
     try:
         least, most = entry_method.positional(inspect.signature(function, follow_wrapped=False).parameters.values())
-    except (TypeError, ValueError):  # some functions in C do not say what they take
+    except (TypeError, ValueError):  # some functions written in C have no signature
         least, most = 0, entry_method.MANY
     one_fits = least <= 1 <= most
     if chunksize > 1:
@@ -121,14 +121,14 @@ def spreads(function: Callable[..., Any], chunksize: int) -> Callable[[int], boo
 
 
 class PoolScheduler(Chare):
-    """For programs that make pools of their own, ``Pool(Chare(PoolScheduler, onPE=0))``: all pools are one, and need no scheduler."""
+    """For programs that create a pool, ``Pool(Chare(PoolScheduler, onPE=0))``. All pools are the same one, which needs no scheduler."""
 
 
 # The master
 
 
 class Job:
-    """What one call has asked for, on the PE of the caller."""
+    """The tasks of one call of the pool, on the PE of the caller."""
 
     def __init__(self, number: int, funcs: list[bytes], items: list[Item], chunksize: int, pes: list[int]) -> None:
         self.number = number
@@ -138,13 +138,13 @@ class Job:
         self.pes = pes
         self.given = 0
         self.back = 0
-        #: How many tasks each worker has done, and the seconds that they took: workers are not equally fast.
+        #: The number of tasks that each worker has run, and their seconds: workers differ in speed.
         self.work_done = {pe: (0, 0.0) for pe in pes}
-        #: What gets the values, or errors, from a position on.
+        #: Takes the values or errors from a position on. Returns false if the job must stop.
         self.take: Callable[[int, list[Any]], bool]
 
     def portion(self, pe: int) -> int:
-        """How many tasks a worker's next portion has."""
+        """The number of tasks in a worker's next portion."""
         left = len(self.items) - self.given
         share = left // (2 * len(self.pes))
         tasks, seconds = self.work_done[pe]
@@ -168,7 +168,7 @@ class Job:
             except Exception as error:
                 runtime()[pe]._pool_work(*portion, by_value(list(args), error))
         except Exception as error:
-            # Some argument cannot be sent: that is an error of its task, and only of that.
+            # An argument cannot be sent: this is an error of its task only.
             if count > 1:
                 for at in range(first, first + count):
                     self.send(pe, at, 1)
@@ -182,13 +182,13 @@ class Job:
         self.give_in_advance(self.pes)
 
     def give_in_advance(self, pes: Sequence[int]) -> None:
-        """A worker need not wait for its next portion; but the last ones go to whoever is first to have time."""
+        """Gives workers their next portions in advance. The last portions go to the workers that are idle first."""
         for pe in pes:
             if len(self.items) - self.given > len(self.pes):
                 self.give(pe)
 
     def done(self, pe: int, first: int, values: list[Any], seconds: float) -> None:
-        """A worker has done a portion."""
+        """A worker has run a portion."""
         self.back += len(values)
         tasks, before = self.work_done[pe]
         self.work_done[pe] = tasks + len(values), before + seconds
@@ -199,7 +199,7 @@ class Job:
 
 
 def by_value(values: list[Any], error: Exception) -> tuple[int, bytes]:
-    """Values that could not be sent because of ``error``: perhaps they are of classes that other PEs do not have."""
+    """Packs by value what could not be sent because of ``error``: other PEs may not have its classes."""
     try:
         return len(values), functions.dumps(values)
     except Exception:
@@ -207,20 +207,20 @@ def by_value(values: list[Any], error: Exception) -> tuple[int, bytes]:
 
 
 def received(values: Any) -> list[Any]:
-    """Values, however they have been sent."""
+    """Values that were sent in either form."""
     unpacked: list[Any] = pickle.loads(values[1]) if isinstance(values, tuple) else values
     return unpacked
 
 
-#: The jobs of which this PE is the master.
+#: The pool jobs of which this PE is the master.
 jobs: dict[int, Job] = {}
 numbers: Iterator[int] = itertools.count()
-#: With which PE the next job begins, counted from this one: jobs of few tasks take turns.
+#: The PE with which the next job begins, relative to this one: jobs with few tasks start round-robin.
 turn = 0
 
 
 def begin(funcs: list[Callable[..., Any]], items: list[Item], chunksize: int, ncores: int, multi_future: bool) -> Any:
-    """Starts a job, and gives its future or futures."""
+    """Starts a pool job and returns its future or futures."""
     if chunksize < 1:
         raise ValueError(f"portions of {chunksize} tasks")
     pes = workers(ncores, len(items))
@@ -236,7 +236,7 @@ def begin(funcs: list[Callable[..., Any]], items: list[Item], chunksize: int, nc
 
 
 def workers(ncores: int, tasks: int) -> list[int]:
-    """The PEs that work for a job; this one is the last in turn, since it has something to do."""
+    """The workers of a job. This PE comes last, since it has other work."""
     global turn
     pes = runtime_pes()
     if ncores == 0 or ncores < -1 or ncores > pes:
@@ -247,7 +247,7 @@ def workers(ncores: int, tasks: int) -> list[int]:
 
 
 def all_in_one(future: Future[Any], count: int) -> Callable[[int, list[Any]], bool]:
-    """Collects values into a list, the future's value; the first error ends the job."""
+    """Collects the values into a list for the future. The first error ends the job."""
     result: list[Any] = [None] * count
     missing = count
 
@@ -279,12 +279,12 @@ def each_its_own(futures: list[Future[Any]]) -> Callable[[int, list[Any]], bool]
 
 
 def settle(future: Future[Any], value: Any) -> None:
-    """Gives a future of this PE a value that has been copied already."""
+    """Gives a future of this PE a value that is already a copy."""
     _engine.call_soon(lambda: future._settle(value))
 
 
 class Failure:
-    """An exception in the place of a value."""
+    """An exception in place of a value."""
 
     def __init__(self, packed: tuple[bytes | None, str, str, str]) -> None:
         self.packed = packed
@@ -294,9 +294,9 @@ class Failure:
 
 
 def done(pe: int, number: int, first: int, sent: Any, failed: dict[int, Any], seconds: float) -> None:
-    """A worker has done a portion; called on the master's PE."""
+    """A worker has run a portion; called on the master's PE."""
     job = jobs.get(number)
-    if job is not None:  # otherwise it has failed before
+    if job is not None:  # otherwise the job has failed before
         values = received(sent)
         for at, packed in failed.items():
             values[at] = Failure(packed)
@@ -321,7 +321,7 @@ class Portion:
         self.seconds = 0.0
 
     def run_one(self) -> None:
-        """Begins the next task; ends it, unless it waits."""
+        """Begins the next task, and ends it unless it waits."""
         function, args = self.tasks[self.begun]
         outcome = Outcome(self, self.begun)
         self.begun += 1
@@ -343,7 +343,7 @@ class Portion:
         try:
             self.post(self.values)
         except Exception as error:
-            # Something among the values cannot be sent: it is an error of its task, and only of that.
+            # A value cannot be sent: this is an error of its task only.
             for at, value in enumerate(self.values):
                 try:
                     functions.dumps(value)
@@ -357,7 +357,7 @@ class Portion:
 
 
 class Outcome:
-    """Takes what comes of a task."""
+    """Takes the value or exception of a task."""
 
     __slots__ = ("at", "begun", "portion")
 
@@ -383,11 +383,11 @@ class Outcome:
 
 
 class Worker:
-    """What this PE is to do."""
+    """The portions that this PE must run."""
 
     def __init__(self) -> None:
         self.portions: deque[Portion] = deque()
-        #: How long it has worked since the PE looked around, and whether it is about to.
+        #: How long it has run since the PE last polled for other work, and whether a poll is pending.
         self.worked_s = 0.0
         self.looking = False
 
@@ -397,7 +397,7 @@ class Worker:
             self.go_on()
 
     def go_on(self) -> None:
-        """Works as long as it may."""
+        """Runs tasks for as long as it may."""
         begun = perf_counter() - self.worked_s
         while self.portions and self.worked_s < PORTION_S:
             portion = self.portions[0]
@@ -409,11 +409,10 @@ class Worker:
             self.look_around()
 
     def look_around(self) -> None:
-        """Goes on after whatever else has arrived for the PE by now.
+        """Continues after the work that has arrived for the PE by now.
 
-        The engine runs what a PE sends to itself before it looks at the network again, but timers only after that; and the
-        message that a timer sends stands behind what was found there. So a PE with long tasks hears of the others between any
-        two of them.
+        The engine runs messages of a PE to itself before it polls the network again, but timers only after that poll. The message that a timer
+        sends queues behind what the poll has found. So a PE with long tasks handles messages of other PEs between any two tasks.
         """
         self.looking = True
         _engine.after(PAUSE_S, lambda: runtime()[this_pe()]._pool_go_on())
@@ -428,7 +427,7 @@ worker = Worker()
 
 
 def work(master: int, number: int, first: int, funcs: dict[int, bytes], which: Any, sent: Any) -> None:
-    """A portion for this PE's worker. ``which`` function is for each, or for all of them."""
+    """Takes a portion for this PE. ``which`` is the number of the function for all tasks, or a number for each."""
     try:
         loaded = {n: functions.loads(function) for n, function in funcs.items()}
         args = received(sent)
@@ -441,7 +440,7 @@ def work(master: int, number: int, first: int, funcs: dict[int, bytes], which: A
     worker.add(Portion(master, number, first, [(loaded[n], a) for n, a in zip(each, args)]))
 
 
-# The job's chares
+# This PE and the runtime's group
 
 
 def runtime() -> Any:

@@ -1,4 +1,4 @@
-"""What all processes of a job have to have alike: classes of chares, their methods, reducers. Knows nothing of how it is compared."""
+"""What all processes of a job must have in common: classes of chares, their methods, reducers. The engine sends and compares the descriptions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from . import reduction
 
-#: The entry methods of each class that was registered before the program started, by its full name and how often there was such a name.
+#: The entry methods of each class that was registered before the program started. A key is the full name, with a number if several classes have it.
 registered: dict[str, list[tuple[str, Any, bool, int, int]]] = {}
-#: Differences that are named.
+#: How many differences an error names.
 NAMED = 5
 
 
 def described() -> list[str]:
-    """A line for each of them."""
+    """A line for each class, method and reducer."""
     lines = []
     for name, rows in registered.items():
         lines.append(f"class {name}")
@@ -27,10 +27,10 @@ def described() -> list[str]:
 
 
 def differences(first: list[str], own: list[str], pe: int) -> str:
-    """What a PE says whose program is not PE 0's."""
+    """The error text of a PE whose program is not that of PE 0."""
     lacks = [line for line in first if line not in set(own)]
     adds = [line for line in own if line not in set(first)]
-    # Of a class that is missing its methods need not be named.
+    # The methods of a missing class are not named.
     classes = tuple(f"method {line[6:]}." for line in lacks + adds if line.startswith("class "))
     lacks, adds = ([line for line in lines if not line.startswith(classes)] for lines in (lacks, adds))
     said = [f"only PE {who} has {shortened(lines)}" for who, lines in ((0, lacks), (pe, adds)) if lines]

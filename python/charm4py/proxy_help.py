@@ -1,6 +1,6 @@
-"""What ``help``, ``inspect.signature`` and the like say of proxies and their methods: what the class of the chares says.
+"""Help on proxies: ``help``, ``inspect.signature`` and ``__doc__`` of a proxy and its methods show those of the class of chares.
 
-The engine's types get the attributes for it here. Calls know nothing of them.
+This module adds the attributes for it to the engine's types. Calls do not use them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from . import _engine
 from .chare import class_numbered, entry_names
 from .entry_method import POSITIONAL
 
-#: What every entry method takes besides its own parameters.
+#: The keywords that every call has.
 KEYWORDS = tuple(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool) for name in ("ret", "awaitable"))
-#: What stands between a class's text and its methods.
-ALSO = "Entry methods. Each takes ``ret=True``, for a future of the value, and ``awaitable=True``, for one that says when the call has run:"
+#: The text between a class's own text and its methods.
+ALSO = "Entry methods. With ``ret=True`` a call returns a future of the value, with ``awaitable=True`` a future that is ready when the call has run:"
 
 
 class Of:
-    """An attribute of a type that is something else on its objects."""
+    """An attribute that has one value on a type and another on its objects."""
 
     def __init__(self, of_type: Any, of_object: Callable[[Any], Any]) -> None:
         self.of_type = of_type
@@ -30,7 +30,7 @@ class Of:
 
 
 def own_signature(cls: type, name: str) -> inspect.Signature:
-    """What an entry method takes, without the chare."""
+    """The signature of an entry method without the chare."""
     attribute = inspect.getattr_static(cls, name)
     signature = inspect.signature(attribute.__func__ if isinstance(attribute, staticmethod) else attribute)
     parameters = list(signature.parameters.values())
@@ -39,7 +39,7 @@ def own_signature(cls: type, name: str) -> inspect.Signature:
 
 
 def signature_of(method: Any) -> inspect.Signature | None:
-    """What the method of a proxy takes and gives."""
+    """The signature of a proxy's method."""
     proxy = _engine.proxy_of(method)
     cls = class_numbered(_engine.class_of(proxy))
     if cls is None:
@@ -62,7 +62,7 @@ def doc_of_method(method: Any) -> str | None:
 
 
 def doc_of_proxy(proxy: Any) -> str | None:
-    """The text of its class, and its methods with their own."""
+    """The help text of a proxy: that of the class of chares, with its entry methods."""
     cls = class_numbered(_engine.class_of(proxy))
     if cls is None:
         return None
@@ -72,7 +72,7 @@ def doc_of_proxy(proxy: Any) -> str | None:
 
 
 def own_doc(cls: type) -> str | None:
-    """What the program says of a class, and not the runtime of all of them."""
+    """The docstring of the program's class, not that of :class:`Chare`."""
     for base in cls.__mro__:
         if base.__module__.startswith("charm4py."):
             return None
@@ -83,20 +83,20 @@ def own_doc(cls: type) -> str | None:
 
 
 def described(cls: type, name: str) -> str:
-    """An entry method, with its text below."""
+    """The help text of an entry method."""
     text = inspect.getdoc(getattr(cls, name)) or ""
     lines = [f"{name}{own_signature(cls, name)}", *text.splitlines()]
     return "\n    ".join(lines).replace("\n    \n", "\n\n")
 
 
 def document() -> None:
-    """Gives the engine's types what is said of their objects."""
+    """Adds the attributes to the engine's types."""
     proxy: Any = _engine.Proxy
     method: Any = _engine.Method
     proxy.__doc__ = Of(proxy.__doc__, doc_of_proxy)
     method.__doc__ = Of(method.__doc__, doc_of_method)
     method.__signature__ = Of(None, signature_of)
-    # With this pydoc takes it for a function, and shows it as one.
+    # With this, pydoc shows it like a function.
     method.__get__ = lambda self, chare, cls=None: self
     method.__repr__ = lambda self: f"<entry method {self.__qualname__} of {_engine.proxy_of(self)!r}>"
     for each in (proxy, method):

@@ -1,4 +1,4 @@
-"""Reducers: how the parts that chares contribute become one result."""
+"""Reducers: how contributions of chares become one result."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy
 from ._engine import ReducerKind
 from .errors import Charm4PyError
 
-#: Reducers by their numbers, as :class:`Reducers` gives them: those that count truths, and those that combine them.
+#: Numbers of reducers, in the order of :class:`Reducers`: those that count truth values, and those that combine them.
 COUNTS = frozenset({1, 2})
 LOGICAL = frozenset({5, 6, 7})
-#: Sequences that become arrays if they are of numbers.
+#: Sequences that become arrays if their items are numbers.
 SEQUENCES = (list, tuple, array, range, memoryview)
-#: Operations by which a class of its own says that it is more than a sequence.
+#: A sequence class with one of these operations is reduced by them, not element by element.
 OPERATIONS = ("__add__", "__mul__", "__lt__", "__gt__")
 
 
 def is_sequence(data: Any) -> bool:
-    """Whether a value is merged element by element, and is no object with operations of its own."""
+    """Whether a value is merged element by element, rather than by operations of its class."""
     kind = next((kind for kind in SEQUENCES if isinstance(data, kind)), None)
     return kind is not None and all(getattr(type(data), name, None) is getattr(kind, name, None) for name in OPERATIONS)
 
 
 def contribution(number: int, data: Any) -> Any:
-    """What a chare contributes to a reducer that merges element by element: sequences of numbers become arrays."""
+    """Converts data for a reducer that merges element by element: sequences of numbers become arrays."""
     if isinstance(data, (numpy.ndarray, numpy.generic)):
         found = numpy.asarray(data)
     elif is_sequence(data):
@@ -45,18 +45,18 @@ def contribution(number: int, data: Any) -> Any:
         found = found.astype(bool)
     elif number in COUNTS and found.dtype == bool:
         found = found.astype(int)
-    # Without dimensions it is a number of NumPy's.
+    # Without dimensions it is a NumPy scalar.
     return found if found.ndim else found[()]
 
 
 def elementwise(ufunc: Any, scalar: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Numbers, arrays of any shape, and sequences that no array can hold, element by element."""
+    """Merges numbers, arrays of any shape, and sequences that no array can hold, element by element."""
 
     def merge(a: Any, b: Any) -> Any:
         if isinstance(a, numpy.ndarray) or isinstance(b, numpy.ndarray):
             if numpy.shape(a) != numpy.shape(b):
                 raise ValueError(f"contributions have different shapes: {numpy.shape(a)} and {numpy.shape(b)}")
-            # Into the memory of the first, which is this reduction's alone, if the result fits there.
+            # The result goes into the first array, which only this reduction uses, if it fits there.
             if isinstance(a, numpy.ndarray) and a.flags.writeable and a.dtype == numpy.result_type(a, b):
                 return ufunc(a, b, out=a) if ufunc(a[:0].ravel(), b[:0].ravel()).dtype == a.dtype else ufunc(a, b)
             return ufunc(a, b)
@@ -75,24 +75,24 @@ def gathered(data: Any, chare: Any) -> list[tuple[Any, Any]]:
 
 
 def sorted_values(pairs: list[tuple[Any, Any]]) -> list[Any]:
-    # Of groups and arrays that are combined some indices are numbers, and others tuples.
+    # If groups and arrays are combined, some indices are numbers and others tuples.
     return [value for _, value in sorted(pairs, key=lambda pair: pair[0] if isinstance(pair[0], tuple) else (pair[0],))]
 
 
-#: The reducers of this process, by the numbers by which all processes know them.
+#: The reducers of this process by number. A number means the same reducer in all processes.
 kinds: dict[int, ReducerKind] = {}
-#: How many reducers have been added of each name and place in a program.
+#: How many reducers were added with each name and place in the program.
 places: dict[str, int] = {}
 
 
 class Reducers:
-    """The reducers of a program, by name: ``Reducer.sum``, and those that it adds itself."""
+    """The reducers by name: ``Reducer.sum`` and others, and those that the program adds."""
 
     nop: ReducerKind
     gather: ReducerKind
 
     def __init__(self) -> None:
-        # Those before gather are the engine's part's too, which merges plain numbers itself.
+        # src/reduce.rs repeats the numbers of those before gather: it merges plain numbers itself.
         self._add("nop", lambda a, b: a)
         self._add("sum", elementwise(numpy.add, lambda a, b: a + b))
         self._add("product", elementwise(numpy.multiply, lambda a, b: a * b))
@@ -122,10 +122,10 @@ class Reducers:
         pre: Callable[[Any, Any], Any] | None = None,
         post: Callable[[Any], Any] | None = None,
     ) -> ReducerKind:
-        """Adds a reducer, named like ``func``, which makes one value of a list of them; on all PEs, before ``charm.start``.
+        """Adds a reducer with the name of ``func``, which makes one value of a list of values. Call it on all PEs, before ``charm.start``.
 
-        ``pre(data, chare)`` makes a contribution of what a chare gives, ``post(value)`` the result of the last value. Of several
-        reducers of one name ``Reducer.<name>`` is the newest; each is the one that this method has given for it.
+        ``pre(data, chare)`` converts what a chare gives into its contribution, and ``post(value)`` the last value into the result. If several
+        reducers have one name, ``Reducer.<name>`` is the newest, and the returned reducer is always the one that was added.
         """
         name = getattr(func, "__name__", type(func).__name__)
         if name in Reducers.__dict__:
@@ -140,7 +140,7 @@ class Reducers:
 
 
 class Folded:
-    """A function that makes one value of a list, for two."""
+    """Makes a function of two values from one of a list."""
 
     def __init__(self, func: Callable[[list[Any]], Any]) -> None:
         self.func = func
@@ -150,8 +150,8 @@ class Folded:
 
 
 def number_of(func: Any, name: str) -> int:
-    """The number of a new reducer, the same in all processes, which may add theirs in whatever order: of its name, of where
-    it stands in the program, and of how many there have been of these."""
+    """The number of a new reducer. It follows from the name, the place in the program and a count, so that all processes compute the same number
+    in any order."""
     line = getattr(getattr(func, "__code__", None), "co_firstlineno", 0)
     place = f"{name} {getattr(func, '__module__', '')}:{line}"
     places[place] = places.get(place, 0) + 1
@@ -162,7 +162,7 @@ Reducer = Reducers()
 
 
 def kind_of(reducer: Any) -> ReducerKind:
-    """A reducer that was given as the function that it is made of."""
+    """The reducer that was made from this function."""
     for kind in kinds.values():
         if isinstance(kind.merge, Folded) and kind.merge.func is reducer:
             return kind
@@ -173,7 +173,7 @@ def kind_of(reducer: Any) -> ReducerKind:
 
 
 def given(chare: Any, data: Any, reducer: Any) -> tuple[int, Any]:
-    """What a chare gives to a reduction: the reducer's number, and its part as that reducer wants it."""
+    """The number of the reducer, and the chare's contribution for it."""
     if reducer is None:
         if data is not None:
             raise TypeError("data without a reducer: which one?")
@@ -185,10 +185,10 @@ def given(chare: Any, data: Any, reducer: Any) -> tuple[int, Any]:
 
 
 def numbered(number: int, name: str) -> ReducerKind:
-    """A reducer that another process names."""
+    """The reducer with a number that another process has sent."""
     kind = kinds.get(number)
     if kind is None:
-        raise Charm4PyError(f"Reducer.{name} is not known on this PE: add it at its module's level, where every PE does so")
+        raise Charm4PyError(f"Reducer.{name} is not known on this PE: add it at module level, where every PE does so")
     return kind
 
 

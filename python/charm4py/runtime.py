@@ -1,4 +1,4 @@
-"""What ``charm.thisProxy`` names: the runtime's own chare on every PE; and ``readonlies``."""
+"""The runtime's own group, ``charm.thisProxy``, and ``readonlies``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .reduction import Reducer
 
 
 class Readonlies:
-    """Values that PE 0's entry point sets before anything else, and every PE reads.
+    """Values that the entry point on PE 0 sets first, and every PE reads.
 
-    To set one waits until all PEs have it: what is made or called next may reach a PE by another way, and faster.
+    An assignment waits until all PEs have the value: a chare or a call that follows may reach a PE faster by another way.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -29,7 +29,7 @@ readonlies = Readonlies()
 
 
 class Runtime(Chare):
-    """See the module's text."""
+    """The runtime's chare on every PE: ``charm.thisProxy`` is the proxy of all. Its calls take ``ret`` and ``awaitable``."""
 
     def __init__(self) -> None:
         state.runtime = self.thisProxy
@@ -64,7 +64,7 @@ class Runtime(Chare):
             ccs.handlers.server.answered(number, status, reply)
 
     def updateGlobals(self, global_dict: dict[str, Any], module_name: str = "__main__") -> None:
-        """Sets global names of a module."""
+        """Sets global names of a module on the PE."""
         sys.modules[module_name].__dict__.update(global_dict)
 
     def createArray(
@@ -77,14 +77,14 @@ class Runtime(Chare):
         useAtSync: bool = False,
         cb: Any = None,
     ) -> Any:
-        """Makes an array, as :func:`charm4py.Array` does; ``cb``, if given, gets its proxy."""
+        """Creates an array like :func:`charm4py.Array`. ``cb``, if given, gets its proxy."""
         proxy: Any = Array(cls, dims, ndims, args, map, useAtSync)
         if cb is not None:
             cb(proxy)
         return proxy
 
     def exec(self, code: str, module_name: str = "__main__") -> None:
-        """Runs code in a module; only with ``charm.options.remote_exec``."""
+        """Runs code in a module. Needs ``charm.options.remote_exec``."""
         allow_remote_execution()
         exec(code, sys.modules[module_name].__dict__)
 
@@ -93,12 +93,12 @@ class Runtime(Chare):
         self.exec(code, module_name)
 
     def eval(self, expression: str, module_name: str = "__main__") -> Any:
-        """The value of an expression in a module; only with ``charm.options.remote_exec``."""
+        """Evaluates an expression in a module. Needs ``charm.options.remote_exec``."""
         allow_remote_execution()
         return eval(expression, sys.modules[module_name].__dict__)
 
     def registerNewChareType(self, name: str, source: str) -> None:
-        """Defines a class of chares in ``__main__`` from its source; only with ``charm.options.remote_exec``."""
+        """Defines a class of chares in ``__main__`` from its source. Needs ``charm.options.remote_exec``."""
         allow_remote_execution()
         exec(source, sys.modules["__main__"].__dict__)
         defined = sys.modules["__main__"].__dict__.get(name)
@@ -111,7 +111,7 @@ class Runtime(Chare):
         pre: Callable[[Any, Any], Any] | None = None,
         post: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Adds a reducer, as ``Reducer.addReducer`` does."""
+        """Does the same as ``Reducer.addReducer``."""
         Reducer.addReducer(func, pre, post)
 
     def exit(self, code: Any = 0) -> None:
@@ -119,18 +119,18 @@ class Runtime(Chare):
         _engine.exit(code if isinstance(code, int) else 0)
 
     def myPe(self) -> int:
-        """This PE."""
+        """The number of the PE."""
         return state.pe
 
     def printStats(self) -> None:
-        """Prints what each method has cost the PE."""
+        """Prints the statistics of the PE; see ``charm.printStats``."""
         stats.show()
 
     def LBTurnInstrumentOn(self) -> None:
-        """Accepted: what balancing needs is always measured."""
+        """Accepted without effect."""
 
     def LBTurnInstrumentOff(self) -> None:
-        """Accepted: what balancing needs is always measured."""
+        """Accepted without effect."""
 
 
 def allow_remote_execution() -> None:

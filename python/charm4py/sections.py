@@ -1,8 +1,7 @@
-"""Sections: parts of groups and arrays under proxies of their own, cut by slices, by functions, or by lists of indices.
+"""Sections: parts of groups and arrays with their own proxies, selected by slices, by functions, or by lists of indices.
 
-A section is made at once where the elements that a slice means can be computed: those of bounded arrays, and of groups. Otherwise all
-elements are asked who they are, and the section comes to be when they have answered: its proxy can be used meanwhile,
-and calls wait.
+A section of a bounded array or a group is created at once, since the indices that a slice selects can be computed. Otherwise all elements are asked
+for their indices, and the section is created when they have replied. Its proxy can be used before that: calls wait.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ C = TypeVar("C")
 
 
 def cut(proxy: _engine.Proxy[C], key: Any) -> _engine.CollectionProxy[C]:
-    """``proxy[key]``, where some of the key's parts are slices."""
+    """``proxy[key]`` where the key has slices."""
     keys = key if isinstance(key, tuple) else (key,)
     if _engine.index(proxy) is not None:
         proxy = _engine.whole(proxy)
@@ -31,14 +30,14 @@ def cut(proxy: _engine.Proxy[C], key: Any) -> _engine.CollectionProxy[C]:
 
 
 def ranges(keys: Sequence[Any], extent: Sequence[int]) -> list[Iterable[int]]:
-    """What each part of a key means, below a side of that length."""
+    """The indices that each part of a key selects, in each dimension."""
     if len(keys) != len(extent):
         raise IndexError(f"an index has {len(extent)} dimensions here, not {len(keys)}")
     return [range(side)[key] if isinstance(key, slice) else [range(side)[key]] for key, side in zip(keys, extent)]
 
 
 def matching(there: list[Index], keys: Sequence[Any], extent: Sequence[int] | None) -> list[Index]:
-    """Those of some indices that a key means; without bounds, the greatest indices that there are set them."""
+    """The indices that a key selects from some. Without bounds, the greatest existing indices are the bounds."""
     if not there:
         return []
     bounds = extent or [max(index[i] for index in there) + 1 for i in range(len(there[0]))]
@@ -49,7 +48,7 @@ def matching(there: list[Index], keys: Sequence[Any], extent: Sequence[int] | No
 def after_asking(
     proxy: _engine.Proxy[C], count: int, answers: threads.Future[Any], parts: Callable[[Any], list[list[Any]]]
 ) -> list[_engine.CollectionProxy[C]]:
-    """As many sections, whose elements ``parts`` tells when all elements have answered."""
+    """Creates ``count`` sections. ``parts`` computes their elements from the replies of all elements."""
     made = [_engine.section_later(proxy) for _ in range(count)]
 
     def told(answer: Any) -> None:
@@ -61,7 +60,7 @@ def after_asking(
 
 
 def when(future: threads.Future[Any], then: Callable[[Any], None]) -> None:
-    """Calls ``then`` with a future's value; an exception ends the job, since nobody could catch it."""
+    """Calls ``then`` with a future's value. An exception ends the job, since no code could catch it."""
     def ready(_: Any) -> None:
         try:
             then(future._result())
@@ -77,11 +76,11 @@ def split(
     section_func: Callable[[Any], Any] | None = None,
     elems: Sequence[Iterable[Any]] | None = None,
 ) -> list[_engine.CollectionProxy[C]]:
-    """Cuts a group, an array or a section into ``numsections`` sections.
+    """Splits a group, an array or a section into ``numsections`` sections.
 
-    ``elems`` has the indices of each; for one section it may be the list of its indices. ``section_func`` gets each element, on its PE, and returns the number of its section, several of
-    them, or a negative one for none. Without either, each section gets as many elements as the others, or one more, in
-    the order of their indices.
+    ``elems`` has a list of indices for each section; for one section it may be just the list of indices. ``section_func`` is called with each
+    element, on its PE, and returns the number of the element's section, several numbers, or a negative number for none. Without both, the
+    sections get equal shares of the elements, in the order of the indices.
     """
     if numsections < 1:
         raise ValueError(f"{numsections} sections")
@@ -102,7 +101,7 @@ def split(
 def split_combined(
     over: Combined, numsections: int, section_func: Callable[[Any], Any] | None, elems: Sequence[Iterable[Any]] | None
 ) -> list[Any]:
-    """The same of several collections: each section has a part of each of them."""
+    """Splits parts of several collections: each section has a part of each of them."""
     if section_func is not None and elems is None:
         return across(split(part, numsections, section_func) for part in over.__charm_parts__)
     if elems is not None:
@@ -115,7 +114,7 @@ def split_combined(
 
     def told() -> None:
         there = [[tupled(index) for index in answer._result()] for answer in answers]
-        # By index, then by collection, as the values of calls are.
+        # By index, then by collection, as in the values of calls.
         all = sorted((index, part) for part, indices in enumerate(there) for index in indices)
         for section, chosen in enumerate(shares(all, numsections) if elems is None else named(elems, all)):
             for part, sections in enumerate(made):
@@ -126,7 +125,7 @@ def split_combined(
 
 
 def named(elems: Sequence[Iterable[Any]], all: list[tuple[Index, int]]) -> list[list[tuple[Index, int]]]:
-    """Of all elements those whose indices are listed, whichever collection they are of."""
+    """The elements whose indices are listed, of all collections."""
     wanted = [{tupled(index) for index in part} for part in elems]
     missing = set().union(*wanted) - {index for index, _ in all}
     if missing:
@@ -135,12 +134,12 @@ def named(elems: Sequence[Iterable[Any]], all: list[tuple[Index, int]]) -> list[
 
 
 def across(splits: Iterable[list[Any]]) -> list[Any]:
-    """The sections of several collections, each combined with those of its number."""
+    """Combines the sections with the same number of several collections."""
     return [Combined(list(sections)) for sections in zip(*splits)]
 
 
 def are_indices(elems: Sequence[Any], extent: Sequence[int] | None) -> bool:
-    """Whether these are indices, and not lists of them: of a list that has one tuple the number of dimensions tells it."""
+    """Whether these are indices rather than lists of indices. For a list with one tuple the number of dimensions decides."""
     if any(isinstance(elem, int) for elem in elems):
         return True
     tuples = all(isinstance(elem, tuple) and all(isinstance(part, int) for part in elem) for elem in elems)
@@ -148,14 +147,14 @@ def are_indices(elems: Sequence[Any], extent: Sequence[int] | None) -> bool:
 
 
 def shares(there: list[Any], numsections: int) -> list[list[Any]]:
-    """Parts of a list, in its order and as long as each other, or one longer."""
+    """Splits a list into parts of equal length, or one longer, in its order."""
     size, more = divmod(len(there), numsections)
     starts = [number * size + min(number, more) for number in range(numsections + 1)]
     return [there[start:end] for start, end in zip(starts, starts[1:])]
 
 
 def chosen(answers: list[tuple[Any, list[int]] | Exception], numsections: int) -> list[list[Any]]:
-    """The indices of each section, of those that its elements gave themselves."""
+    """The indices of each section, from the numbers that ``section_func`` has returned for the elements."""
     parts: list[list[Any]] = [[] for _ in range(numsections)]
     for answer in answers:
         if isinstance(answer, Exception):
@@ -169,7 +168,7 @@ def chosen(answers: list[tuple[Any, list[int]] | Exception], numsections: int) -
 
 
 def combine(*proxies: Any) -> Any:
-    """A section of all elements of these groups, arrays, sections and elements; of several collections a :class:`Combined`."""
+    """Combines groups, arrays, sections and elements into one section. Of several collections it is a :class:`Combined`."""
     if not proxies:
         raise TypeError("nothing to combine")
     parts = [part for proxy in proxies for part in (proxy.__charm_parts__ if isinstance(proxy, Combined) else [proxy])]
@@ -181,7 +180,7 @@ def combine(*proxies: Any) -> Any:
 
 
 def united(whole: Any, proxies: Sequence[Any]) -> Any:
-    """A section of all elements of these parts of one collection; what is not a part but all of it as it is."""
+    """A section of the elements of these parts of one collection. If the whole collection is among them, it is the result."""
     if whole in proxies or (len(proxies) == 1 and _engine.is_section(proxies[0])):
         return whole if whole in proxies else proxies[0]
     section, fill = _engine.section_later(whole)
@@ -204,6 +203,6 @@ def united(whole: Any, proxies: Sequence[Any]) -> Any:
 
 
 def numbers(chosen: Any) -> list[int]:
-    """The sections that ``section_func`` gave to an element."""
+    """The numbers of sections that ``section_func`` has returned for an element."""
     several = [chosen] if hasattr(chosen, "__index__") else [] if chosen is None else chosen
     return [number for number in map(operator.index, several) if number >= 0]

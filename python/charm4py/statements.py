@@ -1,8 +1,8 @@
-"""What is typed, at a prompt or in a notebook: runs it on PE 0, one statement or cell after another, and tells other PEs what it defines.
+"""Runs what is typed at a prompt or in a notebook: on PE 0, one statement or cell after another. Sends definitions to the other PEs.
 
-Each runs in a coroutine of its own, and so may wait. An interrupt (SIGINT) gives it up wherever it is, also where it waits, and nothing
-else that runs on the PE. A second one that comes before the PE could see to the first ends the job: the launcher sends each interrupt
-here only if it has been asked to.
+Each statement runs in its own coroutine, so it may wait. An interrupt (SIGINT) cancels the statement, even where it waits, and nothing else on the
+PE. A second interrupt ends the job if the PE has not handled the first: the launcher passes the next interrupt to this process only if it was
+asked to.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from . import _engine, functions, state, threads
 
 T = TypeVar("T")
 
-#: So often, in seconds, PE 0 looks whether another thread has something for it: at first, and after a while.
+#: The interval, in seconds, at which PE 0 polls for results of other threads: at first, and after a while.
 LOOK_S = (0.001, 0.02)
 DEFINITIONS = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Statement(threads.Coroutine):
-    """The coroutine of a statement. It ends with it, so that what the statement has waited for in vain wakes nobody later."""
+    """The coroutine of one statement. It is not reused, so that a late event for a cancelled statement resumes no other one."""
 
-    #: The one that runs.
+    #: The running statement.
     present: Statement | None = None
     value: Any = None
     raised: BaseException | None = None
@@ -46,7 +46,7 @@ class Statement(threads.Coroutine):
 
 
 def run(function: Callable[[], T], context: Context | None = None) -> T:
-    """Runs a statement, in a coroutine that runs one after another; gives what comes of it."""
+    """Runs a statement and returns its value. The caller is a coroutine that runs one statement after another."""
     waiting = getcurrent()
     assert isinstance(waiting, threads.Coroutine)
     statement = Statement(parent=threads.Hub.greenlet)
@@ -64,16 +64,16 @@ def run(function: Callable[[], T], context: Context | None = None) -> T:
 
 
 class Interrupts:
-    """What becomes of SIGINT."""
+    """The handling of SIGINT."""
 
-    #: One has come that the statement has not seen yet.
+    #: An interrupt has arrived that the statement has not got yet.
     pending = False
-    #: Called if nothing runs that could be given up.
+    #: Called if no statement runs.
     idle: Callable[[], None] = staticmethod(lambda: None)
 
     @staticmethod
     def handle(_signal: int, _frame: FrameType | None) -> None:
-        """Called between any two operations of the PE's thread, whatever it does."""
+        """The signal handler: Python calls it between any two operations of the PE's thread."""
         statement = Statement.present
         if Interrupts.pending:
             raise KeyboardInterrupt
@@ -89,7 +89,7 @@ class Interrupts:
 
     @staticmethod
     def deliver(statement: Statement) -> None:
-        """Interrupts a statement that waits."""
+        """Interrupts a waiting statement."""
         if not statement and not statement.dead:  # it is about to begin
             _engine.call_soon(lambda: Interrupts.deliver(statement))
             return
@@ -100,7 +100,7 @@ class Interrupts:
 
 
 def take_interrupts(idle: Callable[[], None] = lambda: None) -> None:
-    """From now on an interrupt gives up the statement that runs; ``idle`` is called if none does."""
+    """Lets interrupts cancel the running statement from now on. ``idle`` is called if no statement runs."""
     Interrupts.idle = staticmethod(idle)
     heard, told = os.pipe()
     os.set_blocking(told, False)
@@ -112,7 +112,7 @@ def take_interrupts(idle: Callable[[], None] = lambda: None) -> None:
 
 
 def rouse(heard: int, sleeper: int) -> None:
-    """In a thread: an interrupt that comes when the PE's thread is about to sleep does not keep it from that, so others follow."""
+    """In a thread: wakes the PE's thread after an interrupt. A signal just before a sleep does not prevent the sleep, so several follow."""
     while True:
         if signal.SIGINT in os.read(heard, 64):
             for _ in range(5):
@@ -124,7 +124,7 @@ def rouse(heard: int, sleeper: int) -> None:
 
 
 def wait_until(holds: Callable[[], object]) -> None:
-    """Waits for something that another thread does. The engine knows only its own thread, so this looks now and then."""
+    """Waits for a result of another thread. The engine sees only its own thread, so this polls."""
     delay, most = LOOK_S
     while not holds():
         later: threads.Future[None] = threads.Future()
@@ -134,7 +134,7 @@ def wait_until(holds: Callable[[], object]) -> None:
 
 
 def run_awaitable(awaitable: Coroutine[Any, Any, T]) -> T:
-    """Runs what awaits futures, in a coroutine."""
+    """Runs an awaitable that awaits futures, in a coroutine."""
     coroutine = getcurrent()
     assert isinstance(coroutine, threads.Coroutine)
     error: BaseException | None = None
@@ -160,7 +160,7 @@ def run_awaitable(awaitable: Coroutine[Any, Any, T]) -> T:
 
 
 def definitions(statements: list[ast.stmt]) -> list[ast.stmt]:
-    """Those that every PE is to have."""
+    """The statements that every PE must run."""
     if state.pes == 1:
         return []
     wanted = [node for node in statements if isinstance(node, DEFINITIONS)]
@@ -170,7 +170,7 @@ def definitions(statements: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def tell_all(source: str) -> None:
-    """Runs definitions on the other PEs; waits for it."""
+    """Runs definitions on the other PEs, and waits for them."""
     state.runtime._define(source, awaitable=True).get()
     for node in ast.parse(source).body:
         known = sys.modules["__main__"].__dict__.get(node.name) if isinstance(node, ast.ClassDef) else None
@@ -182,5 +182,5 @@ def tell_all(source: str) -> None:
 
 
 def define(source: str) -> None:
-    """Runs definitions on another PE than PE 0."""
+    """Runs definitions, on a PE other than PE 0."""
     exec(compile(source, "<definitions>", "exec"), sys.modules["__main__"].__dict__)

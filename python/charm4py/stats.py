@@ -1,4 +1,4 @@
-"""``charm.printStats()``: what each method has cost this PE."""
+"""``charm.printStats()``: the cost of each method on this PE."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def show() -> None:
 
 
 def table(pe: int, pes: int) -> str:
-    """The statistics of this PE, as they are printed."""
+    """The statistics of this PE as a text."""
     lines: list[tuple[str, ...]] = [HEAD]
     sums = [0.0] * 6
     for name, figures in figures_by_method():
@@ -32,7 +32,7 @@ def table(pe: int, pes: int) -> str:
 
 
 def figures_by_method() -> Iterator[tuple[str, list[float]]]:
-    """Of the program's own chares; the runtime's own methods have names that begin with an underscore."""
+    """The figures of the program's methods. Names that begin with an underscore are the runtime's."""
     for cls, method, figures in _engine.statistics():
         if method.startswith("__") or not method.startswith("_"):
             yield f"{cls}.{method}", list(figures)

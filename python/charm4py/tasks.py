@@ -1,12 +1,12 @@
-"""Tasks: ``async def`` methods that run, and the context variables of whatever waits.
+"""Tasks: running ``async def`` methods; and the context variables of coroutines and tasks.
 
-A task runs in the scheduler's greenlet until it awaits something, and goes on when that is there. It drives its method itself, so that
-a program that awaits only futures of charm4py pays for nothing else. Once ``asyncio`` has been imported, each task is also the *current
-task* of the PE's event loop (:mod:`charm4py.aio`) while it runs, and may await whatever that loop brings. For that it has the methods
-of :class:`asyncio.Task` which libraries call on the current task, and a step that is told to end by :meth:`Task.cancel`.
+A task runs in the hub until it awaits something, and resumes when that is ready. It drives its method itself, so that a program that awaits only
+futures of charm4py pays for nothing else. Once ``asyncio`` is imported, each task is also the *current task* of the PE's event loop
+(:mod:`charm4py.aio`) while it runs, and may await futures of that loop. For this it has the methods of :class:`asyncio.Task` that libraries call on the
+current task, and can be cancelled.
 
-The loop is made by the first step of a task after ``asyncio`` is there. A method may be the one that imports it: so the first step without
-it leaves a hook in ``sys.meta_path``, which makes the loop in the middle of that step.
+The first step of a task after the import of ``asyncio`` creates the loop. A method may itself import it: so the first step before that
+installs a hook in ``sys.meta_path``, which creates the loop in the middle of that step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ modules = sys.modules
 
 
 def context() -> Context:
-    """A copy of the present context, for a coroutine that starts: what it sets is its own."""
+    """A copy of the current context for a new coroutine, so that its changes are its own."""
     copied = copy_context()
     if "decimal" in modules:
         copy_decimal(copied)
@@ -40,7 +40,7 @@ def context() -> Context:
 
 
 def copy_decimal(copied: Context) -> None:
-    """The variable of the module ``decimal`` holds an object that programs change: a copy of the context needs a copy of it."""
+    """Copies the object in the context variable of ``decimal``: programs modify it, so each context needs its own."""
     import decimal
 
     if not decimal_variable:
@@ -59,30 +59,30 @@ decimal_variable: list[Any] = []
 
 
 class Running:
-    """What runs on the PE."""
+    """The task and the event loop of the PE."""
 
     __slots__ = ("loop", "make_loop", "task")
-    #: Makes the PE's event loop. ``charm`` sets it: this module must not import ``aio``, which derives from asyncio's classes and from this module.
+    #: Creates the PE's event loop. ``charm`` sets it: ``aio`` imports this module, and only programs that use asyncio need it.
     make_loop: Callable[[], Loop]
 
     def __init__(self) -> None:
         #: The task whose step runs.
         self.task: Task | None = None
-        #: The PE's event loop, once it is there.
+        #: The PE's event loop, once it exists.
         self.loop: Loop | None = None
 
 
 running = Running()
-#: Tasks that wait: nothing else need hold them.
+#: Tasks that wait. This keeps them alive.
 suspended: set[Task] = set()
 
 
 class Task:
     """One ``async def`` method; see the module's text."""
 
-    #: The future of charm4py that it awaits, or that of asyncio. Its names are those that libraries know of `asyncio.Task`.
+    #: The future of charm4py that it awaits. `_fut_waiter` is that of asyncio; names with one underscore are those of `asyncio.Task`, which libraries use.
     awaited: Any = None
-    #: When it began to wait for what is no future of charm4py: that knows itself.
+    #: When it began to wait. A future of charm4py has the time itself.
     since = 0.0
     _fut_waiter: Any = None
     _must_cancel = False
@@ -100,7 +100,7 @@ class Task:
         self.context = context()
 
     def step(self, error: BaseException | None = None) -> None:
-        """Runs it until it awaits something, or ends; with an exception, that is raised where it waits."""
+        """Runs it until it awaits something or ends. ``error``, if given, is raised where it waits."""
         if self._must_cancel:
             error = self._cancellation(error)
         running.task = self
@@ -124,7 +124,7 @@ class Task:
             self._leave()
             self._end(failure)
             self.answer.error(failure)
-            error = None  # it holds this frame
+            error = None  # its traceback refers to this frame
         else:
             running.task = None
             if running.loop is not None:
@@ -144,10 +144,10 @@ class Task:
             running.loop.leave(self)
 
     def _wait(self, awaited: Any) -> None:
-        """It awaits something else than a future of charm4py."""
+        """It awaits something other than a future of charm4py."""
         suspended.add(self)
         self.since = _engine.coarse_now()
-        if awaited is None:  # it lets others run
+        if awaited is None:  # it yields to others
             _engine.call_soon(self._again)
         elif running.loop is not None and getattr(awaited, "_asyncio_future_blocking", None):
             running.loop.bring(self, awaited)
@@ -156,7 +156,7 @@ class Task:
             _engine.call_soon(lambda: self._again(error))
 
     def go_on(self, future: Any) -> None:
-        """The future that it awaits is ready; or it has been cancelled, and no longer awaits that."""
+        """The future that it awaited is ready. It is ignored if the task was cancelled meanwhile."""
         if future is self.awaited:
             self.awaited = None
             self.step()
@@ -181,7 +181,7 @@ class Task:
     # What libraries call on `asyncio.current_task()`
 
     def cancel(self, msg: Any = None) -> bool:
-        """Raises ``asyncio.CancelledError`` where it waits, or where it will wait next. Says whether it had not ended."""
+        """Raises ``asyncio.CancelledError`` where it waits, or where it waits next. Returns false if it has ended."""
         if self._ended:
             return False
         self._cancels_requested += 1
@@ -192,14 +192,14 @@ class Task:
         return True
 
     def _wake_up(self) -> None:
-        """It no longer waits for a future of charm4py."""
+        """Stops waiting for a future of charm4py."""
         awaited, self.awaited = self.awaited, None
         if awaited is not None:
             awaited._forget(self.go_on)
             _engine.call_soon(self._again)
 
     def _cancellation(self, error: BaseException | None) -> BaseException:
-        assert running.loop is not None  # who cancels has it
+        assert running.loop is not None  # code that cancels has imported asyncio
         kind, message = running.loop.CancelledError, self._cancel_message
         self._must_cancel, self._cancel_message = False, None
         if isinstance(error, kind):
@@ -207,11 +207,11 @@ class Task:
         return kind() if message is None else kind(message)
 
     def cancelling(self) -> int:
-        """How often it was told to end, less how often that was taken back."""
+        """How often it was cancelled, less how often that was undone."""
         return self._cancels_requested
 
     def uncancel(self) -> int:
-        """Takes one such order back."""
+        """Undoes one cancellation."""
         self._cancels_requested = max(0, self._cancels_requested - 1)
         if self._cancels_requested == 0:
             self._must_cancel = False
@@ -222,17 +222,17 @@ class Task:
         return self._ended
 
     def cancelled(self) -> bool:
-        """Whether it has ended since it was cancelled."""
+        """Whether it has ended by cancellation."""
         return self._was_cancelled
 
     def add_done_callback(self, callback: Callable[[Any], Any], *, context: Context | None = None) -> None:
-        """Calls back, from the loop, when it has ended."""
+        """Calls ``callback(task)`` from the loop when it has ended."""
         if self._when_done is None:
             self._when_done = []
         self._when_done.append((callback, context))
 
     def remove_done_callback(self, callback: Callable[[Any], Any]) -> int:
-        """Takes such a wish back; says how many there were."""
+        """Removes a callback; returns how often it was there."""
         before = self._when_done or []
         self._when_done = [each for each in before if each[0] != callback]
         return len(before) - len(self._when_done)
@@ -244,7 +244,7 @@ class Task:
     _loop = property(get_loop)
 
     def get_coro(self) -> Any:
-        """What it runs."""
+        """The coroutine object that it runs."""
         return self.awaitable
 
     def get_context(self) -> Context:
@@ -252,11 +252,11 @@ class Task:
         return self.context
 
     def get_name(self) -> str:
-        """What it is called: the method, unless somebody has named it."""
+        """Its name: that of the method, unless it was set."""
         return self._name or getattr(self.awaitable, "__qualname__", "a task")
 
     def set_name(self, name: object) -> None:
-        """Names it."""
+        """Sets its name."""
         self._name = str(name)
 
     def get_stack(self, *, limit: int | None = None) -> list[Any]:
@@ -266,14 +266,14 @@ class Task:
 
 
 def bridge(future: Any) -> Generator[Any, None, None]:
-    """Waits for a future of charm4py where something else than one of these tasks runs: a task of asyncio's, of the PE's loop."""
+    """Waits for a future of charm4py in other code than one of these tasks: in a task of asyncio on the PE's loop."""
     loop = modules["asyncio"]._get_running_loop() if "asyncio" in modules else None
-    if loop is None:  # what drives the coroutine may know charm4py's futures
+    if loop is None:  # the code that drives the coroutine may support charm4py's futures
         yield future
         return
     own = running.loop
     if own is None or loop is not own:
-        raise RuntimeError("futures of charm4py can be awaited in the event loop of their PE only, which `async def` methods run in")
+        raise RuntimeError("a future of charm4py can be awaited only in the event loop of its PE, in which `async def` methods run")
     waiter = own.create_future()
 
     def ready(_: Any) -> None:
@@ -291,13 +291,13 @@ def bridge(future: Any) -> Generator[Any, None, None]:
 
 
 def make_loop() -> Loop:
-    """Makes the PE's event loop."""
+    """Creates the PE's event loop."""
     running.loop = loop = running.make_loop()
     return loop
 
 
 class Watcher:
-    """Notices that a step imports ``asyncio``."""
+    """An import hook that notices when a step imports ``asyncio``."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -321,6 +321,6 @@ class Watcher:
 
 
 def watch_for_asyncio() -> None:
-    """Makes the loop as soon as a step imports asyncio."""
+    """Creates the loop as soon as a step imports asyncio."""
     Watcher.thread = get_ident()
     sys.meta_path.insert(0, Watcher)

@@ -1,6 +1,6 @@
-"""Chares in tests: a job that runs inside of a test of pytest.
+"""Jobs inside tests of pytest.
 
-``charm.start`` does not return, and a process has one job. So a test's job has processes of its own::
+``charm.start`` does not return, and a process can have only one job. So the job of a test has its own processes::
 
     # conftest.py
     pytest_plugins = ["charm4py.testing"]
@@ -14,7 +14,7 @@
     def test_all_cells_give(charm_job):
         assert charm_job(summed, pes=2) == 4
 
-Chares by themselves, without a job, are made by :func:`unit` (:mod:`charm4py.unit`).
+:func:`unit` (:mod:`charm4py.unit`) creates a chare without a job.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TIMEOUT_S = 60.0
 
 
 class JobFailed(Exception):
-    """The job of a test has ended otherwise than by the end of its entry point. Has its status and what it has said."""
+    """The job of a test has ended before its entry point returned. Has the job's status and output."""
 
     def __init__(self, code: int, said: str) -> None:
         super().__init__(f"the job ended with status {code}\n{said.rstrip()}")
@@ -49,9 +49,9 @@ class JobFailed(Exception):
 def run(
     entry: Callable[[list[str]], T], pes: int = 1, args: Sequence[str] = (), options: Sequence[str] = (), timeout: float = TIMEOUT_S
 ) -> T:
-    """Runs a job whose entry point is ``entry``, a function or what pickles as one; gives what it returns, and raises what it raises.
+    """Runs a job with the entry point ``entry``, a function. Returns what ``entry`` returns, and raises what it raises.
 
-    The job ends when ``entry`` returns. What the job prints, the test has printed. ``options`` are charmrun's.
+    The job ends when ``entry`` returns. Its output becomes the test's output. ``options`` are charmrun's.
     """
     from . import functions
 
@@ -71,7 +71,7 @@ def run(
 
 
 def result(file: Path, job: subprocess.CompletedProcess[str]) -> Any:
-    """What came of the entry point, if the job has ended well."""
+    """The result of the entry point, if the job has ended normally."""
     from . import errors, functions
 
     if not file.exists():

@@ -1,4 +1,4 @@
-"""The program of the jobs of :mod:`charm4py.testing`: runs the entry point of a test, and leaves what came of it in a file."""
+"""The program of the jobs of :mod:`charm4py.testing`: runs the entry point of a test, and writes its result to a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .charm import charm
 
 
 def of_assertions() -> dict[str, Any]:
-    """What the code of a test uses that pytest has rewritten, which is not so where the module is imported here."""
+    """The names that pytest's rewritten assertions use. They are missing where this process imports the module itself."""
     from _pytest.assertion import rewrite
 
     return {"@pytest_ar": rewrite, "@py_builtins": builtins}
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # As a module that has this name on every PE, not as a program's.
+    # Import the module under its name, which it must have on every PE, rather than as __main__.
     from charm4py.testing_job import main as begin
 
     begin()

@@ -1,7 +1,7 @@
-"""Coroutines and futures: how a method waits while its PE goes on.
+"""Coroutines and futures: how a method waits while its PE runs other work.
 
-A coroutine is a greenlet. One greenlet, the *scheduler's*, runs the engine's loop and everything that does not wait; a coroutine
-is switched to from there, and back to it when it waits. What it waits for calls it again, from there.
+A coroutine is a greenlet. One greenlet, the *hub*, runs the engine's loop and all code that does not wait. The hub switches to a coroutine, and
+the coroutine switches back when it waits. What it waits for resumes it, from the hub.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Idle greenlets that are kept for the next coroutine.
+#: How many idle greenlets are kept for later coroutines.
 KEPT_MAX = 256
 
 
 class NotThreadedError(Exception):
-    """Something waits outside of a coroutine."""
+    """Raised where code outside of a coroutine would have to wait."""
 
 
 class Hub:
@@ -36,23 +36,23 @@ class Hub:
 
 
 def begin() -> None:
-    """Says that this greenlet is the scheduler's."""
+    """Makes the current greenlet the hub."""
     Hub.greenlet = getcurrent()
 
 
 def can_wait() -> bool:
-    """Whether this code runs in a coroutine."""
+    """Whether the running code is in a coroutine."""
     return isinstance(getcurrent(), Coroutine)
 
 
 class Coroutine(greenlet):
-    """Runs one method after another, each to its end."""
+    """A greenlet that runs methods, one after another."""
 
-    #: Whose method it runs.
+    #: The chare whose method it runs.
     chare: Chare | None = None
-    #: Who gets what comes of it.
+    #: What gets the method's value or exception.
     answer: Any = None
-    #: When it began to wait, unless it waits for one future, which knows that itself.
+    #: When it began to wait. If it waits for one future, that has the time instead.
     since = 0.0
 
     def run(self, function: Callable[..., Any], args: Any, kwargs: Any, answer: Any) -> None:
@@ -60,7 +60,7 @@ class Coroutine(greenlet):
             try:
                 value = function(*args, **kwargs)
             except GreenletExit:
-                raise  # it is being thrown away
+                raise  # the greenlet is collected
             except BaseException as error:
                 answer.error(error)
             else:
@@ -73,7 +73,7 @@ class Coroutine(greenlet):
             function, args, kwargs, answer = Hub.greenlet.switch()
 
     def resume(self, value: Any = None) -> None:
-        """Goes on with it, from the scheduler's greenlet."""
+        """Resumes it, from the hub."""
         chare, answer = self.chare, self.answer
         if state.options.profiling and hasattr(answer, "ran"):
             begun = perf_counter()
@@ -86,7 +86,7 @@ class Coroutine(greenlet):
 
 
 def start(chare: Chare | None, function: Callable[..., Any], args: Any, kwargs: Any, answer: Any) -> None:
-    """Runs a function as a coroutine until it ends or waits."""
+    """Runs a function as a coroutine, until it ends or waits."""
     coroutine = Hub.idle.pop() if Hub.idle else Coroutine(parent=Hub.greenlet)
     coroutine.chare, coroutine.answer = chare, answer
     coroutine.gr_context = context()
@@ -94,7 +94,7 @@ def start(chare: Chare | None, function: Callable[..., Any], args: Any, kwargs: 
 
 
 def pause(what: str) -> Any:
-    """Lets the PE go on until somebody calls the present coroutine's ``resume``; gives what that is given."""
+    """Suspends the current coroutine until its ``resume`` is called. Returns the argument of ``resume``."""
     coroutine = getcurrent()
     if not isinstance(coroutine, Coroutine):
         raise NotThreadedError(f"{what} waits, which only coroutines can: decorate the method with @coro")
@@ -103,17 +103,18 @@ def pause(what: str) -> Any:
 
 
 class Future(_engine.FutureBase, Generic[T]):
-    """A value that arrives later, or several of them.
+    """A value that arrives later, or several values.
 
-    Whoever holds it, anywhere in the job, may ``send`` the value; only where it was made it can be waited for.
+    Any PE that has the future may ``send`` a value. Only the PE that created it can wait for it. A future is also a callback:
+    ``future(value)`` sends.
     """
 
     __slots__ = ()
 
     def get(self, timeout: float | None = None) -> T:
-        """Waits for the value; for the list of values, in the order of their arrival, if there are several.
+        """Waits for the value. If the future has several, returns the list of them in the order of arrival.
 
-        Raises an exception that was sent instead, and ``TimeoutError`` if ``timeout`` seconds pass.
+        Raises an exception that arrives in place of a value, and ``TimeoutError`` after ``timeout`` seconds.
         """
         if not self.ready():
             coroutine = getcurrent()
@@ -161,7 +162,7 @@ class Future(_engine.FutureBase, Generic[T]):
 
 
 def run_async(chare: Chare | None, awaitable: Any, answer: Any) -> None:
-    """Runs an ``async def`` method, as a task."""
+    """Runs an ``async def`` method as a task."""
     Task(chare, awaitable, answer).step()
 
 

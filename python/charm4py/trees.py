@@ -6,9 +6,9 @@ from typing import Callable, Sequence
 
 
 def subtrees(root: int, pes: Sequence[int], branches: int, host_of: Callable[[int], int]) -> list[list[int]]:
-    """Splits the PEs without the root into ``branches`` lists at most, each of which is a subtree with its root first.
+    """Splits the PEs without the root into at most ``branches`` lists. Each is a subtree, with its root first.
 
-    A host's PEs stand side by side; those of the root's own host are in subtrees of their own, as far as there are branches.
+    The PEs of a host are adjacent. Those of the root's own host have their own subtrees, if there are enough branches.
     """
     hosts: dict[int, list[int]] = {}
     for pe in dict.fromkeys(pes):
@@ -28,7 +28,7 @@ def subtrees(root: int, pes: Sequence[int], branches: int, host_of: Callable[[in
 
 
 def portions(items: list, count: int) -> list[list]:  # type: ignore[type-arg]
-    """Splits a list into ``count`` lists of about the same length, none of them empty."""
+    """Splits a list into ``count`` lists of about equal length, none empty."""
     count = min(count, len(items))
     ends = [len(items) * i // count for i in range(count + 1)] if count else []
     return [items[a:b] for a, b in zip(ends, ends[1:])]

@@ -1,4 +1,4 @@
-"""Chares of unit tests, outside of any job: their methods are called as those of other objects, and what they send is kept for the test.
+"""Chares for unit tests, without a job: their methods are called like those of other objects, and what they send is kept for the test.
 
 ::
 
@@ -7,8 +7,8 @@
         cell.step(0.5)
         assert sent(cell) == [Call(Cell, (3,), "edge", (9.5,))]
 
-What a chare sends goes to nobody; what it asks for is answered by ``answer``, a function of the test's. Where a method would wait (``@coro``, channels, futures
-of its own) it needs a job: see :mod:`charm4py.testing`.
+A call of a chare is only recorded; ``answer``, a function of the test, gives the values of its futures. A method that would wait (``@coro``, channels, its
+own futures) needs a job: see :mod:`charm4py.testing`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .entry_method import bind
 
 
 class Call(NamedTuple):
-    """An entry method that a chare has called through a proxy. ``index`` is ``None`` for all elements, and a slice for a section."""
+    """A call that a chare has made through a proxy. ``index`` is ``None`` for all elements, and a slice for a section."""
 
     cls: Any
     index: Any
@@ -34,7 +34,7 @@ class Call(NamedTuple):
 
 
 class Reduction(NamedTuple):
-    """What a chare has contributed. There is no ``callback`` of an ``allreduce``, and no ``data`` in a barrier."""
+    """A contribution of a chare. An ``allreduce`` has no ``callback``, and a barrier no ``data``."""
 
     callback: Any
     data: Any = None
@@ -47,16 +47,17 @@ Answer = Callable[[Any], Any]
 
 
 def unit(cls: type[C], *args: Any, index: Any = 0, answer: Optional[Answer] = None, **kwargs: Any) -> C:
-    """A chare as ``cls(*args, **kwargs)`` makes it, with this index: a number in groups, a tuple in arrays.
+    """Creates a chare as ``cls(*args, **kwargs)`` would, with this index: a number in groups, a tuple in arrays.
 
-    ``answer`` gets each :class:`Call` with ``ret`` or ``awaitable``, and the :class:`Reduction` of each ``allreduce``, and gives the value of its future.
+    ``answer`` is called with each :class:`Call` with ``ret`` or ``awaitable``, and with the :class:`Reduction` of each ``allreduce``. It returns the value of
+    the future.
     """
     if not (isinstance(origin(cls), type) and issubclass(origin(cls), Chare)):
         raise TypeError(f"{cls!r} is not a class of chares: derive it from Chare")
     job = Unit(cls, index, answer)
     _engine.begin_unit(job)
     try:
-        # As the engine makes chares, whatever their metaclass makes of a call.
+        # Like the engine: a metaclass may do something else when its class is called.
         chare: C = type.__call__(origin(cls), *args, **kwargs)
     finally:
         _engine.begin_unit(None)
@@ -65,21 +66,21 @@ def unit(cls: type[C], *args: Any, index: Any = 0, answer: Optional[Answer] = No
 
 
 def proxy(cls: type[Any], index: Any = None, answer: Optional[Answer] = None) -> Any:
-    """A proxy to give to chares of unit tests: of one element, or of a whole collection. :func:`sent` of it has what is called through it."""
+    """Creates a proxy for chares of unit tests: of one element, or of a whole collection. :func:`sent` of it lists the calls through it."""
     return UnitProxy(Unit(cls, index, answer), index)
 
 
 def sent(of: Any) -> list[Sent]:
-    """What a chare of a unit test has sent, or what was sent through such a proxy, in its order. Arguments are the chare's own objects, and no copies."""
+    """What a chare of a unit test has sent, or what was sent through a proxy of one, in order. Arguments are not copied."""
     job = of._unit if isinstance(of, UnitProxy) else _engine.unit_of(of) if isinstance(of, Chare) else None
     if job is None:
-        raise TypeError(f"{of!r} is no chare of a unit test: charm4py.testing.unit makes one")
+        raise TypeError(f"{of!r} is no chare of a unit test: charm4py.testing.unit creates one")
     sent: list[Sent] = job.sent
     return sent
 
 
 class Unit:
-    """What stands for the job of one chare. The engine asks it for what it would know of an element."""
+    """Takes the place of the job for one chare. The engine asks it for the chare's index and proxy."""
 
     def __init__(self, cls: Any, index: Any, answer: Optional[Answer]) -> None:
         self.cls, self.thisIndex, self.answer = cls, index, answer
@@ -97,7 +98,7 @@ class Unit:
         return self.ask(Reduction(None, data, reducer, section))
 
     def calls_itself(self, method: str, *args: Any) -> None:
-        """It has called one of the runtime's methods."""
+        """The chare has called a method of the runtime."""
         self.sent.append(Call(self.cls, self.thisIndex, method, args))
 
     def ask(self, what: Sent) -> Answered:
@@ -106,31 +107,31 @@ class Unit:
 
 
 class Answered:
-    """The future of a call: what the test answers to it."""
+    """The future of a call. The test gives its value."""
 
     def __init__(self, answer: Optional[Answer], what: Sent) -> None:
         self.value = None if answer is None else answer(what)
         self.is_there, self.what = answer is not None, what
 
     def get(self, timeout: Optional[float] = None) -> Any:
-        """The answer; raises it, if it is an exception."""
+        """Returns the value, or raises it if it is an exception."""
         if not self.is_there:
-            raise LookupError(f"nobody answers {self.what}: give unit() a function, answer=…")
+            raise LookupError(f"{self.what} has no value: pass unit() a function, answer=…")
         if isinstance(self.value, BaseException):
             raise self.value
         return self.value
 
     def ready(self) -> bool:
-        """Whether there is an answer."""
+        """Whether there is a value."""
         return self.is_there
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.get()
-        yield  # a generator, which waits for nothing
+        yield  # makes this a generator, which never waits
 
 
 class UnitProxy:
-    """A proxy that keeps what is called through it."""
+    """A proxy that records the calls through it."""
 
     def __init__(self, unit: Unit, index: Any) -> None:
         self._unit, self._index = unit, index
@@ -145,15 +146,15 @@ class UnitProxy:
         return UnitProxy(self._unit, index)
 
     def ckInsert(self, index: Any, args: Any = (), onPE: int = -1) -> None:
-        """Kept as a call."""
+        """Recorded as a call."""
         self._unit.sent.append(Call(self._unit.cls, index, "ckInsert", tuple(args)))
 
     def ckDoneInserting(self) -> None:
-        """Kept as a call."""
+        """Recorded as a call."""
         self._unit.sent.append(Call(self._unit.cls, None, "ckDoneInserting"))
 
     def ckDestroy(self) -> None:
-        """Kept as a call."""
+        """Recorded as a call."""
         self._unit.sent.append(Call(self._unit.cls, self._index, "ckDestroy"))
 
     def ckLocalBranch(self) -> Any:
@@ -171,7 +172,7 @@ class UnitProxy:
 
 
 class UnitMethod:
-    """An entry method of such a proxy."""
+    """A method of such a proxy."""
 
     def __init__(self, proxy: UnitProxy, name: str) -> None:
         self._proxy, self.__name__ = proxy, name
@@ -179,7 +180,7 @@ class UnitMethod:
     def __call__(self, *args: Any, ret: bool = False, awaitable: bool = False, **kwargs: Any) -> Any:
         unit, name = self._proxy._unit, self.__name__
         cls = origin(unit.cls)
-        bind(f"{cls.__name__}.{name}", getattr(cls, name), args, kwargs)  # refuses what the method does not take
+        bind(f"{cls.__name__}.{name}", getattr(cls, name), args, kwargs)  # raises for arguments that do not fit
         call = Call(unit.cls, self._proxy._index, name, args, kwargs, ret, awaitable)
         if ret or awaitable:
             return unit.ask(call)

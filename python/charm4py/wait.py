@@ -1,7 +1,4 @@
-"""Conditions: calls that wait for one (``@when``), and coroutines that do (``self.wait``).
-
-What waits is kept by :mod:`charm4py.conditions`.
-"""
+"""Waiting for conditions: calls (``@when``) and coroutines (``self.wait``). :mod:`charm4py.conditions` keeps what waits."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ codes: dict[str, CodeType] = {}
 
 
 def wait(chare: Chare, condition: str, frame: FrameType) -> None:
-    """Waits in a coroutine for an expression over the caller's names."""
+    """Suspends the current coroutine until an expression over the caller's names is true."""
     code = codes.get(condition)
     if code is None:
         code = codes[condition] = compile(condition, "<self.wait>", "eval")
@@ -48,7 +45,7 @@ def wait(chare: Chare, condition: str, frame: FrameType) -> None:
 
 
 def run(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any] | None, answer: Any) -> None:
-    """Runs a method that is not just called; by the engine. ``args`` begin with the chare."""
+    """Runs a coroutine, an ``async def`` or a method with a condition; the engine calls this. ``args`` begin with the chare."""
     chare, keywords = args[0], kwargs or {}
     condition = entry.condition
     if condition is None:
@@ -57,7 +54,7 @@ def run(entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any] | None, answ
         begin(entry, args, keywords, answer)
     else:
         hold(chare, lambda: bool(condition(*args, **keywords)), lambda: begin(entry, args, keywords, answer))
-        # The condition may hold although others wait.
+        # The condition may be true although other calls wait.
         recheck(chare)
 
 

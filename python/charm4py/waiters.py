@@ -1,6 +1,6 @@
-"""Who waits on this PE, for reports of deadlocks.
+"""What waits on this PE, for reports of deadlocks.
 
-All of it is found out when somebody asks, from the frames of the coroutines: waiting itself keeps nothing for it.
+A report reads the frames of the coroutines. Waiting itself records nothing for it but the time.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any, Iterator
 from . import _engine, tasks, threads
 from .threads import Coroutine, Hub
 
-#: Frames of files in here are the package's.
+#: Frames of files in this directory are the package's.
 PACKAGE = str(Path(__file__).parent)
-#: What is waited for, by the package's function that waits.
+#: What a coroutine waits for, by the function of the package in which it waits.
 WHAT = {"get": "a future", "recv": "a message of a channel", "_wait": "a future", "iwait": "futures or channels"}
-#: The entry point has returned, on PE 0.
+#: Whether the entry point has returned, on PE 0.
 main_is_over = False
 
 
 def waits() -> tuple[list[str], bool]:
-    """Who waits and for what, a line each; and whether something may come from outside of the job."""
+    """A line for each wait, and whether an event from outside of the job may end one."""
     lines = []
     # Another thread may send to a future, or call a chare.
     outside = active_count() > 1 or (tasks.running.loop is not None and tasks.running.loop.may_act())
     for coroutine in suspended():
         line = line_of(coroutine)
-        if line is None:  # a prompt, which waits for who types
+        if line is None:  # a prompt, which waits for input
             outside = True
         else:
             lines.append(line)
     lines += map(line_of_task, tasks.suspended)
     if main_is_over:
-        lines.append("main has returned, and nobody has called exit(): nothing else ends the job")
+        lines.append("main has returned without a call of exit(): nothing else ends the job")
     return lines, outside
 
 
@@ -48,7 +48,7 @@ def suspended() -> Iterator[Coroutine]:
 
 
 def line_of(coroutine: Coroutine) -> str | None:
-    """Who waits where and for what; ``None`` if no code of the program's is in it."""
+    """The line of a coroutine: its method, what it waits for, and where. ``None`` if it runs no code of the program."""
     below: FrameType | None = None
     frame: FrameType | None = coroutine.gr_frame
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
@@ -64,7 +64,7 @@ def line_of(coroutine: Coroutine) -> str | None:
 
 
 def waited(coroutine: Coroutine) -> float:
-    """For how many seconds a coroutine has waited."""
+    """The seconds that a coroutine has waited."""
     frame: FrameType | None = coroutine.gr_frame
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         future = frame.f_locals.get("self")
@@ -77,12 +77,12 @@ def waited(coroutine: Coroutine) -> float:
 
 
 def since(seconds: float) -> str:
-    """What is said of a wait's length."""
+    """The text for the length of a wait."""
     return f", for {seconds:.0f} s"
 
 
 def line_of_task(task: tasks.Task) -> str:
-    """The same, of an ``async def`` method."""
+    """The line of an ``async def`` method."""
     frame = task.awaitable.cr_frame
     what = "a future" if task.awaited is not None else "what asyncio brings"
     length = None if task.awaited is None else task.awaited._waited(task.go_on)
@@ -109,7 +109,7 @@ def what_of(frame: FrameType | None) -> str:
 
 
 class MainAnswer:
-    """Notes that the entry point has returned. That of an ``async def`` function has yet to run then."""
+    """Notes that the entry point has returned. An entry point that is an ``async def`` only begins to run then."""
 
     def __init__(self, unawaited: Any) -> None:
         self.unawaited = unawaited
@@ -117,7 +117,7 @@ class MainAnswer:
     def value(self, value: Any) -> None:
         global main_is_over
         if inspect.iscoroutine(value):
-            # Not in the greenlet that ends here.
+            # It must not run in the greenlet that ends here.
             _engine.call_soon(lambda: threads.run_async(None, value, self))
         else:
             main_is_over = True

@@ -1,10 +1,10 @@
-"""What type checkers are told of proxies: the engine's classes. `python -m charm4py.stubs` writes it again for a program."""
+"""The types of proxies, for type checkers. `python -m charm4py.stubs` writes this stub again for a program."""
 
 from typing import Any, Generic, Sequence, SupportsIndex, TypeVar, overload
 
 #: A class of chares.
 C = TypeVar("C", covariant=True)
-#: An entry method's type, and that of the proxy whose it is: for the plugin, `mypy.py`.
+#: The type of an entry method, and that of its proxy: for the plugin, `mypy.py`.
 F = TypeVar("F", covariant=True)
 P = TypeVar("P", covariant=True)
 
@@ -25,7 +25,7 @@ class Truth:
     def __call__(self) -> bool: ...
     def __bool__(self) -> bool: ...
 
-# To type checkers only: both are `Proxy` when the program runs.
+# Only for type checkers: at run time both are `Proxy`.
 class ElementProxy(Proxy[C]): ...
 class CollectionProxy(Proxy[C]): ...
 

@@ -1,4 +1,4 @@
-"""``charmrun``: starts the processes of a job, and reaps them."""
+"""``charmrun``: starts the processes of a job, and waits for their end."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from charm4py._engine import charmrun  # noqa: E402
 
 
 def start(argv: Sequence[str]) -> int:
-    """Runs a job, and waits for its end. ``argv`` is what stands behind ``charmrun``; gives the job's status.
+    """Runs a job and waits for its end. ``argv`` are the arguments of ``charmrun``. Returns the exit status of the job.
 
-    With ``++interactive`` instead of a program, it has a prompt.
+    With ``++interactive`` in place of a program the job has a prompt.
     """
     foreign.warn()
     if "++interactive" in argv:
@@ -28,7 +28,7 @@ def start(argv: Sequence[str]) -> int:
 
 @contextmanager
 def one_hash_seed() -> Iterator[None]:
-    """Lets ``hash`` of a text be the same in all processes that are started meanwhile, unless the user has said what it is to be."""
+    """Gives all processes that are started meanwhile the same ``hash`` of strings, unless the user has set a seed."""
     if "PYTHONHASHSEED" in os.environ:
         yield
         return
@@ -41,7 +41,7 @@ def one_hash_seed() -> Iterator[None]:
 
 @contextmanager
 def terminal_restored() -> Iterator[None]:
-    """Leaves a terminal as it was: a job that is interrupted while somebody types cannot."""
+    """Restores the terminal's settings: a job that is interrupted during input cannot do it."""
     if sys.stdin is None or not sys.stdin.isatty():
         yield
         return

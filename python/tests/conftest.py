@@ -1,4 +1,4 @@
-"""Real jobs: every test writes a program and starts it."""
+"""Real jobs: each test writes a program and runs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Callable, Sequence
 
 import pytest
 
-#: A job that takes longer hangs.
+#: A job that takes longer counts as hung.
 WATCHDOG_S = 60
 
 HEAD = """
@@ -27,28 +27,28 @@ from charm4py import *
 
 @dataclass
 class Ended:
-    """What came of a job."""
+    """The result of a job."""
 
     code: int
     out: list[str]
     err: str
 
     def lines(self) -> list[str]:
-        """Its output, in alphabetical order: PEs print when they please."""
+        """Its output in alphabetical order, since the order among PEs is not fixed."""
         return sorted(self.out)
 
 
 Run = Callable[..., Ended]
 
-#: The contract: what a job leaves behind is gone so soon after its launcher.
+#: The contract: everything of a job is gone so many seconds after its launcher has ended.
 GONE_S = 1.0
-#: In the environment of everything that a job starts.
+#: A variable in the environment of every process of a job.
 MARK = "CHARMRUN_TEST_JOB"
 JOBS = itertools.count()
 
 
 class Traces:
-    """What a job has, by its mark: processes, and what they have had whenever somebody looked: sockets that listen, objects in shared memory,
+    """The traces of a job, found by its mark: processes, and what they had at each look: listening sockets, objects in shared memory,
     temporary files. Tests may run side by side: what others have is not looked at."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ def is_newer(name: str, since: float) -> bool:
 
 
 def listening() -> set[str]:
-    """Inodes of all sockets that listen."""
+    """Inodes of all listening sockets."""
     found = set()
     for table, state, inode in (("tcp", "0A", 9), ("tcp6", "0A", 9), ("unix", "00010000", 6)):
         rows = [line.split() for line in Path("/proc/net", table).read_text().splitlines()[1:]]
@@ -111,7 +111,7 @@ def listening() -> set[str]:
 
 
 def run_job(command: Sequence[str], env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs a job to its end, and checks that nothing of it is left."""
+    """Runs a job to its end, and checks that nothing is left behind."""
     traces = Traces()
     looks = threading.Thread(target=traces.keep_looking)
     looks.start()
@@ -133,13 +133,13 @@ def run_job(command: Sequence[str], env: dict[str, str] | None = None, **options
 
 
 def program_text(program: str) -> str:
-    """A program, with what all of them import."""
+    """A program, with the imports that all have."""
     return HEAD + textwrap.dedent(program)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Starts a program on so many PEs, and waits for its end."""
+    """Runs a program on so many PEs."""
 
     def run(program: str, pes: int = 2, *args: str, launcher: bool = True, options: tuple[str, ...] = ()) -> Ended:
         script = tmp_path / "prog.py"
@@ -154,6 +154,6 @@ def run(tmp_path: Path) -> Run:
 
 
 def check(ended: Ended, expected: str) -> None:
-    """The job ended well and printed these lines, in whatever order."""
+    """Checks that the job ended normally and printed these lines, in any order."""
     assert ended.code == 0, ended.err
     assert ended.lines() == sorted(textwrap.dedent(expected).strip().splitlines()), ended.err

@@ -15,7 +15,7 @@ import time
 import numpy as np
 from charm4py import Array, Channel, Chare, Future, Group, Reducer, charm, coro
 
-#: An allocator keeps some of what it has once had.
+#: An allocator keeps some memory that it has once had.
 GROWTH_MIB = 6
 
 
@@ -79,7 +79,7 @@ def square(x):
 
 
 def one_round(workers):
-    """A bit of everything."""
+    """Uses a bit of everything."""
     assert sum(workers.add(1, b"12", ret=True).get()) == 24
     replies = [workers[i % 8].add(i, "text", ret=True) for i in range(50)]
     assert [reply.get() for reply in replies] == [i + 4 for i in range(50)]

@@ -1,4 +1,4 @@
-"""The measuring programs of benches/python: that they run to their ends, not what they find."""
+"""The measuring programs of benches/python run to their ends. Their figures are not checked."""
 
 from __future__ import annotations
 

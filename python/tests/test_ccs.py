@@ -1,4 +1,4 @@
-"""CCS: clients outside of the job ask handlers on its PEs."""
+"""CCS: clients outside of the job send requests to handlers on its PEs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from charm4py.ccs import CcsError, Client, sockets, wire
 from conftest import GONE_S, MARK, Traces, WATCHDOG_S, program_text, run_job
 
-#: What a program of a server begins with: handlers that all tests use, on every PE.
+#: The beginning of a server's program: the handlers that all tests use, on every PE.
 SERVER = """
 delayed = []
 def ping(data):
@@ -78,7 +78,7 @@ class Job:
 
 @contextmanager
 def serving(tmp_path: Path, program: str, pes: int, *options: str) -> Iterator[Job]:
-    """A job that serves; it is ended by "bye" unless the test has ended it."""
+    """A job with a server. "bye" ends it unless the test has ended it."""
     traces, key_file = Traces(), tmp_path / "key"
     script = tmp_path / "prog.py"
     script.write_text(program_text(program))
@@ -104,7 +104,7 @@ def serving(tmp_path: Path, program: str, pes: int, *options: str) -> Iterator[J
 
 
 def server(more: str = "") -> str:
-    """The program of a server, with what a test adds to it."""
+    """The program of a server, with a test's additions."""
     return SERVER + more + "\ncharm.start(main)\n"
 
 
@@ -216,14 +216,14 @@ def test_a_client_without_the_key_is_not_served(tmp_path: Path) -> None:
             Client(job.host, job.port, key_file=str(other))
         with pytest.raises(CcsError, match="there is no key in"):
             Client(job.host, job.port, key_file=str(tmp_path / "none"))
-        # A client proves itself although it cannot tell whether the server has its key.
+        # The client sends its proof before it knows whether the server has its key.
         with job.plain() as one:
             one.sendall(wire.HELLO + b"n" * wire.NONCE)
             nonce = sockets.receive(one, wire.NONCE)
             assert sockets.receive(one, wire.PROOF) == sockets.proof(sockets.read_key(job.key_file), "server", b"n" * wire.NONCE, nonce)
             one.sendall(sockets.proof(b"x" * 64, "client", b"n" * wire.NONCE, nonce) + wire.HEADER.pack(0, 0, b"bye"))
             assert closed(one)
-        # What a server has said is no proof of a client.
+        # The server's own proof is no proof of a client.
         with job.plain() as one:
             one.sendall(wire.HELLO + b"n" * wire.NONCE)
             sockets.receive(one, wire.NONCE)
@@ -233,7 +233,7 @@ def test_a_client_without_the_key_is_not_served(tmp_path: Path) -> None:
 
 
 def closed(one: socket.socket) -> bool:
-    """Whether the server closes a connection, without a word."""
+    """Whether the server closes a connection without a reply."""
     try:
         return one.recv(1) == b""
     except ConnectionError:
@@ -241,7 +241,7 @@ def closed(one: socket.socket) -> bool:
 
 
 def ask_as(user: int, address: tuple[str, int], sent: bytes) -> bytes:
-    """What a process of another user is answered."""
+    """The reply to a process of another user."""
     end, own = os.pipe()
     child = os.fork()
     if child == 0:
@@ -308,7 +308,7 @@ def test_garbage_and_clients_that_go_in_the_middle_end_their_connections_only(tm
         with job.client() as client:
             client._connected().sendall(b"\xff" * 100)
             assert closed(client._connected())
-        # Those that wait for what never comes are noticed: the server does not run out of places.
+        # The server notices clients that have gone while they wait, so it does not run out of connections.
         with job.client() as client:
             assert client.request("ping", "me") == b"me from PE 0"
 
@@ -335,7 +335,7 @@ def test_a_client_that_has_waited_long_enough_goes_on(tmp_path: Path) -> None:
                 client.request("never", timeout=0.2)
             with pytest.raises(CcsError, match="the connection is closed"):
                 client.request("ping")
-        with job.client() as client, pytest.raises(CcsError, match="nothing was asked"):
+        with job.client() as client, pytest.raises(CcsError, match="there is no pending request"):
             client.receive()
         with job.client() as client:
             client.send("never")
@@ -390,7 +390,7 @@ def test_what_the_server_cannot_do_ends_the_job_with_the_reason(tmp_path: Path) 
         ):
             job = run_job([sys.executable, "-m", "charmrun.start", "+p2", str(script), "++server", "x", "++server-auth", str(tmp_path / "key"), *options])
             assert (job.returncode, says in job.stderr) == (code, True), (options, job)
-    # Without a launcher, too; and each of the options says that there is to be a server.
+    # Also without a launcher; and each option by itself starts a server.
     key = ["++server-auth", str(tmp_path / "key")]
     for options in (["++server-port", "0", *key], ["++server-address", "127.0.0.1", *key], key):
         job = run_job([sys.executable, str(script), "x", *options])

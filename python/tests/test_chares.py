@@ -1,4 +1,4 @@
-"""What chares have, and where they may be made."""
+"""The attributes of chares, and where chares may be created."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_classes_with_metaclasses_are_classes_of_chares_too(run: Run) -> None:
     check(
         run(program),
         """
-        chares of Base cannot be made: it is abstract, and lacks area
+        chares of Base cannot be created: the class is abstract and lacks area
         [8, 8] round 3
         3 ['made', 'made'] ['Plugin']
         """,
@@ -402,8 +402,8 @@ def test_errors_of_wrong_calls_name_the_method_and_what_was_meant(run: Run) -> N
         run(program, 1),
         """
         AttributeError Cell has no entry method twcie (did you mean 'twice'?)
-        AttributeError Cell.constant is no method, so that proxies do not have it
-        AttributeError Cell.reduce is the runtime's, and no entry method: it is called on the chare itself
+        AttributeError Cell.constant is not a method, so proxies do not have it
+        AttributeError Cell.reduce is a method of the runtime, not an entry method: call it on the chare itself
         TypeError Cell.twice() got an unexpected keyword argument 'nmber' (did you mean 'number'?): it takes (number, *, times=2)
         TypeError Cell.twice() got an unexpected keyword argument 'rte' (did you mean 'ret'?): it takes (number, *, times=2)
         TypeError Cell.twice() takes 1 positional argument, and was given 2: it takes (number, *, times=2)
@@ -479,7 +479,7 @@ def test_an_array_that_grows_is_closed_again_by_itself(run: Run) -> None:
                 seen.extend(set(cells.agree(ret=True).get()))
             done = Future()
             if phase == 3:
-                # Nothing is called as a whole: the insertions alone have closed it.
+                # There is no call of the whole array: the insertions alone have closed it.
                 charm.waitQD()
                 for i in range(12):
                     cells[i].give(done)

@@ -1,4 +1,4 @@
-"""What coroutines begin with and leave behind: waiters, exceptions, constructors, context variables, entry points, timers."""
+"""Coroutines: waiters, exceptions, constructors, context variables, entry points, timers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_caught_exception_is_freed_and_all_that_its_catcher_had(run: Run) -> N
         c, seen = Chare(Bad, onPE=1), []
         for _ in range(10): catch(c, seen)
         print(sum(ref() is not None for ref in seen), Chare(Catcher, onPE=0).catch(c, 10, ret=True).get())
-        # What holds its own future is found by the collector.
+        # The garbage collector finds an object that refers to its own future.
         class Loop: pass
         loop = Loop()
         loop.future, ref = Future(), weakref.ref(loop)
@@ -216,7 +216,7 @@ def test_each_coroutine_starts_with_the_programs_context_and_leaves_nothing_behi
         exit()
     charm.start(main)
     """
-    # On one PE the future is awaited where it was made.
+    # On one PE the future is awaited on the PE that created it.
     ended = run(program.replace("onPE=1", "onPE=0"))
     check(ended, "program 50 raise\nmain ('program', 50, 'raise')")
 

@@ -1,4 +1,4 @@
-"""How jobs end, and what becomes of exceptions."""
+"""How jobs end, and where exceptions go."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_job_ends_with_the_status_that_it_asks_for(run: Run, how: str, code: i
     """
     ended = run(program)
     assert ended.code == code
-    # Who asks for an end gets what he asked for and no more; an abort says where.
+    # A requested end prints nothing; an abort prints where it was called.
     lines = ended.err.splitlines()
     if "abort" in how:
         assert lines[0].startswith(f"charmrun: error[1]: {err}, pe={pe} "), ended.err
@@ -50,7 +50,7 @@ def test_the_end_may_be_a_callback(run: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["call", "constructor", "waiting constructor", "coroutine", "condition"])
-def test_an_exception_that_nobody_waits_for_ends_the_job_and_says_where(run: Run, kind: str) -> None:
+def test_an_exception_without_a_waiting_caller_ends_the_job_and_says_where(run: Run, kind: str) -> None:
     program = f"""
     class Bad(Chare):
         {"@coro" if kind == "waiting constructor" else ""}
@@ -79,7 +79,7 @@ def test_an_exception_that_nobody_waits_for_ends_the_job_and_says_where(run: Run
     assert "Traceback (most recent call last)" in ended.err and "prog.py" in ended.err
 
 
-def test_an_exception_that_somebody_awaits_is_raised_there(run: Run) -> None:
+def test_an_awaited_exception_is_raised_there(run: Run) -> None:
     program = """
     class Bad(Chare):
         def fail(self): raise KeyError(self.thisIndex[0])
@@ -143,7 +143,7 @@ def test_a_script_that_does_not_start_ends_the_job_at_once(run: Run, program: st
 def test_a_script_that_does_not_start_says_so_without_a_launcher(run: Run) -> None:
     ended = run("class Cell(Chare): pass", launcher=False)
     assert ended.err.splitlines()[-1].endswith("prog.py: error: the script ended without calling charm.start()")
-    # A module that only uses the package's names is no program of chares; and one error is enough.
+    # A module that only uses the package's names is no program of chares; and only one error is printed.
     assert run("print(1)", launcher=False).err == ""
     assert "charm.start" not in run("class Cell(Chare): pass\nraise KeyError('broken')", launcher=False).err
 
@@ -223,7 +223,7 @@ def test_what_was_to_run_at_the_end_runs(run: Run, pes: int) -> None:
         atexit.register(print, "Python")
         threading.Thread(target=lambda: (time.sleep(0.1), print("thread", flush=True))).start()
         exit()
-    # Python code cannot run when C's handlers do: a function of C's own shows that they have.
+    # Python code cannot run when C's exit handlers do: a C function shows that they have run.
     libc = ctypes.CDLL(None)
     libc.__cxa_atexit(libc.perror, b"C", None)
     try:

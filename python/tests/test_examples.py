@@ -1,4 +1,4 @@
-"""The programs of examples/python: each compares its result with a serial one, and says so."""
+"""The programs of examples/python: each compares its result with a serial one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def example(name: str, pes: int, *args: str) -> Ended:
     return Ended(job.returncode, job.stdout.splitlines(), job.stderr)
 
 
-#: What each prints; the stencil's checksum is the one of the example in Rust.
+#: The output of each. The stencil's checksum is that of the example in Rust.
 CASES = [
     ("fib", ["16"], "fib(16) = 987,"),
     ("fib", ["1"], "fib(1) = 1,"),
@@ -60,5 +60,5 @@ def test_wave2d_writes_a_picture_of_its_points(tmp_path: Path, pes: int) -> None
     begin = picture.index(b"IDAT")
     length = int.from_bytes(picture[begin - 4 : begin], "big")
     lines = zlib.decompress(picture[begin + 4 : begin + 4 + length])
-    # White where the water is still, and colours where it is not.
+    # White where the water is calm, and colours elsewhere.
     assert picture.startswith(b"\x89PNG") and len(lines) == 60 * (1 + 3 * 60) and len(set(lines)) > 50

@@ -1,4 +1,4 @@
-"""Faults that only Python programs have: what becomes of values, exceptions and signals that come at the wrong time."""
+"""Faults that only Python programs have: values, exceptions and signals at the wrong time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_unpickled_is_an_error_of_the_call_and_the_pe_lives(run: 
 
 
 @pytest.mark.parametrize("how", ["cell.take(Bad())", "Chare(Cell, [Bad()], onPE=1)"])
-def test_what_cannot_be_unpickled_ends_the_job_if_nobody_waits(run: Run, how: str) -> None:
+def test_what_cannot_be_unpickled_ends_the_job_if_no_caller_waits(run: Run, how: str) -> None:
     program = BAD + f"""
     class Cell(Chare):
         def __init__(self, x=None): pass
@@ -71,7 +71,7 @@ def test_an_exception_whose_class_is_missing_arrives_with_its_text_and_every_tra
         @coro
         def pass_on(self, left):
             if left: return self.thisProxy[(charm.myPe() + 1) % charm.numPes()].pass_on(left - 1, ret=True).get()
-            # Its class is on this PE only: it can be pickled, and not be read elsewhere.
+            # Its class exists only on this PE: it can be pickled, but not read elsewhere.
             global Lonely
             class Lonely(Exception): pass
             Lonely.__qualname__ = "Lonely"
@@ -134,7 +134,7 @@ def test_an_interrupt_ends_the_job_with_one_word_of_it(tmp_path: Path, busy: str
         text=True,
         start_new_session=True,
         env={**os.environ, MARK: traces.mark},
-        # Who started the tests in the background has it ignored.
+        # A shell that starts the tests in the background ignores it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     watchdog = threading.Timer(30, job.kill)
@@ -147,7 +147,7 @@ def test_an_interrupt_ends_the_job_with_one_word_of_it(tmp_path: Path, busy: str
     _, err = job.communicate()
     watchdog.cancel()
     traces.assert_gone()
-    # The contract's limit, and something for a busy machine.
+    # The contract's limit, and a margin for a busy machine.
     assert job.returncode == 130 and time.monotonic() - begun < 4, err
     assert err.count("Traceback") <= 1 and "Fatal Python error" not in err, err
 

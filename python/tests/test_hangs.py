@@ -1,4 +1,4 @@
-"""Jobs that hang say who waits for what."""
+"""Jobs that hang report what waits for what."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_main_that_has_returned_without_exit_is_told(run: Run) -> None:
         options=("++hang-timeout", "1"),
     )
     assert (ended.code, ended.out) == (124, ["over"])
-    assert "main has returned, and nobody has called exit()" in ended.err, ended.err
+    assert "main has returned without a call of exit()" in ended.err, ended.err
 
 
 def test_a_job_that_a_thread_may_go_on_with_is_in_no_deadlock(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""What help and introspection say of proxies: what the program says of its chares."""
+"""Help and introspection of proxies show the docstrings and signatures of the class of chares."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ charm.start(main)
         "(a, ret=2, *, awaitable: bool = False)",
         "Future[int] | None",
         "True",
-        "A name by which chares are called; its methods are theirs. True",
+        "Names chares: one, or all of a collection. Its methods are their entry methods. True",
         "True",
         "Cell has no entry method twcie (did you mean 'twice'?)",
     ]

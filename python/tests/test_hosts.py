@@ -11,7 +11,7 @@ from conftest import program_text, run_job
 
 HOSTS = Path(__file__).parents[2] / "ci" / "hosts"
 
-#: What runs a command on a host, as ssh would.
+#: Runs a command on a host, in place of ssh.
 SHELL = """#!/bin/bash
 name=$1
 shift

@@ -145,7 +145,7 @@ def test_an_exception_is_shown_with_where_it_was_raised_and_the_prompt_goes_on()
     assert ended.code == 0 and ended.out == ["charm4py: on every PE now: class Bad(Chare):", "", "goes on"]
     for text in ("ZeroDivisionError", "where it was raised:\nTraceback", "in fail", "SyntaxError"):
         assert text in ended.err
-    # Variables are PE 0's: another PE cannot run what needs them, and says so.
+    # Variables exist only on PE 0: a call that needs them raises on another PE.
     assert ended.err.count("NameError: name 'here' is not defined") == 3
 
 
@@ -165,12 +165,12 @@ def test_a_script_may_begin_with_a_prompt(tmp_path: Path) -> None:
 
 
 class Terminal:
-    """A job with a prompt, at a terminal of its own."""
+    """A job with a prompt, at its own terminal."""
 
     def __init__(self, home: Path) -> None:
         self.child, self.master = pty.fork()
         if self.child == 0:
-            # Who started the tests in the background has it ignored.
+            # A shell that starts the tests in the background ignores it.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             environment = {**os.environ, "HOME": str(home), "TERM": "xterm"}
             os.execve(sys.executable, [sys.executable, *CHARMRUN, "+p2"], environment)
@@ -180,7 +180,7 @@ class Terminal:
         self.seen = ""
 
     def expect(self, pattern: str) -> str:
-        """Reads up to what matches, and gives what came before it."""
+        """Reads up to a match, and returns the text before it."""
         while (found := re.search(pattern, self.seen)) is None:
             try:
                 self.seen += os.read(self.master, 4096).decode()
@@ -190,7 +190,7 @@ class Terminal:
         return before
 
     def has_printed(self, pattern: str) -> bool:
-        """Reads what is there, and whatever comes in a moment."""
+        """Reads the available output, and that of the next moment."""
         while select.select([self.master], [], [], 0.05)[0] and not re.search(pattern, self.seen):
             self.seen += os.read(self.master, 4096).decode()
         return re.search(pattern, self.seen) is not None
@@ -199,8 +199,8 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def end(self) -> tuple[int, list[object]]:
-        """Waits for the end, and gives the status and how the terminal is left."""
-        # What is still printed has to be read: the job waits for that. Nobody has the terminal any more when there is an error.
+        """Waits for the end, and returns the status and the settings of the terminal."""
+        # The pending output must be read: the job waits for that. An error means that no process has the terminal any more.
         with suppress(OSError):
             while os.read(self.master, 4096):
                 pass
@@ -285,7 +285,7 @@ def test_a_second_interrupt_while_nothing_reacts_ends_the_job(tmp_path: Path) ->
     terminal.expect(">>> ")
     terminal.type("print(6 * 7); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGURG]); time.sleep(1000)\n")
     terminal.expect("42\r\n")
-    # Two that come at once are one for whom they are sent to.
+    # Two signals at once reach the process as one.
     while not terminal.has_printed(r"error\[130\]"):
         terminal.type("\x03")
     assert terminal.end() == (130, before)

@@ -1,4 +1,4 @@
-"""The Jupyter kernel: real ones, with the client of notebooks."""
+"""Real Jupyter kernels, with the client of notebooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jupyter_client.manager import KernelManager  # noqa: E402
 
 
 class Notebook:
-    """A kernel, and what a notebook does with it."""
+    """A kernel with the requests of a notebook."""
 
     def __init__(self, prefix: Path, pes: int) -> None:
         command = [sys.executable, "-m", "charm4py.kernel", "install", "--prefix", str(prefix), "--pes", str(pes)]
@@ -30,14 +30,14 @@ class Notebook:
         self.spec = prefix / "share/jupyter/kernels" / f"charm4py-{pes}" / "kernel.json"
         specs = KernelSpecManager(kernel_dirs=[str(self.spec.parent.parent)], ensure_native_kernel=False)
         self.manager = KernelManager(kernel_name=f"charm4py-{pes}", kernel_spec_manager=specs)
-        # A directory of its own: IPython keeps a history.
+        # Its own directory, since IPython keeps a history.
         self.manager.start_kernel(env={**os.environ, "IPYTHONDIR": str(prefix / "ipython")})
         self.client = self.manager.client()
         self.client.start_channels()
         self.connect()
 
     def connect(self) -> None:
-        """Waits until the kernel answers, on the channel that it publishes on too."""
+        """Waits until the kernel replies, also on the channel on which it publishes."""
         self.client.wait_for_ready(timeout=WATCHDOG_S)
         heard = False
         while not heard:
@@ -50,7 +50,7 @@ class Notebook:
         return sent
 
     def messages(self, sent: str, timeout_s: float = WATCHDOG_S) -> Iterator[dict[str, Any]]:
-        """What the kernel publishes because of a request, until it is idle again."""
+        """What the kernel publishes for a request, until it is idle again."""
         while True:
             message = self.client.get_iopub_msg(timeout=timeout_s)
             if message["parent_header"].get("msg_id") != sent:
@@ -60,7 +60,7 @@ class Notebook:
             yield message
 
     def outcome(self, sent: str) -> tuple[str, str]:
-        """What a cell has printed, and its value or error, when it has ended."""
+        """Runs a cell; returns its output, and its value or error."""
         value = ""
         for message in self.messages(sent):
             kind, content = message["msg_type"], message["content"]
@@ -141,7 +141,7 @@ def test_an_exception_is_shown_with_where_it_was_raised_and_the_kernel_lives(not
     value = notebook.outcome(sent)[1]
     assert "where it was raised:" in value and "in fail" in value
     assert "only futures of charm4py" in notebook.cell("class No:\n    def __await__(self): yield 1\nawait No()")[1]
-    # Another PE cannot run what needs PE 0's variables, and says so.
+    # A call that needs PE 0's variables raises on another PE.
     assert "NameError" in notebook.cell("here = 1\nclass Here(Chare):\n    only = here")[1]
     assert notebook.cell("6 * 7") == ("", "42")
 
@@ -186,13 +186,13 @@ def test_names_are_completed_and_explained(notebook: Notebook) -> None:
 
 
 def processes_of(notebook: Notebook) -> list[int]:
-    """The job's processes, and their launcher."""
+    """The processes of the job, with its launcher."""
     pids = notebook.cell("import os\nclass Who(Chare):\n    def pid(self): return os.getpid(), os.getppid()\nGroup(Who).pid(ret=True).get()")
     return sorted({pid for pair in eval(pids[1]) for pid in pair})
 
 
 def await_end(pids: list[int]) -> None:
-    """Waits until none of them lives; who has started them may not have asked yet how they ended."""
+    """Waits until all have ended. A zombie counts as ended: its parent may not have waited for it yet."""
     until = time.monotonic() + WATCHDOG_S
     while left := [pid for pid in pids if lives(pid)]:
         assert time.monotonic() < until, f"still there: {left}"

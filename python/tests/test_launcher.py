@@ -1,4 +1,4 @@
-"""The launcher as part of an interpreter: closed descriptors, callers that have a life of their own, and children of chares."""
+"""The launcher as a function of an interpreter: closed descriptors, the state of the caller, and children of chares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import MARK, Run, Traces, WATCHDOG_S, check, program_text, run_job
 
 
 @pytest.mark.parametrize("closed", list(itertools.product([False, True], repeat=3)))
-def test_standard_descriptors_may_be_closed_and_what_is_printed_names_nobody_to_kill(tmp_path: Path, closed: tuple[bool, ...]) -> None:
+def test_standard_descriptors_may_be_closed_and_what_is_printed_names_no_process_to_kill(tmp_path: Path, closed: tuple[bool, ...]) -> None:
     program = """
     import os, struct
     class Cell(Chare):
@@ -38,7 +38,7 @@ def test_standard_descriptors_may_be_closed_and_what_is_printed_names_nobody_to_
         stranger.wait()
 
 
-#: What a job could change of the process that calls the launcher.
+#: The state that a job could change in the process that calls the launcher.
 STATE = """
 import ctypes, glob, os, resource, signal, subprocess, sys, time
 def state():
@@ -57,7 +57,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGWINCH])
 own = [subprocess.Popen(["sleep", "1000"]), subprocess.Popen(["sleep", "1000"], start_new_session=True)]
 """
 
-#: A job whose processes leave children behind, one of them in a session of its own.
+#: A job whose processes leave children behind, one of them in its own session.
 LEAVES = """
     import subprocess
     class Cell(Chare):

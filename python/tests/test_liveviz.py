@@ -13,7 +13,7 @@ from charm4py.ccs import CcsError
 from conftest import Run, WATCHDOG_S, check
 from test_ccs import Job, serving
 
-#: A program of liveViz; `more` are the elements and what starts them.
+#: A program of liveViz. `more` has the elements, and starts them.
 PROGRAM = """
 from charm4py import liveviz
 {}
@@ -22,7 +22,7 @@ from charm4py import liveviz
 charm.start(main)
 """
 
-#: 4 x 3 blocks of 10 x 20 pixels, each with a color of its own.
+#: 4 x 3 blocks of 10 x 20 pixels, each with its own color.
 BLOCKS = PROGRAM.format(
     """
 class Unit(Chare):
@@ -59,7 +59,7 @@ def test_clients_see_what_the_elements_deposit(tmp_path: Path, pes: int) -> None
             assert client.request("lvConfig") == struct.pack(">4i", 1, 1, 1, 0)
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(lambda n: look(job, n), range(8)))
-        # A client that goes before its image comes.
+        # A client that closes before its image arrives.
         with viewer(job) as client:
             client.send("lvImage", liveviz.ImageRequest(1, 0, 40, 60).to_binary())
         assert look(job, 0)
@@ -79,7 +79,7 @@ OVERLAPPING = PROGRAM.format(
 class Unit(Chare):
     def draw(self, request):
         print(request.x, request.o, request.maxZ)
-        # All of the image from everybody, and a corner that lies outside of it.
+        # Every element deposits the whole image, and a corner outside of it.
         liveviz.LiveViz.deposit(np.full((4, 6), 100 if self.thisIndex else 50, np.uint8), self, 0, 0, 4, 6, 4, 6)
     def corner(self):
         liveviz.LiveViz.deposit(b"\\x09" * 9, self, 5 if self.thisIndex else -2, 3 if self.thisIndex else -2, 3, 3, 4, 6)
@@ -102,7 +102,7 @@ def test_overlapping_parts_are_added_up_to_the_largest_value_and_what_is_outside
             request = liveviz.ImageRequest(1, 0, 6, 4, *axes, minZ=-1.0, maxZ=2.5)
             assert client.request("lvImage", request.to_binary()) == bytes([value]) * 24
             job.until("Vector3d(x=0.0, y=1.0, z=2.0) Vector3d(x=9.0, y=10.0, z=11.0) 2.5")
-            # In poll mode images are kept until somebody asks; the parts of PEs 1 and up overlap.
+            # In poll mode images are kept until a client requests them. The parts of PEs 1 and up overlap.
             assert client.request("switch") == b""
             corners = np.zeros((4, 6), np.uint8)
             corners[0, 0], corners[3, 5] = 9, 9 * (pes - 1)
@@ -159,7 +159,7 @@ def test_wrong_deposits_are_refused_where_they_are_made(run: Run) -> None:
     check(
         run(program),
         """
-        Charm4PyError LiveViz.deposit(): LiveViz.init() comes first, on any PE
+        Charm4PyError LiveViz.deposit() needs LiveViz.init() first, on any PE
         TypeError memoryview: a bytes-like object is required, not 'str'
         ValueError 2 x 1 pixels of 1 bytes are not 1 bytes
         ValueError an image cannot have 1 x 0 pixels

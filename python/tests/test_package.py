@@ -1,4 +1,4 @@
-"""The package in an environment, beside others."""
+"""The package in an environment with other packages of its name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_package_answers_to_charm4pys_name_and_another_one_is_noticed(tmp_pa
         return run_job([sys.executable, *command], {**os.environ, "PYTHONPATH": path})
 
     refused = job(shadow, "-m", "charmrun.start", "+p2", str(script))
-    assert refused.returncode == 1 and f"{shadow / 'charm4py'} is another charm4py than that of charm4rs" in refused.stderr
+    assert refused.returncode == 1 and f"{shadow / 'charm4py'} is a different charm4py, not that of charm4rs" in refused.stderr
     mixed = tmp_path / "mixed"
     for name in ("charm4py", "charmrun"):
         shutil.copytree(package.parent / name, mixed / name)
@@ -37,4 +37,4 @@ def test_the_package_answers_to_charm4pys_name_and_another_one_is_noticed(tmp_pa
     for command in (command, [str(script), "+p2"]):
         warned = job(mixed, *command)
         assert warned.returncode == 0 and warned.stdout == "runs\n"
-        assert warned.stderr.count(f"another charm4py is installed in {mixed / 'charm4py'}, too: uninstall it") == 1
+        assert warned.stderr.count(f"a different charm4py is also installed in {mixed / 'charm4py'}: uninstall it") == 1

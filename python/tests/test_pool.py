@@ -97,11 +97,11 @@ def test_an_exception_of_a_task_is_the_callers_and_the_worker_goes_on(run: Run, 
             print("raised", "in inverse" in e.remote_stacktrace)
         print(tried(charm.pool.map, late, [7]), tried(charm.pool.Task(inverse, (0,), ret=True).get))
         print([tried(f.get) for f in charm.pool.map_async(inverse, [0, 1, -1], multi_future=True)])
-        # What cannot be sent is an error of its own task.
+        # An argument that cannot be sent is an error of its own task.
         print([tried(f.get)[:9] for f in charm.pool.map_async(str, [1, (_ for _ in ()), 2] * 2, 3, multi_future=True)])
         print([tried(f.get)[:9] for f in charm.pool.map_async(lambda x: x or (_ for _ in ()), ["a", 0], 2, multi_future=True)])
         print(tried(charm.pool.map, inverse, [1], ncores=9), tried(charm.pool.map, inverse, [1], 0))
-        # A variable without a value, as a closure may have: nothing to send.
+        # A closure variable without a value.
         print(tried(charm.pool.map, lambda: unset, [()]).endswith("its variable unset has no value yet"))
         print(charm.pool.map(inverse, [1] * 5))
         exit()
@@ -124,7 +124,7 @@ def test_an_exception_of_a_task_is_the_callers_and_the_worker_goes_on(run: Run, 
     )
 
 
-def test_a_task_that_nobody_waits_for_ends_the_job_if_it_fails_or_asks_for_it(run: Run) -> None:
+def test_a_task_without_a_waiting_caller_ends_the_job_if_it_fails_or_exits(run: Run) -> None:
     program = """
     def fail(): raise ValueError("broken")
     def leave(): sys.exit(5)
@@ -146,7 +146,7 @@ def test_a_task_that_nobody_waits_for_ends_the_job_if_it_fails_or_asks_for_it(ru
 def test_every_pe_works_and_may_ask_others_to(run: Run) -> None:
     program = """
     def where():
-        # Long enough for all others to get their share.
+        # Long enough for all other PEs to get tasks.
         end = time.perf_counter() + 0.005
         while time.perf_counter() < end: pass
         return charm.myPe()
@@ -165,7 +165,7 @@ def test_every_pe_works_and_may_ask_others_to(run: Run) -> None:
 def test_a_master_that_works_itself_hears_of_the_others_between_its_tasks(run: Run) -> None:
     program = """
     def where(x):
-        # Only PE 0's tasks are long: it must not do more of them than it takes the others to do all the rest.
+        # Only PE 0's tasks are long: it must not run more of them than fit in the time in which the others run the rest.
         end = time.perf_counter() + (0.02 if charm.myPe() == 0 else 0)
         while time.perf_counter() < end: pass
         return charm.myPe()

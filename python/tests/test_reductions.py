@@ -219,7 +219,7 @@ def test_a_result_may_go_to_another_collection_and_to_one_of_its_members(run: Ru
             self.reduce(all.see, np.array([1, self.thisIndex[0]]), Reducer.sum)
             self.reduce(one.see, np.array([self.thisIndex[0]]), Reducer.max)
             self.reduce(one.barrier)
-            # As in a program of charm4py's.
+            # As in a program of charm4py.
             self.reduce(one.barrier, Reducer.nop)
     def main(args):
         done = Future(5)
@@ -292,7 +292,7 @@ def test_results_are_acted_on_in_the_order_of_the_reductions_whatever_their_targ
 
 
 @pytest.mark.parametrize("pes", [1, 2, 4])
-def test_who_is_called_after_somebody_told_of_an_allreduce_has_its_result(run: Run, pes: int) -> None:
+def test_a_call_after_an_allreduce_finds_its_result(run: Run, pes: int) -> None:
     ended = run(
         """
         class A(Chare):
@@ -505,6 +505,6 @@ def test_reducers_are_arguments_and_results(run: Run) -> None:
         """
         ([True, True], (Reducer.sum, Reducer.<lambda>))
         8 True
-        Reducer.max is not known on this PE: add it at its module's level, where every PE does so
+        Reducer.max is not known on this PE: add it at module level, where every PE does so
         """,
     )

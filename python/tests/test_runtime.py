@@ -1,4 +1,4 @@
-"""What ``charm`` itself offers: places, trees, globals, remote execution, statistics, options, and jobs started from Python."""
+"""The object ``charm``: places, trees, globals, remote execution, statistics, options; and jobs started from Python."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_the_statistics_count_calls_messages_and_bytes_by_method(run: Run) -> No
     assert (calls, sent, sent_bytes, received) == (5, 0, 0, 5) and 40_000 <= received_bytes < 41_000
     calls, seconds, sent, sent_bytes, received, received_bytes = row(first, "Cell.take")
     assert (calls, seconds, sent, received) == (0, 0, 5, 0) and 40_000 <= sent_bytes < 41_000
-    # A coroutine's time is what it ran, not what it waited.
+    # The time of a coroutine is that in which it ran, not that in which it waited.
     assert row(second, "Cell.slow")[0] == 1 and row(second, "Cell.slow")[1] >= 0.05
     assert row(second, "all")[0] >= 7
 
@@ -242,7 +242,7 @@ def test_the_runtimes_own_chares_are_known_on_every_pe_before_the_program_begins
     program = """
     charm.options.remote_exec = True
     def main(args):
-        # This call takes no way by which other PEs may learn of them first.
+        # This call uses no path by which other PEs could get the values first.
         print(charm.thisProxy[3].eval("charm.thisProxy is not None", ret=True).get())
         exit()
     charm.start(main)
@@ -251,7 +251,7 @@ def test_the_runtimes_own_chares_are_known_on_every_pe_before_the_program_begins
 
 
 def test_readonlies_are_on_every_pe_before_what_is_made_after_them(run: Run) -> None:
-    # A chare that PE 0 makes makes others, whose PEs may hear of them before they hear from PE 0.
+    # A chare that PE 0 creates creates others, on PEs that may get them before the messages of PE 0.
     program = """
     class Tally(Chare):
         made = 0

@@ -1,4 +1,4 @@
-"""Sections: what is cut, how it is called, and its reductions."""
+"""Sections: creation, calls and reductions."""
 
 from __future__ import annotations
 
@@ -319,7 +319,7 @@ def test_parts_of_several_collections_are_split(run: Run, pes: int) -> None:
         sides = charm.split(both, 3, side)
         for section in sides:
             print(section.who(ret=True).get())
-        # A part of which no element is in the section contributes nothing.
+        # A part without elements in the section contributes nothing.
         none, grid = charm.split(both, 2, kind)
         f = Future(2)
         grid.counts(grid, f, 2)

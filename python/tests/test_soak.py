@@ -1,4 +1,4 @@
-"""The short form of soak.py, which by hand runs for ten minutes."""
+"""A short run of soak.py, which takes ten minutes by hand."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_a_class_that_other_pes_do_not_have_is_named_as_such(run: Run) -> None:
                 def where(self): return charm.myPe()
             return Group(Late).where(ret=True)
     def main(args):
-        # Whoever defines it first, and second: it is the same class everywhere.
+        # It is the same class on all PEs, whichever PE defines it first.
         for pe in range(charm.numPes()):
             charm.thisProxy[pe].exec("class New%d(Chare): f = lambda self: %d" % (pe, pe), awaitable=True).get()
         for pe in reversed(range(charm.numPes())):
@@ -146,7 +146,7 @@ def test_a_class_that_other_pes_do_not_have_is_named_as_such(run: Run) -> None:
     """
     ended = run(program)
     assert ended.out == ["[0, 0] [1, 1]"] and ended.code == 1
-    assert "Own.make.<locals>.Late is defined inside of a function, so other PEs do not know it: define it" in ended.err.splitlines()[0]
+    assert "Own.make.<locals>.Late is defined inside a function, so other PEs do not know it: define it" in ended.err.splitlines()[0]
 
 
 def test_a_start_is_refused_twice_and_chares_before_it(run: Run) -> None:
@@ -168,9 +168,9 @@ def test_a_start_is_refused_twice_and_chares_before_it(run: Run) -> None:
     check(
         run(program, 1),
         """
-        chares are made after charm.start()
-        chares are made after charm.start()
-        chares are made after charm.start()
+        chares can be created only after charm.start()
+        chares can be created only after charm.start()
+        chares can be created only after charm.start()
         <class 'int'> is not a class of chares: derive it from Chare
         charm.start() is called once
         """,
@@ -187,7 +187,7 @@ def test_a_job_may_be_a_module_or_a_line_of_code(tmp_path: Path, launcher: bool)
 
 
 def different(rest: str, own: str, tmp_path: Path) -> str:
-    """A program of which one process has something that the others do not have."""
+    """A program in which one process has a definition that the others do not have."""
     rest, own = ("\n".join(f"    {line}" for line in text.splitlines() or ["pass"]) for text in (rest, own))
     return f"""
 import os
@@ -242,7 +242,7 @@ def test_a_class_that_other_processes_do_not_know_is_refused_where_chares_are_ma
         exit()
     charm.start(main)
     """
-    said = "main.<locals>.Local is defined inside of a function, so other PEs do not know it: define it at its module's level"
+    said = "main.<locals>.Local is defined inside a function, so other PEs do not know it: define it at module level"
     check(run(program, 2), "\n".join([said] * 5))
     ended = run(program, 1)
     assert (ended.code, ended.out) == (0, [])

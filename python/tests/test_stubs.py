@@ -1,4 +1,4 @@
-"""Stubs of a program's proxies, and what a type checker says of programs that have them."""
+"""Stubs of a program's proxies, and the results of a type checker with them."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 
 def stubs(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command, in this process: there are many of them."""
+    """Runs the command in this process, since the tests run it often."""
     here, out, err = os.getcwd(), io.StringIO(), io.StringIO()
     os.chdir(root)
     try:
@@ -215,7 +215,7 @@ def made(root: Path, *arguments: str) -> str:
 
 
 def basedpyright(root: Path, *files: str) -> dict[tuple[str, int], list[str]]:
-    """What the checker says, by file and line: errors, and the types that `reveal_type` shows."""
+    """The checker's output by file and line: errors, and the types that `reveal_type` shows."""
     if importlib.util.find_spec("basedpyright") is None:
         pytest.skip("basedpyright is not installed")
     (root / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
@@ -230,7 +230,7 @@ def basedpyright(root: Path, *files: str) -> dict[tuple[str, int], list[str]]:
 
 
 def check(root: Path) -> None:
-    """The checker says of each line what the line's comment says, and nothing of others."""
+    """Checks that the checker's output for each line is that of the line's comment, and that other lines have none."""
     said, differ = basedpyright(root), []
     for file in [*root.glob("*.py"), *root.glob("*/*.py"), root / STUB]:
         for number, line in enumerate(file.read_text().splitlines(), 1):
@@ -279,7 +279,7 @@ def test_the_stub_is_the_same_each_time_and_checked_against_the_program(tmp_path
     written = (tmp_path / STUB).stat().st_mtime_ns
     assert made(tmp_path, "prog.py") == first and (tmp_path / STUB).stat().st_mtime_ns == written
     assert stubs(tmp_path, "--check", "prog.py").returncode == 0
-    # What a module imports is read, too; a module may be given by its name.
+    # The imports of a module are read too; a module may be given by its name.
     assert "def only" in made(tmp_path, "other") and "def twice" in (tmp_path / STUB).read_text()
     outdated = stubs(tmp_path, "--check", "prog.py")
     assert (outdated.returncode, outdated.stderr) == (1, f"{STUB} is out of date: run python -m charm4py.stubs prog.py\n")
@@ -301,7 +301,7 @@ def test_the_stub_is_the_same_each_time_and_checked_against_the_program(tmp_path
         ("some/wrong.py", 65, "error: some/wrong.py:2: "),
         ("some/imports.py", 65, "error: some/wrong.py:2: "),
         ("some/zero.py", 65, "error: some/zero.py"),
-        ("some/no-name.py", 65, "error: some/no-name.py: a module cannot have this name, so that nobody can import it: rename the file"),
+        ("some/no-name.py", 65, "error: some/no-name.py: this is no valid module name, so it cannot be imported: rename the file"),
         ("--output prog.py prog.py", 74, "error: prog.py/charm4py_proxies.pyi: "),
     ],
 )
@@ -314,7 +314,7 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path: Path, arguments: str,
 
 
 def lines(root: Path, program: str) -> list[str]:
-    """What the stub says of calls that want nothing back."""
+    """The stub's overloads for calls without a result."""
     write(root, {"prog.py": program})
     text = made(root, "prog.py")
     compile(text, STUB.name, "exec", ast.PyCF_ONLY_AST)
@@ -385,4 +385,4 @@ def test_classes_inside_of_functions_are_named_in_a_warning(tmp_path: Path) -> N
     write(tmp_path, {"prog.py": program})
     ended = stubs(tmp_path, "prog.py")
     assert ended.returncode == 0 and "Hidden" not in (tmp_path / STUB).read_text()
-    assert ended.stderr == "prog.py:10: warning: Hidden is defined inside of a function, where no stub can name it\n"
+    assert ended.stderr == "prog.py:10: warning: Hidden is defined inside a function, where no stub can name it\n"

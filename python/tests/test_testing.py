@@ -1,4 +1,4 @@
-"""Chares in tests of pytest: the fixture, and what becomes of a runner in whose process a job is started."""
+"""Jobs inside tests of pytest: the fixture, and a test runner in whose process a job is started."""
 
 from __future__ import annotations
 

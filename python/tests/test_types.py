@@ -1,4 +1,4 @@
-"""What a type checker says of programs."""
+"""The results of a type checker for programs."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ MAIN = """
 def main(args: list[str]) -> None:
     cell, cells, grid = Chare(Cell, onPE=0), Group(Cell), Array(Cell, (2, 2))
 """
-#: What mypy says of the class without the plugin: `Cell.name` returns what a proxy's method gave.
+#: The error of mypy for the class without the plugin: `Cell.name` returns the result of a proxy's method.
 UNTYPED = 'Returning Any from function declared to return "str"  [no-any-return]'
 
 
 def check(path: Path, program: str, *options: str) -> list[str]:
-    """What mypy says of a program: its errors, and the types that `reveal_type` shows."""
+    """The output of mypy for a program: errors, and the types that `reveal_type` shows."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     path.write_text(program)
     package = Path(charm4py.__file__).parent.parent

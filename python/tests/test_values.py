@@ -98,7 +98,7 @@ def test_buffers_travel_without_being_pickled(run: Run) -> None:
         exit()
     charm.start(main)
     """
-    # The small and the empty array, the one of characters, the pair that is one, and the frame of a buffer: there and back.
+    # A small and an empty array, one of characters, a pair that is one object, and an object over a buffer: sent and returned.
     for pes in (1, 2):
         check(run(program, pes), "['Framed', 'array', 'list', 'tuple'] 10")
 
@@ -189,7 +189,7 @@ def test_a_value_that_cannot_be_sent_is_an_error_of_the_call(run: Run) -> None:
 
 
 def available_gib() -> float:
-    """How much memory the machine has to give."""
+    """The available memory of the machine."""
     kib = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
     return int(kib[1]) / 2**20 if kib else 0
 
@@ -239,7 +239,7 @@ def test_arrays_that_arrive_own_their_memory_and_can_be_resized(run: Run) -> Non
         def keep(self, a):
             self.kept = a
         def drop(self):
-            # On another thread, and after its memory was NumPy's for a while.
+            # On another thread, and after NumPy has reallocated its memory.
             total = self.kept.sum()
             if BY_NUMPY:
                 self.kept.resize(self.kept.size * 2, refcheck=False)

@@ -424,7 +424,7 @@ def test_a_constructor_may_be_a_coroutine_and_so_may_that_of_a_base_class(run: R
         def __init__(self): super().__init__(1)
         @coro
         def get(self):
-            # It is not called before the constructor has ended.
+            # The call runs only when the constructor has ended.
             return self.value
     def main(args):
         done = Future(3)

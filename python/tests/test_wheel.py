@@ -1,4 +1,4 @@
-"""The wheel alone is enough: in an empty environment, with what it says it depends on."""
+"""The wheel works in an empty environment, with only its declared dependencies."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from conftest import program_text
 from test_calls import HELLO
 
 WHEEL = os.environ.get("CHARM4RS_WHEEL")
-#: The versions of CPython that are tried, and that the package says it is for.
+#: The versions of CPython that are tested, and that the package declares.
 MINORS = range(9, 16)
-#: Releases of Debian whose CPythons are tried with their glibc: the oldest that can be had. (By hand also "testing", which has the newest and is another one every day.)
+#: Releases of Debian whose CPythons are tested with their glibc, from the oldest that is available. (By hand also "testing", which has the newest glibc and changes every day.)
 RELEASES = os.environ.get("CHARM4RS_DEBIAN", "bullseye").split()
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(WHEEL is None, reason="CHARM4RS_WHEEL names no w
 
 
 def interpreters() -> dict[str, str]:
-    """An interpreter of each version of CPython that this machine has, by its version: this one, those of pyenv, those in PATH."""
+    """The interpreters of this machine by version of CPython: this one, those of pyenv, those in PATH."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     found = {f"3.{sys.version_info.minor}": sys.executable}
     for minor in MINORS:
@@ -41,12 +41,12 @@ def interpreters() -> dict[str, str]:
 
 @dataclass
 class Place:
-    """Where the wheel is tried."""
+    """A place where the wheel is tested."""
 
-    #: A folder that is empty, and what commands that run there call it.
+    #: An empty folder, and its path for the commands that run there.
     folder: Path
     inside: Path
-    #: What starts a command there.
+    #: The prefix that runs a command there.
     enter: tuple[str, ...] = ()
 
     def done(self, *command: str) -> str:
@@ -56,7 +56,7 @@ class Place:
         return ended.stdout
 
     def try_wheel(self, interpreter: str) -> None:
-        """Installs it into an empty environment with what it says it depends on, and nothing else; runs jobs there."""
+        """Installs the wheel into an empty environment with only its declared dependencies, and runs jobs there."""
         wheel = Path(str(WHEEL))
         shutil.copy(wheel, self.folder)
         (self.folder / "prog.py").write_text(program_text(HELLO))
@@ -66,7 +66,7 @@ class Place:
         expected = sorted(f"element {i} [1, 2] 4950 text" for i in [0, 1, *((i,) for i in range(5))])
         for launcher in ([str(binaries / "charmrun")], [str(binaries / "python"), "-m", "charmrun.start"]):
             assert sorted(self.done(*launcher, "+p2", str(self.inside / "prog.py")).splitlines()) == expected
-        # What has no code, the stub of proxies, is in the wheel, too.
+        # The stub of proxies, which has no code, is in the wheel too.
         self.done(str(binaries / "python"), "-m", "charm4py.stubs", "--output", str(self.inside / "typings"), str(self.inside / "prog.py"))
         assert (self.folder / "typings" / "charm4py_proxies.pyi").is_file()
 
@@ -105,7 +105,7 @@ def test_an_index_takes_what_the_wheel_and_its_source_say_of_themselves() -> Non
     assert files[f"{stem}/PKG-INFO"] == said
     for name, text in licences.items():
         assert text == files[f"{stem}/{name}"] == (ROOT / name).read_bytes()
-    # Refuses what is not valid.
+    # It refuses an invalid value.
     metadata = packaging.Metadata.from_email(said)
     assert sorted(metadata.license_files) == sorted(licences) and str(metadata.license_expression) == "Apache-2.0 OR MIT"
     assert metadata.description.rstrip() == (ROOT / "python" / "README.md").read_text().rstrip()

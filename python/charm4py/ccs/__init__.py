@@ -1,6 +1,6 @@
-"""CCS, Converse's client and server: programs outside of a job ask handlers on its PEs.
+"""CCS, Converse's client-server protocol: programs outside of a job send requests to handlers on its PEs.
 
-A job that is started with ``++server`` listens; its programs register handlers by ``charm.CcsRegisterHandler``. A client is a :class:`Client`::
+A job started with ``++server`` accepts clients; the program registers handlers by ``charm.CcsRegisterHandler``. A client uses :class:`Client`::
 
     with Client("127.0.0.1", 1234) as client:
         print(client.request("ping", b"me", pe=1))
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """``Client``, which few programs need: with what it needs, it takes as long to import as all else of CCS."""
+    """Imports ``Client`` on first use: few programs need it, and its imports take as long as those of the rest of CCS."""
     if name != "Client":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .client import Client

@@ -1,4 +1,4 @@
-"""The client's side of CCS: a program outside of the job, which asks its PEs."""
+"""The client's side of CCS: a program outside of the job sends requests to its PEs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .wire import CcsError
 class Client:
     """A connection to a job that was started with ``++server``.
 
-    It proves that it has the key of the job's user, and checks that the job has it. ``timeout`` is how many seconds each step may take, unless a call says
-    otherwise; ``None`` waits for ever. Only one thread at a time may use it.
+    Client and job prove to each other that they have the key of the job's user. ``timeout`` is the limit of each step in seconds, unless a call has its
+    own; ``None`` means no limit. Only one thread at a time may use the connection.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, *, key_file: str | None = None, timeout: float | None = 10.0) -> None:
@@ -51,12 +51,12 @@ class Client:
         sockets.send(connection, sockets.proof(key, "client", own, nonce))
 
     def request(self, handler: str, data: Any = b"", pe: int = 0, timeout: float | None = None) -> bytes:
-        """Asks a PE's handler, and waits for the reply. Raises :class:`CcsError` with what the handler has raised, and ``TimeoutError``."""
+        """Sends a request to a PE's handler and waits for the reply. Raises :class:`CcsError` if the handler raises, and ``TimeoutError``."""
         self.send(handler, data, pe)
         return self.receive(timeout)
 
     def send(self, handler: str, data: Any = b"", pe: int = 0) -> None:
-        """Asks a PE's handler. Several requests are answered one after another, in their order."""
+        """Sends a request to a PE's handler. Several requests are handled one after another, in order."""
         name, sent = wire.encoded(handler), wire.as_bytes(data)
         if len(sent) > wire.REQUEST_MAX:
             raise ValueError(f"a request of {len(sent)} bytes: at most {wire.REQUEST_MAX} can be sent")
@@ -67,15 +67,15 @@ class Client:
         self._open += 1
 
     def receive(self, timeout: float | None = None) -> bytes:
-        """Waits for the reply to the oldest request that has none yet. After a ``TimeoutError`` the connection is closed."""
+        """Waits for the reply to the oldest pending request. After a ``TimeoutError`` the connection is closed."""
         connection = self._connected()
         if self._open == 0:
-            raise CcsError("nothing was asked")
+            raise CcsError("there is no pending request")
         with self._closed_by_errors():
             connection.settimeout(self._timeout if timeout is None else timeout)
             status, length = wire.REPLY.unpack(sockets.receive(connection, wire.REPLY.size))
             if status not in (wire.DONE, wire.FAILED) or length > wire.REPLY_MAX:
-                raise ConnectionError("the reply has no form")
+                raise ConnectionError("the reply is malformed")
             reply = sockets.receive(connection, length)
         self._open -= 1
         if status == wire.FAILED:
@@ -83,12 +83,12 @@ class Client:
         return reply
 
     def numPes(self) -> int:
-        """How many PEs the job has."""
+        """The number of PEs in the job."""
         reply = self.request("ccs_getinfo")
         return sum(struct.unpack(f">{len(reply) // 4}i", reply)[1:])
 
     def close(self) -> None:
-        """Ends the connection. What a handler still does for it goes on."""
+        """Closes the connection. A handler that still runs for it is not interrupted."""
         connection, self._socket = self._socket, None
         if connection is not None:
             connection.close()
@@ -109,7 +109,7 @@ class Client:
 
 
 class Closing:
-    """What fails in the middle of a message ends the connection: nobody knows what would come next."""
+    """Closes the connection if a step fails in the middle of a message: the next bytes would be meaningless."""
 
     def __init__(self, client: Client) -> None:
         self.client = client

@@ -1,4 +1,4 @@
-"""The PEs' side of CCS: which functions answer what, and how they reply. Knows nothing of sockets."""
+"""The PEs' side of CCS: the handlers, and how they reply. Knows nothing of sockets."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from . import wire
 if TYPE_CHECKING:
     from .server import Server
 
-#: This PE's handlers, by the names that clients know them by.
+#: This PE's handlers, by the names that clients use.
 handlers: dict[str, Callable[[bytes], Any]] = {}
 #: The server, in the process of PE 0.
 server: Server | None = None
 
 
 class Request:
-    """One that a handler of this PE answers. ``number`` is ``None`` once it has been answered, or is to be later."""
+    """A request in a handler of this PE. ``number`` is ``None`` after the reply, or after the reply was delayed."""
 
     def __init__(self, name: str, number: int) -> None:
         self.name = name
         self.number: int | None = number
 
     def taken(self) -> int | None:
-        """Its number, which is nobody else's then."""
+        """Takes its number, so that only the caller can reply."""
         number, self.number = self.number, None
         return number
 
 
-#: The request that the present code answers.
+#: The request that the running code handles.
 present: ContextVar[Request | None] = ContextVar("charm4py ccs request", default=None)
 
 
 @dataclass(frozen=True)
 class DelayedReply:
-    """The right to answer a request later, from any PE: ``charm.CcsSendDelayedReply`` does."""
+    """The right to reply to a request later, from any PE, by ``charm.CcsSendDelayedReply``."""
 
     number: int
 
@@ -62,7 +62,7 @@ def taken(what: str) -> int:
     request = present.get()
     number = None if request is None else request.taken()
     if number is None:
-        why = "no request of a client runs here" if request is None else "the request has been answered, or is to be later"
+        why = "this code does not run in a handler" if request is None else "the reply was already sent, or delayed"
         raise Charm4PyError(f"{what}: {why}")
     return number
 
@@ -98,7 +98,7 @@ def post(number: int, status: int, reply: bytes) -> None:
 
 
 def run(number: int, name: str, data: bytes) -> None:
-    """Runs a handler. Each may wait."""
+    """Runs a handler, in a coroutine, so that it may wait."""
     handler = handlers.get(name)
     if handler is None:
         post(number, wire.FAILED, f"PE {state.pe} has no handler {name!r}".encode())
@@ -115,16 +115,16 @@ def run(number: int, name: str, data: bytes) -> None:
 
 
 class Answer:
-    """What comes of a handler."""
+    """Takes the result of a handler."""
 
     def __init__(self, request: Request | None) -> None:
         assert request is not None
         self.request = request
 
     def value(self, value: Any) -> None:
-        """It has returned. A client that has got no reply gets an empty one."""
+        """The handler has returned. If it has not replied, the client gets an empty reply."""
         if inspect.iscoroutine(value):
-            # Its context is this one; it begins when the greenlet that ends here has ended.
+            # It gets a copy of this context. It begins when this greenlet has ended.
             _engine.call_soon(tasks.Task(None, value, self).step)
             return
         number = self.request.taken()
@@ -132,7 +132,7 @@ class Answer:
             post(number, wire.DONE, b"")
 
     def error(self, error: BaseException) -> None:
-        """An exception is the client's if it still waits; otherwise the job's, as of any method for which nobody waits."""
+        """An exception goes to the client if it still waits. Otherwise it ends the job, like that of any method for which no caller waits."""
         place = f"the CCS handler {self.request.name!r}"
         number = self.request.taken()
         if number is None or not isinstance(error, Exception):

@@ -1,4 +1,4 @@
-"""liveViz's messages: what a client asks for, and what it is told of the images."""
+"""The messages of liveViz: requests of clients, and the configuration that they get."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple, Optional
 
 from .wire import REPLY_MAX
 
-#: An image has no more pixels on a side, and no more bytes.
+#: The limits of an image: pixels on a side, and bytes.
 SIDE_MAX = 1 << 15
 BYTES_MAX = min(REPLY_MAX, 256 << 20)
 
 
 @dataclass
 class Config:
-    """What a client is told of the images. ``isPush``: it is to ask for one after another by itself."""
+    """The configuration that a client gets. With ``isPush`` it requests one image after another."""
 
     version: int = 1
     isColor: bool = True
@@ -26,17 +26,17 @@ class Config:
 
     @property
     def pixel(self) -> int:
-        """Bytes of a pixel."""
+        """The bytes of a pixel."""
         return 3 if self.isColor else 1
 
     def to_binary(self) -> bytes:
-        """As it is sent."""
+        """Its binary form."""
         corners = struct.pack(">6d", *self.min, *self.max) if self.is3d else b""
         return struct.pack(">4i", self.version, self.isColor, self.isPush, self.is3d) + corners
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Config:
-        """What was sent."""
+        """Reads the binary form."""
         if len(data) not in (16, 64):
             raise ValueError(f"{len(data)} bytes are no configuration of liveViz")
         version, color, push, is_3d = struct.unpack_from(">4i", data)
@@ -57,7 +57,7 @@ class Vector3d(NamedTuple):
 
 @dataclass
 class ImageRequest:
-    """What a client asks for: the size of the image, and in 3D the axes of the screen, its origin, and the range of depths."""
+    """A request for an image: its size, and in 3D the axes of the screen, the origin, and the range of depths."""
 
     version: int
     request_type: int
@@ -71,7 +71,7 @@ class ImageRequest:
     maxZ: float = 0.0
 
     def to_binary(self) -> bytes:
-        """As it is sent."""
+        """Its binary form."""
         sent = struct.pack(">4i", self.version, self.request_type, self.width, self.height)
         if self.x is not None:
             vectors = [vector or Vector3d() for vector in (self.x, self.y, self.z, self.o)]
@@ -80,7 +80,7 @@ class ImageRequest:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ImageRequest:
-        """What was sent, checked."""
+        """Reads and checks the binary form."""
         if len(data) not in (16, 128):
             raise ValueError(f"{len(data)} bytes are no request for an image")
         request = cls(*struct.unpack_from(">4i", data))

@@ -1,11 +1,11 @@
-"""CCS's server: threads in the process of PE 0 that talk to clients, and hand their requests to PEs. Knows nothing of handlers.
+"""The server of CCS: threads in the process of PE 0 that serve clients and pass their requests to PEs. Knows nothing of handlers.
 
-One thread accepts; each connection has one of its own, which waits for the peer or for the PEs, and does one request at a time. A PE is only asked
-by ``call_from_thread``, and answers by :meth:`Server.answered`. Whatever is wrong with a peer ends its connection and nothing else:
+One thread accepts connections. Each connection has its own thread, which waits for the peer or for the PEs, and handles one request at a time. A
+request reaches a PE by ``call_from_thread``, and its reply comes by :meth:`Server.answered`. A fault of a peer closes its connection and has no other effect:
 
-- it must have proved that it has the key in :data:`PROVE_S` seconds, or be a process of the same user over loopback;
-- those that have not are at most :data:`UNPROVEN_MAX`, all at most :data:`CLIENTS_MAX`: further ones are closed at once;
-- a message that has begun, or a reply that is not read, may stand still for :data:`STALL_S` seconds;
+- the peer must prove within :data:`PROVE_S` seconds that it has the key, or be a process of the same user over loopback;
+- at most :data:`UNPROVEN_MAX` connections are unproven, and at most :data:`CLIENTS_MAX` exist: further ones are closed at once;
+- a partial message, or a reply that is not read, may stall for :data:`STALL_S` seconds;
 - lengths have limits (:mod:`charm4py.ccs.wire`).
 """
 
@@ -27,16 +27,16 @@ PROVE_S = 5.0
 STALL_S = 30.0
 UNPROVEN_MAX = 64
 CLIENTS_MAX = 256
-#: How often it is looked whether a client that waits for a reply is still there.
+#: How often the server checks whether a waiting client is still connected.
 LOOK_S = 0.5
-#: How long the end of the job waits for replies that are on their way.
+#: How long the end of the job waits for pending replies.
 LAST_S = 1.0
-#: After a failure to accept.
+#: The pause after a failure to accept.
 PAUSE_S = 0.1
 
 
 class Pending:
-    """A request that has not been answered yet."""
+    """A request without a reply yet."""
 
     def __init__(self) -> None:
         self.ready = threading.Event()
@@ -63,19 +63,19 @@ class Server:
         self.pending: dict[int, Pending] = {}
         self.clients: set[socket.socket] = set()
         self.unproven = 0
-        #: Replies that have been given and not been sent.
+        #: Replies that are not sent yet.
         self.leaving = 0
         self.over = False
         os.register_at_fork(after_in_child=self._forget)
 
     def start(self) -> tuple[str, int]:
-        """Begins to accept; gives the address."""
+        """Begins to accept connections; returns the address."""
         host, port = self.listener.getsockname()[:2]
         threading.Thread(target=self._accept, name="ccs server", daemon=True).start()
         return host, port
 
     def answered(self, number: int, status: int, reply: bytes) -> None:
-        """The reply to a request, of whichever PE. The client may be gone."""
+        """A PE has replied to a request. The client may be gone."""
         with self.lock:
             pending = self.pending.pop(number, None)
             if pending is None:
@@ -85,7 +85,7 @@ class Server:
         pending.ready.set()
 
     def close(self) -> None:
-        """The job has ended: sends what has been answered, and ends all connections."""
+        """The job has ended: sends the pending replies and closes all connections."""
         since = time.monotonic()
         while self.leaving > 0 and time.monotonic() - since < LAST_S:
             time.sleep(0.001)
@@ -100,7 +100,7 @@ class Server:
         self.listener.close()
 
     def _forget(self) -> None:
-        """In a child that was forked: what it does must not keep a port or a connection open."""
+        """Closes all sockets in a forked child, which must not keep a port or a connection open."""
         for one in [self.listener, *self.clients]:
             one.close()
 
@@ -111,7 +111,7 @@ class Server:
             try:
                 connection, _ = self.listener.accept()
             except OSError:
-                # Too many descriptors, or a peer that has gone at once.
+                # Too many descriptors, or the peer has already gone.
                 time.sleep(PAUSE_S)
                 continue
             with self.lock:
@@ -155,11 +155,11 @@ class Server:
             self._drop(connection)
 
     def _admit(self, connection: socket.socket) -> bytes:
-        """Checks who it is. Gives the first header of a client that has not even tried to prove itself, and need not."""
+        """Authenticates the peer. Returns the first header of a client that sends no proof and needs none."""
         late = time.monotonic() + PROVE_S
 
         def received(length: int) -> bytes:
-            """As a whole in time: a peer could send a byte now and then."""
+            """Receives within one limit for the whole: a peer could send one byte at a time."""
             got = b""
             while len(got) < length:
                 connection.settimeout(max(late - time.monotonic(), 0.001))
@@ -201,7 +201,7 @@ class Server:
                 self.leaving -= 1
 
     def _asked(self, connection: socket.socket, pe: int, field: bytes, data: bytes) -> Pending:
-        """Has a PE answer; gives what it has answered."""
+        """Passes a request to a PE and waits for the reply."""
         pending, number = Pending(), next(self.numbers)
         with self.lock:
             self.pending[number] = pending
@@ -230,11 +230,11 @@ class Server:
 
 
 class Refused(Exception):
-    """A peer is not served any longer."""
+    """The connection of a peer must be closed."""
 
 
 def is_gone(connection: socket.socket) -> bool:
-    """Whether a client has closed its end. One that has sent the next request is there."""
+    """Whether a client has closed its end. A client that has sent its next request has not."""
     try:
         return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
     except (BlockingIOError, socket.timeout):
@@ -244,7 +244,7 @@ def is_gone(connection: socket.socket) -> bool:
 
 
 def opened(options: tuple[int, str | None, str | None], charm: Any) -> Server:
-    """The job's server, as the command line has it; or the end of the job, with what is wrong."""
+    """Creates the server from the options of the command line. An error ends the job."""
     from .. import ending
 
     port, address, key_file = options

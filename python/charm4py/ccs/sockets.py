@@ -1,6 +1,6 @@
-"""Sockets of CCS's client and server, and the key by which each side proves itself (:mod:`charm4py.ccs.wire` says how).
+"""Sockets of the client and the server of CCS, and the key of the authentication (:mod:`charm4py.ccs.wire` has the protocol).
 
-Apart from the format, since a program whose job has no server needs none of this.
+A module of its own, since a job without a server does not need its imports.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pathlib import Path
 
 from .wire import CcsError
 
-#: Where the key is, unless a command line says otherwise.
+#: The default path of the key.
 KEY_FILE = "~/.charm4py_ccs_key"
 #: A shorter key could be guessed.
 KEY_MIN = 32
 KEY_MAX = 4096
-#: A part of a message is received or sent at a time.
+#: The most bytes that one step receives or sends.
 PIECE = 1 << 20
 
 
 def receive(connection: socket.socket, length: int) -> bytes:
-    """So many bytes. Memory is taken as they come, not as they are announced."""
+    """Receives so many bytes. Memory is allocated as they arrive, not as they are announced."""
     received = bytearray()
     while len(received) < length:
         piece = connection.recv(min(length - len(received), PIECE))
@@ -37,7 +37,7 @@ def receive(connection: socket.socket, length: int) -> bytes:
 
 
 def send(connection: socket.socket, *parts: bytes) -> None:
-    """Sends all of them. The connection's timeout is that of each piece."""
+    """Sends all bytes. The connection's timeout applies to each piece."""
     for part in parts:
         view = memoryview(part)
         for at in range(0, len(view), PIECE):
@@ -48,7 +48,7 @@ def send(connection: socket.socket, *parts: bytes) -> None:
 
 
 def proof(key: bytes, who: str, client: bytes, server: bytes) -> bytes:
-    """What ``who``, "client" or "server", proves itself by."""
+    """The proof of ``who``, "client" or "server"."""
     return hmac.digest(key, b"charm4py ccs " + who.encode() + client + server, "sha256")
 
 
@@ -57,9 +57,9 @@ def key_path(file: str | None) -> Path:
 
 
 def read_key(file: str | None = None) -> bytes:
-    """The key, from a file that nobody but its owner can read."""
+    """Reads the key from a file, which only its owner may be able to read."""
     path = key_path(file)
-    # What is no plain file must not make us wait.
+    # Opening a FIFO must not block.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
@@ -78,7 +78,7 @@ def read_key(file: str | None = None) -> bytes:
 
 
 def make_key(file: str | None = None) -> bytes:
-    """The key; a new one if there is no file yet."""
+    """Reads the key, or creates one if there is no file."""
     path = key_path(file)
     if not os.path.lexists(path):
         own = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -86,7 +86,7 @@ def make_key(file: str | None = None) -> bytes:
         try:
             with open(fd, "w") as opened:
                 opened.write(secrets.token_hex(32) + "\n")
-            # Whole from the beginning, and only if no other job has been faster.
+            # The file appears complete, and only if no other job has created it first.
             os.link(own, path)
         except FileExistsError:
             pass
@@ -99,7 +99,7 @@ def make_key(file: str | None = None) -> bytes:
 
 
 def is_own(connection: socket.socket) -> bool:
-    """Whether the other end is a process of this user on this host: the system says whose a connection over loopback is."""
+    """Whether the peer is a process of this user on this host: the system knows the owner of a loopback connection."""
     peer, own = connection.getpeername()[:2], connection.getsockname()[:2]
     table = "tcp6" if connection.family == socket.AF_INET6 else "tcp"
     there, here = (address_in_table(connection.family, address) for address in (peer, own))
@@ -107,7 +107,7 @@ def is_own(connection: socket.socket) -> bool:
         with open(f"/proc/self/net/{table}") as lines:
             for line in lines:
                 row = line.split()
-                # 01: established. Of other states the user is not said.
+                # 01 is an established connection. In other states the table has no user.
                 if row[1:4] == [there, here, "01"]:
                     return int(row[7]) == os.geteuid()
     except OSError as error:
@@ -117,7 +117,7 @@ def is_own(connection: socket.socket) -> bool:
 
 
 def address_in_table(family: int, address: tuple[str, int]) -> str:
-    """An address as the table of connections has it: words of the machine's order."""
+    """An address in the form of the table of connections: words in the machine's byte order."""
     packed = socket.inet_pton(family, address[0].split("%")[0])
     words = (packed[at : at + 4] for at in range(0, len(packed), 4))
     return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words) + f":{address[1]:04X}"

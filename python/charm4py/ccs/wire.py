@@ -1,13 +1,13 @@
-"""What a client and the server of CCS say to each other. Knows nothing of sockets, nor of handlers.
+"""The protocol between a client and the server of CCS. Knows nothing of sockets, nor of handlers.
 
-A request is Converse's: a header of 40 bytes (length, PE, name of the handler) and the data. A client that has the key begins with a handshake:
+A request has Converse's format: a header of 40 bytes (length, PE, name of the handler) and the data. A client that has the key begins with a handshake:
 
 1. client: ``HELLO`` and a nonce, together as long as a header;
 2. server: a nonce, and its proof;
 3. client: its proof.
 
-A proof is an HMAC-SHA256 over both nonces, with who proves; the client sends its own only after it has checked the server's. Each reply to such a client
-begins with a status and a length. A client of Charm++'s sends its request at once: ``HELLO`` cannot be the beginning of a header, since
+A proof is an HMAC-SHA256 over both nonces and the role (client or server). The client sends its proof only after it has checked the server's. Each reply
+to such a client begins with a status and a length. A client of Charm++ sends its request at once; ``HELLO`` cannot be the beginning of a header, since
 no request is so long. Its reply is a length and the data.
 """
 
@@ -20,12 +20,12 @@ from typing import Any
 HEADER = struct.Struct(">Ii32s")
 #: Status and length of a reply.
 REPLY = struct.Struct(">BI")
-#: Length of a reply to a client of Charm++'s.
+#: Length of a reply to a client of Charm++.
 PLAIN_REPLY = struct.Struct(">I")
 HELLO = b"\xffCCS\x00\x00\x00\x01"
 NONCE = 32
 PROOF = 32
-#: The data of a request, and of a reply, at most.
+#: The limits of the data of a request and of a reply.
 REQUEST_MAX = 64 << 20
 REPLY_MAX = 1 << 30
 NAME_MAX = 32
@@ -34,7 +34,7 @@ DONE, FAILED = 0, 1
 
 
 class CcsError(Exception):
-    """A request that was not answered, or whose handler has failed."""
+    """A request without a reply, or whose handler has failed."""
 
 
 def encoded(name: str) -> bytes:
@@ -48,7 +48,7 @@ def encoded(name: str) -> bytes:
 
 
 def as_bytes(data: Any) -> bytes:
-    """What is sent: bytes or what has them, or a text."""
+    """The bytes of data, of a buffer or of a text."""
     if isinstance(data, bytes):
         return data
     if isinstance(data, str):

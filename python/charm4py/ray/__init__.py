@@ -1,4 +1,4 @@
-"""Ray's core API on charm4py: remote functions, actors, and objects that are passed by reference between PEs.
+"""Ray's core API on charm4py: remote functions, actors, and objects that PEs pass by reference.
 
     from charm4py import charm, ray
 

@@ -1,4 +1,4 @@
-"""Actors: objects that live on a PE, whose methods run one after another in the order in which each caller has called them."""
+"""Actors: objects on a PE whose methods run one after another, in the order of the calls of each caller."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .refs import Kept, ObjectRef, new_refs, packed_arguments, packed_error, per
 
 #: How many calls this PE has sent to each actor.
 sent: dict[Any, int] = {}
-#: On which PE the next actor is made.
+#: The PE on which the next actor is created.
 turn = 0
 
 
 class Actor(Chare):
-    """Whom an actor's handle names."""
+    """The chare behind an actor's handle."""
 
     def __init__(self, made_of: bytes, args: Kept) -> None:
         self.instance: Any = None
         self.failed: Kept | None = None
-        #: Calls that are to run, and those of each PE that have come too early, with the number of its next.
+        #: Calls that are ready to run; calls that arrived too early, by caller and turn; and each caller's next turn.
         self.calls: deque[tuple[str, Kept, list[int]]] = deque()
         self.early: dict[int, dict[int, tuple[str, Kept, list[int]]]] = {}
         self.turns: dict[int, int] = {}
         self.begin(lambda: self.work(made_of, args))
 
     def call(self, caller: int, turn: int, name: str, args: Kept, ids: list[int]) -> None:
-        """A method is to be called."""
+        """A call of a method has arrived."""
         early = self.early.setdefault(caller, {})
         early[turn] = name, args, ids
         next_turn = self.turns.get(caller, 0)
@@ -54,7 +54,7 @@ class Actor(Chare):
         worker.resume()
 
     def work(self, made_of: bytes, args: Kept) -> None:
-        """Makes the object; then what has come meanwhile."""
+        """Creates the object, then runs the calls that have arrived meanwhile."""
 
         def make(*args: Any, **kwargs: Any) -> None:
             self.instance = functions.loads(made_of).cls(*args, **kwargs)  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ class Actor(Chare):
             method = getattr(self.instance, name, None)
             run = caller_of(self.instance, name)
             if inspect.iscoroutinefunction(method) or hasattr(method, "_charm_coro"):
-                # Others run while it waits. The scheduler begins it, and then goes on here: this is a coroutine itself.
+                # Other calls run while it waits. This is a coroutine, so the hub begins the method and then resumes this one.
                 _engine.call_soon(partial(self.start, getcurrent(), run, args, ids))
                 threads.pause("an actor")
             else:
@@ -88,13 +88,13 @@ def caller_of(instance: Any, name: str) -> Callable[..., Any]:
 
 
 def perform_now(function: Callable[..., Any], sent: Kept) -> None:
-    """Calls a function whose exceptions are the caller's."""
+    """Calls a function, without catching its exceptions."""
     args, kwargs = unpacked_arguments(sent)
     function(*args, **kwargs)
 
 
 class RemoteClass:
-    """A class whose objects are actors: ``remote`` makes one."""
+    """A class whose objects are actors; ``remote`` creates one."""
 
     def __init__(self, cls: type) -> None:
         self.cls = cls
@@ -109,11 +109,11 @@ class RemoteClass:
         return RemoteClass, (self.cls,)
 
     def options(self, **_options: Any) -> RemoteClass:
-        """Accepted: PEs are all alike, and take turns."""
+        """Accepted without effect."""
         return self
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
-        """Makes an actor; its constructor runs on whichever PE's turn it is."""
+        """Creates an actor, on the next PE round-robin."""
         global turn
         store()
         packed, refs = packed_arguments(args, kwargs)
@@ -122,7 +122,7 @@ class RemoteClass:
         names = frozenset(name for name in dir(self.cls) if callable(inspect.getattr_static(self.cls, name, None)) or is_bound(self.cls, name))
         handle = ActorHandle(proxy, self.__qualname__, names)
         if refs:
-            # They are held until the constructor has run: a call of nothing comes behind it.
+            # The references are held until the constructor has run: this empty call runs after it.
             handle._call("", (), {}, 1, refs)
         return handle
 
@@ -132,7 +132,7 @@ def is_bound(cls: type, name: str) -> bool:
 
 
 class ActorHandle:
-    """Names an actor; ``handle.method.remote(...)`` calls it."""
+    """A handle of an actor; ``handle.method.remote(...)`` calls a method."""
 
     __slots__ = ("_class_name", "_names", "_proxy")
 
@@ -180,10 +180,10 @@ class ActorMethod:
         raise TypeError(f"{called} is a method of an actor: {called}.remote() calls it")
 
     def options(self, *, num_returns: int = 1, **_options: Any) -> ActorMethod:
-        """The method, with several results."""
+        """The method, with ``num_returns`` results."""
         return ActorMethod(self.handle, self.name, num_returns)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the method; gives a reference to its result, or a list of several."""
+        """Calls the method. Returns a reference to its result, or a list of references if it has several."""
         refs = self.handle._call(self.name, args, kwargs, self.num_returns)
         return refs[0] if self.num_returns == 1 else refs

@@ -1,4 +1,4 @@
-"""What programs call: see the package's text."""
+"""The functions that programs call; see the package's text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["free", "get", "get_object_store", "init", "is_initialized", "put", "
 
 
 def init(*_args: Any, **_options: Any) -> None:
-    """Makes the store of objects; in a coroutine, once, before anything else here. Ray's arguments are accepted."""
+    """Creates the store of objects. Call it once, in a coroutine, before other functions of this module. Ray's arguments are accepted without effect."""
     if Store.here is None:
         creation(Group(Store)).get()
 
@@ -28,7 +28,7 @@ def is_initialized() -> bool:
 
 
 def shutdown() -> None:
-    """Accepted: the store goes when the job ends."""
+    """Accepted without effect: the store ends with the job."""
 
 
 def get_object_store() -> Any:
@@ -37,14 +37,14 @@ def get_object_store() -> Any:
 
 
 def remote(*args: Any, **options: Any) -> Any:
-    """Decorates a function, which ``function.remote(...)`` runs on some PE then, or a class, of which ``cls.remote(...)`` makes actors.
+    """Decorates a function, so that ``function.remote(...)`` runs it on some PE, or a class, so that ``cls.remote(...)`` creates an actor.
 
-    ``@remote(num_returns=n)``: the function has several results. Ray's other options are accepted.
+    With ``@remote(num_returns=n)`` the function has several results. Ray's other options are accepted without effect.
     """
     if len(args) == 1 and not options:
         return made_remote(args[0], 1)
     if args:
-        raise TypeError("@ray.remote stands alone, or takes options by their names")
+        raise TypeError("@ray.remote takes no positional arguments: use it alone, or with options by name")
     return lambda decorated: made_remote(decorated, options.get("num_returns", 1))
 
 
@@ -59,17 +59,17 @@ def made_remote(decorated: Any, num_returns: int) -> Any:
 
 
 class RemoteFunction:
-    """``function.remote``; and what ``function.options(...)`` gives."""
+    """``function.remote``, and the result of ``function.options(...)``."""
 
     def __init__(self, function: Callable[..., Any], num_returns: int) -> None:
         self.function, self.num_returns = function, num_returns
 
     def options(self, *, num_returns: int = 1, **_options: Any) -> RemoteFunction:
-        """The function, with several results."""
+        """The function, with ``num_returns`` results."""
         return RemoteFunction(self.function, num_returns)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the function on some PE; gives a reference to its result, or a list of several."""
+        """Runs the function on some PE. Returns a reference to its result, or a list of references if it has several."""
         sent, needed = packed_arguments(args, kwargs)
         refs = new_refs(self.num_returns)
         ids = [ref._id for ref in refs]
@@ -82,12 +82,12 @@ class RemoteFunction:
 
 @coro
 def run_task(function: bytes, sent: Kept, ids: Sequence[int]) -> None:
-    """A task of the pool: it may wait, for objects and for whatever the function waits for."""
+    """A task of the pool. It may wait for objects, and so may the function."""
     perform(lambda *args, **kwargs: functions.loads(function)(*args, **kwargs), sent, ids)
 
 
 def put(value: Any) -> ObjectRef:
-    """Keeps a copy of an object on this PE; gives a reference to it."""
+    """Keeps a copy of an object on this PE, and returns a reference to it."""
     if isinstance(value, ObjectRef):
         raise TypeError("ray.put() takes an object, not a reference to one")
     (ref,) = new_refs(1)
@@ -96,14 +96,14 @@ def put(value: Any) -> ObjectRef:
 
 
 def get(refs: Any, timeout: float | None = None) -> Any:
-    """The object of a reference, or the list of those of several: waits for them. Raises the exception that is there instead of one."""
+    """Waits for the object of a reference, or for the objects of a list of references, and returns it or them. Raises an exception in place of an object."""
     if isinstance(refs, (ObjectRef, Future)):
         return refs.get(timeout)
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"ray.get() takes references or a list of them, not {refs!r}")
     for ref in refs:
         if isinstance(ref, ObjectRef):
-            store().when_here(ref._id, lambda: None)  # all are on their way before the first is waited for
+            store().when_here(ref._id, lambda: None)  # requests all objects before it waits for the first
     if timeout is None:
         return [get(ref) for ref in refs]
     _, missing = wait_for(refs, len(refs), timeout)
@@ -115,7 +115,7 @@ def get(refs: Any, timeout: float | None = None) -> Any:
 def wait(
     futures: Sequence[Any], num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[Any], list[Any]]:
-    """Waits until so many objects have been made, or ``timeout`` seconds: gives the references of those, and the others."""
+    """Waits until ``num_returns`` objects exist, or for ``timeout`` seconds. Returns the references of those, and the other references."""
     futures = list(futures)
     if not 0 < num_returns <= len(futures):
         raise ValueError(f"ray.wait() cannot wait for {num_returns} of {len(futures)} objects")
@@ -155,7 +155,7 @@ def wait_for(futures: Sequence[Any], count: int, timeout: float | None) -> tuple
 
 
 def free(refs: Iterable[ObjectRef] | ObjectRef) -> None:
-    """Deletes objects, wherever they are. Nobody may ask for them any more."""
+    """Deletes objects on all PEs. They must not be used any more."""
     for ref in [refs] if isinstance(refs, ObjectRef) else refs:
         ref._owned = False
         store().thisProxy[ref._id % pes()].delete_remote_objects(ref._id)

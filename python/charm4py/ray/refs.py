@@ -1,8 +1,8 @@
-"""References to objects, and how objects are kept: pickled once where they are made, and unpickled anew for each who gets one.
+"""References to objects, and how objects are kept: pickled once where they are created, and unpickled again for each ``get``.
 
-An object is deleted when the reference that ``put`` or ``remote`` gave is gone. A reference that has been sent by itself, inside a list or to a
-chare, may be anywhere: its object stays until ``free``, or the end. Arguments of remote functions and methods are not sent so: they are replaced
-by their values, and their references are held until then.
+An object is deleted when the reference that ``put`` or ``remote`` returned is collected. A reference that was sent inside a list or to a chare may be
+anywhere, so its object stays until ``free`` or the end of the job. Arguments of remote functions and methods are different: they are replaced by
+their values, and their references are held until then.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ..object_store import ObjectStore, home, this_pe
 from ..statements import run_awaitable
 from ..threads import Future
 
-#: What is not longer than this lies at its home, where everybody asks for it first.
+#: Objects up to this size are kept on their home PE, which every request reaches first.
 SMALL = 1024
-#: An object as it is kept: pickled, with its buffers; or an exception, as exceptions travel.
+#: An object as it is kept: pickled, with its buffers; or a packed exception.
 Kept = tuple[str, Any, Any]
 
 
 class GetTimeoutError(TimeoutError):
-    """``ray.get`` has waited as long as it was to."""
+    """``ray.get`` has reached its time limit."""
 
 
 class Store(ObjectStore):
-    """The objects of this module."""
+    """The store of the objects of this module."""
 
-    #: This PE's part, when there is one.
+    #: This PE's part, once it exists.
     here: Store | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.numbers = itertools.count()
-        #: References that are arguments of what is to make an object: held until it has.
+        #: For each object to come: the references that its function needs, held until the object exists.
         self.held: dict[int, Any] = {}
         Store.here = self
 
@@ -50,7 +50,7 @@ class Store(ObjectStore):
         super().update_location(obj_id, pe)
 
     def keep(self, obj_id: int, kept: Kept) -> None:
-        """Keeps an object that has been made on this PE."""
+        """Keeps an object that was created on this PE."""
         at = home(obj_id)
         small = kept[0] == "error" or not kept[2] and len(kept[1]) <= SMALL
         if small and at != this_pe():
@@ -67,13 +67,13 @@ def store() -> Store:
 
 
 class ObjectRef:
-    """Names an object that is, or will be, somewhere in the job. Give it to ``ray.get``, ``ray.wait``, or as an argument."""
+    """A reference to an object that exists, or will exist, on some PE. Pass it to ``ray.get``, ``ray.wait``, or as an argument."""
 
     __slots__ = ("__weakref__", "_id", "_owned")
 
     def __init__(self, obj_id: int, owned: bool = False) -> None:
         self._id = obj_id
-        #: Whether the object goes with it.
+        #: Whether the object is deleted with the reference.
         self._owned = owned
 
     def __reduce__(self) -> tuple[type[ObjectRef], tuple[int]]:
@@ -91,13 +91,13 @@ class ObjectRef:
 
     def __del__(self) -> None:
         if self._owned:
-            # Whatever happens to be running now must not find the store changed. Another thread, or the end, leaves all as it is.
+            # Later, since the running code must not see the store change. On another thread, or at the end of the job, nothing is deleted.
             with suppress(Exception):
                 obj_id = self._id
                 _engine.call_soon(lambda: store().delete_remote_objects(obj_id))
 
     def get(self, timeout: float | None = None) -> Any:
-        """The object: waits for it."""
+        """Waits for the object and returns it."""
         future = self._fetched()
         try:
             future.get(timeout)
@@ -110,14 +110,14 @@ class ObjectRef:
         return self._id in store().objects or bool(store().locations.get(self._id))
 
     def _when_ready(self, waiter: Callable[[Any], None]) -> None:
-        # What goes on with a coroutine is called by nobody who is in one himself.
+        # A waiter may resume a coroutine, so the hub must call it.
         store().when_anywhere(self._id, lambda: _engine.call_soon(lambda: waiter(self)))
 
     def _forget(self, waiter: Callable[[Any], None]) -> None:
-        """Takes such a wish back: it is called all the same, once, and does nothing."""
+        """Does nothing: the waiter is called once, and must ignore that."""
 
     def _fetched(self) -> Future[None]:
-        """What is ready when the object is on this PE."""
+        """A future that is ready when the object is on this PE."""
         future: Future[None] = Future()
         if self._id in store().objects:
             future._settle(None)
@@ -131,7 +131,7 @@ class ObjectRef:
 
 
 def new_refs(count: int) -> list[ObjectRef]:
-    """References to objects that are to be made."""
+    """References to new objects."""
     return [ObjectRef(store().new_id(), owned=True) for _ in range(count)]
 
 
@@ -139,7 +139,7 @@ def new_refs(count: int) -> list[ObjectRef]:
 
 
 def packed(value: Any) -> Kept:
-    """A copy of an object, as it is kept."""
+    """A copy of an object in the form in which it is kept."""
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
     functions.Pickler(file, 5, buffer_callback=buffers.append).dump(value)
@@ -151,7 +151,7 @@ def packed_error(error: BaseException) -> Kept:
 
 
 def unpacked(kept: Kept) -> Any:
-    """The object that is kept, or the exception that is raised. Each who gets one has its own."""
+    """A new copy of an object that is kept. Raises a kept exception."""
     kind, data, buffers = kept
     if kind == "error":
         raise errors.unpack(data)
@@ -159,14 +159,14 @@ def unpacked(kept: Kept) -> Any:
 
 
 class Needed:
-    """Stands for an argument that is the object of a reference."""
+    """Takes the place of an argument that is a reference."""
 
     def __init__(self, obj_id: int) -> None:
         self.obj_id = obj_id
 
 
 def packed_arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Kept, list[ObjectRef]]:
-    """Arguments as they are sent, and the references among them."""
+    """Packs arguments, and returns the references among them too."""
 
     def needed(argument: Any) -> Any:
         return Needed(argument._id) if isinstance(argument, ObjectRef) else argument
@@ -177,10 +177,10 @@ def packed_arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Kept,
 
 
 def unpacked_arguments(kept: Kept) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments again: waits for the objects that are needed."""
+    """Unpacks arguments. Waits for the objects of references."""
     args, kwargs = unpacked(kept)
     needed = [argument for argument in (*args, *kwargs.values()) if isinstance(argument, Needed)]
-    # All of them are on their way before the first is waited for.
+    # All objects are requested before the first wait.
     fetched = [ObjectRef(argument.obj_id)._fetched() for argument in needed]
     for future in fetched:
         future.get()
@@ -192,7 +192,7 @@ def unpacked_arguments(kept: Kept) -> tuple[list[Any], dict[str, Any]]:
 
 
 def perform(function: Callable[..., Any], sent: Kept, ids: Sequence[int]) -> None:
-    """Calls a function in a coroutine, and keeps its results, or its exception, as objects of these numbers."""
+    """Calls a function in a coroutine, and keeps its results or its exception as the objects with these numbers."""
     kept: list[Kept]
     try:
         args, kwargs = unpacked_arguments(sent)
@@ -207,7 +207,7 @@ def perform(function: Callable[..., Any], sent: Kept, ids: Sequence[int]) -> Non
 
 
 def parts(value: Any, count: int) -> list[Any]:
-    """The several results of a function."""
+    """The results of a function that has several."""
     if count == 1:
         return [value]
     found = list(value)

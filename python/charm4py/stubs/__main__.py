@@ -17,7 +17,7 @@ COMMAND = "python -m charm4py.stubs"
 
 
 class Parser(argparse.ArgumentParser):
-    """As argparse's, with this project's exit code."""
+    """An argument parser with this project's exit code."""
 
     def error(self, message: str) -> NoReturn:
         raise Refused(64, message)
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     made = Parser(COMMAND, description="Writes a stub by which type checkers know the methods of a program's proxies.")
-    made.add_argument("modules", nargs="+", metavar="MODULE", help="a script or another file, or a module's name; what they import is read, too")
+    made.add_argument("modules", nargs="+", metavar="MODULE", help="a script or another file, or the name of a module; their imports are read too")
     made.add_argument("--output", default=OUTPUT, metavar="DIR", help="where the checker looks for stubs (typings)")
     made.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the stub is out of date")
     return made
@@ -48,15 +48,15 @@ def read(arguments: Sequence[str], root: Path) -> Chares:
 
 
 def warn_of_hidden(chares: Chares, root: Path) -> None:
-    """Says which classes the stub cannot name."""
+    """Warns of classes that the stub cannot name."""
     for module in chares.modules.read.values():
         for line, name in module.hidden if module.local else ():
             where = f"{shown(module.path, root)}:{line}"
-            print(f"{where}: warning: {name} is defined inside of a function, where no stub can name it", file=sys.stderr)
+            print(f"{where}: warning: {name} is defined inside a function, where no stub can name it", file=sys.stderr)
 
 
 def run(arguments: Optional[Sequence[str]]) -> int:
-    """Writes the stub, or compares it with what is there."""
+    """Writes the stub, or compares it with the existing one."""
     given = parser().parse_args(arguments)
     root = Path.cwd()
     options = [] if given.output == OUTPUT else ["--output", given.output]
@@ -82,7 +82,7 @@ def run(arguments: Optional[Sequence[str]]) -> int:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """The command; gives its exit code."""
+    """Runs the command; returns its exit code."""
     try:
         return run(arguments)
     except Refused as refused:

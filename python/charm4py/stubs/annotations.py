@@ -1,4 +1,4 @@
-"""Expressions of a module as the stub says them: each name is looked for in the module, and not in the stub."""
+"""Translates expressions of a module for the stub: names are resolved in the module, not in the stub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .modules import Class, Module, Thing
 
 ANY = "Any"
 TYPINGS = ("typing", "typing_extensions")
-#: Subscripts that say something else of their class than that values of it are inside.
+#: Subscripts that do not mean a container of values.
 OPAQUE = frozenset({"type", "typing.Type", "typing.Callable", "collections.abc.Callable", "typing.Literal", "typing_extensions.Literal"})
 
 
@@ -20,13 +20,13 @@ def name_node(text: str) -> ast.expr:
 
 
 class Said(ast.NodeTransformer):
-    """Says the annotations and defaults of a class's methods.
+    """Translates the annotations and defaults of a class's methods.
 
-    ``alias`` gives the stub's name of a module, ``taken`` are names that are methods in the stub, so that built-in ones need another name there.
+    ``alias`` returns the stub's name of a module. ``taken`` are names of methods in the stub, so that built-in names need a prefix there.
     """
 
     def __init__(self, chares: Chares, cls: Class, home: Class, alias: Callable[[Module], str], taken: Collection[str]) -> None:
-        #: Whose proxies they are, and where the methods are written.
+        #: The class whose proxies have the methods, and the class that defines them.
         self.of, self.home = cls, home
         self.chares, self.alias, self.taken = chares, alias, taken
         self.variables: set[str] = {parameter.name for parameter in getattr(home.node, "type_params", [])}
@@ -42,15 +42,15 @@ class Said(ast.NodeTransformer):
         return f"{name}[{', '.join(parameters)}]" if parameters else name
 
     def annotation(self, node: Optional[ast.expr]) -> str:
-        """A type. ``Any`` if there is none."""
+        """A type, or ``Any`` if there is none."""
         return ANY if node is None else ast.unparse(self.visit(unquoted(node)))
 
     def parameter(self, node: ast.expr) -> str:
-        """A parameter's type: what is annotated as a chare may be a proxy besides."""
+        """The type of a parameter: one that is annotated as a chare accepts a proxy too."""
         return self.or_proxy(unquoted(node))
 
     def default(self, node: ast.expr) -> str:
-        """A default, if it is a plain one; what others are does not matter."""
+        """A default if it is a literal, otherwise ``...``."""
         plain = (ast.Constant, ast.Name, ast.Attribute, ast.UnaryOp, ast.USub, ast.UAdd, ast.Invert, ast.Not, ast.Tuple, ast.Load)
         if not all(isinstance(inner, plain) for inner in ast.walk(node)):
             return "..."
@@ -77,7 +77,7 @@ class Said(ast.NodeTransformer):
         return f"{said} | Proxy[{said}]" if self.is_chare(node) else said
 
     def with_proxies_inside(self, node: ast.Subscript) -> ast.Subscript:
-        """``list[Cell]`` may have proxies of either kind inside, and no type of lists has room for both."""
+        """``list[Cell]`` may contain chares or proxies, and lists are invariant, so it becomes ``list[Any]``."""
         head = self.full(node.value)
         if head in OPAQUE or isinstance(head, Class) or str(head).startswith("charm4py."):
             return node
@@ -91,7 +91,7 @@ class Said(ast.NodeTransformer):
     # Names
 
     def full(self, node: ast.expr) -> Thing:
-        """What a name stands for."""
+        """Resolves a name."""
         found = self.chares.modules.look_up_expression(self.home.module, node, scope=self.home)
         if found is None and isinstance(node, ast.Name) and node.id not in self.home.module.bound:
             return node.id
@@ -145,7 +145,7 @@ class Said(ast.NodeTransformer):
 
 
 def unquoted(node: ast.expr) -> ast.expr:
-    """An annotation that is a text, as the expression that is meant."""
+    """Parses an annotation that is a string."""
     if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
         return node
     try:

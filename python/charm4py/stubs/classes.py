@@ -1,4 +1,4 @@
-"""Classes of chares as they are written: their bases, in Python's order, and their entry methods."""
+"""Classes of chares in source code: their bases, in Python's order, and their entry methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Iterable, Iterator, Optional
 from ..chare import OWN
 from .modules import PACKAGE, Class, Function, Imported, Module, Modules, statements
 
-#: What a proxy has itself: a class's methods of these names are not called through it.
+#: Names that a proxy has itself: methods with these names cannot be called through it.
 PROXYS = frozenset({"issec", "ckInsert", "ckDoneInserting", "ckDestroy", "ckLocalBranch"})
 #: Bases without methods that a proxy would have.
 EMPTY = frozenset(
@@ -17,7 +17,7 @@ EMPTY = frozenset(
     for module, names in {"typing": ("Generic", "Protocol"), "typing_extensions": ("Generic", "Protocol"), "abc": ("ABC",)}.items()
     for name in names
 ) | {"object"}
-#: Decorators that make something else than a function of a method: no entry method.
+#: Decorators whose result is no function, and so no entry method.
 NO_METHODS = frozenset(
     {"property", "classmethod", "abc.abstractproperty", "abc.abstractclassmethod"}
     | {f"functools.{name}" for name in ("cached_property", "lru_cache", "cache", "singledispatchmethod", "partialmethod")}
@@ -26,7 +26,7 @@ NO_METHODS = frozenset(
 
 @dataclass(frozen=True)
 class Method:
-    """An entry method of the proxies of ``owner``, written in ``home``. ``variants``: the function, or all that ``@overload`` says of it."""
+    """An entry method of the proxies of ``owner``, defined in ``home``. ``variants`` has the function, or its overloads."""
 
     name: str
     owner: Class
@@ -37,10 +37,10 @@ class Method:
 
 @dataclass(eq=False)
 class Chares:
-    """What is known of the classes of a program."""
+    """The classes of chares of a program."""
 
     modules: Modules
-    #: The classes from which each is derived, itself first; those of the runtime left out.
+    #: The base classes of each class, itself first, without those of the runtime.
     order: dict[Class, list[Class]] = field(default_factory=dict)
     chares: set[Class] = field(default_factory=set)
     #: Classes with a base that cannot be read.
@@ -48,7 +48,7 @@ class Chares:
     pending: set[Class] = field(default_factory=set)
 
     def add(self, cls: Class) -> bool:
-        """Takes a class into account; says whether it is one of chares."""
+        """Adds a class; returns whether it is a class of chares."""
         if cls in self.order or cls in self.pending:
             return cls in self.chares
         self.pending.add(cls)
@@ -71,7 +71,7 @@ class Chares:
         return is_chare
 
     def base(self, cls: Class, node: ast.expr) -> Class | str | None:
-        """A base of a class, in whatever module; its name, if that is all that is known."""
+        """A base of a class, of any module; only its name if it cannot be read."""
         node = node.value if isinstance(node, ast.Subscript) else node
         found = self.modules.look_up_expression(cls.module, node, foreign=True, scope=cls.outer)
         if found is None and isinstance(node, ast.Name) and node.id not in cls.module.bound:
@@ -79,7 +79,7 @@ class Chares:
         return found if isinstance(found, (Class, str)) else None
 
     def add_used(self, module: Module) -> None:
-        """Takes the classes of this package into account that a module names: a program may make a group of them."""
+        """Adds the classes of this package that a module uses: a program may create a group of them."""
         for node in ast.walk(module.tree):
             if isinstance(node, (ast.Name, ast.Attribute)):
                 name = node.id if isinstance(node, ast.Name) else node.attr
@@ -89,7 +89,7 @@ class Chares:
                         self.add(found)
 
     def wanted(self) -> list[Class]:
-        """The classes of chares, and those from which they have methods; derived ones before their bases."""
+        """The classes of chares, and the classes from which they inherit methods. Derived classes come before their bases."""
         found = {base for cls in self.chares for base in self.order[cls]}
         return sorted(found, key=lambda cls: (-len(self.order[cls]), cls.fullname))
 
@@ -125,7 +125,7 @@ class Chares:
             yield Method(name, cls, cls, tuple(overloads or functions[-1:]), "staticmethod" in decorators[-1])
 
     def decorators(self, cls: Class, function: Function) -> Iterator[str]:
-        """The full names of a method's decorators; that of ``@name.setter`` is property's."""
+        """The full names of a method's decorators. ``@name.setter`` counts as ``property``."""
         for node in function.decorator_list:
             node = node.func if isinstance(node, ast.Call) else node
             if isinstance(node, ast.Attribute) and node.attr in ("setter", "getter", "deleter"):
@@ -137,7 +137,7 @@ class Chares:
                 yield node.id
 
     def parameters(self, cls: Class) -> list[ast.expr]:
-        """The type variables of a generic class, as it is subscripted with them."""
+        """The type variables of a generic class, in the order of its subscript."""
         own = [ast.Name(parameter.name) for parameter in getattr(cls.node, "type_params", [])]
         if own:
             return list(own)
@@ -158,7 +158,7 @@ def is_runtimes(cls: Class) -> bool:
 
 
 def linear(chains: list[list[Class]]) -> list[Class]:
-    """Python's order of the bases of a class, by the orders of each; some order if there is none."""
+    """Python's method resolution order of a class, from those of its bases; some order if there is none."""
     found: list[Class] = []
     while any(chains):
         heads = [chain[0] for chain in chains if chain]
@@ -170,7 +170,7 @@ def linear(chains: list[list[Class]]) -> list[Class]:
 
 
 def inherited_otherwise(order: list[Class], own: dict[Class, dict[str, Method]], found: dict[str, list[Method]]) -> Iterable[Method]:
-    """Methods that a class with several bases has not from whom the stub names first."""
+    """The methods that a class with several bases inherits from another base than the first one in the stub."""
     cls = order[0]
     names = {name for base in order[1:] for name in own[base]} - own[cls].keys()
     for name in sorted(names):

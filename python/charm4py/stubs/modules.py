@@ -1,4 +1,4 @@
-"""Modules as they are written: found and read without being imported, and what the names in them stand for."""
+"""Modules in source code: finds and reads them without an import, and resolves names."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Iterable, Iterator, Optional, Sequence, Union
 
 PACKAGE = Path(__file__).resolve().parents[1]
 STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
-#: Of these the names alone matter.
+#: Packages whose modules are not read.
 NAMES_ONLY = frozenset({"typing_extensions"})
-#: Makers of type variables.
+#: Functions that create type variables.
 VARIABLES = frozenset({"TypeVar", "ParamSpec", "TypeVarTuple"})
 
 Function = Union[ast.FunctionDef, ast.AsyncFunctionDef]
 
 
 class Refused(Exception):
-    """Why there is no stub, and the command's exit code."""
+    """The error for which the command writes no stub, with its exit code."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import binds: a module, or a name of one. ``level`` counts the dots of a relative import."""
+    """The target of an import: a module, or a name of one. ``level`` counts the dots of a relative import."""
 
     level: int
     module: str
@@ -40,12 +40,12 @@ class Imported:
 
 @dataclass(eq=False)
 class Class:
-    """A class's statement."""
+    """A class statement."""
 
     module: Module
     node: ast.ClassDef
     qualname: str
-    #: The class in whose body it stands.
+    #: The class that contains it.
     outer: Optional[Class] = None
     bound: dict[str, Bound] = field(default_factory=dict)
 
@@ -56,37 +56,37 @@ class Class:
 
 @dataclass(eq=False)
 class Module:
-    """A module's text, and what its names are bound to."""
+    """A module's source, and the bindings of its names."""
 
     name: str
     path: Path
-    #: Whether it is a part of the program, and not of a library.
+    #: Whether it belongs to the program, not to a library.
     local: bool
     tree: ast.Module
     bound: dict[str, Bound] = field(default_factory=dict)
-    #: Modules all of whose names are imported.
+    #: Modules of which it imports all names.
     stars: list[Imported] = field(default_factory=list)
     classes: list[Class] = field(default_factory=list)
-    #: Where classes are defined inside of functions.
+    #: The classes that are defined inside functions.
     hidden: list[tuple[int, str]] = field(default_factory=list)
 
 
-#: What a name is bound to: an import, a class, a value (its expression), a function, or something else.
+#: The binding of a name: an import, a class, a value (its expression), a function, or something else.
 Bound = Union[Imported, Class, ast.expr, Function, None]
-#: What a name stands for: a class, a module, the expression of a value with its module, or the full name of what is not read.
+#: A resolved name: a class, a module, the expression of a value with its module, or a full name if its module is not read.
 Thing = Union[Class, Module, "Value", str, None]
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value's expression, where it stands."""
+    """The expression of a value, with its module."""
 
     module: Module
     node: ast.expr
 
 
 def statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of one scope, those below ``if``, ``try``, ``with`` and loops too."""
+    """The statements of one scope, including those inside ``if``, ``try``, ``with`` and loops."""
     for statement in body:
         yield statement
         for part in ("body", "orelse", "finalbody", "handlers"):
@@ -108,7 +108,7 @@ def imports(statement: ast.stmt) -> Iterator[tuple[str, Imported]]:
 
 
 def bind(module: Module, body: Sequence[ast.stmt], bound: dict[str, Bound], outer: Optional[Class] = None) -> None:
-    """Notes what the statements of a scope bind."""
+    """Records the bindings of a scope."""
     for statement in statements(body):
         for name, imported in imports(statement):
             if name == "*":
@@ -136,7 +136,7 @@ def bind(module: Module, body: Sequence[ast.stmt], bound: dict[str, Bound], oute
 
 
 def parsed(path: Path, shown: str) -> ast.Module:
-    """A file as Python."""
+    """Parses a file."""
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -168,7 +168,7 @@ class Modules:
         self.read: dict[Path, Module] = {}
 
     def given(self, argument: str) -> Module:
-        """The module that the command names, by its file or its name."""
+        """The module of an argument, which is a file or a module's name."""
         path = Path(argument)
         if path.suffix == ".py" or path.is_file() or os.sep in argument:
             if not path.exists():
@@ -213,7 +213,7 @@ class Modules:
         return self.read[path]
 
     def name(self, path: Path, shown: str) -> str:
-        """By which name the stub imports a file: the checker looks for it from the root."""
+        """The name by which the stub imports a file: the checker searches from the root."""
         top = top_of(path)
         for place in (top,) if PACKAGE in path.parents else (self.root / "src", self.root, top):
             if place in path.parents and not (place.name == "src" and (place / "__init__.py").exists()):
@@ -221,12 +221,12 @@ class Modules:
                 parts = relative.parts[:-1] if relative.name == "__init__" else relative.parts
                 if parts and all(part.isidentifier() for part in parts):
                     return ".".join(parts)
-        raise Refused(65, f"{shown}: a module cannot have this name, so that nobody can import it: rename the file")
+        raise Refused(65, f"{shown}: this is no valid module name, so it cannot be imported: rename the file")
 
-    # What names stand for
+    # Resolution of names
 
     def imported(self, module: Module, what: Imported, foreign: bool) -> Optional[Module]:
-        """The module of an import, if it can be read. Those of libraries are only if they are wanted (``foreign``)."""
+        """The module of an import, if it can be read. Modules of libraries are read only with ``foreign``."""
         if what.level:
             places = [*module.path.parents][what.level - 1]
             path = file_of(places, what.module)
@@ -247,7 +247,7 @@ class Modules:
             return None
 
     def look_up(self, module: Module, name: str, foreign: bool = False, seen: frozenset[tuple[Path, str]] = frozenset()) -> Thing:
-        """What a name of a module stands for; ``None`` if the module does not have it, or binds it to what is no matter."""
+        """Resolves a name of a module; ``None`` if the module does not have it, or its binding does not matter."""
         if (module.path, name) in seen:
             return None
         seen |= {(module.path, name)}
@@ -283,7 +283,7 @@ class Modules:
     def look_up_expression(
         self, module: Module, node: ast.expr, foreign: bool = False, seen: frozenset[tuple[Path, str]] = frozenset(), scope: Optional[Class] = None
     ) -> Thing:
-        """What ``a.b.c`` stands for."""
+        """Resolves ``a.b.c``."""
         if isinstance(node, ast.Name):
             own = scope.bound.get(node.id) if scope is not None else None
             return own if isinstance(own, Class) else self.look_up(module, node.id, foreign, seen)
@@ -311,7 +311,7 @@ class Modules:
         return isinstance(maker, str) and maker.rpartition(".")[2] in VARIABLES
 
     def follow(self, module: Module) -> None:
-        """Reads the modules of the program that a module imports, and those which they import."""
+        """Reads the program's modules that a module imports, directly or indirectly."""
         for statement in ast.walk(module.tree):
             if not isinstance(statement, (ast.Import, ast.ImportFrom)):
                 continue
@@ -332,7 +332,7 @@ def package_of(module: Module) -> list[str]:
 
 
 def top_of(path: Path) -> Path:
-    """The directory from which a file is imported: outside of all packages that it is in."""
+    """The directory from which a file is imported: the parent of its outermost package."""
     place = path.parent
     while (place / "__init__.py").is_file() and place != place.parent:
         place = place.parent
@@ -340,5 +340,5 @@ def top_of(path: Path) -> Path:
 
 
 def shown(path: Path, root: Path) -> str:
-    """A path as messages name it."""
+    """A path for messages."""
     return str(path.relative_to(root)) if root in path.parents else str(path)

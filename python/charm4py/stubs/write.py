@@ -1,4 +1,4 @@
-"""The text of the stub: the package's own one of proxies, with a program's methods in it."""
+"""Writes the stub: the package's own stub of proxies, with the methods of a program."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .modules import PACKAGE, Class, Function, Module
 
 #: The package of the stub.
 NAME = "charm4py_proxies"
-#: What the package's stub says of all methods.
+#: The line of the package's stub for all methods.
 ANY_METHOD = "    def __getattr__(self, name: str) -> Method[Any, Any]: ...\n"
-#: A method of a proxy that is no call, for annotations: any function is one.
+#: The class of methods, which the stub makes a protocol, so that any function is one.
 METHOD = "class Method(Generic[F, P]):\n"
 PROTOCOL = "@runtime_checkable\nclass Method(Protocol[F, P]):\n"
-#: Its keywords are those of the function.
+#: The keywords of its call, which the stub takes from the function.
 OWN_KEYWORDS = " ret: bool = False, awaitable: bool = False,"
 PROXY = "class Proxy(Generic[C]):\n"
 
@@ -56,12 +56,12 @@ def stub(chares: Chares, command: str) -> str:
 
 
 class Writer:
-    """Writes the methods, and notes which modules they need."""
+    """Writes the methods, and records the modules that they need."""
 
     def __init__(self, chares: Chares) -> None:
         self.chares = chares
         self.methods = chares.methods()
-        #: The stub's names of modules: such that no method has them.
+        #: The stub's names of modules, distinct from all methods.
         self.aliases: dict[str, str] = {}
         self.list = "_builtins.list" if "list" in self.methods else "list"
 
@@ -77,7 +77,7 @@ class Writer:
         return Said(self.chares, owner, home, self.alias, self.methods.keys())
 
     def lines(self) -> Iterator[str]:
-        """The methods, in the order of their names; of one name, those of derived classes before those of their bases."""
+        """The methods by name. Among methods of one name, those of derived classes come before those of their bases."""
         for cls in self.chares.wanted():
             self.alias(cls.module)
         for _, methods in sorted(self.methods.items()):
@@ -94,12 +94,12 @@ class Writer:
             yield "    ..."
 
     def anything(self, cls: Class) -> Iterator[str]:
-        """Of a class with a base that cannot be read."""
+        """The fallback for a class with a base that cannot be read."""
         yield "    @_overload"
         yield f"    def __getattr__(self: Proxy[{self.said(cls, cls).cls()}], name: str) -> Any: ..."
 
     def overloads(self, method: Method, function: Function) -> Iterator[str]:
-        """A method, as its proxies have it."""
+        """A method in the form that proxies have."""
         said = self.said(method.owner, method.home)
         said.variables |= {parameter.name for parameter in getattr(function, "type_params", [])}
         cls, value = said.cls(), said.annotation(function.returns)
@@ -116,7 +116,7 @@ class Writer:
             yield f"    def {method.name}{brackets}({', '.join(parameters)}) -> {result}: ..."
 
     def parameters(self, said: Said, method: Method, function: Function, proxy: str, ret: str, awaitable: str) -> Iterator[str]:
-        """The parameters of a call: the proxy, the method's own ones but the chare, and what every call has."""
+        """The parameters of a call: the proxy, the method's own parameters without the chare, and the keywords of every call."""
         given = function.args
         positional = [*given.posonlyargs, *given.args]
         defaults = [None] * (len(positional) - len(given.defaults)) + list(given.defaults)
@@ -142,13 +142,13 @@ class Writer:
 
 
 def scoped(said: Said, owner: Class, function: Function) -> str:
-    """The brackets of a method whose types have variables in brackets of their own: the class's, and the function's."""
+    """The type parameters of a method: those of the class and of the function."""
     found = [*getattr(owner.node, "type_params", []), *getattr(function, "type_params", [])]
     return f"[{', '.join(ast.unparse(said.visit(node)) for node in found)}]" if found else ""
 
 
 def written(said: Said, arg: ast.arg, default: Optional[ast.expr]) -> str:
-    """A parameter. A keyword that the call takes itself cannot be its name."""
+    """A parameter. It cannot have the name of a keyword of every call."""
     name = f"_{arg.arg}" if arg.arg in ("ret", "awaitable", "self") else arg.arg
     text = name if arg.annotation is None else f"{name}: {said.parameter(arg.annotation)}"
     if default is None:

@@ -1,9 +1,8 @@
-//! What a fuzzer calls: values as they might come from a process that goes mad. Nothing here may panic, whatever the bytes; and no more is
-//! made of them than they are long.
+//! The entry point of the fuzzer: values with arbitrary bytes. Reading them must not panic, and must not build more than there are bytes.
 
 use crate::{Arguments, Build, Damaged, Leaf, arguments, value};
 
-/// Counts what is made.
+/// Counts what is built.
 struct Count {
     values: usize,
     bytes: usize,
@@ -50,10 +49,10 @@ impl Build for Count {
     }
 }
 
-/// A value, or the arguments of a call, behind the number of buffers beside it.
+/// Reads a value, or the arguments of a call, after a count of buffers.
 ///
 /// # Panics
-/// If more is made than there are bytes.
+/// If more is built than there are bytes.
 pub fn values(input: &[u8]) {
     let Some((beside, bytes)) = input.split_first() else { return };
     let buffers = || vec![0; usize::from(beside % 8)];
@@ -90,7 +89,7 @@ mod tests {
         replay("values", values);
     }
 
-    /// Writes down what it is told to make.
+    /// Records what it must build.
     struct Text;
 
     impl Build for Text {

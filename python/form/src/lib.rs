@@ -1,21 +1,21 @@
-//! What Python's values look like as bytes, and how bytes of whatever origin are taken apart. Knows no Python: who reads a value says how
-//! to [`Build`] it, so that reading can be tried without an interpreter.
+//! The format of Python values as bytes, and its parser for untrusted bytes. It knows no Python: the reader of a value implements [`Build`], so that
+//! the parser can be tested without an interpreter.
 //!
-//! # Form
-//! A tag byte, then what the tag says: numbers as little-endian base 128 (signed ones zigzag), `f64` as 8 bytes, lengths before
-//! their bytes, counts before their items. A buffer is the next of the list beside the bytes. All lengths are checked
-//! against what is there before anything is allocated.
+//! # Format
+//! A tag byte, then its content: numbers as little-endian base 128 (signed ones zigzag), `f64` as 8 bytes, lengths before
+//! their bytes, counts before their items. A buffer is the next one in the list beside the bytes. All lengths are checked
+//! against the available bytes before any allocation.
 #![forbid(unsafe_code)]
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 
-/// Deeper nesting is left to pickle.
+/// Values with deeper nesting are pickled.
 pub const DEPTH_MAX: u32 = 64;
 /// NumPy's own limit is 64.
 const DIMS_MAX: usize = 64;
 
-/// What follows.
+/// The kinds of values.
 #[expect(missing_docs, reason = "named after Python's types")]
 pub mod tag {
     pub const NONE: u8 = 0;
@@ -37,15 +37,15 @@ pub mod tag {
     pub const BYTES_ASIDE: u8 = 16;
     pub const BYTEARRAY_ASIDE: u8 = 17;
     pub const ARRAY_ASIDE: u8 = 18;
-    /// Of the module `array`.
+    /// An `array.array`.
     pub const ROW_ASIDE: u8 = 19;
 }
 
-/// Bytes that are no value.
+/// The error for bytes that are no value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Damaged;
 
-/// All that makes an array of a run of bytes.
+/// The type and the shape of an array.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Form {
     /// NumPy's number of the type.
@@ -59,7 +59,7 @@ pub struct Form {
 }
 
 impl Form {
-    /// Appends it.
+    /// Appends it to bytes.
     pub fn write(&self, bytes: &mut Vec<u8>) {
         let Self { number, item, fortran, shape } = self;
         bytes.extend([*number, *item, u8::from(*fortran)]);
@@ -77,14 +77,14 @@ impl Form {
     /// How many bytes the array has.
     ///
     /// # Errors
-    /// If no memory has so many.
+    /// If the number exceeds the address space.
     pub fn bytes(&self) -> Result<usize, Damaged> {
         let len = self.shape.iter().try_fold(u64::from(self.item), |len, &side| len.checked_mul(side));
         len.and_then(|len| usize::try_from(len).ok()).filter(|&len| isize::try_from(len).is_ok()).ok_or(Damaged)
     }
 }
 
-/// A value that has no others in it, as its bytes say it. `B`: a buffer from beside them.
+/// A value without other values in it. `B` is a buffer beside the bytes.
 #[derive(Clone, PartialEq, Debug)]
 #[expect(missing_docs, reason = "named after Python's types")]
 pub enum Leaf<'a, B> {
@@ -97,11 +97,11 @@ pub enum Leaf<'a, B> {
     BytesAside(B),
     ByteArray(&'a [u8]),
     ByteArrayAside(B),
-    /// The bytes are as many as the form says.
+    /// The length of the bytes fits the form.
     Array(Form, &'a [u8]),
     /// The buffer may be of any length.
     ArrayAside(Form, B),
-    /// Of this type code.
+    /// With this type code.
     RowAside(u8, B),
     Pickle(&'a [u8], Vec<B>),
     /// Its name.
@@ -114,41 +114,41 @@ pub enum Leaf<'a, B> {
     },
 }
 
-/// What values are made of, by who reads them.
+/// Builds values of what is parsed.
 pub trait Build {
     /// A value.
     type Value;
-    /// A buffer that lies beside the bytes.
+    /// A buffer beside the bytes.
     type Buffer;
-    /// Why there is none.
+    /// Why a value cannot be built.
     type Error: From<Damaged>;
 
-    /// A value that has no others in it.
+    /// A value without other values in it.
     ///
     /// # Errors
-    /// If there is none such.
+    /// If it cannot be built.
     fn leaf(&mut self, leaf: Leaf<'_, Self::Buffer>) -> Result<Self::Value, Self::Error>;
     /// A tuple.
     ///
     /// # Errors
-    /// If there is none such.
+    /// If it cannot be built.
     fn tuple(&mut self, items: Vec<Self::Value>) -> Result<Self::Value, Self::Error>;
     /// A list.
     ///
     /// # Errors
-    /// If there is none such.
+    /// If it cannot be built.
     fn list(&mut self, items: Vec<Self::Value>) -> Result<Self::Value, Self::Error>;
     /// A dict.
     ///
     /// # Errors
-    /// If there is none such.
+    /// If it cannot be built.
     fn dict(&mut self, items: Vec<(Self::Value, Self::Value)>) -> Result<Self::Value, Self::Error>;
 }
 
-/// Reads one value, which is all that there is.
+/// Reads a message that holds one value.
 ///
 /// # Errors
-/// If the bytes are none, or `build` cannot make it.
+/// If the bytes are no value, or `build` cannot build it.
 pub fn value<B: Build>(build: &mut B, bytes: &[u8], buffers: Vec<B::Buffer>) -> Result<B::Value, B::Error> {
     let mut from = Source { reader: Reader(bytes), buffers: buffers.into_iter() };
     let value = from.value(build, 0)?;
@@ -158,16 +158,16 @@ pub fn value<B: Build>(build: &mut B, bytes: &[u8], buffers: Vec<B::Buffer>) -> 
 /// The arguments of a call.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Arguments<V> {
-    /// Each by itself.
+    /// Each argument by itself.
     Items(Vec<V>),
-    /// As one value, which should be a tuple.
+    /// All in one value, which should be a tuple.
     Whole(V),
 }
 
-/// Reads the arguments of a call, which are all that there is. They go behind what is in `items`.
+/// Reads a message that holds the arguments of a call. They are appended to `items`.
 ///
 /// # Errors
-/// If the bytes are none, or `build` cannot make them.
+/// If the bytes are no arguments, or `build` cannot build them.
 pub fn arguments<B: Build>(
     build: &mut B,
     bytes: &[u8],
@@ -182,7 +182,7 @@ pub fn arguments<B: Build>(
             }
             Arguments::Items(items)
         }
-        // They were pickled as a whole.
+        // The arguments were pickled as a whole.
         tag::PICKLE => {
             let pickle = from.pickle()?;
             Arguments::Whole(build.leaf(pickle)?)
@@ -275,11 +275,11 @@ impl<'a, B> Source<'a, B> {
     }
 }
 
-/// Takes bytes off the front.
+/// Reads bytes from the front.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// A count of items, each of which takes a byte at least.
+    /// A count of items. Each item has at least one byte.
     fn count(&mut self) -> Result<usize, Damaged> {
         usize::try_from(self.number()?).ok().filter(|&count| count <= self.0.len()).ok_or(Damaged)
     }
@@ -314,7 +314,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends a number, seven bits a byte, the lowest first.
+/// Appends a number, seven bits in a byte, the lowest first.
 pub fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number.to_le_bytes()[0] | 0x80);
@@ -323,7 +323,7 @@ pub fn write_number(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number.to_le_bytes()[0]);
 }
 
-/// A number whose sign is its lowest bit.
+/// A number with its sign in the lowest bit.
 #[must_use]
 pub fn zigzag(number: i64) -> u64 {
     ((number << 1) ^ (number >> 63)).cast_unsigned()
