@@ -105,7 +105,7 @@ def listening() -> set[str]:
     """Inodes of all listening sockets."""
     found = set()
     for table, state, inode in (("tcp", "0A", 9), ("tcp6", "0A", 9), ("unix", "00010000", 6)):
-        rows = [line.split() for line in Path("/proc/net", table).read_text().splitlines()[1:]]
+        rows = [line.split() for line in Path("/proc/net", table).read_text(errors="replace").splitlines()[1:]]
         found |= {row[inode] for row in rows if len(row) > inode and row[3] == state}
     return found
 
