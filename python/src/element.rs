@@ -120,8 +120,7 @@ impl Answer {
 }
 
 /// The error for a chare whose class exists only on the PE that created it.
-const NO_CLASS: &str =
-    "the chare's class is not defined on this PE: define it at module level, where every PE does so";
+const NO_CLASS: &str = "the chare's class is not defined on this PE: define it at module level, where every PE does so";
 
 /// A Python object that is a chare.
 pub(crate) struct Element {
