@@ -25,7 +25,7 @@ use crate::runtime::deadlock::Deadlock;
 use crate::runtime::{self, Failure, Host, Rt};
 use crate::testing::{self, End, SimOptions};
 use crate::watch::Watch;
-use crate::{Job, pe};
+use crate::{Job, pe, readonly};
 
 /// The stack size of a PE's thread: that of a process's first thread on most systems.
 const STACK: usize = 8 << 20;
@@ -145,6 +145,10 @@ pub(crate) type AroundSleep = dyn Fn(&mut dyn FnMut());
 impl Host for Process {
     fn fail(&self, pe: Pe, failure: Failure) {
         self.control.abort(failure.code, Some(pe), &failure.what);
+    }
+
+    fn has_the_process(&self) -> bool {
+        true
     }
 
     fn deadlock(&self, found: &Deadlock) {
@@ -312,12 +316,14 @@ struct Below {
 }
 
 impl Setup {
-    /// Must be called before the first thread is pinned: threads inherit the mask of the thread that creates them.
+    /// Must be called before the first thread is pinned: threads inherit the mask of the thread that creates them. Runs the functions of the program that run
+    /// once in a process, before its PEs.
     fn find(options: &Options, control: &Control, below: Below) -> Self {
         let machine = Machine::detect().unwrap_or_else(|error| control.abort(71, None, &error.to_string()));
         let placement = pinning(options).unwrap_or_else(|error| control.abort(64, None, &error));
         let clock = Clock::real();
         let watch = Watch::start(options, control, clock.clone());
+        readonly::init_process().unwrap_or_else(|failure| control.abort(failure.code, None, &failure.what));
         Self { clock, machine, placement, control: control.clone(), watch, below }
     }
 }

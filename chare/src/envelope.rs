@@ -59,6 +59,8 @@ pub(crate) mod tag {
     pub(crate) const UNUSED: Tag = Tag(23);
     /// A collection is destroyed. Body: whether it comes down a tree.
     pub(crate) const DESTROY: Tag = Tag(24);
+    /// The values that `main` has set, on their way down a tree; to PE 0: a request for them by another PE.
+    pub(crate) const START: Tag = Tag(25);
     /// The job ends. A system message.
     pub(crate) const EXIT: Tag = Tag(0xE8);
     /// Whether the job is in a deadlock: a question down a tree, answers up. A system message.
@@ -70,7 +72,7 @@ pub(crate) mod tag {
     const fn system(tag: Tag) -> bool {
         tags::is_in(tag.0, &tags::OBJECTS_SYSTEM)
     }
-    const _: () = assert!(queued(CALL) && queued(DESTROY) && system(EXIT) && system(DEADLOCK));
+    const _: () = assert!(queued(CALL) && queued(START) && system(EXIT) && system(DEADLOCK));
 }
 
 /// The destination of a call's answer: a future's slot on a PE.

@@ -28,6 +28,10 @@ impl Job {
         Self { rt }
     }
 
+    pub(crate) fn rt(&self) -> Rt {
+        self.rt
+    }
+
     /// The job that this code runs in.
     ///
     /// # Panics

@@ -14,6 +14,7 @@ use charm4rs_scheduler::{Config, Scheduler};
 use charm4rs_transport::TransportError;
 use charm4rs_transport::port::Port;
 
+use crate::readonly;
 pub(crate) use crate::runtime::Dispatcher;
 use crate::runtime::{self, Failure, Host, Rt, Runtime};
 
@@ -22,7 +23,11 @@ pub(crate) type Begin<'a> = Box<dyn FnOnce(Rt) + 'a>;
 
 /// Creates a PE, on its thread.
 pub(crate) fn open(port: Port, config: Config, host: Rc<dyn Host>) -> Rt {
-    Runtime::new(Scheduler::new(port, config), host)
+    let rt = Runtime::new(Scheduler::new(port, config), host);
+    if let Err(failure) = readonly::init_pe(rt.sched.pe()) {
+        rt.fail(failure);
+    }
+    rt
 }
 
 /// A child process that user code has forked leaves the loop when that code returns to it: the PE belongs to the parent.

@@ -12,6 +12,7 @@ use charm4rs_transport::port::{Incoming, Offer};
 use sha2::{Digest, Sha256};
 
 use crate::envelope::Header;
+use crate::readonly::{InitRegistration, ReadonlyRegistration};
 use crate::runtime::{self, BodyOps, IndexLook, Runtime, Start};
 use crate::trait_proxy::{Implementation, ImplementationRegistration};
 use crate::{Chare, Entry};
@@ -108,6 +109,10 @@ pub(crate) struct Registry {
     pub(crate) methods: Vec<&'static MethodInfo>,
     /// Of traits by chares.
     pub(crate) implementations: Vec<&'static Implementation>,
+    /// Values that `main` sets.
+    pub(crate) readonlies: Vec<&'static ReadonlyRegistration>,
+    /// Functions that run before there are chares.
+    pub(crate) inits: Vec<&'static InitRegistration>,
     /// Over all names and signatures.
     pub(crate) digest: [u8; 32],
 }
@@ -146,7 +151,16 @@ pub(crate) fn registry() -> &'static Registry {
             }
             implementation.methods.iter().for_each(|method| add(&mut hash, &mut methods, method));
         }
-        Registry { chares, methods, implementations, digest: hash.finalize().into() }
+        let mut readonlies: Vec<_> = inventory::iter::<ReadonlyRegistration>.into_iter().collect();
+        readonlies.sort_by_key(|row| row.name);
+        for (id, row) in readonlies.iter().enumerate() {
+            row.value.number(number(id), row.name);
+            hash.update(row.name);
+            hash.update([3]);
+        }
+        let mut inits: Vec<_> = inventory::iter::<InitRegistration>.into_iter().collect();
+        inits.sort_by_key(|row| row.name);
+        Registry { chares, methods, implementations, readonlies, inits, digest: hash.finalize().into() }
     })
 }
 

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod before;
 mod checks;
 mod data;
 mod expand;
@@ -69,6 +70,35 @@ pub fn main(attribute: TokenStream, item: TokenStream) -> TokenStream {
         quote::quote!(#error fn main() {})
     })
     .into()
+}
+
+/// Makes a `static` of type `Readonly` one that every process has: `main` sets it before it makes chares, and reads are `PARAMS.steps` everywhere.
+///
+/// ```text
+/// #[charm4rs::readonly]
+/// static PARAMS: Readonly<Params> = Readonly::new();
+/// ```
+#[proc_macro_attribute]
+pub fn readonly(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    before::readonly(&attribute.into(), item.into()).into()
+}
+
+/// Has a function run once in each process, before its PEs begin, and so before any chare is made there: `fn prepare()`.
+///
+/// There is no job yet: it prepares what the process has, such as a library or a `static`. Several functions run in the order of their paths; a panic
+/// ends the job.
+#[proc_macro_attribute]
+pub fn init_process(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    before::init("init_process", &attribute.into(), item.into()).into()
+}
+
+/// Has a function run once on each PE, before any chare is made there, and before `main`: `fn prepare()` or `fn prepare(pe: Pe)`.
+///
+/// It runs on the PE's thread. There is no job yet: it prepares what the thread has, such as a thread-local value. Several functions run in the order of
+/// their paths, behind those of the process; a panic ends the job.
+#[proc_macro_attribute]
+pub fn init_pe(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    before::init("init_pe", &attribute.into(), item.into()).into()
 }
 
 /// Marks an entry method of a [`#[chare]`](macro@chare), which takes the mark away: found anywhere else, it says so.

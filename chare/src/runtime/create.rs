@@ -26,7 +26,7 @@ use super::insertion::{census, newcomers};
 use super::post::{self, owners};
 use super::reduction::counting;
 use super::shared::{self, Opened};
-use super::{Rt, location, section, tree};
+use super::{Rt, location, section, startup, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
@@ -139,6 +139,7 @@ fn members_of<T: Chare>(rt: Rt, id: CollectionId, shape: Shape<T>, map: T::Map, 
 
 /// Creates a collection; returns its identifier at once. `init` is a `T::Init`, or `()` for a collection whose elements are inserted.
 pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, init: impl Serialize) -> CollectionId {
+    startup::open(rt);
     let here = rt.sched.pe();
     let id = rt.new_id();
     let (kind, root) = match &shape {
@@ -269,6 +270,7 @@ fn make<T: Chare>(rt: Rt, members: &'static Members<T>, index: T::Index, init: T
 
 /// Creates a single chare on `pe`, or on the next PE in turn.
 pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<Pe>) -> Proxy<T> {
+    startup::open(rt);
     let home = pe.unwrap_or_else(|| {
         let pe = rt.next_home.get();
         rt.next_home.set((pe + 1) % rt.sched.pes());

@@ -58,6 +58,11 @@ pub trait Host {
     /// Reports a failure and ends the job.
     fn fail(&self, pe: Pe, failure: Failure);
 
+    /// Whether the process runs no other job, before or after this one.
+    fn has_the_process(&self) -> bool {
+        false
+    }
+
     /// The whole job is in a deadlock. Called on PE 0.
     fn deadlock(&self, found: &Deadlock) {
         let _ = found;

@@ -37,6 +37,7 @@ mod shared;
 mod solos;
 mod span;
 mod stack;
+pub(crate) mod startup;
 pub(crate) mod waiting;
 
 use std::any::Any;
@@ -116,6 +117,7 @@ pub struct Runtime {
     pub(crate) front: OnceCell<Box<dyn front::Front>>,
     pub(crate) put_windows: put_windows::PutWindows,
     queued: queued::Queued,
+    pub(crate) startup: startup::Startup,
     /// The number of payloads that were copied because they had more than one holder.
     copies: Cell<u64>,
 }
@@ -184,6 +186,7 @@ impl Runtime {
             front: OnceCell::new(),
             put_windows: put_windows::PutWindows::default(),
             queued: queued::Queued::default(),
+            startup: startup::Startup::new(registry()),
             copies: Cell::new(0),
         }))
     }
@@ -204,6 +207,7 @@ impl Runtime {
     pub(crate) fn clear(&'static self) {
         let early = std::mem::take(&mut *self.early.borrow_mut());
         early.into_values().flatten().for_each(|msg| self.discard(msg));
+        self.startup.take_held().into_iter().for_each(|msg| self.discard(msg));
         while let Some(msg) = self.sched.take_undelivered() {
             self.discard(msg);
         }
@@ -370,7 +374,7 @@ impl Handler for Dispatcher {
         match msg.tag {
             tag::CALL | tag::BROADCAST => Header::of(msg).map_or(Class::Default, |header| class_of(&header)),
             // A chare is created before it is called, however urgent the call is.
-            tag::REPLY | tag::FAILURE | tag::READ | tag::SOLO => Class::Expedited,
+            tag::REPLY | tag::FAILURE | tag::READ | tag::SOLO | tag::START => Class::Expedited,
             _ => Class::Default,
         }
     }
@@ -412,6 +416,7 @@ impl Handler for Dispatcher {
             },
             tag::REPLY | tag::FAILURE | tag::IN_TURN => post::settle(rt, &header, msg),
             tag::CREATE | tag::SOLO | tag::INSERT | tag::SECTION => {
+                let Some(msg) = startup::hold(rt, msg) else { return };
                 match rt.registry.chares.get(usize::from(header.method)) {
                     Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, &header, msg),
                     Some(chare) if msg.tag == tag::SECTION => section::step(rt, chare, &header, msg),
@@ -420,7 +425,8 @@ impl Handler for Dispatcher {
                 }
             }
             tag::WAVE => broadcast::answer(rt, &header, msg),
-            tag::DESTROY => gone::step(rt, &header, msg),
+            tag::DESTROY => startup::hold(rt, msg).into_iter().for_each(|msg| gone::step(rt, &header, msg)),
+            tag::START => startup::arrived(rt, &header, msg),
             tag::LOCATION
             | tag::COUNTED
             | tag::PARTIAL

@@ -23,8 +23,8 @@ const BEHIND: usize = HEADER + moved::size::<Beside>();
 
 /// The kinds of messages that are sent and opened here, and only here.
 pub(super) fn is_shared(tag: Tag) -> bool {
-    use tag::{BROADCAST, COUNTED, CREATE, EXCHANGE, PARTIAL, PIECE, RESULT, RESULT_PIECE, WAVE};
-    matches!(tag, BROADCAST | WAVE | CREATE | COUNTED | PARTIAL | RESULT | PIECE | RESULT_PIECE | EXCHANGE)
+    use tag::{BROADCAST, COUNTED, CREATE, EXCHANGE, PARTIAL, PIECE, RESULT, RESULT_PIECE, START, WAVE};
+    matches!(tag, START | BROADCAST | WAVE | CREATE | COUNTED | PARTIAL | RESULT | PIECE | RESULT_PIECE | EXCHANGE)
 }
 
 /// Sends serialized bytes and payloads, to which the caller may keep references.

@@ -12,7 +12,7 @@ use charm4rs_transport::{TransportKind, TransportOptions};
 
 use super::{First, Recorder};
 use crate::runtime::{self, Failure, Rt};
-use crate::{Job, pe};
+use crate::{Job, pe, readonly};
 
 /// A job that has not ended after so many rounds is considered endless.
 const ROUNDS_MAX: u64 = 1 << 32;
@@ -45,6 +45,7 @@ impl LockstepJob {
 
     fn open(builders: Vec<PortBuilder>) -> Result<Self, Failure> {
         runtime::install_panic_hook();
+        readonly::init_process()?;
         let mut job = Self { pes: Vec::new(), first: Rc::default() };
         for builder in builders {
             let port = builder.open().map_err(|error| Failure::from(&error))?;

@@ -55,7 +55,7 @@ pub(crate) use sim::run;
 pub use sim::{End, Outcome, SimOptions, Waits, simulate};
 
 use crate::runtime::{self, Host, Rt};
-use crate::{Job, MainResult, pe, wire};
+use crate::{Job, MainResult, pe, readonly, wire};
 
 /// A job of threads that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -107,6 +107,7 @@ pub fn copies() -> u64 {
 /// Runs each PE on a thread, the first one on this thread.
 fn run_team(builders: Vec<PortBuilder>, first: pe::Begin<'_>) -> Result<i32, Failure> {
     runtime::install_panic_hook();
+    readonly::init_process()?;
     let running = AtomicU32::new(u32::try_from(builders.len()).expect("PEs are counted in 32 bits"));
     let mut builders = builders.into_iter();
     let own = builders.next().expect("a job has a PE");

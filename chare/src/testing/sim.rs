@@ -16,7 +16,7 @@ use charm4rs_transport_testkit::sim::{self, Driver, Network, Stepped};
 use super::{First, Recorder, start};
 use crate::runtime::lacking::Lacking;
 use crate::runtime::{self, Failure, Rt};
-use crate::{Job, MainResult, pe};
+use crate::{Job, MainResult, pe, readonly};
 
 /// The options of a simulation.
 #[derive(Clone, Debug)]
@@ -174,13 +174,13 @@ where
 pub(crate) fn run(options: &SimOptions, first: pe::Begin<'_>) -> Outcome {
     runtime::install_panic_hook();
     let mut sim = Sim::new(options);
-    let end = match sim.open() {
+    let end = match readonly::init_process().and_then(|()| sim.open().map_err(|error| Failure::from(&error))) {
         Ok(()) => {
             let zero = sim.pes[0];
             zero.enter(|| pe::guarded(zero, || first(zero)));
             sim.run(options.steps_max)
         }
-        Err(error) => End::Failed(Pe(0), Failure::from(&error)),
+        Err(failure) => End::Failed(Pe(0), failure),
     };
     let messages = sim.pes.iter().map(|rt| rt.messages()).sum();
     sim.close(&end);

@@ -1,0 +1,235 @@
+//! What a program has once in each process: values that `main` sets before it makes chares ([`Readonly`]), and functions that run before there are
+//! any (`#[charm4rs::init_process]`, `#[charm4rs::init_pe]`). All are registered at link time, as chares are. How values come to the processes
+//! is in [`startup`](crate::runtime::startup).
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::OnceLock;
+
+use charm4rs_transport::Pe;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::runtime::{self, Rt, startup};
+use crate::wire::{self, WireError};
+use crate::{Job, registry};
+
+/// What can be the value of a [`Readonly`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the value of a `Readonly`",
+    label = "not a value that every process can have",
+    note = "it is sent to all processes, and read by all their threads: it is `Send + Sync + 'static`, and has serde's traits, which `#[data]` gives a type"
+)]
+pub trait ReadonlyValue: Send + Sync + Serialize + DeserializeOwned + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Send + Sync + Serialize + DeserializeOwned + 'static> ReadonlyValue for T {}
+
+/// A value that every process has before its first chare is made: a `static` with `#[charm4rs::readonly]`, which `main` sets.
+///
+/// It is read as a reference: `PARAMS.steps`, or `PARAMS.get()`.
+///
+/// ```
+/// use charm4rs::Readonly;
+/// # use charm4rs::prelude::*;
+///
+/// #[data]
+/// struct Params { steps: u32, name: String }
+///
+/// #[charm4rs::readonly]
+/// static PARAMS: Readonly<Params> = Readonly::new();
+///
+/// struct Worker { step: u32 }
+///
+/// #[chare(index = usize)]
+/// impl Worker {
+///     #[init]
+///     fn new() -> Self { Self { step: PARAMS.steps } }
+///     #[entry]
+///     fn step(&self) -> u32 { self.step }
+/// }
+/// # charm4rs::testing::threads(2, |job| async move {
+///
+/// PARAMS.set(&job, Params { steps: 7, name: "a run".to_string() });
+/// assert_eq!(job.array::<Worker>(4, ()).all().step().await, [7; 4]);
+/// # }).unwrap();
+/// ```
+///
+/// The PEs of a process share the value, and its other threads can read it. (In the jobs of [`testing`](crate::testing), of which a process may have
+/// several, each PE has its own, and other threads have none.)
+///
+/// # Panics
+/// Reading it panics before it is set.
+pub struct Readonly<T> {
+    /// Of the one job that this process has.
+    value: OnceLock<T>,
+    row: OnceLock<(u16, &'static str)>,
+}
+
+impl<T> Readonly<T> {
+    /// One that is not set yet.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "it is the value of a static")]
+    pub const fn new() -> Self {
+        Self { value: OnceLock::new(), row: OnceLock::new() }
+    }
+}
+
+impl<T: ReadonlyValue> Readonly<T> {
+    /// Sets it, for all processes: in `main`, before the first chare or collection is made.
+    ///
+    /// # Panics
+    /// If it has been set already; if chares have been made; anywhere but on PE 0; if the value cannot be serialized.
+    #[track_caller]
+    pub fn set(&self, job: &Job, value: T) {
+        let rt = job.rt();
+        let (id, name) = self.row();
+        assert!(job.pe() == Pe(0), "{name} is set on PE {}: `main`, which runs on PE 0, sets it", job.pe());
+        assert!(self.here().is_none(), "{name} has been set already: a `Readonly` is set once");
+        assert!(
+            !rt.startup.is_open(),
+            "{name} is set too late: chares have been made, and their constructors may have read it. Set it first in `main`"
+        );
+        let bytes =
+            wire::pack_inside(&value).unwrap_or_else(|why| panic!("{name} cannot be sent to other processes: {why}"));
+        rt.startup.set(id, bytes);
+        self.store(rt, id, value);
+    }
+
+    /// The value.
+    ///
+    /// # Panics
+    /// If it has not been set.
+    #[inline]
+    #[track_caller]
+    pub fn get(&self) -> &T {
+        self.value.get().unwrap_or_else(|| self.of_pe())
+    }
+
+    /// The value, if it has been set.
+    pub fn try_get(&self) -> Option<&T> {
+        self.here()
+    }
+
+    fn here(&self) -> Option<&T> {
+        self.value.get().or_else(|| runtime::try_current()?.startup.value(self.row.get()?.0)?.downcast_ref())
+    }
+
+    #[cold]
+    #[track_caller]
+    fn of_pe(&self) -> &T {
+        self.here().unwrap_or_else(|| {
+            let (_, name) = self.row();
+            panic!("{name} is read before it is set: `main` sets it before it makes the first chare")
+        })
+    }
+
+    #[track_caller]
+    fn row(&self) -> (u16, &'static str) {
+        registry::registry(); // numbers it
+        *self.row.get().unwrap_or_else(|| {
+            let ty = std::any::type_name::<T>();
+            panic!("a `Readonly<{ty}>` is not registered: write `#[charm4rs::readonly]` before its `static`")
+        })
+    }
+
+    fn store(&self, rt: Rt, id: u16, value: T) {
+        if rt.host.has_the_process() {
+            let _ = self.value.set(value); // another PE of the process may have been faster
+        } else {
+            rt.startup.keep(id, Box::leak(Box::new(value)));
+        }
+    }
+}
+
+impl<T: ReadonlyValue> Deref for Readonly<T> {
+    type Target = T;
+
+    #[inline]
+    #[track_caller]
+    fn deref(&self) -> &T {
+        self.get()
+    }
+}
+
+impl<T: fmt::Debug + ReadonlyValue> fmt::Debug for Readonly<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Readonly").field(&self.here()).finish()
+    }
+}
+
+/// A [`Readonly`], whatever its type is.
+#[doc(hidden)]
+pub trait AnyReadonly: Any + Sync {
+    /// Gives it its number and its name.
+    fn number(&self, id: u16, name: &'static str);
+    /// Takes the value that `main` has set.
+    #[doc(hidden)]
+    fn take(&self, rt: Rt, id: u16, bytes: &[u8]) -> Result<(), WireError>;
+}
+
+impl<T: ReadonlyValue> AnyReadonly for Readonly<T> {
+    fn number(&self, id: u16, name: &'static str) {
+        let _ = self.row.set((id, name));
+    }
+
+    fn take(&self, rt: Rt, id: u16, bytes: &[u8]) -> Result<(), WireError> {
+        if self.here().is_none() {
+            self.store(rt, id, wire::unpack(bytes, Vec::new())?);
+        }
+        Ok(())
+    }
+}
+
+/// What `#[charm4rs::readonly]` submits at link time.
+pub struct ReadonlyRegistration {
+    /// Its path.
+    pub name: &'static str,
+    /// The static.
+    pub value: &'static dyn AnyReadonly,
+}
+
+impl fmt::Debug for ReadonlyRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+inventory::collect!(ReadonlyRegistration);
+
+/// A function that runs before there are chares. What `#[charm4rs::init_process]` and `#[charm4rs::init_pe]` submit at link time.
+#[derive(Debug)]
+pub struct InitRegistration {
+    /// The function's path.
+    pub name: &'static str,
+    /// The function.
+    pub run: Init,
+}
+
+/// When a function runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// Once in each process, before the functions of its PEs.
+    Process(fn()),
+    /// Once on each PE.
+    Pe(fn(Pe)),
+}
+
+inventory::collect!(InitRegistration);
+
+/// Runs the functions of a process; gives the name of one that panics, and its panic.
+pub(crate) fn init_process() -> Result<(), startup::Panic> {
+    startup::each(|init| match init {
+        Init::Process(run) => Some(Box::new(run)),
+        Init::Pe(_) => None,
+    })
+}
+
+/// Runs the functions of a PE.
+pub(crate) fn init_pe(pe: Pe) -> Result<(), startup::Panic> {
+    startup::each(|init| match init {
+        Init::Process(_) => None,
+        Init::Pe(run) => Some(Box::new(move || run(pe))),
+    })
+}

@@ -1,0 +1,154 @@
+//! How the values that `main` sets (`Readonly`) come to all PEs before any constructor runs there.
+//!
+//! `main` sets them before PE 0 makes anything, so until then there is nothing on other PEs that could make or call chares. When PE 0 makes its
+//! first collection or chare it *opens* the job: it sends all values down a tree of all PEs, in one message, and from then on takes no more. Messages
+//! that make elements may come to a PE by other ways before that one: so a PE that is not open keeps them, in their order, and delivers them when it
+//! has the values. Calls need no such care, for they wait for their elements.
+//!
+//! A program without such values is open from the beginning. What another PE makes before PE 0 makes anything (tests can) opens the job, too: that
+//! PE asks PE 0.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+
+use charm4rs_scheduler::Handler;
+use charm4rs_transport::Pe;
+use charm4rs_transport::port::Incoming;
+
+use super::exit::{Failure, Panicked};
+use super::shared::{self, Opened};
+use super::{Dispatcher, Rt, guard, tree};
+use crate::envelope::{Header, tag};
+use crate::readonly::Init;
+use crate::registry::{Registry, registry};
+
+/// The first PE: that of `main`.
+const FIRST: Pe = Pe(0);
+
+/// See the module's text.
+pub(crate) struct Startup {
+    open: Cell<bool>,
+    asked: Cell<bool>,
+    /// On PE 0: what `main` has set, packed.
+    set: RefCell<Vec<(u16, Vec<u8>)>>,
+    /// The values of this PE, by their numbers, where a process has several jobs.
+    values: RefCell<Vec<Option<&'static dyn Any>>>,
+    held: RefCell<Vec<Incoming>>,
+}
+
+impl Startup {
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            open: Cell::new(registry.readonlies.is_empty()),
+            asked: Cell::new(false),
+            set: RefCell::default(),
+            values: RefCell::default(),
+            held: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    pub(crate) fn set(&self, id: u16, bytes: Vec<u8>) {
+        self.set.borrow_mut().push((id, bytes));
+    }
+
+    pub(crate) fn keep(&self, id: u16, value: &'static dyn Any) {
+        let (mut values, at) = (self.values.borrow_mut(), usize::from(id));
+        if values.len() <= at {
+            values.resize(at + 1, None);
+        }
+        values[at] = Some(value);
+    }
+
+    pub(crate) fn value(&self, id: u16) -> Option<&'static dyn Any> {
+        self.values.borrow().get(usize::from(id)).copied().flatten()
+    }
+
+    /// What has arrived and will not be delivered.
+    pub(super) fn take_held(&self) -> Vec<Incoming> {
+        self.held.take()
+    }
+}
+
+/// A collection or chare is about to be made here.
+#[inline]
+pub(super) fn open(rt: Rt) {
+    if !rt.startup.open.get() {
+        open_now(rt);
+    }
+}
+
+#[cold]
+fn open_now(rt: Rt) {
+    if rt.sched.pe() == FIRST {
+        let set = rt.startup.set.take();
+        let mut bytes = Vec::new();
+        crate::wire::pack(&set, &mut bytes).expect("numbers and bytes can be packed");
+        pass_on(rt, &bytes);
+        opened(rt);
+    } else if !rt.startup.asked.replace(true) {
+        shared::send(rt, FIRST, tag::START, &Header::of_job(rt.sched.pe()), &[], Vec::new());
+    }
+}
+
+fn pass_on(rt: Rt, bytes: &[u8]) {
+    for child in tree(rt, FIRST).children(rt.sched.pe()) {
+        shared::send(rt, child, tag::START, &Header::of_job(FIRST), bytes, Vec::new());
+    }
+}
+
+fn opened(rt: Rt) {
+    rt.startup.open.set(true);
+    rt.startup.take_held().into_iter().for_each(|msg| Dispatcher(rt).deliver(msg));
+}
+
+/// Keeps a message that makes elements, if this PE does not have the values yet. Gives it back if it has.
+#[inline]
+pub(super) fn hold(rt: Rt, msg: Incoming) -> Option<Incoming> {
+    if rt.startup.open.get() {
+        return Some(msg);
+    }
+    rt.startup.held.borrow_mut().push(msg);
+    None
+}
+
+/// The values have arrived; or, on PE 0, another PE asks for them.
+pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
+    if rt.sched.pe() == FIRST {
+        return open(rt);
+    }
+    let mut msg = Opened::new(header, msg);
+    if rt.startup.open.get() {
+        return rt.violation(msg.from, "the job's values for a second time", u64::from(header.source));
+    }
+    pass_on(rt, msg.bytes());
+    let Ok(values) = msg.read::<Vec<(u16, Vec<u8>)>>() else {
+        return rt.violation(msg.from, "the job's values, which cannot be read", u64::from(header.source));
+    };
+    for (id, bytes) in values {
+        let Some(row) = rt.registry.readonlies.get(usize::from(id)) else {
+            return rt.violation(msg.from, "a value of the job that does not exist", u64::from(id));
+        };
+        if let Err(error) = row.value.take(rt, id, &bytes) {
+            return rt.fail(Failure { code: 1, what: format!("{} cannot be read: {error}", row.name) });
+        }
+    }
+    opened(rt);
+}
+
+/// The panic of a function that runs before there are chares.
+pub(crate) type Panic = Failure;
+
+/// Runs some of those functions, in the order of their names.
+pub(crate) fn each(chosen: impl Fn(Init) -> Option<Box<dyn FnOnce()>>) -> Result<(), Panic> {
+    for row in &registry().inits {
+        if let Some(run) = chosen(row.run) {
+            let panicked = |panic: Box<Panicked>| Failure::panic(row.name, &panic);
+            guard(run).map_err(panicked)?;
+        }
+    }
+    Ok(())
+}
