@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use charm4rs_transport_core::event_queue::EventQueue;
+use charm4rs_transport_core::failure_detector::FailurePoll;
 use charm4rs_transport_core::fast_path::{Arrival, FastPath};
 use charm4rs_transport_core::memory::exposed::Windows;
 use charm4rs_transport_core::memory::{Slab, write_bytes};
@@ -18,10 +19,10 @@ use charm4rs_transport_core::{
 use rustix::event::epoll;
 use rustix::net::{Shutdown, shutdown};
 
+use crate::Job;
 use crate::link::{Link, Request};
 use crate::packet::{BODY_MAX, HEAD, Packet};
 use crate::post::LISTENER;
-use crate::socket::Address;
 
 /// Descriptors that epoll names at once.
 const READY_MAX: usize = 64;
@@ -55,9 +56,10 @@ pub(crate) const DIALED: usize = 1;
 pub struct UnixEndpoint {
     pub(crate) me: Pe,
     pub(crate) caps: Caps,
-    pub(crate) addresses: Arc<[Address]>,
+    pub(crate) job: Arc<Job>,
     pub(crate) listener: OwnedFd,
     pub(crate) epoll: OwnedFd,
+    pub(crate) failures: FailurePoll,
     pub(crate) table: PeerTable,
     pub(crate) peers: Vec<Peer>,
     pub(crate) links: Vec<Option<Link>>,
@@ -88,22 +90,24 @@ impl UnixEndpoint {
     pub(crate) fn new(
         me: Pe,
         caps: Caps,
-        addresses: Arc<[Address]>,
+        job: Arc<Job>,
         listener: OwnedFd,
+        failures: FailurePoll,
     ) -> Result<Self, TransportError> {
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| TransportError::system("epoll_create", e))?;
         epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)
             .map_err(|e| TransportError::system("epoll_ctl", e))?;
         // A window's number is found by chance less often if it starts at a random one.
-        let first_window = addresses[me.index()].random();
+        let first_window = job.addresses[me.index()].random();
         Ok(Self {
             me,
             scratch: RegBuf::heap(caps.inject_max),
             caps,
-            addresses,
+            job,
             listener,
             epoll,
+            failures,
             table: PeerTable::default(),
             peers: Vec::new(),
             links: Vec::new(),

@@ -44,6 +44,7 @@ impl FastPath for UnixEndpoint {
 
     /// What arrives makes the epoll descriptor readable, and so does all that has arrived: nothing has to be announced.
     fn may_sleep(&mut self) -> bool {
-        self.arrivals.is_empty() && self.events.is_empty() && self.broken.is_none() && !self.undialed
+        let nothing_queued = self.arrivals.is_empty() && self.events.is_empty() && self.broken.is_none();
+        nothing_queued && !self.undialed && !self.failures.has_events()
     }
 }

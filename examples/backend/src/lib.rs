@@ -13,7 +13,7 @@
 //! at its origin and touches nothing.
 //!
 //! *The end.* A PE that closes says goodbye on each of its connections first. The end of a connection without a goodbye is a death: the peer is
-//! lost. The kernel closes the sockets of a process that is killed, so this backend needs no heartbeats.
+//! lost. The kernel closes the sockets of a process that is killed. It says nothing of one that is stopped; the failure detector of charm4rs does.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use charm4rs_transport_core::external::{Opening, UnjoinedFabric};
+use charm4rs_transport_core::failure_detector::{FailureDetector, FailurePoll};
 use charm4rs_transport_core::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Layout, Pe, TransportError};
 
 pub use endpoint::UnixEndpoint;
@@ -45,7 +46,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn UnjoinedFabric>, TransportError
             format!("++transport extern:unix: sockets of this host do not reach {} hosts", opening.layout.hosts());
         return Err(TransportError::Config(problem));
     }
-    Ok(Box::new(Listening::open(opening.layout, opening.process)?))
+    Ok(Box::new(Listening::open(opening.layout, opening.process, Some(opening.detector.clone()))?))
 }
 
 /// A process whose PEs listen, and which does not know the other processes yet.
@@ -53,17 +54,22 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn UnjoinedFabric>, TransportError
 pub struct Listening {
     layout: Arc<Layout>,
     process: u32,
+    detector: Option<Arc<dyn FailureDetector>>,
     sockets: Vec<(OwnedFd, Address)>,
 }
 
 impl Listening {
-    /// Listens for each PE of a process.
+    /// Listens for each PE of a process. `detector` notices processes that have failed without an end of their connections.
     ///
     /// # Errors
     /// If the system is out of something.
-    pub fn open(layout: &Arc<Layout>, process: u32) -> Result<Self, TransportError> {
+    pub fn open(
+        layout: &Arc<Layout>,
+        process: u32,
+        detector: Option<Arc<dyn FailureDetector>>,
+    ) -> Result<Self, TransportError> {
         let sockets = layout.pes_of(process).map(|_| socket::listener()).collect::<Result<_, _>>()?;
-        Ok(Self { layout: layout.clone(), process, sockets })
+        Ok(Self { layout: layout.clone(), process, detector, sockets })
     }
 
     /// The addresses of this process, for the others.
@@ -95,8 +101,14 @@ impl Listening {
             bandwidth_mb_s: 2_000,
         };
         let listeners = self.sockets.into_iter().map(|(socket, _)| Some(socket)).collect();
-        let first = self.layout.pes_of(self.process).start;
-        Ok(UnixFabric { caps, first, addresses: addresses.into(), listeners: Mutex::new(listeners) })
+        let job = Job { layout: self.layout, addresses };
+        Ok(UnixFabric {
+            caps,
+            job: Arc::new(job),
+            process: self.process,
+            detector: self.detector,
+            listeners: Mutex::new(listeners),
+        })
     }
 }
 
@@ -110,14 +122,21 @@ impl UnjoinedFabric for Listening {
     }
 }
 
+/// What all endpoints know.
+#[derive(Debug)]
+struct Job {
+    layout: Arc<Layout>,
+    /// PE n's, at n.
+    addresses: Vec<Address>,
+}
+
 /// The process-wide half of the backend.
 #[derive(Debug)]
 pub struct UnixFabric {
     caps: Caps,
-    /// The first PE of this process.
-    first: u32,
-    /// PE n's, at n.
-    addresses: Arc<[Address]>,
+    job: Arc<Job>,
+    process: u32,
+    detector: Option<Arc<dyn FailureDetector>>,
     /// Those of this process's PEs, until their builders take them.
     listeners: Mutex<Vec<Option<OwnedFd>>>,
 }
@@ -130,8 +149,10 @@ impl UnixFabric {
     #[must_use]
     pub fn description(&self, pe: Pe) -> UnixBuilder {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let listener = listeners[pe.index() - self.first as usize].take().expect("a PE has one endpoint");
-        UnixBuilder { pe, caps: self.caps.clone(), addresses: self.addresses.clone(), listener }
+        let first = Pe(self.job.layout.pes_of(self.process).start);
+        let listener = listeners[pe.index() - first.index()].take().expect("a PE has one endpoint");
+        let (caps, job, detector) = (self.caps.clone(), self.job.clone(), self.detector.clone());
+        UnixBuilder { pe, caps, job, detector, listener }
     }
 }
 
@@ -150,23 +171,24 @@ impl Fabric for UnixFabric {
 pub struct UnixBuilder {
     pe: Pe,
     caps: Caps,
-    addresses: Arc<[Address]>,
+    job: Arc<Job>,
+    detector: Option<Arc<dyn FailureDetector>>,
     listener: OwnedFd,
 }
 
 impl UnixBuilder {
-    /// Opens the endpoint.
+    /// Opens the endpoint. Only the failure detector rings the doorbell: everything else comes through descriptors.
     ///
     /// # Errors
     /// If the system is out of something.
-    pub fn open(self) -> Result<UnixEndpoint, TransportError> {
-        UnixEndpoint::new(self.pe, self.caps, self.addresses, self.listener)
+    pub fn open(self, doorbell: &Doorbell) -> Result<UnixEndpoint, TransportError> {
+        let failures = FailurePoll::new(self.detector.map(|detector| detector.subscribe(self.pe, doorbell)));
+        UnixEndpoint::new(self.pe, self.caps, self.job, self.listener, failures)
     }
 }
 
 impl EndpointBuilder for UnixBuilder {
-    /// The doorbell is for backends that another thread wakes. Here everything comes through descriptors.
-    fn build(self: Box<Self>, _doorbell: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError> {
-        Ok(Box::new(self.open()?))
+    fn build(self: Box<Self>, doorbell: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError> {
+        Ok(Box::new(self.open(doorbell)?))
     }
 }

@@ -62,7 +62,7 @@ impl UnixEndpoint {
             Some(index) => return Ok(index),
             None => {}
         }
-        let added = match socket::dial(&self.addresses[to.index()]) {
+        let added = match socket::dial(&self.job.addresses[to.index()]) {
             Ok(Dialed::Connected(socket)) => self.add(to, Role::Dialer, socket),
             Ok(Dialed::Full) => {
                 self.undialed = true;

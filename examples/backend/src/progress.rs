@@ -1,6 +1,7 @@
 //! A PE's end: what arrives. A packet comes from another process, so it is data, not trust: one that breaks the protocol ends the job with an error that
 //! names its sender, and touches nothing.
 
+use charm4rs_transport_core::failure_detector::Loss;
 use charm4rs_transport_core::fast_path::Arrival;
 use charm4rs_transport_core::memory::{Msg, write_bytes};
 use charm4rs_transport_core::{Event, Pe, TransportError};
@@ -24,6 +25,11 @@ impl UnixEndpoint {
     pub(crate) fn poll(&mut self, max: usize) -> Result<(), TransportError> {
         if let Some(error) = self.broken.take() {
             return Err(error);
+        }
+        if self.failures.round() {
+            for Loss { process, why } in self.failures.take()? {
+                self.job.layout.pes_of(process).for_each(|pe| self.lose(Pe(pe), why));
+            }
         }
         self.undialed = false;
         let (mut ready, mut buffer) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.buffer));
@@ -58,7 +64,7 @@ impl UnixEndpoint {
     pub(crate) fn accept(&mut self) -> Result<(), TransportError> {
         while let Some(socket) = socket::accept(&self.listener)? {
             let process = socket::peer_process(&socket);
-            let of_process = self.addresses.iter().position(|address| Some(address.pid) == process);
+            let of_process = self.job.addresses.iter().position(|address| Some(address.pid) == process);
             // The socket of a stranger is closed without a word.
             if let Some(pe) = of_process {
                 let pe = Pe(u32::try_from(pe).expect("PEs are counted in 32 bits"));
@@ -83,7 +89,10 @@ impl UnixEndpoint {
             }
             match socket::receive(&link.socket, buffer)? {
                 Received::Nothing => break,
-                Received::End => return self.ended(index),
+                Received::End => {
+                    self.ended(index);
+                    return Ok(());
+                }
                 Received::Packet(len) => {
                     let from = link.peer;
                     let packet = Packet::read(&buffer[..len]);
@@ -134,8 +143,8 @@ impl UnixEndpoint {
     /// The other end of a connection says which PE it is.
     fn greet(&mut self, index: usize, pe: Pe) -> Result<(), TransportError> {
         let link = self.links[index].as_mut().expect("the link has just been read from");
-        let process = self.addresses[link.peer.index()].pid;
-        let is_of_process = self.addresses.get(pe.index()).is_some_and(|address| address.pid == process);
+        let process = self.job.addresses[link.peer.index()].pid;
+        let is_of_process = self.job.addresses.get(pe.index()).is_some_and(|address| address.pid == process);
         if !is_of_process || pe == self.me {
             return Err(violation(link.peer, "a process speaks for a PE that is not its own", pe.0.into()));
         }
@@ -154,26 +163,30 @@ impl UnixEndpoint {
     }
 
     /// A connection has ended: after a goodbye, or by death.
-    fn ended(&mut self, index: usize) -> Result<(), TransportError> {
-        let Some(link) = self.remove(index) else { return Ok(()) };
-        if link.role == Role::Unknown {
-            return Ok(());
-        }
-        let pe = link.peer;
+    fn ended(&mut self, index: usize) {
+        let Some(link) = &self.links[index] else { return };
+        let (pe, role) = (link.peer, link.role);
         let place = self.place(pe);
-        if self.peers[place].presence == Presence::Closed {
-            self.events.extend(link.fail("it has closed"));
-            return Ok(());
+        if role != Role::Unknown && self.peers[place].presence == Presence::Open {
+            return self.lose(pe, "its connection ended without a goodbye");
         }
-        let why = "its connection ended without a goodbye";
-        self.peers[place].presence = Presence::Lost;
-        self.events.extend(link.fail(why));
-        for other in self.peers[place].links.into_iter().flatten() {
-            let failed = self.remove(other).into_iter().flat_map(|link| link.fail(why));
+        let failed = self.remove(index).into_iter().flat_map(|link| link.fail("it has closed"));
+        self.events.extend(failed);
+    }
+
+    /// A peer is gone, with all of its connections. One that has closed is not missed.
+    fn lose(&mut self, pe: Pe, why: &'static str) {
+        let place = self.place(pe);
+        let peer = &mut self.peers[place];
+        if peer.presence != Presence::Open {
+            return;
+        }
+        peer.presence = Presence::Lost;
+        for index in peer.links.into_iter().flatten() {
+            let failed = self.remove(index).into_iter().flat_map(|link| link.fail(why));
             self.events.extend(failed);
         }
         self.events.push(Event::PeerLost { pe, why });
-        Ok(())
     }
 
     /// Takes a connection out of the lists.

@@ -20,10 +20,10 @@ struct Trial {
 impl Trial {
     fn new() -> Self {
         let layout = Arc::new(Layout::one_host(2, 1));
-        let (own, mut other) = (Listening::open(&layout, 0).unwrap(), Listening::open(&layout, 1).unwrap());
+        let (own, mut other) = (Listening::open(&layout, 0, None).unwrap(), Listening::open(&layout, 1, None).unwrap());
         let address = own.sockets[0].1;
         let published = [own.publish(), other.publish()];
-        let end = own.join(&published).unwrap().description(Pe(0)).open().unwrap();
+        let end = own.join(&published).unwrap().description(Pe(0)).open(&Doorbell::new().unwrap()).unwrap();
         Self { end, listener: other.sockets.remove(0).0, address }
     }
 
@@ -201,7 +201,7 @@ fn an_owner_of_a_window_reads_no_more_requests_while_an_answer_waits_and_goes_on
 #[test]
 fn addresses_that_a_process_did_not_publish_whole_are_refused() {
     let layout = Arc::new(Layout::one_host(2, 1));
-    let opened = || Listening::open(&layout, 0).unwrap();
+    let opened = || Listening::open(&layout, 0, None).unwrap();
     let whole = opened().publish();
     assert_eq!(opened().join(&[whole.clone(), whole.clone()]).unwrap().caps().name, "extern:unix");
     for cut in [&[][..], &whole[1..], &[&whole[..], &[0]].concat()] {

@@ -9,7 +9,7 @@ use charm4rs_transport_testkit::conformance::{Death, Group, Harness, fast};
 /// The fabrics of a job whose processes have one PE each, put together as wire-up does it.
 fn fabrics(pes: u32) -> Vec<UnixFabric> {
     let layout = Arc::new(Layout::one_host(pes, 1));
-    let opened: Vec<_> = (0..pes).map(|process| Listening::open(&layout, process).expect("sockets")).collect();
+    let opened: Vec<_> = (0..pes).map(|process| Listening::open(&layout, process, None).expect("sockets")).collect();
     let published: Vec<_> = opened.iter().map(Listening::publish).collect();
     opened.into_iter().map(|listening| listening.join(&published).expect("addresses")).collect()
 }
@@ -33,7 +33,7 @@ impl Harness for SecondSeam {
         let fabrics = fabrics(pes);
         let open = |(pe, fabric): (u32, &UnixFabric)| {
             let description = fabric.description(Pe(pe));
-            fast::builder(move |_| description.open())
+            fast::builder(move |bell| description.open(bell))
         };
         let builders = (0..).zip(&fabrics).map(open).collect();
         Group::Threads { builders, death: Death::Drop, keep: Box::new(fabrics) }

@@ -53,20 +53,33 @@ fn computed(pid: Pid) -> u64 {
     fields.split(' ').nth(11).and_then(|ticks| ticks.parse().ok()).unwrap_or_default()
 }
 
-#[test]
-fn a_process_that_is_killed_ends_the_job_and_leaves_nothing() {
+/// A job that computes for long, and one of its processes.
+fn computing() -> (Job, Pid) {
     let job = start("++quiet +p3 ++transport extern:unix - --size 96 --steps 1000000");
-    let victim = loop {
+    loop {
         let processes = job::processes(&job.mark).into_iter().filter(|(_, command)| command.starts_with(STENCIL));
         let mut pids = processes.filter_map(|(pid, _)| Pid::from_raw(pid));
         if let Some(pid) = pids.find(|&pid| computed(pid) > 20) {
-            break pid;
+            job.look();
+            return (job, pid);
         }
         std::thread::yield_now();
-    };
-    job.look();
-    kill_process(victim, Signal::KILL).expect("it runs");
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_ends_the_job_and_leaves_nothing() {
+    let (job, pid) = computing();
+    kill_process(pid, Signal::KILL).expect("it runs");
     job.end().failed(137, "killed by signal 9");
+}
+
+#[test]
+fn a_process_that_is_stopped_ends_the_job_as_the_failure_detector_says() {
+    let (job, pid) = computing();
+    kill_process(pid, Signal::STOP).expect("it runs");
+    // A peer finds the process unresponsive and ends; another peer may report the loss of that one, and the launcher may hear of it first.
+    job.end().failed(69, "lost contact with PE ");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! such a crate at least once (`use my_backend as _;`), or the compiler leaves it out.
 //!
 //! # Wire-up
-//! Each process does three steps, with two points at which it waits for all others:
+//! Each process does three steps. Before the last one it waits for all others.
 //!
 //! 1. [`ExternalBackend::open`] takes what the process needs (listeners, devices) and connects to nothing.
 //! 2. [`UnjoinedFabric::publish`] gives the bytes by which other processes reach this one. Wire-up exchanges these bytes.

@@ -1,6 +1,6 @@
 //! The law of the seam, once, for every backend.
 //!
-//! A *law* is a test that is written against [`Endpoint`](charm4rs_transport_core::Endpoint) alone and knows no backend. A backend
+//! A *law* is a test that is written against [`Endpoint`] alone and knows no backend. A backend
 //! obeys all of them, or lists the ones it cannot with a reason ([`Harness::skips`]). A [`Harness`] is the
 //! little that a backend adds: how to get a group of connected endpoints, and how to kill one.
 //!
@@ -14,7 +14,7 @@
 //! asked for, and every buffer the law handed in is free at the end.
 //!
 //! ```ignore
-//! charm4rs_transport::conformance!(tcp, TcpHarness);
+//! charm4rs_transport_testkit::conformance!(tcp, TcpHarness);
 //! ```
 
 use std::any::Any;
