@@ -1,5 +1,5 @@
-//! Receives by key: of an entry method `#[entry(key = step)] fn edge(&mut self, step: u32, …);`, `this.recv_edge(step)` takes the next call whose
-//! `step` is the given one. Calls wait in a table by their keys, in each key in order of arrival, so a receive looks at no call of another key.
+//! Receives by key: for an entry method `#[entry(key = step)] fn edge(&mut self, step: u32, …);`, `this.recv_edge(step)` takes the next call with
+//! this `step`. Calls wait in a table by key, and for each key in the order of arrival, so a receive does not search calls of other keys.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use super::AnyMailbox;
 use crate::{Arguments, Entry, This};
 
-/// What can be the key of an entry method: see [`#[chare]`](macro@crate::chare).
+/// The type of an entry method's key: see [`#[chare]`](macro@crate::chare).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the key of an entry method",
     label = "calls cannot be kept by this argument",
@@ -26,12 +26,12 @@ pub trait Key: Arguments + Eq + Hash + Clone {}
 #[diagnostic::do_not_recommend]
 impl<K: Arguments + Eq + Hash + Clone> Key for K {}
 
-/// The mailbox of an entry method: `A` are the arguments beside the key.
+/// The mailbox of an entry method: `A` is the type of the arguments without the key.
 struct Keyed<K, A>(RefCell<Compartments<K, A>>);
 
 struct Compartments<K, A> {
     compartments: HashMap<K, Compartment<A>, foldhash::fast::FixedState>,
-    /// One that is empty, for its memory.
+    /// An empty compartment, whose memory is reused.
     spare: Option<Compartment<A>>,
 }
 
@@ -43,7 +43,7 @@ impl<K: Key, A> Compartments<K, A> {
 
 struct Compartment<A> {
     letters: VecDeque<A>,
-    /// Of the receives that wait, by their tickets.
+    /// The wakers of the receives that wait, by their tickets.
     waiting: VecDeque<(u64, Waker)>,
     tickets: u64,
 }
@@ -76,13 +76,13 @@ pub fn post<E: Entry, K: Key, A: 'static>(this: &This<E::Chare>, key: K, args: A
         compartment.letters.push_back(args);
         compartment.waiting.front().map(|(_, waker)| waker.clone())
     };
-    // Outside of the borrow. One call serves one receive; that one wakes the next if it takes another, or goes.
+    // Outside of the borrow. One call serves one receive; that receive wakes the next one if it takes another call, or ends.
     if let Some(first) = first {
         first.wake();
     }
 }
 
-/// A receive under way.
+/// A receive in progress.
 #[must_use = "a receive does nothing unless awaited"]
 pub struct Receive<K: Key, A> {
     mailbox: Rc<Keyed<K, A>>,
@@ -96,7 +96,7 @@ pub fn receive<E: Entry, K: Key, A: 'static>(this: &This<E::Chare>, key: K) -> R
 }
 
 impl<K: Key, A> Receive<K, A> {
-    /// Waits no more. Who waits next, if a call is left for it? An empty compartment goes.
+    /// Ends the wait. Returns the waker of the next receive, if there is a call for it. Removes an empty compartment.
     fn leave(&mut self) -> Option<Waker> {
         let ticket = self.ticket.take();
         let mut table = self.mailbox.0.borrow_mut();

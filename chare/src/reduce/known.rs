@@ -1,9 +1,9 @@
 //! Reducers that every process of the job knows by a number, so that the results of a call can be merged where they are.
 //!
-//! A reducer is a type, and a call of a collection names it by a number, which each PE looks up. So each pair of a result's type and a reducer's
-//! that the program reduces a call by is registered when the program is loaded, before `main`, in every process alike: the code of
-//! [`Call::reduce`](crate::Call::reduce) carries an entry of `.init_array`, as chares do (by `inventory`, which cannot be used for generic code).
-//! A reducer with state cannot be had from its type, and has no number.
+//! A reducer is a type, and a call of a collection names it by a number, which each PE looks up. So each pair of a result's type and a reducer's type
+//! with which the program reduces a call is registered when the program is loaded, before `main`, in every process: the code of
+//! [`Call::reduce`](crate::Call::reduce) contains an entry of `.init_array`, as chares do (through `inventory`, which cannot be used for generic
+//! code). A reducer with state cannot be created from its type, and has no number.
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ pub(crate) fn number<V: Arguments, R: Reducer<V> + Copy + Send>(reducer: R) -> O
     known().contains_key(&number).then_some(number)
 }
 
-/// What merges results by the reducer of this number.
+/// The code that merges results by the reducer of this number.
 pub(crate) fn merging(number: u64) -> Option<Box<dyn Merging>> {
     known().get(&number).map(|new| new())
 }
@@ -45,11 +45,11 @@ fn number_of<V: 'static, R: 'static>() -> u64 {
     foldhash::fast::FixedState::default().hash_one(TypeId::of::<(V, R)>())
 }
 
-/// Has [`on_load`] run when the program is loaded. Not inlined, so that there are few entries for a pair.
+/// Lets [`on_load`] run when the program is loaded. Not inlined, so that there are few entries for a pair.
 #[inline(never)]
 fn register<V: Arguments, R: Reducer<V> + Copy + Send>() {
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-    // SAFETY: no instruction. The entry is the address of a function of the kind that the loader calls, which is there as long as the entry is.
+    // SAFETY: no instruction. The entry is the address of a function of the kind that the loader calls, which exists as long as the entry.
     unsafe {
         std::arch::asm!(
             ".pushsection .init_array,\"aw\",@init_array",
@@ -70,7 +70,7 @@ extern "C" fn on_load<V: Arguments, R: Reducer<V> + Copy + Send>() {
 /// The reducer of a type that has no state.
 fn stateless<R: Copy + Send>() -> R {
     assert_eq!(size_of::<R>(), 0);
-    // SAFETY: a value without bytes can be read from any aligned address. There is such a value: a call is reduced only by a caller that has one
-    // (`number`), and this is a copy of it, which may be on any thread.
+    // SAFETY: a value without bytes can be read from any aligned address. Such a value exists: only a caller that has one reduces a call (`number`),
+    // and this is a copy of it, which may be on any thread.
     unsafe { NonNull::<R>::dangling().read() }
 }

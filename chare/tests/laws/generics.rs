@@ -1,4 +1,4 @@
-//! Generic chares, of which each instance that is listed is a chare type.
+//! Generic chares: each listed instance is a chare type.
 
 use std::ops::AddAssign;
 
@@ -36,7 +36,7 @@ impl<T: Real, const N: usize> Row<T, N> {
     }
     #[entry(key = step)]
     fn edge(&mut self, step: u32, cell: T);
-    /// Methods of the type are called by proxies of it, and received, as in any chare.
+    /// Proxies of the type call its methods, and they are received, as for any chare.
     #[entry]
     async fn run(this: This<Self>, next: Proxy<Row<T, N>>, steps: u32) -> T {
         for step in 0..steps {
@@ -68,7 +68,7 @@ impl<T: Real, const N: usize> Row<T, N> {
     }
 }
 
-/// One that runs alone, and whose parameter has the name of one of the macro's.
+/// A single chare, whose parameter has the name of one of the macro's.
 struct Kept<K>(K);
 
 #[chare(instances(String, Vec<u8>))]
@@ -85,7 +85,7 @@ impl<K: Arguments + Clone> Kept<K> {
 
 use charm4rs::Arguments;
 
-/// An instance by itself.
+/// A single chare of one instance.
 struct Single<T>(T);
 
 #[chare]

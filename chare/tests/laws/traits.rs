@@ -15,7 +15,7 @@ trait Shape {
     fn area(&self) -> f64;
     #[entry]
     fn scale(&mut self, by: f64);
-    /// A body of the trait's own, which implementors may replace.
+    /// A body in the trait, which implementors may replace.
     #[entry]
     fn describe(&mut self, cx: &mut Cx<Self>, before: String, after: Payload<u8>) -> (Pe, String) {
         (cx.pe(), format!("{before} {} {}", Self::NAME, after.len()))
@@ -50,7 +50,7 @@ impl Circle {
     fn new(radius: f64) -> Self {
         Self { radius }
     }
-    /// Its own method of the name of one of the trait's.
+    /// A method of the chare with the name of one of the trait's.
     #[entry]
     fn area(&self) -> u8 {
         1
@@ -153,7 +153,7 @@ fn chares_of_different_types_are_called_by_the_methods_of_their_trait() {
 }
 
 #[test]
-fn proxies_by_a_trait_travel_and_are_compared() {
+fn trait_proxies_can_be_sent_and_compared() {
     law(|job| async move {
         let squares = job.array::<Square<f64>>((3, 1), 2.0);
         let shapes: Vec<AnyProxy<dyn Shape>> =
@@ -164,14 +164,14 @@ fn proxies_by_a_trait_travel_and_are_compared() {
         assert!(told.iter().eq(shapes.iter().cycle().take(8)));
         assert_eq!(told.into_iter().collect::<HashSet<_>>().len(), 4);
         assert!(format!("{:?}", shapes[3]).contains("traits::Circle"), "{:?}", shapes[3]);
-        // What does not implement the trait is no proxy of it.
+        // A proxy of a chare that does not implement the trait is refused.
         let named: AnyProxy<dyn Named> = job.single::<Circle>(1.0).into();
         assert_eq!(over_the_wire(&named).unwrap(), named);
     });
 }
 
 #[test]
-fn calls_by_a_trait_fail_as_others_do() {
+fn calls_through_a_trait_fail_like_others() {
     law(|job| async move {
         let wrong: AnyProxy<dyn Shape> = job.array::<Square<f32>>((1, 1), 1.0).at((0, 0)).into();
         let error = wrong.area().checked().await.unwrap_err().to_string();
