@@ -76,16 +76,19 @@ impl Job {
         self.traces.borrow_mut().look(&self.mark);
     }
 
-    /// The launcher's guardian, as soon as there is one.
-    pub(crate) fn guardian(&self) -> Pid {
+    /// The launcher's guardian, as soon as there is one. `None`: the launcher has ended.
+    pub(crate) fn guardian(&self) -> Option<Pid> {
         let list = format!("/proc/{0}/task/{0}/children", self.pid());
+        let stat = format!("/proc/{}/stat", self.pid());
+        let has_ended = || std::fs::read_to_string(&stat).expect("it is not waited for yet").contains(") Z ");
         let is_it =
             |pid: &i32| std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"charmrun-guard\n");
         loop {
             let children = std::fs::read_to_string(&list).expect("charmrun runs");
             let found = children.split_whitespace().filter_map(|n| n.parse().ok()).find(is_it);
-            if let Some(pid) = found.and_then(Pid::from_raw) {
-                return pid;
+            let found = found.and_then(Pid::from_raw);
+            if found.is_some() || has_ended() {
+                return found;
             }
             std::thread::yield_now();
         }
