@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crate::envelope::CallOptions;
 use crate::reduce::{Reducer, known};
-use crate::reply::Awaited;
-use crate::runtime::{self, Merged};
+use crate::runtime::{self, Awaited, Merged};
 use crate::{CallError, Chare, Checked, Entry, Kind, Many, One, Reply, Target};
 
 /// A call of an entry method: sent when it is awaited, and otherwise when it is dropped, at the end of the statement that makes it.

@@ -222,7 +222,7 @@ macro_rules! surroundings {
         /// If another element of this PE has contributed a value of another type or length.
         #[track_caller]
         pub fn allreduce<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R) -> Reply<R::Output> {
-            runtime::allreduce($element, $element.members.id(), value, reducer, true)
+            Reply::of(runtime::allreduce($element, $element.members.id(), value, reducer, true))
         }
 
         /// Adds this element's part to the next reduction of a section that it is in; every contributor gets the result.
@@ -236,7 +236,7 @@ macro_rules! surroundings {
             value: V,
             reducer: R,
         ) -> Reply<R::Output> {
-            runtime::allreduce($element, section.id, value, reducer, true)
+            Reply::of(runtime::allreduce($element, section.id, value, reducer, true))
         }
 
         /// As `allreduce_in`, but the result always comes from the reduction's root: messages that PE 0 sends to all PEs after it has the result
@@ -249,7 +249,7 @@ macro_rules! surroundings {
             value: V,
             reducer: R,
         ) -> Reply<R::Output> {
-            runtime::allreduce($element, section.id, value, reducer, false)
+            Reply::of(runtime::allreduce($element, section.id, value, reducer, false))
         }
 
         /// Destroys this chare when the current entry method has ended, or waits. Calls that arrive later fail, and so do those whose methods are

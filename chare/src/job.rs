@@ -10,8 +10,7 @@ use charm4rs_transport::{Layout, Pe};
 
 use crate::index::Bounds;
 use crate::proxy::volume;
-use crate::reply::Awaited;
-use crate::runtime::{self, Rt, Shape};
+use crate::runtime::{self, Awaited, Rt, Shape};
 use crate::{
     Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Hold, IntoInit, Promise, Proxy, PutHandle, PutWindow,
     Remote, Reply, Solo,

@@ -394,7 +394,7 @@ impl<T: Chare> Collection<T> {
         assert!(self.id.creator().is_some(), "{} is a single chare: its collection is never empty", T::NAME);
         let rt = runtime::current();
         let (promise, reply) = Job::of(rt).promise();
-        let (id, elements) = (promise.id, runtime::elements(rt, self.id));
+        let (id, elements) = (promise.id, Reply::of(runtime::elements(rt, self.id)));
         runtime::spawn(rt, async move {
             if elements.await == 0 {
                 rt.futures.fulfil(id, empty);
@@ -405,7 +405,7 @@ impl<T: Chare> Collection<T> {
 
     /// Completes when all elements have been made on all PEs. Only its creator may ask, once.
     pub fn created(&self) -> Reply<()> {
-        runtime::current().created(self.id)
+        Reply::of(runtime::current().created(self.id))
     }
 
     /// Makes an element of a sparse array where the array's map says.
@@ -467,7 +467,7 @@ impl<T: Chare> Collection<T> {
     #[track_caller]
     pub fn done_inserting(&self) -> Reply<()> {
         self.assert_whole();
-        runtime::census(runtime::current(), self.id)
+        Reply::of(runtime::census(runtime::current(), self.id))
     }
 
     /// Destroys the collection: its elements, on all PEs, and its sections; of a section, only the section. It may be called by anybody, and

@@ -20,8 +20,7 @@ use smallvec::SmallVec;
 use crate::envelope::CallOptions;
 use crate::envelope::FutureId;
 use crate::registry::{self, MethodInfo};
-use crate::reply::Awaited;
-use crate::runtime::{self, CollectionId, Rt};
+use crate::runtime::{self, Awaited, CollectionId, Rt};
 use crate::{Arguments, CallError, Chare, Checked, Entry, Kind, One, Proxy, Reply, Target, wire};
 
 /// A trait whose methods are entry methods, as `dyn Trait`. Implemented by [`#[chare]`](macro@crate::chare).

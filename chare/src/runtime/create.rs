@@ -26,14 +26,13 @@ use super::insertion::{census, newcomers};
 use super::post::{self, owners};
 use super::reduction::counting;
 use super::shared::{self, Opened};
-use super::{Rt, location, section, startup, tree};
+use super::{Awaited, OpenFuture, Rt, location, section, tree};
 use crate::cx::Element;
 use crate::envelope::{HEADER, Header, tag};
 use crate::index::Bounds;
 use crate::registry::ChareInfo;
-use crate::reply::Awaited;
 use crate::wire::{self, WireError};
-use crate::{Chare, Cx, IndexMap, NoInsertion, Places, Proxy, Reply, Solo, Target, moved};
+use crate::{Chare, Cx, IndexMap, NoInsertion, Places, Proxy, Solo, Target, moved};
 
 /// The elements that a collection can have.
 pub(crate) enum Shape<T: Chare> {
@@ -164,7 +163,7 @@ pub(crate) fn create_collection<T: Chare>(rt: Rt, shape: Shape<T>, map: T::Map, 
 
 /// The header of a new collection's description, with the future to fulfil when everything is created.
 pub(super) fn opening(rt: Rt, chare: &ChareInfo, id: CollectionId) -> Header {
-    let created = Reply::discarding::<u64>(rt, Awaited::CREATION);
+    let created = OpenFuture::discarding::<u64>(rt, Awaited::CREATION);
     let mut header = Header::of_collection(id, rt.sched.pe()).with_reply(created.id());
     header.method = chare.id();
     rt.created.borrow_mut().insert(id, created);
@@ -409,7 +408,7 @@ fn next(serials: &Cell<u32>) -> u32 {
     serial
 }
 
-/// Identifiers, and the reply that a collection's creator can wait for.
+/// Identifiers, and the future that a collection's creator can wait for.
 impl super::Runtime {
     /// The identifier of a new collection.
     pub(super) fn new_id(&self) -> CollectionId {
@@ -421,10 +420,10 @@ impl super::Runtime {
         CollectionId::new(self.sched.pe(), next(&self.section_serials)).section()
     }
 
-    pub(crate) fn created(&'static self, id: CollectionId) -> Reply<()> {
-        let reply = self.created.borrow_mut().remove(&id);
+    pub(crate) fn created(&'static self, id: CollectionId) -> OpenFuture<()> {
+        let created = self.created.borrow_mut().remove(&id);
         let gone = || self.gone.has(id).then(|| gone::never_created(self));
-        reply.or_else(gone).expect("`created` is asked once, by the PE that made the collection")
+        created.or_else(gone).expect("`created` is asked once, by the PE that made the collection")
     }
 
     /// Runs `f` when the current entry method has ended.

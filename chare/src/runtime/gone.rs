@@ -28,11 +28,10 @@ use super::exit::Failure;
 use super::intervals::Intervals;
 use super::post::{send_failure, send_wire};
 use super::span::Span;
-use super::{Dispatcher, Rt, tree};
+use super::{Awaited, Dispatcher, OpenFuture, Rt, tree};
 use crate::cx::AnyElement;
 use crate::envelope::{HEADER, Header, tag};
-use crate::reply::Awaited;
-use crate::{CallError, Chare, Reply, wire};
+use crate::{CallError, Chare, wire};
 
 type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
@@ -203,11 +202,11 @@ fn tell(rt: Rt, id: CollectionId, waited: Vec<Incoming>) {
     waited.into_iter().chain(early).for_each(|msg| Dispatcher(rt).deliver(msg));
 }
 
-/// The reply for a creation that cannot complete because the collection is destroyed.
-pub(super) fn never_created(rt: Rt) -> Reply<()> {
-    let reply = Reply::new(rt, Awaited::CREATION);
-    send_failure(rt, reply.id(), destroyed(rt, "a chare", "its creation"));
-    reply
+/// The future of a creation that cannot complete because the collection is destroyed.
+pub(super) fn never_created(rt: Rt) -> OpenFuture<()> {
+    let created = OpenFuture::new(rt, Awaited::CREATION);
+    send_failure(rt, created.id(), destroyed(rt, "a chare", "its creation"));
+    created
 }
 
 /// A section of a `chare` will not be created: its whole was destroyed.

@@ -20,6 +20,7 @@ mod elements;
 mod execute;
 mod exit;
 pub(crate) mod front;
+mod futures;
 mod gone;
 mod insertion;
 mod intervals;
@@ -61,6 +62,7 @@ pub(crate) use create::{
 pub(crate) use execute::{Start, guard, spawn, spawn_named};
 pub use exit::{Failure, Host};
 pub(crate) use exit::{exit, install_panic_hook, wrong_usage};
+pub(crate) use futures::{Awaited, OpenFuture};
 pub(crate) use gone::destroy_collection;
 pub(crate) use insertion::census::{census, elements};
 pub(crate) use post::{fail_unsent, reply_serialized};
@@ -70,10 +72,10 @@ pub(crate) use running::IndexLook;
 pub(crate) use section::{Membership, allreduce, contribute, section, section_of};
 
 pub(crate) use self::collection::AnyCollection;
+use self::futures::Futures;
 use crate::Chare;
 use crate::envelope::{CallOptions, HEADER, Header, tag};
 use crate::registry::{Registry, registry};
-use crate::reply::Futures;
 
 type Recent = (CollectionId, &'static dyn Any);
 type Later = Box<dyn FnOnce()>;
@@ -99,8 +101,8 @@ pub struct Runtime {
     early: RefCell<HashMap<CollectionId, Vec<Incoming>>>,
     /// Contributions to sections that this PE does not know yet.
     awaiting: RefCell<HashMap<CollectionId, Vec<Later>>>,
-    /// The replies that creators can wait for.
-    created: RefCell<HashMap<CollectionId, crate::Reply<()>>>,
+    /// The futures that creators can wait for.
+    created: RefCell<HashMap<CollectionId, OpenFuture<()>>>,
     serials: Cell<u32>,
     section_serials: Cell<u32>,
     solos: solos::Solos,

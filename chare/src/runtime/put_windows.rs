@@ -17,14 +17,13 @@ use charm4rs_transport::port::{Incoming, PutWindowAddress, PutWindowId, PutWindo
 use charm4rs_transport::{Pe, RegBuf};
 use hashbrown::HashMap;
 
-use super::Rt;
 use super::exit::Failure;
 use super::reduction::results;
+use super::{Awaited, OpenFuture, Rt};
 use crate::envelope::{FutureId, HEADER, Header, tag};
 use crate::put_window::Right;
 use crate::reduce::Sink;
-use crate::reply::Awaited;
-use crate::{Arguments, CallError, Reply, moved};
+use crate::{Arguments, CallError, moved};
 
 type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 
@@ -94,19 +93,19 @@ pub(crate) fn open(rt: Rt, bytes: usize) -> (Right, PutWindowMemory) {
 }
 
 /// Completes when there is something to read.
-pub(crate) fn arrival(rt: Rt, id: PutWindowId) -> Reply<()> {
-    let reply = Reply::new(rt, Awaited::PUT);
+pub(crate) fn arrival(rt: Rt, id: PutWindowId) -> OpenFuture<()> {
+    let arrival = OpenFuture::new(rt, Awaited::PUT);
     let turn = rt.put_windows.own.borrow().get(&id).map(|own| own.turn);
     match turn {
-        Some(Turn::Ours(_)) => rt.futures.fulfil(reply.id(), ()),
+        Some(Turn::Ours(_)) => rt.futures.fulfil(arrival.id(), ()),
         Some(Turn::Theirs) => {
             if let Some(own) = rt.put_windows.own.borrow_mut().get_mut(&id) {
-                own.waiting.push(reply.id());
+                own.waiting.push(arrival.id());
             }
         }
-        Some(Turn::Over) | None => rt.futures.fail(reply.id(), CallError::HandleGone { owner: rt.sched.pe() }),
+        Some(Turn::Over) | None => rt.futures.fail(arrival.id(), CallError::HandleGone { owner: rt.sched.pe() }),
     }
-    reply
+    arrival
 }
 
 /// From now on every put gives `value` to `sink`; including one that has already arrived.
@@ -166,12 +165,12 @@ fn end(rt: Rt, id: PutWindowId, putter: Option<Pe>) {
 }
 
 /// Puts; the handle comes back when the owner has read.
-pub(crate) fn put(rt: Rt, address: Box<PutWindowAddress>, offset: u64, src: RegBuf) -> Reply<Right> {
-    let reply = Reply::new(rt, Awaited::PUT_WINDOW);
+pub(crate) fn put(rt: Rt, address: Box<PutWindowAddress>, offset: u64, src: RegBuf) -> OpenFuture<Right> {
+    let back = OpenFuture::new(rt, Awaited::PUT_WINDOW);
     let notice = |offset| notice(address.id, rt.sched.pe(), offset);
     rt.sched.put(&address, offset, src, tag::PUT, &notice(offset));
-    rt.put_windows.puts.borrow_mut().insert((address.owner, address.id), (reply.id(), address));
-    reply
+    rt.put_windows.puts.borrow_mut().insert((address.owner, address.id), (back.id(), address));
+    back
 }
 
 /// A handle is dropped.

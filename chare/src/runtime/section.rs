@@ -28,13 +28,12 @@ use super::post::{reply_serialized, send_wire};
 use super::reduction::counting;
 use super::reduction::{Reductions, To};
 use super::span::Span;
-use super::{Rt, gone, reduction};
+use super::{Awaited, OpenFuture, Rt, gone, reduction};
 use crate::cx::{AnyElement, Base, Element};
 use crate::envelope::{HEADER, Header, tag};
 use crate::reduce::{Reducer, Sink};
 use crate::registry::ChareInfo;
-use crate::reply::Awaited;
-use crate::{Arguments, Chare, Reply, wire};
+use crate::{Arguments, Chare, wire};
 
 /// The membership of an element in a section, or its contributions to it.
 #[derive(Clone, Copy)]
@@ -184,7 +183,7 @@ fn begin(rt: Rt, header: &Header, whole: &'static dyn AnyCollection, indices: BT
         let mut parts = Parts::new();
         for (indices, places) in asked {
             // The only possible failure is that the whole was destroyed.
-            let Ok(places) = places.checked().await else {
+            let Ok(places) = places.await else {
                 return gone::never_made(rt, chare, &header);
             };
             for (index, place) in indices.into_iter().zip(places) {
@@ -197,10 +196,10 @@ fn begin(rt: Rt, header: &Header, whole: &'static dyn AnyCollection, indices: BT
 }
 
 /// Indices, and the locations that a home will send.
-type Asked = (Vec<Key>, Reply<Vec<Pe>>);
+type Asked = (Vec<Key>, OpenFuture<Vec<Pe>>);
 
 fn ask(rt: Rt, header: &Header, whole: &dyn AnyCollection, home: Pe, indices: Vec<Key>) -> Asked {
-    let places = Reply::new(rt, Awaited::CREATION);
+    let places = OpenFuture::new(rt, Awaited::CREATION);
     let step = SectionMessage::Locate { whole: whole.common().id(), indices: indices.clone() };
     send(rt, home, &header.with_reply(places.id()), &step);
     (indices, places)
@@ -376,10 +375,10 @@ pub(crate) fn allreduce<T: Chare, V: Arguments, R: Reducer<V>>(
     value: V,
     reducer: R,
     may_exchange: bool,
-) -> Reply<R::Output> {
-    let reply = Reply::new(element.rt, Awaited::REDUCTION);
-    give::<T, V, R>(element, to, value, reducer, To::Everyone { future: reply.id(), may_exchange });
-    reply
+) -> OpenFuture<R::Output> {
+    let result = OpenFuture::new(element.rt, Awaited::REDUCTION);
+    give::<T, V, R>(element, to, value, reducer, To::Everyone { future: result.id(), may_exchange });
+    result
 }
 
 #[track_caller]

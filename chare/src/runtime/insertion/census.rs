@@ -26,13 +26,12 @@ use serde::{Deserialize, Serialize};
 use super::casts::{self, Seen};
 use super::newcomers::Newcomers;
 use crate::envelope::{FutureId, HEADER, Header, tag};
-use crate::reply::Awaited;
 use crate::runtime::collection::{AnyCollection, CollectionId, Common};
 use crate::runtime::execute::spawn;
 use crate::runtime::post::{reply, send_failure, send_wire};
 use crate::runtime::reduction::counting;
-use crate::runtime::{Rt, tree};
-use crate::{Reply, wire};
+use crate::runtime::{Awaited, OpenFuture, Rt, tree};
+use crate::wire;
 
 /// A PE's count of a sparse array's insertions, and the census that it takes part in.
 #[derive(Default)]
@@ -167,8 +166,8 @@ enum CensusMessage {
 }
 
 /// Asks for a census that closes the array. This PE's calls of all elements wait until it ends ([`Insertions::is_closing`]).
-pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
-    let closed = Reply::new(rt, Awaited::CREATION);
+pub(crate) fn census(rt: Rt, id: CollectionId) -> OpenFuture<()> {
+    let closed = OpenFuture::new(rt, Awaited::CREATION);
     let to = closed.id();
     if rt.any_collection(id).is_some() || rt.gone.has(id) {
         close(rt, id, to);
@@ -180,7 +179,7 @@ pub(crate) fn census(rt: Rt, id: CollectionId) -> Reply<()> {
 }
 
 fn close(rt: Rt, id: CollectionId, to: FutureId) {
-    let counted = Reply::discarding::<u64>(rt, Awaited::CREATION);
+    let counted = OpenFuture::discarding::<u64>(rt, Awaited::CREATION);
     let mut header = Header::of_collection(id, rt.sched.pe()).with_reply(counted.id());
     let members = rt.any_collection(id);
     if let Some(members) = members {
@@ -192,7 +191,7 @@ fn close(rt: Rt, id: CollectionId, to: FutureId) {
         closing.set(closing.get() + 1);
     }
     spawn(rt, async move {
-        match counted.checked().await {
+        match counted.await {
             Ok(()) => reply(rt, to, ()),
             Err(error) => send_failure(rt, to, error),
         }
@@ -212,11 +211,11 @@ fn close(rt: Rt, id: CollectionId, to: FutureId) {
 
 /// The number of elements of a collection: once it has been created, and closed if it is a sparse array. The collection must not be that of single
 /// chares.
-pub(crate) fn elements(rt: Rt, id: CollectionId) -> Reply<u64> {
-    let reply = Reply::new(rt, Awaited::CREATION);
-    let header = Header::of_collection(id, rt.sched.pe()).with_reply(reply.id());
+pub(crate) fn elements(rt: Rt, id: CollectionId) -> OpenFuture<u64> {
+    let count = OpenFuture::new(rt, Awaited::CREATION);
+    let header = Header::of_collection(id, rt.sched.pe()).with_reply(count.id());
     send(rt, id.creator().expect("a collection has a creator"), &header, &CensusMessage::Count);
-    reply
+    count
 }
 
 fn send(rt: Rt, to: Pe, header: &Header, step: &CensusMessage) {

@@ -1,0 +1,397 @@
+//! A PE's table of futures.
+//!
+//! A future is a slot in a table of its PE. Its name (PE, slot, turn) travels with the call; the answer is a message with
+//! that name. The turn tells one use of a slot from the next, so an answer to a future that was
+//! dropped has no receiver and is dropped too. The value lies in the slot itself if it is small: waiting for a small
+//! answer allocates nothing.
+//!
+//! An [`OpenFuture`] owns a slot. What users see of it is a reply, which is made of one.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use charm4rs_scheduler::WakerKey;
+
+use super::Rt;
+use crate::envelope::FutureId;
+use crate::moved::{self, Stash};
+use crate::registry::MethodInfo;
+use crate::wire::{self, Aside, Packed, WireError};
+use crate::{Arguments, CallError};
+
+type Read = Result<(), Box<WireError>>;
+type ReadWire = fn(&[u8], Aside, &mut Stash) -> Read;
+type ReadList = fn(Vec<Packed>, &mut Stash) -> Read;
+
+/// Reads an answer into a slot, as the type that the future has.
+struct Reader {
+    /// A value that was moved.
+    moved: fn(*const u8, &mut Stash) -> Read,
+    /// A serialized one.
+    wire: ReadWire,
+    /// Results that each are serialized, if the future has a list of them.
+    list: Option<ReadList>,
+    /// Only that it arrives matters, not the value.
+    discard: bool,
+}
+
+trait HasReader: Arguments {
+    const KEEP: Reader = Reader {
+        moved: |body, stash| {
+            // SAFETY: the only caller is `Futures::fulfil_moved`, whose caller promises the type.
+            stash.put(unsafe { moved::read::<Self>(body) });
+            Ok(())
+        },
+        wire: |bytes, payloads, stash| {
+            stash.put(wire::unpack::<Self>(bytes, payloads)?);
+            Ok(())
+        },
+        list: None,
+        discard: false,
+    };
+    const DISCARD: Reader = Reader {
+        moved: |body, stash| {
+            // SAFETY: as above.
+            drop(unsafe { moved::read::<Self>(body) });
+            stash.put(());
+            Ok(())
+        },
+        wire: |_, _, stash| {
+            stash.put(());
+            Ok(())
+        },
+        list: None,
+        discard: true,
+    };
+    /// Of a `Vec` of these: what arrives is a list of packed values.
+    const LIST: Reader = Reader {
+        // SAFETY: as above; the type of what is moved is that of all lists.
+        moved: |body, stash| unpack_list::<Self>(unsafe { moved::read::<Vec<Packed>>(body) }, stash),
+        wire: |bytes, payloads, stash| unpack_list::<Self>(wire::unpack(bytes, payloads)?, stash),
+        list: Some(unpack_list::<Self>),
+        discard: false,
+    };
+}
+impl<R: Arguments> HasReader for R {}
+
+fn unpack_list<R: Arguments>(list: Vec<Packed>, stash: &mut Stash) -> Read {
+    let mut values = Vec::with_capacity(list.len());
+    for value in list {
+        values.push(value.read::<R>()?);
+    }
+    stash.put(values);
+    Ok(())
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Free,
+    Waiting(Option<Waker>),
+    /// Nobody waits any more, but the answer is still to come: the slot stays until then, to drop it.
+    Abandoned,
+    Ready,
+    Failed(Box<CallError>),
+}
+
+/// What a future waits for: for who reports that it does not come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Awaited {
+    /// The end of a call.
+    Call(&'static MethodInfo),
+    /// The end of a call of all elements.
+    Broadcast(&'static MethodInfo),
+    /// Something else, in words.
+    Other(&'static &'static str),
+}
+
+impl Awaited {
+    pub(crate) const PROMISE: Self = Self::Other(&"a promise");
+    pub(crate) const QUIESCENCE: Self = Self::Other(&"quiescence");
+    pub(crate) const REDUCTION: Self = Self::Other(&"a reduction");
+    pub(crate) const PUT: Self = Self::Other(&"a put");
+    pub(crate) const PUT_WINDOW: Self = Self::Other(&"a put window to be read");
+    pub(crate) const CREATION: Self = Self::Other(&"a collection's creation");
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call(method) => write!(f, "its call of {}::{}", method.chare, method.name),
+            Self::Broadcast(method) => write!(f, "its call of {}::{} to all", method.chare, method.name),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+struct Slot {
+    turn: u32,
+    awaits: Awaited,
+    state: State,
+    stash: Stash,
+    reader: &'static Reader,
+}
+
+/// A PE's table of futures.
+#[derive(Default)]
+pub(crate) struct Futures {
+    table: RefCell<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Table {
+    fn get(&mut self, id: FutureId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.slot as usize).filter(|slot| slot.turn == id.turn)
+    }
+
+    /// Ends this use of a slot; what it held is the caller's to drop.
+    fn free(&mut self, id: FutureId) -> Stash {
+        let slot = &mut self.slots[id.slot as usize];
+        slot.state = State::Free;
+        let stash = std::mem::replace(&mut slot.stash, Stash::new());
+        self.free.push(id.slot);
+        stash
+    }
+}
+
+impl Futures {
+    fn open(&self, rt: Rt, reader: &'static Reader, awaits: Awaited) -> FutureId {
+        let mut table = self.table.borrow_mut();
+        let slot = table.free.pop().unwrap_or_else(|| {
+            table.slots.push(Slot { turn: 0, awaits, state: State::Free, stash: Stash::new(), reader });
+            u32::try_from(table.slots.len() - 1).expect("fewer than 4 billion futures are open at once")
+        });
+        let entry = &mut table.slots[slot as usize];
+        entry.turn = entry.turn.checked_add(1).unwrap_or(1);
+        entry.state = State::Waiting(None);
+        entry.reader = reader;
+        entry.awaits = awaits;
+        FutureId { pe: rt.sched.pe(), slot, turn: entry.turn }
+    }
+
+    /// How many futures wait for a value.
+    pub(crate) fn waiting(&self) -> usize {
+        self.table.borrow().slots.iter().filter(|slot| matches!(slot.state, State::Waiting(_))).count()
+    }
+
+    /// Who waits for what.
+    pub(crate) fn awaited(&self) -> Vec<(WakerKey, Awaited)> {
+        let of = |slot: &Slot| match &slot.state {
+            State::Waiting(Some(waker)) => Some((WakerKey::of(waker), slot.awaits)),
+            _ => None,
+        };
+        self.table.borrow().slots.iter().filter_map(of).collect()
+    }
+
+    fn settle(&self, id: FutureId, settle: &mut dyn FnMut(&mut Slot) -> Result<(), Box<CallError>>) {
+        let (waker, leftover) = {
+            let mut table = self.table.borrow_mut();
+            let Some(slot) = table.get(id) else { return };
+            if !matches!(slot.state, State::Waiting(_) | State::Abandoned) {
+                return;
+            }
+            let settled = settle(slot).map_or_else(State::Failed, |()| State::Ready);
+            match std::mem::replace(&mut slot.state, settled) {
+                State::Waiting(waker) => (waker, None),
+                _ => (None, Some(table.free(id))),
+            }
+        };
+        drop(leftover); // outside the borrow: it may be anything of the user's
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// A value made on this PE.
+    pub(crate) fn fulfil<R: 'static>(&self, id: FutureId, value: R) {
+        let mut value = Some(value);
+        self.settle(id, &mut |slot| {
+            match value.take() {
+                Some(value) if !slot.reader.discard => slot.stash.put(value),
+                unread => {
+                    value = unread;
+                    slot.stash.put(());
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Puts a value made on this PE in its place, for [`Futures::release`].
+    pub(crate) fn hold<R: 'static>(&self, id: FutureId, value: R) {
+        let mut table = self.table.borrow_mut();
+        let slot = table.get(id).filter(|slot| matches!(slot.state, State::Waiting(_) | State::Abandoned));
+        if let Some(slot) = slot {
+            if slot.reader.discard { slot.stash.put(()) } else { slot.stash.put(value) }
+        }
+    }
+
+    /// The value is there that was put in its place before.
+    pub(crate) fn release(&self, id: FutureId) {
+        self.settle(id, &mut |_| Ok(()));
+    }
+
+    /// Values, packed each by itself, for a list of them.
+    pub(crate) fn fulfil_list(&self, id: FutureId, list: Vec<Packed>) {
+        let mut list = Some(list);
+        self.settle(id, &mut |slot| {
+            let Some(read) = slot.reader.list else { return Err(unlike(id)) };
+            unread(id, read(list.take().unwrap_or_default(), &mut slot.stash))
+        });
+    }
+
+    /// A value moved by another PE of this process.
+    ///
+    /// # Safety
+    /// `body` points to a value of the future's type (of a list: `Vec<Packed>`), written by [`moved::write`], that nobody reads again.
+    pub(crate) unsafe fn fulfil_moved(&self, id: FutureId, body: *const u8) {
+        self.settle(id, &mut |slot| unread(id, (slot.reader.moved)(body, &mut slot.stash)));
+    }
+
+    /// A serialized value.
+    pub(crate) fn fulfil_wire(&self, id: FutureId, bytes: &[u8], payloads: Aside) {
+        let mut payloads = Some(payloads);
+        self.settle(id, &mut |slot| {
+            unread(id, (slot.reader.wire)(bytes, payloads.take().unwrap_or_default(), &mut slot.stash))
+        });
+    }
+
+    pub(crate) fn fail(&self, id: FutureId, error: CallError) {
+        let mut error = Some(error);
+        self.settle(id, &mut |_| error.take().map_or(Ok(()), |error| Err(Box::new(error))));
+    }
+
+    /// Drops all values that nobody has taken.
+    pub(crate) fn clear(&self) {
+        let values: Vec<Stash> = {
+            let mut table = self.table.borrow_mut();
+            table.slots.iter_mut().map(|slot| std::mem::replace(&mut slot.stash, Stash::new())).collect()
+        };
+        drop(values); // outside the borrow
+    }
+
+    fn poll<R: 'static>(&self, id: FutureId, waker: &Waker) -> Poll<Result<R, CallError>> {
+        let mut value = None;
+        let polled = self.poll_by(id, waker, &mut |stash| value = stash.take::<R>());
+        polled.map(|polled| polled.and_then(|()| value.ok_or_else(|| unlike(id))).map_err(|error| *error))
+    }
+
+    /// [`Futures::poll`], whatever the type: `take` takes the value.
+    fn poll_by(
+        &self,
+        id: FutureId,
+        waker: &Waker,
+        take: &mut dyn FnMut(&mut Stash),
+    ) -> Poll<Result<(), Box<CallError>>> {
+        let mut table = self.table.borrow_mut();
+        let slot = table.get(id).expect("a reply is polled while it owns its slot");
+        match &mut slot.state {
+            State::Waiting(kept) => {
+                if kept.as_ref().is_none_or(|kept| !kept.will_wake(waker)) {
+                    *kept = Some(waker.clone());
+                }
+                Poll::Pending
+            }
+            State::Failed(error) => Poll::Ready(Err(error.clone())),
+            State::Ready => {
+                assert!(!slot.stash.is_empty(), "a reply is not polled after its end");
+                take(&mut slot.stash);
+                Poll::Ready(Ok(()))
+            }
+            State::Free | State::Abandoned => unreachable!("a reply owns its slot"),
+        }
+    }
+
+    fn close(&self, id: FutureId) {
+        let leftover = {
+            let mut table = self.table.borrow_mut();
+            let Some(slot) = table.get(id) else { return };
+            if let State::Waiting(_) = slot.state {
+                slot.state = State::Abandoned;
+                return;
+            }
+            table.free(id)
+        };
+        drop(leftover); // outside the borrow, as above
+    }
+}
+
+/// What comes of an answer that has been read.
+#[inline]
+fn unread(id: FutureId, read: Read) -> Result<(), Box<CallError>> {
+    read.map_err(|error| of_sender(id, error.to_string()))
+}
+
+#[cold]
+fn unlike(id: FutureId) -> Box<CallError> {
+    of_sender(id, "an answer of another type".to_owned())
+}
+
+fn of_sender(id: FutureId, why: String) -> Box<CallError> {
+    Box::new(CallError::Wire { entry: "the sender".into(), pe: id.pe, why })
+}
+
+impl fmt::Debug for Futures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Futures").field("waiting", &self.waiting()).finish()
+    }
+}
+
+/// An open future of this PE, and the owner of its slot. Its value has the type `R`.
+pub(crate) struct OpenFuture<R> {
+    id: FutureId,
+    rt: Rt,
+    item: PhantomData<fn() -> R>,
+}
+
+impl<R: Arguments> OpenFuture<R> {
+    pub(crate) fn new(rt: Rt, awaits: Awaited) -> Self {
+        Self { id: rt.futures.open(rt, &R::KEEP, awaits), rt, item: PhantomData }
+    }
+}
+
+impl<R: Arguments> OpenFuture<Vec<R>> {
+    /// Of results that arrive packed, each by itself.
+    pub(crate) fn list(rt: Rt, awaits: Awaited) -> Self {
+        Self { id: rt.futures.open(rt, &R::LIST, awaits), rt, item: PhantomData }
+    }
+}
+
+impl OpenFuture<()> {
+    /// Completes when a value of type `R` arrives, and drops it.
+    pub(crate) fn discarding<R: Arguments>(rt: Rt, awaits: Awaited) -> Self {
+        Self { id: rt.futures.open(rt, &R::DISCARD, awaits), rt, item: PhantomData }
+    }
+}
+
+impl<R> OpenFuture<R> {
+    pub(crate) fn id(&self) -> FutureId {
+        self.id
+    }
+
+    pub(crate) fn rt(&self) -> Rt {
+        self.rt
+    }
+}
+
+impl<R: 'static> Future for OpenFuture<R> {
+    type Output = Result<R, CallError>;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.rt.futures.poll(self.id, cx.waker())
+    }
+}
+
+impl<R> Drop for OpenFuture<R> {
+    fn drop(&mut self) {
+        self.rt.futures.close(self.id);
+    }
+}
