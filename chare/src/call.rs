@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
-use crate::envelope::CallOptions;
+use crate::message::envelope::CallOptions;
 use crate::reduce::{Reducer, known};
 use crate::runtime::{self, Awaited, Merged};
 use crate::{CallError, Chare, Checked, Entry, Kind, Many, One, Reply, Target};

@@ -83,7 +83,7 @@ pub trait Chare: Sized + 'static {
     fn solo_map() -> Option<Self::Map>;
     /// What its index type supports.
     #[doc(hidden)]
-    fn naming() -> crate::index::Naming<Self::Index>;
+    fn naming() -> crate::message::index::Naming<Self::Index>;
 }
 
 /// The methods that a proxy of `T` offers. Implemented by `#[chare]`.

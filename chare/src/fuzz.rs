@@ -155,7 +155,7 @@ impl Message {
     fn send(&self, rt: Rt) {
         let to = Pe(1 + u32::from(self.how & 1));
         let fill = |room: &mut [std::mem::MaybeUninit<u8>]| {
-            crate::moved::put_bytes(room, 0, &self.bytes);
+            crate::message::moved::put_bytes(room, 0, &self.bytes);
         };
         let payloads: Vec<_> = (0..usize::from(self.how >> 6)).map(|n| RegBuf::heap(1_500 + n)).collect();
         let tag = Tag(self.kind);
@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::CollectionId;
-    use crate::envelope::{FutureId, Header, tag};
+    use crate::message::envelope::{FutureId, Header, tag};
     use crate::registry::registry;
 
     fn replay(target: &str, run: fn(&[u8])) {

@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use charm4rs_scheduler::TimerId;
 use charm4rs_transport::{Layout, Pe};
 
-use crate::index::Bounds;
+use crate::message::index::Bounds;
 use crate::proxy::volume;
 use crate::runtime::{self, Awaited, Rt, Shape};
 use crate::{
@@ -89,7 +89,7 @@ impl Job {
         extent: T::Index,
         init: impl IntoInit<T::Init>,
     ) -> Collection<T> {
-        let bounds = Bounds { extent, volume: volume(&extent), grid: crate::index::Grid::THIS };
+        let bounds = Bounds { extent, volume: volume(&extent), grid: crate::message::index::Grid::THIS };
         Collection::named(runtime::create_collection::<T>(self.rt, Shape::Bounded(bounds), map, init.into_init()))
     }
 

@@ -13,15 +13,11 @@ mod boot;
 mod call;
 mod chare;
 mod cx;
-mod envelope;
-mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod group;
-#[doc(hidden)]
-pub mod index;
 mod job;
-mod moved;
+mod message;
 mod payload;
 mod pe;
 mod proxy;
@@ -40,7 +36,6 @@ mod thread;
 mod trait_proxy;
 mod watch;
 mod weigh;
-mod wire;
 
 pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted, ServerOptions};
 pub use call::Call;
@@ -48,10 +43,13 @@ pub use chare::{Arguments, Calls, Chare, Entry, IntoInit, Started};
 pub use charm4rs_macros::{chare, data, entry, init, init_pe, init_process, main, readonly};
 pub use charm4rs_transport::{Layout, Pe};
 pub use cx::{Cx, This};
-pub use error::CallError;
 pub use group::Group;
-pub use index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Places, Solo};
 pub use job::{Job, Timer};
+pub use message::CollectionId;
+pub use message::error::CallError;
+#[doc(hidden)]
+pub use message::index;
+pub use message::index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Places, Solo};
 pub use payload::{Payload, RecvBuffer};
 pub use proxy::{All, Collection, Kind, Many, NoInsertion, One, Proxy, Target};
 pub use put_window::{Put, PutHandle, PutWindow, ReceivedPut};
@@ -59,7 +57,6 @@ pub use readonly::{Readonly, ReadonlyValue};
 pub use receive::Receive;
 pub use remote::{Hold, PeGone, Remote};
 pub use reply::{Checked, Promise, Reply, join_all};
-pub use runtime::CollectionId;
 #[doc(hidden)]
 pub use runtime::front::{Front, body_of};
 pub use select::{Either, select, select_all};
@@ -88,6 +85,7 @@ pub use boot::main_after;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::boot::main;
+    pub use crate::message::wire::WireError;
     pub use crate::proxy::HasMethodsWithoutEntry;
     pub use crate::readonly::{AnyReadonly, Init, InitRegistration, ReadonlyRegistration};
     pub use crate::receive::{keyed, post, receive};
@@ -95,6 +93,5 @@ pub mod __private {
     pub use crate::runtime::sink;
     pub use crate::trait_proxy::{AnyMethod, Implementation, ImplementationRegistration, RowsOf};
     pub use crate::weigh::{Light, Weigh};
-    pub use crate::wire::WireError;
     pub use inventory;
 }

@@ -10,8 +10,8 @@ use charm4rs_transport::RegBuf;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::message::wire::{self, Bytes};
 use crate::runtime;
-use crate::wire::{self, Bytes};
 
 /// An array of plain data (`f64`, `u8`, `[f32; 3]`, anything `bytemuck::Pod`) as an argument.
 ///

@@ -8,9 +8,10 @@ use std::ops::Deref;
 use charm4rs_transport::Pe;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::envelope::CallOptions;
-use crate::envelope::FutureId;
-use crate::runtime::{self, CollectionId};
+use crate::message::CollectionId;
+use crate::message::envelope::CallOptions;
+use crate::message::envelope::FutureId;
+use crate::runtime;
 use crate::{Arguments, Calls, Chare, ChareTrait, Entry, GridIndex, Group, Implements, IntoInit, Job, Promise, Reply};
 
 mod sealed {

@@ -14,10 +14,11 @@ use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::message::wire;
 use crate::reduce::IntoSink;
 use crate::reply::Checked;
 use crate::runtime::{self, Rt, Runtime, put_windows};
-use crate::{Arguments, CallError, Payload, Reply, wire};
+use crate::{Arguments, CallError, Payload, Reply};
 
 /// Memory on this PE that the owner of its [`PutHandle`] puts into repeatedly. A put is one write, without a handshake. Made by
 /// [`Job::put_window`](crate::Job::put_window).

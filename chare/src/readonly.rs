@@ -11,8 +11,8 @@ use charm4rs_transport::Pe;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::message::wire::{self, WireError};
 use crate::runtime::{self, Rt, startup};
-use crate::wire::{self, WireError};
 use crate::{Job, registry};
 
 /// What can be the value of a [`Readonly`].

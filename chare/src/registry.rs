@@ -11,7 +11,7 @@ use charm4rs_transport::RegBuf;
 use charm4rs_transport::port::{Incoming, Offer};
 use sha2::{Digest, Sha256};
 
-use crate::envelope::Header;
+use crate::message::envelope::Header;
 use crate::readonly::{InitRegistration, ReadonlyRegistration};
 use crate::runtime::{self, BodyOps, IndexLook, Runtime, Start};
 use crate::trait_proxy::{Implementation, ImplementationRegistration};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::envelope::FutureId;
+use crate::message::envelope::FutureId;
 use crate::runtime::{self, Awaited, OpenFuture, Rt};
 use crate::{Arguments, CallError};
 

@@ -17,11 +17,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smallvec::SmallVec;
 
-use crate::envelope::CallOptions;
-use crate::envelope::FutureId;
+use crate::message::CollectionId;
+use crate::message::envelope::CallOptions;
+use crate::message::envelope::FutureId;
+use crate::message::wire;
 use crate::registry::{self, MethodInfo};
-use crate::runtime::{self, Awaited, CollectionId, Rt};
-use crate::{Arguments, CallError, Chare, Checked, Entry, Kind, One, Proxy, Reply, Target, wire};
+use crate::runtime::{self, Awaited, Rt};
+use crate::{Arguments, CallError, Chare, Checked, Entry, Kind, One, Proxy, Reply, Target};
 
 /// A trait whose methods are entry methods, as `dyn Trait`. Implemented by [`#[chare]`](macro@crate::chare).
 #[diagnostic::on_unimplemented(

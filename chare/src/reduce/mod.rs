@@ -27,8 +27,8 @@ use serde::{Deserialize, Serialize};
 pub use self::elements::{By, ByElement, Each, Elementwise, MergeItems, Operation, Run, each};
 use crate::Arguments;
 use crate::Promise;
-use crate::envelope::FutureId;
-use crate::runtime::CollectionId;
+use crate::message::CollectionId;
+use crate::message::envelope::FutureId;
 
 /// Makes one result of many parts. `V` is what an element contributes.
 #[diagnostic::on_unimplemented(

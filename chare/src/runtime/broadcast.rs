@@ -18,17 +18,18 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 
 use super::Rt;
-use super::collection::{CollectionId, Common, Key, key};
+use super::collection::{Common, Key, key};
 use super::execute::{Then, guard};
 use super::exit::Panicked;
 use super::insertion::casts;
 use super::post::{self, Pack, fail_call, send_failure, wire_error};
 use super::reduction::Merging;
 use super::shared::{self, Opened};
-use crate::envelope::{CallOptions, FutureId, Header, NUMBERED, tag};
+use crate::message::CollectionId;
+use crate::message::envelope::{CallOptions, FutureId, Header, NUMBERED, tag};
+use crate::message::wire::{self, Aside, Packed, WireError};
 use crate::reduce::known;
 use crate::registry::MethodInfo;
-use crate::wire::{self, Aside, Packed, WireError};
 use crate::{Arguments, CallError, Chare, ElementIndex, Entry, Many, Target};
 
 /// What the caller of a broadcast waits for.

@@ -14,10 +14,11 @@ use super::exit::Failure;
 use super::post::{self, fail_call, header_of, owners, wire_error};
 use super::{Rt, local_call, location, queued};
 use crate::cx::Element;
-use crate::envelope::{CallOptions, FutureId, HEADER, Header, MOVED, PASSED, tag};
+use crate::message::envelope::{CallOptions, FutureId, HEADER, Header, MOVED, PASSED, tag};
+use crate::message::moved;
+use crate::message::wire::{self, WireError};
 use crate::registry::MethodInfo;
-use crate::wire::{self, WireError};
-use crate::{CallError, Chare, Entry, One, Target, This, moved};
+use crate::{CallError, Chare, Entry, One, Target, This};
 
 /// The value that a moved call carries.
 pub(super) type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::Args);

@@ -18,7 +18,7 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::{Incoming, Tag};
 use serde::{Deserialize, Serialize};
 
-use super::collection::{AnyCollection, CollectionId, Members, key, misplaced};
+use super::collection::{AnyCollection, Members, key, misplaced};
 use super::execute::guard;
 use super::exit::Failure;
 use super::gone::{self, Likeness};
@@ -26,13 +26,15 @@ use super::insertion::{census, newcomers};
 use super::post::{self, owners};
 use super::reduction::counting;
 use super::shared::{self, Opened};
-use super::{Awaited, OpenFuture, Rt, location, section, tree};
+use super::{Awaited, OpenFuture, Rt, location, section, startup, tree};
 use crate::cx::Element;
-use crate::envelope::{HEADER, Header, tag};
-use crate::index::Bounds;
+use crate::message::CollectionId;
+use crate::message::envelope::{HEADER, Header, tag};
+use crate::message::index::Bounds;
+use crate::message::moved;
+use crate::message::wire::{self, WireError};
 use crate::registry::ChareInfo;
-use crate::wire::{self, WireError};
-use crate::{Chare, Cx, IndexMap, NoInsertion, Places, Proxy, Solo, Target, moved};
+use crate::{Chare, Cx, IndexMap, NoInsertion, Places, Proxy, Solo, Target};
 
 /// The elements that a collection can have.
 pub(crate) enum Shape<T: Chare> {
@@ -277,7 +279,7 @@ pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<P
     });
     let serial = rt.solos.next(home);
     let index = Solo { home, creator: rt.sched.pe(), serial };
-    let collection = CollectionId::solo(T::info());
+    let collection = CollectionId::solo(T::info().id());
     send_new::<T>(rt, home, tag::SOLO, collection, index, init);
     Proxy::to(Target { collection, which: index })
 }

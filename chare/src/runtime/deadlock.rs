@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use super::lacking::Lacking;
 use super::waiting::{self, Wait};
 use super::{Rt, tree};
-use crate::envelope::{HEADER, Header, tag};
-use crate::wire;
+use crate::message::envelope::{HEADER, Header, tag};
+use crate::message::wire;
 
 /// The number of waiting tasks that are reported.
 const TOLD: usize = 16;

@@ -16,7 +16,7 @@ use charm4rs_transport::{Pe, TransportError};
 use super::deadlock::Deadlock;
 use super::{Rt, stack, tree};
 use crate::CallError;
-use crate::envelope::{Header, tag};
+use crate::message::envelope::{Header, tag};
 
 /// Why a job ends before its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ fn pass_on(rt: Rt, header: &Header) {
 }
 
 fn send(rt: Rt, to: Pe, header: &Header) {
-    rt.sched.send_system(to, tag::EXIT, crate::envelope::HEADER, |room| header.fill(&[], room));
+    rt.sched.send_system(to, tag::EXIT, crate::message::envelope::HEADER, |room| header.fill(&[], room));
 }
 
 /// The PE that decides on the exit status.

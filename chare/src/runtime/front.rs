@@ -2,8 +2,9 @@
 
 use serde::de::DeserializeOwned;
 
-use super::collection::CollectionId;
-use crate::{CallError, wire};
+use crate::CallError;
+use crate::message::CollectionId;
+use crate::message::wire;
 
 /// Information that a front in another language has and the runtime does not, and events that it must know.
 pub trait Front {

@@ -17,10 +17,10 @@ use std::task::{Context, Poll, Waker};
 use charm4rs_scheduler::WakerKey;
 
 use super::Rt;
-use crate::envelope::FutureId;
-use crate::moved::{self, Stash};
+use crate::message::envelope::FutureId;
+use crate::message::moved::{self, Stash};
+use crate::message::wire::{self, Aside, Packed, WireError};
 use crate::registry::MethodInfo;
-use crate::wire::{self, Aside, Packed, WireError};
 use crate::{Arguments, CallError};
 
 type Read = Result<(), Box<WireError>>;

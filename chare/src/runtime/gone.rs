@@ -23,15 +23,17 @@ use hashbrown::HashMap;
 
 use super::broadcast;
 use super::calls::undeliverable;
-use super::collection::{AnyCollection, CollectionId};
+use super::collection::AnyCollection;
 use super::exit::Failure;
 use super::intervals::Intervals;
 use super::post::{send_failure, send_wire};
 use super::span::Span;
 use super::{Awaited, Dispatcher, OpenFuture, Rt, tree};
 use crate::cx::AnyElement;
-use crate::envelope::{HEADER, Header, tag};
-use crate::{CallError, Chare, wire};
+use crate::message::CollectionId;
+use crate::message::envelope::{HEADER, Header, tag};
+use crate::message::wire;
+use crate::{CallError, Chare};
 
 type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 

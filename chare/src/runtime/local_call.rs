@@ -11,7 +11,7 @@ use super::execute::{Then, run};
 use super::post::header_of;
 use crate::Entry;
 use crate::cx::Element;
-use crate::envelope::{CallOptions, FutureId};
+use crate::message::envelope::{CallOptions, FutureId};
 
 /// Queues a call of an element of this PE.
 #[inline]

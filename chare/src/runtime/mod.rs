@@ -54,7 +54,6 @@ use hashbrown::HashMap;
 
 pub(crate) use broadcast::{Answer, broadcast, call_all};
 pub(crate) use calls::{BodyOps, call, deliver, offer};
-pub use collection::CollectionId;
 pub(crate) use collection::Members;
 pub(crate) use create::{
     Shape, create, create_collection, create_solo, destroy, discard_new, insert, is_closed, may_insert, single,
@@ -74,7 +73,8 @@ pub(crate) use section::{Membership, allreduce, contribute, section, section_of}
 pub(crate) use self::collection::AnyCollection;
 use self::futures::Futures;
 use crate::Chare;
-use crate::envelope::{CallOptions, HEADER, Header, tag};
+use crate::message::CollectionId;
+use crate::message::envelope::{CallOptions, HEADER, Header, tag};
 use crate::registry::{Registry, registry};
 
 type Recent = (CollectionId, &'static dyn Any);
@@ -108,7 +108,7 @@ pub struct Runtime {
     solos: solos::Solos,
     gone: gone::Gone,
     next_home: Cell<u32>,
-    waves: RefCell<HashMap<crate::envelope::FutureId, Rc<broadcast::Wave>>>,
+    waves: RefCell<HashMap<crate::message::envelope::FutureId, Rc<broadcast::Wave>>>,
     /// Reused for serialization.
     scratch: Cell<Vec<u8>>,
     /// The task that is the program's `main`.
@@ -247,7 +247,7 @@ impl Runtime {
     fn find_collection<T: Chare>(&self, id: CollectionId) -> Option<&'static Members<T>> {
         let members = match self.any_collection(id) {
             Some(members) => members.as_any(),
-            None if id == CollectionId::solo(T::info()) => {
+            None if id == CollectionId::solo(T::info().id()) => {
                 let members = Members::<T>::solo(id)?;
                 self.register(members);
                 members

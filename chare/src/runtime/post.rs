@@ -8,13 +8,13 @@ use charm4rs_scheduler::Class;
 use charm4rs_transport::port::{Charge, Incoming, Tag};
 use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
-use super::collection::CollectionId;
 use super::exit::Failure;
 use super::{Rt, shared};
-use crate::envelope::{CallOptions, FutureId, HEADER, Header, tag};
-use crate::moved::{self, Loose};
+use crate::message::CollectionId;
+use crate::message::envelope::{CallOptions, FutureId, HEADER, Header, tag};
+use crate::message::moved::{self, Loose};
+use crate::message::wire::{self, Aside, WireError};
 use crate::registry::MethodInfo;
-use crate::wire::{self, Aside, WireError};
 use crate::{Arguments, CallError};
 
 /// The header of a call.

@@ -20,10 +20,11 @@ use hashbrown::HashMap;
 use super::exit::Failure;
 use super::reduction::results;
 use super::{Awaited, OpenFuture, Rt};
-use crate::envelope::{FutureId, HEADER, Header, tag};
+use crate::message::envelope::{FutureId, HEADER, Header, tag};
+use crate::message::moved;
 use crate::put_window::Right;
 use crate::reduce::Sink;
-use crate::{Arguments, CallError, moved};
+use crate::{Arguments, CallError};
 
 type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 

@@ -10,8 +10,9 @@ use charm4rs_scheduler::{Class, Handler};
 use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
 
-use super::collection::{CollectionId, Key};
+use super::collection::Key;
 use super::{Dispatcher, Rt};
+use crate::message::CollectionId;
 
 type Element = (CollectionId, Key);
 

@@ -19,7 +19,7 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
-use super::collection::{AnyCollection, CollectionId, Key, Place, key};
+use super::collection::{AnyCollection, Key, Place, key};
 use super::create::opening;
 use super::execute::spawn;
 use super::exit::Failure;
@@ -30,10 +30,12 @@ use super::reduction::{Reductions, To};
 use super::span::Span;
 use super::{Awaited, OpenFuture, Rt, gone, reduction};
 use crate::cx::{AnyElement, Base, Element};
-use crate::envelope::{HEADER, Header, tag};
+use crate::message::CollectionId;
+use crate::message::envelope::{HEADER, Header, tag};
+use crate::message::wire;
 use crate::reduce::{Reducer, Sink};
 use crate::registry::ChareInfo;
-use crate::{Arguments, Chare, wire};
+use crate::{Arguments, Chare};
 
 /// The membership of an element in a section, or its contributions to it.
 #[derive(Clone, Copy)]

@@ -11,9 +11,9 @@ use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
 use super::post::{Pack, pack_and_end};
 use super::{Rt, class_of};
-use crate::envelope::{HEADER, Header, MOVED, tag};
-use crate::moved;
-use crate::wire::{self, WireError};
+use crate::message::envelope::{HEADER, Header, MOVED, tag};
+use crate::message::moved;
+use crate::message::wire::{self, WireError};
 
 /// The references in front of the bytes of a message inside a process.
 pub(super) type Beside = Vec<Arc<RegBuf>>;

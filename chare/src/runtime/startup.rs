@@ -18,7 +18,7 @@ use charm4rs_transport::port::Incoming;
 use super::exit::{Failure, Panicked};
 use super::shared::{self, Opened};
 use super::{Dispatcher, Rt, guard, tree};
-use crate::envelope::{Header, tag};
+use crate::message::envelope::{Header, tag};
 use crate::readonly::Init;
 use crate::registry::{Registry, registry};
 
@@ -86,7 +86,7 @@ fn open_now(rt: Rt) {
     if rt.sched.pe() == FIRST {
         let set = rt.startup.set.take();
         let mut bytes = Vec::new();
-        crate::wire::pack(&set, &mut bytes).expect("numbers and bytes can be packed");
+        crate::message::wire::pack(&set, &mut bytes).expect("numbers and bytes can be packed");
         pass_on(rt, &bytes);
         opened(rt);
     } else if !rt.startup.asked.replace(true) {

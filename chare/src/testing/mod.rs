@@ -48,14 +48,16 @@ use charm4rs_transport::{Layout, Pe};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::message::wire::WireError;
+pub use crate::readonly;
 pub use crate::runtime::Failure;
-pub use crate::wire::WireError;
 pub use lockstep::LockstepJob;
 pub(crate) use sim::run;
 pub use sim::{End, Outcome, SimOptions, Waits, simulate};
 
+use crate::message::wire;
 use crate::runtime::{self, Host, Rt};
-use crate::{Job, MainResult, pe, readonly, wire};
+use crate::{Job, MainResult, pe};
 
 /// A job of threads that takes longer hangs.
 const WATCHDOG: Duration = Duration::from_secs(60);

@@ -2,9 +2,9 @@
 //!
 //! | range | owner | its tags are in | handled |
 //! |---|---|---|---|
-//! | [`OBJECTS`] | the object model: calls, replies, collections | `chare/src/envelope.rs` | from the PE's queue |
+//! | [`OBJECTS`] | the object model: calls, replies, collections | `chare/src/message/envelope.rs` | from the PE's queue |
 //! | [`SCHEDULER`] | the scheduler: quiescence | `scheduler/src/quiescence.rs` | while the PE polls |
-//! | [`OBJECTS_SYSTEM`] | the object model: exit, deadlock | `chare/src/envelope.rs` | while the PE polls |
+//! | [`OBJECTS_SYSTEM`] | the object model: exit, deadlock | `chare/src/message/envelope.rs` | while the PE polls |
 //! | [`PORT`] | the port: payloads, rendezvous, credit | `frame.rs` | by the port |
 //!
 //! Messages of the two middle ranges are *system messages*: they need no credit, and may overtake messages that wait for some.

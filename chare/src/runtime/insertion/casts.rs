@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, HashSet};
 use charm4rs_transport::Pe;
 use hashbrown::HashMap;
 
+use crate::message::CollectionId;
 use crate::runtime::Rt;
-use crate::runtime::collection::{CollectionId, Common, Key};
+use crate::runtime::collection::{Common, Key};
 
 type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 

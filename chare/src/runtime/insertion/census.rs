@@ -25,13 +25,14 @@ use serde::{Deserialize, Serialize};
 
 use super::casts::{self, Seen};
 use super::newcomers::Newcomers;
-use crate::envelope::{FutureId, HEADER, Header, tag};
-use crate::runtime::collection::{AnyCollection, CollectionId, Common};
+use crate::message::CollectionId;
+use crate::message::envelope::{FutureId, HEADER, Header, tag};
+use crate::message::wire;
+use crate::runtime::collection::{AnyCollection, Common};
 use crate::runtime::execute::spawn;
 use crate::runtime::post::{reply, send_failure, send_wire};
 use crate::runtime::reduction::counting;
 use crate::runtime::{Awaited, OpenFuture, Rt, tree};
-use crate::wire;
 
 /// A PE's count of a sparse array's insertions, and the census that it takes part in.
 #[derive(Default)]

@@ -19,12 +19,13 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
-use crate::envelope::{HEADER, Header, tag};
+use crate::Chare;
+use crate::message::envelope::{HEADER, Header, tag};
+use crate::message::wire;
 use crate::runtime::Rt;
 use crate::runtime::collection::{Members, Place, key};
 use crate::runtime::create::Shape;
 use crate::runtime::post::send_wire;
-use crate::{Chare, wire};
 
 /// A message about an element's location.
 #[derive(Clone, Copy, Serialize, Deserialize)]

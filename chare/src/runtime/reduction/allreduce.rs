@@ -26,12 +26,12 @@ use super::by_number::ByNumber;
 use super::part::{Given, Part, Terms, Typed};
 use super::unlike::{cannot_be_sent, refuse, unlike};
 use crate::Arguments;
-use crate::envelope::{FutureId, tag};
+use crate::message::envelope::{FutureId, tag};
+use crate::message::wire::{self, WireError};
 use crate::reduce::Reducer;
 use crate::runtime::Rt;
 use crate::runtime::exit::Failure;
 use crate::runtime::shared::{self, Opened};
-use crate::wire::{self, WireError};
 
 /// On more PEs, trees are as fast, and send fewer messages.
 const PES_MAX: usize = 32;

@@ -4,10 +4,10 @@
 use std::any::Any;
 
 use super::part::Typed;
-use crate::envelope::FutureId;
+use crate::message::envelope::FutureId;
+use crate::message::wire::{Packed, WireError};
 use crate::reduce::Reducer;
 use crate::runtime::{Rt, post};
-use crate::wire::{Packed, WireError};
 use crate::{Arguments, CallError};
 
 /// The results of a PE's elements, and of the PEs below it.

@@ -20,7 +20,7 @@ use charm4rs_transport::Pe;
 use super::allreduce;
 use super::counts::Count;
 use super::{Partial, Reductions, advance_from, send};
-use crate::envelope::{FutureId, tag};
+use crate::message::envelope::{FutureId, tag};
 use crate::runtime::Rt;
 use crate::runtime::intervals::Intervals;
 use crate::runtime::post::reply_serialized;

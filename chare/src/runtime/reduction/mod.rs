@@ -47,13 +47,13 @@ pub(crate) use answers::{Merged, Merging};
 pub use results::sink;
 
 use crate::Arguments;
-use crate::envelope::{FutureId, Header, tag};
+use crate::message::CollectionId;
+use crate::message::envelope::{FutureId, Header, tag};
+use crate::message::wire::{self, Packed};
 use crate::reduce::{Reducer, Route};
 use crate::runtime::Rt;
-use crate::runtime::collection::CollectionId;
 use crate::runtime::shared::{self, Opened};
 use crate::runtime::span::{Place, Span};
-use crate::wire::{self, Packed};
 
 /// A PE's part of a collection's reductions.
 pub(crate) struct Reductions {

@@ -6,11 +6,11 @@ use std::any::{Any, TypeId};
 use super::Reductions;
 use super::results::deliver;
 use super::unlike::contribution;
-use crate::envelope::FutureId;
+use crate::message::envelope::FutureId;
+use crate::message::wire::{self, Packed, WireError};
 use crate::reduce::{Reducer, Route};
 use crate::runtime::Rt;
 use crate::runtime::shared::{Beside, Opened};
-use crate::wire::{self, Packed, WireError};
 
 /// The parts merged so far.
 pub(super) trait Part {

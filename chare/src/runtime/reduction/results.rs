@@ -13,13 +13,13 @@ use smallvec::SmallVec;
 use super::pipelined::Merge;
 use super::{Reductions, send};
 use crate::Arguments;
-use crate::envelope::{FutureId, HEADER, Header, tag};
+use crate::message::envelope::{FutureId, HEADER, Header, tag};
+use crate::message::wire::{self, Packed, WireError};
 use crate::reduce::{Route, Sink};
 use crate::runtime::exit::Failure;
 use crate::runtime::insertion::casts;
 use crate::runtime::post::reply_tagged;
 use crate::runtime::{Rt, broadcast, shared};
-use crate::wire::{self, Packed, WireError};
 
 /// The futures here that wait for the result of a reduction.
 #[derive(Default)]

@@ -1,8 +1,8 @@
 //! Error texts for contributions that do not match. Knows nothing of how they are detected.
 
 use super::Reductions;
+use crate::message::wire::WireError;
 use crate::runtime::exit::Failure;
-use crate::wire::WireError;
 
 /// Contributions that cannot be merged.
 const UNLIKE: &str = "different types, vectors of different lengths, or for different receivers, to one reduction";

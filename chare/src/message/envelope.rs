@@ -6,8 +6,8 @@ use charm4rs_scheduler::{Class, Order};
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::{Incoming, PutWindowId, Tag};
 
-use crate::moved;
-use crate::runtime::CollectionId;
+use crate::message::CollectionId;
+use crate::message::moved;
 
 /// The kinds of messages of this layer.
 pub(crate) mod tag {
