@@ -112,7 +112,7 @@ impl<E: Entry> Call<E, One> {
         let rt = runtime::current();
         let reply = Reply::new(rt, Awaited::Call(E::info()));
         let (target, args, options) = self.take();
-        runtime::call::<E>(rt, &target, args, options, reply.id());
+        runtime::call::<E>(rt, target.collection, target.which, args, options, reply.id());
         reply
     }
 
@@ -122,7 +122,7 @@ impl<E: Entry> Call<E, One> {
         let rt = runtime::current();
         let reply = Reply::discarding::<E::Output>(rt, Awaited::Call(E::info()));
         let (target, args, options) = self.take();
-        runtime::call::<E>(rt, &target, args, options, reply.id());
+        runtime::call::<E>(rt, target.collection, target.which, args, options, reply.id());
         reply
     }
 }
@@ -134,7 +134,7 @@ impl<E: Entry> Call<E, Many> {
         let rt = runtime::current();
         let reply = Reply::list(rt, Awaited::Broadcast(E::info()));
         let (target, args, options) = self.take();
-        runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Values(reply.id()));
+        runtime::call_all::<E>(rt, target.collection, args, options, runtime::Answer::Values(reply.id()));
         reply
     }
 
@@ -144,7 +144,7 @@ impl<E: Entry> Call<E, Many> {
         let rt = runtime::current();
         let reply = Reply::new(rt, Awaited::Broadcast(E::info()));
         let (target, args, options) = self.take();
-        runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Done(reply.id()));
+        runtime::call_all::<E>(rt, target.collection, args, options, runtime::Answer::Done(reply.id()));
         reply
     }
 }
@@ -194,7 +194,13 @@ impl<E: Entry> Call<E, Many> {
         match known::number::<E::Output, R>(reducer) {
             Some(number) => {
                 let (target, args, options) = self.take();
-                runtime::call_all::<E>(rt, &target, args, options, runtime::Answer::Reduced(reply.id(), number));
+                runtime::call_all::<E>(
+                    rt,
+                    target.collection,
+                    args,
+                    options,
+                    runtime::Answer::Reduced(reply.id(), number),
+                );
             }
             None => {
                 let (results, to) = (self.checked(), reply.id());

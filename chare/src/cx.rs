@@ -195,7 +195,7 @@ macro_rules! surroundings {
         /// If another element of this PE has contributed a value of another type or length, or for another sink.
         #[track_caller]
         pub fn contribute<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R, sink: impl IntoSink<R::Output>) {
-            runtime::contribute($element, $element.members.id(), value, reducer, sink.into_sink());
+            runtime::contribute($element, $element.members.id(), value, reducer, sink.into_sink().route);
         }
 
         /// Adds this element's part to the next reduction of a section that it is in, whose result goes to `sink`.
@@ -213,7 +213,7 @@ macro_rules! surroundings {
             reducer: R,
             sink: impl IntoSink<R::Output>,
         ) {
-            runtime::contribute($element, section.id, value, reducer, sink.into_sink());
+            runtime::contribute($element, section.id, value, reducer, sink.into_sink().route);
         }
 
         /// Adds this element's part to the collection's next reduction; every contributor gets the result.

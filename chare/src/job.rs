@@ -122,7 +122,7 @@ impl Job {
 
     /// A single chare, on the next PE in turn.
     pub fn single<T: Chare<Index = Solo>>(&self, init: impl IntoInit<T::Init>) -> Proxy<T> {
-        runtime::single::<T>(self.rt, init.into_init(), None)
+        Proxy::single(runtime::single::<T>(self.rt, init.into_init(), None))
     }
 
     /// A single chare on `pe`.
@@ -132,7 +132,7 @@ impl Job {
     #[track_caller]
     pub fn single_on<T: Chare<Index = Solo>>(&self, pe: Pe, init: impl IntoInit<T::Init>) -> Proxy<T> {
         assert!(pe.0 < self.pes(), "the job has no PE {pe}: it has {}", self.pes());
-        runtime::single::<T>(self.rt, init.into_init(), Some(pe))
+        Proxy::single(runtime::single::<T>(self.rt, init.into_init(), Some(pe)))
     }
 
     /// A value that will be given on any PE: the promise can be sent there, the reply is awaited here.

@@ -89,8 +89,8 @@ pub mod __private {
     pub use crate::proxy::HasMethodsWithoutEntry;
     pub use crate::readonly::{AnyReadonly, Init, InitRegistration, ReadonlyRegistration};
     pub use crate::receive::{keyed, post, receive};
+    pub use crate::reduce::sink::sink;
     pub use crate::registry::{ChareInfo, MethodInfo, Registration};
-    pub use crate::runtime::sink;
     pub use crate::trait_proxy::{AnyMethod, Implementation, ImplementationRegistration, RowsOf};
     pub use crate::weigh::{Light, Weigh};
     pub use inventory;

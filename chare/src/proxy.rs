@@ -12,7 +12,9 @@ use crate::message::CollectionId;
 use crate::message::envelope::CallOptions;
 use crate::message::envelope::FutureId;
 use crate::runtime;
-use crate::{Arguments, Calls, Chare, ChareTrait, Entry, GridIndex, Group, Implements, IntoInit, Job, Promise, Reply};
+use crate::{
+    Arguments, Calls, Chare, ChareTrait, Entry, GridIndex, Group, Implements, IntoInit, Job, Promise, Reply, Solo,
+};
 
 mod sealed {
     pub trait Sealed {}
@@ -77,7 +79,7 @@ impl Kind for One {
     const BROADCAST: bool = false;
     #[inline]
     fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, One>, args: E::Args, options: CallOptions) {
-        runtime::call::<E>(rt, target, args, options, FutureId::NONE);
+        runtime::call::<E>(rt, target.collection, target.which, args, options, FutureId::NONE);
     }
 }
 
@@ -86,7 +88,7 @@ impl Kind for Many {
     type Result<O> = Vec<O>;
     const BROADCAST: bool = true;
     fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Many>, args: E::Args, options: CallOptions) {
-        runtime::call_all::<E>(rt, target, args, options, runtime::Answer::None);
+        runtime::call_all::<E>(rt, target.collection, args, options, runtime::Answer::None);
     }
 }
 
@@ -185,6 +187,12 @@ impl<T: Chare> All<T> {
         T: Implements<D>,
     {
         (*self.target()).into()
+    }
+}
+
+impl<T: Chare<Index = Solo>> Proxy<T> {
+    pub(crate) fn single((collection, which): (CollectionId, Solo)) -> Self {
+        Self::to(Target { collection, which })
     }
 }
 
@@ -510,7 +518,7 @@ impl<T: Chare> Collection<T> {
         if self.is_section() {
             return Err(NoInsertion::Section);
         }
-        runtime::may_insert::<T>(runtime::current(), self.id)
+        if runtime::may_insert::<T>(runtime::current(), self.id) { Ok(()) } else { Err(NoInsertion::Full) }
     }
 
     /// Whether reductions do not count what this PE inserts into a sparse array now, until that is closed again.

@@ -1,6 +1,5 @@
 //! Put windows: memory of a chare that another chare puts into repeatedly, without a handshake before each put.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -9,15 +8,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytemuck::Pod;
-use charm4rs_transport::port::{PutWindowAddress, PutWindowId, PutWindowMemory};
-use serde::de::Error as _;
-use serde::ser::Error as _;
+use charm4rs_transport::port::{PutWindowId, PutWindowMemory};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::message::wire;
 use crate::reduce::IntoSink;
 use crate::reply::Checked;
-use crate::runtime::{self, Rt, Runtime, put_windows};
+use crate::runtime::put_windows::{self, Right};
+use crate::runtime::{self, Rt, Runtime};
 use crate::{Arguments, CallError, Payload, Reply};
 
 /// Memory on this PE that the owner of its [`PutHandle`] puts into repeatedly. A put is one write, without a handshake. Made by
@@ -120,7 +117,7 @@ impl<T: Pod> PutWindow<T> {
     /// From now on each arrival gives `value` to `sink`: for example to an entry method (`proxy.method_sink()`) that then calls [`PutWindow::read`].
     /// Replaces the previous sink.
     pub fn notify<V: Arguments + Clone>(&self, sink: impl IntoSink<V>, value: V) {
-        put_windows::notify(self.rt(), self.id, sink.into_sink(), value);
+        put_windows::notify(self.rt(), self.id, sink.into_sink().route, value);
     }
 }
 
@@ -260,61 +257,5 @@ impl<T: Pod> Future for Put<T> {
 impl<T: Pod> fmt::Debug for Put<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Put({:?})", self.reply)
-    }
-}
-
-/// The part of a [`PutHandle`] that does not depend on its items: an address with one user, which can be moved. Empty once it was used or serialized.
-pub(crate) struct Right(Cell<Option<Box<PutWindowAddress>>>);
-
-impl Right {
-    pub(crate) fn of(address: Box<PutWindowAddress>) -> Self {
-        Self(Cell::new(Some(address)))
-    }
-
-    fn take(&self) -> Option<Box<PutWindowAddress>> {
-        self.0.take()
-    }
-
-    fn address<R>(&self, look: impl FnOnce(&PutWindowAddress) -> R) -> R {
-        let address = self.0.take().expect("a handle that was not used has its address");
-        let seen = look(&address);
-        self.0.set(Some(address));
-        seen
-    }
-}
-
-impl Drop for Right {
-    fn drop(&mut self) {
-        if let (Some(address), Some(rt)) = (self.take(), runtime::try_current()) {
-            put_windows::give_up(rt, &address);
-        }
-    }
-}
-
-impl fmt::Debug for Right {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.take();
-        let shown = match &address {
-            Some(address) => write!(f, "PutHandle({} bytes on PE {})", address.len, address.owner),
-            None => f.write_str("PutHandle(given away)"),
-        };
-        self.0.set(address);
-        shown
-    }
-}
-
-/// Serializing gives the handle away, so that its reader is the only holder.
-impl Serialize for Right {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        wire::is_once("a put handle goes to one chare, in a call or as a result").map_err(S::Error::custom)?;
-        let address = self.take().ok_or_else(|| S::Error::custom("a put handle that was given away"))?;
-        address.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Right {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        wire::is_once("a put handle comes in a call or as a result").map_err(D::Error::custom)?;
-        PutWindowAddress::deserialize(deserializer).map(|address| Self::of(address.into()))
     }
 }

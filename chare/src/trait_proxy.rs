@@ -23,7 +23,7 @@ use crate::message::envelope::FutureId;
 use crate::message::wire;
 use crate::registry::{self, MethodInfo};
 use crate::runtime::{self, Awaited, Rt};
-use crate::{Arguments, CallError, Chare, Checked, Entry, Kind, One, Proxy, Reply, Target};
+use crate::{Arguments, CallError, Chare, Checked, Entry, Kind, Proxy, Reply, Target};
 
 /// A trait whose methods are entry methods, as `dyn Trait`. Implemented by [`#[chare]`](macro@crate::chare).
 #[diagnostic::on_unimplemented(
@@ -317,7 +317,7 @@ fn send<E: Entry>(
     reply: FutureId,
 ) {
     match wire::unpack::<<E::Chare as Chare>::Index>(index, Vec::new()) {
-        Ok(which) => runtime::call::<E>(rt, &Target::<_, One> { collection, which }, args, options, reply),
+        Ok(index) => runtime::call::<E>(rt, collection, index, args, options, reply),
         Err(error) => runtime::fail_unsent(rt, E::info(), reply, &error),
     }
 }

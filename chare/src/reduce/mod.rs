@@ -18,6 +18,7 @@
 
 mod elements;
 pub(crate) mod known;
+pub(crate) mod sink;
 
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
@@ -25,8 +26,8 @@ use std::marker::PhantomData;
 use serde::{Deserialize, Serialize};
 
 pub use self::elements::{By, ByElement, Each, Elementwise, MergeItems, Operation, Run, each};
+pub use self::sink::{IntoSink, Sink};
 use crate::Arguments;
-use crate::Promise;
 use crate::message::CollectionId;
 use crate::message::envelope::FutureId;
 
@@ -93,6 +94,22 @@ pub trait Reducer<V>: Sized + 'static {
     fn by_element() -> Option<ByElement<Self, Self::Partial>> {
         None
     }
+}
+
+/// The receiver of a result, independent of its type.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Route {
+    Nobody,
+    Future(FutureId),
+    /// Every contributor.
+    Everyone,
+    /// An entry method; `before` is what stands before the last argument in its message.
+    Entry {
+        collection: CollectionId,
+        method: u16,
+        before: Vec<u8>,
+        broadcast: bool,
+    },
 }
 
 macro_rules! operations {
@@ -309,124 +326,6 @@ impl<V, W, R: Reducer<V>, S: Reducer<W>> Reducer<(V, W)> for (R, S) {
     }
     fn empty(&self) -> Option<Self::Output> {
         Some((self.0.empty()?, self.1.empty()?))
-    }
-}
-
-/// Where a result goes: a [`Promise`], an entry method (`proxy.method_sink(…)`), or nowhere.
-///
-/// The result is the last argument of the entry method. The sink holds those before it:
-///
-/// ```
-/// # use charm4rs::prelude::*;
-/// struct Report;
-///
-/// #[chare]
-/// impl Report {
-///     #[init]
-///     fn new() -> Self { Self }
-///     #[entry]
-///     fn energy(&mut self, step: u32, done: Promise<(u32, f64)>, energy: f64) { done.send((step, energy)) }
-/// }
-///
-/// struct Particles;
-///
-/// #[chare(index = usize)]
-/// impl Particles {
-///     #[init]
-///     fn new() -> Self { Self }
-///     #[entry]
-///     fn measure(&mut self, cx: &mut Cx<Self>, to: reduce::Sink<f64>) { cx.contribute(0.5, reduce::sum, to); }
-/// }
-/// # charm4rs::testing::threads(2, |job| async move {
-///
-/// let (done, told) = job.promise();
-/// let report = job.single::<Report>(());
-/// job.array::<Particles>(4, ()).all().measure(report.energy_sink(3, done));
-/// assert_eq!(told.await, (3, 2.0));
-/// # }).unwrap();
-/// ```
-pub struct Sink<O> {
-    pub(crate) route: Route,
-    item: PhantomData<fn(O)>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) enum Route {
-    Nobody,
-    Future(FutureId),
-    /// Every contributor.
-    Everyone,
-    /// An entry method; `before` is what stands before the last argument in its message.
-    Entry {
-        collection: CollectionId,
-        method: u16,
-        before: Vec<u8>,
-        broadcast: bool,
-    },
-}
-
-impl<O> Sink<O> {
-    pub(crate) fn to(route: Route) -> Self {
-        Self { route, item: PhantomData }
-    }
-
-    /// Throws the result away.
-    #[must_use]
-    pub fn nowhere() -> Self {
-        Self::to(Route::Nobody)
-    }
-}
-
-/// What a result of type `O` can be given to.
-#[diagnostic::on_unimplemented(
-    message = "a result of type `{O}` cannot go to `{Self}`",
-    label = "does not take a `{O}`",
-    note = "it can go to a `Promise<{O}>`, to an entry method whose last argument it is (`proxy.method_sink(…)`, with the arguments before it), or to `Sink::nowhere()`"
-)]
-pub trait IntoSink<O> {
-    /// As a sink.
-    fn into_sink(self) -> Sink<O>;
-}
-
-impl<O> IntoSink<O> for Sink<O> {
-    fn into_sink(self) -> Sink<O> {
-        self
-    }
-}
-
-impl<O> IntoSink<O> for Promise<O> {
-    fn into_sink(self) -> Sink<O> {
-        self.into()
-    }
-}
-
-impl<O> From<Promise<O>> for Sink<O> {
-    fn from(promise: Promise<O>) -> Self {
-        Self::to(Route::Future(promise.id))
-    }
-}
-
-impl<O> Clone for Sink<O> {
-    fn clone(&self) -> Self {
-        Self::to(self.route.clone())
-    }
-}
-
-impl<O> std::fmt::Debug for Sink<O> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.route.fmt(f)
-    }
-}
-
-impl<O> Serialize for Sink<O> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.route.serialize(serializer)
-    }
-}
-
-impl<'de, O> Deserialize<'de> for Sink<O> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Route::deserialize(deserializer).map(Self::to)
     }
 }
 

@@ -30,7 +30,7 @@ use crate::message::envelope::{CallOptions, FutureId, Header, NUMBERED, tag};
 use crate::message::wire::{self, Aside, Packed, WireError};
 use crate::reduce::known;
 use crate::registry::MethodInfo;
-use crate::{Arguments, CallError, Chare, ElementIndex, Entry, Many, Target};
+use crate::{Arguments, CallError, Chare, ElementIndex, Entry};
 
 /// What the caller of a broadcast waits for.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ pub(crate) enum Answer {
 }
 
 /// In the body of a broadcast, before the arguments: the kind of answer that is wanted.
-pub(super) const SILENT: u8 = 0;
+pub(crate) const SILENT: u8 = 0;
 const DONE: u8 = 1;
 const VALUES: u8 = 2;
 /// The reducer's number follows.
@@ -84,7 +84,7 @@ pub(super) struct WavePart {
 /// Sends a call to all elements.
 pub(crate) fn call_all<E: Entry>(
     rt: Rt,
-    target: &Target<E::Chare, Many>,
+    collection: CollectionId,
     args: E::Args,
     options: CallOptions,
     answer: Answer,
@@ -94,7 +94,7 @@ pub(crate) fn call_all<E: Entry>(
         Answer::None => FutureId::NONE,
         Answer::Done(to) | Answer::Values(to) | Answer::Reduced(to, _) => to,
     };
-    let header = post::header_of(rt, E::info(), target.collection, options, to);
+    let header = post::header_of(rt, E::info(), collection, options, to);
     call_packed(rt, E::info(), &header, answer, &mut |bytes| post::pack_and_end(&mut args, bytes));
 }
 

@@ -14,11 +14,12 @@ use super::exit::Failure;
 use super::post::{self, fail_call, header_of, owners, wire_error};
 use super::{Rt, local_call, location, queued};
 use crate::cx::Element;
+use crate::message::CollectionId;
 use crate::message::envelope::{CallOptions, FutureId, HEADER, Header, MOVED, PASSED, tag};
 use crate::message::moved;
 use crate::message::wire::{self, WireError};
 use crate::registry::MethodInfo;
-use crate::{CallError, Chare, Entry, One, Target, This};
+use crate::{CallError, Chare, Entry, This};
 
 /// The value that a moved call carries.
 pub(super) type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::Args);
@@ -63,22 +64,23 @@ unsafe fn discard<E: Entry>(body: *const u8) {
 #[inline]
 pub(crate) fn call<E: Entry>(
     rt: Rt,
-    target: &Target<E::Chare, One>,
+    collection: CollectionId,
+    index: <E::Chare as Chare>::Index,
     args: E::Args,
     options: CallOptions,
     reply: FutureId,
 ) {
-    let to = match rt.collection::<E::Chare>(target.collection) {
-        Some(members) => match members.find(&target.which) {
+    let to = match rt.collection::<E::Chare>(collection) {
+        Some(members) => match members.find(&index) {
             Some(element) => return local_call::call::<E>(rt, element, args, options, reply),
-            None => members.last_known_pe(rt, &target.which),
+            None => members.last_known_pe(rt, &index),
         },
         // Where the element lives is decided when this PE knows the collection.
         None => Some(rt.sched.pe()),
     };
-    let header = header_of(rt, E::info(), target.collection, options, reply);
+    let header = header_of(rt, E::info(), collection, options, reply);
     let charge = Charge::weighing(E::weight(&args));
-    let body: Body<E> = (target.which, args);
+    let body: Body<E> = (index, args);
     let direct = to.filter(|to| *to != rt.sched.pe() && rt.queued.is_empty());
     let Some(to) = direct else { return call_absent::<E>(rt, to, options, header, body, charge) };
     send_call::<E>(rt, to, header, body, charge);

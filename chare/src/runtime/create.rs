@@ -34,7 +34,7 @@ use crate::message::index::Bounds;
 use crate::message::moved;
 use crate::message::wire::{self, WireError};
 use crate::registry::ChareInfo;
-use crate::{Chare, Cx, IndexMap, NoInsertion, Places, Proxy, Solo, Target};
+use crate::{Chare, Cx, IndexMap, Places, Solo};
 
 /// The elements that a collection can have.
 pub(crate) enum Shape<T: Chare> {
@@ -269,8 +269,8 @@ fn make<T: Chare>(rt: Rt, members: &'static Members<T>, index: T::Index, init: T
     }
 }
 
-/// Creates a single chare on `pe`, or on the next PE in turn.
-pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<Pe>) -> Proxy<T> {
+/// Creates a single chare on `pe`, or on the next PE in turn. Returns its collection and index.
+pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<Pe>) -> (CollectionId, Solo) {
     startup::open(rt);
     let home = pe.unwrap_or_else(|| {
         let pe = rt.next_home.get();
@@ -281,15 +281,12 @@ pub(crate) fn single<T: Chare<Index = Solo>>(rt: Rt, init: T::Init, pe: Option<P
     let index = Solo { home, creator: rt.sched.pe(), serial };
     let collection = CollectionId::solo(T::info().id());
     send_new::<T>(rt, home, tag::SOLO, collection, index, init);
-    Proxy::to(Target { collection, which: index })
+    (collection, index)
 }
 
-/// Whether a collection accepts new elements, as far as this PE knows.
-pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> Result<(), NoInsertion> {
-    match rt.collection::<T>(id) {
-        Some(members) if !matches!(members.shape, Shape::Sparse) => Err(NoInsertion::Full),
-        _ => Ok(()),
-    }
+/// Whether a whole collection accepts new elements, as far as this PE knows.
+pub(crate) fn may_insert<T: Chare>(rt: Rt, id: CollectionId) -> bool {
+    rt.collection::<T>(id).is_none_or(|members| matches!(members.shape, Shape::Sparse))
 }
 
 /// Whether elements that this PE inserts now into a sparse array are not counted for reductions until the array is closed again.

@@ -52,7 +52,7 @@ use charm4rs_transport::port::{Incoming, Offer, Tag};
 use charm4rs_transport::{Pe, RegBuf, TransportError};
 use hashbrown::HashMap;
 
-pub(crate) use broadcast::{Answer, broadcast, call_all};
+pub(crate) use broadcast::{Answer, SILENT, broadcast, call_all};
 pub(crate) use calls::{BodyOps, call, deliver, offer};
 pub(crate) use collection::Members;
 pub(crate) use create::{
@@ -65,7 +65,6 @@ pub(crate) use futures::{Awaited, OpenFuture};
 pub(crate) use gone::destroy_collection;
 pub(crate) use insertion::census::{census, elements};
 pub(crate) use post::{fail_unsent, reply_serialized};
-pub use reduction::sink;
 pub(crate) use reduction::{Merged, Merging};
 pub(crate) use running::IndexLook;
 pub(crate) use section::{Membership, allreduce, contribute, section, section_of};

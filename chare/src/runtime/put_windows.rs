@@ -10,20 +10,23 @@
 //! While a peer holds the handle it may be writing, so the memory stays exposed until the handle returns: by a put, whose putter then learns that the
 //! put window is gone, or because it is dropped ([`tag::UNUSED`]). A wait for a put window whose handle was dropped would never end, so it fails.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 
 use charm4rs_transport::port::{Incoming, PutWindowAddress, PutWindowId, PutWindowMemory, Tag};
 use charm4rs_transport::{Pe, RegBuf};
 use hashbrown::HashMap;
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::exit::Failure;
 use super::reduction::results;
 use super::{Awaited, OpenFuture, Rt};
 use crate::message::envelope::{FutureId, HEADER, Header, tag};
-use crate::message::moved;
-use crate::put_window::Right;
-use crate::reduce::Sink;
+use crate::message::{moved, wire};
+use crate::reduce::Route;
 use crate::{Arguments, CallError};
 
 type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
@@ -83,6 +86,62 @@ impl PutWindows {
     }
 }
 
+/// The part of a put handle that does not depend on its items: an address with one user, which can be moved. Empty once it was used or serialized.
+pub(crate) struct Right(Cell<Option<Box<PutWindowAddress>>>);
+
+impl Right {
+    pub(crate) fn of(address: Box<PutWindowAddress>) -> Self {
+        Self(Cell::new(Some(address)))
+    }
+
+    pub(crate) fn take(&self) -> Option<Box<PutWindowAddress>> {
+        self.0.take()
+    }
+
+    pub(crate) fn address<R>(&self, look: impl FnOnce(&PutWindowAddress) -> R) -> R {
+        let address = self.0.take().expect("a handle that was not used has its address");
+        let seen = look(&address);
+        self.0.set(Some(address));
+        seen
+    }
+}
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        if let (Some(address), Some(rt)) = (self.take(), super::try_current()) {
+            give_up(rt, &address);
+        }
+    }
+}
+
+impl fmt::Debug for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.take();
+        let shown = match &address {
+            Some(address) => write!(f, "PutHandle({} bytes on PE {})", address.len, address.owner),
+            None => f.write_str("PutHandle(given away)"),
+        };
+        self.0.set(address);
+        shown
+    }
+}
+
+/// Serializing gives the handle away, so that its reader is the only holder.
+impl Serialize for Right {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        wire::is_once("a put handle goes to one chare, in a call or as a result").map_err(S::Error::custom)?;
+        let address = self.take().ok_or_else(|| S::Error::custom("a put handle that was given away"))?;
+        address.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Right {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        wire::is_once("a put handle comes in a call or as a result").map_err(D::Error::custom)?;
+        PutWindowAddress::deserialize(deserializer).map(|address| Self::of(address.into()))
+    }
+}
+
 /// Opens a put window of so many bytes.
 pub(crate) fn open(rt: Rt, bytes: usize) -> (Right, PutWindowMemory) {
     let here = rt.sched.pe();
@@ -109,10 +168,10 @@ pub(crate) fn arrival(rt: Rt, id: PutWindowId) -> OpenFuture<()> {
     arrival
 }
 
-/// From now on every put gives `value` to `sink`; including one that has already arrived.
-pub(crate) fn notify<V: Arguments + Clone>(rt: Rt, id: PutWindowId, sink: Sink<V>, value: V) {
+/// From now on every put gives `value` to a sink; including one that has already arrived.
+pub(crate) fn notify<V: Arguments + Clone>(rt: Rt, id: PutWindowId, to: Route, value: V) {
     let give: Notify = Rc::new(move |rt: Rt| {
-        if let Err(error) = results::give_to(rt, &sink.route, value.clone()) {
+        if let Err(error) = results::give_to(rt, &to, value.clone()) {
             rt.fail(Failure { code: 1, what: format!("the notice of a put cannot be sent: {error}") });
         }
     });

@@ -33,7 +33,7 @@ use crate::cx::{AnyElement, Base, Element};
 use crate::message::CollectionId;
 use crate::message::envelope::{HEADER, Header, tag};
 use crate::message::wire;
-use crate::reduce::{Reducer, Sink};
+use crate::reduce::{Reducer, Route};
 use crate::registry::ChareInfo;
 use crate::{Arguments, Chare};
 
@@ -364,9 +364,9 @@ pub(crate) fn contribute<T: Chare, V: Arguments, R: Reducer<V>>(
     to: CollectionId,
     value: V,
     reducer: R,
-    sink: Sink<R::Output>,
+    route: Route,
 ) {
-    give::<T, V, R>(element, to, value, reducer, To::Route(sink.route));
+    give::<T, V, R>(element, to, value, reducer, To::Route(route));
 }
 
 /// Like [`contribute`], for a result that goes to every contributor. Without `may_exchange` it comes from the root.

@@ -44,7 +44,6 @@ use results::{Waiters, result};
 use unlike::{cannot_be_sent, refuse, unlike};
 
 pub(crate) use answers::{Merged, Merging};
-pub use results::sink;
 
 use crate::Arguments;
 use crate::message::CollectionId;

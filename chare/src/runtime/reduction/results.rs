@@ -15,7 +15,7 @@ use super::{Reductions, send};
 use crate::Arguments;
 use crate::message::envelope::{FutureId, HEADER, Header, tag};
 use crate::message::wire::{self, Packed, WireError};
-use crate::reduce::{Route, Sink};
+use crate::reduce::Route;
 use crate::runtime::exit::Failure;
 use crate::runtime::insertion::casts;
 use crate::runtime::post::reply_tagged;
@@ -167,19 +167,4 @@ pub(super) fn result(rt: Rt, reductions: &Reductions, number: u64, value: Packed
         let (bytes, beside) = body.1.parts();
         rt.futures.fulfil_wire(to, bytes, beside);
     }
-}
-
-/// A sink that is an entry method: its first arguments travel with each part, with their payloads in the bytes. For `#[chare]`.
-#[track_caller]
-pub fn sink<E: crate::Entry, K: crate::Kind, A: serde::Serialize, V>(
-    target: &crate::Target<E::Chare, K>,
-    first: A,
-) -> Sink<V> {
-    let before = if K::BROADCAST {
-        wire::pack_inside(&(broadcast::SILENT, first))
-    } else {
-        wire::pack_inside(&(target.which, first))
-    };
-    let before = before.unwrap_or_else(|why| panic!("the arguments of a sink of {} cannot be kept: {why}", E::NAME));
-    Sink::to(Route::Entry { collection: target.collection, method: E::info().id(), before, broadcast: K::BROADCAST })
 }
