@@ -6,7 +6,8 @@ use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use crate::message::envelope::CallOptions;
-use crate::reduce::{Reducer, known};
+use crate::reduce::Reducer;
+use crate::runtime::known;
 use crate::runtime::{self, Awaited, Merged};
 use crate::{CallError, Chare, Checked, Entry, Kind, Many, One, Reply, Target};
 

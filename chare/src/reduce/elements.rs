@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use charm4rs_transport::RegBuf;
 
-use super::Reducer;
+use crate::runtime::{ByElement, Reducer};
 use crate::{Arguments, Payload};
 
 /// What a reducer that works element by element makes of two items.
@@ -148,16 +148,6 @@ impl<T: Pod + Send> Run for Payload<T> {
     }
 }
 
-/// That the reducer `R` merges its partial results `P` element by element: see [`Reducer::by_element`].
-pub struct ByElement<R, P> {
-    pub(crate) item_bytes: usize,
-    pub(crate) bytes: fn(&P) -> usize,
-    pub(crate) into_memory: fn(P) -> RegBuf,
-    pub(crate) room: fn(usize) -> RegBuf,
-    pub(crate) from_memory: fn(Arc<RegBuf>) -> P,
-    pub(crate) merge: fn(&R, &mut [u8], &[u8]),
-}
-
 impl<P: Run, R: MergeItems<P::Item>> ByElement<R, P> {
     /// By [`MergeItems`].
     #[must_use]
@@ -176,12 +166,6 @@ impl<P: Run, R: MergeItems<P::Item>> ByElement<R, P> {
 impl<P: Run, R: MergeItems<P::Item>> Default for ByElement<R, P> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl<R, P> std::fmt::Debug for ByElement<R, P> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ByElement").field("item_bytes", &self.item_bytes).finish_non_exhaustive()
     }
 }
 

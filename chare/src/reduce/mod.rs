@@ -17,7 +17,6 @@
 //! from run to run. Of an allreduce all contributors get the same result, to the last bit.
 
 mod elements;
-pub(crate) mod known;
 pub(crate) mod sink;
 
 use std::collections::BTreeSet;
@@ -25,92 +24,10 @@ use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::elements::{By, ByElement, Each, Elementwise, MergeItems, Operation, Run, each};
+pub use self::elements::{By, Each, Elementwise, MergeItems, Operation, Run, each};
 pub use self::sink::{IntoSink, Sink};
 use crate::Arguments;
-use crate::message::CollectionId;
-use crate::message::envelope::FutureId;
-
-/// Makes one result of many parts. `V` is what an element contributes.
-#[diagnostic::on_unimplemented(
-    message = "this reducer cannot reduce values of type `{V}`",
-    note = "see the table in `charm4rs::reduce`; `reduce::with(|a, b| …)` merges values of any type"
-)]
-pub trait Reducer<V>: Sized + 'static {
-    /// What travels up the tree.
-    type Partial: Arguments;
-    /// What comes out.
-    type Output: Arguments;
-    /// One part.
-    fn start(&self, value: V) -> Self::Partial;
-    /// Two parts in one. Must be associative and commutative.
-    fn merge(&self, a: Self::Partial, b: Self::Partial) -> Self::Partial;
-    /// The result of `count` parts.
-    fn finish(&self, partial: Self::Partial, count: u64) -> Self::Output;
-
-    /// The result of no parts, if there is one: what [`Call::reduce`](crate::Call::reduce) gives for a collection without elements.
-    fn empty(&self) -> Option<Self::Output> {
-        None
-    }
-
-    /// How it works element by element, if it does: then large partial results are merged in place, and travel in pieces
-    /// of which some are still below in the tree while others are already above.
-    ///
-    /// A reducer of yours says so by [`MergeItems`], if its partial result is a [`Run`]; [`fn@each`] makes one of a function.
-    ///
-    /// ```
-    /// use charm4rs::Payload;
-    /// use charm4rs::reduce::{ByElement, MergeItems, Reducer};
-    ///
-    /// /// The mean of every column.
-    /// struct Means;
-    ///
-    /// impl MergeItems<f64> for Means {
-    ///     fn merge_items(&self, a: f64, b: f64) -> f64 {
-    ///         a + b
-    ///     }
-    /// }
-    ///
-    /// impl Reducer<Payload<f64>> for Means {
-    ///     type Partial = Payload<f64>;
-    ///     type Output = Payload<f64>;
-    ///     fn start(&self, row: Payload<f64>) -> Payload<f64> {
-    ///         row
-    ///     }
-    ///     fn merge(&self, mut a: Payload<f64>, b: Payload<f64>) -> Payload<f64> {
-    ///         a.iter_mut().zip(&*b).for_each(|(a, b)| *a += b);
-    ///         a
-    ///     }
-    ///     fn finish(&self, mut sums: Payload<f64>, count: u64) -> Payload<f64> {
-    ///         sums.iter_mut().for_each(|sum| *sum /= count as f64);
-    ///         sums
-    ///     }
-    ///     fn by_element() -> Option<ByElement<Self, Payload<f64>>> {
-    ///         Some(ByElement::new())
-    ///     }
-    /// }
-    /// ```
-    #[must_use]
-    fn by_element() -> Option<ByElement<Self, Self::Partial>> {
-        None
-    }
-}
-
-/// The receiver of a result, independent of its type.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) enum Route {
-    Nobody,
-    Future(FutureId),
-    /// Every contributor.
-    Everyone,
-    /// An entry method; `before` is what stands before the last argument in its message.
-    Entry {
-        collection: CollectionId,
-        method: u16,
-        before: Vec<u8>,
-        broadcast: bool,
-    },
-}
+pub use crate::runtime::{ByElement, Reducer};
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident $op:ident [$($t:ty)*] |$a:ident, $b:ident| $e:expr $(, of none $none:expr)?;)*) => {$(

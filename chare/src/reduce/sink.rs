@@ -4,9 +4,8 @@ use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
-use super::Route;
 use crate::message::wire;
-use crate::runtime;
+use crate::runtime::{self, Route};
 use crate::{Entry, Kind, Promise, Target};
 
 /// Where a result goes: a [`Promise`], an entry method (`proxy.method_sink(…)`), or nowhere.

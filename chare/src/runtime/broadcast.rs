@@ -28,8 +28,8 @@ use super::shared::{self, Opened};
 use crate::message::CollectionId;
 use crate::message::envelope::{CallOptions, FutureId, Header, NUMBERED, tag};
 use crate::message::wire::{self, Aside, Packed, WireError};
-use crate::reduce::known;
 use crate::registry::MethodInfo;
+use crate::runtime::known;
 use crate::{Arguments, CallError, Chare, ElementIndex, Entry};
 
 /// What the caller of a broadcast waits for.

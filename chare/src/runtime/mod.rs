@@ -65,7 +65,8 @@ pub(crate) use futures::{Awaited, OpenFuture};
 pub(crate) use gone::destroy_collection;
 pub(crate) use insertion::census::{census, elements};
 pub(crate) use post::{fail_unsent, reply_serialized};
-pub(crate) use reduction::{Merged, Merging};
+pub use reduction::{ByElement, Reducer};
+pub(crate) use reduction::{Merged, Route, known};
 pub(crate) use running::IndexLook;
 pub(crate) use section::{Membership, allreduce, contribute, section, section_of};
 

@@ -26,7 +26,7 @@ use super::reduction::results;
 use super::{Awaited, OpenFuture, Rt};
 use crate::message::envelope::{FutureId, HEADER, Header, tag};
 use crate::message::{moved, wire};
-use crate::reduce::Route;
+use crate::runtime::Route;
 use crate::{Arguments, CallError};
 
 type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;

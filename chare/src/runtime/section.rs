@@ -33,8 +33,9 @@ use crate::cx::{AnyElement, Base, Element};
 use crate::message::CollectionId;
 use crate::message::envelope::{HEADER, Header, tag};
 use crate::message::wire;
-use crate::reduce::{Reducer, Route};
 use crate::registry::ChareInfo;
+use crate::runtime::Reducer;
+use crate::runtime::Route;
 use crate::{Arguments, Chare};
 
 /// The membership of an element in a section, or its contributions to it.

@@ -28,7 +28,7 @@ use super::unlike::{cannot_be_sent, refuse, unlike};
 use crate::Arguments;
 use crate::message::envelope::{FutureId, tag};
 use crate::message::wire::{self, WireError};
-use crate::reduce::Reducer;
+use crate::runtime::Reducer;
 use crate::runtime::Rt;
 use crate::runtime::exit::Failure;
 use crate::runtime::shared::{self, Opened};

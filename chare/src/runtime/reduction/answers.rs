@@ -6,7 +6,7 @@ use std::any::Any;
 use super::part::Typed;
 use crate::message::envelope::FutureId;
 use crate::message::wire::{Packed, WireError};
-use crate::reduce::Reducer;
+use crate::runtime::Reducer;
 use crate::runtime::{Rt, post};
 use crate::{Arguments, CallError};
 

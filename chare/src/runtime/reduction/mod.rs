@@ -23,8 +23,10 @@ mod answers;
 mod by_number;
 pub(super) mod counting;
 mod counts;
+pub(crate) mod known;
 mod part;
 mod pipelined;
+mod reducer;
 pub(super) mod results;
 mod unlike;
 
@@ -44,12 +46,13 @@ use results::{Waiters, result};
 use unlike::{cannot_be_sent, refuse, unlike};
 
 pub(crate) use answers::{Merged, Merging};
+pub(crate) use reducer::Route;
+pub use reducer::{ByElement, Reducer};
 
 use crate::Arguments;
 use crate::message::CollectionId;
 use crate::message::envelope::{FutureId, Header, tag};
 use crate::message::wire::{self, Packed};
-use crate::reduce::{Reducer, Route};
 use crate::runtime::Rt;
 use crate::runtime::shared::{self, Opened};
 use crate::runtime::span::{Place, Span};

@@ -8,7 +8,8 @@ use super::results::deliver;
 use super::unlike::contribution;
 use crate::message::envelope::FutureId;
 use crate::message::wire::{self, Packed, WireError};
-use crate::reduce::{Reducer, Route};
+use crate::runtime::Reducer;
+use crate::runtime::Route;
 use crate::runtime::Rt;
 use crate::runtime::shared::{Beside, Opened};
 

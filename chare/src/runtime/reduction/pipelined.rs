@@ -33,9 +33,10 @@ use super::{Merger, Reductions, end_in_order, end_ready};
 use crate::Arguments;
 use crate::message::envelope::{FutureId, tag};
 use crate::message::wire::{self, WireError};
-use crate::reduce::{ByElement, Reducer, Route};
+use crate::runtime::Route;
 use crate::runtime::Rt;
 use crate::runtime::shared::{self, Opened};
+use crate::runtime::{ByElement, Reducer};
 
 /// The size of a piece: much longer to merge than to send, and several of them fit into a core's cache.
 const PIECE: usize = 64 << 10;

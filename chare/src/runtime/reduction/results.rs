@@ -15,7 +15,7 @@ use super::{Reductions, send};
 use crate::Arguments;
 use crate::message::envelope::{FutureId, HEADER, Header, tag};
 use crate::message::wire::{self, Packed, WireError};
-use crate::reduce::Route;
+use crate::runtime::Route;
 use crate::runtime::exit::Failure;
 use crate::runtime::insertion::casts;
 use crate::runtime::post::reply_tagged;

@@ -11,9 +11,8 @@ use std::hash::BuildHasher;
 use std::ptr::NonNull;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::Reducer;
+use super::{Merged, Merging, Reducer};
 use crate::Arguments;
-use crate::runtime::{Merged, Merging};
 
 type New = fn() -> Box<dyn Merging>;
 

@@ -1,0 +1,108 @@
+//! What reductions need of a reducer, and the receivers of their results. The reducers themselves are in [`crate::reduce`].
+
+use std::sync::Arc;
+
+use charm4rs_transport::RegBuf;
+use serde::{Deserialize, Serialize};
+
+use crate::Arguments;
+use crate::message::CollectionId;
+use crate::message::envelope::FutureId;
+
+/// Makes one result of many parts. `V` is what an element contributes.
+#[diagnostic::on_unimplemented(
+    message = "this reducer cannot reduce values of type `{V}`",
+    note = "see the table in `charm4rs::reduce`; `reduce::with(|a, b| …)` merges values of any type"
+)]
+pub trait Reducer<V>: Sized + 'static {
+    /// What travels up the tree.
+    type Partial: Arguments;
+    /// What comes out.
+    type Output: Arguments;
+    /// One part.
+    fn start(&self, value: V) -> Self::Partial;
+    /// Two parts in one. Must be associative and commutative.
+    fn merge(&self, a: Self::Partial, b: Self::Partial) -> Self::Partial;
+    /// The result of `count` parts.
+    fn finish(&self, partial: Self::Partial, count: u64) -> Self::Output;
+
+    /// The result of no parts, if there is one: what [`Call::reduce`](crate::Call::reduce) gives for a collection without elements.
+    fn empty(&self) -> Option<Self::Output> {
+        None
+    }
+
+    /// How it works element by element, if it does: then large partial results are merged in place, and travel in pieces
+    /// of which some are still below in the tree while others are already above.
+    ///
+    /// A reducer of yours says so by [`MergeItems`](crate::reduce::MergeItems), if its partial result is a [`Run`](crate::reduce::Run);
+    /// [`each`](fn@crate::reduce::each) makes one of a function.
+    ///
+    /// ```
+    /// use charm4rs::Payload;
+    /// use charm4rs::reduce::{ByElement, MergeItems, Reducer};
+    ///
+    /// /// The mean of every column.
+    /// struct Means;
+    ///
+    /// impl MergeItems<f64> for Means {
+    ///     fn merge_items(&self, a: f64, b: f64) -> f64 {
+    ///         a + b
+    ///     }
+    /// }
+    ///
+    /// impl Reducer<Payload<f64>> for Means {
+    ///     type Partial = Payload<f64>;
+    ///     type Output = Payload<f64>;
+    ///     fn start(&self, row: Payload<f64>) -> Payload<f64> {
+    ///         row
+    ///     }
+    ///     fn merge(&self, mut a: Payload<f64>, b: Payload<f64>) -> Payload<f64> {
+    ///         a.iter_mut().zip(&*b).for_each(|(a, b)| *a += b);
+    ///         a
+    ///     }
+    ///     fn finish(&self, mut sums: Payload<f64>, count: u64) -> Payload<f64> {
+    ///         sums.iter_mut().for_each(|sum| *sum /= count as f64);
+    ///         sums
+    ///     }
+    ///     fn by_element() -> Option<ByElement<Self, Payload<f64>>> {
+    ///         Some(ByElement::new())
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    fn by_element() -> Option<ByElement<Self, Self::Partial>> {
+        None
+    }
+}
+
+/// That the reducer `R` merges its partial results `P` element by element: see [`Reducer::by_element`].
+pub struct ByElement<R, P> {
+    pub(crate) item_bytes: usize,
+    pub(crate) bytes: fn(&P) -> usize,
+    pub(crate) into_memory: fn(P) -> RegBuf,
+    pub(crate) room: fn(usize) -> RegBuf,
+    pub(crate) from_memory: fn(Arc<RegBuf>) -> P,
+    pub(crate) merge: fn(&R, &mut [u8], &[u8]),
+}
+
+impl<R, P> std::fmt::Debug for ByElement<R, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ByElement").field("item_bytes", &self.item_bytes).finish_non_exhaustive()
+    }
+}
+
+/// The receiver of a result, independent of its type.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Route {
+    Nobody,
+    Future(FutureId),
+    /// Every contributor.
+    Everyone,
+    /// An entry method; `before` is what stands before the last argument in its message.
+    Entry {
+        collection: CollectionId,
+        method: u16,
+        before: Vec<u8>,
+        broadcast: bool,
+    },
+}
