@@ -1,153 +1,15 @@
-//! The context of an entry method: [`Cx`] in plain methods, [`This`] in `async` ones.
+//! What the context of an entry method offers: [`Cx`] in plain methods, [`This`] in `async` ones.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::RefMut;
 use std::fmt;
 use std::future::Future;
-use std::ops::Deref;
-use std::rc::Rc;
 use std::time::Duration;
 
-use charm4rs_scheduler::TaskId;
 use charm4rs_transport::Pe;
 
-use crate::receive::Mailboxes;
 use crate::reduce::{IntoSink, Reducer};
-use crate::registry::MethodInfo;
-use crate::runtime::{self, AnyCollection, Members, Membership, Rt};
+use crate::runtime::{self, Cx, This};
 use crate::{All, Arguments, Chare, Collection, Job, One, Proxy, Reply, Target};
-
-/// An element on its PE.
-pub(crate) struct Element<T: Chare> {
-    pub(crate) index: T::Index,
-    pub(crate) members: &'static Members<T>,
-    /// `None` while it is constructed, and after it was destroyed.
-    pub(crate) state: RefCell<Option<T>>,
-    base: Base,
-}
-
-/// The part of an element that does not depend on its type.
-pub(crate) struct Base {
-    pub(crate) rt: Rt,
-    pub(crate) mailboxes: Mailboxes,
-    pub(crate) suspended: Suspended,
-    /// The number of reductions it has contributed to.
-    pub(crate) contributed: Cell<u64>,
-    /// The sections that it is in.
-    pub(crate) sections: RefCell<Vec<Membership>>,
-}
-
-impl Base {
-    fn new(rt: Rt) -> Self {
-        Self {
-            rt,
-            mailboxes: Mailboxes::default(),
-            suspended: Suspended::default(),
-            contributed: Cell::new(0),
-            sections: RefCell::default(),
-        }
-    }
-}
-
-impl<T: Chare> Deref for Element<T> {
-    type Target = Base;
-    #[inline]
-    fn deref(&self) -> &Base {
-        &self.base
-    }
-}
-
-impl<T: Chare> Element<T> {
-    pub(crate) fn new(rt: Rt, members: &'static Members<T>, index: T::Index) -> Rc<Self> {
-        members.alive.set(members.alive.get() + 1);
-        Rc::new(Self { index, members, state: RefCell::new(None), base: Base::new(rt) })
-    }
-
-    /// Whether it was destroyed.
-    #[inline]
-    pub(crate) fn is_gone(&self) -> bool {
-        self.state.try_borrow().is_ok_and(|state| state.is_none())
-    }
-}
-
-impl<T: Chare> Drop for Element<T> {
-    fn drop(&mut self) {
-        self.members.alive.set(self.members.alive.get() - 1);
-    }
-}
-
-/// An element, independent of its type.
-pub(crate) trait AnyElement {
-    fn base(&self) -> &Base;
-    fn members(&self) -> &'static dyn AnyCollection;
-    fn index_text(&self) -> String;
-    /// Drops the chare.
-    fn drop_state(&self);
-    /// Whether its collection has it under its index.
-    fn is_listed(&self) -> bool;
-    /// Leaves a section.
-    fn leave(&self, section: &'static dyn AnyCollection);
-}
-
-impl<T: Chare> AnyElement for Element<T> {
-    fn base(&self) -> &Base {
-        &self.base
-    }
-
-    fn members(&self) -> &'static dyn AnyCollection {
-        self.members
-    }
-
-    fn index_text(&self) -> String {
-        format!("{:?}", self.index)
-    }
-
-    fn drop_state(&self) {
-        drop(self.state.take());
-    }
-
-    fn is_listed(&self) -> bool {
-        self.members.find(&self.index).is_some_and(|living| std::ptr::eq(&*living, self))
-    }
-
-    fn leave(&self, section: &'static dyn AnyCollection) {
-        if let Some(section) = section.as_any().downcast_ref::<Members<T>>() {
-            section.remove(&self.index);
-        }
-    }
-}
-
-/// The suspended methods of a chare.
-#[derive(Default)]
-pub(crate) struct Suspended {
-    tasks: RefCell<Vec<Option<(TaskId, &'static MethodInfo)>>>,
-    free: RefCell<Vec<usize>>,
-}
-
-impl Suspended {
-    /// Reserves a slot for a method that is about to be suspended.
-    pub(crate) fn reserve(&self) -> usize {
-        let reused = self.free.borrow_mut().pop();
-        reused.unwrap_or_else(|| {
-            let mut tasks = self.tasks.borrow_mut();
-            tasks.push(None);
-            tasks.len() - 1
-        })
-    }
-
-    pub(crate) fn set(&self, slot: usize, task: TaskId, method: &'static MethodInfo) {
-        self.tasks.borrow_mut()[slot] = Some((task, method));
-    }
-
-    pub(crate) fn free(&self, slot: usize) {
-        self.tasks.borrow_mut()[slot] = None;
-        self.free.borrow_mut().push(slot);
-    }
-
-    /// All of them.
-    pub(crate) fn tasks(&self) -> Vec<(TaskId, &'static MethodInfo)> {
-        self.tasks.borrow().iter().flatten().copied().collect()
-    }
-}
 
 macro_rules! surroundings {
     ($self:ident => $element:expr) => {
@@ -260,11 +122,6 @@ macro_rules! surroundings {
     };
 }
 
-/// The context of a plain entry method.
-pub struct Cx<T: Chare> {
-    pub(crate) element: Rc<Element<T>>,
-}
-
 impl<T: Chare> Cx<T> {
     surroundings!(self => &self.element);
 
@@ -286,28 +143,7 @@ impl<T: Chare> fmt::Debug for Cx<T> {
     }
 }
 
-/// A chare in its `async` entry methods: its state is accessible only inside [`This::with`], its receives are methods.
-///
-/// While the method waits, other entry methods of the chare may run; so the state is borrowed for the time of a closure, never across an await.
-pub struct This<T: Chare> {
-    element: Rc<Element<T>>,
-    receives: std::cell::OnceCell<Box<T::Receives>>,
-}
-
 impl<T: Chare> This<T> {
-    #[inline]
-    pub(crate) fn new(element: Rc<Element<T>>) -> Self {
-        Self { element, receives: std::cell::OnceCell::new() }
-    }
-
-    pub(crate) fn element(&self) -> &Rc<Element<T>> {
-        &self.element
-    }
-
-    pub(crate) fn into_element(self) -> Rc<Element<T>> {
-        self.element
-    }
-
     surroundings!(self => &self.element);
 
     /// Gives access to the chare's state.
@@ -352,19 +188,6 @@ fn in_use(proxy: &dyn fmt::Debug) -> ! {
 #[track_caller]
 fn gone(proxy: &dyn fmt::Debug) -> ! {
     panic!("{proxy:?} has been destroyed")
-}
-
-impl<T: Chare> Clone for This<T> {
-    fn clone(&self) -> Self {
-        Self::new(self.element.clone())
-    }
-}
-
-impl<T: Chare> Deref for This<T> {
-    type Target = T::Receives;
-    fn deref(&self) -> &T::Receives {
-        self.receives.get_or_init(|| Box::new(T::Receives::from(self.clone())))
-    }
 }
 
 impl<T: Chare> fmt::Debug for This<T> {

@@ -42,7 +42,6 @@ pub use call::Call;
 pub use chare::{Arguments, Calls, Chare, Entry, IntoInit, Started};
 pub use charm4rs_macros::{chare, data, entry, init, init_pe, init_process, main, readonly};
 pub use charm4rs_transport::{Layout, Pe};
-pub use cx::{Cx, This};
 pub use group::Group;
 pub use job::{Job, Timer};
 pub use message::CollectionId;
@@ -59,6 +58,7 @@ pub use remote::{Hold, PeGone, Remote};
 pub use reply::{Checked, Promise, Reply, join_all};
 #[doc(hidden)]
 pub use runtime::front::{Front, body_of};
+pub use runtime::{Cx, This};
 pub use select::{Either, select, select_all};
 pub use thread::{spawn_thread, unpin_thread};
 pub use trait_proxy::{AnyCall, AnyProxy, AnyTarget, ChareTrait, Implements};

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use charm4rs_scheduler::WakerKey;
 use hashbrown::HashMap;
 
-use super::AnyMailbox;
+use crate::runtime::mailboxes::AnyMailbox;
 use crate::{Arguments, Entry, This};
 
 /// The type of an entry method's key: see [`#[chare]`](macro@crate::chare).

@@ -13,12 +13,12 @@ use super::execute::{Args, Then, guard, panicked};
 use super::exit::Failure;
 use super::post::{self, fail_call, header_of, owners, wire_error};
 use super::{Rt, local_call, location, queued};
-use crate::cx::Element;
 use crate::message::CollectionId;
 use crate::message::envelope::{CallOptions, FutureId, HEADER, Header, MOVED, PASSED, tag};
 use crate::message::moved;
 use crate::message::wire::{self, WireError};
 use crate::registry::MethodInfo;
+use crate::runtime::element::Element;
 use crate::{CallError, Chare, Entry, This};
 
 /// The value that a moved call carries.

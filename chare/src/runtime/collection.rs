@@ -17,7 +17,7 @@ use charm4rs_transport::port::Incoming;
 use hashbrown::HashMap;
 
 use super::create::Shape;
-use super::elements::Elements;
+use super::element_table::Elements;
 use super::exit::Failure;
 use super::gone::{self, Likeness};
 use super::insertion::casts::Casts;
@@ -29,11 +29,11 @@ use super::reduction::Reductions;
 use super::span::Span;
 use super::waiting::Waiting;
 use super::{Rt, location};
-use crate::cx::{AnyElement, Element};
 use crate::message::CollectionId;
 use crate::message::envelope::FutureId;
 use crate::message::wire;
 use crate::registry::ChareInfo;
+use crate::runtime::element::{AnyElement, Element};
 use crate::{Chare, ElementIndex, IndexMap, Places};
 
 /// What a PE knows of an element that does not live there.

@@ -27,13 +27,13 @@ use super::post::{self, owners};
 use super::reduction::counting;
 use super::shared::{self, Opened};
 use super::{Awaited, OpenFuture, Rt, location, section, startup, tree};
-use crate::cx::Element;
 use crate::message::CollectionId;
 use crate::message::envelope::{HEADER, Header, tag};
 use crate::message::index::Bounds;
 use crate::message::moved;
 use crate::message::wire::{self, WireError};
 use crate::registry::ChareInfo;
+use crate::runtime::element::Element;
 use crate::{Chare, Cx, IndexMap, Places, Solo};
 
 /// The elements that a collection can have.

@@ -14,9 +14,11 @@
 mod broadcast;
 mod calls;
 mod collection;
+mod context;
 mod create;
 pub(crate) mod deadlock;
-mod elements;
+pub(crate) mod element;
+mod element_table;
 mod execute;
 mod exit;
 pub(crate) mod front;
@@ -28,6 +30,7 @@ pub(crate) mod lacking;
 mod leaving;
 mod local_call;
 mod location;
+pub(crate) mod mailboxes;
 mod post;
 pub(crate) mod put_windows;
 mod queued;
@@ -55,6 +58,7 @@ use hashbrown::HashMap;
 pub(crate) use broadcast::{Answer, SILENT, broadcast, call_all};
 pub(crate) use calls::{BodyOps, call, deliver, offer};
 pub(crate) use collection::Members;
+pub use context::{Cx, This};
 pub(crate) use create::{
     Shape, create, create_collection, create_solo, destroy, discard_new, insert, is_closed, may_insert, single,
 };

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
 use charm4rs_bootstrap::interrupt::{self, NOTE, Note, Seat, Told};
 
 use crate::Chare;
-use crate::cx::{AnyElement, Element};
 use crate::registry::MethodInfo;
+use crate::runtime::element::{AnyElement, Element};
 
 /// See the module's text.
 #[derive(Default, Debug)]

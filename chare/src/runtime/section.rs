@@ -29,13 +29,13 @@ use super::reduction::counting;
 use super::reduction::{Reductions, To};
 use super::span::Span;
 use super::{Awaited, OpenFuture, Rt, gone, reduction};
-use crate::cx::{AnyElement, Base, Element};
 use crate::message::CollectionId;
 use crate::message::envelope::{HEADER, Header, tag};
 use crate::message::wire;
 use crate::registry::ChareInfo;
 use crate::runtime::Reducer;
 use crate::runtime::Route;
+use crate::runtime::element::{AnyElement, Base, Element};
 use crate::{Arguments, Chare};
 
 /// The membership of an element in a section, or its contributions to it.

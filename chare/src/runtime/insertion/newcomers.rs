@@ -4,8 +4,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::cx::AnyElement;
 use crate::runtime::Rt;
+use crate::runtime::element::AnyElement;
 use crate::runtime::reduction::Reductions;
 use crate::runtime::reduction::counting;
 

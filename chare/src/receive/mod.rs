@@ -4,7 +4,6 @@
 //! there, in the order in which they began; each takes the first call that satisfies its condition. The mailbox of a method with
 //! a key has a compartment for each key, which exists while a call or a receive waits in it: see [`keyed`].
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,15 +14,10 @@ use std::task::{Context, Poll, Waker};
 
 use charm4rs_scheduler::WakerKey;
 
+use crate::runtime::mailboxes::AnyMailbox;
 use crate::{Chare, Entry, This};
 
 pub mod keyed;
-
-/// A chare's mailboxes, by entry method.
-#[derive(Default)]
-pub(crate) struct Mailboxes {
-    boxes: RefCell<Vec<(u16, Rc<dyn AnyMailbox>)>>,
-}
 
 struct Mailbox<A> {
     letters: VecDeque<A>,
@@ -36,36 +30,6 @@ impl<A> Default for Mailbox<A> {
     fn default() -> Self {
         Self { letters: VecDeque::new(), waiting: VecDeque::new(), tickets: 0 }
     }
-}
-
-impl Mailboxes {
-    /// That of `E`. All who ask for one mailbox name the same type.
-    fn of<E: Entry, M: AnyMailbox + Default>(&self) -> Rc<M> {
-        let id = E::info().id();
-        let mut boxes = self.boxes.borrow_mut();
-        let found = match boxes.iter().position(|(method, _)| *method == id) {
-            Some(at) => boxes[at].1.clone(),
-            None => {
-                let new: Rc<dyn AnyMailbox> = Rc::new(M::default());
-                boxes.push((id, new.clone()));
-                new
-            }
-        };
-        let found: Rc<dyn Any> = found;
-        found.downcast().expect("a method's mailbox holds its arguments")
-    }
-
-    /// Who waits for calls of which entry method.
-    pub(crate) fn waiting(&self) -> Vec<(u16, WakerKey)> {
-        let boxes = self.boxes.borrow();
-        boxes.iter().flat_map(|(method, mailbox)| mailbox.keys().into_iter().map(|key| (*method, key))).collect()
-    }
-}
-
-/// A mailbox, whatever it holds.
-trait AnyMailbox: Any {
-    /// Whom it would wake.
-    fn keys(&self) -> Vec<WakerKey>;
 }
 
 impl<A: 'static> AnyMailbox for RefCell<Mailbox<A>> {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::collection::Table;
 use crate::Chare;
-use crate::cx::Element;
+use crate::runtime::element::Element;
 
 /// The elements that live here: those of the array's own block in a vector, others in a table.
 pub(super) struct Elements<T: Chare> {
