@@ -20,8 +20,8 @@ use charm4rs_transport::wireup;
 use charm4rs_transport::{Layout, Pe, TransportError};
 use charm4rs_transport::{Notices, TransportKind, TransportOptions};
 
-use crate::registry::registry;
 use crate::runtime::deadlock::Deadlock;
+use crate::runtime::registry::registry;
 use crate::runtime::{self, Failure, Host, Rt};
 use crate::testing::{self, End, SimOptions};
 use crate::watch::Watch;

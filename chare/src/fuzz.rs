@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use crate::CollectionId;
     use crate::message::envelope::{FutureId, Header, tag};
-    use crate::registry::registry;
+    use crate::runtime::registry::registry;
 
     fn replay(target: &str, run: fn(&[u8])) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);

@@ -11,21 +11,18 @@ extern crate self as charm4rs;
 
 mod boot;
 mod call;
-mod chare;
 mod cx;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod group;
 mod job;
 mod message;
-mod payload;
 mod pe;
 mod proxy;
 mod put_window;
 mod readonly;
 mod receive;
 pub mod reduce;
-mod registry;
 mod remote;
 mod reply;
 #[doc(hidden)]
@@ -39,25 +36,26 @@ mod weigh;
 
 pub use boot::{Args, FromArgs, Joining, MainResult, NotStarted, ServerOptions};
 pub use call::Call;
-pub use chare::{Arguments, Calls, Chare, Entry, IntoInit, Started};
 pub use charm4rs_macros::{chare, data, entry, init, init_pe, init_process, main, readonly};
 pub use charm4rs_transport::{Layout, Pe};
 pub use group::Group;
 pub use job::{Job, Timer};
-pub use message::CollectionId;
+pub use message::collection_id::CollectionId;
 pub use message::error::CallError;
 #[doc(hidden)]
 pub use message::index;
 pub use message::index::{DefaultMap, ElementIndex, GridIndex, GroupIndex, IndexMap, Places, Solo};
-pub use payload::{Payload, RecvBuffer};
-pub use proxy::{All, Collection, Kind, Many, NoInsertion, One, Proxy, Target};
+pub use proxy::{All, Collection, NoInsertion, Proxy};
 pub use put_window::{Put, PutHandle, PutWindow, ReceivedPut};
 pub use readonly::{Readonly, ReadonlyValue};
 pub use receive::Receive;
 pub use remote::{Hold, PeGone, Remote};
 pub use reply::{Checked, Promise, Reply, join_all};
+pub use runtime::chare::{Arguments, Chare, Entry, IntoInit, Started};
 #[doc(hidden)]
 pub use runtime::front::{Front, body_of};
+pub use runtime::payload::{Payload, RecvBuffer};
+pub use runtime::target::{Calls, Kind, Many, One, Target};
 pub use runtime::{Cx, This};
 pub use select::{Either, select, select_all};
 pub use thread::{spawn_thread, unpin_thread};
@@ -87,11 +85,12 @@ pub mod __private {
     pub use crate::boot::main;
     pub use crate::message::wire::WireError;
     pub use crate::proxy::HasMethodsWithoutEntry;
-    pub use crate::readonly::{AnyReadonly, Init, InitRegistration, ReadonlyRegistration};
     pub use crate::receive::{keyed, post, receive};
     pub use crate::reduce::sink::sink;
-    pub use crate::registry::{ChareInfo, MethodInfo, Registration};
-    pub use crate::trait_proxy::{AnyMethod, Implementation, ImplementationRegistration, RowsOf};
+    pub use crate::runtime::registry::{ChareInfo, MethodInfo, Registration};
+    pub use crate::runtime::registry::{Implementation, ImplementationRegistration};
+    pub use crate::runtime::startup::{AnyReadonly, Init, InitRegistration, ReadonlyRegistration};
+    pub use crate::trait_proxy::{AnyMethod, RowsOf};
     pub use crate::weigh::{Light, Weigh};
     pub use inventory;
 }

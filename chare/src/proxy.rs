@@ -9,29 +9,11 @@ use charm4rs_transport::Pe;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::message::CollectionId;
-use crate::message::envelope::CallOptions;
-use crate::message::envelope::FutureId;
 use crate::runtime;
 use crate::{
-    Arguments, Calls, Chare, ChareTrait, Entry, GridIndex, Group, Implements, IntoInit, Job, Promise, Reply, Solo,
+    Arguments, Calls, Chare, ChareTrait, GridIndex, Group, Implements, IntoInit, Job, Many, One, Promise, Reply, Solo,
+    Target,
 };
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// Whether a call goes to one element or to many. See [`One`] and [`Many`].
-pub trait Kind: sealed::Sealed + Copy + 'static {
-    /// What tells the targets within a collection.
-    type Which<T: Chare>: Copy + PartialEq + Hash + Serialize + serde::de::DeserializeOwned + Send + fmt::Debug;
-    /// What a call's result is, given that of an element.
-    type Result<O>;
-    #[doc(hidden)]
-    const BROADCAST: bool;
-    /// Sends a call that nobody waits for.
-    #[doc(hidden)]
-    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Self>, args: E::Args, options: CallOptions);
-}
 
 /// Why elements cannot be inserted into a collection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,58 +44,6 @@ impl std::error::Error for NoInsertion {}
     note = "mark it with `#[entry]` to call it through proxies, from everywhere; a method without the mark is called by its chare only"
 )]
 pub trait HasMethodsWithoutEntry {}
-
-/// One element.
-#[derive(Clone, Copy, Debug)]
-pub enum One {}
-/// All elements of a collection.
-#[derive(Clone, Copy, Debug)]
-pub enum Many {}
-
-impl sealed::Sealed for One {}
-impl sealed::Sealed for Many {}
-
-impl Kind for One {
-    type Which<T: Chare> = T::Index;
-    type Result<O> = O;
-    const BROADCAST: bool = false;
-    #[inline]
-    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, One>, args: E::Args, options: CallOptions) {
-        runtime::call::<E>(rt, target.collection, target.which, args, options, FutureId::NONE);
-    }
-}
-
-impl Kind for Many {
-    type Which<T: Chare> = ();
-    type Result<O> = Vec<O>;
-    const BROADCAST: bool = true;
-    fn send<E: Entry>(rt: runtime::Rt, target: &Target<E::Chare, Many>, args: E::Args, options: CallOptions) {
-        runtime::call_all::<E>(rt, target.collection, args, options, runtime::Answer::None);
-    }
-}
-
-/// What a proxy names.
-pub struct Target<T: Chare, K: Kind> {
-    pub(crate) collection: CollectionId,
-    pub(crate) which: K::Which<T>,
-}
-
-impl<T: Chare, K: Kind> Clone for Target<T, K> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: Chare, K: Kind> Copy for Target<T, K> {}
-
-impl<T: Chare, K: Kind> fmt::Debug for Target<T, K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = T::NAME.find('<').map_or(T::NAME, |arguments| &T::NAME[..arguments]);
-        let name = &T::NAME[path.rfind("::").map_or(0, |at| at + 2)..];
-        write!(f, "{name}@{:?}", self.collection)?;
-        if K::BROADCAST { f.write_str("[..]") } else { write!(f, "[{:?}]", self.which) }
-    }
-}
 
 /// A proxy of one element: its entry methods are the proxy's methods.
 ///

@@ -2,7 +2,6 @@
 //! any (`#[charm4rs::init_process]`, `#[charm4rs::init_pe]`). All are registered at link time, as chares are. How values come to the processes
 //! is in [`startup`](crate::runtime::startup).
 
-use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::OnceLock;
@@ -11,9 +10,10 @@ use charm4rs_transport::Pe;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::Job;
 use crate::message::wire::{self, WireError};
-use crate::runtime::{self, Rt, startup};
-use crate::{Job, registry};
+use crate::runtime::startup::{AnyReadonly, Init};
+use crate::runtime::{self, Rt, registry, startup};
 
 /// What can be the value of a [`Readonly`].
 #[diagnostic::on_unimplemented(
@@ -159,16 +159,6 @@ impl<T: fmt::Debug + ReadonlyValue> fmt::Debug for Readonly<T> {
     }
 }
 
-/// A [`Readonly`], whatever its type is.
-#[doc(hidden)]
-pub trait AnyReadonly: Any + Sync {
-    /// Gives it its number and its name.
-    fn number(&self, id: u16, name: &'static str);
-    /// Takes the value that `main` has set.
-    #[doc(hidden)]
-    fn take(&self, rt: Rt, id: u16, bytes: &[u8]) -> Result<(), WireError>;
-}
-
 impl<T: ReadonlyValue> AnyReadonly for Readonly<T> {
     fn number(&self, id: u16, name: &'static str) {
         let _ = self.row.set((id, name));
@@ -181,42 +171,6 @@ impl<T: ReadonlyValue> AnyReadonly for Readonly<T> {
         Ok(())
     }
 }
-
-/// What `#[charm4rs::readonly]` submits at link time.
-pub struct ReadonlyRegistration {
-    /// Its path.
-    pub name: &'static str,
-    /// The static.
-    pub value: &'static dyn AnyReadonly,
-}
-
-impl fmt::Debug for ReadonlyRegistration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-inventory::collect!(ReadonlyRegistration);
-
-/// A function that runs before there are chares. What `#[charm4rs::init_process]` and `#[charm4rs::init_pe]` submit at link time.
-#[derive(Debug)]
-pub struct InitRegistration {
-    /// The function's path.
-    pub name: &'static str,
-    /// The function.
-    pub run: Init,
-}
-
-/// When a function runs.
-#[derive(Clone, Copy, Debug)]
-pub enum Init {
-    /// Once in each process, before the functions of its PEs.
-    Process(fn()),
-    /// Once on each PE.
-    Pe(fn(Pe)),
-}
-
-inventory::collect!(InitRegistration);
 
 /// Runs the functions of a process; gives the name of one that panics, and its panic.
 pub(crate) fn init_process() -> Result<(), startup::Panic> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::message::envelope::FutureId;
-use crate::runtime::{self, Awaited, OpenFuture, Rt};
+use crate::reduce::{IntoSink, Sink};
+use crate::runtime::{self, Awaited, OpenFuture, Route, Rt};
 use crate::{Arguments, CallError};
 
 /// A value that arrives later. Await it on the PE that made it.
@@ -138,6 +139,18 @@ impl<R> Serialize for Promise<R> {
 impl<'de, R> Deserialize<'de> for Promise<R> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self { id: FutureId::deserialize(deserializer)?, item: PhantomData })
+    }
+}
+
+impl<O> IntoSink<O> for Promise<O> {
+    fn into_sink(self) -> Sink<O> {
+        self.into()
+    }
+}
+
+impl<O> From<Promise<O>> for Sink<O> {
+    fn from(promise: Promise<O>) -> Self {
+        Self::to(Route::Future(promise.id))
     }
 }
 

@@ -10,7 +10,6 @@ use std::future::IntoFuture;
 use std::hash::{Hash, Hasher};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde::de::Error as _;
@@ -21,7 +20,7 @@ use crate::message::CollectionId;
 use crate::message::envelope::CallOptions;
 use crate::message::envelope::FutureId;
 use crate::message::wire;
-use crate::registry::{self, MethodInfo};
+use crate::runtime::registry::{self, Implementation, MethodInfo};
 use crate::runtime::{self, Awaited, Rt};
 use crate::{Arguments, CallError, Chare, Checked, Entry, Kind, Proxy, Reply, Target};
 
@@ -68,16 +67,6 @@ pub trait Implements<D: ?Sized + ChareTrait>: Chare {
     fn table() -> &'static D::Table;
 }
 
-/// An implementation's row.
-pub struct Implementation {
-    pub(crate) chare: &'static str,
-    pub(crate) name: &'static str,
-    pub(crate) methods: &'static [MethodInfo],
-    of: TypeId,
-    table: &'static (dyn Any + Sync),
-    id: AtomicU16,
-}
-
 impl Implementation {
     /// That of `D` by `T`.
     #[must_use]
@@ -85,29 +74,9 @@ impl Implementation {
         methods: &'static [MethodInfo],
         table: &'static D::Table,
     ) -> Self {
-        Self { chare: T::NAME, name: D::NAME, methods, of: TypeId::of::<D>(), table, id: AtomicU16::new(u16::MAX) }
-    }
-
-    pub(crate) fn number(&self, id: u16) {
-        self.id.store(id, Ordering::Relaxed);
-    }
-
-    fn id(&self) -> u16 {
-        self.id.load(Ordering::Relaxed)
+        Self::new(T::NAME, D::NAME, methods, TypeId::of::<D>(), table)
     }
 }
-
-impl fmt::Debug for Implementation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for {}", self.name, self.chare)
-    }
-}
-
-/// What `#[chare] impl Trait for Chare` submits at link time.
-#[derive(Debug)]
-pub struct ImplementationRegistration(pub &'static Implementation);
-
-inventory::collect!(ImplementationRegistration);
 
 /// What an [`AnyProxy`] names.
 pub struct AnyTarget<D: ?Sized + ChareTrait> {

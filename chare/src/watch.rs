@@ -29,6 +29,7 @@ use charm4rs_transport::Pe;
 
 use crate::runtime::deadlock::{self, Deadlock};
 use crate::runtime::running::{self, Running};
+use crate::runtime::stack::is_runtime;
 use crate::runtime::{self, Rt};
 
 /// An entry method that runs for so long is reported; then after twice the time, and so on.
@@ -43,8 +44,6 @@ const TICKS: u32 = 10;
 const ANSWER: Duration = Duration::from_millis(500);
 /// For tests: a factor for all of the times above.
 const PATIENCE: &str = "CHARM4RS_PATIENCE";
-/// Frames from here on belong to the runtime.
-const RUNTIME: &str = "charm4rs::runtime";
 
 /// The time since the job's start in nanoseconds, at the thread's last check.
 static COARSE: AtomicU64 = AtomicU64::new(0);
@@ -252,7 +251,7 @@ impl Watched {
 
     fn where_it_is(&self) -> String {
         match self.seat.ask(true, ANSWER) {
-            Some(told) => format!("{}\n{}", running::name(&told), told.stack(RUNTIME)),
+            Some(told) => format!("{}\n{}", running::name(&told), told.stack(&is_runtime)),
             None => "does not answer\n".to_owned(),
         }
     }

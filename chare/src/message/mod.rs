@@ -9,4 +9,5 @@ pub mod index;
 pub(crate) mod moved;
 pub(crate) mod wire;
 
-pub use collection_id::CollectionId;
+pub(crate) use collection_id::CollectionId;
+pub(crate) use error::CallError;

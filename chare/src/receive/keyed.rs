@@ -12,8 +12,9 @@ use std::task::{Context, Poll, Waker};
 use charm4rs_scheduler::WakerKey;
 use hashbrown::HashMap;
 
+use crate::runtime::This;
+use crate::runtime::chare::{Arguments, Entry};
 use crate::runtime::mailboxes::AnyMailbox;
-use crate::{Arguments, Entry, This};
 
 /// The type of an entry method's key: see [`#[chare]`](macro@crate::chare).
 #[diagnostic::on_unimplemented(

@@ -14,8 +14,9 @@ use std::task::{Context, Poll, Waker};
 
 use charm4rs_scheduler::WakerKey;
 
+use crate::runtime::This;
+use crate::runtime::chare::{Chare, Entry};
 use crate::runtime::mailboxes::AnyMailbox;
-use crate::{Chare, Entry, This};
 
 pub mod keyed;
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use charm4rs_transport::RegBuf;
 
+use crate::runtime::chare::Arguments;
+use crate::runtime::payload::Payload;
 use crate::runtime::{ByElement, Reducer};
-use crate::{Arguments, Payload};
 
 /// What a reducer that works element by element makes of two items.
 pub trait MergeItems<T>: 'static {

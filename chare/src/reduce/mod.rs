@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::elements::{By, Each, Elementwise, MergeItems, Operation, Run, each};
 pub use self::sink::{IntoSink, Sink};
-use crate::Arguments;
+use crate::runtime::chare::Arguments;
 pub use crate::runtime::{ByElement, Reducer};
 
 macro_rules! operations {

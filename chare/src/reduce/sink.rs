@@ -5,10 +5,11 @@ use std::marker::PhantomData;
 use serde::{Deserialize, Serialize};
 
 use crate::message::wire;
+use crate::runtime::chare::Entry;
+use crate::runtime::target::{Kind, Target};
 use crate::runtime::{self, Route};
-use crate::{Entry, Kind, Promise, Target};
 
-/// Where a result goes: a [`Promise`], an entry method (`proxy.method_sink(…)`), or nowhere.
+/// Where a result goes: a [`Promise`](crate::Promise), an entry method (`proxy.method_sink(…)`), or nowhere.
 ///
 /// The result is the last argument of the entry method. The sink holds those before it:
 ///
@@ -72,18 +73,6 @@ pub trait IntoSink<O> {
 impl<O> IntoSink<O> for Sink<O> {
     fn into_sink(self) -> Sink<O> {
         self
-    }
-}
-
-impl<O> IntoSink<O> for Promise<O> {
-    fn into_sink(self) -> Sink<O> {
-        self.into()
-    }
-}
-
-impl<O> From<Promise<O>> for Sink<O> {
-    fn from(promise: Promise<O>) -> Self {
-        Self::to(Route::Future(promise.id))
     }
 }
 

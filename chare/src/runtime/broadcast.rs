@@ -25,12 +25,14 @@ use super::insertion::casts;
 use super::post::{self, Pack, fail_call, send_failure, wire_error};
 use super::reduction::Merging;
 use super::shared::{self, Opened};
+use crate::message::CallError;
 use crate::message::CollectionId;
 use crate::message::envelope::{CallOptions, FutureId, Header, NUMBERED, tag};
+use crate::message::index::ElementIndex;
 use crate::message::wire::{self, Aside, Packed, WireError};
-use crate::registry::MethodInfo;
+use crate::runtime::chare::{Arguments, Chare, Entry};
 use crate::runtime::known;
-use crate::{Arguments, CallError, Chare, ElementIndex, Entry};
+use crate::runtime::registry::MethodInfo;
 
 /// What the caller of a broadcast waits for.
 #[derive(Clone, Copy, Debug)]

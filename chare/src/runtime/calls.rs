@@ -13,13 +13,15 @@ use super::execute::{Args, Then, guard, panicked};
 use super::exit::Failure;
 use super::post::{self, fail_call, header_of, owners, wire_error};
 use super::{Rt, local_call, location, queued};
+use crate::message::CallError;
 use crate::message::CollectionId;
 use crate::message::envelope::{CallOptions, FutureId, HEADER, Header, MOVED, PASSED, tag};
 use crate::message::moved;
 use crate::message::wire::{self, WireError};
-use crate::registry::MethodInfo;
+use crate::runtime::This;
+use crate::runtime::chare::{Chare, Entry};
 use crate::runtime::element::Element;
-use crate::{CallError, Chare, Entry, This};
+use crate::runtime::registry::MethodInfo;
 
 /// The value that a moved call carries.
 pub(super) type Body<E> = (<<E as Entry>::Chare as Chare>::Index, <E as Entry>::Args);

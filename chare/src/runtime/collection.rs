@@ -31,10 +31,11 @@ use super::waiting::Waiting;
 use super::{Rt, location};
 use crate::message::CollectionId;
 use crate::message::envelope::FutureId;
+use crate::message::index::{ElementIndex, IndexMap, Places};
 use crate::message::wire;
-use crate::registry::ChareInfo;
+use crate::runtime::chare::Chare;
 use crate::runtime::element::{AnyElement, Element};
-use crate::{Chare, ElementIndex, IndexMap, Places};
+use crate::runtime::registry::ChareInfo;
 
 /// What a PE knows of an element that does not live there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

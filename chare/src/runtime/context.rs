@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use super::element::Element;
-use crate::Chare;
+use crate::runtime::chare::Chare;
 
 /// The context of a plain entry method.
 pub struct Cx<T: Chare> {

@@ -30,11 +30,13 @@ use super::{Awaited, OpenFuture, Rt, location, section, startup, tree};
 use crate::message::CollectionId;
 use crate::message::envelope::{HEADER, Header, tag};
 use crate::message::index::Bounds;
+use crate::message::index::{IndexMap, Places, Solo};
 use crate::message::moved;
 use crate::message::wire::{self, WireError};
-use crate::registry::ChareInfo;
+use crate::runtime::Cx;
+use crate::runtime::chare::Chare;
 use crate::runtime::element::Element;
-use crate::{Chare, Cx, IndexMap, Places, Solo};
+use crate::runtime::registry::ChareInfo;
 
 /// The elements that a collection can have.
 pub(crate) enum Shape<T: Chare> {

@@ -8,8 +8,8 @@ use charm4rs_scheduler::TaskId;
 
 use super::mailboxes::Mailboxes;
 use super::{AnyCollection, Members, Membership, Rt};
-use crate::Chare;
-use crate::registry::MethodInfo;
+use crate::runtime::chare::Chare;
+use crate::runtime::registry::MethodInfo;
 
 /// An element on its PE.
 pub(crate) struct Element<T: Chare> {

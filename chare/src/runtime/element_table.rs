@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::collection::Table;
-use crate::Chare;
+use crate::runtime::chare::Chare;
 use crate::runtime::element::Element;
 
 /// The elements that live here: those of the array's own block in a vector, others in a table.

@@ -16,11 +16,13 @@ use super::broadcast::WavePart;
 use super::calls::Body;
 use super::exit::{Failure, Panicked};
 use super::post::{fail_call, reply, wire_error};
+use crate::message::CallError;
 use crate::message::envelope::{FutureId, HEADER};
 use crate::message::{moved, wire};
-use crate::registry::MethodInfo;
+use crate::runtime::This;
+use crate::runtime::chare::{Arguments, Chare, Entry, Started};
 use crate::runtime::element::{AnyElement, Element};
-use crate::{Arguments, CallError, Chare, Entry, Started, This};
+use crate::runtime::registry::MethodInfo;
 
 /// The receiver of an entry method's end: a future, the wave of a broadcast, or none.
 pub(super) struct Then {

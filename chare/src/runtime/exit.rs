@@ -15,7 +15,7 @@ use charm4rs_transport::{Pe, TransportError};
 
 use super::deadlock::Deadlock;
 use super::{Rt, stack, tree};
-use crate::CallError;
+use crate::message::CallError;
 use crate::message::envelope::{Header, tag};
 
 /// Why a job ends before its time.

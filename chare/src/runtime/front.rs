@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::CallError;
+use crate::message::CallError;
 use crate::message::CollectionId;
 use crate::message::wire;
 

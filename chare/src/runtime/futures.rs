@@ -17,11 +17,12 @@ use std::task::{Context, Poll, Waker};
 use charm4rs_scheduler::WakerKey;
 
 use super::Rt;
+use crate::message::CallError;
 use crate::message::envelope::FutureId;
 use crate::message::moved::{self, Stash};
 use crate::message::wire::{self, Aside, Packed, WireError};
-use crate::registry::MethodInfo;
-use crate::{Arguments, CallError};
+use crate::runtime::chare::Arguments;
+use crate::runtime::registry::MethodInfo;
 
 type Read = Result<(), Box<WireError>>;
 type ReadWire = fn(&[u8], Aside, &mut Stash) -> Read;

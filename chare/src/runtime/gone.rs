@@ -29,11 +29,12 @@ use super::intervals::Intervals;
 use super::post::{send_failure, send_wire};
 use super::span::Span;
 use super::{Awaited, Dispatcher, OpenFuture, Rt, tree};
+use crate::message::CallError;
 use crate::message::CollectionId;
 use crate::message::envelope::{HEADER, Header, tag};
 use crate::message::wire;
+use crate::runtime::chare::Chare;
 use crate::runtime::element::AnyElement;
-use crate::{CallError, Chare};
 
 type Map<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 

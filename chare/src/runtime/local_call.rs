@@ -9,8 +9,8 @@ use super::Rt;
 use super::calls::call_at_once;
 use super::execute::{Then, run};
 use super::post::header_of;
-use crate::Entry;
 use crate::message::envelope::{CallOptions, FutureId};
+use crate::runtime::chare::Entry;
 use crate::runtime::element::Element;
 
 /// Queues a call of an element of this PE.

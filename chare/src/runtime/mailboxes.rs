@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use charm4rs_scheduler::WakerKey;
 
-use crate::Entry;
+use crate::runtime::chare::Entry;
 
 /// A chare's mailboxes, by entry method.
 #[derive(Default)]

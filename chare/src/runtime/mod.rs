@@ -13,6 +13,7 @@
 
 mod broadcast;
 mod calls;
+pub(crate) mod chare;
 mod collection;
 mod context;
 mod create;
@@ -31,17 +32,20 @@ mod leaving;
 mod local_call;
 mod location;
 pub(crate) mod mailboxes;
+pub(crate) mod payload;
 mod post;
 pub(crate) mod put_windows;
 mod queued;
 mod reduction;
+pub(crate) mod registry;
 pub(crate) mod running;
 mod section;
 mod shared;
 mod solos;
 mod span;
-mod stack;
+pub(crate) mod stack;
 pub(crate) mod startup;
+pub(crate) mod target;
 pub(crate) mod waiting;
 
 use std::any::Any;
@@ -76,10 +80,10 @@ pub(crate) use section::{Membership, allreduce, contribute, section, section_of}
 
 pub(crate) use self::collection::AnyCollection;
 use self::futures::Futures;
-use crate::Chare;
 use crate::message::CollectionId;
 use crate::message::envelope::{CallOptions, HEADER, Header, tag};
-use crate::registry::{Registry, registry};
+use crate::runtime::chare::Chare;
+use crate::runtime::registry::{Registry, registry};
 
 type Recent = (CollectionId, &'static dyn Any);
 type Later = Box<dyn FnOnce()>;

@@ -10,12 +10,13 @@ use charm4rs_transport::{Msg, Payloads, Pe, RegBuf};
 
 use super::exit::Failure;
 use super::{Rt, shared};
+use crate::message::CallError;
 use crate::message::CollectionId;
 use crate::message::envelope::{CallOptions, FutureId, HEADER, Header, tag};
 use crate::message::moved::{self, Loose};
 use crate::message::wire::{self, Aside, WireError};
-use crate::registry::MethodInfo;
-use crate::{Arguments, CallError};
+use crate::runtime::chare::Arguments;
+use crate::runtime::registry::MethodInfo;
 
 /// The header of a call.
 #[inline]

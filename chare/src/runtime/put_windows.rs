@@ -24,10 +24,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::exit::Failure;
 use super::reduction::results;
 use super::{Awaited, OpenFuture, Rt};
+use crate::message::CallError;
 use crate::message::envelope::{FutureId, HEADER, Header, tag};
 use crate::message::{moved, wire};
 use crate::runtime::Route;
-use crate::{Arguments, CallError};
+use crate::runtime::chare::Arguments;
 
 type Table<K, V> = RefCell<HashMap<K, V, foldhash::fast::FixedState>>;
 

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicPtr, Ordering, compiler_fence};
 
 use charm4rs_bootstrap::interrupt::{self, NOTE, Note, Seat, Told};
 
-use crate::Chare;
-use crate::registry::MethodInfo;
+use crate::runtime::chare::Chare;
 use crate::runtime::element::{AnyElement, Element};
+use crate::runtime::registry::MethodInfo;
 
 /// See the module's text.
 #[derive(Default, Debug)]

@@ -32,11 +32,11 @@ use super::{Awaited, OpenFuture, Rt, gone, reduction};
 use crate::message::CollectionId;
 use crate::message::envelope::{HEADER, Header, tag};
 use crate::message::wire;
-use crate::registry::ChareInfo;
 use crate::runtime::Reducer;
 use crate::runtime::Route;
+use crate::runtime::chare::{Arguments, Chare};
 use crate::runtime::element::{AnyElement, Base, Element};
-use crate::{Arguments, Chare};
+use crate::runtime::registry::ChareInfo;
 
 /// The membership of an element in a section, or its contributions to it.
 #[derive(Clone, Copy)]

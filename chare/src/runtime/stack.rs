@@ -43,6 +43,13 @@ fn is_ours(name: &str) -> bool {
         || name.starts_with("<charm4rs::")
 }
 
+/// Frames of the runtime itself, not those of types that it defines for users, nor of implementations of its traits by users.
+pub(crate) fn is_runtime(name: &str) -> bool {
+    let of_users = ["context::", "payload::", "reduction::reducer::"];
+    let name = name.trim_start_matches(['<', '&']);
+    name.strip_prefix("charm4rs::runtime::").is_some_and(|path| !of_users.iter().any(|users| path.starts_with(users)))
+}
+
 /// From a stack as text, innermost frame first: the frames between the panic and the runtime.
 fn users(stack: &str) -> String {
     // A frame is a line with its number and name, and possibly one with its location.
@@ -58,8 +65,9 @@ fn users(stack: &str) -> String {
     let panics = |(name, _): &(&str, _)| name.contains("rust_begin_unwind") || name.contains("begin_panic");
     let from = frames.iter().rposition(panics).map_or(0, |at| at + 1);
     let runtime = |(name, _): &(&str, _)| {
-        let begins = name.contains("__rust_begin_short_backtrace") || name.contains(" as charm4rs::chare::Entry>");
-        begins || name.starts_with("charm4rs::runtime::")
+        let begins =
+            name.contains("__rust_begin_short_backtrace") || name.contains(" as charm4rs::runtime::chare::Entry>");
+        begins || is_runtime(name)
     };
     let frames: Vec<_> = frames[from..].iter().skip_while(|(name, _)| is_ours(name)).collect();
     let below = frames.iter().position(|frame| runtime(frame)).unwrap_or(frames.len());
@@ -89,13 +97,16 @@ mod tests {
    5: core::iter::Iterator::for_each
    6: prog::Block::step
              at ./src/main.rs:9:9
-   7: <prog::_::step<prog::Block> as charm4rs::chare::Entry>::run::{{closure}}
-   8: charm4rs::cx::This<T>::with
+   7: <prog::_::step<prog::Block> as charm4rs::runtime::chare::Entry>::run::{{closure}}
+   8: charm4rs::cx::<impl charm4rs::runtime::context::This<T>>::with
    9: charm4rs::runtime::calls::run_then
   10: prog::main";
         let kept = "  0: prog::inner\n      at ./src/main.rs:3:9\n  1: core::iter::Iterator::for_each\n  2: prog::Block::step\n      at ./src/main.rs:9:9";
         assert_eq!(users(stack), kept);
         assert_eq!(users(""), "");
+        let of_a_payload =
+            stack.replace("core::iter::Iterator::for_each", "charm4rs::runtime::payload::Payload<T>::into_vec");
+        assert!(users(&of_a_payload).ends_with("2: prog::Block::step\n      at ./src/main.rs:9:9"));
         let of_the_runtime = stack.replace("   4: prog", "   4: charm4rs::runtime::unlike::refuse\n   4: prog");
         assert_eq!(users(&of_the_runtime), kept, "a panic of the runtime that the user caused");
     }

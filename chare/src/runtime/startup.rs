@@ -10,20 +10,67 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::fmt;
 
 use charm4rs_scheduler::Handler;
 use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 
 use super::exit::{Failure, Panicked};
+use super::registry::{Registry, registry};
 use super::shared::{self, Opened};
 use super::{Dispatcher, Rt, guard, tree};
 use crate::message::envelope::{Header, tag};
-use crate::readonly::Init;
-use crate::registry::{Registry, registry};
+use crate::message::wire::WireError;
 
 /// The first PE: that of `main`.
 const FIRST: Pe = Pe(0);
+
+/// A [`Readonly`], whatever its type is.
+#[doc(hidden)]
+pub trait AnyReadonly: Any + Sync {
+    /// Gives it its number and its name.
+    fn number(&self, id: u16, name: &'static str);
+    /// Takes the value that `main` has set.
+    #[doc(hidden)]
+    fn take(&self, rt: Rt, id: u16, bytes: &[u8]) -> Result<(), WireError>;
+}
+
+/// What `#[charm4rs::readonly]` submits at link time.
+pub struct ReadonlyRegistration {
+    /// Its path.
+    pub name: &'static str,
+    /// The static.
+    pub value: &'static dyn AnyReadonly,
+}
+
+impl fmt::Debug for ReadonlyRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+inventory::collect!(ReadonlyRegistration);
+
+/// A function that runs before there are chares. What `#[charm4rs::init_process]` and `#[charm4rs::init_pe]` submit at link time.
+#[derive(Debug)]
+pub struct InitRegistration {
+    /// The function's path.
+    pub name: &'static str,
+    /// The function.
+    pub run: Init,
+}
+
+/// When a function runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// Once in each process, before the functions of its PEs.
+    Process(fn()),
+    /// Once on each PE.
+    Pe(fn(Pe)),
+}
+
+inventory::collect!(InitRegistration);
 
 /// See the module's text.
 pub(crate) struct Startup {

@@ -19,10 +19,10 @@ use charm4rs_transport::Pe;
 use charm4rs_transport::port::Incoming;
 use serde::{Deserialize, Serialize};
 
-use crate::Chare;
 use crate::message::envelope::{HEADER, Header, tag};
 use crate::message::wire;
 use crate::runtime::Rt;
+use crate::runtime::chare::Chare;
 use crate::runtime::collection::{Members, Place, key};
 use crate::runtime::create::Shape;
 use crate::runtime::post::send_wire;
@@ -133,10 +133,11 @@ fn pass<T: Chare>(rt: Rt, members: &Members<T>, index: T::Index, asker: Pe, msg:
 
 #[cfg(test)]
 mod tests {
+    use crate::message::CallError;
+    use crate::message::index::{IndexMap, Places};
     use crate::prelude::*;
     use crate::runtime::current;
     use crate::testing::threads;
-    use crate::{CallError, IndexMap, Places};
 
     /// Elements with numbers that PE 0 gives out.
     #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]

@@ -25,11 +25,11 @@ use super::Reductions;
 use super::by_number::ByNumber;
 use super::part::{Given, Part, Terms, Typed};
 use super::unlike::{cannot_be_sent, refuse, unlike};
-use crate::Arguments;
 use crate::message::envelope::{FutureId, tag};
 use crate::message::wire::{self, WireError};
 use crate::runtime::Reducer;
 use crate::runtime::Rt;
+use crate::runtime::chare::Arguments;
 use crate::runtime::exit::Failure;
 use crate::runtime::shared::{self, Opened};
 

@@ -4,11 +4,12 @@
 use std::any::Any;
 
 use super::part::Typed;
+use crate::message::CallError;
 use crate::message::envelope::FutureId;
 use crate::message::wire::{Packed, WireError};
 use crate::runtime::Reducer;
+use crate::runtime::chare::Arguments;
 use crate::runtime::{Rt, post};
-use crate::{Arguments, CallError};
 
 /// The results of a PE's elements, and of the PEs below it.
 pub(crate) trait Merging {

@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::{Merged, Merging, Reducer};
-use crate::Arguments;
+use crate::runtime::chare::Arguments;
 
 type New = fn() -> Box<dyn Merging>;
 

@@ -49,11 +49,11 @@ pub(crate) use answers::{Merged, Merging};
 pub(crate) use reducer::Route;
 pub use reducer::{ByElement, Reducer};
 
-use crate::Arguments;
 use crate::message::CollectionId;
 use crate::message::envelope::{FutureId, Header, tag};
 use crate::message::wire::{self, Packed};
 use crate::runtime::Rt;
+use crate::runtime::chare::Arguments;
 use crate::runtime::shared::{self, Opened};
 use crate::runtime::span::{Place, Span};
 

@@ -30,11 +30,11 @@ use serde::{Deserialize, Serialize};
 use super::results::deliver;
 use super::unlike::unlike;
 use super::{Merger, Reductions, end_in_order, end_ready};
-use crate::Arguments;
 use crate::message::envelope::{FutureId, tag};
 use crate::message::wire::{self, WireError};
 use crate::runtime::Route;
 use crate::runtime::Rt;
+use crate::runtime::chare::Arguments;
 use crate::runtime::shared::{self, Opened};
 use crate::runtime::{ByElement, Reducer};
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use charm4rs_transport::RegBuf;
 use serde::{Deserialize, Serialize};
 
-use crate::Arguments;
 use crate::message::CollectionId;
 use crate::message::envelope::FutureId;
+use crate::runtime::chare::Arguments;
 
 /// Makes one result of many parts. `V` is what an element contributes.
 #[diagnostic::on_unimplemented(

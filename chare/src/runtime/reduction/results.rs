@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 
 use super::pipelined::Merge;
 use super::{Reductions, send};
-use crate::Arguments;
 use crate::message::envelope::{FutureId, HEADER, Header, tag};
 use crate::message::wire::{self, Packed, WireError};
 use crate::runtime::Route;
+use crate::runtime::chare::Arguments;
 use crate::runtime::exit::Failure;
 use crate::runtime::insertion::casts;
 use crate::runtime::post::reply_tagged;

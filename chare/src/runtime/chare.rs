@@ -1,4 +1,4 @@
-//! The traits between user code, macros and runtime. `#[chare]` implements them for the types of an `impl` block.
+//! The traits between user code, macros and runtime: all that the runtime knows of a chare type and of an entry method. `#[chare]` implements them for the types of an `impl` block.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -8,9 +8,12 @@ use bytemuck::Pod;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::payload::RecvBuffer;
-use crate::registry::{ChareInfo, MethodInfo};
-use crate::{Cx, ElementIndex, IndexMap, Kind, Payload, Target, This};
+use super::payload::RecvBuffer;
+use super::registry::{ChareInfo, MethodInfo};
+use crate::message::index::{ElementIndex, IndexMap};
+use crate::runtime::payload::Payload;
+use crate::runtime::target::{Calls, Kind};
+use crate::runtime::{Cx, This};
 
 /// A type of arguments and results: owned, sendable to another thread, serializable.
 #[diagnostic::on_unimplemented(
@@ -84,14 +87,6 @@ pub trait Chare: Sized + 'static {
     /// What its index type supports.
     #[doc(hidden)]
     fn naming() -> crate::message::index::Naming<Self::Index>;
-}
-
-/// The methods that a proxy of `T` offers. Implemented by `#[chare]`.
-pub trait Calls<T: Chare, K: Kind>: Copy {
-    /// For a target.
-    fn new(target: Target<T, K>) -> Self;
-    /// The target.
-    fn target(&self) -> &Target<T, K>;
 }
 
 /// One entry method of a chare, as a type. Implemented by `#[chare]`.

@@ -3,7 +3,9 @@
 //! Numbers follow the sorted names, so all processes of one program agree on them; a digest over names and signatures, compared when processes
 //! connect, refuses another program.
 
+use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -11,11 +13,10 @@ use charm4rs_transport::RegBuf;
 use charm4rs_transport::port::{Incoming, Offer};
 use sha2::{Digest, Sha256};
 
+use super::startup::{InitRegistration, ReadonlyRegistration};
 use crate::message::envelope::Header;
-use crate::readonly::{InitRegistration, ReadonlyRegistration};
+use crate::runtime::chare::{Chare, Entry};
 use crate::runtime::{self, BodyOps, IndexLook, Runtime, Start};
-use crate::trait_proxy::{Implementation, ImplementationRegistration};
-use crate::{Chare, Entry};
 
 type Destinations = fn(&'static Runtime, &Header, &Offer) -> Vec<Option<RegBuf>>;
 
@@ -101,6 +102,48 @@ impl ChareInfo {
         self.id.load(Ordering::Relaxed)
     }
 }
+
+/// The row of an implementation of a trait by a chare.
+pub struct Implementation {
+    pub(crate) chare: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) methods: &'static [MethodInfo],
+    pub(crate) of: TypeId,
+    pub(crate) table: &'static (dyn Any + Sync),
+    id: AtomicU16,
+}
+
+impl Implementation {
+    pub(crate) const fn new(
+        chare: &'static str,
+        name: &'static str,
+        methods: &'static [MethodInfo],
+        of: TypeId,
+        table: &'static (dyn Any + Sync),
+    ) -> Self {
+        Self { chare, name, methods, of, table, id: AtomicU16::new(UNNUMBERED) }
+    }
+
+    pub(crate) fn number(&self, id: u16) {
+        self.id.store(id, Ordering::Relaxed);
+    }
+
+    pub(crate) fn id(&self) -> u16 {
+        self.id.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Implementation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {}", self.name, self.chare)
+    }
+}
+
+/// What `#[chare] impl Trait for Chare` submits at link time.
+#[derive(Debug)]
+pub struct ImplementationRegistration(pub &'static Implementation);
+
+inventory::collect!(ImplementationRegistration);
 
 /// The numbered tables.
 #[derive(Debug)]
