@@ -1,6 +1,6 @@
 //! What a program has once in each process: values that `main` sets before it makes chares ([`Readonly`]), and functions that run before there are
 //! any (`#[charm4rs::init_process]`, `#[charm4rs::init_pe]`). All are registered at link time, as chares are. How values come to the processes
-//! is in [`startup`](crate::runtime::startup).
+//! is in [`startup`].
 
 use std::fmt;
 use std::ops::Deref;

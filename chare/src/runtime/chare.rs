@@ -28,7 +28,7 @@ pub trait Arguments: Send + Serialize + DeserializeOwned + 'static {}
 impl<T: Send + Serialize + DeserializeOwned + 'static> Arguments for T {}
 
 /// What a constructor's arguments `I` can be made of: themselves, and, if there is one alone, a `String` of a `&str` and a
-/// [`Payload`](crate::Payload) of a `Vec`.
+/// [`Payload`] of a `Vec`.
 #[diagnostic::on_unimplemented(
     message = "the chare's constructor takes `{I}`, not `{Self}`",
     label = "expected `{I}`, found `{Self}`",

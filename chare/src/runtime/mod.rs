@@ -202,6 +202,7 @@ impl Runtime {
     }
 
     /// Runs `f` as this PE.
+    #[inline]
     pub(crate) fn enter<R>(&'static self, f: impl FnOnce() -> R) -> R {
         struct Restore(Option<Rt>);
         impl Drop for Restore {
@@ -384,7 +385,7 @@ impl Handler for Dispatcher {
         match msg.tag {
             tag::CALL | tag::BROADCAST => Header::of(msg).map_or(Class::Default, |header| class_of(&header)),
             // A chare is created before it is called, however urgent the call is.
-            tag::REPLY | tag::FAILURE | tag::READ | tag::SOLO | tag::START => Class::Expedited,
+            tag::REPLY | tag::FAILURE | tag::READ | tag::SOLO => Class::Expedited,
             _ => Class::Default,
         }
     }
@@ -426,7 +427,9 @@ impl Handler for Dispatcher {
             },
             tag::REPLY | tag::FAILURE | tag::IN_TURN => post::settle(rt, &header, msg),
             tag::CREATE | tag::SOLO | tag::INSERT | tag::SECTION => {
-                let Some(msg) = startup::hold(rt, msg) else { return };
+                if !rt.startup.is_open() {
+                    return startup::hold(rt, msg);
+                }
                 match rt.registry.chares.get(usize::from(header.method)) {
                     Some(chare) if msg.tag == tag::CREATE => (chare.create)(rt, &header, msg),
                     Some(chare) if msg.tag == tag::SECTION => section::step(rt, chare, &header, msg),
@@ -435,7 +438,8 @@ impl Handler for Dispatcher {
                 }
             }
             tag::WAVE => broadcast::answer(rt, &header, msg),
-            tag::DESTROY => startup::hold(rt, msg).into_iter().for_each(|msg| gone::step(rt, &header, msg)),
+            tag::DESTROY if !rt.startup.is_open() => startup::hold(rt, msg),
+            tag::DESTROY => gone::step(rt, &header, msg),
             tag::START => startup::arrived(rt, &header, msg),
             tag::LOCATION
             | tag::COUNTED

@@ -152,17 +152,14 @@ fn opened(rt: Rt) {
     rt.startup.take_held().into_iter().for_each(|msg| Dispatcher(rt).deliver(msg));
 }
 
-/// Keeps a message that makes elements, if this PE does not have the values yet. Gives it back if it has.
-#[inline]
-pub(super) fn hold(rt: Rt, msg: Incoming) -> Option<Incoming> {
-    if rt.startup.open.get() {
-        return Some(msg);
-    }
+/// Keeps a message that makes or destroys elements until this PE has the values.
+#[cold]
+pub(super) fn hold(rt: Rt, msg: Incoming) {
     rt.startup.held.borrow_mut().push(msg);
-    None
 }
 
 /// The values have arrived; or, on PE 0, another PE asks for them.
+#[cold]
 pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
     if rt.sched.pe() == FIRST {
         return open(rt);

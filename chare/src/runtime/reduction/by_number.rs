@@ -13,6 +13,7 @@ impl<T> Default for ByNumber<T> {
 }
 
 impl<T> ByNumber<T> {
+    #[inline]
     fn find(&self, number: u64) -> Result<usize, usize> {
         // Numbers mostly have no gaps: then the distance from the first one is the position.
         let guess = self.0.front().and_then(|&(first, _)| usize::try_from(number.checked_sub(first)?).ok());
@@ -43,6 +44,7 @@ impl<T> ByNumber<T> {
     }
 
     /// The entry, or the value of `make`.
+    #[inline]
     pub(super) fn get_or_insert_with(&mut self, number: u64, make: impl FnOnce() -> T) -> &mut T {
         let at = self.find(number).unwrap_or_else(|at| {
             self.0.insert(at, (number, make()));
