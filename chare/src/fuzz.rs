@@ -43,6 +43,12 @@ impl Cell {
     }
     #[entry]
     fn told(&mut self, n: u32, at: Option<Pe>);
+    #[entry(key = step)]
+    fn keyed(&mut self, step: u8, names: Vec<String>);
+    #[entry]
+    fn ask_by_trait(&self, whom: Option<AnyProxy<dyn Asked>>) {
+        whom.into_iter().for_each(|whom| drop(whom.asked(self.1.clone())));
+    }
     #[entry(post = put_window)]
     fn land(&mut self, row: Payload<u32>) -> Payload<u32> {
         row
@@ -73,12 +79,28 @@ impl Member {
         sparse.insert(3, 3);
         sparse.insert(-3, 3);
         let _ = cells.all().add(1, vec!["a".into()]).checked().await;
-        job.single::<Alone>(7).ask().done().checked().await.ok();
+        let alone = job.single::<Alone>(7);
+        alone.ask().done().checked().await.ok();
+        cells.at(2).ask_by_trait(Some(alone.into()));
+        let _ = cells.all().add(1, Vec::new()).reduce(reduce::sum).checked().await;
         sparse.done_inserting().checked().await.ok();
         let _ = sparse.all().add(1, Vec::new()).done().checked().await;
         let waits = cells.at(1).wait(vec![1; 1000]).call();
         cells.all().told(5, None);
         let _ = waits.checked().await;
+    }
+}
+
+#[chare]
+trait Asked {
+    #[entry]
+    fn asked(&self, names: Vec<String>) -> usize;
+}
+
+#[chare]
+impl Asked for Alone {
+    fn asked(&self, names: Vec<String>) -> usize {
+        names.len()
     }
 }
 
@@ -115,9 +137,11 @@ pub fn envelope(input: &[u8]) {
             runtime::spawn(rt, async move {
                 let _ = cells.all().add(1, Vec::new()).done().checked().await;
                 let waits = cells.at(4).wait(vec![2; 500]).call();
+                let most = cells.all().add(1, Vec::new()).reduce(reduce::max).checked();
                 messages.iter().filter(|message| !message.at_once()).for_each(|message| message.send(rt));
                 cells.at(5).told(1, Some(Pe(1)));
                 let _ = waits.checked().await;
+                let _ = most.await;
             });
         }),
     );
@@ -220,7 +244,7 @@ mod tests {
                 _ => bytes.push(u8::try_from(rng.below(6)).unwrap()),
             }
         }
-        let kind = if rng.below(40) == 0 { rng.below(36) } else { 1 + rng.below(usize::from(tag::UNUSED.0)) };
+        let kind = if rng.below(40) == 0 { rng.below(36) } else { 1 + rng.below(usize::from(tag::START.0)) };
         let how = rng.below(8) | if rng.below(4) == 0 { rng.below(4) << 6 } else { 0 };
         let mut message: Vec<u8> = [kind, how, bytes.len()].map(|n| u8::try_from(n).unwrap()).to_vec();
         message.append(&mut bytes);
