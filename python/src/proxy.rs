@@ -462,17 +462,17 @@ impl Method {
             Target::One(..) if call.len() < LARGE => {
                 let (promise, outcome) = engine.job.promise();
                 self.name.proxy.send(method, call, ReplyTo::Future { promise, value });
-                settle_by(engine, waiting, outcome.checked(), |py, outcome| Ok(arrived(py, outcome)));
+                settle_by(waiting, outcome.checked(), |py, outcome| Ok(arrived(py, outcome)));
             }
             // For a large call, the engine's own reply also says if there was no memory for it.
             Target::One(element, _) => {
                 let outcome = element.ask(method, call, value).call();
-                settle_by(engine, waiting, outcome.checked(), |py, outcome| Ok(arrived(py, outcome)));
+                settle_by(waiting, outcome.checked(), |py, outcome| Ok(arrived(py, outcome)));
             }
             Target::All(collection, _) => {
                 close_again(collection);
                 let outcomes = collection.all().ask(method, call, value).call();
-                settle_by(engine, waiting, outcomes.checked(), move |py, outcomes| gathered(py, outcomes, value));
+                settle_by(waiting, outcomes.checked(), move |py, outcomes| gathered(py, outcomes, value));
             }
         }
         Ok(future.into_any())
@@ -481,13 +481,11 @@ impl Method {
 
 /// Gives a future the engine's reply, or the engine's error.
 fn settle_by<T: 'static>(
-    engine: &Engine,
     future: Py<FutureBase>,
     reply: Checked<T>,
     read: impl FnOnce(Python<'_>, T) -> PyResult<Arrived> + 'static,
 ) {
-    engine.job.spawn(async move {
-        let reply = reply.await;
+    reply.then(move |reply| {
         Python::attach(|py| {
             let arrived = match reply {
                 Ok(reply) => read(py, reply),

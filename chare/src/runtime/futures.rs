@@ -14,9 +14,10 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use charm4rs_scheduler::WakerKey;
+use charm4rs_scheduler::{Class, WakerKey};
 
-use super::Rt;
+use super::exit::Failure;
+use super::{Rt, guard};
 use crate::message::CallError;
 use crate::message::envelope::FutureId;
 use crate::message::moved::{self, Stash};
@@ -93,6 +94,8 @@ enum State {
     #[default]
     Free,
     Waiting(Option<Waker>),
+    /// A callback waits; see [`OpenFuture::then`].
+    Calls(Box<dyn FnOnce()>),
     /// Nobody waits any more, but the answer is still to come: the slot stays until then, to drop it.
     Abandoned,
     Ready,
@@ -181,7 +184,8 @@ impl Futures {
 
     /// How many futures wait for a value.
     pub(crate) fn waiting(&self) -> usize {
-        self.table.borrow().slots.iter().filter(|slot| matches!(slot.state, State::Waiting(_))).count()
+        let waits = |slot: &&Slot| matches!(slot.state, State::Waiting(_) | State::Calls(_));
+        self.table.borrow().slots.iter().filter(waits).count()
     }
 
     /// Who waits for what.
@@ -197,12 +201,16 @@ impl Futures {
         let (waker, leftover) = {
             let mut table = self.table.borrow_mut();
             let Some(slot) = table.get(id) else { return };
-            if !matches!(slot.state, State::Waiting(_) | State::Abandoned) {
+            if !matches!(slot.state, State::Waiting(_) | State::Calls(_) | State::Abandoned) {
                 return;
             }
             let settled = settle(slot).map_or_else(State::Failed, |()| State::Ready);
             match std::mem::replace(&mut slot.state, settled) {
                 State::Waiting(waker) => (waker, None),
+                State::Calls(call) => {
+                    drop(table); // `call` may take the value, and runs code of the user
+                    return call();
+                }
                 _ => (None, Some(table.free(id))),
             }
         };
@@ -210,6 +218,20 @@ impl Futures {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Calls `call` when the future has an answer.
+    fn call_when_settled(&self, id: FutureId, call: Box<dyn FnOnce()>) {
+        {
+            let mut table = self.table.borrow_mut();
+            if let Some(slot) = table.get(id)
+                && let State::Waiting(_) = slot.state
+            {
+                slot.state = State::Calls(call);
+                return;
+            }
+        }
+        call();
     }
 
     /// A value made on this PE.
@@ -273,11 +295,18 @@ impl Futures {
 
     /// Drops all values that nobody has taken.
     pub(crate) fn clear(&self) {
+        let mut calls = Vec::new();
         let values: Vec<Stash> = {
             let mut table = self.table.borrow_mut();
-            table.slots.iter_mut().map(|slot| std::mem::replace(&mut slot.stash, Stash::new())).collect()
+            let slots = table.slots.iter_mut().map(|slot| {
+                if let State::Calls(_) = slot.state {
+                    calls.push(std::mem::replace(&mut slot.state, State::Waiting(None)));
+                }
+                std::mem::replace(&mut slot.stash, Stash::new())
+            });
+            slots.collect()
         };
-        drop(values); // outside the borrow
+        drop((calls, values)); // outside the borrow
     }
 
     fn poll<R: 'static>(&self, id: FutureId, waker: &Waker) -> Poll<Result<R, CallError>> {
@@ -308,7 +337,7 @@ impl Futures {
                 take(&mut slot.stash);
                 Poll::Ready(Ok(()))
             }
-            State::Free | State::Abandoned => unreachable!("a reply owns its slot"),
+            State::Free | State::Abandoned | State::Calls(_) => unreachable!("a reply owns its slot"),
         }
     }
 
@@ -381,6 +410,25 @@ impl<R> OpenFuture<R> {
 
     pub(crate) fn rt(&self) -> Rt {
         self.rt
+    }
+}
+
+impl<R: 'static> OpenFuture<R> {
+    /// Calls `then` with the result, on this PE, between two calls.
+    pub(crate) fn then(mut self, then: impl FnOnce(Result<R, CallError>) + 'static) {
+        let (rt, id) = (self.rt, self.id);
+        // The answer may come in the middle of a method of this PE, so `then` has to wait for its end.
+        let call = move || {
+            rt.sched.call_self(Class::Expedited, move || {
+                let polled = Pin::new(&mut self).poll(&mut Context::from_waker(Waker::noop()));
+                drop(self);
+                let Poll::Ready(result) = polled else { unreachable!("the reply has its answer") };
+                if let Err(panic) = guard(|| then(result)) {
+                    rt.fail(Failure::panic("a callback of a reply", &panic));
+                }
+            });
+        };
+        rt.futures.call_when_settled(id, Box::new(call));
     }
 }
 

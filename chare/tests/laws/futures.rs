@@ -1,5 +1,7 @@
 //! Futures: replies, promises, time limits.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use charm4rs::prelude::*;
@@ -19,6 +21,10 @@ impl Server {
     #[entry]
     fn square(&self, x: u64) -> u64 {
         x * x
+    }
+    #[entry]
+    fn fails(&self) {
+        panic!("on purpose");
     }
     #[entry]
     fn keep(&mut self, promise: Promise<String>) {
@@ -87,5 +93,37 @@ fn a_late_reply_is_timed_out_and_not_confused_with_later_ones() {
         }
         let (_, never) = job.promise::<u8>();
         assert!(never.timeout(limit).await.is_err());
+    });
+}
+
+#[test]
+fn a_callback_of_a_reply_gets_the_result_or_the_error_once_between_two_calls() {
+    law(|job| async move {
+        let servers = job.array::<Server>(3, ());
+        let (told, results) = job.promise::<u64>();
+        let calling = Rc::new(Cell::new(true));
+        let seen = calling.clone();
+        servers.at(2).square(7).call().checked().then(move |result| {
+            assert!(!seen.get(), "it runs when the present task waits");
+            told.send(result.unwrap());
+        });
+        // On the own PE the value is there at once; the callback still waits for its turn.
+        let (mine, own) = job.promise::<u64>();
+        let (told, second) = job.promise::<u64>();
+        let seen = calling.clone();
+        mine.send(5);
+        own.checked().then(move |result| {
+            assert!(!seen.get(), "it runs when the present task waits");
+            told.send(result.unwrap());
+        });
+        calling.set(false);
+        assert_eq!((results.await, second.await), (49, 5));
+
+        let (told, failed) = job.promise::<bool>();
+        servers.at(1).fails().call().checked().then(move |result| told.send(result.is_err()));
+        assert!(failed.await);
+        // One that never gets a value is dropped with the job.
+        let (_, never) = job.promise::<u8>();
+        never.checked().then(|_| unreachable!("nothing was sent"));
     });
 }
