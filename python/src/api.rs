@@ -157,7 +157,7 @@ fn asleep(sleep: &mut dyn FnMut()) {
                 unsafe { pyo3::ffi::PyEval_RestoreThread(self.0) }
             }
         }
-        // SAFETY: this thread holds the lock, and touches nothing of Python's until it has it back. (`Python::detach` says
+        // SAFETY: this thread holds the lock, and uses nothing of Python until it has the lock again. (`Python::detach` says
         // the same, but asks for a closure that may move to another thread, which this one never does.)
         let locked = Locked(unsafe { pyo3::ffi::PyEval_SaveThread() });
         sleep();

@@ -15,7 +15,7 @@ use pyo3::sync::PyOnceLock;
 use crate::numpy_memory;
 
 /// The numbers of NumPy's types of plain numbers, by their sizes: the last of those without a pointer inside is a complex
-/// one; half precision stands apart.
+/// one. Half precision has a separate number.
 const LAST_NUMBER: i32 = NPY_TYPES::NPY_CLONGDOUBLE as i32;
 const HALF: i32 = NPY_TYPES::NPY_HALF as i32;
 
@@ -161,7 +161,7 @@ fn over<'py>(
 /// A new array, over `data` or, if that is null, over memory that NumPy asks its handler for.
 ///
 /// # Safety
-/// `data` is null, or the array's alone, aligned, as long as the shape says, and outlives the array.
+/// `data` is null, or used by no other code, aligned, as long as the shape requires, and outlives the array.
 unsafe fn new<'py>(
     py: Python<'py>,
     dtype: &Bound<'py, PyArrayDescr>,

@@ -121,7 +121,7 @@ pub(crate) fn new(py: Python<'_>) -> PyResult<Bound<'_, FutureBase>> {
     Ok(future.cast_into::<FutureBase>()?)
 }
 
-/// Creates a future, and gives its name too.
+/// Creates a future; also returns its name.
 pub(crate) fn new_named(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, FutureName)> {
     let future = new(py)?;
     let name = name_of(&future)?;

@@ -127,9 +127,9 @@ fn set_handler(py: Python<'_>) -> Option<SetHandler> {
         let table = unsafe { PyCapsule_GetPointer(table.as_ptr(), std::ptr::null()) };
         drop(PyErr::take(py));
         let table = NonNull::new(table)?.as_ptr().cast::<*const c_void>();
-        // SAFETY: every NumPy's table has this function, which says how far the table goes.
+        // SAFETY: the table of every NumPy has this function, which returns the table's version.
         let features = unsafe { std::mem::transmute::<*const c_void, extern "C" fn() -> u32>(*table.add(FEATURES)) };
-        // SAFETY: the table goes so far, and NumPy never changes what stands where.
+        // SAFETY: this version of the table has the function, and NumPy never moves one.
         (features() >= HAS_HANDLERS)
             .then(|| unsafe { std::mem::transmute::<*const c_void, SetHandler>(*table.add(SET_HANDLER)) })
     })
