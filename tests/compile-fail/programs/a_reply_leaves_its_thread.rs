@@ -19,5 +19,4 @@ async fn main(job: Job) {
     let block = job.array::<Block>(4, ()).at(0);
     let reply = block.scale(2.0).call();
     std::thread::spawn(move || drop(reply));
-    std::thread::spawn(move || job.exit(0));
 }
