@@ -6,6 +6,7 @@
 
 mod arrows;
 mod backends;
+mod circles;
 mod names;
 mod sources;
 mod unsafety;
@@ -74,6 +75,11 @@ fn a_layer_has_no_dependency_on_what_it_must_not_know() {
 #[test]
 fn a_backend_is_named_only_where_it_is_chosen() {
     none(&backends::named(&tree(), backends::BACKENDS, backends::CHOOSERS));
+}
+
+#[test]
+fn folders_of_a_crate_do_not_import_each_other_in_a_circle() {
+    none(&circles::violations(&tree(), circles::KNOWN));
 }
 
 #[test]
