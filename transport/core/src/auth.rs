@@ -1,11 +1,11 @@
 //! How two processes prove to each other that they belong to the same job, before anything else is decoded.
 //!
-//! Pure state machines over bytes: no sockets, no clocks, no allocation. Knows nothing of what the connection is for,
+//! Pure state machines over bytes: no sockets, no clocks, no allocation. They know nothing of what the connection is for,
 //! except that both ends bind it to the same purpose, PEs and generation.
 //!
 //! # The handshake
-//! A job has 32 random bytes, its [`Secret`]; nothing is ever sent that was made with the secret itself: HKDF-SHA256
-//! derives one key for each role. Three messages of fixed size, [`TOTAL`] bytes in all (at most 256):
+//! A job has 32 random bytes, its [`Secret`]. No message is made with the secret itself: HKDF-SHA256
+//! derives one key for each role. There are three messages of fixed size, [`TOTAL`] bytes in all (at most 256):
 //!
 //! ```text
 //! dialer   -> acceptor   HELLO      magic form purpose version job rank from to generation nonce digest      96
@@ -17,14 +17,14 @@
 //! ```
 //!
 //! *No replay*: both nonces are fresh and under both MACs. *No reflection*: the roles have different keys and labels,
-//! so neither end's proof is any use as the other's. *No oracle*: an acceptor answers a HELLO of its own job only,
-//! and what it answers is good for that HELLO alone. MACs are compared in constant time.
+//! so neither end can use the proof of the other. *No oracle*: an acceptor answers only a HELLO of its own job,
+//! and its answer is valid for that HELLO alone. MACs are compared in constant time.
 //!
-//! *No verdict by strangers*: a wrong proof says that the other end is not known to belong to the job, and no more. What it means for the job
-//! depends on the address and on who has proven itself there before (`tcp::dial`).
+//! *Strangers decide nothing*: a wrong proof says only that the other end is not known to belong to the job. What that means for the job
+//! depends on the address, and on whether a process has proven itself there before (`tcp::dial`).
 //!
-//! Version and digest travel in the messages but count only once the peer has proven itself ([`Terms::check`]): a
-//! stranger cannot make a job believe that its program differs, and the authenticated peer's values can be named.
+//! Version and digest are in the messages but count only once the peer has proven itself ([`Terms::check`]). So a
+//! stranger cannot make a job believe that its program differs, and the error can name the values of the authenticated peer.
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
@@ -44,7 +44,7 @@ pub const TOTAL: usize = HELLO + CHALLENGE + PROOF;
 const _: () = assert!(TOTAL <= 256);
 
 const MAGIC: [u8; 4] = *b"\x00c4r";
-/// The form of these three messages. Another form is not decoded at all.
+/// The format of these three messages. Messages of another format are not decoded.
 const FORM: u8 = 1;
 const MAC: usize = 32;
 
@@ -53,27 +53,27 @@ const MAC: usize = 32;
 pub struct Secret([u8; 32]);
 
 impl Secret {
-    /// From bytes that only the job's processes know.
+    /// Makes a secret from bytes that only the job's processes know.
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// A fresh one.
+    /// Makes a random secret.
     ///
     /// # Errors
-    /// If the system has no randomness to give.
+    /// If the system has no random numbers.
     pub fn random() -> Result<Self, TransportError> {
         random_bytes().map(Self)
     }
 
-    /// The bytes, for handing the secret to another process of the job over a private channel.
+    /// The bytes, to pass the secret to another process of the job over a private channel.
     #[must_use]
     pub const fn expose(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// A key for one purpose (HKDF-SHA256).
+    /// Derives a key for one purpose (HKDF-SHA256).
     #[must_use]
     pub fn derive(&self, purpose: &str) -> [u8; 32] {
         let mut key = [0; 32];
@@ -87,7 +87,7 @@ impl Secret {
 impl Drop for Secret {
     fn drop(&mut self) {
         self.0 = [0; 32];
-        // Keeps the store above: without it the compiler may see that nobody reads the bytes again.
+        // Keeps the store above: without it the compiler may see that the bytes are never read again.
         std::hint::black_box(&self.0);
     }
 }
@@ -101,7 +101,7 @@ impl std::fmt::Debug for Secret {
 /// 32 fresh random bytes.
 ///
 /// # Errors
-/// [`TransportError::Resource`] if the system has no randomness to give. Nothing else can stand for it: a secret, key or name that can be
+/// [`TransportError::Resource`] if the system has no random numbers. There is no substitute: a secret, key or name that can be
 /// guessed looks like any other.
 pub fn random_bytes() -> Result<[u8; 32], TransportError> {
     let mut bytes = [0; 32];
@@ -116,13 +116,13 @@ pub fn random_bytes() -> Result<[u8; 32], TransportError> {
 /// A fresh random number.
 ///
 /// # Errors
-/// As [`random_bytes`].
+/// As for [`random_bytes`].
 pub fn random_u64() -> Result<u64, TransportError> {
     let [a, b, c, d, e, f, g, h, ..] = random_bytes()?;
     Ok(u64::from_le_bytes([a, b, c, d, e, f, g, h]))
 }
 
-/// Tells jobs apart, so that a stray process of another job is turned away before any cryptography. No secret.
+/// Identifies a job, so that a stray process of another job is turned away before any cryptography. Not secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct JobId(pub [u8; 8]);
 
@@ -135,7 +135,7 @@ pub enum Purpose {
     Control,
 }
 
-/// What both ends must agree on before they exchange messages: compared after the proof.
+/// What both ends must agree on before they exchange messages. It is compared after the proof.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Terms {
     /// Version of the protocol that follows the handshake.
@@ -145,7 +145,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Whether an authenticated peer speaks our protocol and runs our program.
+    /// Checks that an authenticated peer speaks our protocol and runs our program.
     ///
     /// # Errors
     /// [`TransportError::Version`] with both values.
@@ -179,7 +179,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Why a handshake failed. One connection is dropped; nothing else changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AuthError {
-    /// Not our handshake at all: a scanner, or garbage.
+    /// Not our handshake: a scanner, or garbage.
     #[error("not a handshake of charm4rs")]
     Garbage,
     /// A process of another job.
@@ -202,7 +202,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Derives them.
+    /// Derives the keys.
     #[must_use]
     pub fn new(job: JobId, secret: &Secret) -> Self {
         Self {
@@ -235,7 +235,7 @@ fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; MAC] {
     mac.finalize().into_bytes().into()
 }
 
-/// What a dialer says of itself and of the connection.
+/// What a dialer says about itself and the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// What the connection is for.
@@ -244,15 +244,15 @@ pub struct Hello {
     pub terms: Terms,
     /// The dialer's process.
     pub rank: u32,
-    /// The PE it dials for.
+    /// The PE that makes the connection.
     pub from: Pe,
     /// The PE it dials.
     pub to: Pe,
-    /// Which connection of this pair it is to become.
+    /// The generation of the connection: its number among the connections of this pair.
     pub generation: u32,
 }
 
-/// What an acceptor says of itself.
+/// What an acceptor says about itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Answer {
     /// Protocol and program.
@@ -263,7 +263,7 @@ pub struct Answer {
     pub pe: Pe,
 }
 
-/// A fixed field at a fixed place of a message whose length is checked by its type.
+/// A field at a fixed offset. The type of the message guarantees its length.
 fn field<const N: usize>(message: &[u8], at: usize) -> [u8; N] {
     message[at..at + N].try_into().expect("the field lies inside a message of fixed size")
 }
@@ -322,7 +322,7 @@ impl<const N: usize> Inbound<N> {
         Self { bytes: [0; N], have: 0 }
     }
 
-    /// Takes what it needs of `input`, and returns the rest.
+    /// Takes the bytes of `input` that are still missing, and returns the rest.
     fn take<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
         let (ours, rest) = input.split_at(input.len().min(N - self.have));
         self.bytes[self.have..self.have + ours.len()].copy_from_slice(ours);
@@ -331,12 +331,12 @@ impl<const N: usize> Inbound<N> {
     }
 }
 
-/// What a step of a handshake led to.
+/// The result of a step of a handshake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step<R, P> {
-    /// So many bytes more are needed ([`Acceptor::wanted`], [`Dialer::wanted`]).
+    /// More bytes are needed: this many ([`Acceptor::wanted`], [`Dialer::wanted`]).
     More,
-    /// Send these bytes, and go on.
+    /// Send these bytes, and continue.
     Reply(R),
     /// The peer has proven itself.
     Proven(P),
@@ -361,13 +361,13 @@ enum AcceptorState {
 }
 
 impl Acceptor {
-    /// Waits for a HELLO. `nonce` is fresh and used once.
+    /// Starts, and waits for a HELLO. `nonce` must be fresh and used once.
     #[must_use]
     pub fn new(keys: &Keys, terms: Terms, rank: u32, nonce: [u8; 32]) -> Self {
         Self { keys: keys.clone(), terms, rank, nonce, state: AcceptorState::Hello(Inbound::new()) }
     }
 
-    /// How many bytes it can take now. Read no more than that: what follows the handshake is not its own.
+    /// How many bytes it can take now. The caller must not read more: what follows does not belong to the handshake.
     #[must_use]
     pub fn wanted(&self) -> usize {
         match &self.state {
@@ -377,7 +377,7 @@ impl Acceptor {
         }
     }
 
-    /// Whether the peer has shown that it means this job (not that it belongs to it).
+    /// Whether the peer has shown that it wants to reach this job (not that it belongs to it).
     #[must_use]
     pub fn greeted(&self) -> bool {
         matches!(self.state, AcceptorState::Proof { .. })
@@ -386,14 +386,14 @@ impl Acceptor {
     /// Takes bytes of the dialer, at most [`Acceptor::wanted`]; more are an error.
     ///
     /// # Errors
-    /// Drop the connection.
+    /// The caller must drop the connection.
     pub fn accept_bytes(&mut self, input: &[u8]) -> Result<Step<[u8; CHALLENGE], Hello>, AuthError> {
         match &mut self.state {
             AcceptorState::Hello(inbound) => {
                 if !inbound.take(input).is_empty() {
                     return Err(self.fail(AuthError::Garbage));
                 }
-                // A stranger is turned away by the first bytes that cannot be ours: it need not send all.
+                // A stranger is turned away at the first byte that differs: it need not send a whole message.
                 let seen = inbound.have.min(MAGIC.len());
                 if inbound.bytes[..seen] != MAGIC[..seen] {
                     return Err(self.fail(AuthError::Garbage));
@@ -459,7 +459,7 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// Starts: send [`Dialer::hello`] first. `nonce` is fresh and used once.
+    /// Starts: the caller sends [`Dialer::hello`] first. `nonce` must be fresh and used once.
     #[must_use]
     pub fn new(keys: &Keys, hello: Hello, expected_rank: u32, nonce: [u8; 32]) -> Self {
         let hello_bytes = encode_hello(keys.job, &hello, &nonce);
@@ -478,11 +478,11 @@ impl Dialer {
         self.challenge.as_ref().map_or(0, |inbound| CHALLENGE - inbound.have)
     }
 
-    /// Takes bytes of the acceptor. `Reply` is the proof: once it is sent, the handshake is complete at this end. The
-    /// proof is for the acceptor even where [`Terms::check`] of its answer fails: it shall know the reason too.
+    /// Takes bytes of the acceptor. `Reply` is the proof: once it is sent, the handshake is complete at this end. The caller must send the
+    /// proof even if [`Terms::check`] of the acceptor's answer fails, so that the acceptor learns the reason too.
     ///
     /// # Errors
-    /// Drop the connection.
+    /// The caller must drop the connection.
     pub fn accept_bytes(&mut self, input: &[u8]) -> Result<Step<([u8; PROOF], Answer), ()>, AuthError> {
         let Some(inbound) = &mut self.challenge else { return Err(AuthError::Garbage) };
         let rest = inbound.take(input);

@@ -37,7 +37,7 @@ fn two_processes_of_a_job_prove_themselves_to_each_other() {
 }
 
 #[test]
-fn the_handshake_works_byte_by_byte_and_asks_for_no_byte_too_many() {
+fn the_handshake_works_byte_by_byte_and_reads_no_byte_too_many() {
     let (mut dialer, mut acceptor) = pair(1, 1);
     let hello = *dialer.hello();
     for (at, byte) in hello[..HELLO - 1].iter().enumerate() {
@@ -54,7 +54,7 @@ fn the_handshake_works_byte_by_byte_and_asks_for_no_byte_too_many() {
 }
 
 #[test]
-fn a_wrong_secret_is_found_out_by_both_ends() {
+fn both_ends_detect_a_wrong_secret() {
     let (mut dialer, mut acceptor) = pair(1, 2);
     let challenge = challenge(&mut acceptor, dialer.hello());
     assert_eq!(dialer.accept_bytes(&challenge), Err(AuthError::WrongProof));
@@ -70,7 +70,7 @@ fn another_job_is_turned_away_before_any_proof() {
 }
 
 #[test]
-fn a_recorded_handshake_replayed_is_refused() {
+fn a_replayed_handshake_is_refused() {
     let (mut dialer, mut acceptor) = pair(1, 1);
     let first = challenge(&mut acceptor, dialer.hello());
     let proof = proof(&mut dialer, &first);
@@ -80,7 +80,7 @@ fn a_recorded_handshake_replayed_is_refused() {
 }
 
 #[test]
-fn an_acceptors_proof_reflected_is_refused() {
+fn a_reflected_proof_of_the_acceptor_is_refused() {
     let (dialer, mut acceptor) = pair(1, 1);
     let challenge = challenge(&mut acceptor, dialer.hello());
     assert_eq!(acceptor.accept_bytes(&challenge[CHALLENGE - MAC..]), Err(AuthError::WrongProof));

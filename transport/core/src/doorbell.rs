@@ -3,14 +3,14 @@
 //! A PE that runs out of work spins for a while and then sleeps in the kernel, on an eventfd. There are two ways to wake it.
 //!
 //! # A [`Waker`]: work that did not come through an inbox
-//! Its user puts the work somewhere, then wakes. The bell has one flag, *rung*: the waker sets it, and writes the eventfd
-//! if it was clear. The PE, back from its sleep, reads the eventfd, clears the flag, and looks for work after that (the swap
-//! that clears reads what the waker's swap wrote, so the work is visible). A waker that comes before the clearing
-//! finds the flag set and need not write: the PE will look. One that comes after it writes, and the next sleep ends at once.
-//! So no wake is lost, and a storm of them costs one system call.
+//! The waker's thread first puts the work somewhere, then wakes. The bell has one flag, *rung*: the waker sets it, and writes the eventfd
+//! if the flag was clear. When the PE returns from its sleep it reads the eventfd, clears the flag, and then looks for work. (The swap
+//! that clears reads what the waker's swap wrote, so the work is visible.) A waker that comes before the clearing
+//! finds the flag set and need not write: the PE will look. A waker that comes after it writes, and the next sleep ends at once.
+//! So no wake is lost, and a storm of wakes costs one system call.
 //!
 //! # A message in an inbox: the sleep word
-//! A sender must not pay for the rare sleeper: no locked instruction, no fence, no system call. Beside every inbox is a
+//! Sleeping PEs are rare, so a sender must not pay for them: no locked instruction, no fence, no system call. Beside every inbox is a
 //! word, *awake* or *asleep*.
 //!
 //! | the PE, before it sleeps | a sender |
@@ -20,13 +20,13 @@
 //! | 3. looks into its inboxes once more | 3. loads the sleep word |
 //! | 4. sleeps if they are empty | 4. if *asleep*: swaps in *awake*; if it was still *asleep*, writes the eventfd |
 //!
-//! This is Dekker's: either the sender sees *asleep*, or the PE sees the record, if each one's store is ordered before its
+//! This is Dekker's algorithm: either the sender sees *asleep*, or the PE sees the record, if each one's store is ordered before its
 //! load. The heavy fence is `membarrier`, which makes every processor that runs a thread of the job's processes execute
-//! a full fence: thereby the sender's light one need only keep the compiler from reordering. Processes must register to be
-//! reached by it; where one cannot (an old kernel, a sandbox), all use full fences on both sides.
+//! a full fence. So the sender's light fence need only keep the compiler from reordering. A process must register to be
+//! reached by `membarrier`. If one cannot (an old kernel, a sandbox), all processes use full fences on both sides.
 //!
-//! Whoever swaps *asleep* away writes the eventfd, so that many senders cost one write. A write that comes after the PE
-//! woke for another reason makes its next sleep end early, which is harmless. The PE stores *awake* when it is back.
+//! The sender that swaps *asleep* away writes the eventfd, so many senders cost one write. If the PE
+//! woke for another reason, a late write makes its next sleep end early, which is harmless. The PE stores *awake* when it is back.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence, fence};
@@ -57,15 +57,15 @@ struct Bell {
 }
 
 impl Doorbell {
-    /// A new one.
+    /// Makes a doorbell.
     ///
     /// # Errors
-    /// If the process has no descriptor left.
+    /// If the process has no file descriptor left.
     pub fn new() -> Result<Self, TransportError> {
         Ok(Self { bell: Arc::new(Bell { rung: AtomicU64::new(0), fd: event_fd()? }) })
     }
 
-    /// A handle that rings it.
+    /// A handle that rings the doorbell.
     #[must_use]
     pub fn waker(&self) -> Waker {
         Waker { bell: self.bell.clone() }
@@ -76,13 +76,13 @@ impl Doorbell {
         Self { bell: self.bell.clone() }
     }
 
-    /// What to sleep on.
+    /// The descriptor to sleep on.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.bell.fd.as_fd()
     }
 
-    /// Makes the descriptor unreadable again. Look for work after this.
+    /// Makes the descriptor unreadable again. The caller must look for work after this.
     pub fn clear(&self) {
         drain(self.bell.fd.as_fd());
         rung_clear(&self.bell.rung);
@@ -90,7 +90,7 @@ impl Doorbell {
 }
 
 impl Waker {
-    /// Rings.
+    /// Rings the doorbell.
     pub fn wake(&self) {
         if rung_set(&self.bell.rung) {
             ring(self.bell.fd.as_fd());
@@ -98,7 +98,7 @@ impl Waker {
     }
 }
 
-/// A waker's step: whether it has to write the eventfd.
+/// The waker's step: returns whether it must write the eventfd.
 pub(crate) fn rung_set<W: Word>(rung: &W) -> bool {
     rung.swap(1, Ordering::AcqRel) == 0
 }
@@ -129,24 +129,24 @@ pub fn ring(fd: BorrowedFd<'_>) {
 /// Makes an eventfd unreadable.
 pub fn drain(fd: BorrowedFd<'_>) {
     let mut count = [0; 8];
-    // Nothing to read is fine: nobody rang.
+    // If there is nothing to read, the bell has not been rung, which is fine.
     let _ = rustix::io::read(fd, &mut count);
 }
 
 const AWAKE: u64 = 0;
 const ASLEEP: u64 = 1;
 
-/// Step 1 of a PE that wants to sleep.
+/// Step 1 of a PE that is about to sleep.
 pub fn announce<W: Word>(sleep: &W) {
     sleep.store(ASLEEP, Ordering::Relaxed);
 }
 
-/// The PE is back.
+/// Says that the PE is awake again.
 pub fn back<W: Word>(sleep: &W) {
     sleep.store(AWAKE, Ordering::Relaxed);
 }
 
-/// Steps 3 and 4 of a sender: whether it has to write the eventfd.
+/// Steps 3 and 4 of a sender: returns whether it must write the eventfd.
 #[inline]
 pub fn must_ring<W: Word>(sleep: &W) -> bool {
     sleep.load(Ordering::Relaxed) != AWAKE && swap_awake(sleep)
@@ -169,14 +169,14 @@ pub enum Fences {
 }
 
 impl Fences {
-    /// The cheapest for the threads of one process.
+    /// The cheapest fences for the threads of one process.
     pub fn process() -> Self {
         static REGISTERED: OnceLock<bool> = OnceLock::new();
         let ok = *REGISTERED.get_or_init(|| membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok());
         if ok { Self::Process } else { Self::Both }
     }
 
-    /// The cheapest for processes of this host. Every process has to report that it could register before any may use it.
+    /// The cheapest fences for the processes of this host. Every process must report that it could register before any of them may use `Host`.
     pub fn host() -> Self {
         static REGISTERED: OnceLock<bool> = OnceLock::new();
         let ok = *REGISTERED.get_or_init(|| membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok());
@@ -193,7 +193,7 @@ impl Fences {
         }
     }
 
-    /// The sleeper's fence. `false`: the kernel could not (it was out of memory); do not sleep.
+    /// The sleeper's fence. `false`: the kernel could not execute it (it was out of memory), so the PE must not sleep.
     pub fn heavy(self) -> bool {
         let done = match self {
             Self::Process => membarrier(MembarrierCommand::PrivateExpedited),

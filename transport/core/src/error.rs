@@ -37,7 +37,7 @@ pub enum TransportError {
     /// A put or get was refused by its target, whose memory is untouched.
     #[error("PE {} refused a put or get: outside its window, or the window was taken back", pe.0)]
     WindowRefused {
-        /// The PE whose window it was.
+        /// The PE that owns the window.
         pe: Pe,
     },
     /// A message was too large for its receiver.
@@ -61,7 +61,7 @@ pub enum TransportError {
     /// One of the job's own processes could not prove that it belongs to the job.
     #[error("authentication failed: {0}")]
     Auth(&'static str),
-    /// The system is out of something: memory, descriptors, threads, locked memory.
+    /// The system has run out of something: memory, descriptors, threads, locked memory.
     #[error("out of {what}: {need} needed; {advice}")]
     Resource {
         /// What ran out.
@@ -71,18 +71,18 @@ pub enum TransportError {
         /// What the user can do.
         advice: &'static str,
     },
-    /// The configuration asks for what this machine does not have.
+    /// The configuration asks for something that this machine does not have.
     #[error("{0}")]
     Config(String),
     /// Start-up did not complete.
     #[error("start-up failed: {0}")]
     Startup(String),
-    /// A system call failed where nothing better is known.
+    /// A system call failed, and no better error is known.
     #[error("{call}: {source}")]
     System {
         /// The call.
         call: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -103,7 +103,7 @@ impl TransportError {
         }
     }
 
-    /// There is no memory for `what`, which wants about `bytes`. Says the limit of addresses, where there is one.
+    /// There is no memory for `what`, which needs about `bytes`. Names the limit on addresses, if there is one.
     #[must_use]
     pub fn no_memory(what: &str, bytes: usize) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
@@ -121,12 +121,12 @@ impl TransportError {
     }
 }
 
-/// Whether the system says that it is out of something, rather than that something failed.
+/// Whether the error says that the system is out of something, rather than that an operation failed.
 fn is_exhausted(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOBUFS))
 }
 
-/// Makes sure that a library which does not always notice that there is no memory, and crashes, finds some: so many `bytes` for `what`.
+/// Checks that `bytes` of memory can be had, on behalf of a library (`what`) that does not always notice a lack of memory, and crashes.
 pub fn require_memory(what: &str, bytes: usize) -> Result<(), TransportError> {
     match crate::memory::map::Mapping::reserve(bytes) {
         Ok(_) => Ok(()),
@@ -134,7 +134,7 @@ pub fn require_memory(what: &str, bytes: usize) -> Result<(), TransportError> {
     }
 }
 
-/// What the loader of libraries says of an error.
+/// The loader's message for an error.
 pub fn loader_said(error: &libloading::Error) -> String {
     use std::error::Error as _;
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_system_that_is_out_of_something_is_a_lack_and_no_failure() {
+    fn running_out_of_a_resource_is_told_apart_from_a_failed_call() {
         let code = |errno| TransportError::system("call", std::io::Error::from_raw_os_error(errno)).code();
         for errno in [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::ENOBUFS] {
             assert_eq!(code(errno), 71);

@@ -84,7 +84,7 @@ mod tests {
     use crate::Pe;
 
     #[test]
-    fn events_come_out_in_order_however_many_are_asked_for() {
+    fn events_come_out_in_order_for_any_batch_size() {
         let lost = |n| Event::PeerLost { pe: Pe(n), why: "" };
         let (mut ready, mut out, mut next) = (EventQueue::default(), Vec::new(), 0);
         for max in [1, 0, 3, 100, 2, 100] {
@@ -100,7 +100,7 @@ mod tests {
         }
         let mut last = None;
         for event in out {
-            let Event::PeerLost { pe, .. } = event else { unreachable!("no other was put there") };
+            let Event::PeerLost { pe, .. } = event else { unreachable!("the queue holds no other event") };
             assert!(last < Some(pe));
             last = Some(pe);
         }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_asked_for_yet_is_not_moved() {
+    fn events_that_are_not_asked_for_are_not_moved() {
         let (mut ready, mut out) = (EventQueue::default(), Vec::new());
         ready.extend((0..1000).map(|n| Event::PeerLost { pe: Pe(n), why: "" }));
         let at = |ready: &EventQueue| ready.left.front().map(std::ptr::from_ref).map(<*const Event>::addr);

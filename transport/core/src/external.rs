@@ -37,30 +37,30 @@ pub struct ExternalBackend {
 
 inventory::collect!(ExternalBackend);
 
-/// What a backend is told of the job and of this process.
+/// What a backend learns about the job and this process.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Opening<'a> {
-    /// Which process and host each PE belongs to.
+    /// The process and host of each PE.
     pub layout: &'a Arc<Layout>,
     /// The number of this process.
     pub process: u32,
-    /// Names the job among others of this host.
+    /// Distinguishes the job from others of this host.
     pub job: JobId,
-    /// What only the processes of the job know.
+    /// A value that only the processes of the job know.
     pub secret: &'a Secret,
     /// Bytes of the longest message that the port sends. A receiver may refuse a peer that announces more.
     pub message_max: u64,
-    /// Bytes that the port may have on their way to one peer.
+    /// Bytes that the port may have in flight to one peer.
     pub credit: u64,
-    /// Where the user is told what does not end the job.
+    /// Tells the user about events that do not end the job.
     pub notices: &'a Notices,
     /// Detects failed processes, for a backend whose network does not report failures.
     pub detector: &'a Arc<dyn FailureDetector>,
 }
 
 impl<'a> Opening<'a> {
-    /// For process `process` of `layout`. The other values are those of a small job whose user hears nothing: tests of a backend start from it.
+    /// The values for process `process` of `layout`. The others are those of a small job without notices: tests of a backend start from it.
     #[must_use]
     pub fn new(
         layout: &'a Arc<Layout>,

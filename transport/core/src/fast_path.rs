@@ -5,7 +5,7 @@
 //! compiles them into its own loops. Nothing else may use this seam, and everything that is not small goes through the first one.
 //!
 //! # Laws
-//! *One order.* [`FastPath::try_send`] and the posts of [`Endpoint`] to a peer share one order of messages, and one limit of room. So do
+//! *One order.* [`FastPath::try_send`] and the posts of [`Endpoint`] to a peer share one order of messages, and one limit of capacity. So do
 //! [`FastPath::receive`] and [`Endpoint::progress`]: an arrival comes out of one of them, once.
 //!
 //! *A refusal costs nothing.* If there is no room, `try_send` returns `fill` uncalled, and the peer sees nothing. The caller then asks
@@ -37,7 +37,7 @@ pub enum Arrival {
     Put(Pe, Imm),
 }
 
-/// The part of an endpoint that small messages take, statically. The contract is in the [module's text](self).
+/// The path of small messages through an endpoint, with static calls. The contract is in the [module's text](self).
 pub trait FastPath: Endpoint {
     /// Sends a message of at most [`crate::Caps::inject_max`] bytes, which `fill` initializes. Returns `fill`, uncalled, if there is no room.
     ///

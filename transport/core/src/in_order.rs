@@ -1,16 +1,17 @@
-//! Restores the order in which one peer sent what arrives. Knows nothing of what that is.
+//! Restores the order in which one peer sent its messages (or puts). Knows nothing of their contents.
 //!
-//! libfabric's and UCX's providers keep the order only of messages that travel alike: a long one is overtaken by short ones. So a backend numbers what it sends,
-//! modulo 2^32, and delivers by number. What comes ahead of its turn waits here. Memory grows with what has arrived, not with the numbers that a peer claims.
+//! libfabric's and UCX's providers keep the order only of messages of one kind: short ones overtake a long one. So a backend numbers its messages modulo
+//! 2^32, and delivers by number. A message that comes ahead of its turn waits here. Memory grows with what has arrived, not with the numbers that a peer
+//! claims.
 
 use std::collections::BTreeMap;
 
-/// What arrived, up to the next that is missing.
+/// The messages that have arrived, up to the first that is missing.
 #[derive(Debug)]
 pub struct InOrder<T> {
-    /// The number of the next.
+    /// The number of the next message.
     next: u32,
-    /// What came ahead of its turn, by its number.
+    /// Messages that came ahead of their turn, by number.
     ahead: BTreeMap<u32, T>,
 }
 
@@ -24,7 +25,7 @@ pub enum OutOfOrder {
 }
 
 impl OutOfOrder {
-    /// For the error that ends the job.
+    /// The text for the error that ends the job.
     #[must_use]
     pub fn describe(self) -> &'static str {
         match self {
@@ -34,7 +35,7 @@ impl OutOfOrder {
     }
 }
 
-/// How far ahead of its turn something may arrive: more than any sender has on its way.
+/// How far ahead of its turn a message may arrive: more than any sender has in flight.
 const AHEAD_MAX: u32 = 1 << 20;
 
 impl<T> Default for InOrder<T> {
@@ -58,10 +59,10 @@ impl<T> InOrder<T> {
         passes
     }
 
-    /// Takes what has this number, and gives to `deliver` everything whose turn has come.
+    /// Takes the message of this number, and passes to `deliver` all messages whose turn has come.
     ///
     /// # Errors
-    /// If it was here before, or cannot be.
+    /// If the number has arrived before, or is impossible.
     #[inline]
     pub fn take(&mut self, number: u32, item: T, mut deliver: impl FnMut(T)) -> Result<(), OutOfOrder> {
         if self.passes(number) {
@@ -75,10 +76,10 @@ impl<T> InOrder<T> {
         Ok(())
     }
 
-    /// Keeps what has this number until [`InOrder::next`] returns it.
+    /// Keeps the message of this number until [`InOrder::next`] returns it.
     ///
     /// # Errors
-    /// If it was here before, or cannot be.
+    /// If the number has arrived before, or is impossible.
     #[cold]
     pub fn keep(&mut self, number: u32, item: T) -> Result<(), OutOfOrder> {
         let ahead = number.wrapping_sub(self.next);
@@ -92,7 +93,7 @@ impl<T> InOrder<T> {
         Ok(())
     }
 
-    /// The next, if it is here.
+    /// The next message, if it has arrived.
     #[expect(clippy::should_implement_trait, reason = "it does not end: more may arrive")]
     pub fn next(&mut self) -> Option<T> {
         if self.ahead.is_empty() {
@@ -110,7 +111,7 @@ mod tests {
     use crate::seed::Rng;
 
     #[test]
-    fn whatever_the_order_of_arrival_the_order_of_delivery_is_that_of_sending() {
+    fn messages_are_delivered_in_the_order_of_sending_whatever_the_order_of_arrival() {
         for seed in 0..50 {
             let mut rng = Rng::new(seed);
             let mut queue = InOrder { next: u32::MAX - 20, ahead: BTreeMap::new() };
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_comes_twice_or_cannot_be_is_refused() {
+    fn a_repeated_or_impossible_number_is_refused() {
         let mut queue = InOrder::default();
         let mut delivered = 0;
         let mut take = |number| queue.take(number, (), |()| delivered += 1);

@@ -1,6 +1,6 @@
-//! Who is where: the PEs, processes and hosts of a job. Computed once at start, shared, immutable.
+//! The shape of a job: its PEs, processes and hosts. Computed once at start, shared, immutable.
 //!
-//! PEs are numbered by process, processes by host, so that every process holds a contiguous range of
+//! PEs are numbered by process, and processes by host, so every process holds a contiguous range of
 //! PEs and every host a contiguous range of processes. No table grows with the square of the PEs.
 
 use std::ops::Range;
@@ -25,10 +25,10 @@ impl std::fmt::Display for Pe {
     }
 }
 
-/// How near another PE is.
+/// How close another PE is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Reach {
-    /// It is this PE.
+    /// The same PE.
     Itself,
     /// Another thread of this process: values can be moved, pointers are valid.
     Process,
@@ -48,7 +48,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// `pes` PEs on one host, `ppn` to a process (the last process may hold fewer).
+    /// A layout of `pes` PEs on one host, `ppn` to a process (the last process may hold fewer).
     ///
     /// # Panics
     /// If `pes` or `ppn` is 0.
@@ -59,10 +59,10 @@ impl Layout {
         Self::new(&(0..processes).map(|p| ppn.min(pes - p * ppn)).collect::<Vec<_>>(), &[processes])
     }
 
-    /// From the number of PEs of each process and the number of processes of each host.
+    /// A layout from the number of PEs of each process and the number of processes of each host.
     ///
     /// # Panics
-    /// If a process has no PE, a host no process, or the two do not add up.
+    /// If a process has no PE, a host has no process, or the two lists do not add up.
     #[must_use]
     pub fn new(pes_of_process: &[u32], processes_of_host: &[u32]) -> Self {
         assert!(pes_of_process.iter().chain(processes_of_host).all(|&n| n > 0));
@@ -132,7 +132,7 @@ impl Layout {
         self.process_starts[processes.start as usize]..self.process_starts[processes.end as usize]
     }
 
-    /// How near `to` is to `from`.
+    /// How close `to` is to `from`.
     #[must_use]
     pub fn reach(&self, from: Pe, to: Pe) -> Reach {
         if from == to {
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layout_knows_who_holds_each_pe() {
+    fn a_layout_knows_the_process_of_each_pe() {
         let layout = Layout::new(&[2, 2, 1, 3], &[2, 2]);
         assert_eq!((layout.pes(), layout.processes(), layout.hosts()), (8, 4, 2));
         assert_eq!((0..8).map(|pe| layout.process_of(Pe(pe))).collect::<Vec<_>>(), [0, 0, 1, 1, 2, 3, 3, 3]);

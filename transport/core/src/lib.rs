@@ -1,7 +1,7 @@
-//! What every backend is made of, and what it promises.
+//! The parts that every backend uses, and the contract that it implements.
 //!
 //! This crate is the lowest layer of charm4rs. It contains the *seam* that every backend implements ([`Fabric`], [`Endpoint`]), the memory that moves
-//! through it, and what several backends share. It opens no connection and starts no thread. A message is a tag and bytes; serde serves only the keys of
+//! through it, and what several backends share. It opens no connection and starts no thread. A message is a tag and bytes. Serde is used only for the keys of
 //! windows, which the layers above send in their messages.
 //!
 //! Read in this order: [`seam`] (what a backend promises), [`fast_path`] (the second seam, for small messages in shared memory), [`memory`] (who owns a

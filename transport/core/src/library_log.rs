@@ -1,5 +1,5 @@
-//! What a library says by itself (UCX's log): into a file in memory, so that the user is told of it in the form of everything else, and not
-//! before why the job ends. What was not told when the process crashes is shown then, for it may be why.
+//! The messages of a library with a log of its own (UCX). The log goes into a file in memory, so that the user sees its lines in the form of all others, and
+//! not before the reason why the job ends. If the process crashes, the lines that were not shown yet are shown then, since they may hold the cause.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -11,37 +11,37 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{pread, write};
 
-/// So much is kept; what comes later is lost.
+/// Bytes of log that are kept. Later ones are lost.
 const ROOM: u64 = 256 << 10;
-/// So long the message of a crash has to be shown first.
+/// How long the log waits for the crash message to be shown first.
 const HEAD_START: Duration = Duration::from_millis(50);
 
-/// The file of this process's library.
+/// The log of this process's library.
 static LOG: OnceLock<LibraryLog> = OnceLock::new();
 
 /// See the module's text. Bytes that were not written are zeros.
 #[derive(Debug)]
 pub struct LibraryLog {
     file: File,
-    /// Told up to here.
+    /// Bytes that have been shown.
     told: AtomicU64,
     reading: Mutex<()>,
 }
 
 impl LibraryLog {
-    /// A file in memory. `None` if the system has none to give.
+    /// Makes a file in memory. `None`: the system has no memory for it.
     #[must_use]
     pub fn new() -> Option<Self> {
         let fd = rustix::fs::memfd_create("charm4rs-log", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).ok()?;
         Some(Self { file: File::from(fd), told: AtomicU64::new(0), reading: Mutex::new(()) })
     }
 
-    /// By which name the library, in this process, opens it.
+    /// The path by which the library, in this process, opens the file.
     pub fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 
-    /// The library has opened it (which empties it): from now on it has its room, and no more.
+    /// Fixes the size of the file. Call it once the library has opened the file (which empties it).
     pub fn keep(self) {
         if self.limit().is_ok() {
             let _ = LOG.set(self);
@@ -53,14 +53,14 @@ impl LibraryLog {
         Ok(rustix::fs::fcntl_add_seals(&self.file, SealFlags::GROW | SealFlags::SHRINK)?)
     }
 
-    /// What is written from here on, as far as there is room for it.
+    /// The bytes from `at` on, as far as they fit into `room`.
     fn read<'a>(&self, room: &'a mut [u8], at: u64) -> &'a [u8] {
         let read = pread(&self.file, &mut *room, at).unwrap_or(0);
         let read = &room[..read];
         &read[..read.iter().position(|byte| *byte == 0).unwrap_or(read.len())]
     }
 
-    /// The lines that are new since the last time.
+    /// The lines that are new since the last call.
     fn news(&self) -> Vec<String> {
         let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut at, mut text, mut piece) = (self.told.load(Ordering::Relaxed), Vec::new(), [0; 4096]);
@@ -72,20 +72,20 @@ impl LibraryLog {
             text.extend_from_slice(written);
             at += written.len() as u64;
         }
-        // A line that is being written is told when it is whole.
+        // A line that is still being written waits until it is complete.
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         self.told.fetch_add(whole as u64, Ordering::Relaxed);
         String::from_utf8_lossy(&text[..whole]).lines().map(message).collect()
     }
 }
 
-/// A line of UCX's without the time and the place in its sources.
+/// Strips the time and the source location off a line of UCX.
 fn message(line: &str) -> String {
     let text = line.find("UCX  ").map_or(line, |at| &line[at..]);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The descriptor by which the library writes: another one of the same file.
+/// The descriptor by which the library writes: a second descriptor of the same file.
 pub fn writer() -> Option<RawFd> {
     let said = LOG.get()?;
     let own = said.file.metadata().ok()?;
@@ -99,12 +99,12 @@ pub fn writer() -> Option<RawFd> {
     descriptors.into_iter().find_map(writes)
 }
 
-/// What the library has said since the last time, line by line.
+/// The lines that the library has logged since the last call.
 pub fn news() -> Vec<String> {
     LOG.get().map(LibraryLog::news).unwrap_or_default()
 }
 
-/// Shows, on standard error, what was not told. For the handler of a crash: no memory, no lock.
+/// Writes the lines that were not shown to standard error. For the crash handler: no allocation, no lock.
 pub fn show_rest() {
     let Some(said) = LOG.get() else { return };
     let mut at = said.told.load(Ordering::Relaxed);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_is_told_once_when_it_is_whole_and_without_its_place() {
+    fn each_line_is_shown_once_when_complete_and_without_its_source_location() {
         let (said, mut library) = opened();
         assert!(said.news().is_empty());
         write!(library, "[17.5] [vm:300  :0]     mm.c:57   UCX  ERROR shmat() failed: no\nplain\n[1.2] UCX  WA")
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_says_too_much_loses_what_it_says_and_takes_no_more_memory() {
+    fn a_library_that_logs_too_much_loses_lines_and_takes_no_more_memory() {
         let (said, mut library) = opened();
         let line = [b'x'; 999].iter().chain(b"\n").copied().collect::<Vec<_>>();
         let written = (0..1000).take_while(|_| library.write_all(&line).is_ok()).count();

@@ -1,5 +1,5 @@
 //! Loom's models of the lock-free protocols: the functions that ship, over loom's atomics. Each protocol is described
-//! where it lives.
+//! beside its code.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
@@ -14,8 +14,8 @@ use crate::memory::pool::{push, take_all};
 use crate::memory::window;
 use crate::ring::{Consumer, RecordKind, RingMemory, claim, publish, slots_for};
 
-/// A tiny ring. What a record of ours writes besides its commit word: one cell, where loom sees races, and, in its
-/// other slots, a word that would pass for a commit word of any lap.
+/// A tiny ring. A record's body is one cell, in which loom detects races, and, in the record's
+/// other slots, a word that looks like a commit word of any lap.
 struct Tiny {
     tail: AtomicU64,
     head: AtomicU64,
@@ -48,7 +48,7 @@ impl Shared {
                 None => thread::yield_now(),
             }
         };
-        // SAFETY: claimed.
+        // SAFETY: the slot is claimed.
         self.0.cells[self.at(slot)].with_mut(|cell| unsafe { *cell = value });
         for inner in 1..n {
             self.word(slot + inner).store(u64::MAX - (slot & 1) * (1 << 63), Relaxed);
@@ -80,7 +80,7 @@ fn receive(consumer: &Consumer<Shared>, count: usize) -> Vec<u32> {
         match consumer.take().unwrap() {
             Some(found) => {
                 let cell = &consumer.place.0.cells[consumer.place.at(found.slot)];
-                // SAFETY: published and not yet freed.
+                // SAFETY: the slot is published and not yet freed.
                 let value = cell.with(|cell| unsafe { *cell });
                 assert_eq!((found.kind, found.imm), (RecordKind::Message as u8, Imm(value)));
                 values.push(value);
@@ -143,7 +143,7 @@ fn loom_the_inside_of_a_long_record_never_passes_for_a_record() {
     });
 }
 
-/// Both fences are full ones here: what `membarrier` adds to the light one is the kernel's promise.
+/// Both fences are full ones here: the kernel guarantees that `membarrier` makes the light one sufficient.
 #[test]
 fn loom_a_sleeper_is_woken_by_what_is_published() {
     loom::model(|| {
@@ -163,7 +163,7 @@ fn loom_a_sleeper_is_woken_by_what_is_published() {
             announce(&*sleep);
             fence(SeqCst);
             if record.load(Relaxed) == 0 {
-                // A wake that is lost is a deadlock, which loom reports.
+                // A lost wake is a deadlock, which loom reports.
                 event.wait();
             }
             back(&*sleep);
@@ -173,7 +173,7 @@ fn loom_a_sleeper_is_woken_by_what_is_published() {
 }
 
 #[test]
-fn loom_a_waker_is_never_overheard() {
+fn loom_a_wake_is_never_lost() {
     loom::model(|| {
         let (rung, work, event) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
         let wakers: Vec<_> = [1, 2]
@@ -226,7 +226,7 @@ fn loom_blocks_come_back_once() {
 }
 
 #[test]
-fn loom_nobody_writes_into_a_window_that_was_taken_back() {
+fn loom_no_peer_writes_into_a_window_that_was_taken_back() {
     loom::model(|| {
         let (state, memory) = (Arc::new(AtomicU64::new(0)), Arc::new(UnsafeCell::new(0)));
         let generation = window::open(&*state);
@@ -234,7 +234,7 @@ fn loom_nobody_writes_into_a_window_that_was_taken_back() {
             let (state, memory) = (state.clone(), memory.clone());
             thread::spawn(move || {
                 if window::enter(&*state, generation) {
-                    // SAFETY: inside the window: its owner waits.
+                    // SAFETY: the caller is inside the window, so the owner waits.
                     memory.with_mut(|memory| unsafe { *memory = 1 });
                     window::leave(&*state);
                 }
@@ -244,12 +244,12 @@ fn loom_nobody_writes_into_a_window_that_was_taken_back() {
             thread::yield_now();
             true
         });
-        // SAFETY: nobody is inside, and nobody gets in.
+        // SAFETY: no peer is inside, and none can enter.
         let once = memory.with(|memory| unsafe { *memory });
         assert_ne!(window::open(&*state), generation);
         assert!(!window::enter(&*state, generation));
         origin.join().unwrap();
-        // SAFETY: the only thread.
+        // SAFETY: this is the only thread.
         assert_eq!(memory.with(|memory| unsafe { *memory }), once);
     });
 }

@@ -1,9 +1,9 @@
-//! Where the user is told what does not end the job.
+//! Tells the user about events that do not end the job.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Tells the user something, from any thread. By default only who listens to `tracing` hears it.
+/// Tells the user something, from any thread. By default the text goes to `tracing` only.
 #[derive(Clone)]
 pub struct Notices(Arc<Told<dyn Fn(String) + Send + Sync>>);
 
@@ -13,17 +13,17 @@ struct Told<F: ?Sized> {
 }
 
 impl Notices {
-    /// Whoever calls [`Notices::tell`] calls `tell`.
+    /// Passes every text to `tell`, on the thread that calls [`Notices::tell`].
     pub fn new(tell: impl Fn(String) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Told { once: Mutex::default(), tell }))
     }
 
-    /// Tells it.
+    /// Tells the user `text`.
     pub fn tell(&self, text: String) {
         (self.0.tell)(text);
     }
 
-    /// Tells what need not be told again.
+    /// Tells the user a text that must not be repeated.
     pub fn tell_once(&self, text: &'static str) {
         let new = self.0.once.lock().unwrap_or_else(PoisonError::into_inner).insert(text);
         if new {

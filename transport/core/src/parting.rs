@@ -1,8 +1,8 @@
 //! How a PE and a peer part: the states of a goodbye, for backends whose network does not report the end of a peer.
 //!
-//! A PE that closes says goodbye to every peer that it has dealt with, behind everything that it sent. The peer sends nothing any more, and confirms: then
-//! everything before the goodbye has arrived. A PE that hears a goodbye of a peer to which it has said goodbye itself need not wait for the confirmation: the peer
-//! reads no more. A peer that is *lost* has ended without goodbye, or after it.
+//! A PE that closes says goodbye to every peer that it has communicated with, after everything that it sent. The peer sends nothing any more, and
+//! confirms: then everything before the goodbye has arrived. A PE that hears a goodbye of a peer to which it has said goodbye itself need not wait for the
+//! confirmation: the peer reads no more. A peer that is *lost* has ended without goodbye, or after it.
 
 /// The state of one peer.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -24,7 +24,7 @@ impl Parting {
         self.heard = true;
     }
 
-    /// The peer confirms this PE's goodbye. `false`: this PE has said none.
+    /// The peer confirms this PE's goodbye. `false`: this PE has not said goodbye.
     #[must_use]
     pub fn confirm(&mut self) -> bool {
         self.confirmed |= self.said;

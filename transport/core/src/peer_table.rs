@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_peer_keeps_the_place_at_which_it_was_added_once() {
+    fn each_peer_is_added_once_and_keeps_its_index() {
         let (mut table, mut list) = (PeerTable::default(), Vec::new());
         let places = [7, 7, 3, 7, 9, 3].map(|pe| table.place(Pe(pe), || list.push(pe)));
         assert_eq!(places, [0, 0, 1, 0, 2, 1]);

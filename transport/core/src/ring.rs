@@ -1,27 +1,27 @@
-//! The inbox: a ring of bytes that many write and one reads. One per PE and kind of memory.
+//! The inbox: a ring of bytes with many writers and one reader. One per PE and kind of memory.
 //!
-//! It knows nothing of whose memory it lies in, nor of what its records mean.
+//! It does not know whose memory it lies in, nor what its records mean.
 //!
 //! # The protocol
 //! The ring has `n` slots of 64 bytes (a power of two), mapped twice back to back, so that every record is contiguous. A
 //! record is a 16-byte header and a body, in as many slots as it needs. Positions count slots and never wrap.
 //!
-//! *Claim.* A sender loads `tail`, makes sure that the record ends at most `n` slots after `head` (a cached value at
-//! first: the real one is another core's cache line), and moves `tail` over the record by compare-and-swap. The slots are
-//! its own from there on; senders meet nowhere else.
+//! *Claim.* A sender loads `tail`, makes sure that the record ends at most `n` slots after `head` (at first it uses a cached value:
+//! the real one is in another core's cache line), and moves `tail` over the record by compare-and-swap. From there on the slots
+//! are its own. Senders contend nowhere else.
 //!
 //! *Publish.* It writes the body and the header's second word, then, with one release store, the header's first word, the
-//! *commit word*: kind, length and immediate, and the parity of the lap. The reader looks at the commit word of
-//! the next record only, and takes it when it is not 0 and its parity is that of the reader's own lap.
+//! *commit word*: kind, length and immediate, and the parity of the lap. The reader looks only at the commit word of
+//! the next record, and takes the record when the word is not 0 and its parity is that of the reader's own lap.
 //!
 //! *Why parity is enough.* Whenever the reader looks at a slot of lap `l`, its first word is one of three: the commit
 //! word of lap `l - 1`, if a record began there, whose parity differs; 0, if the slot lay inside a record of lap `l - 1`
-//! (the reader cleared it) or was never used; or the commit word of lap `l`. So a record of one slot, the usual case, is never
-//! written by its reader, and its cache line travels once there and once back.
+//! (the reader cleared it) or was never used; or the commit word of lap `l`. So the reader never writes a record of one slot, the usual
+//! case, and its cache line travels once there and once back.
 //!
 //! *Free.* The reader copies a record's body out, or reads what it describes, and frees it before it looks at the next one: it clears the
-//! first word of each of its slots but the first. It publishes how far it is (`head`, release) once an eighth of the ring has come free, or
-//! when it finds nothing to read; a sender's acquire load of `head` therefore sees the clearing before it writes these slots again.
+//! first word of each of its slots but the first. It publishes its position (`head`, release) once an eighth of the ring has come free, or
+//! when it finds nothing to read. A sender's acquire load of `head` therefore sees the clearing before it writes these slots again.
 //!
 //! *A sender that dies* between claim and publish stops the ring. Between threads, a panic in the middle publishes
 //! a record to be skipped; between processes the job ends with any of its processes.
@@ -38,17 +38,17 @@ use crate::sync::Word;
 pub(crate) const SLOT: usize = 64;
 /// Bytes of a record's header.
 pub(crate) const HEADER: usize = 16;
-/// Longest body of a record. One longer costs more to copy than to hand over.
+/// Longest body of a record. It costs more to copy a longer one than to hand over a buffer.
 pub const BODY_MAX: usize = 1024;
-/// Most slots of a record.
+/// The most slots of a record.
 const SLOTS_MAX: u64 = slots_for(BODY_MAX);
-/// How far ahead of its writing a sender fetches slots.
+/// How many slots ahead of its writes a sender prefetches.
 const AHEAD: u64 = 8;
 
-/// What a record's body is.
+/// The type of a record's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RecordKind {
-    /// Nothing.
+    /// No body: the reader skips the record.
     Skip = 1,
     /// A message.
     Message = 2,
@@ -66,13 +66,13 @@ pub(crate) const fn slots_for(len: usize) -> u64 {
 
 /// The memory of a ring.
 pub(crate) trait RingMemory {
-    /// Its words.
+    /// The type of its words.
     type Word: Word;
-    /// How many slots it has: a power of two.
+    /// The number of slots: a power of two.
     fn slots(&self) -> u64;
-    /// The first slot that nobody has claimed.
+    /// The first slot that no sender has claimed.
     fn tail(&self) -> &Self::Word;
-    /// The oldest slot that is not free, as far as published.
+    /// The oldest slot that is not free, as published.
     fn head(&self) -> &Self::Word;
     /// The first word of a slot.
     fn word(&self, slot: u64) -> &Self::Word;
@@ -100,7 +100,7 @@ pub(crate) fn claim<P: RingMemory>(place: &P, head: &mut u64, n: u64) -> Option<
 
 /// The low half. (A ring has fewer than 2^32 slots.)
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the purpose")]
+#[expect(clippy::cast_possible_truncation, reason = "only the low half is needed")]
 fn low(word: u64) -> u32 {
     word as u32
 }
@@ -132,13 +132,13 @@ pub(crate) fn publish<P: RingMemory>(place: &P, slot: u64, kind: RecordKind, len
     }
 }
 
-/// Publishes whatever stands in 63 bits as the record at `slot`.
+/// Publishes any 63 bits as the record at `slot`.
 #[cfg(any(fuzzing, feature = "faults"))]
 pub(crate) fn publish_forged<P: RingMemory>(place: &P, slot: u64, word: u64) {
     place.word(slot).store(lap(slot, place.slots()) << 63 | word >> 1, Ordering::Release);
 }
 
-/// Where senders and the reader of a [`Raw`] ring write, each on cache lines of its own (two, for the prefetcher's sake).
+/// The words of a [`Raw`] ring that senders and the reader write, each on cache lines of its own (two, because of the prefetcher).
 #[repr(C, align(128))]
 pub(crate) struct Ends {
     tail: AtomicU64,
@@ -147,7 +147,7 @@ pub(crate) struct Ends {
     _end: [u64; 15],
 }
 
-/// A ring in mapped memory. Plain pointers: whoever holds one keeps the mapping alive.
+/// A ring in mapped memory. These are plain pointers: the holder keeps the mapping alive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw {
     slots: NonNull<u8>,
@@ -175,14 +175,14 @@ impl Raw {
     /// The body of the record at `slot`: at least [`BODY_MAX`] bytes can be addressed there.
     #[inline]
     pub(crate) fn body(&self, slot: u64) -> NonNull<u8> {
-        // SAFETY: a record begins in the first mapping, and thanks to the second its body is contiguous.
+        // SAFETY: a record begins in the first mapping, and the second mapping makes its body contiguous.
         unsafe { self.at(slot).add(HEADER) }
     }
 
-    /// The header's second word: who sent the record.
+    /// The header's second word: the sender of the record.
     #[inline]
     pub(crate) fn from(&self, slot: u64) -> &AtomicU32 {
-        // SAFETY: within the slot, 4-byte aligned, and touched as an atomic only.
+        // SAFETY: within the slot, 4-byte aligned, and accessed only as an atomic.
         unsafe { self.at(slot).add(8).cast().as_ref() }
     }
 }
@@ -205,7 +205,7 @@ impl RingMemory for Raw {
     }
     #[inline]
     fn word(&self, slot: u64) -> &AtomicU64 {
-        // SAFETY: 64-byte aligned, in the mapping. A body's bytes are written plainly in the same place, but only by the
+        // SAFETY: 64-byte aligned, in the mapping. The same bytes are written non-atomically as part of a body, but only by the
         // sender that claimed them, before it publishes and after the reader freed them.
         unsafe { self.at(slot).cast().as_ref() }
     }
@@ -215,7 +215,7 @@ impl RingMemory for Raw {
     }
 }
 
-/// Asks for a cache line to be owned soon. A store that misses stalls the next locked instruction; this does not.
+/// Requests ownership of a cache line that is written soon. A store that misses stalls the next locked instruction; this does not.
 #[inline]
 fn prefetch_for_write(at: *mut u8) {
     #[cfg(target_arch = "x86_64")]
@@ -233,37 +233,37 @@ fn prefetch_for_write(at: *mut u8) {
     let _ = at;
 }
 
-/// A record that is there.
+/// A record that has arrived.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PublishedRecord {
     pub(crate) slot: u64,
-    /// The kind as it came.
+    /// The kind as the sender wrote it.
     pub(crate) kind: u8,
     pub len: usize,
     pub(crate) imm: Imm,
 }
 
-/// What the commit word of a record says that no sender of ours can have written.
+/// A commit word that no correct sender writes.
 #[derive(Clone, Copy, Debug)]
 pub struct BadLength(pub u64);
 
-/// The reading end. Its notes are private: nothing that decides where it reads or frees lies in shared memory.
+/// The reading end. Its state is private: nothing that decides where it reads or frees lies in shared memory.
 pub(crate) struct Consumer<P> {
     pub place: P,
     /// The next slot to read.
     next: Cell<u64>,
-    /// The same as the senders know it.
+    /// The value of `next` that the senders know.
     published: Cell<u64>,
 }
 
 impl<P: RingMemory> Consumer<P> {
-    /// The only reader of `place`, a ring that nobody has read yet.
+    /// The reader of `place`, a ring that has not been read yet. There must be only one.
     pub(crate) fn new(place: P) -> Self {
         assert!(place.slots().is_power_of_two() && place.slots() >= 4 * SLOTS_MAX || cfg!(loom));
         Self { place, next: Cell::new(0), published: Cell::new(0) }
     }
 
-    /// Whether a record is there.
+    /// Whether a record has arrived.
     #[inline]
     pub(crate) fn ready(&self) -> bool {
         let next = self.next.get();
@@ -290,7 +290,7 @@ impl<P: RingMemory> Consumer<P> {
         Ok(Some(PublishedRecord { slot, kind, len, imm: Imm(low(word)) }))
     }
 
-    /// Gives the slots of the record back that `take` has found.
+    /// Frees the slots of the record that `take` found.
     #[inline]
     pub(crate) fn free(&self, found: &PublishedRecord) {
         debug_assert_eq!(found.slot, self.next.get(), "a record is freed once, before the next is looked at");
@@ -310,7 +310,7 @@ impl<P: RingMemory> Consumer<P> {
         self.next.get()
     }
 
-    /// Publishes what is free.
+    /// Publishes which slots are free.
     #[inline]
     pub(crate) fn settle(&self) {
         self.published.set(self.next.get());

@@ -1,26 +1,26 @@
 //! The seam: what a backend promises, and all that the layers above may rely on.
 //!
-//! A backend has two halves. Its *fabric* is process-wide and shared: it is opened once by wire-up, knows the
+//! A backend has two halves. Its *fabric* is process-wide and shared: wire-up opens it once. It knows the
 //! job's addresses, and hands out one `Send` *builder* per local PE. The builder moves to the PE's pinned thread and
-//! becomes the [`Endpoint`] there, which is never sent again: it needs no lock, and its memory is first touched
+//! becomes the [`Endpoint`] there, which never moves to another thread: it needs no lock, and its memory is first touched
 //! on the right NUMA node.
 //!
 //! # Ownership
-//! Buffers move into an operation and come back: in the [`PostError`] of a post that was refused, in the
-//! [`Event`] of one that completed. Nothing is borrowed across the seam, so nothing has to be aborted.
+//! Buffers move into an operation and come back: in the [`PostError`] of a post that was refused, or in the
+//! [`Event`] of an operation that completed. Nothing is borrowed across the seam, so no operation needs to be aborted.
 //!
 //! # Three answers to a post
 //! [`Posted::Done`] (no completion will follow: the buffer has been consumed), [`Posted::Pending`] (exactly one
 //! [`Event`] with the same [`OpId`] follows), or [`PostError::Busy`] with the buffer: make progress and try again.
-//! Back-pressure is no error.
+//! Back-pressure is not an error.
 //!
 //! # Events are data
 //! [`Endpoint::progress`] fills a batch and never calls back, so it may be called from inside a send.
 //!
 //! # Sleep
-//! [`Endpoint::arm`] announces that the PE is about to sleep. After `true`, anything that arrives makes either
-//! [`Endpoint::wait_fd`] readable or rings the PE's doorbell; after `false` something is there already. Where
-//! [`Caps::wakes`] does not hold, whoever sleeps naps, and looks.
+//! [`Endpoint::arm`] announces that the PE is about to sleep. After `true`, every arrival either makes
+//! [`Endpoint::wait_fd`] readable or rings the PE's doorbell; `false` says that something has arrived already. If
+//! [`Caps::wakes`] does not hold, the sleeper must wake periodically and poll.
 
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
@@ -40,20 +40,20 @@ pub struct Imm(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct OpId(pub u64);
 
-/// The answer to a post that was taken.
+/// The result of a post that was accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Posted {
-    /// Complete already; no event follows.
+    /// Already complete: no event follows.
     Done,
     /// One event with the operation's [`OpId`] follows.
     Pending,
 }
 
-/// A post that was not taken. The buffer comes back.
+/// A post that was refused. The buffer comes back.
 #[derive(Debug)]
 pub enum PostError<B> {
-    /// No room now: make progress, then try again.
+    /// No capacity now: make progress, then try again.
     Busy(B),
     /// The peer is gone for good.
     PeerDown(Pe, B),
@@ -64,10 +64,10 @@ pub enum PostError<B> {
         /// The buffer.
         buf: B,
     },
-    /// A put or get outside the exposed memory, or with a key that is not (or no longer) valid.
+    /// A put or get outside the exposed memory, or with a key that is not valid (any more).
     BadKey(B),
-    /// The buffer would have to be copied, and there is no memory for that; or, for a put or get, the device cannot be given the memory,
-    /// here or there (locked memory is limited): then it goes by messages.
+    /// The buffer would have to be copied, and there is no memory for that. Or, for a put or get, the device cannot register the memory,
+    /// here or there (locked memory is limited): then the caller must send messages instead.
     NoMemory(B),
 }
 
@@ -85,7 +85,7 @@ pub struct RemoteKey {
 }
 
 /// Memory that peers may write and read. Its bytes are not accessible until it is taken back
-/// with [`Endpoint::unexpose`], so nobody reads what is still arriving.
+/// with [`Endpoint::unexpose`], so bytes that are still arriving are never read.
 #[derive(Debug)]
 #[must_use]
 pub struct Window {
@@ -105,13 +105,13 @@ impl Window {
         Self { id, key, buf }
     }
 
-    /// The memory, for the backend that takes the window back: from here on no peer can reach it.
+    /// The memory, for the backend that takes the window back. From here on no peer can reach it.
     #[must_use]
     pub fn into_buf(self) -> RegBuf {
         self.buf
     }
 
-    /// Copies bytes that a peer sent as a message, in place of a put. Whether they lie inside; if not, nothing is written.
+    /// Copies bytes that a peer sent as a message instead of a put. Returns whether they lie inside; if not, nothing is written.
     #[must_use]
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> bool {
         let start = usize::try_from(offset).ok();
@@ -131,21 +131,21 @@ impl Window {
     }
 }
 
-/// Something that happened. At most 64 bytes, so that batches stay in cache.
+/// An event. At most 64 bytes, so that batches stay in cache.
 #[derive(Debug)]
 pub enum Event {
     /// A message arrived.
     Recv {
-        /// Who sent it (proven, not claimed).
+        /// The sender (proven, not claimed).
         from: Pe,
         /// The sender's 32 bits.
         imm: Imm,
         /// Its bytes, 16-byte aligned.
         msg: Msg,
     },
-    /// In place of a message for which there is no memory here. Its sender is told, and gets its buffer back.
+    /// Arrives in place of a message for which there is no memory here. The sender is told, and gets its buffer back.
     Missed {
-        /// Who sent it.
+        /// The sender.
         from: Pe,
         /// The sender's 32 bits.
         imm: Imm,
@@ -154,14 +154,14 @@ pub enum Event {
     },
     /// A pending send or put no longer needs its buffer.
     Sent {
-        /// Which.
+        /// The operation.
         op: OpId,
         /// The buffer, unless it changed owner.
         buf: Option<RegBuf>,
     },
-    /// A get completed; its bytes are here.
+    /// A get completed: its bytes have arrived.
     Got {
-        /// Which.
+        /// The operation.
         op: OpId,
         /// The buffer, filled.
         buf: RegBuf,
@@ -169,31 +169,31 @@ pub enum Event {
     /// A put with an immediate arrived: all its bytes, and those of earlier puts of the same
     /// origin to the same window, are visible.
     PutArrived {
-        /// Who put.
+        /// The origin.
         from: Pe,
         /// The origin's 32 bits.
         imm: Imm,
     },
     /// A pending operation failed.
     Failed {
-        /// Which.
+        /// The operation.
         op: OpId,
         /// The buffer, unless the device still holds it.
         buf: Option<RegBuf>,
-        /// Why.
+        /// The reason.
         error: Box<TransportError>,
     },
     /// A peer can no longer be reached.
     PeerLost {
-        /// Who.
+        /// The peer.
         pe: Pe,
         /// What was observed.
         why: &'static str,
     },
 }
 
-/// What an endpoint can do, as numbers. The choice of protocol lives above the seam; the conformance suite
-/// holds these to the behaviour.
+/// What an endpoint can do, as numbers. The layer above the seam chooses protocols from them; the conformance suite
+/// checks that the behaviour agrees with them.
 #[derive(Clone, Debug)]
 pub struct Caps {
     /// The backend's name, as in `++transport NAME`.
@@ -206,12 +206,12 @@ pub struct Caps {
     pub put_max: usize,
     /// Messages from one PE to another arrive in the order in which they were sent.
     pub ordered: bool,
-    /// [`Endpoint::send`] of a buffer from [`Endpoint::alloc`] costs the same for every size, or streams with no
+    /// [`Endpoint::send`] of a buffer from [`Endpoint::alloc`] costs the same for every size, or streams without an
     /// extra copy: a payload needs no rendezvous.
     pub handover: bool,
-    /// One-sided puts arrive without the target's processor (else emulated by messages).
+    /// One-sided puts arrive without the target's processor (otherwise messages emulate them).
     pub one_sided: bool,
-    /// What arrives wakes a PE that sleeps, by [`Endpoint::wait_fd`] or the doorbell. Else it has to look now and then.
+    /// Arrivals wake a sleeping PE, by [`Endpoint::wait_fd`] or the doorbell. Otherwise the PE must poll now and then.
     pub wakes: bool,
     /// Estimated one-way latency of a small message, in nanoseconds.
     pub latency_ns: u32,
@@ -224,16 +224,16 @@ pub trait Fabric: Send + Sync + Debug {
     /// What its endpoints can do.
     fn caps(&self) -> &Caps;
 
-    /// The description of a local PE's endpoint. Called once for each PE of this process.
+    /// The builder of a local PE's endpoint. Called once for each PE of this process.
     fn builder(&self, pe: Pe) -> Box<dyn EndpointBuilder>;
 }
 
-/// What moves to a PE's thread and becomes its [`Endpoint`] there.
+/// Moves to a PE's thread and becomes its [`Endpoint`] there.
 pub trait EndpointBuilder: Send {
-    /// Opens the endpoint. Called on the PE's own, pinned thread; `doorbell` is what wakes that thread.
+    /// Opens the endpoint. Called on the PE's own, pinned thread; `doorbell` wakes that thread.
     ///
     /// # Errors
-    /// If the system is out of something.
+    /// If the system is out of a resource.
     fn build(self: Box<Self>, doorbell: &Doorbell) -> Result<Box<dyn Endpoint>, TransportError>;
 }
 
@@ -241,17 +241,17 @@ pub trait EndpointBuilder: Send {
 ///
 /// The contract is in the [module's text](self); `transport/src/conformance` holds every backend to it.
 pub trait Endpoint: Debug {
-    /// The PE whose end this is.
+    /// The PE that owns this end.
     fn pe(&self) -> Pe;
 
     /// What it can do.
     fn caps(&self) -> &Caps;
 
-    /// A buffer of `len` bytes that this backend sends best, 64-byte aligned; `None`: the pool is empty, make progress.
+    /// A buffer of `len` bytes that this backend sends at the lowest cost, 64-byte aligned; `None`: the pool is empty, make progress.
     fn alloc(&mut self, len: usize) -> Option<RegBuf>;
 
     /// Sends a small message that `fill` writes in place. `fill` is called at most once, with exactly `len`
-    /// bytes, all of which it must initialize; it is not called when the post is refused.
+    /// bytes, all of which it must initialize. It is not called if the post is refused.
     fn inject(
         &mut self,
         to: Pe,
@@ -260,7 +260,7 @@ pub trait Endpoint: Debug {
         fill: &mut dyn FnMut(&mut [MaybeUninit<u8>]),
     ) -> Result<(), PostError<()>>;
 
-    /// Sends a buffer. Where [`Caps::handover`] holds it may change owner instead of being copied.
+    /// Sends a buffer. If [`Caps::handover`] holds, the buffer may change owner instead of being copied.
     fn send(&mut self, to: Pe, imm: Imm, buf: RegBuf, op: OpId) -> Result<Posted, PostError<RegBuf>>;
 
     /// Exposes memory to peers' puts and gets.
@@ -269,8 +269,8 @@ pub trait Endpoint: Debug {
     /// [`TransportError::Resource`] if it cannot be registered; the caller copies instead.
     fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)>;
 
-    /// As [`Endpoint::expose`], for a window into which peers put again and again: no put into it asks its owner first, none is refused, and
-    /// so none has to be answered. Whoever takes it back knows that no put is on its way, and that none will follow.
+    /// As [`Endpoint::expose`], for a window into which peers put again and again. A put into it does not ask the owner first and is never refused,
+    /// so it need not be answered. A caller that takes the window back must know that no put is on its way, and that none will follow.
     ///
     /// # Errors
     /// As for `expose`.
@@ -278,7 +278,7 @@ pub trait Endpoint: Debug {
         self.expose(buf)
     }
 
-    /// Takes exposed memory back. Later puts to its key fail at their origin.
+    /// Takes exposed memory back. Later puts with its key fail at their origin.
     fn unexpose(&mut self, window: Window) -> RegBuf;
 
     /// Writes `src` at `offset` of a peer's window; with `imm`, the peer gets [`Event::PutArrived`].
@@ -302,25 +302,26 @@ pub trait Endpoint: Debug {
         op: OpId,
     ) -> Result<Posted, PostError<RegBuf>>;
 
-    /// Moves things along and appends at most `max` events to `out`. Returns how many.
+    /// Makes progress, and appends at most `max` events to `out`. Returns how many.
     ///
     /// # Errors
-    /// Only what ends the job.
+    /// Only errors that end the job.
     fn progress(&mut self, out: &mut Vec<Event>, max: usize) -> Result<usize, TransportError>;
 
     /// Announces sleep; see the module's text.
     fn arm(&mut self) -> bool;
 
-    /// Whether a peer has closed, so that it takes nothing any more: known of those that were sent something. `false` where that is never known.
+    /// Whether a peer has closed, so that it receives nothing any more. Known only of peers to which this endpoint has sent. `false` if the backend never
+    /// knows.
     fn has_closed(&mut self, peer: Pe) -> bool {
         let _ = peer;
         false
     }
 
-    /// What to wait on while asleep, besides the doorbell.
+    /// The descriptor to wait on while asleep, besides the doorbell.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// How many messages and payloads it had to copy where the way knows better.
+    /// How many messages and payloads it copied although its transport can do without.
     fn copies(&self) -> u64 {
         0
     }

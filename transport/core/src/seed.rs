@@ -1,7 +1,7 @@
-//! Numbers that look random and can be had again: the generator behind the simulated network and the tests.
+//! Reproducible pseudorandom numbers: the generator behind the simulated network and the tests.
 //!
-//! Its sequence is part of its contract, on every platform and in every version: a seed that somebody noted down
-//! replays for ever. It is no source of secrets.
+//! The sequence is part of the contract, on every platform and in every version: a seed that was noted down
+//! can be replayed forever. It is not a source of secrets.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ impl Rng {
         Self(seed)
     }
 
-    /// A sequence of its own for each `stream` of one seed.
+    /// An independent sequence for each `stream` of one seed.
     #[must_use]
     pub fn stream(seed: u64, stream: u64) -> Self {
         let mut rng = Self(seed ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
@@ -43,7 +43,7 @@ impl Rng {
         u32::try_from(self.next_u64() >> 32).expect("32 bits are left")
     }
 
-    /// A number of `range` (its start, if it is empty).
+    /// A number in `range` (its start, if it is empty).
     #[inline]
     pub fn range(&mut self, range: Range<u64>) -> u64 {
         let span = range.end.saturating_sub(range.start).max(1);
@@ -61,14 +61,14 @@ impl Rng {
         usize::try_from(self.range(0..len as u64)).expect("below a usize")
     }
 
-    /// Yes, with probability `p`. Draws nothing for 0, so that a fault that is off leaves the sequence alone.
+    /// True with probability `p`. For 0 it draws no number, so a fault that is off does not change the sequence.
     pub fn chance(&mut self, p: f64) -> bool {
         #[allow(clippy::cast_precision_loss, reason = "53 of the bits are enough for a probability")]
         let unit = |bits: u64| (bits >> 11) as f64 / (1u64 << 53) as f64;
         p > 0.0 && unit(self.next_u64()) < p
     }
 
-    /// Puts a slice in another order.
+    /// Puts a slice into random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (2..=items.len()).rev() {
             let other = self.below(end);
@@ -77,13 +77,13 @@ impl Rng {
     }
 }
 
-/// The seed that the environment asks for, in decimal or `0x` hexadecimal.
+/// The seed in the environment, in decimal or `0x` hexadecimal.
 #[must_use]
 pub fn from_environment() -> Option<u64> {
     parse(&std::env::var(SEED_VARIABLE).ok()?)
 }
 
-/// Reads a seed as people write it.
+/// Parses a seed.
 #[must_use]
 pub fn parse(text: &str) -> Option<u64> {
     let text = text.trim();
@@ -93,7 +93,7 @@ pub fn parse(text: &str) -> Option<u64> {
     }
 }
 
-/// Runs `body` for the seed that the environment asks for, else for the first `count`, and names the one that fails.
+/// Runs `body` for the seed in the environment, else for the first `count` seeds. Prints the seed that fails.
 ///
 /// # Panics
 /// If `body` does.
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_hit_everywhere_and_never_left() {
+    fn every_value_of_a_range_is_drawn_and_no_other() {
         let mut rng = Rng::new(7);
         let mut hits = [0u32; 10];
         for _ in 0..10_000 {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_read_as_people_write_it() {
+    fn a_seed_is_parsed_in_decimal_and_hexadecimal() {
         for (text, seed) in [("17", Some(17)), (" 0xff ", Some(255)), ("seventeen", None), ("", None)] {
             assert_eq!(parse(text), seed, "{text}");
         }

@@ -1,18 +1,18 @@
-//! The door through which lock-free code reaches its atomics: generic over [`Word`], it runs on real memory when it ships
-//! and on loom's when it is model-checked (`--cfg loom`). Code in shared memory cannot simply rename a type, since
-//! loom's atomics are no plain words.
+//! How lock-free code accesses its atomics: it is generic over [`Word`], so that it runs on real memory when it ships
+//! and on loom's atomics when it is model-checked (`--cfg loom`). Code in shared memory cannot simply rename a type, since
+//! loom's atomics are not plain words.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An atomic word of 64 bits.
 pub trait Word {
-    /// Reads.
+    /// Loads the value.
     fn load(&self, order: Ordering) -> u64;
-    /// Writes.
+    /// Stores a value.
     fn store(&self, value: u64, order: Ordering);
-    /// Writes, and returns what was there.
+    /// Stores a value, and returns the old one.
     fn swap(&self, value: u64, order: Ordering) -> u64;
-    /// Writes if `old` is there; may fail without reason.
+    /// Stores a value if the old one is `old`; may fail spuriously.
     fn replace(&self, old: u64, new: u64, order: Ordering) -> Result<u64, u64>;
 }
 

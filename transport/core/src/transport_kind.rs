@@ -1,4 +1,4 @@
-//! The names of backends, as options and messages have them.
+//! The names of backends, as options and messages write them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ pub enum TransportKind {
     Local,
     /// Shared memory between processes of a host.
     Shm,
-    /// TCP, everywhere.
+    /// TCP, on every network.
     Tcp,
     /// libfabric.
     Ofi,
@@ -24,11 +24,11 @@ pub enum TransportKind {
     External(ExternalName),
 }
 
-/// In front of the name of a registered backend.
+/// The prefix of the name of a registered backend.
 const EXTERNAL: &str = "extern:";
 
 impl TransportKind {
-    /// Whether it carries all messages between processes, those of one host included.
+    /// Whether it carries all messages between processes, including those of one host.
     #[must_use]
     pub fn is_network(self) -> bool {
         matches!(self, Self::Tcp | Self::Ofi | Self::Ucx | Self::External(_))
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_cannot_be_a_backends_is_refused_with_what_there_is() {
+    fn an_unknown_or_invalid_name_is_refused_with_the_list_of_backends() {
         let error = |name: &str| name.parse::<TransportKind>().unwrap_err().to_string();
         assert!(error("unix").ends_with("there are local, shm, tcp, ofi, ucx, sim and extern:NAME"));
         let too_long = format!("extern:{}", "x".repeat(ExternalName::LEN_MAX + 1));

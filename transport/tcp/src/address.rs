@@ -1,4 +1,4 @@
-//! Where a process listens, and how others are told.
+//! Where a process listens, and how its addresses are encoded for others.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -9,13 +9,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, lis
 use super::config::{Listen, TcpConfig};
 use charm4rs_transport_core::TransportError;
 
-/// The kernel queues so many connections that were not accepted yet.
+/// Connections that the kernel queues before they are accepted.
 const BACKLOG: i32 = 4096;
 
 /// A listening socket and its address.
 pub(super) type Listener = (OwnedFd, SocketAddr);
 
-/// Listens where the configuration says.
+/// Listens at the configured addresses.
 pub(super) fn listeners(config: &TcpConfig) -> Result<Vec<Listener>, TransportError> {
     let (addresses, why): (Vec<IpAddr>, _) = match &config.listen {
         Listen::Auto if config.layout.hosts() > 1 => (routed(&config.toward), "no interface leads to other hosts"),
@@ -23,7 +23,7 @@ pub(super) fn listeners(config: &TcpConfig) -> Result<Vec<Listener>, TransportEr
         Listen::Auto | Listen::Loopback => {
             (vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()], "there is no loopback interface")
         }
-        Listen::On(addresses) => (addresses.clone(), "none of the addresses is this host's"),
+        Listen::On(addresses) => (addresses.clone(), "this host has none of the addresses"),
     };
     let mut listeners: Vec<Listener> = Vec::new();
     for address in addresses {
@@ -37,11 +37,11 @@ pub(super) fn listeners(config: &TcpConfig) -> Result<Vec<Listener>, TransportEr
                 return Err(TransportError::Resource {
                     what: "ports",
                     need: format!("port {} of {address}, which is in use,", config.port.unwrap_or(0)),
-                    advice: "name another port, or none",
+                    advice: "give another port, or none",
                 });
             }
             Err(Errno::MFILE | Errno::NFILE) => return Err(out_of_descriptors()),
-            // A family that this host does not have.
+            // This host does not have the address family.
             Err(e) => tracing::debug!(%address, error = %e, "cannot listen"),
         }
     }
@@ -58,7 +58,7 @@ pub(super) fn out_of_descriptors() -> TransportError {
 
 fn listen_on(address: SocketAddr) -> Result<Listener, Errno> {
     let socket = stream_socket(&address)?;
-    // A port that a former job of ours used may linger in the kernel.
+    // A port that an earlier job used may linger in the kernel.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
@@ -75,13 +75,13 @@ pub(super) fn stream_socket(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Our addresses as other hosts see them, one of each family: the source addresses that the kernel would use on the way to those
-/// that are named `toward`; for a family that they do not have, on the default route; and if there is nothing of either, those of an
-/// interface. Nothing is sent.
+/// The addresses of this host as other hosts see them, one of each family: the source addresses that the kernel would use towards the
+/// hosts in `toward`. For a family that they do not have, the one for the default route; if there is neither, that of an
+/// interface. No packet is sent.
 fn routed(toward: &[String]) -> Vec<IpAddr> {
     let named = toward.iter().filter_map(|name| (&**name, PROBED).to_socket_addrs().ok()).flatten();
     let mut found = sources(named);
-    // Addresses for documentation: with a default route every one of them is routed.
+    // Addresses reserved for documentation: with a default route each of them has a route.
     let anywhere: [IpAddr; 2] =
         [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
     for address in sources(anywhere.into_iter().map(|address| (address, PROBED).into())) {
@@ -92,16 +92,16 @@ fn routed(toward: &[String]) -> Vec<IpAddr> {
     if found.is_empty() { interfaces() } else { found }
 }
 
-/// A port to ask the kernel for the way to; the way is the same for all.
+/// The port of the route lookup; the route does not depend on it.
 const PROBED: u16 = 9;
 
-/// The first source address of each family on the ways to these.
+/// The first source address of each family on the routes to these addresses.
 fn sources(to: impl Iterator<Item = SocketAddr>) -> Vec<IpAddr> {
     let (mut v4, mut v6) = (None, None);
     for to in to {
         let (from, found): (IpAddr, _) = match to {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), &mut v4),
-            // One that only means something together with an interface is no use to others.
+            // A link-local address is valid only together with an interface, so others cannot use it.
             SocketAddr::V6(to) if to.ip().is_unicast_link_local() => continue,
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), &mut v6),
         };
@@ -116,8 +116,8 @@ fn sources(to: impl Iterator<Item = SocketAddr>) -> Vec<IpAddr> {
     v4.into_iter().chain(v6).collect()
 }
 
-/// Without a default route: the first address of each family of an interface that is up and not loopback. Link-local ones only
-/// mean something together with an interface, which is not the same on another host.
+/// Without a default route: the first address of each family of an interface that is up and not loopback. Link-local addresses are
+/// skipped, since they are valid only together with an interface, which differs between hosts.
 fn interfaces() -> Vec<IpAddr> {
     let mut list = std::ptr::null_mut();
     // SAFETY: getifaddrs writes a list, or fails and writes nothing.
@@ -154,7 +154,7 @@ fn interfaces() -> Vec<IpAddr> {
     v4.into_iter().chain(v6).collect()
 }
 
-/// Addresses as bytes: for each a family (4 or 6), the address, the port.
+/// Encodes addresses: for each the family (4 or 6), the address, the port.
 pub(super) fn encode(addresses: impl Iterator<Item = SocketAddr>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for address in addresses {
@@ -173,7 +173,7 @@ pub(super) fn encode(addresses: impl Iterator<Item = SocketAddr>) -> Vec<u8> {
     bytes
 }
 
-/// The inverse of [`encode`]; stops at what it does not know.
+/// The inverse of [`encode`]. Stops at an unknown family.
 pub(super) fn decode(mut bytes: &[u8]) -> Vec<SocketAddr> {
     fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
         let (first, rest) = bytes.split_first_chunk()?;
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_as_they_were_written_and_garbage_ends_the_list() {
+    fn addresses_are_decoded_as_encoded_and_garbage_ends_the_list() {
         let addresses: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[2001:db8::7]:65535".parse().unwrap()];
         let bytes = encode(addresses.iter().copied());
         assert!(bytes.len() <= 64);

@@ -1,4 +1,4 @@
-//! What a TCP fabric must be told.
+//! The configuration of a TCP fabric.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ pub enum Listen {
     On(Vec<IpAddr>),
 }
 
-/// How a silent process is found out.
+/// How a silent process is detected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Liveness {
-    /// Between two heartbeats.
+    /// The time between two heartbeats.
     pub every: Duration,
-    /// How long a process may be silent before it is taken for dead.
+    /// How long a process may be silent before it is considered dead.
     pub silence: Duration,
 }
 
@@ -43,7 +43,7 @@ pub struct TcpConfig {
     pub layout: Arc<Layout>,
     /// This process.
     pub process: u32,
-    /// The job's name: keeps stray processes of other jobs out early. No secret.
+    /// Identifies the job, and keeps out stray processes of other jobs early. Not secret.
     pub job: JobId,
     /// The job's secret.
     pub secret: Secret,
@@ -55,15 +55,15 @@ pub struct TcpConfig {
     pub toward: Vec<String>,
     /// The port to listen on; ephemeral if not given.
     pub port: Option<u16>,
-    /// Bytes on their way to one peer before posts are [`Busy`](charm4rs_transport_core::PostError::Busy).
+    /// Bytes in flight to one peer before posts are [`Busy`](charm4rs_transport_core::PostError::Busy).
     pub credit: usize,
     /// Largest message, put or get that is accepted from a peer, in bytes.
     pub message_max: u64,
     /// Whether every frame carries a CRC-32. All processes must agree.
     pub checksum: bool,
-    /// Heartbeats; `None`: a silent process is waited for (`++no-liveness`, for debuggers).
+    /// Heartbeats; `None`: a silent process is not considered dead (`++no-liveness`, for debuggers).
     pub liveness: Option<Liveness>,
-    /// How long a connection that broke may take to be made again.
+    /// How long it may take to replace a broken connection.
     pub reconnect: Duration,
     /// How long a handshake may take.
     pub handshake: Duration,

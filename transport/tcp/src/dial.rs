@@ -1,13 +1,13 @@
-//! The helper's outgoing connections: tried at every address of the process, again until a deadline, and proven.
+//! The helper's outgoing connections: dialed at every address of the process, retried until a deadline, and authenticated.
 //!
 //! # Wrong answers
 //! A process that answers at a peer's address and cannot prove the job's secret is unknown: it may be a process of this job with another secret, or a
-//! stranger that has got the port of a process which has ended. Nothing that it says tells which. So it costs one connection, and the
+//! stranger that got the port of a process which has ended. Nothing that it sends distinguishes the two. So it costs one connection, and the
 //! address is tried again until the deadline. Then the history of the peer decides:
 //! - The peer has proven itself before, on any connection. It had the secret, so this is another process. The peer is unreachable, as if nothing
 //!   answered (69).
 //! - The peer never has. As far as is known, the process there is the one that the job's own bootstrap named, so the job ends with 77. (If it is a
-//!   stranger after all, the peer died before it met anybody; that ends the job in other ways, and sooner.)
+//!   stranger after all, the peer died before it connected to any other process; that ends the job in other ways, and sooner.)
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -23,12 +23,12 @@ use super::shared::Mail;
 use charm4rs_transport_core::auth::{AuthError, CHALLENGE, Dialer, Hello, Purpose, Step, random_bytes};
 use charm4rs_transport_core::{Pe, TransportError};
 
-/// Refused so often in a row, a process that was there before is not there any more.
+/// After this many refusals in a row, a process that accepted connections before is considered gone.
 const REFUSALS: u32 = 5;
 const BACK_OFF: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_millis(100);
 
-/// A connection that is to be made.
+/// A connection to be made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dial {
     pub(super) purpose: Purpose,
@@ -42,7 +42,7 @@ pub(super) struct Dial {
     refusals: u32,
     /// The last answer did not prove the job's secret.
     unproven: bool,
-    /// There was a connection before: a refusal means more.
+    /// There was a connection before, so a refusal means more.
     pub(super) known: bool,
 }
 
@@ -82,7 +82,7 @@ impl Dial {
 #[derive(Debug)]
 pub(super) struct Dialing {
     pub(super) dial: Dial,
-    /// `None` until the connection stands.
+    /// `None` until the connection is established.
     machine: Option<Dialer>,
 }
 
@@ -90,12 +90,12 @@ fn out_of_ports() -> TransportError {
     TransportError::Resource {
         what: "ports",
         need: "one for each connection to a peer".into(),
-        advice: "widen net.ipv4.ip_local_port_range, or end what uses them",
+        advice: "widen net.ipv4.ip_local_port_range, or end programs that use ports",
     }
 }
 
 impl Helper {
-    /// Starts the dials whose time has come.
+    /// Starts the dials that are due.
     pub(super) fn dial_due(&mut self, now: Instant) {
         while let Some(at) = self.dials.iter().position(|dial| dial.not_before <= now) {
             let dial = self.dials.swap_remove(at);
@@ -138,7 +138,7 @@ impl Helper {
         }
     }
 
-    /// An attempt failed: another one, unless it is too late.
+    /// An attempt failed. Schedules another one, unless it is too late.
     pub(super) fn dial_broke(&mut self, mut dial: Dial, why: &'static str, refused: bool) {
         let now = Instant::now();
         dial.refusals = if refused { dial.refusals + 1 } else { 0 };
@@ -165,7 +165,7 @@ impl Helper {
         }
     }
 
-    /// A connection that is being made stands, failed, or brings the acceptor's answer.
+    /// A dialed connection is established, has failed, or has received the acceptor's answer.
     pub(super) fn dialing(&mut self, mut conn: Conn, index: usize) -> Option<Conn> {
         let Role::Dialing(dialing) = &mut conn.role else { return Some(conn) };
         let dial = dialing.dial;
@@ -224,7 +224,7 @@ impl Helper {
                 None
             }
             Err(_) => {
-                self.dial_broke(dial, "somebody else listens at its address", false);
+                self.dial_broke(dial, "another process listens at its address", false);
                 None
             }
         }
@@ -242,7 +242,7 @@ impl Helper {
         };
         let machine = Dialer::new(&self.shared.keys, hello, dial.process, nonce);
         send_whole(socket, machine.hello()).ok_or(Errno::CONNRESET)?;
-        // From now on only its answer matters.
+        // From now on only the acceptor's answer matters.
         epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(index as u64), epoll::EventFlags::IN)?;
         Ok(machine)
     }

@@ -1,10 +1,10 @@
 //! One PE's end: posts go to links, and a round of progress looks at those links where something may have happened.
 //!
-//! A round: mail of the helper; links with something to write; up to [`HOT_MAX`] *hot* links, read without asking whether there is anything
-//! (a read that finds nothing costs no more than asking); now and then, or always when nothing is hot, epoll for all others, so
-//! that a thousand idle connections cost what none do; at last what this round made to be written.
+//! A round handles the mail of the helper, and links with something to write. It reads up to [`HOT_MAX`] *hot* links without asking whether there is anything
+//! (an empty read costs no more than asking). Now and then, or always when nothing is hot, it asks epoll about all others, so
+//! a thousand idle connections cost as much as none. At the end it writes what was posted during the round.
 //!
-//! The first post to a link in a round is written at once, for latency; those that follow wait for the round's end and leave
+//! The first post to a link in a round is written at once, for latency. Later ones wait for the round's end and leave
 //! in one system call, for throughput.
 
 use std::collections::HashMap;
@@ -35,23 +35,23 @@ use charm4rs_transport_core::{
 
 /// Links that are read in every round.
 const HOT_MAX: usize = 2;
-/// A hot link that had nothing for so many rounds is hot no more.
+/// A link is no longer hot after this many rounds without data.
 const HOT_MISSES: u32 = 4096;
-/// While something is hot, the others are looked at every so many rounds.
+/// While some link is hot, the others are checked every so many rounds.
 const EPOLL_EVERY: u32 = 8;
-/// No more than this, and one message, is queued behind a full socket: its sender shall feel that the socket is full, rather than write
-/// ahead into memory that is in no cache.
+/// No more than this, and one message, is queued behind a full socket. The sender must notice that the socket is full, instead of writing
+/// ahead into memory that is not in cache.
 const UNWRITTEN_MAX: usize = 256 << 10;
-/// Posts of one round that wait for each other, in bytes.
+/// Bytes of posts in one round that are written together.
 const BATCH: usize = 32 << 10;
-/// A send from this size on is pending until acknowledged: its sender can learn that the receiver has no memory for it.
+/// A send of at least this size is pending until acknowledged, so that its sender can learn that the receiver has no memory for it.
 const CONFIRMED: usize = 1 << 20;
-/// Blocked links that are simply tried again every round; with more of them, epoll tells.
+/// Up to this many blocked links are retried every round; with more of them, epoll reports when they are writable.
 const RETRY_MAX: usize = 4;
-/// How long a PE that closes waits for acknowledgements while none comes.
+/// How long a PE that closes waits while no acknowledgement comes.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What becomes a [`TcpEndpoint`] on the PE's thread.
+/// Becomes a [`TcpEndpoint`] on the PE's thread.
 #[derive(Debug)]
 pub(super) struct TcpBuilder {
     pub(super) pe: Pe,
@@ -83,7 +83,7 @@ impl EndpointBuilder for TcpBuilder {
     }
 }
 
-/// What the links of a PE share, with nothing in it yet. Windows' generations start after `generation`.
+/// The state that the links of a PE share, initially empty. Windows' generations start after `generation`.
 pub(super) fn core(me: Pe, shared: Arc<Shared>, generation: u32) -> Result<Core, TransportError> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| TransportError::system("epoll_create", e))?;
     Ok(Core {
@@ -114,13 +114,13 @@ pub(super) struct TcpEndpoint {
     core: Core,
     links: Vec<Link>,
     index: HashMap<Pe, u32>,
-    /// The link that was posted to last.
+    /// The link of the last post.
     last: Option<(Pe, u32)>,
     hot: Vec<Hot>,
     round: u32,
     /// Links whose socket is full.
     blocked: Vec<u32>,
-    /// Links that owe an acknowledgement, to be sent when there is nothing else to do.
+    /// Links that owe an acknowledgement, which is sent when there is nothing else to do.
     owing: Vec<u32>,
     epoll_events: Vec<epoll::Event>,
     /// Keeps the helper running.
@@ -138,7 +138,7 @@ impl TcpEndpoint {
         &self.core.shared
     }
 
-    /// The link to a PE; made, not yet connected, if there was none.
+    /// The link to a PE. If there was none it is made, not yet connected.
     #[inline]
     fn link_to(&mut self, peer: Pe) -> usize {
         if let Some((pe, index)) = self.last
@@ -157,7 +157,7 @@ impl TcpEndpoint {
         index as usize
     }
 
-    /// The link for a post, if it can take one now.
+    /// The link for a post, if it can accept one now.
     #[inline]
     fn open_for_post<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
         let index = self.link_to(to);
@@ -171,7 +171,7 @@ impl TcpEndpoint {
         Ok((index, buf))
     }
 
-    /// After a post: written now if it is the first of this round, or there is much.
+    /// Called after a post. Writes it now if it is the first of this round, or if much is queued.
     #[inline]
     fn posted(&mut self, index: usize) {
         let link = &mut self.links[index];
@@ -180,12 +180,12 @@ impl TcpEndpoint {
         if link.state == State::Down {
             link.dial(&mut self.core);
         } else if !link.blocked && (first || link.outbox.unwritten() >= BATCH) {
-            // An error shows up again at the round's end.
+            // An error is reported again at the round's end.
             let _ = link.flush(&mut self.core);
         }
     }
 
-    /// Posts a frame with a body; `confirmed`: what is complete when it has been acknowledged.
+    /// Posts a frame with a body; `confirmed`: the operation that is complete when the frame has been acknowledged.
     fn push(&mut self, index: usize, mut head: Head, body: RegBuf, confirmed: Option<OpId>) -> Posted {
         let outbox = &mut self.links[index].outbox;
         let posted = if let Some(op) = confirmed {
@@ -313,7 +313,7 @@ impl TcpEndpoint {
         Ok(())
     }
 
-    /// Reads a link in every round from now on, in the place of one that had nothing for the longest time.
+    /// Makes a link hot, in place of the one that had no data for the longest time.
     fn heat(&mut self, link: u32) {
         let hot = Hot { link, misses: 0 };
         if self.hot.len() < HOT_MAX {
@@ -354,7 +354,7 @@ impl TcpEndpoint {
         Ok(())
     }
 
-    /// Looks at everything once.
+    /// Checks everything once.
     fn round(&mut self, max: usize) -> Result<(), TransportError> {
         if self.core.shared.mailbox(self.core.me).is_some_and(super::shared::Mailbox::has_mail) {
             self.take_mail()?;
@@ -379,12 +379,12 @@ impl TcpEndpoint {
         self.flush_touched(false)
     }
 
-    /// A message of a PE to itself.
+    /// Delivers a message of a PE to itself.
     fn loop_back(&mut self, imm: Imm, buf: RegBuf) {
         self.core.ready.push(Event::Recv { from: self.core.me, imm, msg: Msg::from(buf) });
     }
 
-    /// Whether everything was said and acknowledged, as far as anybody listens.
+    /// Whether everything was sent and acknowledged, except for peers that no longer listen.
     fn is_drained(&self) -> bool {
         self.links.iter().all(|link| link.parting.is_gone() || link.outbox.is_acknowledged())
     }
@@ -405,7 +405,7 @@ impl TcpEndpoint {
             } else if since.elapsed() > CLOSE_PATIENCE {
                 let pe = self.links.iter().find(|link| !link.parting.is_gone() && !link.outbox.is_acknowledged());
                 let pe = pe.map_or(self.core.me, |link| link.peer);
-                return Err(TransportError::PeerDown { pe, why: "it does not take what it was sent" });
+                return Err(TransportError::PeerDown { pe, why: "it does not accept what was sent to it" });
             }
             if !self.is_drained() {
                 // The other end may need this core.
@@ -511,7 +511,7 @@ impl Endpoint for TcpEndpoint {
             (head.imm, head.flags) = (imm.0, ANNOUNCE);
         }
         if Windows::lasts(window) {
-            // One that is not announced is done when it is there.
+            // A put that is not announced is complete when it has arrived.
             let confirmed = imm.is_none() || src.len() >= CONFIRMED;
             return Ok(self.push(index, head, src, confirmed.then_some(op)));
         }
@@ -560,8 +560,8 @@ impl Endpoint for TcpEndpoint {
         let acknowledged = owing.into_iter().all(|index| self.look_after(index, true).is_ok());
         let blocked = self.blocked.clone();
         let watched = blocked.into_iter().all(|index| self.links[index as usize].watch_out(&self.core, true).is_ok());
-        // An error comes out of the next round. Everything else that may happen makes the epoll descriptor readable (it is
-        // level-triggered: also what has been there for long), or is mail, which rings the doorbell.
+        // An error comes out of the next round. Any other event either makes the epoll descriptor readable (it is
+        // level-triggered, so old data counts too) or is mail, which rings the doorbell.
         let mail = self.core.shared.mailbox(self.core.me).is_some_and(super::shared::Mailbox::has_mail);
         flushed && acknowledged && watched && !mail && self.core.ready.is_empty()
     }
@@ -578,7 +578,7 @@ impl Endpoint for TcpEndpoint {
     fn close(mut self: Box<Self>) -> Result<(), TransportError> {
         for index in 0..self.links.len() {
             let link = &mut self.links[index];
-            // A link that carried nothing, either way, needs no farewell.
+            // A link that carried no data, in either direction, needs no goodbye.
             if !link.parting.is_gone() && (link.state != State::Down || link.outbox.held() > 0) {
                 let mut head = link.head(FrameKind::Bye, 0);
                 head.flags = ACK_NOW;

@@ -1,4 +1,4 @@
-//! The form of a frame: a header of 16 bytes, some words that depend on its kind, then its body. Pure: bytes in, values out.
+//! The format of a frame: a header of 16 bytes, some words that depend on its kind, then its body. Pure: bytes in, values out.
 //!
 //! ```text
 //! header   length of the body (48 bits) | kind (8) | flags (8) | immediate (32) | acknowledgement (32)
@@ -6,7 +6,8 @@
 //! words    0 to 4 of 64 bits, as many as the kind has
 //! body     length bytes
 //! ```
-//! Little-endian. A header is checked before its kind is believed, so a flipped bit never makes the receiver wait for more. Nothing is indexed or allocated by what a header says before [`Format::decode`] has held it against the limits.
+//! Little-endian. A header is checked before its kind is used, so a flipped bit never makes the receiver wait for more. [`Format::decode`] checks a header
+//! against the limits before anything is indexed or allocated by it.
 
 /// Bytes of a header without check and words.
 pub(crate) const HEADER: usize = 16;
@@ -17,15 +18,15 @@ pub(crate) const HEAD_MAX: usize = HEADER + CHECK + 4 * 8;
 /// The 48 bits of a length.
 pub(crate) const LENGTH_MAX: u64 = (1 << 48) - 1;
 
-/// What a frame is. Kinds up to [`FrameKind::Gone`] belong to one connection and are not numbered; the others are numbered per
+/// The type of a frame. Kinds up to [`FrameKind::Gone`] belong to one connection and are not numbered. The others are numbered per
 /// pair, kept until acknowledged, and sent again on the next connection if they were not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum FrameKind {
-    /// Nothing but the header's acknowledgement.
+    /// Carries only the header's acknowledgement.
     Ack = 1,
     /// The first frame on every connection, both ways. Words: how many numbered frames arrived so far; settings; how much of
-    /// the next one did (0: nothing that is kept; else its head, and one less bytes of its body).
+    /// the next one did (0: nothing that is kept; otherwise its head and one byte less than this of its body).
     Resume = 2,
     /// The PE that was dialed has ended.
     Gone = 3,
@@ -33,15 +34,15 @@ pub(crate) enum FrameKind {
     Data = 8,
     /// The last numbered frame of a PE that closes.
     Bye = 9,
-    /// A put. Words: window, offset, operation ([`UNANSWERED`] where the window lasts).
+    /// A put. Words: window, offset, operation ([`UNANSWERED`] if the window is persistent).
     Put = 10,
-    /// How a put with an operation ended. Words: operation, status.
+    /// The result of a put with an operation. Words: operation, status.
     PutDone = 11,
     /// A get. Words: window, offset, operation, length.
     Get = 12,
-    /// A part of what was asked for. Words: operation, offset in the destination, status.
+    /// A part of the bytes of a get. Words: operation, offset in the destination, status.
     GetReply = 13,
-    /// A message was too large to be taken. Words: its number, its length.
+    /// The receiver has no memory for a message. Words: its number, its length.
     Refused = 14,
 }
 
@@ -89,7 +90,7 @@ pub(crate) const ACK_NOW: u8 = 1;
 /// The put has an immediate.
 pub(crate) const ANNOUNCE: u8 = 2;
 
-/// Everything before a frame's body.
+/// The values before a frame's body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Head {
     pub(crate) kind: FrameKind,
@@ -100,7 +101,7 @@ pub(crate) struct Head {
     /// Length of the body.
     pub(crate) len: u64,
     pub(crate) words: [u64; 4],
-    /// CRC-32 of the body, where checksums are on.
+    /// CRC-32 of the body, if checksums are on.
     pub(crate) body_crc: u32,
 }
 
@@ -110,7 +111,7 @@ impl Head {
     }
 }
 
-/// What both ends agreed on.
+/// The settings that both ends agreed on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Format {
     /// Frames carry checks.
@@ -122,13 +123,13 @@ pub(crate) struct Format {
 /// Why a head was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Malformed {
-    /// A rule was broken; the value.
+    /// A rule was broken. The number is the offending value.
     Rule(&'static str, u64),
     /// The check failed.
     Corrupt {
-        /// Which frame was expected.
+        /// The number of the expected frame.
         sequence: u64,
-        /// The length it claims.
+        /// The length in its header.
         size: u64,
     },
 }
@@ -152,7 +153,7 @@ impl Format {
         HEADER + if self.checksum { CHECK } else { 0 } + kind.words() * 8
     }
 
-    /// Writes a head, whose frame is the `sequence`th of its pair, and returns its length.
+    /// Writes the head of the `sequence`th frame of its pair, and returns its length.
     #[inline]
     pub(crate) fn encode(self, head: &Head, sequence: u64, out: &mut [u8; HEAD_MAX]) -> usize {
         debug_assert!(head.len <= LENGTH_MAX);
@@ -178,8 +179,8 @@ impl Format {
         at
     }
 
-    /// Reads the head at the start of `bytes`: its values and its length, or `None` if it is not all there. The frame should
-    /// be the `sequence`th of its pair (the last one's number where the kind has none).
+    /// Decodes the head at the start of `bytes`: its values and its length, or `None` if it is incomplete. The frame should
+    /// be the `sequence`th of its pair (if the kind has no number: the number of the last frame that has one).
     #[inline]
     pub(crate) fn decode(self, bytes: &[u8], sequence: u64) -> Result<Option<(Head, usize)>, Malformed> {
         let fixed = self.head_len(FrameKind::Ack);
@@ -200,13 +201,13 @@ impl Format {
             }
         }
         let Some(kind) = kind else {
-            return Err(Malformed::Rule("no such kind of frame", u64::from(kind_byte)));
+            return Err(Malformed::Rule("an unknown kind of frame", u64::from(kind_byte)));
         };
         if len > self.message_max {
             return Err(Malformed::Rule("a frame above the limit of ++message-max", len));
         }
         if len > 0 && !kind.has_body() {
-            return Err(Malformed::Rule("a body where there is none", len));
+            return Err(Malformed::Rule("a body in a frame of a kind without body", len));
         }
         let total = self.head_len(kind);
         if bytes.len() < total {
@@ -229,7 +230,7 @@ impl Format {
     }
 }
 
-/// The CRC of a head, its own place left out.
+/// The CRC of a head without the CRC field itself.
 fn head_crc(head: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&head[..HEADER]);
@@ -237,7 +238,7 @@ fn head_crc(head: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Whatever the bytes, reading them ends without a panic.
+/// Decoding any bytes ends without a panic.
 #[cfg(test)]
 fn accept_bytes(bytes: &[u8], checksum: bool) {
     let format = Format { checksum, message_max: 1 << 20 };
@@ -280,7 +281,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_head_is_read_as_it_was_written(
+        fn a_head_is_decoded_as_encoded(
             kind in 0usize..10, len in 0u64..=LENGTH_MAX, words: [u64; 4], checksum: bool, sequence in 0u64..1 << 50,
         ) {
             let format = Format { checksum, message_max: LENGTH_MAX };
@@ -296,7 +297,7 @@ mod tests {
         }
 
         #[test]
-        fn with_checks_any_flipped_bit_of_a_head_is_noticed(
+        fn with_checks_any_flipped_bit_of_a_head_is_detected(
             kind in 0usize..10, words: [u64; 4], sequence in 0u64..1000, bit in 0usize..HEAD_MAX * 8,
         ) {
             let format = Format { checksum: true, message_max: LENGTH_MAX };
@@ -316,18 +317,18 @@ mod tests {
     }
 
     #[test]
-    fn a_length_above_the_limit_and_a_body_where_none_belongs_are_refused() {
+    fn a_length_above_the_limit_and_a_body_of_a_kind_without_body_are_refused() {
         let format = Format { checksum: false, message_max: 1000 };
         let mut bytes = [0; HEAD_MAX];
         for (kind, len, what) in [
             (FrameKind::Data, 1001, "a frame above the limit of ++message-max"),
             (FrameKind::Put, u64::MAX >> 16, "a frame above the limit of ++message-max"),
-            (FrameKind::Ack, 1, "a body where there is none"),
+            (FrameKind::Ack, 1, "a body in a frame of a kind without body"),
         ] {
             format.encode(&Head::new(kind, len), 1, &mut bytes);
             assert_eq!(format.decode(&bytes, 0), Err(Malformed::Rule(what, len)));
         }
         bytes[6] = 99;
-        assert_eq!(format.decode(&bytes, 0), Err(Malformed::Rule("no such kind of frame", 99)));
+        assert_eq!(format.decode(&bytes, 0), Err(Malformed::Rule("an unknown kind of frame", 99)));
     }
 }

@@ -1,6 +1,6 @@
-//! What a fuzzer calls: bytes as they might come from a stranger, or from a peer that has proven itself and then goes mad.
+//! The entry points of the fuzzer: bytes of a stranger, or of a faulty peer that has proven itself.
 //!
-//! Nothing here may panic, whatever the bytes. The same functions run over the committed corpus as a unit test.
+//! No bytes may make them panic. A unit test runs the same functions over the committed corpus.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use charm4rs_transport_core::auth::{Acceptor, Dialer, Hello, JobId, Keys, Purpos
 use charm4rs_transport_core::memory::RegBuf;
 use charm4rs_transport_core::{Layout, OpId, Pe};
 
-/// Bytes before authentication, to both ends of a handshake. None of them proves anything.
+/// Bytes before authentication, to both ends of a handshake. None of them may prove anything.
 pub fn handshake(input: &[u8]) {
     let keys = Keys::new(JobId(*b"fuzz job"), &Secret::new([7; 32]));
     let terms = Terms { version: 1, digest: [0; 32] };
     let mut acceptor = Acceptor::new(&keys, terms, 0, [1; 32]);
     let hello = Hello { purpose: Purpose::Data, terms, rank: 1, from: Pe(1), to: Pe(0), generation: 1 };
     let mut dialer = Dialer::new(&keys, hello, 0, [2; 32]);
-    // In pieces, as a network may deliver them; the first byte says how long they are.
+    // In pieces, as a network may deliver them; the first byte gives their length.
     let Some((piece, rest)) = input.split_first() else { return };
     for bytes in rest.chunks(usize::from(*piece).max(1)) {
         let step = acceptor.accept_bytes(bytes);
@@ -47,7 +47,7 @@ pub fn stream(input: &[u8]) {
     config.checksum = settings & 1 != 0;
     let format = Format { checksum: config.checksum, message_max: config.message_max };
     let shared = Arc::new(Shared::new(config).expect("a descriptor"));
-    // Generations from 0 on, so that a fuzzer can guess a key.
+    // Generations start at 0, so that a fuzzer can guess a key.
     let mut core = core(Pe(0), shared, 0).expect("a descriptor");
     let mut link = Link::new(Pe(1), 0, format);
     let (ours, theirs) =
@@ -85,16 +85,16 @@ mod tests {
     use charm4rs_transport_testkit::fuzz::replay;
 
     #[test]
-    fn the_corpus_of_the_handshake_is_survived() {
+    fn the_corpus_of_handshakes_causes_no_panic() {
         replay("handshake", handshake);
     }
 
     #[test]
-    fn the_corpus_of_the_stream_is_survived() {
+    fn the_corpus_of_streams_causes_no_panic() {
         replay("stream", stream);
     }
 
-    /// Frames whose heads are well-formed, and whose every field may be anything.
+    /// Frames with well-formed heads and arbitrary fields.
     fn frames() -> impl Strategy<Value = Vec<u8>> {
         let word = prop_oneof![0u64..4, Just(1 << 32), Just(2), 0u64..6_000, any::<u64>()];
         let kind = proptest::sample::select(vec![
@@ -135,12 +135,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn well_formed_frames_with_any_contents_are_survived(bytes in frames()) {
+        fn well_formed_frames_with_any_contents_cause_no_panic(bytes in frames()) {
             stream(&bytes);
         }
 
         #[test]
-        fn any_bytes_after_authentication_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
+        fn any_bytes_after_authentication_cause_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
             stream(&bytes);
         }
     }

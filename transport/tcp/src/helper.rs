@@ -1,9 +1,9 @@
-//! The helper: one thread of a process that accepts, dials, shakes hands and keeps heartbeats, so that no PE ever has to.
+//! The helper: one thread of a process that accepts, dials, does handshakes and sends heartbeats, so that no PE has to.
 //!
-//! It touches no message: sockets go to the PEs' mailboxes once their peer is proven. One epoll loop; nothing in it blocks, so a slow,
+//! It handles no message: sockets go to the PEs' mailboxes once their peer is proven. It has one epoll loop, in which nothing blocks, so a slow,
 //! silent or hostile peer costs a table entry for at most the time of a handshake. At most [`PENDING_MAX`] accepted handshakes are
-//! pending; another one evicts the oldest that has not even said hello (a member of the job says hello at once, and dials
-//! again if it was the unlucky one). Out of descriptors, it stops accepting for a moment instead of spinning.
+//! pending. Another one evicts the oldest that has not even sent its hello (a member of the job sends hello at once, and dials
+//! again if it was evicted). If descriptors run out, the helper stops accepting for a moment instead of spinning.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -27,19 +27,19 @@ use charm4rs_transport_core::{Pe, TransportError};
 
 /// Accepted handshakes that may be pending.
 const PENDING_MAX: usize = 64;
-/// How long accepting pauses when descriptors ran out.
+/// How long accepting pauses after descriptors ran out.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Connections accepted before others have their turn.
+/// Connections that are accepted before other events are handled.
 const ACCEPTS: usize = 64;
 
 const BELL: u64 = u64::MAX;
 const LISTENER: u64 = u64::MAX - 8;
 
-/// A connection that the helper has to do with.
+/// The purpose of a connection of the helper.
 pub(super) enum Role {
-    /// Accepted; its peer has proven nothing yet.
+    /// Accepted. The peer has not proven itself yet.
     Accepting { machine: Box<Acceptor> },
-    /// Being made.
+    /// Being dialed.
     Dialing(Box<Dialing>),
     /// Heartbeats of a process.
     Control { process: u32 },
@@ -57,7 +57,7 @@ pub(super) struct Helper {
     pub(super) epoll: OwnedFd,
     listeners: Vec<Listener>,
     pub(super) conns: Vec<Option<Conn>>,
-    /// Connections to be made, at their time.
+    /// Connections to be made, each at its time.
     pub(super) dials: Vec<Dial>,
     pub(super) liveness: Liveness,
     /// Processes that have proven the job's secret.
@@ -66,7 +66,7 @@ pub(super) struct Helper {
     stopping: bool,
 }
 
-/// The helper's thread. Stops it when dropped.
+/// The helper's thread. It stops when this is dropped.
 #[derive(Debug)]
 pub(super) struct Handle {
     pub(super) shared: Arc<Shared>,
@@ -77,7 +77,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.command(Command::Stop);
         if let Some(thread) = self.thread.take() {
-            // A panic of the helper was printed by the panic hook already.
+            // The panic hook has already printed a panic of the helper.
             let _ = thread.join();
         }
     }
@@ -148,7 +148,7 @@ impl Helper {
         self.say_goodbye();
     }
 
-    /// How long nothing has to be done.
+    /// The time until something must be done.
     fn timeout(&self) -> Option<Timespec> {
         let handshakes = self.conns.iter().flatten().filter_map(|conn| match conn.role {
             Role::Control { .. } => None,
@@ -208,9 +208,9 @@ impl Helper {
         counter(&self.shared.counters).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Tells a PE of this process that the job cannot go on; the first PE if none is named.
+    /// Tells a PE of this process that the job must end; the first PE if none is named.
     pub(super) fn fatal(&self, pe: Option<Pe>, error: TransportError) {
-        tracing::error!(%error, "the TCP helper met an error that ends the job");
+        tracing::error!(%error, "an error in the TCP helper ends the job");
         let mailbox = pe.and_then(|pe| self.shared.mailbox(pe)).or(self.shared.mailboxes().first());
         if let Some(mailbox) = mailbox {
             let _ = mailbox.post(Mail::Fatal(error));
@@ -219,7 +219,7 @@ impl Helper {
 
     // ---- connections -----------------------------------------------------------------------------------------
 
-    /// Takes a connection into the table.
+    /// Adds a connection to the table.
     pub(super) fn add(&mut self, conn: Conn, flags: epoll::EventFlags) {
         let index = self.conns.iter().position(Option::is_none).unwrap_or_else(|| {
             self.conns.push(None);
@@ -227,7 +227,7 @@ impl Helper {
         });
         match epoll::add(&self.epoll, &conn.socket, epoll::EventData::new_u64(index as u64), flags) {
             Ok(()) => self.conns[index] = Some(conn),
-            // No memory for it: as if the peer had hung up.
+            // No memory for it: it counts as closed by the peer.
             Err(e) => {
                 tracing::warn!(error = %e, "epoll_ctl");
                 if let Role::Dialing(dialing) = conn.role {
@@ -238,7 +238,7 @@ impl Helper {
     }
 
     fn ready(&mut self, index: usize) {
-        // Empty if the connection was closed by an earlier event of this batch.
+        // Empty if an earlier event of this batch closed the connection.
         let Some(conn) = self.conns.get_mut(index).and_then(Option::take) else { return };
         let kept = match conn.role {
             Role::Accepting { .. } => self.accepting(conn),
@@ -266,7 +266,7 @@ impl Helper {
                     self.paused_until = Some(Instant::now() + PAUSE);
                     return self.listen(false).unwrap_or_else(|e| self.fatal(None, e));
                 }
-                // The peer hung up while it waited, or the network did: none of our business.
+                // The peer closed while it waited, or the network failed: the helper need not act.
                 Err(_) => {}
             }
         }
@@ -293,7 +293,7 @@ impl Helper {
         self.add(Conn { socket, role, since: Instant::now() }, epoll::EventFlags::IN);
     }
 
-    /// The peer of an accepted connection has something to say.
+    /// The peer of an accepted connection has sent something.
     fn accepting(&mut self, mut conn: Conn) -> Option<Conn> {
         let Role::Accepting { machine } = &mut conn.role else { return Some(conn) };
         loop {
@@ -302,7 +302,7 @@ impl Helper {
             let n = match recv(&conn.socket, &mut bytes[..wanted], RecvFlags::DONTWAIT) {
                 Ok((n, _)) if n > 0 => n,
                 Err(Errno::AGAIN | Errno::INTR) => return Some(conn),
-                // Hung up.
+                // The peer closed the connection.
                 _ => return None,
             };
             match machine.accept_bytes(&bytes[..n]) {
@@ -364,8 +364,8 @@ impl Helper {
         Ok(())
     }
 
-    /// Hands an authenticated connection to a PE of this process. `false`: it broke already. (Who has made it must try again; the other end need not
-    /// know that it was ever made.)
+    /// Passes an authenticated connection to a PE of this process. `false`: it is already broken. (Its dialer must try again; the acceptor need not
+    /// know that it ever existed.)
     pub(super) fn deliver(&mut self, socket: OwnedFd, to: Pe, peer: Pe, generation: u32, dialed: bool) -> bool {
         if set_options(&socket).is_err() || epoll::delete(&self.epoll, &socket).is_err() {
             return false;
@@ -382,9 +382,9 @@ impl Helper {
     }
 }
 
-/// What a socket inside of this host may hold that its peer has not read. A queue that stays in cache is faster than a
-/// longer one (twice as fast for messages of megabytes, where this was measured), and here no round trip has to be filled. To other
-/// hosts the kernel finds the length by itself.
+/// Bytes that a socket between processes of one host may hold unread. A queue that stays in cache is faster than a
+/// longer one (twice as fast for messages of megabytes, where this was measured), and here there is no round trip to fill. Towards other
+/// hosts the kernel determines the length.
 const NEAR_QUEUE: usize = 256 << 10;
 
 fn set_options(socket: &OwnedFd) -> Result<(), Errno> {
@@ -397,7 +397,7 @@ fn set_options(socket: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// Sends a few bytes at once: a socket that takes not even these is of no use.
+/// Sends a few bytes at once. A socket that does not accept even these is unusable.
 pub(super) fn send_whole(socket: &OwnedFd, bytes: &[u8]) -> Option<()> {
     (send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) == Ok(bytes.len())).then_some(())
 }

@@ -1,43 +1,47 @@
 //! TCP: the backend that works everywhere.
 //!
-//! Knows nothing of what messages mean, nor of what launched the job. Read [`frame`] for the form of what is sent, [`outbox`] for what is
-//! kept until it arrived, [`link`] and [`read`] for one pair of PEs, [`endpoint`] for one PE, [`helper`] for the rest of the process.
+//! It knows nothing of what messages mean, nor of the launcher. Read [`frame`] for the format of frames, [`outbox`] for what is
+//! kept until it has arrived, [`link`] and [`read`] for one pair of PEs, [`endpoint`] for one PE, [`helper`] for the rest of the process.
 //!
 //! # Connections
-//! A pair of PEs that talk has one connection, made when one of them first posts. The PE asks its process's helper thread, which
-//! dials, shakes hands ([`charm4rs_transport_core::auth`]) and leaves the proven socket in the PE's mailbox; at the other end the helper accepts, and does
-//! the same. Nothing but the handshake is decoded before the proof.
+//! A pair of PEs that communicate has one connection, made when one of them first posts. The PE asks its process's helper thread, which
+//! dials, does the handshake ([`charm4rs_transport_core::auth`]) and leaves the proven socket in the PE's mailbox. At the other end the helper accepts, and
+//! does
+//! the same. Before the proof nothing but the handshake is decoded.
 //!
-//! *Who wins.* Both may dial at once, and a connection may break while another is being made. Every attempt has a
-//! generation, one above any that its dialer knows of. Connections are ranked by generation, and within one by dialer: the lower
-//! PE's is higher. A link takes a connection only if it ranks above its current one and above the one it is dialing
-//! itself; else it closes it. Since both ends rank alike, both keep the same one; whoever loses is told by the end of its
-//! connection, and either has got the winner's meanwhile or dials again, one generation higher.
+//! *Which connection wins.* Both may dial at once, and a connection may break while another is being made. Every attempt has a
+//! generation, one above any that its dialer knows of. Connections are ranked by generation, and within one by dialer: that of the lower
+//! PE is higher. A link accepts a connection only if it ranks above its current one and above the one it is dialing
+//! itself; otherwise it closes it. Since both ends rank alike, both keep the same one. The end of the losing connection tells its dialer,
+//! which by then either has the winning one or dials again, one generation higher.
 //!
 //! # Exactly once, in order
-//! Frames that matter are numbered per pair and direction, by counting: the number is not sent. Each end keeps what it sent until
-//! the other acknowledged it; every header carries an acknowledgement, and one is sent for its own sake after 256 KiB, after
+//! Numbered frames are counted per pair and direction: the number is not sent. Each end keeps what it sent until
+//! the other has acknowledged it. Every header carries an acknowledgement, and a separate one is sent after 256 KiB, after
 //! 64 KiB when there is nothing else to do, or when the sender asks.
-//! The first frame on every connection, both ways, is `Resume` with the number of frames that arrived so far, and how much of the next one did if
-//! that is a large one: its head, and so many bytes of its body, which stay in their place meanwhile. Only after the peer's `Resume`
-//! does an end send anything else, starting with the first byte that did not arrive. (A small frame that had arrived in part
-//! counts for nothing and is sent again as a whole.) From then on what is still in the old connection is never read. So each frame is taken
-//! exactly once whatever breaks, as long as both processes live; and the largest one arrives though no connection lives long
+//! The first frame on every connection, both ways, is `Resume` with the number of frames that arrived so far. If part of a large frame
+//! arrived after them, it also has the size of that part: the head, and some bytes of the body, which stay in place meanwhile. An end sends nothing else
+//! before it has the
+//! peer's `Resume`; then it continues with the first byte that did not arrive. (A small frame that arrived in part
+//! is sent again as a whole.) From then on nothing is read from the old connection. So each frame is accepted
+//! exactly once whatever breaks, as long as both processes live, and the largest one arrives even if no connection lives long
 //! enough for the whole of it.
 //!
-//! A connection that broke is made again within five seconds, or the peer is lost: [`Event::PeerLost`](charm4rs_transport_core::Event::PeerLost), and all that waits for
-//! it fails. The same holds if connections are made and break, each within a second, while something waits and nothing of it gets
-//! through: neither a frame nor a byte of a large one's body, in either direction, for five seconds. A process that refuses connections five times in a row where it had accepted them before is gone sooner.
+//! A broken connection is replaced within five seconds, or the peer is lost: [`Event::PeerLost`](charm4rs_transport_core::Event::PeerLost), and all
+//! operations that wait for
+//! it fail. The peer is also lost if connections are made and break, each within a second, while something waits and nothing of it gets
+//! through: neither a frame nor a byte of a large one's body, in either direction, for five seconds. A process that refuses connections five times in a row,
+//! after it had accepted some, is considered gone sooner.
 //!
 //! # Puts and gets
-//! A put names a window by number; its body is read into the window's memory, within its bounds, and `PutDone` answers it. Where the
-//! window is gone or too short the body is thrown away and the answer says so. A put into a window that lasts is not answered: it is acknowledged
-//! as a message is, and that it finds no window breaks the contract. A get is answered in pieces of a MiB, copied when there
-//! is room in the outbox, so that a window may be taken back at any time.
+//! A put names a window by number. Its body is read into the window's memory, within its bounds, and `PutDone` answers it. If the
+//! window is gone or too short the body is discarded and the answer says so. A put into a persistent window is not answered: it is acknowledged
+//! as a message is, and if it finds no window the contract is broken. A get is answered in pieces of a MiB, which are copied when there
+//! is space in the outbox, so a window may be taken back at any time.
 //!
 //! # The end
-//! A PE that closes says `Bye`, the last numbered frame, and waits until all is acknowledged. After `Bye` the end of a connection is no
-//! accident. A PE that was dropped without it, or is dialed after its end, is answered `Gone` by its helper. A helper that ends says goodbye
+//! A PE that closes sends `Bye`, the last numbered frame, and waits until everything is acknowledged. After `Bye` the end of a connection is
+//! expected. If a PE was dropped without it, or is dialed after its end, its helper answers `Gone`. A helper that ends says goodbye
 //! on its control connections ([`liveness`]).
 
 mod address;
@@ -72,7 +76,7 @@ pub struct TcpFabric {
     caps: Caps,
     published: Vec<u8>,
     address: Option<std::net::IpAddr>,
-    /// Shared with the endpoints: the helper ends when the last of them does.
+    /// Shared with the endpoints: the helper ends when the last of them is dropped.
     handle: Arc<Handle>,
 }
 
@@ -80,7 +84,7 @@ impl TcpFabric {
     /// Listens, and starts the helper thread.
     ///
     /// # Errors
-    /// [`TransportError::Resource`] with the port if that is in use; [`TransportError::Config`] if there is no
+    /// [`TransportError::Resource`] with the port if it is in use; [`TransportError::Config`] if there is no
     /// address to listen on.
     pub fn open(config: TcpConfig) -> Result<Self, TransportError> {
         raise_descriptor_limit();
@@ -104,19 +108,19 @@ impl TcpFabric {
         Ok(Self { caps, published, address, handle: Arc::new(handle) })
     }
 
-    /// The address of this host by which others reach it.
+    /// The address of this host at which others reach it.
     #[must_use]
     pub fn address(&self) -> Option<std::net::IpAddr> {
         self.address
     }
 
-    /// Where this process listens, for [`TcpFabric::set_addresses`] of the others. Opaque, at most 64 bytes.
+    /// The addresses at which this process listens, for [`TcpFabric::set_addresses`] of the others. Opaque, at most 64 bytes.
     #[must_use]
     pub fn publish(&self) -> Vec<u8> {
         self.published.clone()
     }
 
-    /// What each process published, by rank. Called once, before the first endpoint is built; looked at lazily.
+    /// Takes what each process published, by rank. Called once, before the first endpoint is built. Entries are decoded on first use.
     pub fn set_addresses(&self, addresses: Vec<Vec<u8>>) {
         if self.handle.shared.addresses.set(addresses).is_ok() {
             self.handle.shared.command(Command::Watch);
@@ -129,7 +133,7 @@ impl TcpFabric {
         self.handle.shared.command(Command::Vanish);
     }
 
-    /// What strangers and accidents left behind.
+    /// Counts strangers and broken connections.
     #[must_use]
     pub fn counters(&self) -> &TcpCounters {
         &self.handle.shared.counters
@@ -146,13 +150,13 @@ impl Fabric for TcpFabric {
     }
 }
 
-/// Every peer takes a descriptor: as many as the hard limit allows.
+/// Raises the soft limit to the hard limit, since every peer takes a descriptor.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // Where it fails the limit stays as it is, and running out of descriptors is reported when it happens.
+        // If it fails the limit stays as it is, and running out of descriptors is reported when it happens.
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }

@@ -1,6 +1,6 @@
-//! One pair of PEs, seen from one end: the frames to say, the frames heard, and the connection of the moment.
+//! One pair of PEs, seen from one end: the frames to send, the frames received, and the current connection.
 //!
-//! A link outlives its connections. Its text is the module's ([`super`]): dialing, who wins when both dial, resumption.
+//! A link outlives its connections. The text of the crate ([`super`]) describes dialing, which connection wins when both ends dial, and resumption.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,21 +22,21 @@ use charm4rs_transport_core::memory::{RegBuf, Slab};
 use charm4rs_transport_core::parting::Parting;
 use charm4rs_transport_core::{Event, Pe, TransportError};
 
-/// Longest body that travels through chunks, and is copied at both ends.
+/// Longest body that is copied into a chunk by the sender and out of the scratch buffer by the receiver.
 pub(super) const SMALL_MAX: usize = 8 << 10;
-/// Bytes that a connection owes an acknowledgement for before one is sent for its own sake.
+/// Received bytes after which a connection sends a separate acknowledgement.
 const ACK_EVERY: usize = 256 << 10;
 /// The same when there is nothing else to do.
 const ACK_IDLE: usize = 64 << 10;
-/// Frames, likewise: far below the 2^31 that the low 32 bits can tell apart.
+/// The same in frames: far below the 2^31 that the low 32 bits can distinguish.
 const ACK_FRAMES: u64 = 4096;
-/// A connection that stood so long has done nothing wrong when it breaks.
+/// A connection that lasted this long does not count as failed when it breaks.
 const STEADY: Duration = Duration::from_secs(1);
 /// Answers to gets are made while the outbox holds less than this, in pieces of at most `GET_PIECE`.
 const GET_AHEAD: usize = 4 << 20;
 const GET_PIECE: usize = 1 << 20;
 
-/// What all links of a PE share.
+/// The state that all links of a PE share.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) me: Pe,
@@ -46,9 +46,9 @@ pub(super) struct Core {
     pub(super) pool: Pool,
     pub(super) windows: Windows,
     pub(super) operations: Operations,
-    /// Events that were not handed out yet.
+    /// Events that were not returned yet.
     pub(super) ready: EventQueue,
-    /// Where sockets are read to, unless the bytes' last place is known.
+    /// The buffer for socket reads, unless the final destination of the bytes is known.
     pub(super) scratch: Box<[u8]>,
     pub(super) epoll: OwnedFd,
     /// Links whose outbox must be looked at, or that owe an acknowledgement, at the end of this round.
@@ -56,7 +56,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// What becomes of a buffer that was acknowledged.
+    /// Handles a buffer that was acknowledged.
     fn release(peer: Pe, operations: &mut Operations, ready: &mut EventQueue, then: Then, buf: RegBuf) {
         match then {
             Then::Drop => drop(buf),
@@ -78,13 +78,13 @@ impl Core {
 pub(super) enum State {
     /// No connection.
     Down,
-    /// Connected; the peer has not said yet what it has.
+    /// Connected; the peer's `Resume` has not arrived yet.
     Opening,
     /// Frames flow.
     Open,
 }
 
-/// A get of the peer's that is being answered.
+/// A get of the peer that is being answered.
 #[derive(Debug)]
 pub(super) struct Serving {
     pub(super) window: u64,
@@ -102,44 +102,44 @@ pub(super) struct Link {
     pub(super) outbox: Outbox,
     pub(super) state: State,
     pub(super) socket: Option<OwnedFd>,
-    /// Of the current or last connection; see [`connection_rank`].
+    /// The rank of the current or last connection; see [`connection_rank`].
     rank: u64,
-    /// Of the connection that the helper makes for us.
+    /// The rank of the connection that the helper is making for this link.
     dialing: Option<u64>,
-    /// Highest generation that was ever tried here.
+    /// The highest generation that was ever tried here.
     generation: u32,
     /// Since when nothing has got through.
     broken_since: Option<Instant>,
     /// When the current or last connection was made.
     connected: Option<Instant>,
-    /// Bytes of a frame that the peer had in part when it last resumed.
+    /// Bytes of a partly received frame that the peer had when it last resumed.
     peer_part: u64,
-    /// How far things were when a connection was last asked for; see [`Link::progress`].
+    /// The progress when a connection was last requested; see [`Link::progress`].
     progress: [u64; 4],
-    /// The socket took no more; whether epoll tells when it does.
+    /// The socket is full; and whether epoll reports when it is writable.
     pub(super) blocked: bool,
     pub(super) watches_out: bool,
-    /// Something was posted since the last round: later posts wait for its end, and leave together.
+    /// Something was posted since the last round: later posts wait for the round's end, and are written together.
     pub(super) touched: bool,
-    /// In the endpoint's list of links that are read without asking epoll.
+    /// The link is in the endpoint's list of links that are read without asking epoll.
     pub(super) hot: bool,
-    /// Numbered frames that arrived, and how many of them the peer knows of.
+    /// Numbered frames that arrived, and how many of them are acknowledged.
     pub(super) received: u64,
     told: u64,
     untold: usize,
     pub(super) ack_wanted: bool,
-    /// A frame that has not arrived whole, if it is small; and the large one that is arriving.
+    /// A partly received small frame; and the large one that is arriving.
     pub(super) stash: Vec<u8>,
     pub(super) body: Option<Body>,
-    /// The large one that was arriving when the last connection broke.
+    /// The large frame that was arriving when the last connection broke.
     halted: Option<Body>,
-    /// The last frame was large: the next one probably is, so little is read ahead.
+    /// The last frame was large. The next one probably is too, so little is read ahead.
     pub(super) after_large: bool,
     pub(super) serving: VecDeque<Serving>,
     pub(super) parting: Parting,
 }
 
-/// Connections of a pair are ranked by generation, and of one generation the lower PE's wins. A link only ever changes to a
+/// The rank of a connection among those of its pair: by generation, and within a generation the lower PE's is higher. A link only ever changes to a
 /// connection of higher rank, and both ends rank alike, so both end up with the same one.
 pub(super) fn connection_rank(generation: u32, dialer: Pe, acceptor: Pe) -> u64 {
     u64::from(generation) * 2 + u64::from(dialer < acceptor)
@@ -177,7 +177,7 @@ impl Link {
         }
     }
 
-    /// A head that carries the acknowledgement which is due anyway.
+    /// A head with the current acknowledgement.
     #[inline]
     pub(super) fn head(&mut self, kind: FrameKind, len: usize) -> Head {
         self.told = self.received;
@@ -189,7 +189,7 @@ impl Link {
         head
     }
 
-    /// Puts the link on the list of those that are looked at when the round ends.
+    /// Adds the link to the list of those that are checked when the round ends.
     #[inline]
     pub(super) fn touch(&mut self, core: &mut Core) {
         if !self.touched {
@@ -212,7 +212,7 @@ impl Link {
         }
     }
 
-    /// Adds an acknowledgement of its own to the outbox if one is due. True: it will be, once there is nothing else to do.
+    /// Adds a separate acknowledgement to the outbox if one is due. Returns true if one will be due once there is nothing else to do.
     pub(super) fn acknowledge(&mut self, core: &Core, idle: bool) -> bool {
         let every = ACK_EVERY.min(core.shared.config.credit / 4);
         let due = self.ack_wanted || self.untold >= every || self.received - self.told >= ACK_FRAMES;
@@ -225,7 +225,7 @@ impl Link {
         due_when_idle
     }
 
-    /// What the peer has, in a head of its own.
+    /// Handles the acknowledgement in a head of the peer.
     pub(super) fn acknowledged(&mut self, core: &mut Core, low: u32) -> Result<(), TransportError> {
         let (peer, operations, ready) = (self.peer, &mut core.operations, &mut core.ready);
         if self.outbox.acknowledge(low, |then, buf| Core::release(peer, operations, ready, then, buf)) {
@@ -238,7 +238,7 @@ impl Link {
         TransportError::Protocol { from: self.peer, what, detail }
     }
 
-    /// Writes what the socket takes.
+    /// Writes what the socket accepts.
     pub(super) fn flush(&mut self, core: &mut Core) -> Result<(), TransportError> {
         if self.state != State::Open {
             return Ok(());
@@ -301,26 +301,26 @@ impl Link {
         }
         self.generation += 1;
         self.dialing = Some(connection_rank(self.generation, core.me, self.peer));
-        // A connection that was refused at once is not asked for at once again: the peer's own may be on its way.
+        // After an immediate refusal it waits before it asks again: the peer's own connection may be on its way.
         let not_before = if self.generation > 1 { now + super::shared::REDIAL } else { now };
         let (from, to, generation) = (core.me, self.peer, self.generation);
         core.shared.command(Command::Dial { from, to, generation, not_before, deadline });
     }
 
-    /// What grows whenever something gets through.
+    /// Values that grow whenever something gets through.
     fn progress(&self) -> [u64; 4] {
         let part = self.halted.as_ref().map_or(0, Body::arrived);
         [self.received, part, self.outbox.acknowledged(), self.peer_part]
     }
 
-    /// The helper could not make the connection that was asked for.
+    /// The helper could not make the requested connection.
     pub(super) fn dial_failed(&mut self, core: &mut Core, generation: u32, why: &'static str) {
         if self.dialing == Some(connection_rank(generation, core.me, self.peer)) && !self.parting.has_heard() {
             self.lose(core, why);
         }
     }
 
-    /// An authenticated connection: taken if it ranks above what there is.
+    /// Takes an authenticated connection if it ranks above the current ones.
     pub(super) fn adopt(
         &mut self,
         core: &mut Core,
@@ -335,7 +335,7 @@ impl Link {
         let rank = connection_rank(generation, dialer, acceptor);
         let wanted = if dialed { self.dialing == Some(rank) } else { self.dialing.is_none_or(|ours| rank > ours) };
         if !wanted || rank <= self.rank {
-            tracing::debug!(peer = self.peer.0, generation, dialed, "a connection that lost against another one");
+            tracing::debug!(peer = self.peer.0, generation, dialed, "a connection lost against one of higher rank");
             return Ok(());
         }
         tracing::debug!(peer = self.peer.0, generation, dialed, "connected");
@@ -351,7 +351,7 @@ impl Link {
         let part = self.halted.as_ref().map_or(0, |body| 1 + body.arrived());
         head.words = [self.received, u64::from(core.format.checksum), part, 0];
         let mut bytes = [0; HEAD_MAX];
-        // Without checks, whatever was agreed on: it is this frame that says so.
+        // Without checks, whatever was agreed on: this frame contains the setting.
         let len = Format { checksum: false, ..core.format }.encode(&head, 0, &mut bytes);
         self.told = self.received;
         self.state = State::Opening;
@@ -365,7 +365,7 @@ impl Link {
         Ok(())
     }
 
-    /// The peer said what it has: frames flow from the next one on.
+    /// The peer has sent its `Resume`: frames continue with the next one that it lacks.
     pub(super) fn resume(&mut self, core: &mut Core, words: [u64; 4]) -> Result<(), TransportError> {
         let [received, checksum, part, _] = words;
         if checksum != u64::from(core.format.checksum) {
@@ -388,16 +388,16 @@ impl Link {
         self.body = self.halted.take();
         self.peer_part = part.unwrap_or(0);
         if self.body.is_none() && self.outbox.is_acknowledged() {
-            // Nobody waits for anything, so nothing can fail to get through.
+            // Nothing is waiting, so nothing can fail to get through.
             self.broken_since = None;
         }
         self.touch(core);
         Ok(())
     }
 
-    /// Lets go of the socket. Of a large frame that was arriving the rest will come, a small one again as a whole.
+    /// Drops the socket. The rest of a large frame that was arriving will come; a small one will come again as a whole.
     fn drop_connection(&mut self) {
-        // Closing takes it out of epoll.
+        // Closing removes it from epoll.
         self.socket = None;
         self.state = State::Down;
         self.blocked = false;
@@ -406,7 +406,7 @@ impl Link {
         self.halted = self.body.take().or(self.halted.take());
     }
 
-    /// The connection broke: tries for another one, unless the peer said goodbye.
+    /// The connection broke. Requests another one, unless the peer said goodbye.
     #[cold]
     pub(super) fn broke(&mut self, core: &mut Core, error: std::io::Error) -> Result<(), TransportError> {
         tracing::debug!(peer = self.peer.0, %error, "connection broke");
@@ -450,7 +450,7 @@ impl Link {
         }
     }
 
-    /// Before sleep: epoll shall tell when a full socket has room.
+    /// Before sleep: makes epoll report when a full socket becomes writable.
     pub(super) fn watch_out(&mut self, core: &Core, on: bool) -> Result<(), TransportError> {
         let Some(socket) = &self.socket else { return Ok(()) };
         if self.watches_out == on {

@@ -1,11 +1,11 @@
-//! Heartbeats: which processes are watched, and when one is given up.
+//! Heartbeats: which processes are watched, and when one is considered lost.
 //!
-//! The helper of a process sends a byte every second on its control connections, one to each process that it talks to and one to its
-//! right-hand neighbour, so that every process is watched by somebody. A PE that computes for minutes is not taken for dead: the
-//! helper answers for it. A stopped process, a dead host or a cut wire says nothing at all, and is given up after five seconds.
+//! The helper of a process sends a byte every second on its control connections. It has one to each process that it communicates with and one to its
+//! right-hand neighbour, so every process is watched by another one. A PE that computes for minutes is not considered dead: the
+//! helper answers for it. A stopped process, a dead host or a cut wire is silent, and is given up after five seconds.
 //!
-//! If it was *this* process that stood still (a debugger, a stopped machine), nobody else could be heard: after such a gap everybody
-//! gets the full time again. A process that leaves in good order says goodbye and is not watched any more.
+//! If *this* process stood still (a debugger, a stopped machine), it could not receive from others. After such a gap every process
+//! gets the full time again. A process that leaves normally says goodbye and is not watched any more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::shared::{Mail, Mailbox};
 use charm4rs_transport_core::failure_detector::{FailureDetector, FailureEvents, Loss};
 use charm4rs_transport_core::{Doorbell, Pe, TransportError};
 
-/// Heartbeats for a backend that has none: this one's helper watches, its endpoints are never built.
+/// Heartbeats for a backend that has none: the helper of this one watches, but its endpoints are never built.
 impl FailureDetector for TcpFabric {
     fn subscribe(&self, pe: Pe, doorbell: &Doorbell) -> Box<dyn FailureEvents> {
         let failures = HeartbeatEvents { pe, handle: self.handle.clone() };
@@ -56,7 +56,7 @@ impl FailureEvents for HeartbeatEvents {
             match mail {
                 Mail::Lost { process, why } => losses.push(Loss { process, why }),
                 Mail::Fatal(error) => return Err(error),
-                // Nobody here dials, so nobody should; closed unread.
+                // No PE dials here, so none should connect; it is closed unread.
                 Mail::Connected { .. } | Mail::DialFailed { .. } => {}
             }
         }
@@ -77,7 +77,7 @@ const GOODBYE: u8 = b'!';
 enum Health {
     /// A control connection is being made.
     Dialing,
-    /// Heard from, at that time.
+    /// Last heard from at that time.
     Alive(Instant),
     /// It said goodbye, or was given up.
     Over,
@@ -103,7 +103,7 @@ impl Liveness {
         })
     }
 
-    /// When the next heartbeat is due, or somebody has been silent for too long.
+    /// When the next heartbeat is due, or a process has been silent for too long.
     pub(super) fn next_tick(&self) -> Option<Instant> {
         let settings = self.settings?;
         let first_heard = self.heard().min()?;
@@ -112,13 +112,13 @@ impl Liveness {
 }
 
 impl Helper {
-    /// Everybody is watched by somebody.
+    /// Watches the neighbour, so that every process is watched.
     pub(super) fn watch_neighbour(&mut self) {
         let (own, processes) = (self.shared.config.process, self.shared.config.layout.processes());
         self.watch_process((own + 1) % processes);
     }
 
-    /// Watches a process, unless that is done already.
+    /// Watches a process, unless it is watched already.
     pub(super) fn watch_process(&mut self, process: u32) {
         let own = self.shared.config.process;
         if self.liveness.settings.is_none() || process == own || self.liveness.processes.contains_key(&process) {
@@ -136,7 +136,7 @@ impl Helper {
         self.dials.push(Dial::control(process, from, to, known, deadline));
     }
 
-    /// A control connection stands.
+    /// A control connection is established.
     pub(super) fn control_made(&mut self, mut conn: Conn, process: u32) -> Option<Conn> {
         if self.liveness.settings.is_none() || self.liveness.processes.get(&process) == Some(&Health::Over) {
             return None;
@@ -150,7 +150,7 @@ impl Helper {
         Some(conn)
     }
 
-    /// Something came on a control connection.
+    /// Data has come on a control connection.
     pub(super) fn heard(&mut self, conn: Conn) -> Option<Conn> {
         let Role::Control { process } = conn.role else { return Some(conn) };
         let mut bytes = [0; 64];
@@ -170,7 +170,7 @@ impl Helper {
             self.liveness.processes.insert(process, Health::Alive(Instant::now()));
             return Some(conn);
         }
-        // Broken, without goodbye: a moment's trouble, or the end. Whoever answers a new connection is alive.
+        // Broken, without goodbye: a temporary fault, or the end. A process that answers a new connection is alive.
         let other = self.conns.iter().flatten().any(|c| matches!(c.role, Role::Control { process: p } if p == process));
         let dialing = self
             .dials
@@ -182,9 +182,9 @@ impl Helper {
         None
     }
 
-    /// Nobody answers where a control connection should be made.
+    /// A control connection could not be made.
     pub(super) fn control_failed(&mut self, process: u32, why: &'static str) {
-        // It may have connected to us meanwhile.
+        // The process may have connected to this one meanwhile.
         let connected =
             self.conns.iter().flatten().any(|c| matches!(c.role, Role::Control { process: p } if p == process));
         if !connected {
@@ -207,7 +207,7 @@ impl Helper {
         }
     }
 
-    /// Sends heartbeats, and gives up who has been silent for too long.
+    /// Sends heartbeats, and gives up processes that have been silent for too long.
     pub(super) fn tick(&mut self, now: Instant) {
         let Some(settings) = self.liveness.settings else { return };
         if self.liveness.next_tick().is_none_or(|due| due > now) {
@@ -217,7 +217,7 @@ impl Helper {
         if beat_due <= now {
             self.liveness.last_beat = now;
             for conn in self.conns.iter().flatten().filter(|conn| matches!(conn.role, Role::Control { .. })) {
-                // A full socket has heartbeats enough in it.
+                // A full socket contains enough heartbeats.
                 let _ = send_whole(&conn.socket, &[BEAT]);
             }
         }
@@ -237,12 +237,12 @@ impl Helper {
         }
     }
 
-    /// Leaves in good order.
+    /// Leaves normally.
     pub(super) fn say_goodbye(&self) {
         for conn in self.conns.iter().flatten() {
             if let Role::Control { .. } = conn.role {
                 let _ = send_whole(&conn.socket, &[GOODBYE]);
-                // What the peer sent meanwhile would turn closing into a reset, which may overtake the goodbye.
+                // Unread bytes of the peer would turn closing into a reset, which may overtake the goodbye.
                 let mut bytes = [0; 256];
                 while recv(&conn.socket, &mut bytes, RecvFlags::DONTWAIT).is_ok_and(|(n, _)| n > 0) {}
             }

@@ -39,7 +39,7 @@ impl Operations {
         self.pending.remove(&key)
     }
 
-    /// Takes out all that wait for `peer`, in the order in which they were posted.
+    /// Removes all that wait for `peer`, in the order in which they were posted.
     pub(super) fn remove_all_of(&mut self, peer: Pe) -> Vec<Pending> {
         let mut of_peer: Vec<_> = self.pending.extract_if(|_, pending| pending.peer == peer).collect();
         of_peer.sort_unstable_by_key(|(key, _)| *key);

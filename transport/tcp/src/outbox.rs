@@ -1,10 +1,10 @@
-//! What one PE has to say to another, in order, until the other has acknowledged it.
+//! The frames from one PE to another, in order, until the other has acknowledged them.
 //!
-//! Small frames are written one behind the other into chunks, so that many leave in one system call; a large frame keeps
-//! its buffer, which is never copied. Both stay after they were written: when a connection breaks, [`Outbox::resume`] goes back to
-//! the first frame that did not arrive. Knows nothing of sockets' life, nor of what frames mean.
+//! Small frames are copied into chunks, one behind the other, so that many leave in one system call. A large frame keeps
+//! its buffer, which is never copied. Both are kept after they were written: when a connection breaks, [`Outbox::resume`] goes back to
+//! the first frame that did not arrive. The outbox knows nothing of the life of sockets, nor of what frames mean.
 //!
-//! Memory: a frame is held until acknowledged, at most the credit (above it posts are `Busy`) and one frame.
+//! Memory: a frame is held until acknowledged; at most the credit (above it posts are `Busy`) and one frame.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -18,19 +18,19 @@ use super::frame::{Format, HEAD_MAX, Head, LENGTH_MAX};
 use charm4rs_transport_core::OpId;
 use charm4rs_transport_core::memory::RegBuf;
 
-/// A chunk takes no more frames beyond this.
+/// A chunk accepts no more frames beyond this.
 const CHUNK_MAX: usize = 64 << 10;
 /// Slices given to one system call.
 const SLICES: usize = 32;
 
-/// What an acknowledged large frame's buffer is for.
+/// What to do with an acknowledged large frame's buffer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Then {
-    /// Nobody waits for it.
+    /// Free it.
     Drop,
     /// The send is complete.
     Sent(OpId),
-    /// It goes back to the pending operation of this key.
+    /// Give it back to the pending operation of this key.
     Keep(u64),
     /// The peer had no memory for it.
     Refused(OpId),
@@ -38,7 +38,7 @@ pub(super) enum Then {
 
 #[derive(Debug)]
 enum Segment {
-    /// Whole small frames; how many numbered ones were sent before it, and up to its end.
+    /// Whole small frames; the number of the last numbered frame before it, and of the last one in it.
     Chunk { bytes: Vec<u8>, before: u64, last: u64 },
     /// One large frame.
     Large(Box<Large>),
@@ -61,7 +61,7 @@ impl Segment {
         }
     }
 
-    /// The last numbered frame that lies in it or before it.
+    /// The last numbered frame in it or before it.
     fn last(&self) -> u64 {
         match self {
             Self::Chunk { last, .. } => *last,
@@ -75,7 +75,7 @@ impl Segment {
 pub(super) struct Outbox {
     format: Format,
     segments: VecDeque<Segment>,
-    /// The segment that is being written, and how much of it was.
+    /// The segment that is being written, and how much of it was written.
     at: (usize, usize),
     /// Number of the last frame.
     sequence: u64,
@@ -86,7 +86,7 @@ pub(super) struct Outbox {
     unwritten: usize,
 }
 
-/// How far a write came.
+/// The result of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Written {
     /// Everything.
@@ -170,7 +170,7 @@ impl Outbox {
         self.segments.push_back(Segment::Large(Box::new(large)));
     }
 
-    /// The chunk that the next `len` bytes go to: a frame that makes the number of numbered ones `after`.
+    /// The chunk for the next `len` bytes, of a frame after which there are `after` numbered ones.
     #[inline]
     fn chunk(&mut self, len: usize, now: u64, after: u64) -> &mut Vec<u8> {
         let fits = matches!(self.segments.back(), Some(Segment::Chunk { bytes, .. }) if bytes.len() + len <= CHUNK_MAX);
@@ -189,7 +189,7 @@ impl Outbox {
         }
     }
 
-    /// Writes as much as the socket takes.
+    /// Writes as much as the socket accepts.
     pub(super) fn write(&mut self, socket: BorrowedFd<'_>) -> Result<Written, Errno> {
         while self.unwritten > 0 {
             match self.write_once(socket) {
@@ -243,7 +243,7 @@ impl Outbox {
                 return;
             }
             written -= left;
-            // A chunk at the end stays the current one: more may be appended to it.
+            // A chunk at the end stays current: more may be appended to it.
             if matches!(segment, Segment::Chunk { .. }) && self.at.0 + 1 == self.segments.len() {
                 self.at.1 += left;
                 return;
@@ -253,7 +253,7 @@ impl Outbox {
     }
 
     /// Takes an acknowledgement: the low 32 bits of how many frames arrived. `release` gets the buffers of large ones.
-    /// False: nothing of the kind was ever sent.
+    /// Returns false if that many frames were never sent.
     #[inline]
     pub(super) fn acknowledge(&mut self, low: u32, release: impl FnMut(Then, RegBuf)) -> bool {
         let Some(ack) = self.expand(low) else { return false };
@@ -264,7 +264,7 @@ impl Outbox {
         true
     }
 
-    /// The full number, given its low 32 bits. Old ones (of frames that were sent again) count as the newest.
+    /// The full number for its low 32 bits. Numbers of frames that were sent again count as the newest.
     #[inline]
     fn expand(&self, low: u32) -> Option<u64> {
         let [a, b, c, d, ..] = self.acknowledged.to_le_bytes();
@@ -286,7 +286,7 @@ impl Outbox {
             if self.segments.len() == 1
                 && let Some(Segment::Chunk { bytes, .. }) = self.segments.front_mut()
             {
-                // The usual case of request and answer: the same warm bytes again.
+                // The usual case of request and answer reuses the same warm bytes.
                 bytes.clear();
                 self.at = (0, 0);
                 return;
@@ -298,7 +298,7 @@ impl Outbox {
         }
     }
 
-    /// The peer refuses the large frame of this number. False: no operation waits for it.
+    /// The peer refuses the large frame of this number. Returns false if no operation waits for it.
     pub(super) fn refuse(&mut self, sequence: u64) -> bool {
         self.segments.iter_mut().any(|segment| match segment {
             Segment::Large(large) if large.sequence == sequence => match large.then {
@@ -312,14 +312,15 @@ impl Outbox {
         })
     }
 
-    /// On a new connection: the peer has `received` frames, and of the next, a large one, its head and `part` bytes if that is
-    /// given; go on behind that. False: that cannot be.
+    /// Continues on a new connection. The peer has `received` frames. If `part` is given, it also has, of the next frame, a large one, the head and `part`
+    /// bytes.
+    /// Returns false if that is impossible.
     pub(super) fn resume(&mut self, received: u64, part: Option<u64>, release: impl FnMut(Then, RegBuf)) -> bool {
         if received < self.acknowledged || received > self.sequence {
             return false;
         }
         self.acknowledged = received;
-        // Everything that arrived counts as written: what is released must not be written again.
+        // What arrived counts as written: released frames must not be written again.
         self.at = (self.segments.iter().take_while(|segment| segment.last() <= received).count(), 0);
         if self.at.0 == self.segments.len()
             && let Some(Segment::Chunk { bytes, .. }) = self.segments.back()
@@ -338,7 +339,7 @@ impl Outbox {
         true
     }
 
-    /// Gives up: everything that is held is released.
+    /// Gives up, and releases all buffers.
     pub(super) fn abandon(&mut self, mut release: impl FnMut(Then, RegBuf)) {
         for segment in std::mem::take(&mut self.segments) {
             if let Segment::Large(large) = segment {
@@ -350,7 +351,7 @@ impl Outbox {
     }
 }
 
-/// Where in a chunk, before which `number` frames were sent, the frame after the `received`th starts.
+/// Where the frame after the `received`th starts in a chunk that `number` frames precede.
 fn skip_frames(format: Format, bytes: &[u8], mut number: u64, received: u64) -> usize {
     let format = Format { message_max: LENGTH_MAX, ..format };
     let mut at = 0;
@@ -375,7 +376,7 @@ mod tests {
 
     const FORMAT: Format = Format { checksum: true, message_max: 1 << 20 };
 
-    /// Takes the whole frames off `stream`, checks that each is the next one, and returns how many there are now.
+    /// Takes the whole frames off `stream`, checks that each is the next one, and returns how many have been received.
     fn receive(stream: &mut Vec<u8>, mut received: u64) -> u64 {
         let mut at = 0;
         while let Ok(Some((head, head_len))) = FORMAT.decode(&stream[at..], received) {
@@ -386,7 +387,7 @@ mod tests {
             if head.kind.numbered() {
                 received += 1;
                 let body = &stream[at + head_len..end];
-                assert_eq!(u64::from(head.imm), received, "frames arrive in order, none twice");
+                assert_eq!(u64::from(head.imm), received, "frames arrive in order, none duplicated");
                 assert!(body.iter().all(|&b| u64::from(b) == received % 251));
             }
             at = end;
@@ -396,7 +397,7 @@ mod tests {
     }
 
     proptest! {
-        /// Connections break after any number of bytes, and acknowledgements come when they like.
+        /// Connections break after any number of bytes, and acknowledgements come at any time.
         #[test]
         fn every_frame_arrives_once_and_in_order_over_connections_that_break(
             posts in proptest::collection::vec((0usize..4, 0usize..3000, 0usize..9000, any::<bool>()), 1..60),
@@ -425,7 +426,7 @@ mod tests {
                     }
                 }
                 sent += u64::from(kind > 0);
-                // What the kernel takes, and what of it arrives before the cut.
+                // How many bytes the kernel accepts, and how many of them arrive before the connection breaks.
                 let (ours, theirs) =
                     socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
                 let _ = outbox.write(ours.as_fd()).unwrap();
@@ -438,7 +439,7 @@ mod tests {
                 if cut {
                     stream.truncate(arrive);
                     received = receive(&mut stream, received);
-                    // Of a large frame what arrived is kept, from its head on.
+                    // The received part of a large frame is kept, from its head on.
                     let head = FORMAT.decode(&stream, received).unwrap();
                     let part = head.filter(|(head, _)| head.len > 0 && large.contains(&u64::from(head.imm)));
                     let part = part.map(|(_, head_len)| (stream.len() - head_len) as u64);
@@ -447,14 +448,14 @@ mod tests {
                     }
                     prop_assert!(outbox.resume(received, part, |_, _| released += 1));
                 } else {
-                    // Everything that was read is acknowledged, with an old number now and then.
+                    // Everything that was read is acknowledged, occasionally with an old number.
                     let old = received;
                     received = receive(&mut stream, received);
                     let low = u32::try_from(if arrive % 5 == 0 { old } else { received }).unwrap();
                     prop_assert!(outbox.acknowledge(low, |_, _| released += 1));
                 }
             }
-            // The last connection carries all the rest.
+            // The last connection carries the rest.
             received = receive(&mut stream, received);
             prop_assert!(outbox.resume(received, None, |_, _| released += 1));
             let (ours, theirs) =
@@ -478,13 +479,13 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_of_what_was_never_sent_is_refused() {
+    fn an_acknowledgement_of_frames_that_were_never_sent_is_refused() {
         let mut outbox = Outbox::new(FORMAT);
         assert!(outbox.acknowledge(0, |_, _| ()) && !outbox.acknowledge(1, |_, _| ()));
         assert!(!outbox.resume(1, None, |_, _| ()) && !outbox.resume(0, Some(0), |_, _| ()));
         outbox.push_head(Head::new(FrameKind::Bye, 0));
         assert!(!outbox.is_acknowledged() && outbox.resume(1, None, |_, _| ()) && outbox.is_acknowledged());
-        assert!(!outbox.resume(0, None, |_, _| ()), "what was acknowledged cannot be asked for again");
+        assert!(!outbox.resume(0, None, |_, _| ()), "acknowledged frames cannot be requested again");
         for (part, possible) in [(0, true), (99, true), (100, false), (u64::MAX, false)] {
             let mut outbox = Outbox::new(FORMAT);
             outbox.push_large(Head::new(FrameKind::Data, 100), RegBuf::heap(100), Then::Drop);

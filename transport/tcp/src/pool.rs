@@ -1,6 +1,6 @@
-//! Blocks for large messages, used again and again: the next message finds its memory mapped and, if it was just freed, in cache.
+//! Reusable blocks for large messages: the next message finds its memory mapped and, if it was just freed, in cache.
 //!
-//! Sizes double from 16 KiB to 128 MiB; larger blocks are mapped for one message. Blocks come home from any thread.
+//! Sizes double from 16 KiB to 128 MiB; larger blocks are mapped for one message. Blocks are returned from any thread.
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ const SMALLEST: usize = 16 << 10;
 const CLASSES: usize = 14;
 /// Free bytes that are kept.
 const KEPT_MAX: usize = 256 << 20;
-/// From here on a block may use huge pages.
+/// A block of at least this size may use huge pages.
 const HUGE: usize = 2 << 20;
 
 /// A PE's blocks.
@@ -33,7 +33,7 @@ struct Free {
 #[derive(Debug)]
 struct Block(NonNull<u8>);
 
-// SAFETY: a free block is memory that nobody refers to; it may be used on any thread.
+// SAFETY: a free block is memory that nothing refers to; it may be used on any thread.
 unsafe impl Send for Block {}
 
 fn class_of(len: usize) -> Option<usize> {
@@ -48,7 +48,7 @@ fn map(size: usize) -> Option<NonNull<u8>> {
         mmap_anonymous(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE).ok()?
     };
     if size >= HUGE {
-        // Only advice: without huge pages it works as well.
+        // Only advice: it also works without huge pages.
         // SAFETY: the range was just mapped.
         let _ = unsafe { madvise(ptr, size, Advice::LinuxHugepage) };
     }
@@ -56,7 +56,7 @@ fn map(size: usize) -> Option<NonNull<u8>> {
 }
 
 /// # Safety
-/// `block` is a mapping of `size` bytes that nobody uses any more.
+/// `block` is a mapping of `size` bytes that is not used any more.
 unsafe fn unmap(block: NonNull<u8>, size: usize) {
     // SAFETY: the caller's promise. It cannot fail for a whole mapping, and could only leak if it did.
     let _ = unsafe { munmap(block.as_ptr().cast(), size) };
@@ -85,7 +85,7 @@ impl Pool {
                 (map(size)?, size)
             }
         };
-        // SAFETY: the block is a mapping of `cap` bytes, zeroed by the kernel or written by its last owner, and ours alone.
+        // SAFETY: the block is a mapping of `cap` bytes, zeroed by the kernel or written by its last owner, and has no other owner.
         Some(unsafe { RegBuf::from_raw(block, len, cap, self.0.clone()) })
     }
 }
@@ -117,7 +117,7 @@ impl Drop for Blocks {
         let free = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (class, list) in free.lists.iter_mut().enumerate() {
             for block in list.drain(..) {
-                // SAFETY: free blocks are used by nobody, and have their class's size.
+                // SAFETY: free blocks have no user, and have their class's size.
                 unsafe { unmap(block.0, SMALLEST << class) }
             }
         }
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_that_came_home_is_the_next_one_to_go_out() {
+    fn a_returned_block_is_the_next_one_to_be_used() {
         let pool = Pool::new();
         let first = pool.take(100_000).unwrap();
         let at = first.as_ptr();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_memory_can_hold_is_none_and_what_is_untouched_costs_nothing() {
+    fn an_impossible_size_is_none_and_untouched_memory_costs_nothing() {
         let pool = Pool::new();
         assert!(pool.take(usize::MAX).is_none() && pool.take(1 << 55).is_none());
         drop(pool.take(5 << 30));

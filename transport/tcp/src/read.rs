@@ -1,8 +1,8 @@
 //! From a socket's bytes to frames, and from frames to events.
 //!
 //! Many small frames come with one system call, into a scratch buffer that all links of a PE share. The body of a large one is read
-//! straight into its last place: the message's buffer, the window, the destination of a get; the same call reads what
-//! follows into the scratch buffer. What has not arrived whole is kept by the link (a small frame, or a head).
+//! directly into its final destination: the message's buffer, the window, the destination of a get. The same call reads what
+//! follows into the scratch buffer. The link keeps a partly received small frame or head.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,17 +19,17 @@ use charm4rs_transport_core::{Event, Imm, TransportError};
 const AHEAD: usize = 64 << 10;
 /// The same after a large frame: enough for the next head, little to copy if its body follows.
 const AHEAD_OF_LARGE: usize = 2 << 10;
-/// What is left of one call (a small frame, almost) and what the next one brings.
+/// The rest of one call (at most a small frame) and the bytes of the next one.
 pub(super) const SCRATCH: usize = AHEAD + 2 * SMALL_MAX;
-/// Bytes read of one link before others have their turn.
+/// Bytes that are read from one link before others are read.
 const TURN: usize = 2 << 20;
 
-/// What reading a link led to.
+/// The result of reading a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Read {
-    /// Nothing was there.
+    /// There was no data.
     Nothing,
-    /// Something was, and was taken.
+    /// Data was received.
     Some,
 }
 
@@ -42,14 +42,14 @@ pub(super) struct Body {
     head: Head,
 }
 
-/// Where a body goes.
+/// The destination of a body.
 #[derive(Debug)]
 enum BodyTarget {
     Message(RegBuf),
     Window(u64),
     /// The destination of a get, by operation.
     Destination(u64),
-    /// Nowhere; of a put that was refused.
+    /// Discarded: of a put that was refused.
     Nowhere,
 }
 
@@ -59,7 +59,7 @@ impl Body {
         self.filled as u64
     }
 
-    /// The memory for what is still to come; `None`: it goes nowhere.
+    /// The memory for the bytes that are still to come; `None`: they are discarded.
     fn rest<'a>(&'a mut self, core: &'a mut Core) -> Option<&'a mut [u8]> {
         let (filled, left) = (self.filled as u64, (self.len - self.filled) as u64);
         match &mut self.to {
@@ -74,19 +74,19 @@ impl Body {
         }
     }
 
-    /// Takes its share of `input`; returns how much that was.
+    /// Takes its bytes from `input`, and returns how many.
     fn feed(&mut self, core: &mut Core, input: &[u8]) -> usize {
         let n = input.len().min(self.len - self.filled);
         match self.rest(core) {
             Some(memory) => memory[..n].copy_from_slice(&input[..n]),
-            // A window that was taken back while the put was arriving.
+            // The window was taken back while the put was arriving.
             None => self.to = BodyTarget::Nowhere,
         }
         self.filled += n;
         n
     }
 
-    /// Whether the body is what was sent.
+    /// Whether the checksum of the body is right.
     fn is_intact(&mut self, core: &mut Core) -> bool {
         self.filled = 0;
         let expected = self.head.body_crc;
@@ -97,10 +97,10 @@ impl Body {
 }
 
 impl Link {
-    /// Reads what is there.
+    /// Reads the available data.
     ///
     /// # Errors
-    /// What the peer must not do; the connection is closed.
+    /// A violation by the peer; the connection is closed.
     pub(super) fn read(&mut self, core: &mut Core) -> Result<Read, TransportError> {
         let mut scratch = std::mem::take(&mut core.scratch);
         let outcome = self.read_turn(core, &mut scratch);
@@ -165,7 +165,7 @@ impl Link {
         Ok(if taken > 0 { Read::Some } else { Read::Nothing })
     }
 
-    /// Takes the frames in `input`, and keeps what is not whole.
+    /// Handles the frames in `input`, and keeps an incomplete one.
     fn parse(&mut self, core: &mut Core, input: &[u8]) -> Result<(), Stop> {
         let mut at = 0;
         loop {
@@ -206,7 +206,7 @@ impl Link {
         match format.decode(bytes, self.received) {
             Ok(Some((head, head_len))) => {
                 if opening != matches!(head.kind, FrameKind::Resume | FrameKind::Gone) {
-                    return Err(self.violation("a frame out of its place", head.kind as u64));
+                    return Err(self.violation("a frame at the wrong place", head.kind as u64));
                 }
                 if !opening {
                     self.acknowledged(core, head.ack)?;
@@ -221,7 +221,7 @@ impl Link {
         }
     }
 
-    /// A message, or a put that is not answered, which is here as a whole.
+    /// Handles a message, or a put that is not answered, that has arrived as a whole.
     #[inline]
     fn small(&mut self, core: &mut Core, head: &Head, bytes: &[u8]) -> Result<(), TransportError> {
         if core.format.checksum && crc32fast::hash(bytes) != head.body_crc {
@@ -251,7 +251,7 @@ impl Link {
         self.violation("a put to a window that was taken back", key)
     }
 
-    /// A frame's head; where it has a body, that is on its way.
+    /// Handles a frame's head. If it has a body, that follows.
     fn frame(&mut self, core: &mut Core, head: Head, len: usize) -> Result<(), TransportError> {
         let to = match head.kind {
             FrameKind::Ack => return Ok(()),
@@ -293,7 +293,7 @@ impl Link {
             FrameKind::Get => {
                 let [window, offset, operation, len] = head.words;
                 self.note_received(core, 0, head.flags);
-                // Whether the window holds so much is found out piece by piece; this only keeps the sum from wrapping.
+                // Each piece is checked against the window; this only keeps the sum from wrapping.
                 let window = if offset.checked_add(len).is_some() { window } else { 0 };
                 let offset = if window == 0 { 0 } else { offset };
                 self.serving.push_back(Serving { window, offset, operation, at: 0, len });
@@ -312,7 +312,7 @@ impl Link {
     fn pending_answer(&self, core: &mut Core, operation: u64, is_get: bool) -> Result<(), TransportError> {
         match core.operations.get_mut(operation) {
             Some(pending) if pending.peer == self.peer && pending.is_get == is_get => Ok(()),
-            _ => Err(self.violation("an answer to what was not asked", operation)),
+            _ => Err(self.violation("an answer without a question", operation)),
         }
     }
 
@@ -328,7 +328,7 @@ impl Link {
         Ok(())
     }
 
-    /// A piece of what was asked for is on its way, or the refusal.
+    /// Handles the head of a piece of a get's answer, or the refusal.
     fn got(&mut self, core: &mut Core, head: Head, len: usize) -> Result<(), TransportError> {
         let [operation, at, status, _] = head.words;
         self.pending_answer(core, operation, true)?;
@@ -343,22 +343,22 @@ impl Link {
         let room =
             core.operations.get_mut(operation).and_then(|pending| pending.buf.as_ref()).map_or(0, |buf| buf.len());
         if at.checked_add(head.len).is_none_or(|end| end > room as u64) {
-            return Err(self.violation("an answer longer than what was asked", head.len));
+            return Err(self.violation("an answer longer than the range asked for", head.len));
         }
         self.body = Some(Body { to: BodyTarget::Destination(operation), filled: 0, len, head });
         Ok(())
     }
 
     fn refused(&mut self, sequence: u64, size: u64) -> Result<(), TransportError> {
-        // Its buffer comes back once the whole frame was read and thrown away. Where nobody waits for it, it was so small that
-        // the peer must be out of memory altogether.
+        // Its buffer comes back once the whole frame was read and discarded. If no operation waits for it, it was so small that
+        // the peer must be completely out of memory.
         if self.outbox.refuse(sequence) {
             return Ok(());
         }
         Err(TransportError::MessageRefused { pe: self.peer, size })
     }
 
-    /// The whole body of the current frame is here.
+    /// The whole body of the current frame has arrived.
     fn complete_body(&mut self, core: &mut Core) -> Result<(), TransportError> {
         let Some(mut body) = self.body.take() else { return Ok(()) };
         let head = body.head;
@@ -405,7 +405,7 @@ impl Link {
     }
 }
 
-/// Why reading stopped for good.
+/// Why reading stopped permanently.
 enum Stop {
     Broke(Errno),
     Fatal(TransportError),
@@ -422,7 +422,7 @@ fn receive(socket: BorrowedFd<'_>, to: &mut [u8]) -> Result<Option<usize>, Stop>
     retry(|| recv(socket, &mut *to, RecvFlags::DONTWAIT).map(|(n, _)| n))
 }
 
-/// `None`: nothing is there.
+/// `None`: there is no data.
 #[inline]
 fn retry(mut call: impl FnMut() -> Result<usize, Errno>) -> Result<Option<usize>, Stop> {
     loop {

@@ -1,4 +1,4 @@
-//! What a fabric's threads share: the PEs' endpoints and the helper. Everything here is off the path of messages.
+//! The state that the PEs' endpoints and the helper of a fabric share. Nothing here is on the path of messages.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,22 +9,22 @@ use super::TcpConfig;
 use charm4rs_transport_core::auth::{Keys, Terms};
 use charm4rs_transport_core::{Doorbell, Pe, TransportError, Waker};
 
-/// Version of what follows the handshake.
+/// Version of the protocol that follows the handshake.
 pub(super) const VERSION: u16 = 1;
 
-/// Between a connection that broke and the next attempt.
+/// The time between a broken connection and the next attempt.
 pub(super) const REDIAL: Duration = Duration::from_millis(10);
 
-/// What an endpoint asks of the helper.
+/// What an endpoint asks the helper to do.
 #[derive(Debug)]
 pub(super) enum Command {
     /// A connection from a PE of this process.
     Dial { from: Pe, to: Pe, generation: u32, not_before: Instant, deadline: Instant },
-    /// The addresses are known.
+    /// The addresses are known, so watching can start.
     Watch,
     /// Say goodbye and end.
     Stop,
-    /// End as a process does that is killed.
+    /// End like a killed process.
     #[cfg(any(test, feature = "faults"))]
     Vanish,
 }
@@ -34,15 +34,15 @@ pub(super) enum Command {
 pub(super) enum Mail {
     /// An authenticated connection.
     Connected { peer: Pe, generation: u32, dialed: bool, socket: OwnedFd },
-    /// The connection that was asked for cannot be had.
+    /// The requested connection cannot be made.
     DialFailed { peer: Pe, generation: u32, why: &'static str },
     /// A process is gone.
     Lost { process: u32, why: &'static str },
-    /// The job cannot go on.
+    /// The job must end.
     Fatal(TransportError),
 }
 
-/// What strangers and accidents left behind.
+/// Counts strangers and broken connections.
 #[derive(Debug, Default)]
 pub struct TcpCounters {
     /// Connections accepted.
@@ -59,7 +59,7 @@ pub struct TcpCounters {
     pub evicted: AtomicU64,
     /// How often accepting paused because descriptors ran out.
     pub pauses: AtomicU64,
-    /// Connections that were made again, and took up where the last one broke.
+    /// Connections that were replaced, and resumed where the last one broke.
     pub resumed: AtomicU64,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Mailbox {
 }
 
 impl Mailbox {
-    /// Leaves mail, and wakes the PE. Gives it back if nobody will ever read it.
+    /// Leaves mail, and wakes the PE. Gives the mail back if it will never be read.
     pub(super) fn post(&self, mail: Mail) -> Result<(), Mail> {
         let mut queue = lock(&self.mail);
         if self.closed.load(Ordering::Acquire) {
@@ -88,7 +88,7 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Whether there may be mail. One load, in every poll.
+    /// Whether there may be mail. Costs one load in every poll.
     #[inline]
     pub(super) fn has_mail(&self) -> bool {
         self.any.load(Ordering::Acquire)
@@ -104,7 +104,7 @@ impl Mailbox {
         let _ = self.waker.set(doorbell.waker());
     }
 
-    /// Nobody reads it any more.
+    /// Closes the mailbox: its mail is not read any more.
     pub(super) fn close(&self) {
         let mut queue = lock(&self.mail);
         self.closed.store(true, Ordering::Release);

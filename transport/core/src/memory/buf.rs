@@ -1,7 +1,7 @@
-//! An owned run of bytes that knows where it goes when nobody needs it.
+//! An owned run of bytes that knows where its memory goes when it is dropped.
 //!
-//! A `RegBuf` comes from a pool (registered memory), from the heap, or from a vector of the user's. Dropping
-//! it, on whatever thread, gives the memory back to its [`Home`]. It moves through operations by value.
+//! A `RegBuf` comes from a pool (registered memory), from the heap, or from a vector of the user. Dropping
+//! it, on any thread, gives the memory back to its [`Home`]. It moves through operations by value.
 
 use std::alloc::Layout as AllocLayout;
 use std::any::Any;
@@ -19,10 +19,10 @@ pub unsafe trait Home: Any + Send + Sync {
     /// Takes a block back. May be called on any thread.
     ///
     /// # Safety
-    /// `block` and `cap` are what the home gave to [`RegBuf::from_raw`], once, and nobody uses the block any more.
+    /// `block` and `cap` are what the home gave to [`RegBuf::from_raw`]. The call is made once, and the block is not used afterwards.
     unsafe fn reclaim(&self, block: NonNull<u8>, cap: usize);
 
-    /// Which memory this is, for a backend that recognizes its own (0: none).
+    /// Identifies the memory, for a backend that recognizes its own (0: none).
     fn tag(&self) -> u64 {
         0
     }
@@ -50,7 +50,7 @@ fn heap_layout(cap: usize) -> AllocLayout {
     AllocLayout::from_size_align(cap, ALIGN).expect("a buffer's size fits the address space")
 }
 
-// SAFETY: blocks come from the global allocator, and nobody else knows them.
+// SAFETY: blocks come from the global allocator, and have no other user.
 unsafe impl Home for Heap {
     unsafe fn reclaim(&self, block: NonNull<u8>, cap: usize) {
         // SAFETY: `zeroed` allocated the block with this layout.
@@ -60,13 +60,13 @@ unsafe impl Home for Heap {
 
 static HEAP: LazyLock<Arc<dyn Home>> = LazyLock::new(|| Arc::new(Heap));
 
-/// Blocks of the heap up to this size are aligned by hand: to ask an allocator for that takes it several times as long as to ask for memory.
+/// Heap blocks up to this size are aligned by hand: an allocator takes several times as long for an aligned block as for an unaligned one.
 const SMALL_MAX: usize = 4 << 10;
 
-/// The heap, for small blocks. How far a block is from the beginning of its memory stands in front of it.
+/// The heap, for small blocks. The offset of a block from the start of its memory is stored in front of the block.
 struct SmallHeap;
 
-/// What the heap aligns to by itself.
+/// The alignment that the heap gives by default.
 const ALIGN_OF_HEAP: usize = 16;
 const _: () = assert!(size_of::<usize>() <= ALIGN_OF_HEAP);
 
@@ -80,8 +80,8 @@ impl SmallHeap {
         // SAFETY: the layout's size is not 0.
         let memory = NonNull::new(unsafe { std::alloc::alloc(small_layout(cap)) })?;
         let offset = ALIGN - memory.addr().get() % ALIGN;
-        // SAFETY: at least ALIGN_OF_HEAP and at most ALIGN bytes from the beginning there are `cap` bytes, and in front of them those that were
-        // skipped, at an address that is a multiple of ALIGN_OF_HEAP.
+        // SAFETY: the block begins at least ALIGN_OF_HEAP and at most ALIGN bytes after the start, so `cap` bytes follow it, and the skipped bytes
+        // precede it, at an address that is a multiple of ALIGN_OF_HEAP.
         unsafe {
             let block = memory.add(offset);
             block.cast::<usize>().sub(1).write(offset);
@@ -91,10 +91,10 @@ impl SmallHeap {
     }
 }
 
-// SAFETY: blocks come from the global allocator, and nobody else knows them.
+// SAFETY: blocks come from the global allocator, and have no other user.
 unsafe impl Home for SmallHeap {
     unsafe fn reclaim(&self, block: NonNull<u8>, cap: usize) {
-        // SAFETY: `alloc` made the block with this layout, and wrote the offset in front of it, where nobody else writes.
+        // SAFETY: `alloc` made the block with this layout, and wrote the offset in front of it, where nothing else writes.
         unsafe {
             let offset = block.cast::<usize>().sub(1).read();
             std::alloc::dealloc(block.sub(offset).as_ptr(), small_layout(cap));
@@ -115,7 +115,7 @@ unsafe impl<T: Send + 'static> Home for VecHome<T> {
     }
 }
 
-/// What keeps the parts of a split buffer alive.
+/// Keeps the memory of a split buffer alive.
 struct Parts {
     whole: RegBuf,
 }
@@ -164,10 +164,10 @@ impl RegBuf {
         Self { ptr, len, cap: len, home: Arc::new(VecHome { vec: std::sync::Mutex::new(Some(vec)) }) }
     }
 
-    /// From a block of `cap` bytes that `home` handed out, of which the first `len` are used.
+    /// A buffer over a block of `cap` bytes that `home` handed out, of which the first `len` are used.
     ///
     /// # Safety
-    /// The block must be valid for reads and writes of `cap` initialized bytes, aligned to 64 where it is to carry
+    /// The block must be valid for reads and writes of `cap` initialized bytes, aligned to 64 if it is to carry
     /// messages, and owned by the caller, until `home.reclaim` is called with it.
     #[must_use]
     pub unsafe fn from_raw(ptr: NonNull<u8>, len: usize, cap: usize, home: Arc<dyn Home>) -> Self {
@@ -189,7 +189,7 @@ impl RegBuf {
         self.cap
     }
 
-    /// Which memory it is in (see [`Home::tag`]).
+    /// Identifies its memory (see [`Home::tag`]).
     #[inline]
     #[must_use]
     pub fn tag(&self) -> u64 {
@@ -205,7 +205,7 @@ impl RegBuf {
         self.len = len;
     }
 
-    /// Whether it is a block of `home` itself (and not a part of one).
+    /// Whether it is a whole block of `home`, not a part of one.
     #[inline]
     pub fn is_at_home<H: Home>(&self, home: &Arc<H>) -> bool {
         std::ptr::addr_eq(Arc::as_ptr(&self.home), Arc::as_ptr(home))
@@ -217,16 +217,16 @@ impl RegBuf {
         fill(unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast(), self.len) });
     }
 
-    /// The vector whose memory this is, without a copy; the buffer itself if it is not all of a `Vec<T>`.
+    /// The vector that owns this memory, without a copy.
     ///
     /// # Errors
-    /// The buffer, if its memory did not come from [`RegBuf::from_vec`] with this type.
+    /// The buffer, if its memory did not come from [`RegBuf::from_vec`] with this type, or if it is not the whole `Vec<T>`.
     pub fn into_vec<T: bytemuck::Pod + Send>(self) -> Result<Vec<T>, Self> {
         let home: Arc<dyn Any + Send + Sync> = self.home.clone();
         let Ok(home) = home.downcast::<VecHome<T>>() else { return Err(self) };
         let mut lent = home.vec.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match lent.take() {
-            Some(vec) if size_of_val(vec.as_slice()) == self.len => Ok(vec), // and `self` gives back what is gone
+            Some(vec) if size_of_val(vec.as_slice()) == self.len => Ok(vec), // `self` gives back the empty rest
             other => {
                 *lent = other;
                 drop(lent);
@@ -235,10 +235,10 @@ impl RegBuf {
         }
     }
 
-    /// Puts the parts of a split buffer together, without a copy; gives them back if they are not all of one, in order.
+    /// Joins the parts of a split buffer, without a copy.
     ///
     /// # Errors
-    /// The parts, as they were.
+    /// The parts, as they were, if they are not all parts of one buffer, in order.
     pub fn join(parts: Vec<Self>) -> Result<Self, Vec<Self>> {
         let Some(first) = parts.first() else { return Err(parts) };
         let home: Arc<dyn Any + Send + Sync> = first.home.clone();
@@ -256,7 +256,7 @@ impl RegBuf {
         Ok(Arc::into_inner(home).expect("all parts were here, and each held its home once").whole)
     }
 
-    /// Splits the buffer into parts of `len` bytes, the last one shorter. Its memory goes home when all are dropped.
+    /// Splits the buffer into parts of `len` bytes, the last one shorter. The memory is given back when all parts are dropped.
     #[must_use]
     pub fn split(self, len: usize) -> Vec<Self> {
         if self.len <= len {
@@ -285,7 +285,7 @@ impl RegBuf {
 
 impl Drop for RegBuf {
     fn drop(&mut self) {
-        // SAFETY: this is the block's only owner, and it goes away.
+        // SAFETY: this is the block's only owner, and it is being dropped.
         unsafe { self.home.reclaim(self.ptr, self.cap) }
     }
 }
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn a_heap_buffer_is_zeroed_and_aligned() {
         let lens = (0..300).chain([SMALL_MAX - 1, SMALL_MAX, SMALL_MAX + 1, 100_000]);
-        // Some are alive while others come and go, written in all of their memory.
+        // Some buffers stay alive while others come and go, and all their bytes are written.
         let mut kept = Vec::new();
         for len in lens {
             let mut buf = RegBuf::heap(len);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn all_parts_of_a_buffer_in_order_are_the_buffer_again_and_no_others_are() {
+    fn only_all_parts_of_a_buffer_in_order_can_be_joined() {
         let whole = RegBuf::copy_of(b"0123456789");
         let at = whole.as_ptr() as usize;
         let mut parts = whole.split(4);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_comes_back_from_a_buffer_as_what_it_was_and_as_nothing_else() {
+    fn a_vector_comes_back_from_a_buffer_only_as_its_own_type() {
         let vec = vec![1u32, 2, 3];
         let at = vec.as_ptr();
         let buf = RegBuf::from_vec(vec).into_vec::<f32>().unwrap_err();
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn a_buffer_taken_apart_can_be_put_together() {
         let (ptr, len, cap, home) = RegBuf::copy_of(b"hello").into_raw();
-        // SAFETY: the parts come from into_raw, once.
+        // SAFETY: the parts come from into_raw, and are used once.
         let buf = unsafe { RegBuf::from_raw(ptr, len, cap, home) };
         assert_eq!(&*buf, b"hello");
     }

@@ -1,5 +1,5 @@
-//! A home that wraps another one and counts the buffers that are out: for what must know that nothing leaked, and
-//! for pools that are only a limit.
+//! A home that wraps another one and counts the buffers in use: for tests that check for leaks, and for
+//! pools that are only a limit.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ struct CountedHome {
     live: Arc<AtomicUsize>,
 }
 
-// SAFETY: the block is the inner home's, which upholds the contract; this only counts.
+// SAFETY: the block belongs to the inner home, which upholds the contract; this one only counts.
 unsafe impl Home for CountedHome {
     unsafe fn reclaim(&self, block: NonNull<u8>, cap: usize) {
         self.live.fetch_sub(1, Ordering::AcqRel);
@@ -35,11 +35,11 @@ impl Counted {
     pub fn wrap(&self, buf: RegBuf) -> RegBuf {
         self.0.fetch_add(1, Ordering::AcqRel);
         let (ptr, len, cap, inner) = buf.into_raw();
-        // SAFETY: the parts are a buffer's that was taken apart just now; its home gets the block back from ours.
+        // SAFETY: the parts are those of a buffer that was taken apart just now; our home returns the block to its own.
         unsafe { RegBuf::from_raw(ptr, len, cap, Arc::new(CountedHome { inner, live: self.0.clone() })) }
     }
 
-    /// How many are held somewhere.
+    /// How many counted buffers exist.
     #[must_use]
     pub fn live(&self) -> usize {
         self.0.load(Ordering::Acquire)

@@ -1,21 +1,20 @@
-//! Memory that peers may write and read, by number: the windows of backends whose owner does it for them. (Those of peers in memory that both
-//! see are in `window`.)
+//! Memory that peers write and read by the number of its window. For backends whose owner does the writing and reading for its peers. (`window` has the
+//! windows in memory that both sides map.)
 //!
-//! A window's number is its place in a table and a generation. Generations start at a random value and are never used twice, so a
-//! key that is stale, forged or another PE's finds nothing. The highest bit says that the window lasts, and puts into it are not answered; since
-//! nobody would be told then that a key was damaged, such a key has its number once more, inverted. What a peer sends is put into a
-//! window only here, after this table was asked, within the window's bounds: so a window that was taken back cannot be written, whatever
-//! anybody still believes of it.
+//! A window's number is its index in a table and a generation. Generations start at a random value and are never used twice, so a key that is stale, forged
+//! or of another PE matches no window. The highest bit says that the window is persistent, and that puts into it are not answered. Without answers a damaged
+//! key would go unnoticed, so such a key also has its number inverted. The bytes of a peer are put into a window only here, after a lookup in this table, and
+//! within the window's bounds. So a window that was taken back cannot be written, even by a peer that still believes it open.
 //!
-//! Bytes that something else than this PE writes there, such as a library that collects them from their sender, take time to arrive. Meanwhile
-//! their put is *inside* of the window, whose owner gets its memory back only when nothing is inside any more.
+//! Bytes that are written by something else than this PE, such as a library that fetches them from the sender, take time to arrive. Meanwhile
+//! their put is *inside* the window. The owner gets the memory back only when no put is inside.
 
 use std::ptr::NonNull;
 
 use super::RegBuf;
 use crate::{RemoteKey, WindowId};
 
-/// In a generation: the window lasts.
+/// In a generation: the window is persistent.
 const LASTS: u32 = 1 << 31;
 
 /// See the module's text.
@@ -36,7 +35,7 @@ struct Slot {
     inside: u32,
 }
 
-/// A part of a window, which somebody is inside of.
+/// A part of a window that a put is inside of.
 #[derive(Debug)]
 pub struct Part {
     pub(crate) window: u64,
@@ -47,13 +46,13 @@ pub struct Part {
 }
 
 impl Windows {
-    /// No windows. Generations start after `generation`.
+    /// A table without windows. Generations start after `generation`.
     pub fn new(generation: u32) -> Self {
         Self { slots: Vec::new(), free: Vec::new(), generation: generation & !LASTS }
     }
 
-    /// Makes memory reachable, until [`Windows::remove`]: so long the caller keeps it, and keeps off it. `lasts`: it stays open as long as
-    /// anybody may put into it.
+    /// Makes memory reachable until [`Windows::remove`]. Until then the caller keeps the memory and does not access it. `lasts`: the window
+    /// stays open as long as any peer may put into it.
     pub fn add(&mut self, buf: &RegBuf, lasts: bool) -> (WindowId, RemoteKey) {
         self.generation = if self.generation < LASTS - 1 { self.generation + 1 } else { 1 };
         let generation = self.generation | if lasts { LASTS } else { 0 };
@@ -83,7 +82,7 @@ impl Windows {
         (offset.checked_add(len as u64)? <= key.len).then_some(number)
     }
 
-    /// Whether the window of this number lasts.
+    /// Whether the window of this number is persistent.
     pub fn lasts(number: u64) -> bool {
         number >> 32 >= u64::from(LASTS)
     }
@@ -94,7 +93,7 @@ impl Windows {
         self.slots.get_mut(index).filter(|slot| generation != 0 && u64::from(slot.generation) == generation)
     }
 
-    /// `len` bytes at `offset` of a window that is open, and where they are.
+    /// The slot of an open window, and the address of `len` bytes at `offset` in it.
     fn range(&mut self, number: u64, offset: u64, len: usize) -> Option<(&mut Slot, NonNull<u8>)> {
         let slot = self.slot(number).filter(|slot| slot.open)?;
         let offset = usize::try_from(offset).ok()?;
@@ -106,7 +105,7 @@ impl Windows {
         Some((slot, at))
     }
 
-    /// `len` bytes at `offset` of a window, if it is open and holds them.
+    /// `len` bytes at `offset` of a window, if it is open and contains them.
     pub fn memory(&mut self, number: u64, offset: u64, len: u64) -> Option<&mut [u8]> {
         let len = usize::try_from(len).ok()?;
         let (_, at) = self.range(number, offset, len)?;
@@ -115,21 +114,21 @@ impl Windows {
         Some(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len) })
     }
 
-    /// Enters a window, to collect bytes into it. `None`: they may not be there.
+    /// Enters a window, to fetch bytes into it. `None`: the window is closed, or the range is outside.
     pub fn enter(&mut self, number: u64, offset: u64, len: usize) -> Option<Part> {
         let (slot, memory) = self.range(number, offset, len)?;
         slot.inside += 1;
         Some(Part { window: number, memory, len })
     }
 
-    /// Leaves it.
+    /// Leaves the window.
     pub fn leave(&mut self, part: &Part) {
         if let Some(slot) = self.slot(part.window) {
             slot.inside -= 1;
         }
     }
 
-    /// Lets nobody enter any more. Whether nobody is inside.
+    /// Closes a window, so that no put enters any more. Returns whether none is inside.
     pub fn close(&mut self, id: WindowId) -> bool {
         self.slot(id.0).is_none_or(|slot| {
             slot.open = false;
@@ -137,7 +136,7 @@ impl Windows {
         })
     }
 
-    /// Forgets a window.
+    /// Removes a window.
     pub fn remove(&mut self, id: WindowId) {
         if let Some(slot) = self.slot(id.0) {
             slot.generation = 0;
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_closes_lets_nobody_in_and_waits_for_who_is_inside() {
+    fn a_closing_window_admits_no_put_and_waits_for_those_inside() {
         let mut windows = Windows::new(7);
         let buf = RegBuf::heap(100);
         let (id, _) = windows.add(&buf, false);

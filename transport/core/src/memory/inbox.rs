@@ -1,4 +1,4 @@
-//! A PE's inbox as its reader and its senders hold it: the ring, and the segment that keeps it alive.
+//! A PE's inbox as its reader and its senders hold it: the ring, and the segment that keeps the ring alive.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,7 +19,7 @@ pub struct Inbox {
     segment: Arc<Segment>,
 }
 
-/// A record that is there, and must be freed before the next one is taken.
+/// A record that has arrived. It must be freed before the next one is taken.
 #[derive(Debug)]
 pub struct Record {
     found: PublishedRecord,
@@ -28,18 +28,18 @@ pub struct Record {
 }
 
 impl Inbox {
-    /// The only reader of `segment`'s ring.
+    /// The reader of `segment`'s ring. There must be only one.
     pub fn new(segment: Arc<Segment>) -> Self {
         Self { consumer: Consumer::new(segment.ring()), segment }
     }
 
-    /// The segment it lies in.
+    /// The segment that contains it.
     #[inline]
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
     }
 
-    /// Whether a record is there.
+    /// Whether a record has arrived.
     #[inline]
     pub fn ready(&self) -> bool {
         self.consumer.ready()
@@ -48,7 +48,7 @@ impl Inbox {
     /// Takes the next record.
     ///
     /// # Errors
-    /// The sender, as far as the record tells, and the length that cannot be.
+    /// The sender according to the record, and the impossible length.
     #[inline]
     pub fn take(&self) -> Result<Option<Record>, (u32, BadLength)> {
         match self.consumer.take() {
@@ -61,7 +61,7 @@ impl Inbox {
         }
     }
 
-    /// Its body, readable until it is freed.
+    /// The record's body, readable until it is freed.
     #[inline]
     pub fn body(&self, record: &Record) -> NonNull<u8> {
         self.consumer.place.body(record.found.slot)
@@ -76,7 +76,7 @@ impl Inbox {
     /// Moves a record's body into a block of `slab`, and frees the record.
     #[inline]
     pub fn moved_out(&self, record: &Record, slab: &Slab) -> Msg {
-        // SAFETY: the body has as many bytes, written by its sender, and lies in the ring, of which 64 bytes can be read from
+        // SAFETY: the body has that many bytes, written by its sender, and lies in the ring, of which 64 bytes can be read from
         // any slot on; the record is freed below, once.
         let msg = unsafe { Msg::copied(slab, self.body(record), record.found.len) };
         self.free(record);
@@ -85,7 +85,7 @@ impl Inbox {
 }
 
 impl Record {
-    /// Which kind the sender says it is, a [`RecordKind`] or not.
+    /// The kind that the sender wrote, which need not be a [`RecordKind`].
     #[inline]
     #[must_use]
     pub fn kind(&self) -> u8 {
@@ -112,22 +112,22 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// A sending end: one for each sender and inbox.
+/// The sending end: one for each sender and inbox.
 #[derive(Debug)]
 pub struct Outbox {
     ring: Raw,
-    /// The inbox's head, when last seen.
+    /// The inbox's head, when last loaded.
     head: u64,
     segment: Arc<Segment>,
 }
 
-// SAFETY: the ring's pointers lead into the segment, which any thread may use.
+// SAFETY: the ring's pointers point into the segment, which any thread may use.
 unsafe impl Send for Outbox {}
 
-/// Slots of a ring that are the sender's to write. Publishes nothing to be read if dropped (in a panic).
+/// Slots of a ring that belong to the sender. If it is dropped (in a panic) it publishes a record that the reader skips.
 #[derive(Debug)]
 pub struct Claim<'a> {
-    /// A copy, which what is written to the body cannot change: its addresses are computed once.
+    /// A copy, which writes to the body cannot change: its addresses are computed once.
     ring: Raw,
     _outbox: PhantomData<&'a Raw>,
     slot: u64,
@@ -135,12 +135,12 @@ pub struct Claim<'a> {
 }
 
 impl Outbox {
-    /// To the inbox of `segment`.
+    /// The sending end of the inbox of `segment`.
     pub fn new(segment: Arc<Segment>) -> Self {
         Self { ring: segment.ring(), head: 0, segment }
     }
 
-    /// The segment it lies in.
+    /// The segment that contains it.
     #[inline]
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
@@ -153,12 +153,12 @@ impl Outbox {
         Some(Claim { ring: self.ring, _outbox: PhantomData, slot, len })
     }
 
-    /// Whether a body of `len` bytes would find room now.
+    /// Whether a body of `len` bytes would fit now.
     pub fn has_room(&mut self, len: usize) -> bool {
         has_room(&self.ring, &mut self.head, slots_for(len))
     }
 
-    /// What the inbox says of its reader.
+    /// The inbox's word that says whether its reader has closed.
     pub fn closed(&self) -> u32 {
         self.segment.header().closed.load(Ordering::Relaxed)
     }
@@ -168,11 +168,11 @@ impl Claim<'_> {
     /// The body.
     #[inline]
     pub fn body(&mut self) -> &mut [MaybeUninit<u8>] {
-        // SAFETY: the slots are ours until published, and contiguous.
+        // SAFETY: the slots belong to this sender until they are published, and are contiguous.
         unsafe { std::slice::from_raw_parts_mut(self.ring.body(self.slot).as_ptr().cast(), self.len) }
     }
 
-    /// Publishes the record. The body has been written.
+    /// Publishes the record. The body must have been written.
     #[inline]
     pub fn publish(self, from: Pe, kind: RecordKind, imm: Imm) {
         self.ring.from(self.slot).store(from.0, Ordering::Relaxed);
@@ -182,7 +182,7 @@ impl Claim<'_> {
     }
 }
 
-/// What no sender of ours does, but a process that has gone mad can: it has the memory.
+/// What no sender of this project does, but a faulty process can do, since it has the memory.
 #[cfg(any(fuzzing, feature = "faults"))]
 impl Claim<'_> {
     /// Publishes a record whose commit word (but for the lap) and sender are these.

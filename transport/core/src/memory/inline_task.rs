@@ -13,7 +13,7 @@ const INLINE_MAX: usize = 512;
 /// See the module's text. Dropping it drops what the closure holds.
 ///
 /// ```
-/// use charm4rs_transport::memory::{InlineTask, Slab};
+/// use charm4rs_transport_core::memory::{InlineTask, Slab};
 /// let done = std::rc::Rc::new(std::cell::Cell::new(0));
 /// let (slab, counter) = (Slab::new(), done.clone());
 /// let task = InlineTask::new(&slab, move || counter.set(counter.get() + 1));
@@ -28,7 +28,7 @@ pub struct InlineTask {
     slab: ManuallyDrop<Slab>,
 }
 
-/// What can be done with a block, whatever the closure in it.
+/// The operations on a block, for the closure in it.
 struct TaskVtable {
     run: unsafe fn(NonNull<u8>, Slab),
     discard: unsafe fn(NonNull<u8>, Slab),
@@ -56,7 +56,7 @@ impl InlineTask {
     #[inline]
     fn place<F: FnOnce() + 'static>(slab: &Slab, f: F) -> Self {
         let block = slab.take(size_of::<F>());
-        // SAFETY: the block is ours, has at least that size, and is aligned for whatever `new` places.
+        // SAFETY: the block belongs to this task, has at least that size, and is aligned for whatever `new` places.
         unsafe { block.cast::<F>().write(f) };
         Self { block, kind: &F::KIND, slab: ManuallyDrop::new(slab.clone()) }
     }
@@ -65,12 +65,12 @@ impl InlineTask {
     #[inline]
     pub fn run(self) {
         let mut this = ManuallyDrop::new(self);
-        // SAFETY: `place` wrote the closure that `kind` is of; as `this` is never dropped, this is the only use of the two.
+        // SAFETY: `place` wrote the closure that `kind` belongs to; as `this` is never dropped, this is the only use of the two.
         unsafe { (this.kind.run)(this.block, ManuallyDrop::take(&mut this.slab)) };
     }
 }
 
-/// A block that goes back to its slab when the closure has run, or has panicked. (Not before it runs: then the closure would be
+/// A block that goes back to its slab when the closure has run, or has panicked. (It must not go back earlier: the closure would then be
 /// copied out of it first, and from there to where it is used.)
 struct Back<F> {
     block: NonNull<F>,
@@ -80,13 +80,13 @@ struct Back<F> {
 impl<F> Drop for Back<F> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: `run` and `discard` make one of a block that was taken for an F, and is used no more.
+        // SAFETY: `run` and `discard` make one of a block that was taken for an F, and is not used again.
         unsafe { self.slab.give(self.block.cast(), size_of::<F>()) };
     }
 }
 
 /// # Safety
-/// `block` was taken from `slab` for an `F`, which is in it, and is used by nobody else.
+/// `block` was taken from `slab` for an `F`, holds one, and has no other user.
 unsafe fn run<F: FnOnce()>(block: NonNull<u8>, slab: Slab) {
     let back = Back { block: block.cast::<F>(), slab };
     // SAFETY: the caller's promise.
@@ -97,13 +97,13 @@ unsafe fn run<F: FnOnce()>(block: NonNull<u8>, slab: Slab) {
 /// As for [`run`].
 unsafe fn discard<F: FnOnce()>(block: NonNull<u8>, slab: Slab) {
     let back = Back { block: block.cast::<F>(), slab };
-    // SAFETY: as above.
+    // SAFETY: the caller's promise.
     drop(unsafe { back.block.read() });
 }
 
 impl Drop for InlineTask {
     fn drop(&mut self) {
-        // SAFETY: it was not run, so `place`'s closure, of this kind, is still there, and the slab not taken.
+        // SAFETY: it was not run, so the closure of `place`, of this kind, is still there, and the slab has not been taken.
         unsafe { (self.kind.discard)(self.block, ManuallyDrop::take(&mut self.slab)) }
     }
 }
@@ -124,7 +124,7 @@ mod tests {
     #[repr(align(128))]
     struct Wide(u8);
 
-    /// Runs or drops a closure that holds `held`, and a token besides.
+    /// Runs or drops a closure that holds `held` and a token.
     fn check<T: 'static>(held: T, run: bool) {
         let (slab, token, ran) = (Slab::new(), Rc::new(()), Rc::new(Cell::new(false)));
         let (inside, flag) = (token.clone(), ran.clone());
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn its_block_serves_the_next_one_whatever_became_of_it() {
+    fn the_block_of_a_task_is_reused_however_the_task_ends() {
         let slab = Slab::new();
         let first = InlineTask::new(&slab, || {});
         let block = first.block;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_value_lies_where_its_alignment_asks() {
+    fn a_value_with_a_large_alignment_is_aligned() {
         let wide = Wide(7);
         let task = InlineTask::new(&Slab::new(), move || {
             assert!(std::ptr::from_ref(&wide).addr().is_multiple_of(128));

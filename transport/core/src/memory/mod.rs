@@ -20,7 +20,7 @@ pub use msg::Msg;
 pub use payloads::Payloads;
 pub use slab::Slab;
 
-/// Copies bytes into a place to be filled, of the same length.
+/// Copies bytes into uninitialized bytes of the same length.
 ///
 /// # Panics
 /// If the lengths differ.

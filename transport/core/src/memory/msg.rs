@@ -13,9 +13,9 @@ use super::{RegBuf, Slab};
 /// Larger messages are kept in buffers.
 const SLAB_MAX: usize = 1 << 20;
 
-/// A message; see the module's text. Dropping it frees its place.
+/// A message; see the module's text. Dropping it frees its memory.
 ///
-/// Where its bytes are is known without looking at what they lie in: only its end asks for that.
+/// The address of its bytes does not depend on the kind of memory: only drop and conversions look at the kind.
 #[must_use]
 pub struct Msg {
     ptr: NonNull<u8>,
@@ -24,7 +24,7 @@ pub struct Msg {
     home: NonNull<()>,
 }
 
-// It is moved from hand to hand: the smaller the better.
+// It is moved often, so it should be small.
 const _: () = assert!(size_of::<Msg>() == 24);
 
 /// The kinds of homes, as the lowest bit of their addresses.
@@ -45,12 +45,12 @@ impl Msg {
     pub fn fill(slab: &Slab, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) -> Self {
         if len > SLAB_MAX {
             let mut buf = RegBuf::heap(len);
-            // SAFETY: bytes that may be uninitialized ask for less than bytes; `fill` writes all of them.
+            // SAFETY: a slice of possibly uninitialized bytes requires less than a slice of bytes; `fill` writes all of them.
             fill(unsafe { &mut *(std::ptr::from_mut::<[u8]>(&mut buf) as *mut [MaybeUninit<u8>]) });
             return buf.into();
         }
         let ptr = slab.take(len);
-        // SAFETY: the block has at least `len` bytes, and MaybeUninit asks for nothing more.
+        // SAFETY: the block has at least `len` bytes, and MaybeUninit requires nothing more.
         fill(unsafe { std::slice::from_raw_parts_mut(ptr.as_ptr().cast(), len) });
         Self { ptr, len, home: marked(slab.clone().into_raw(), SLAB) }
     }
@@ -58,13 +58,13 @@ impl Msg {
     /// A copy in a block of `slab`.
     ///
     /// # Safety
-    /// `from` is valid for reads of `len` bytes, and of 48 in any case.
+    /// `from` is valid for reads of `len` bytes, and of at least 48.
     #[inline]
     pub(super) unsafe fn copied(slab: &Slab, from: NonNull<u8>, len: usize) -> Self {
         let ptr = slab.take(len);
-        // A copy of known size is a few moves; a call would take longer. Blocks have at least 64 bytes.
+        // A copy of constant size takes a few moves; a call takes longer. Blocks have at least 64 bytes.
         let n = if len <= 48 { 48 } else { len };
-        // SAFETY: both are valid for `n` bytes, as the caller says and as blocks are; they do not overlap.
+        // SAFETY: both are valid for `n` bytes, as the caller promises and as every block is; they do not overlap.
         unsafe {
             if n == 48 {
                 std::ptr::copy_nonoverlapping(from.as_ptr(), ptr.as_ptr(), 48);
@@ -82,14 +82,14 @@ impl Msg {
         self.ptr.as_ptr()
     }
 
-    /// As an owned buffer that may cross threads; copies only a small message.
+    /// Converts it into an owned buffer that may cross threads. Copies only a small message.
     #[must_use]
     pub fn into_buf(self) -> RegBuf {
         if self.kind() != BUF {
             return RegBuf::copy_of(&self);
         }
         let home = std::mem::ManuallyDrop::new(self).home();
-        // SAFETY: the kind says that `from` made it of a box, which is taken out once: the message is not dropped.
+        // SAFETY: the kind says that `from` made the home from a box, which is taken out once: the message is not dropped.
         *unsafe { Box::from_raw(home.cast::<RegBuf>()) }
     }
 
@@ -106,7 +106,7 @@ impl Msg {
 
     #[cold]
     fn free_buf(&mut self) {
-        // SAFETY: the kind says that `from` made it of a box, which is taken back once, by drop.
+        // SAFETY: the kind says that `from` made the home from a box, which is taken back once, by drop.
         drop(unsafe { Box::from_raw(self.home().cast::<RegBuf>()) });
     }
 }
@@ -123,8 +123,8 @@ impl Drop for Msg {
     #[inline]
     fn drop(&mut self) {
         if self.kind() == SLAB {
-            // SAFETY: the kind says that the home is a slab's, taken back once, here; the block came from it for this length,
-            // and nobody else uses it.
+            // SAFETY: the kind says that the home is a slab, which is taken back once, here; the block came from it for this length,
+            // and has no other user.
             unsafe { Slab::from_raw(self.home().cast()).give(self.ptr, self.len) }
         } else {
             self.free_buf();
@@ -136,7 +136,7 @@ impl Deref for Msg {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the sender, `fill` or the buffer's owner initialized the bytes; the place is ours until drop.
+        // SAFETY: the sender, `fill` or the buffer's owner initialized the bytes; the memory is ours until drop.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }

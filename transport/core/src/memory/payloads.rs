@@ -1,4 +1,4 @@
-//! What comes with a message out of band: usually nothing, and then a single word.
+//! The payloads that come with a message out of band. Usually there are none, and then this takes a single word.
 
 use std::ops::Deref;
 
@@ -12,7 +12,7 @@ pub struct Payloads(
 );
 
 impl Payloads {
-    /// As a vector.
+    /// The payloads as a vector.
     #[must_use]
     pub fn into_vec(self) -> Vec<RegBuf> {
         self.0.map_or_else(Vec::new, |payloads| *payloads)

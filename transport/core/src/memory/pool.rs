@@ -1,21 +1,21 @@
-//! A PE's pool: blocks of its arena, handed out to be filled, sent, read and dropped by anybody.
+//! A PE's pool: it hands out blocks of the PE's arena. Any thread or process may fill, send, read and drop them.
 //!
 //! # Who can hold a block
-//! The sum of these is what a pool can grow to; nothing else keeps a block.
+//! A pool can grow to the sum of these. There are no other holders.
 //! - the user and the PE's own unsent messages: unbounded, as for any allocator;
 //! - on the way to a peer, or received by it and not yet taken: the peer's credit (64 MiB by default) for each peer;
 //! - received and kept by the peer's user: unbounded, as above;
 //! - returned but not yet noticed: on the return stack, counted above already;
 //! - free: at most what was in use at once, by class.
 //!
-//! An allocation takes from the free lists, then from the return stack, then from fresh arena; so a pool never waits
-//! for anybody, and cannot deadlock.
+//! An allocation takes from the free lists, then from the return stack, then from fresh arena. So a pool never
+//! waits, and cannot deadlock.
 //!
 //! # The return stack
-//! A block comes back from whatever thread or process dropped it: it writes the offset of the stack's top into the
+//! The thread or process that drops a block returns it: it writes the offset of the stack's top into the
 //! block's first word and makes the block the top (compare-and-swap, release). The owner takes the whole stack at once (swap,
-//! acquire). Nobody takes a single block, so a top that was replaced in between and came back does no harm (no ABA). Links
-//! lie in shared memory: the owner believes none that its private notes do not confirm.
+//! acquire). Single blocks are never taken, so a top that was replaced in between and came back does no harm (no ABA). Links
+//! lie in shared memory: the owner accepts only those that its private notes confirm.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -40,7 +40,7 @@ pub(crate) fn push<W: Word>(top: &W, unit: u64, link: impl Fn(u64)) {
     }
 }
 
-/// Takes a whole stack: the link to its first block.
+/// Takes a whole stack, and returns the link to its first block.
 pub(crate) fn take_all<W: Word>(top: &W) -> u64 {
     if top.load(Ordering::Relaxed) == 0 {
         return 0;
@@ -48,30 +48,30 @@ pub(crate) fn take_all<W: Word>(top: &W) -> u64 {
     top.swap(0, Ordering::Acquire)
 }
 
-/// 2^32 tags ([`Home::tag`]) that no other memory of this process has had, or will have: the first of them.
+/// The first of 2^32 tags ([`Home::tag`]) that no other memory of this process has had, or will have.
 pub fn fresh_tags() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed) << 32
 }
 
-/// The arena of a segment as a home of buffers: the owner's or a peer's.
+/// The arena of a segment as a home of buffers. It may be the arena of a peer.
 pub struct Arena {
     segment: Arc<Segment>,
     tag: u64,
 }
 
 impl Arena {
-    /// The arena of `segment`; `tag` tells it from all others of this process.
+    /// The arena of `segment`; `tag` distinguishes it from all others of this process.
     pub fn new(segment: Arc<Segment>, tag: u64) -> Self {
         Self { segment, tag }
     }
 
-    /// Where a block begins, if `ptr` is in the arena.
+    /// The offset of a block, if `ptr` is in the arena.
     pub fn offset_of(&self, ptr: *const u8) -> Option<usize> {
         (ptr as usize).checked_sub(self.segment.arena().as_ptr() as usize).filter(|&o| o < self.segment.arena_len())
     }
 
-    /// The bytes at `offset`, if there are `len`.
+    /// The address of the `len` bytes at `offset`, if the arena contains them.
     pub fn range(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
         let end = offset.checked_add(len)?;
         if end > self.segment.arena_len() as u64 {
@@ -109,14 +109,14 @@ impl fmt::Debug for Arena {
     }
 }
 
-/// Doubling from a page to 1 MiB, then four sizes to a doubling, so that at most a fifth of a large block is waste.
+/// Classes double from a page to 1 MiB, then there are four to a doubling, so that at most a fifth of a large block is waste.
 const DOUBLING: usize = 9;
 const CLASSES: usize = DOUBLING + 4 * 27;
 /// Blocks up to this size are carved from slabs of a huge page.
 const CARVED_MAX: usize = 256 << 10;
 const OUT: u8 = 0x80;
 
-/// The class for `len` bytes; `None`: no arena is that large.
+/// The class for `len` bytes; `None`: larger than any arena.
 fn class_of(len: usize) -> Option<usize> {
     let last = len.max(PAGE) - 1;
     let log = last.ilog2() as usize;
@@ -144,12 +144,12 @@ pub struct Pool {
     notes: Vec<u8>,
     /// Bytes of the arena that have ever been used.
     used: usize,
-    /// What is left of the slab that is being carved.
+    /// The rest of the slab that is being carved.
     slab: std::ops::Range<usize>,
 }
 
 impl Pool {
-    /// The pool of `owner` over its arena, of which nobody has used anything yet.
+    /// The pool of `owner` over its arena, which must be unused.
     pub fn new(owner: Pe, arena: Arc<Arena>) -> Self {
         let home = arena.clone();
         Self { owner, arena, home, free: vec![Vec::new(); CLASSES], notes: Vec::new(), used: 0, slab: 0..0 }
@@ -158,7 +158,7 @@ impl Pool {
     /// A block for `len` bytes. Its bytes are initialized but arbitrary.
     ///
     /// # Errors
-    /// If there is no memory, or a peer wrote nonsense to the return stack.
+    /// If there is no memory, or a peer wrote an invalid link to the return stack.
     pub fn alloc(&mut self, len: usize) -> Result<RegBuf, TransportError> {
         let too_large = || TransportError::Resource {
             what: "pool memory",
@@ -173,7 +173,7 @@ impl Pool {
         let size = self.size(unit);
         self.notes[unit as usize] |= OUT;
         let ptr = self.arena.range(unit as u64 * PAGE as u64, size as u64).expect("a block lies in its arena");
-        // SAFETY: the block is reserved memory of the arena, page aligned, and noted as out: nobody else has it.
+        // SAFETY: the block is reserved memory of the arena, page aligned, and noted as out: it has no other owner.
         Ok(unsafe { RegBuf::from_raw(ptr, len, size, self.home.clone()) })
     }
 
@@ -184,7 +184,7 @@ impl Pool {
     #[cold]
     fn refill(&mut self, class: usize) -> Result<u32, TransportError> {
         self.drain()?;
-        // A large block may be a little larger than needed rather than new.
+        // For a large block, a slightly larger free block is better than a new one.
         let classes = if class < DOUBLING { class..=class } else { class..=(class + 2).min(CLASSES - 1) };
         if let Some(unit) = classes.into_iter().find_map(|class| self.free[class].pop()) {
             return Ok(unit);
@@ -205,7 +205,7 @@ impl Pool {
         Ok(u32::try_from(unit).expect("arenas have less than 2^32 pages"))
     }
 
-    /// Takes `len` fresh bytes of the arena.
+    /// Takes at least `len` fresh bytes of the arena.
     fn grow(&mut self, len: usize) -> Result<std::ops::Range<usize>, TransportError> {
         let start = if len >= HUGE { self.used.next_multiple_of(HUGE) } else { self.used };
         self.arena.range(start as u64, len as u64).ok_or_else(|| TransportError::Resource {
@@ -219,11 +219,15 @@ impl Pool {
         Ok(start..start + len)
     }
 
-    /// Sorts what came back into the free lists.
+    /// Sorts returned blocks into the free lists.
     fn drain(&mut self) -> Result<(), TransportError> {
         let mut link = take_all(&self.arena.segment.header().returned.0);
         while link != 0 {
-            let bad = TransportError::Protocol { from: self.owner, what: "a returned block is none", detail: link };
+            let bad = TransportError::Protocol {
+                from: self.owner,
+                what: "an invalid offset on the return stack",
+                detail: link,
+            };
             let Ok(unit) = u32::try_from(link - 1) else { return Err(bad) };
             match self.notes.get_mut(unit as usize) {
                 Some(note) if *note & OUT != 0 => {
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_pool_at_the_place_of_one_that_is_gone_has_another_tag() {
+    fn a_new_pool_at_the_address_of_an_old_one_has_another_tag() {
         let tags = (0..8).map(|_| {
             let segment = Arc::new(Segment::private(1 << 16, 256 << 20).unwrap());
             let buf = Pool::new(Pe(3), Arc::new(Arena::new(segment, fresh_tags()))).alloc(100_000).unwrap();
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_holds_what_it_is_chosen_for_and_wastes_little() {
+    fn a_class_holds_the_lengths_it_serves_and_wastes_little() {
         let sizes =
             (0..46).flat_map(|log| [(1usize << log) - 1, 1 << log, (1 << log) + 1, (1 << log) + (1 << log) / 3]);
         for len in sizes {
@@ -291,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_are_out_never_overlap() {
+    fn blocks_in_use_never_overlap() {
         let mut pool = pool();
         let mut out: Vec<RegBuf> = Vec::new();
         for round in 0..2000usize {
@@ -326,13 +330,13 @@ mod tests {
         let mut pool = pool();
         drop(pool.alloc(4096).unwrap());
         let returned = &pool.arena.segment.header().returned.0;
-        // The block's link leads to itself.
+        // The block's link points to itself.
         pool.arena.link(0).store(returned.load(Ordering::Relaxed), Ordering::Relaxed);
         assert!(matches!(pool.alloc(4096), Err(TransportError::Protocol { .. })));
     }
 
     #[test]
-    fn more_than_the_arena_is_an_error_that_says_so() {
+    fn an_allocation_larger_than_the_arena_is_an_error_that_says_so() {
         let mut pool = pool();
         assert!(matches!(pool.alloc(257 << 20), Err(TransportError::Resource { .. })));
         assert!(pool.alloc(100 << 20).is_ok());

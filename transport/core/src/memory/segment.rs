@@ -1,4 +1,4 @@
-//! A PE's own piece of memory that its peers reach: a header, its inbox, and the arena of its pool.
+//! A PE's memory that its peers reach: a header, its inbox, and the arena of its pool.
 //!
 //! | part | where in the file | mapped |
 //! |---|---|---|
@@ -6,14 +6,14 @@
 //! | inbox ring | [`HEADER`] | twice, back to back |
 //! | arena | the next multiple of 2 MiB | once |
 //!
-//! A *shared* segment is a memfd, without a name, so that nothing can be left behind; its size is set once and sealed,
-//! so that no peer can make an access fail; and whatever is used of it is reserved first, so that a lack of memory is an
-//! error of the owner's and never a SIGBUS. A *private* segment serves the threads of one process: its arena is
+//! A *shared* segment is a memfd. It has no name, so it cannot be left behind. Its size is set once and sealed,
+//! so no peer can make an access fail. Every part of it is reserved before use, so a lack of memory is an
+//! error of the owner and never a SIGBUS. A *private* segment serves the threads of one process: its arena is
 //! anonymous memory, which gets huge pages more easily.
 //!
-//! The arena is as large as it could ever become; only addresses are spent on it. Peers map it once. Where the process may have few
-//! addresses (`ulimit -v`) or files must be short (`ulimit -f`) it is smaller. Each owner decides for itself, and the length of the
-//! sealed file tells peers.
+//! The arena is as large as it could ever become: this costs only addresses. Peers map it once. If the process is limited in
+//! addresses (`ulimit -v`) or file size (`ulimit -f`) it is smaller. Each owner decides for itself, and the length of the
+//! sealed file tells the peers.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -32,14 +32,14 @@ pub const WINDOWS: usize = 512;
 /// Bytes of the header, in pages.
 const HEADER: usize = size_of::<Header>().next_multiple_of(PAGE);
 const MAGIC: u64 = u64::from_le_bytes(*b"charm4r\x01");
-/// The addresses that all arenas of a host may take in one process.
+/// The addresses that all arenas of a host together may take in one process.
 const ARENAS_MAX: u64 = 16 << 40;
-/// The smallest arena that is of any use.
+/// The smallest useful arena.
 const ARENA_MIN: usize = 8 * HUGE;
-/// What stands before the arena in a file has at most so many bytes.
+/// The most bytes that precede the arena in a file.
 const FILE_HEAD_MAX: u64 = 64 << 20;
 
-/// What stands at the beginning of a segment. Parts that different threads write are 128 bytes apart.
+/// The beginning of a segment. Parts that different threads write are 128 bytes apart.
 #[repr(C, align(128))]
 pub struct Header {
     magic: AtomicU64,
@@ -47,25 +47,25 @@ pub struct Header {
     arena_bytes: AtomicU64,
     /// The owner's process.
     pub process: AtomicU32,
-    /// Whether the owner's process can be reached by `membarrier`.
+    /// Whether `membarrier` reaches the owner's process.
     pub barriers: AtomicU32,
     /// The address of a random word in the owner's memory. Peers read the word there to find out whether they can reach that memory.
     pub probe: AtomicU64,
-    /// The word itself.
+    /// The value of the word.
     pub probe_word: AtomicU64,
-    /// Not 0 once the owner reads no more.
+    /// Not 0 once the owner has stopped reading.
     pub closed: AtomicU32,
     /// The ends of the inbox.
     pub(crate) ends: Ends,
-    /// The owner's sleep: see `doorbell`.
+    /// The owner's sleep word: see `doorbell`.
     pub sleep: Apart<AtomicU64>,
-    /// The top of the stack of blocks that came back: see `pool`.
+    /// The top of the stack of returned blocks: see `pool`.
     pub returned: Apart<AtomicU64>,
     /// See `window`.
     pub windows: [WindowSlot; WINDOWS],
 }
 
-/// On cache lines of its own.
+/// A value on cache lines of its own.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub struct Apart<T>(pub T);
@@ -75,7 +75,7 @@ pub struct Apart<T>(pub T);
 pub struct WindowSlot {
     /// Its generation, and how many peers are inside.
     pub state: AtomicU64,
-    /// Whose memory it is in.
+    /// Identifies the memory that it is in.
     pub place: AtomicU64,
     /// The address of its first byte, in the owner's memory or in the arena.
     pub addr: AtomicU64,
@@ -83,14 +83,14 @@ pub struct WindowSlot {
     pub len: AtomicU64,
 }
 
-/// A PE's segment, its own or a peer's.
+/// A segment of this PE or of a peer.
 #[derive(Debug)]
 pub struct Segment {
     map: Mapping,
     ring_bytes: usize,
     arena: usize,
     arena_len: usize,
-    /// Shared memory is reserved through its descriptor.
+    /// Shared memory is reserved through this descriptor.
     fd: Option<OwnedFd>,
 }
 
@@ -99,7 +99,7 @@ fn no_memory(len: usize) -> TransportError {
 }
 
 /// The addresses to set aside for the pool of each of `pes` PEs of this host, all of which this process maps: as much as a pool can ever
-/// use, unless the process may have less.
+/// use, unless the process is limited to less.
 pub fn arena_bytes(pes: u32) -> usize {
     let info = rustix::system::sysinfo();
     let ram = u64::from(info.mem_unit.max(1)).saturating_mul(info.totalram);
@@ -112,12 +112,12 @@ pub fn arena_bytes(pes: u32) -> usize {
     )
 }
 
-/// Where this process may map `addresses` bytes more, and files may have `file` bytes.
+/// The same, for a process that may map `addresses` more bytes and write files of `file` bytes.
 fn arena_bytes_within(pes: u32, ram: u64, addresses: Option<u64>, file: Option<u64>) -> usize {
     let pes = u64::from(pes.max(1));
     let mut each = ram.min(ARENAS_MAX / pes);
     if let Some(addresses) = addresses {
-        // The rest is for the heap, stacks and libraries; what finds no room in the pool is taken from the heap.
+        // The other half is for the heap, stacks and libraries. What does not fit into the pool is taken from the heap.
         each = each.min(addresses / 2 / pes);
     }
     if let Some(file) = file {
@@ -131,12 +131,12 @@ fn arena_bytes_within(pes: u32, ram: u64, addresses: Option<u64>, file: Option<u
 fn mapped() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").ok();
     let pages = statm.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-    // Without /proc an estimate: the program, its libraries, and some stacks.
+    // Without /proc this is an estimate: the program, its libraries, and some stacks.
     pages.map_or(256 << 20, |pages| pages * rustix::param::page_size() as u64)
 }
 
 fn file(len: usize) -> Result<OwnedFd, TransportError> {
-    // Where the kernel may not make a file as long as that, it sends a signal.
+    // The kernel sends a signal if a file would exceed the limit.
     if let Some(limit) = rustix::process::getrlimit(Resource::Fsize).current.filter(|limit| *limit < len as u64) {
         return Err(TransportError::Resource {
             what: "file size",
@@ -163,13 +163,13 @@ fn reserve_file(fd: BorrowedFd<'_>, at: usize, len: usize) -> Result<(), Transpo
     }
 }
 
-/// Where a segment's windows begin to count: keys of one segment must not fit another's windows by chance.
+/// The first generation of a segment's windows. It is random, so that keys of one segment do not match the windows of another.
 fn first_generation() -> Result<u64, TransportError> {
     Ok((crate::auth::random_u64()? >> 32).max(1) << 32)
 }
 
 impl Segment {
-    /// The segment of a PE that only threads of this process reach.
+    /// Makes a segment that only threads of this process reach.
     pub fn private(ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
         let first_generation = first_generation()?;
         let head = (HEADER + ring_bytes).next_multiple_of(PAGE);
@@ -186,14 +186,14 @@ impl Segment {
                     segment.init(first_generation);
                     return Ok(segment);
                 }
-                // Strict overcommit, or a limit on addresses: make do with less.
+                // Strict overcommit, or a limit on addresses: try with less.
                 Err(_) if arena_len > ARENA_MIN => arena_len = (arena_len / 2).next_multiple_of(HUGE).max(ARENA_MIN),
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// The segment of a PE that other processes reach: they [`attach`](Self::attach) what [`fd`](Self::fd) gives.
+    /// Makes a segment that other processes reach. They [`attach`](Self::attach) the descriptor that [`fd`](Self::fd) returns.
     pub fn shared(ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
         let arena_at = (HEADER + ring_bytes).next_multiple_of(HUGE);
         let fd = file(arena_at + arena_len)?;
@@ -205,7 +205,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// A peer's segment. `ring_bytes` is what the job agreed upon: what the peer says must be the same. Its arena has the length that it
+    /// Maps the segment of a peer. `ring_bytes` is the value of the job: the peer's must be the same. The arena has the length that the peer
     /// chose, at most what all `pes` of the host may have.
     pub fn attach(fd: &OwnedFd, ring_bytes: usize, pes: u32) -> Result<Self, TransportError> {
         let bad = |what| TransportError::Startup(format!("a peer's shared memory {what}"));
@@ -232,7 +232,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Maps header and ring; the arena stays without memory.
+    /// Maps header and ring. The arena has no memory yet.
     fn map(fd: BorrowedFd<'_>, ring_bytes: usize, arena_len: usize) -> Result<Self, TransportError> {
         assert!(ring_bytes.is_power_of_two() && ring_bytes >= PAGE && arena_len.is_multiple_of(HUGE));
         let arena = (HEADER + 2 * ring_bytes).next_multiple_of(HUGE);
@@ -252,23 +252,23 @@ impl Segment {
         self.map.advise_huge(self.arena, self.arena_len);
     }
 
-    /// The descriptor of a shared segment of ours.
+    /// The descriptor of a shared segment that this process made.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// What stands at the beginning.
+    /// The header.
     #[inline]
     #[must_use]
     pub fn header(&self) -> &Header {
-        // SAFETY: the mapping begins with a header: atomics, valid whatever their bytes are.
+        // SAFETY: the mapping begins with a header: atomics, valid for any bytes.
         unsafe { self.map.base().cast().as_ref() }
     }
 
-    /// The inbox. Whoever uses it keeps the segment alive.
+    /// The inbox. The caller must keep the segment alive.
     pub(crate) fn ring(&self) -> Raw {
-        // SAFETY: the two mappings of the ring lie back to back behind the header, and nothing else touches them;
-        // callers keep the segment.
+        // SAFETY: the two mappings of the ring lie back to back behind the header, and nothing else accesses them;
+        // callers keep the segment alive.
         unsafe { Raw::new(self.map.at(HEADER), self.ring_bytes, NonNull::from(&self.header().ends)) }
     }
 
@@ -283,7 +283,7 @@ impl Segment {
         self.map.at(self.arena)
     }
 
-    /// Makes sure that a part of the arena has memory.
+    /// Reserves memory for a part of the arena.
     pub(crate) fn reserve(&self, offset: usize, len: usize) -> Result<(), TransportError> {
         assert!(offset + len <= self.arena_len);
         match &self.fd {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_s_arena_has_the_length_that_its_owner_chose_and_no_impossible_one() {
+    fn an_arena_has_the_length_that_its_owner_chose_and_an_impossible_one_is_refused() {
         const RING: usize = 1 << 16;
         for arena in [ARENA_MIN, 5 * HUGE, 1 << 30] {
             let own = Segment::shared(RING, arena).unwrap();

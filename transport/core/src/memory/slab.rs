@@ -1,6 +1,6 @@
-//! A PE's own free lists for calls to itself, and for small messages, which are copied out of the inbox as they arrive.
+//! A PE's own free lists, for calls to itself, and for small messages, which are copied out of the inbox as they arrive.
 //!
-//! Neither atomic nor shared: a block is allocated and freed on one thread, last in, first out, so that the
+//! They are neither atomic nor shared: a block is allocated and freed on one thread, last in, first out, so the
 //! next call finds its memory in cache.
 
 use std::alloc::Layout as AllocLayout;
@@ -29,16 +29,16 @@ impl Slab {
         Self(Rc::new(Lists(UnsafeCell::default())))
     }
 
-    /// This handle as one address; [`Slab::from_raw`] makes it a handle again.
+    /// Converts this handle into an address; [`Slab::from_raw`] converts it back.
     #[inline]
     pub(super) fn into_raw(self) -> *const Lists {
         Rc::into_raw(self.0)
     }
 
-    /// A handle again.
+    /// Converts an address back into a handle.
     ///
     /// # Safety
-    /// `raw` came from [`Slab::into_raw`], and becomes a handle once.
+    /// `raw` came from [`Slab::into_raw`], and is converted back once.
     #[inline]
     pub(super) unsafe fn from_raw(raw: *const Lists) -> Self {
         // SAFETY: the caller's promise.
@@ -81,7 +81,7 @@ impl Slab {
     /// Takes a block back.
     ///
     /// # Safety
-    /// `block` came from `take(len)` of this slab (or a clone) and is used no more.
+    /// `block` came from `take(len)` of this slab (or a clone) and is not used afterwards.
     #[inline]
     pub(super) unsafe fn give(&self, block: NonNull<u8>, len: usize) {
         let class = Self::class(len);
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_holds_what_it_is_chosen_for_and_no_smaller_one_does() {
+    fn a_class_holds_the_lengths_it_serves_and_no_smaller_class_does() {
         for len in (0..5000).chain([65_535, 65_536, 65_537]) {
             let class = Slab::class(len);
             assert!(SMALLEST << class >= len, "{len}");

@@ -1,14 +1,14 @@
-//! Windows in near memory: what peers of the same process or host may put into and get from.
+//! Windows in shared memory: what peers of the same process or host may put into and get from.
 //!
 //! # The protocol
 //! Every PE has a table of windows in its segment's header. A window's *state* word is its generation, whether it is
-//! open, and the number of peers inside. A peer enters by adding itself to the state (compare-and-swap) if it is open and the
-//! generation is the key's; it copies, and leaves by subtracting itself (release). The owner closes by clearing the open bit
-//! (then nobody enters any more), waits until nobody is inside (acquire), and moves on to the next generation, so that an
-//! old key never fits again. A put with a stale key therefore fails where it starts, and touches nothing.
+//! open, and the number of peers inside. A peer enters by adding itself to the state (compare-and-swap) if the window is open and its
+//! generation is that of the key. It copies, and leaves by subtracting itself (release). The owner closes by clearing the open bit
+//! (then no peer enters any more), waits until no peer is inside (acquire), and moves on to the next generation, so that an
+//! old key never matches again. So a put with a stale key fails at its origin, and touches nothing.
 //!
-//! A peer that dies inside never leaves. So an owner that waits for long asks whether a peer is gone, and then gives up: nobody
-//! knows that it was this one, so the memory is never used again, nor the window, and the job ends.
+//! A peer that dies inside never leaves. So an owner that waits for long asks whether a peer is gone, and then gives up. It cannot
+//! know whether that peer was inside, so neither the memory nor the window is used again, and the job ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 use super::segment::{Segment, WINDOWS, WindowSlot};
 use crate::sync::Word;
 
-/// How long peers may be inside a window that is being closed before it is asked whether they live. The largest copy takes less.
+/// How long the owner that closes a window waits for peers inside before it asks whether they are alive. The largest copy takes less.
 /// (A fuzzer's peers never leave.)
 const PATIENCE: Duration = Duration::from_millis(if cfg!(fuzzing) { 1 } else { 1000 });
 const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
 
-/// Enters, if the window is open in this generation.
+/// Enters the window, if it is open in this generation.
 pub(crate) fn enter<W: Word>(state: &W, generation: u32) -> bool {
     let mut now = state.load(Ordering::Relaxed);
     loop {
@@ -37,7 +37,7 @@ pub(crate) fn enter<W: Word>(state: &W, generation: u32) -> bool {
     }
 }
 
-/// Leaves what was entered.
+/// Leaves the window.
 pub(crate) fn leave<W: Word>(state: &W) {
     let mut now = state.load(Ordering::Relaxed);
     while let Err(other) = state.replace(now, now.wrapping_sub(1), Ordering::Release) {
@@ -45,15 +45,15 @@ pub(crate) fn leave<W: Word>(state: &W) {
     }
 }
 
-/// Opens a closed window; its description has been written.
+/// Opens a closed window. Its description must have been written.
 pub(crate) fn open<W: Word>(state: &W) -> u32 {
     let generation = state.load(Ordering::Relaxed) >> 32;
     state.store(generation << 32 | OPEN, Ordering::Release);
     u32::try_from(generation).expect("32 bits")
 }
 
-/// Closes an open window; returns once nobody is inside. `relax` is called while it waits, and may give up: then somebody may
-/// be inside, the window is of no use any more, and the answer is false.
+/// Closes an open window, and returns once no peer is inside. While it waits it calls `relax`, which may give up. Then a peer may
+/// be inside, the window must not be used again, and the result is false.
 pub(crate) fn close<W: Word>(state: &W, mut relax: impl FnMut() -> bool) -> bool {
     let mut now = state.load(Ordering::Relaxed);
     while let Err(other) = state.replace(now, now & !OPEN, Ordering::Relaxed) {
@@ -68,14 +68,14 @@ pub(crate) fn close<W: Word>(state: &W, mut relax: impl FnMut() -> bool) -> bool
     true
 }
 
-/// What a window is, as its peers read it.
+/// Describes a window to peers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WindowAddress {
-    /// The backend's own word for whose memory it is.
+    /// Identifies the memory; the backend defines the values.
     pub whose: u64,
-    /// Where in it.
+    /// The address in that memory.
     pub addr: u64,
-    /// How many bytes.
+    /// The length, in bytes.
     pub len: u64,
 }
 
@@ -83,12 +83,12 @@ pub struct WindowAddress {
 #[derive(Debug)]
 pub struct Inside<'a> {
     slot: &'a WindowSlot,
-    /// Where its memory is.
+    /// The address of its memory.
     pub place: WindowAddress,
 }
 
 impl<'a> Inside<'a> {
-    /// Enters window `index` of the PE whose segment this is.
+    /// Enters window `index` of the PE that owns the segment.
     pub fn enter(segment: &'a Segment, index: u32, generation: u32) -> Option<Self> {
         let slot = segment.header().windows.get(index as usize)?;
         if !enter(&slot.state, generation) {
@@ -122,7 +122,7 @@ impl Windows {
         Self { segment, free: (0..u32::try_from(WINDOWS).expect("few")).rev().collect() }
     }
 
-    /// Opens a window: its index and generation. `None`: the table is full.
+    /// Opens a window, and returns its index and generation. `None`: the table is full.
     pub fn open(&mut self, place: WindowAddress) -> Option<(u32, u32)> {
         let index = self.free.pop()?;
         let slot = &self.segment.header().windows[index as usize];
@@ -132,7 +132,7 @@ impl Windows {
         Some((index, open(&slot.state)))
     }
 
-    /// Closes all that are open.
+    /// Closes all open windows.
     pub fn close_all(&mut self, mut a_peer_is_gone: impl FnMut() -> bool) {
         let states = self.segment.header().windows.iter().map(|slot| slot.state.load(Ordering::Relaxed));
         let open: Vec<_> = (0..).zip(states).filter(|(_, state)| state & OPEN != 0).map(|(index, _)| index).collect();
@@ -141,7 +141,7 @@ impl Windows {
         }
     }
 
-    /// Closes it. Whether nobody is inside any more: where that takes long, it is given up once `a_peer_is_gone`.
+    /// Closes a window. Returns whether no peer is inside. If that takes long, it gives up once `a_peer_is_gone`.
     pub fn close(&mut self, index: u32, mut a_peer_is_gone: impl FnMut() -> bool) -> bool {
         let mut ask_at = None;
         let closed = close(&self.segment.header().windows[index as usize].state, || {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_enters_a_window_whose_owner_is_gone() {
+    fn no_peer_enters_a_window_whose_owner_is_gone() {
         let segment = Arc::new(Segment::private(1 << 16, 1 << 21).unwrap());
         let mut windows = Windows::new(segment.clone());
         let place = WindowAddress { whose: 0, addr: 4096, len: 10 };

@@ -1,4 +1,4 @@
-//! Laws of life and death: silence is noticed, work is not taken for death, and who leaves in good order is not mourned.
+//! Laws of liveness: silence is noticed, a computing PE is not considered dead, and a process that leaves normally is not reported.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn quick(_: u32, config: &mut TcpConfig) {
 }
 
 #[test]
-fn a_process_that_falls_silent_is_lost_and_the_reason_is_named() {
+fn a_process_that_falls_silent_is_lost_and_the_reason_is_reported() {
     let _watchdog = Watchdog::start("silence");
     let fabrics = two(|_, _| ());
     let proxies: Vec<Proxy> = fabrics.iter().map(|fabric| Proxy::before(fabric, 1)).collect();
@@ -35,14 +35,14 @@ fn a_process_that_falls_silent_is_lost_and_the_reason_is_named() {
 }
 
 #[test]
-fn a_pe_that_computes_is_not_taken_for_dead_and_finds_its_messages_afterwards() {
+fn a_computing_pe_is_not_considered_dead_and_finds_its_messages_afterwards() {
     let _watchdog = Watchdog::start("computing");
     let fabrics = two(quick);
     wire_up(&fabrics);
     let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
     greet(&mut a, &mut b);
     a.send(b.end.pe(), 1, b"read this later").unwrap();
-    // B does nothing for six times the silence that is allowed.
+    // B does nothing for six times the allowed silence.
     let until = Instant::now() + 6 * QUICK.silence;
     while Instant::now() < until {
         a.poll().unwrap();
@@ -52,7 +52,7 @@ fn a_pe_that_computes_is_not_taken_for_dead_and_finds_its_messages_afterwards() 
 }
 
 #[test]
-fn without_liveness_silence_is_waited_for() {
+fn without_liveness_a_silent_process_is_not_lost() {
     let _watchdog = Watchdog::start("no liveness");
     let fabrics = two(|_, config| config.liveness = None);
     let proxies: Vec<Proxy> = fabrics.iter().map(|fabric| Proxy::before(fabric, 1)).collect();
@@ -69,7 +69,7 @@ fn without_liveness_silence_is_waited_for() {
 }
 
 #[test]
-fn a_process_whose_connections_are_cut_for_a_moment_lives_on() {
+fn a_process_whose_connections_break_for_a_moment_is_not_lost() {
     let _watchdog = Watchdog::start("cut control connections");
     let fabrics = two(quick);
     let proxies: Vec<Proxy> = fabrics.iter().map(|fabric| Proxy::before(fabric, 1)).collect();
@@ -86,7 +86,7 @@ fn a_process_whose_connections_are_cut_for_a_moment_lives_on() {
 }
 
 #[test]
-fn who_closes_in_good_order_is_not_reported_lost() {
+fn a_process_that_closes_normally_is_not_reported_lost() {
     let _watchdog = Watchdog::start("goodbye");
     let mut fabrics = two(quick);
     wire_up(&fabrics);
@@ -116,14 +116,14 @@ fn who_closes_in_good_order_is_not_reported_lost() {
 }
 
 #[test]
-fn whoever_only_listens_for_losses_hears_of_a_neighbour_that_vanishes_and_of_none_that_leaves() {
+fn a_detector_without_endpoints_reports_neighbours_that_vanish_and_none_that_leave() {
     let _watchdog = Watchdog::start("failure events");
     for dies in [true, false] {
         let fabrics = open(Layout::one_host(3, 1), quick);
         wire_up(&fabrics);
         let bells: Vec<Doorbell> = fabrics.iter().map(|_| Doorbell::new().unwrap()).collect();
         let mut events: Vec<_> = (0..3).map(|pe| fabrics[pe as usize].subscribe(Pe(pe), &bells[pe as usize])).collect();
-        // Every process knows its neighbours: of three, both others.
+        // Every process knows its neighbours: with three processes, both others.
         let proven = |fabric: &TcpFabric| fabric.counters().proven.load(Ordering::Relaxed);
         while fabrics.iter().any(|fabric| proven(fabric) == 0) {
             std::thread::yield_now();
@@ -142,7 +142,7 @@ fn whoever_only_listens_for_losses_hears_of_a_neighbour_that_vanishes_and_of_non
             let losses = events[1].take().unwrap();
             assert!(matches!(losses[..], [Loss { process: 2, .. }]), "{losses:?}");
         } else {
-            // Twice as long as a silent process may live: what leaves in good order is not missed.
+            // Twice as long as a silent process may live: a process that leaves normally is not reported.
             let until = Instant::now() + 2 * QUICK.silence;
             while Instant::now() < until {
                 assert!(!events[0].has_events() && !events[1].has_events());

@@ -1,4 +1,4 @@
-//! The TCP backend on trial, over real sockets on loopback: two or more "processes" in one, each with a fabric of its own.
+//! Tests of the TCP backend over real sockets on loopback: two or more "processes" in one, each with a fabric of its own.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ fn two(change: impl Fn(u32, &mut TcpConfig)) -> Vec<TcpFabric> {
     open(Layout::one_host(2, 1), change)
 }
 
-/// An endpoint, and what came of it.
+/// An endpoint, and the events that it has returned.
 #[derive(Debug)]
 struct End {
     end: Box<dyn Endpoint>,
@@ -74,7 +74,7 @@ impl End {
         Ok(self.events.remove(0))
     }
 
-    /// Sends `bytes`, small or large, as soon as there is room.
+    /// Sends `bytes`, small or large, as soon as there is space.
     fn send(&mut self, to: Pe, imm: u32, bytes: &[u8]) -> Result<(), PostError<()>> {
         loop {
             match self.try_send(to, imm, bytes) {
@@ -103,7 +103,7 @@ impl End {
     }
 }
 
-/// One message there and one back: connected.
+/// Sends one message there and one back: then the two are connected.
 fn greet(a: &mut End, b: &mut End) {
     a.send(b.end.pe(), 0, b"hello").unwrap();
     End::both(a, b, |_, b| !b.events.is_empty());

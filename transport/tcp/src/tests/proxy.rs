@@ -1,4 +1,4 @@
-//! A small proxy between two processes: it cuts connections in the middle of the stream, flips bits, falls silent, goes away.
+//! A small proxy between two processes: it cuts connections in the middle of the stream, flips bits, falls silent, and goes away.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,9 +11,9 @@ use charm4rs_transport_core::seed::Rng;
 
 #[derive(Debug, Default)]
 pub(super) struct Mode {
-    /// Connections are cut after up to so many bytes in one direction (0: never).
+    /// Connections are cut after at most this many bytes in one direction (0: never).
     pub(super) cut_within: AtomicU64,
-    /// Bytes are swallowed.
+    /// Bytes are discarded.
     pub(super) silent: AtomicBool,
     /// The next run of at least 1,000 bytes gets a flipped bit.
     pub(super) flip: AtomicBool,
@@ -24,7 +24,7 @@ pub(super) struct Mode {
     streams: Mutex<Vec<TcpStream>>,
 }
 
-/// Stands before one process.
+/// A proxy in front of one process.
 #[derive(Debug)]
 pub(super) struct Proxy {
     pub(super) mode: Arc<Mode>,
@@ -59,12 +59,12 @@ impl Proxy {
         Self { mode, address }
     }
 
-    /// What the process behind it publishes.
+    /// What the process behind the proxy publishes.
     pub(super) fn publish(&self) -> Vec<u8> {
         address::encode(std::iter::once(self.address))
     }
 
-    /// Cuts everything now.
+    /// Cuts all connections now.
     pub(super) fn cut(&self) {
         for stream in self.mode.streams.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);

@@ -1,4 +1,4 @@
-//! Laws of connections that break while both ends live: exactly once, or lost in bounded time.
+//! Laws of connections that break while both ends live: a message arrives exactly once, or the peer is lost within bounded time.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn apart(change: impl Fn(u32, &mut TcpConfig)) -> (Vec<TcpFabric>, Vec<Proxy>) {
     (fabrics, proxies)
 }
 
-/// Two that have met, and whose connections from now on end within 600,000 bytes each.
+/// Two connected ends, whose connections from now on each break within 600,000 bytes.
 fn often_cut(checksum: bool) -> (Vec<TcpFabric>, Vec<Proxy>, End, End) {
     let (fabrics, proxies) = apart(|_, config| config.checksum = checksum);
     let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
@@ -48,7 +48,7 @@ fn length(number: u32) -> usize {
 }
 
 #[test]
-fn every_message_arrives_once_and_in_order_though_connections_are_cut_again_and_again() {
+fn every_message_arrives_once_and_in_order_although_connections_break_repeatedly() {
     const COUNT: u32 = 600;
     let _watchdog = Watchdog::start("resets");
     for checksum in [false, true] {
@@ -71,7 +71,7 @@ fn every_message_arrives_once_and_in_order_though_connections_are_cut_again_and_
                 for event in ends[at].events.drain(..) {
                     match event {
                         Event::Recv { from, imm, msg } => {
-                            assert_eq!((from, imm), (peer, Imm(received[at])), "in order, none lost, none twice");
+                            assert_eq!((from, imm), (peer, Imm(received[at])), "in order, none lost, none duplicated");
                             assert!(*msg == *contents(peer, imm.0, length(imm.0)), "message {}", imm.0);
                             received[at] += 1;
                         }
@@ -120,7 +120,7 @@ fn puts_and_gets_survive_cuts_too() {
 }
 
 #[test]
-fn puts_into_a_window_that_lasts_are_not_answered_and_arrive_once_and_in_order_though_connections_are_cut() {
+fn puts_into_a_persistent_window_arrive_once_and_in_order_without_answers_although_connections_break() {
     const COUNT: u32 = 600;
     const LEN: usize = 1_200_000;
     let _watchdog = Watchdog::start("puts without answers over resets");
@@ -161,7 +161,7 @@ fn puts_into_a_window_that_lasts_are_not_answered_and_arrive_once_and_in_order_t
 }
 
 #[test]
-fn a_put_into_a_window_that_lasted_breaks_the_contract_and_touches_nothing() {
+fn a_put_into_a_persistent_window_that_is_closed_is_a_violation_and_touches_nothing() {
     let _watchdog = Watchdog::start("a late put");
     for len in [100, 100_000] {
         let fabrics = two(|_, _| ());
@@ -184,7 +184,7 @@ fn a_put_into_a_window_that_lasted_breaks_the_contract_and_touches_nothing() {
 }
 
 #[test]
-fn a_peer_that_cannot_be_reached_again_is_lost_in_time_and_what_waits_for_it_fails() {
+fn a_peer_that_cannot_be_reached_again_is_lost_in_time_and_operations_that_wait_for_it_fail() {
     let _watchdog = Watchdog::start("no reconnection");
     let (fabrics, proxies) = apart(|_, config| {
         config.reconnect = Duration::from_secs(1);
@@ -211,7 +211,7 @@ fn a_peer_that_cannot_be_reached_again_is_lost_in_time_and_what_waits_for_it_fai
 }
 
 #[test]
-fn a_flipped_bit_is_noticed_and_named() {
+fn a_flipped_bit_is_detected_and_reported() {
     let _watchdog = Watchdog::start("corruption");
     let (fabrics, proxies) = apart(|_, config| config.checksum = true);
     let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));
@@ -240,7 +240,7 @@ fn a_sender_holds_no_more_than_its_credit_and_one_message() {
     greet(&mut a, &mut b);
     let mut taken = 0;
     let mut refused = 0;
-    // The kernel's own buffers take some more.
+    // The kernel's own buffers accept some more.
     while refused < 1_000 {
         match a.end.send(Pe(1), Imm(taken), RegBuf::heap(10_000), OpId(0)) {
             Ok(_) => taken += 1,
@@ -252,13 +252,13 @@ fn a_sender_holds_no_more_than_its_credit_and_one_message() {
             Err(e) => panic!("{e:?}"),
         }
     }
-    assert_eq!(taken, 100_000u32.div_ceil(10_016), "nothing is acknowledged, nothing is let go");
+    assert_eq!(taken, 100_000u32.div_ceil(10_016), "nothing is acknowledged, so nothing is released");
     End::both(&mut a, &mut b, |_, b| b.events.len() == taken as usize);
     a.send(Pe(1), taken, b"there is room again").unwrap();
 }
 
 #[test]
-fn the_largest_message_arrives_though_no_connection_lives_for_the_whole_of_it() {
+fn the_largest_message_arrives_although_no_connection_lives_long_enough_for_it() {
     const LEN: usize = 6_000_000;
     let _watchdog = Watchdog::start("a message longer than any connection");
     for checksum in [false, true] {
@@ -296,7 +296,7 @@ fn the_largest_message_arrives_though_no_connection_lives_for_the_whole_of_it() 
 }
 
 #[test]
-fn a_peer_to_which_every_connection_breaks_before_anything_gets_through_is_lost_in_time() {
+fn a_peer_is_lost_in_time_if_every_connection_breaks_before_anything_gets_through() {
     let _watchdog = Watchdog::start("nothing gets through");
     let (fabrics, proxies) = apart(|_, _| ());
     let (mut a, mut b) = (End::of(&fabrics, 0), End::of(&fabrics, 1));

@@ -1,4 +1,4 @@
-//! Laws of the door: strangers are turned away, whatever they do, and the job does not notice.
+//! Laws of authentication: strangers are turned away, whatever they do, and the job is not disturbed.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -22,14 +22,14 @@ fn knock(fabric: &TcpFabric) -> TcpStream {
     stream
 }
 
-/// The hello of PE 1, with a secret that may be wrong.
+/// The dialer of PE 1, with a secret that may be wrong.
 fn dialer(secret: u8, nonce: u8) -> Dialer {
     let terms = Terms { version: 1, digest: [3; 32] };
     let hello = Hello { purpose: Purpose::Data, terms, rank: 1, from: Pe(1), to: Pe(0), generation: 1 };
     Dialer::new(&Keys::new(JOB, &Secret::new([secret; 32])), hello, 0, [nonce; 32])
 }
 
-/// Whether the other end hangs up.
+/// Whether the other end closes the connection.
 fn hangs_up(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0; 512]), Ok(0) | Err(_))
 }
@@ -39,7 +39,7 @@ fn two_hundred_strangers_of_every_kind_do_not_disturb_a_job() {
     let _watchdog = Watchdog::start("strangers");
     let fabrics = two(|_, _| ());
     wire_up(&fabrics);
-    // All of them before the job's own connections, and still there while it works.
+    // They all come before the job's own connections, and stay while it works.
     let strangers: Vec<TcpStream> = (0..200u32)
         .map(|number| {
             let mut stream = knock(&fabrics[number as usize % 2]);
@@ -76,7 +76,7 @@ fn a_thousand_wrong_proofs_are_counted_and_change_nothing() {
         let mut challenge = [0; CHALLENGE];
         stream.read_exact(&mut challenge).unwrap();
         stream.write_all(&[u8::try_from(number % 256).unwrap(); PROOF]).unwrap();
-        assert!(hangs_up(&mut stream), "a wrong proof opens no door");
+        assert!(hangs_up(&mut stream), "a wrong proof is refused");
         if number % 100 == 0 {
             greet(&mut a, &mut b);
         }
@@ -86,7 +86,7 @@ fn a_thousand_wrong_proofs_are_counted_and_change_nothing() {
 }
 
 #[test]
-fn a_recorded_handshake_replayed_opens_no_door() {
+fn a_replayed_handshake_is_turned_away() {
     let _watchdog = Watchdog::start("replay");
     let fabrics = two(|_, _| ());
     wire_up(&fabrics);
@@ -96,7 +96,7 @@ fn a_recorded_handshake_replayed_opens_no_door() {
     let mut challenge = [0; CHALLENGE];
     stream.read_exact(&mut challenge).unwrap();
     let Ok(Step::Reply((proof, _))) = dialer.accept_bytes(&challenge) else { panic!("a proof") };
-    // Somebody who listened is quicker, on a connection of his own.
+    // An eavesdropper is quicker, on a connection of its own.
     let mut thief = knock(&fabrics[0]);
     thief.write_all(dialer.hello()).unwrap();
     thief.read_exact(&mut challenge).unwrap();
@@ -106,7 +106,7 @@ fn a_recorded_handshake_replayed_opens_no_door() {
 }
 
 #[test]
-fn a_handshake_that_takes_too_long_is_dropped_and_the_door_stays_open_meanwhile() {
+fn a_handshake_that_takes_too_long_is_dropped_and_others_are_accepted_meanwhile() {
     let _watchdog = Watchdog::start("slow handshakes");
     let fabrics = two(|_, config| config.handshake = Duration::from_millis(400));
     wire_up(&fabrics);
@@ -121,7 +121,7 @@ fn a_handshake_that_takes_too_long_is_dropped_and_the_door_stays_open_meanwhile(
     assert_eq!(fabrics[0].counters().timed_out.load(Ordering::Relaxed), 2);
 }
 
-/// What both ends of a first message come to: errors of theirs, in the order of their PEs.
+/// The errors of both ends of a first message, in the order of their PEs.
 fn errors(fabrics: &[TcpFabric]) -> [Option<TransportError>; 2] {
     let (mut a, mut b) = (End::of(fabrics, 0), End::of(fabrics, 1));
     b.send(Pe(0), 0, b"hello").unwrap();
@@ -137,7 +137,7 @@ fn errors(fabrics: &[TcpFabric]) -> [Option<TransportError>; 2] {
 }
 
 #[test]
-fn a_process_with_another_program_is_refused_by_both_with_both_values() {
+fn two_processes_with_different_programs_refuse_each_other_with_both_values() {
     let _watchdog = Watchdog::start("digests");
     let fabrics = two(|process, config| config.digest = [u8::try_from(process).unwrap(); 32]);
     wire_up(&fabrics);
@@ -149,7 +149,7 @@ fn a_process_with_another_program_is_refused_by_both_with_both_values() {
 }
 
 #[test]
-fn one_of_our_own_ranks_with_a_wrong_secret_is_told_so() {
+fn a_process_of_the_job_with_a_wrong_secret_is_an_authentication_error() {
     let _watchdog = Watchdog::start("secrets");
     let fabrics = two(|process, config| {
         config.secret = Secret::new([u8::try_from(process).unwrap(); 32]);
@@ -161,7 +161,7 @@ fn one_of_our_own_ranks_with_a_wrong_secret_is_told_so() {
     assert_eq!(error.map(|error| error.code()), Some(77));
 }
 
-/// Listens where a process did that has gone, and answers every HELLO as a member of the job would, but for the proof.
+/// Listens where an ended process did, and answers every HELLO as a member of the job would, but with a wrong proof.
 fn impostor(door: SocketAddr) {
     let listener = loop {
         match TcpListener::bind(door) {
@@ -185,7 +185,7 @@ fn impostor(door: SocketAddr) {
 }
 
 #[test]
-fn a_stranger_at_the_address_of_a_process_that_has_gone_costs_connections_and_is_no_failed_authentication() {
+fn a_stranger_at_the_address_of_an_ended_process_is_not_an_authentication_error() {
     let _watchdog = Watchdog::start("an impostor");
     for liveness in [None, Some(crate::Liveness::default())] {
         let fabrics = two(|_, config| {
@@ -221,7 +221,7 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn a_job_listens_on_loopback_only_and_ipv6_will_do() {
+fn a_job_listens_on_loopback_only_and_ipv6_is_enough() {
     let _watchdog = Watchdog::start("IPv6");
     let fabrics = two(|_, _| ());
     assert!(fabrics.iter().all(|fabric| door(fabric).ip().is_loopback()));
@@ -247,7 +247,7 @@ mod alone {
                 let mut silent = Vec::new();
                 for number in 0..STRANGERS {
                     let mut stream = TcpStream::connect(doors[usize::try_from(number % 2).unwrap()]).unwrap();
-                    // Whoever is evicted meanwhile may not be able to write any more.
+                    // A stranger that is evicted meanwhile may not be able to write any more.
                     match number / 2 % 5 {
                         0 => drop(stream),
                         1 => drop(stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")),
@@ -258,12 +258,12 @@ mod alone {
                         }
                         _ => silent.push(stream),
                     }
-                    // The first of the silent ones stay for the whole of it.
+                    // The first of the silent ones stay for the whole test.
                     silent.truncate(300);
                     done.fetch_add(1, Ordering::Release);
                 }
             });
-            // In the middle of it the job starts.
+            // The job starts in the middle of it.
             while done.load(Ordering::Acquire) < STRANGERS / 10 {
                 std::thread::yield_now();
             }

@@ -1,4 +1,4 @@
-//! Laws of what an authenticated peer must not send: the sender is named, nothing is indexed or allocated by it.
+//! Laws of what an authenticated peer must not send: the error names the sender, and nothing is indexed or allocated by the data.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ fn encoded(kind: FrameKind, len: u64, ack: u32, words: [u64; 4]) -> Vec<u8> {
     bytes[..n].to_vec()
 }
 
-/// A PE 1 of flesh and blood: proven, and free to write what it likes.
+/// A connection of a proven PE 1 that can write arbitrary bytes.
 fn impostor(fabric: &TcpFabric) -> TcpStream {
     let terms = Terms { version: 1, digest: [3; 32] };
     let hello = Hello { purpose: Purpose::Data, terms, rank: 1, from: Pe(1), to: Pe(0), generation: 1 };
@@ -37,7 +37,7 @@ fn impostor(fabric: &TcpFabric) -> TcpStream {
 
 const RESUME: (FrameKind, u64, u32, [u64; 4]) = (FrameKind::Resume, 0, 0, [0; 4]);
 
-/// What PE 0 makes of these frames of PE 1.
+/// PE 0's reaction to these frames of PE 1.
 fn verdict(frames: &[(FrameKind, u64, u32, [u64; 4])], tail: &[u8]) -> TransportError {
     let fabrics = two(|_, config| config.message_max = 1 << 20);
     wire_up(&fabrics);
@@ -62,14 +62,14 @@ fn every_violation_names_its_sender_and_is_a_protocol_error() {
         ("a message before the resumption", vec![data(0)], vec![]),
         ("a second resumption", vec![RESUME, RESUME], vec![]),
         ("a length above the limit", vec![RESUME, data(1 << 40)], vec![]),
-        ("no such kind", vec![RESUME], vec![0xee; 64]),
+        ("an unknown kind", vec![RESUME], vec![0xee; 64]),
         ("an acknowledgement of what was never sent", vec![RESUME, (FrameKind::Ack, 0, 1, [0; 4])], vec![]),
         ("a resumption from the future", vec![(FrameKind::Resume, 0, 0, [5, 0, 0, 0])], vec![]),
         ("a resumption within a frame that was never sent", vec![(FrameKind::Resume, 0, 0, [0, 0, 1, 0])], vec![]),
-        ("an answer to a put that never was", vec![RESUME, (FrameKind::PutDone, 0, 0, [1, 0, 0, 0])], vec![]),
-        ("an answer to a get that never was", vec![RESUME, (FrameKind::GetReply, 10, 0, [1, 0, 0, 0])], vec![]),
+        ("an answer to a put that was never posted", vec![RESUME, (FrameKind::PutDone, 0, 0, [1, 0, 0, 0])], vec![]),
+        ("an answer to a get that was never posted", vec![RESUME, (FrameKind::GetReply, 10, 0, [1, 0, 0, 0])], vec![]),
         ("a put longer than allowed", vec![RESUME, (FrameKind::Put, 1 << 30, 0, [0; 4])], vec![]),
-        ("a farewell with a body", vec![RESUME, (FrameKind::Bye, 7, 0, [0; 4])], vec![]),
+        ("a goodbye with a body", vec![RESUME, (FrameKind::Bye, 7, 0, [0; 4])], vec![]),
     ];
     for (what, frames, tail) in cases {
         let error = verdict(&frames, &tail);
@@ -79,12 +79,12 @@ fn every_violation_names_its_sender_and_is_a_protocol_error() {
 }
 
 #[test]
-fn another_setting_of_checksums_is_a_difference_of_versions() {
+fn a_different_setting_of_checksums_is_a_version_error() {
     let error = verdict(&[(FrameKind::Resume, 0, 0, [0, 1, 0, 0])], &[]);
     assert!(matches!(error, TransportError::Version { .. }) && error.to_string().contains("checksum"), "{error}");
 }
 
-/// A put that the origin's own checks would not have let pass is answered with a refusal; the connection lives.
+/// A put that the origin's own checks would have stopped is answered with a refusal; the connection lives.
 #[test]
 fn a_put_or_get_outside_a_window_is_refused_by_the_target_itself() {
     let _watchdog = Watchdog::start("forged puts");
