@@ -28,7 +28,7 @@ struct Node {
 pub(crate) fn report() -> String {
     let mut text = String::new();
     let mut line = |name: &str, what: &str| {
-        writeln!(text, "{name:<24}{what}").expect("a string takes what is written");
+        writeln!(text, "{name:<24}{what}").expect("a string accepts every write");
     };
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     line("cpus", &format!("{cpus} that this process may use"));

@@ -88,7 +88,7 @@ fn a_missing_launcher_library_is_reported() {
     let ended = run(&format!("-x CHARM4RS_PMIX=/nowhere/libpmix.so -n 1 {}", example("hello")));
     ended.failed_among_others(
         69,
-        "a launcher that speaks PMIx started this process, and its library is not here: /nowhere/libpmix.so: ",
+        "a launcher that speaks PMIx started this process, and its library cannot be opened: /nowhere/libpmix.so: ",
     );
 }
 

@@ -135,7 +135,7 @@ fn markdown(columns: &[(&str, Vec<Figures>)], rounds: u32, absent: &[String]) ->
         machine.kernel,
         date(),
     );
-    let written = |_| "a string takes what is written";
+    let written = |_| "a string accepts every write";
     FIGURES.iter().for_each(|(name, unit)| write!(table, " {name} ({unit}) |").map_err(written).expect("memory"));
     table += &format!("\n|---|{}\n", "---:|".repeat(FIGURES.len()));
     for (name, rounds) in columns {

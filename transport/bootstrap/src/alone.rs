@@ -1,4 +1,4 @@
-//! A job of one process, whose PEs are its threads. Nobody launched it, so nobody else is there to talk to.
+//! A job of one process, whose PEs are its threads. No launcher started it, so there are no other processes.
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -8,7 +8,7 @@ use super::{BootError, Bootstrap, Control, KEY_MAX, VALUE_MAX};
 use charm4rs_transport_core::auth::{JobId, Secret, random_bytes};
 use charm4rs_transport_core::{Layout, TransportError};
 
-/// Processes that Slurm has started together, and that it has told nothing of each other: each would do the whole work alone.
+/// Processes that Slurm started together without telling them about each other: each would do the whole work alone.
 #[derive(Debug)]
 pub(super) struct Strays {
     tasks: u32,
@@ -17,7 +17,7 @@ pub(super) struct Strays {
 }
 
 impl Strays {
-    /// Whether this process is one.
+    /// Detects whether this process is one of those.
     pub(super) fn here() -> Option<Self> {
         let number = |name| std::env::var_os(name).and_then(|number| number.to_str()?.parse::<u32>().ok());
         let tasks = number("SLURM_STEP_NUM_TASKS").filter(|&tasks| tasks > 1)?;
@@ -26,7 +26,7 @@ impl Strays {
 
     pub(super) fn error(&self) -> TransportError {
         TransportError::Config(format!(
-            "srun started {} processes, and gave them no way to find each other: srun --mpi=pmix or --mpi=pmi2 does (++bootstrap alone makes each a job by itself)",
+            "srun started {} processes, and gave them no way to find each other: use srun --mpi=pmix or --mpi=pmi2 (++bootstrap alone makes each a job by itself)",
             self.tasks
         ))
     }
@@ -47,7 +47,7 @@ impl Alone {
     /// A job of `options.pes` PEs (1 by default), with a secret of its own.
     ///
     /// # Errors
-    /// If the options ask for several processes, or the system has no randomness.
+    /// If the options ask for several processes, or the system has no random numbers.
     pub fn new(options: &Options) -> Result<Self, BootError> {
         let mut options = options.clone();
         options.provision(None)?;
@@ -113,7 +113,7 @@ impl Bootstrap for Alone {
     }
 }
 
-/// Refuses what no launcher would carry, so that a program that runs alone also runs launched.
+/// Refuses what no launcher can carry, so that a program that runs alone also runs under a launcher.
 pub(super) fn check_put(key: &str, value: &[u8]) -> Result<(), TransportError> {
     if key.len() > KEY_MAX || value.len() > VALUE_MAX {
         let (key_len, value_len) = (key.len(), value.len());

@@ -1,20 +1,20 @@
-//! How messages between launchers, agents and processes are made of bytes: numbers, lengths, texts. Knows no message.
+//! How messages between launchers, agents and processes are encoded: numbers, lengths, texts. Knows no particular message.
 
 use super::options::PES_MAX;
 use super::wire::WireError;
 
-/// Puts a message together.
+/// Encodes a message.
 #[derive(Default, Debug)]
 pub struct Writer(Vec<u8>);
 
 impl Writer {
-    /// What was written.
+    /// The encoded bytes.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.0
     }
 
-    /// Bytes whose number is known at the other end.
+    /// Bytes whose number the other end knows.
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.extend_from_slice(bytes);
         self
@@ -57,10 +57,10 @@ impl Writer {
         self.bytes(&text.as_bytes()[..end])
     }
 
-    /// Sizes, equal neighbours once, with their number: the sizes of a job's processes are nearly all the same.
+    /// A list of sizes, with its length. Equal neighbours are stored once, since the sizes of a job's processes are nearly all the same.
     ///
     /// # Panics
-    /// If they are 2^32.
+    /// If the list has 2^32 sizes.
     pub fn runs(&mut self, sizes: impl Iterator<Item = u32>) -> &mut Self {
         let mut runs: Vec<(u32, u32)> = Vec::new();
         for size in sizes {
@@ -77,34 +77,34 @@ impl Writer {
     }
 }
 
-/// Takes a message apart. Nothing is allocated for lengths that were only claimed.
+/// Decodes a message. Nothing is allocated for a length before that many bytes are there.
 #[derive(Debug)]
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads these bytes.
+    /// A reader of these bytes.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    /// The message, if nothing follows it.
+    /// The message, if no bytes are left.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If bytes are left.
     pub fn close<T>(self, message: T) -> Result<T, WireError> {
         if self.0.is_empty() { Ok(message) } else { Err(WireError::Trailing) }
     }
 
-    /// All that is left.
+    /// All bytes that are left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
-    /// Bytes of a known number.
+    /// Bytes of a fixed number.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If the bytes do not contain it.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let (head, rest) = self.0.split_first_chunk().ok_or(WireError::Short)?;
         self.0 = rest;
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
     /// A number.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If the bytes do not contain it.
     pub fn u8(&mut self) -> Result<u8, WireError> {
         self.array().map(|[n]| n)
     }
@@ -122,15 +122,15 @@ impl<'a> Reader<'a> {
     /// A number.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If the bytes do not contain it.
     pub fn u32(&mut self) -> Result<u32, WireError> {
         self.array().map(u32::from_le_bytes)
     }
 
-    /// Yes or no.
+    /// A boolean.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If the bytes do not contain it.
     pub fn flag(&mut self, what: &'static str) -> Result<bool, WireError> {
         match self.u8()? {
             0 => Ok(false),
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
     /// A number of things, at most `max`.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If the bytes do not contain it, or it is larger.
     pub fn count(&mut self, what: &'static str, max: usize) -> Result<usize, WireError> {
         usize::try_from(self.u32()?).ok().filter(|n| *n <= max).ok_or(WireError::Field(what))
     }
@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
     /// Bytes with their length, at most `max`.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If the bytes do not contain them, or there are more.
     pub fn bytes(&mut self, max: usize) -> Result<&'a [u8], WireError> {
         let len = self.count("length", max)?;
         let (head, rest) = self.0.split_at_checked(len).ok_or(WireError::Short)?;
@@ -158,10 +158,10 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    /// A text, at most `max` bytes of it.
+    /// A text of at most `max` bytes.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If the bytes do not contain it, or it is longer.
     pub fn text(&mut self, what: &'static str, max: usize) -> Result<String, WireError> {
         let text = std::str::from_utf8(self.bytes(max)?).map_err(|_| WireError::Field(what))?;
         Ok(text.to_owned())
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
     /// Sizes, each at least 1, at most [`PES_MAX`] in number.
     ///
     /// # Errors
-    /// If there is no such thing.
+    /// If the bytes do not contain them.
     pub fn runs(&mut self) -> Result<Vec<u32>, WireError> {
         let mut sizes = Vec::new();
         for _ in 0..self.u32()? {

@@ -1,5 +1,5 @@
-//! A socket pair between a launcher and one of its processes: packets, each whole or not at all, and descriptors with
-//! them. The kernel keeps packets apart, so any number of threads may send without a lock. Knows nothing of what the
+//! A socket pair between a launcher and one of its processes. It carries packets, each as a whole or not at all, and descriptors with
+//! them. The kernel keeps packets apart, so any number of threads may send without a lock. The channel does not know what the
 //! packets mean.
 
 use std::io;
@@ -18,31 +18,31 @@ use super::wire::FDS_MAX;
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
 
-/// What came.
+/// A received packet.
 #[derive(Debug)]
 pub struct Packet {
     /// Its length; 0: the other end is closed.
     pub len: usize,
     /// Descriptors that came with it.
     pub fds: Vec<OwnedFd>,
-    /// The packet was longer than the buffer, or there was no room for all its descriptors in this process.
+    /// The packet was longer than the buffer, or this process had no descriptors left for all that came.
     pub cut: bool,
 }
 
 impl Channel {
-    /// Two ends. Both close when a program is executed.
+    /// Two ends. Both close when the process executes a program.
     ///
     /// # Errors
-    /// If descriptors ran out.
+    /// If the process has no descriptors left.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self(a), Self(b)))
     }
 
-    /// Sends a packet with descriptors, [`FDS_MAX`] at most. Waits for room unless the end is non-blocking.
+    /// Sends a packet with at most [`FDS_MAX`] descriptors. Blocks while the socket is full, unless the end is non-blocking.
     ///
     /// # Errors
-    /// What the kernel says; nothing was sent then.
+    /// The error of the kernel; then nothing was sent.
     pub fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -53,10 +53,10 @@ impl Channel {
         Ok(())
     }
 
-    /// Receives a packet into `buf`. Waits for one unless the end is non-blocking.
+    /// Receives a packet into `buf`. Blocks until there is one, unless the end is non-blocking.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the kernel.
     pub fn recv(&self, buf: &mut [u8]) -> io::Result<Packet> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -64,7 +64,7 @@ impl Channel {
             recvmsg(&self.0, &mut [IoSliceMut::new(buf)], &mut control, RecvFlags::CMSG_CLOEXEC)
         });
         let got = match got {
-            // The other end closed with packets of ours unread: closed, all the same.
+            // The other end closed with packets of ours unread, which counts as closed.
             Err(rustix::io::Errno::CONNRESET) => return Ok(Packet { len: 0, fds: Vec::new(), cut: false }),
             got => got?,
         };
@@ -79,10 +79,10 @@ impl Channel {
         Ok(Packet { len: got.bytes, fds, cut })
     }
 
-    /// Makes sends and receives of this end return at once.
+    /// Makes this end non-blocking.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the kernel.
     pub fn set_nonblocking(&self) -> io::Result<()> {
         Ok(rustix::io::ioctl_fionbio(&self.0, true)?)
     }

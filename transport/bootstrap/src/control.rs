@@ -1,6 +1,6 @@
-//! The line between a process and whoever launched it, once the job runs: how it ended, and that it must end.
+//! The connection between a process and its launcher while the job runs. The process reports how it ended; the launcher orders it to end.
 //!
-//! Any thread may use it. Alone, or where another launcher than ours started it, the process prints for itself what ours would print,
+//! Any thread may use it. If there is no launcher, or another launcher started the process, the process prints for itself what ours would print,
 //! in the same words.
 
 use std::fmt;
@@ -13,10 +13,10 @@ use super::wire::ToLauncher;
 use super::{site, sys};
 use charm4rs_transport_core::Pe;
 
-/// What a process tells.
+/// What a process reports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
-    /// The job ended as the program meant it to, with this exit status. Processes that end after it end rightly.
+    /// The job ended as the program intended, with this exit status. Processes may end after it.
     Exit {
         /// The job's exit status.
         code: i32,
@@ -27,29 +27,29 @@ pub enum Report {
         code: u8,
         /// Where it failed, if that is known.
         pe: Option<Pe>,
-        /// What failed: one line, and perhaps more (a stack) below it.
+        /// What failed: one line, and perhaps more lines (a stack) below it.
         what: String,
     },
-    /// Something that the user should know, though the job goes on.
+    /// Something that the user should know, although the job continues.
     Warning(String),
-    /// What this process's PEs do, in answer to [`Order::Stacks`].
+    /// What this process's PEs are doing, in answer to [`Order::Stacks`].
     Stacks(String),
-    /// The next SIGINT of the user's is for this process alone, and does not end the job. To be said again when it has been seen to:
-    /// one that comes earlier ends the job.
+    /// The next SIGINT of the user is for this process alone, and does not end the job. The process must report this again once it has handled the signal:
+    /// a signal that comes earlier ends the job.
     TakesInterrupt,
 }
 
-/// What a process hears.
+/// What a launcher orders.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// End the job in good order: the user asked for it by this signal.
+    /// End the job normally: the user asked for it by this signal.
     Stop {
         /// The signal's number.
         signal: u8,
     },
-    /// The job is over: whatever still runs will be killed.
+    /// The job is over: processes that still run will be killed.
     Kill,
-    /// The job hangs and is about to be killed: say what your PEs do.
+    /// The job hangs and is about to be killed: report what your PEs are doing.
     Stacks,
 }
 
@@ -58,7 +58,7 @@ pub const HANGS: u8 = 124;
 /// How long a launcher may take to kill a job that hangs.
 const KILLED: Duration = Duration::from_secs(10);
 
-/// The line itself. Cheap to clone.
+/// The connection itself. Cheap to clone.
 #[derive(Clone)]
 pub struct Control(Arc<ControlState>);
 
@@ -71,7 +71,7 @@ struct ControlState {
     on_order: Mutex<Option<Callback>>,
 }
 
-/// Who launched this process.
+/// The kind of launcher of this process.
 enum Launcher {
     Nobody,
     Ours(Channel),
@@ -85,12 +85,12 @@ impl fmt::Debug for Control {
 }
 
 impl Control {
-    /// For a process with this line to its launcher; `None`: alone.
+    /// For a process with this channel to its launcher; `None`: there is no launcher.
     pub fn new(launcher: Option<Channel>, quiet: bool) -> Self {
         Self::to(launcher.map_or(Launcher::Nobody, Launcher::Ours), quiet)
     }
 
-    /// For a process that a site's launcher has started.
+    /// For a process that a site's launcher started.
     pub(super) fn of_site(line: Arc<site::Line>, quiet: bool) -> Self {
         Self::to(Launcher::Site(line), quiet)
     }
@@ -99,7 +99,7 @@ impl Control {
         Self(Arc::new(ControlState { launcher, quiet, aborted: AtomicBool::new(false), on_order: Mutex::new(None) }))
     }
 
-    /// Whether a launcher of ours started this process, and listens to it.
+    /// Whether a launcher of this project started this process, and listens to it.
     #[must_use]
     pub fn is_launched(&self) -> bool {
         self.channel().is_some()
@@ -113,10 +113,10 @@ impl Control {
         if let Launcher::Site(line) = &self.0.launcher { Some(line) } else { None }
     }
 
-    /// Tells. Does not end the process: see [`Control::abort`]. A child that was forked from a process of the job has nothing to tell.
+    /// Sends a report. It does not end the process: see [`Control::abort`]. A forked child of a process of the job reports nothing.
     pub fn report(&self, report: Report) {
         if sys::is_fork() {
-            // No part of the job: only who reads its output hears of its failure.
+            // The child is not part of the job: it prints its failure and does nothing else.
             if let Report::Abort { what, .. } = report {
                 to_stderr(&format!("{}\n", what.trim_end()));
             }
@@ -134,7 +134,7 @@ impl Control {
                 Report::Stacks(text) => ToLauncher::Stacks(text),
                 Report::TakesInterrupt => ToLauncher::TakesInterrupt,
             };
-            // If the launcher is gone this process ends anyway.
+            // If the launcher is gone, this process ends anyway.
             let _ = channel.send(&packet.encode(), &[]);
             return;
         }
@@ -156,14 +156,14 @@ impl Control {
         }
     }
 
-    /// Reports a failure and ends this process at once, whatever its other threads do. Nothing is flushed and no
+    /// Reports a failure and ends this process at once, whatever its other threads are doing. Nothing is flushed and no
     /// destructor runs.
     pub fn abort(&self, code: u8, pe: Option<Pe>, what: &str) -> ! {
         self.report(Report::Abort { code, pe, what: what.to_owned() });
         sys::end_process(code.into())
     }
 
-    /// As [`Control::abort`], because the job hangs: what other processes do is of interest too, so this one waits for the launcher,
+    /// As [`Control::abort`], because the job hangs. The states of the other processes matter too, so this process waits for the launcher,
     /// which asks them and then kills all.
     pub fn give_up(&self, pe: Option<Pe>, what: &str) -> ! {
         self.report(Report::Abort { code: HANGS, pe, what: what.to_owned() });
@@ -173,13 +173,13 @@ impl Control {
         sys::end_process(HANGS.into())
     }
 
-    /// Calls `act`, on a thread of the bootstrap's, for each order. One callback at a time: a later one replaces it.
-    /// It must return soon: while it runs, nothing else is heard from the launcher.
+    /// Calls `act`, on a thread of the bootstrap, for each order. There is one callback: a later one replaces it.
+    /// It must return soon: while it runs, no other message of the launcher is read.
     pub fn on_order(&self, act: impl Fn(Order) + Send + Sync + 'static) {
         *self.0.on_order.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(act));
     }
 
-    /// Passes an order on.
+    /// Passes an order to the callback.
     pub(super) fn order(&self, order: Order) {
         let act = self.0.on_order.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(act) = act {
@@ -188,7 +188,7 @@ impl Control {
     }
 }
 
-/// The one form in which a job's failure is printed; further lines of `what` follow the first.
+/// The one format in which the failure of a job is printed. Further lines of `what` follow the first.
 #[must_use]
 pub fn error_line(code: u8, what: &str, pe: Option<Pe>, host: &str, pid: u32) -> String {
     let (first, more) = what.trim_end().split_once('\n').unwrap_or((what.trim_end(), ""));
@@ -203,7 +203,7 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Nobody is left to tell if it fails.
+/// Ignores errors, since there is no other place to report them.
 pub(super) fn to_stderr(text: &str) {
     use std::io::Write as _;
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_says_who_and_where_and_the_rest_follows() {
+    fn the_first_line_names_the_pe_and_the_host_and_the_rest_follows() {
         let check = |what: &str, pe, want: &str| assert_eq!(error_line(1, what, pe, "h", 7), want);
         check("it broke", Some(Pe(3)), "charmrun: error[1]: it broke, pe=3 host=h pid=7\n");
         check("it broke\nat a\nat b\n", None, "charmrun: error[1]: it broke, pe=- host=h pid=7\nat a\nat b\n");

@@ -1,11 +1,10 @@
-//! Says which PE ran into a fatal signal (an access outside memory, a stack that overflowed, an abort), then lets the
-//! signal take its course, so that the exit status and a core file are what they would have been. A process that crashes because it has met
-//! its limit of addresses (`ulimit -v`) is told apart: an allocation failed that nobody could do without, here or in a library, so it ends with
-//! 71 and that limit.
+//! Reports which PE received a fatal signal (an access outside memory, a stack overflow, an abort). Then the signal takes its normal course, so that the exit
+//! status and the core file are the same as without this handler. There is one exception: a process that crashes because it has reached its limit on
+//! addresses (`ulimit -v`). A necessary allocation failed, here or in a library, so it ends with 71 and names the limit.
 //!
 //! The handler runs in a broken process: it uses no memory, no lock and no buffer, only a message of fixed size on the
-//! launcher's channel, or, alone, a line written straight to standard error. A stack overflow leaves no stack to run
-//! on: the standard library gives its own threads an alternative one, and the handler asks for that.
+//! launcher's channel, or, without a launcher, a line written directly to standard error. A stack overflow leaves no stack to run
+//! on: the standard library gives its own threads an alternative one, and the handler requests it.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -18,7 +17,7 @@ use super::{Control, host_name};
 use charm4rs_transport_core::Pe;
 
 thread_local! {
-    /// A label for the handler and nothing else: no code of the runtime depends on it.
+    /// A label for the handler only: no code of the runtime depends on it.
     static THREAD_PE: Cell<u32> = const { Cell::new(u32::MAX) };
 }
 
@@ -29,20 +28,20 @@ struct Line {
     /// Keeps the channel open.
     control: Control,
     host: String,
-    /// The process that it speaks for: a child that is forked from it is no part of the job.
+    /// The process for which it reports: a forked child of it is not part of the job.
     pid: u32,
-    /// Where there is a limit of addresses: what is said of a process that has met it.
+    /// If there is a limit on addresses: the report about a process that has reached it.
     starved: Option<Starved>,
 }
 
-/// A process that crashes because it has no memory ends with this code, and not by a signal.
+/// A process that crashes for lack of memory ends with this code, and not by a signal.
 const STARVED: u8 = 71;
-/// A process that cannot have so many bytes more has met its limit: libraries ask for pieces of this size.
+/// A process that cannot map this many more bytes has reached its limit: libraries ask for pieces of this size.
 const PIECE: usize = 64 << 20;
 
 struct Starved {
     what: String,
-    /// The same, as it goes to the launcher, without the PE.
+    /// The same report as a packet for the launcher, without the PE.
     packet: Vec<u8>,
 }
 
@@ -59,9 +58,9 @@ impl Starved {
     }
 }
 
-/// Whether this process has met its limit of addresses. Safe in a signal handler.
+/// Whether this process has reached its limit on addresses. Safe in a signal handler.
 fn is_starved() -> bool {
-    // SAFETY: a mapping at an address of the kernel's choice, of which nothing is used; it is unmapped at once.
+    // SAFETY: a mapping at an address that the kernel chooses, which is not accessed; it is unmapped at once.
     unsafe {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         let at = libc::mmap(std::ptr::null_mut(), PIECE, libc::PROT_NONE, flags, -1, 0);
@@ -73,13 +72,13 @@ fn is_starved() -> bool {
     false
 }
 
-/// Remembers that this thread is a PE's, for the message of a crash.
+/// Records that this thread runs a PE, for the crash message.
 pub fn this_thread_is(pe: Pe) {
     THREAD_PE.set(pe.0);
 }
 
-/// Installs the handler. Signals that somebody handles already are left to him, except that of the standard library's
-/// own message about stack overflows, which this one replaces.
+/// Installs the handler. Signals that already have a handler are left alone, except for the standard library's
+/// handler that reports stack overflows, which this one replaces.
 pub(super) fn watch(control: &Control) {
     let line = Line { control: control.clone(), host: host_name(), pid: std::process::id(), starved: Starved::new() };
     if LINE.set(line).is_err() {
@@ -91,15 +90,15 @@ pub(super) fn watch(control: &Control) {
         let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_fault;
         action.sa_sigaction = handler as libc::sighandler_t;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND;
-        // SAFETY: `action` is initialized, and `on_fault` has the signature that SA_SIGINFO asks for and calls only
+        // SAFETY: `action` is initialized, and `on_fault` has the signature that SA_SIGINFO requires and calls only
         // what is safe in a signal handler.
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }
 }
 
-/// A pipe whose reader has gone, and a file that has its longest length, are errors of a call, and not the end of the process: a handler
-/// that does nothing leaves it at that, and programs that this process starts do not inherit it. What somebody else has
-/// chosen stays.
+/// Makes a write fail, instead of ending the process, if the reader of the pipe is gone or the file has reached its maximum length. A handler
+/// that does nothing achieves that, and programs that this process starts do not inherit it. A handler that is already installed
+/// stays.
 pub(super) fn survive_writes() {
     extern "C" fn nothing(_: libc::c_int) {}
     for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
@@ -121,7 +120,7 @@ pub(super) fn survive_writes() {
 extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t` to a handler with SA_SIGINFO.
     let info = unsafe { &*info };
-    // Sent by a process rather than raised by an instruction.
+    // Sent by a process, not raised by an instruction.
     let sent = info.si_code <= 0;
     let address = match signal {
         // SAFETY: for these signals, when raised by an instruction, the kernel fills this field.
@@ -141,13 +140,13 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
         && is_starved()
     {
         tell_starved(line, starved, pe);
-        // SAFETY: it is safe in a signal handler.
+        // SAFETY: `_exit` is safe in a signal handler.
         unsafe { libc::_exit(STARVED.into()) }
     }
     tell(&Fault { signal: u8::try_from(signal).unwrap_or(0), pe, address, stack });
     charm4rs_transport_core::library_log::show_rest();
     if sent {
-        // Returning would go on as if nothing had happened: the default action takes it as soon as we return.
+        // Returning would continue as if nothing had happened. The raised signal has its default action as soon as this handler returns.
         // SAFETY: `raise` is safe in a signal handler.
         unsafe { libc::raise(signal) };
     }
@@ -181,13 +180,13 @@ fn send(channel: &Channel, packet: &[u8]) {
     unsafe { libc::send(channel.as_fd().as_raw_fd(), packet.as_ptr().cast(), packet.len(), flags) };
 }
 
-/// Says why the job ends, where no launcher of ours does.
+/// Prints why the job ends, if no launcher of ours prints it.
 fn say(line: &Line, code: u32, pe: Option<u32>, what: std::fmt::Arguments<'_>) {
     if let Some(token) = line.control.site().and_then(super::site::Line::token) {
         let mut count = 0u64;
-        // SAFETY: eight bytes are there to be written; `read` is safe in a signal handler.
+        // SAFETY: the buffer has the eight bytes that are read; `read` is safe in a signal handler.
         if unsafe { libc::read(token, (&raw mut count).cast(), size_of_val(&count)) } < 0 {
-            // Another process of this host has told already why the job ends.
+            // Another process of this host has already reported why the job ends.
             return;
         }
     }
@@ -203,7 +202,7 @@ fn say(line: &Line, code: u32, pe: Option<u32>, what: std::fmt::Arguments<'_>) {
 }
 
 impl Fault {
-    /// What the signal means, as an addition to its number.
+    /// The meaning of the signal, as an addition to its number.
     #[must_use]
     pub fn why(&self) -> &'static str {
         match i32::from(self.signal) {
@@ -235,7 +234,7 @@ unsafe fn stack_pointer(context: *mut libc::c_void) -> u64 {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
-        // A stack overflow is not told from another bad access here.
+        // On this architecture a stack overflow is reported as any other bad access.
         let _ = context;
         0
     }
@@ -263,7 +262,7 @@ pub(super) unsafe fn program_counter(context: *mut libc::c_void) -> usize {
     }
 }
 
-/// A text that needs no memory: what does not fit is left out.
+/// A text of fixed capacity: it needs no allocation, and cuts what does not fit.
 struct Fixed {
     bytes: [u8; 512],
     len: usize,

@@ -1,5 +1,5 @@
-//! What a fuzzer calls: what launchers and processes say to each other, key spaces, and command lines. Nothing here may panic, whatever
-//! the bytes.
+//! The entry points of the fuzzer: messages between launchers and processes, key spaces, and command lines. No bytes may make
+//! them panic.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -8,17 +8,17 @@ use super::options::{Options, parse_launcher, parse_program};
 use super::wire::{ToLauncher, ToProcess};
 use super::{host_peers, pmi1, site};
 
-/// Bytes with which every packet of a launcher's channel begins.
+/// Length of the prefix of every packet of a launcher's channel.
 const BEGINNING: usize = 4;
 
-/// Lines of a launcher that speaks PMI-1, as they come; the first byte says in pieces of which length.
+/// Lines of a PMI-1 launcher as they arrive; the first byte gives the length of the pieces.
 pub fn pmi(input: &[u8]) {
     let Some((piece, bytes)) = input.split_first() else { return };
     pmi1::fuzz(bytes.chunks(usize::from(*piece).max(1)));
 }
 
-/// A packet between a launcher and a process, between processes of a host, or what processes tell all others; the first byte says which, and
-/// whether what every packet begins with is to be put before it.
+/// A packet between a launcher and a process, between processes of a host, or that processes publish. The first byte says which, and
+/// whether the common prefix of packets is put before the bytes.
 pub fn packets(input: &[u8]) {
     let Some((which, bytes)) = input.split_first() else { return };
     let begun = [&ToProcess::Fenced.encode()[..BEGINNING], bytes].concat();
@@ -29,7 +29,7 @@ pub fn packets(input: &[u8]) {
                 assert_eq!(
                     ToProcess::decode(&message.encode()).as_ref(),
                     Ok(&message),
-                    "what was read is written alike"
+                    "a decoded value encodes to the same bytes"
                 );
                 if let ToProcess::Welcome(welcome) = message {
                     let _ = Options::from_pairs(&welcome.options);
@@ -41,7 +41,7 @@ pub fn packets(input: &[u8]) {
                 assert_eq!(
                     ToLauncher::decode(&message.encode()).as_ref(),
                     Ok(&message),
-                    "what was read is written alike"
+                    "a decoded value encodes to the same bytes"
                 );
             }
         }
@@ -50,15 +50,15 @@ pub fn packets(input: &[u8]) {
     }
 }
 
-/// The words of a command line, each ended by a zero byte.
+/// The words of a command line, each terminated by a zero byte.
 pub fn words(input: &[u8]) {
     let words: Vec<OsString> = input.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec())).collect();
     for parsed in [parse_launcher(words.clone()), parse_program(words.clone())] {
         let Ok(mut parsed) = parsed else { continue };
-        assert!(parsed.rest.len() <= words.len(), "no word is made");
-        let told = Options::from_pairs(&parsed.options.to_pairs()).expect("what a launcher tells is understood");
-        assert_eq!(told.to_pairs(), parsed.options.to_pairs(), "and means the same");
-        let _ = told.overlaid(&parsed.options).expect("nothing contradicts itself");
+        assert!(parsed.rest.len() <= words.len(), "no word is added");
+        let told = Options::from_pairs(&parsed.options.to_pairs()).expect("the options of a launcher can be parsed");
+        assert_eq!(told.to_pairs(), parsed.options.to_pairs(), "and have the same meaning");
+        let _ = told.overlaid(&parsed.options).expect("options do not contradict themselves");
         let _ = parsed.options.provision(None);
     }
 }
@@ -71,17 +71,17 @@ mod tests {
     use charm4rs_transport_testkit::fuzz::replay;
 
     #[test]
-    fn the_corpus_of_the_lines_of_a_key_space_is_survived() {
+    fn the_corpus_of_key_space_lines_causes_no_panic() {
         replay("pmi", pmi);
     }
 
     #[test]
-    fn the_corpus_of_the_packets_of_a_bootstrap_is_survived() {
+    fn the_corpus_of_bootstrap_packets_causes_no_panic() {
         replay("packets", packets);
     }
 
     #[test]
-    fn the_corpus_of_command_lines_is_survived() {
+    fn the_corpus_of_command_lines_causes_no_panic() {
         replay("words", words);
     }
 

@@ -36,7 +36,7 @@ use charm4rs_transport_core::{Pe, TransportError};
 
 /// How long one handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Pending connections: the kernel takes fewer where its own limit is lower, and dialers wait.
+/// Pending connections: a kernel with a lower limit takes fewer, and dialers wait.
 const BACKLOG: i32 = 4096;
 
 /// A message between a process and the leader of its host.
@@ -142,11 +142,11 @@ pub(super) struct HostLinks {
     host: Range<u32>,
     peers: Vec<HostPeer>,
     token: OwnedFd,
-    /// The job has ended rightly.
+    /// The job has ended normally.
     over: AtomicBool,
 }
 
-/// What a process must know to meet the others of its host.
+/// What a process must know to connect to the others of its host.
 pub(super) struct Connecting<'a> {
     pub(super) keys: &'a Keys,
     pub(super) rank: u32,
@@ -159,10 +159,10 @@ pub(super) struct Connecting<'a> {
 }
 
 impl Connecting<'_> {
-    /// Meets them all; `gone` is called, on another thread, when one of them has died, with what to say of it.
+    /// Connects to all of them. When one of them has died, `gone` is called, on another thread, with a message about it.
     ///
     /// # Errors
-    /// If one of them does not come, or is another than it says.
+    /// If one of them does not connect, or is not the process that it claims to be.
     pub(super) fn connect(
         self,
         gone: impl FnOnce(&HostLinks, &str) + Send + 'static,
@@ -197,7 +197,7 @@ impl Connecting<'_> {
         Ok(HostPeers { links, heard, patience: self.patience })
     }
 
-    /// Waits for all the others, in whatever order they come. Strangers are turned away.
+    /// Waits for all the others, in any order. Strangers are turned away.
     fn gather(&self) -> Result<Vec<HostPeer>, TransportError> {
         let until = Instant::now() + self.patience;
         let mut peers: Vec<HostPeer> = Vec::new();
@@ -209,7 +209,7 @@ impl Connecting<'_> {
             let channel = match accept_with(&self.listener.socket, SocketFlags::CLOEXEC) {
                 Ok(socket) => Channel::from(socket),
                 Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => return Err(no_descriptors()),
-                // Whoever it was has gone already.
+                // The dialer has already gone.
                 Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(TransportError::system("accept", error)),
             };
@@ -217,7 +217,7 @@ impl Connecting<'_> {
                 Ok((rank, pid)) if self.host.contains(&rank) && peers.iter().all(|peer| peer.rank != rank) => {
                     peers.push(HostPeer { rank, pid, channel });
                 }
-                Ok((rank, _)) => tracing::warn!(rank, "a process came twice, or is of another host"),
+                Ok((rank, _)) => tracing::warn!(rank, "a process connected twice, or belongs to another host"),
                 Err(error) => tracing::warn!(%error, "a stranger was turned away"),
             }
         }
@@ -225,7 +225,7 @@ impl Connecting<'_> {
         Ok(peers)
     }
 
-    /// Who has come, and its process's number.
+    /// The process that has dialed: its number and its pid.
     fn admit(&self, channel: &Channel, nonce: [u8; 32]) -> io::Result<(u32, i32)> {
         let pid = peer_of(channel)?;
         set_socket_timeout(channel, Timeout::Recv, Some(HANDSHAKE))?;
@@ -242,7 +242,7 @@ impl Connecting<'_> {
         Ok((hello.rank, pid))
     }
 
-    /// Reaches the leader, and proves to it who this is.
+    /// Connects to the leader, and proves to it which process this is.
     fn dial(&self, leader: u32) -> Result<Channel, TransportError> {
         let failed = |why: io::Error| {
             TransportError::Startup(format!("process {leader}, the first of this host, does not answer: {why}"))
@@ -253,7 +253,7 @@ impl Connecting<'_> {
             connect(&socket, &address(&self.leader)?)?;
             let channel = Channel::from(socket);
             peer_of(&channel)?;
-            // The leader deals with one at a time.
+            // The leader handles one process at a time.
             set_socket_timeout(&channel, Timeout::Recv, Some(self.patience))?;
             let hello = Hello {
                 purpose: Purpose::Control,
@@ -275,14 +275,14 @@ impl Connecting<'_> {
     }
 }
 
-/// Under every proof, so none that was made for another connection of the job is one here.
+/// The terms are part of every proof, so a proof that was made for another connection of the job is not valid here.
 const TERMS: Terms = Terms { version: VERSION, digest: *b"charm4rs: processes of one host\0" };
 
 fn strange(error: AuthError) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, error)
 }
 
-/// The process at the other end, if it is this user's.
+/// The pid of the process at the other end, if it belongs to this user.
 fn peer_of(channel: &Channel) -> io::Result<i32> {
     let peer = socket_peercred(channel)?;
     if peer.uid != geteuid() {
@@ -301,7 +301,7 @@ fn exactly<const N: usize>(channel: &Channel) -> io::Result<[u8; N]> {
     Ok(buf)
 }
 
-/// Whether somebody has dialed by then.
+/// Waits until a process dials. `false`: none has by then.
 fn ready(socket: &OwnedFd, until: Instant) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -333,7 +333,7 @@ impl HostPeers {
             let waited = self.heard.recv_timeout(self.patience);
             let (from, word, fds) = waited.map_err(|_| lost(missing[0]))?;
             match word {
-                // The leader speaks for all, the others for themselves.
+                // The leader sends the descriptors of all, the others only their own.
                 HostMessage::Fds { rank: whose, count, more }
                     if missing.contains(&whose) && (!is_leader || from == whose) =>
                 {
@@ -344,7 +344,7 @@ impl HostPeers {
                     missing.retain(|rank| more || *rank != whose);
                 }
                 _ => {
-                    let what = format!("process {from} said what nobody asked while descriptors were shared");
+                    let what = format!("process {from} sent an unexpected message while descriptors were shared");
                     return Err(TransportError::Startup(what));
                 }
             }
@@ -362,7 +362,7 @@ impl HostPeers {
     }
 }
 
-/// Sends `whose` descriptors.
+/// Sends the descriptors of process `whose`.
 fn give(to: &HostPeer, whose: u32, fds: &[BorrowedFd<'_>]) -> Result<(), TransportError> {
     let mut chunks = fds.chunks(FDS_MAX).peekable();
     loop {
@@ -382,24 +382,24 @@ fn give(to: &HostPeer, whose: u32, fds: &[BorrowedFd<'_>]) -> Result<(), Transpo
 }
 
 impl HostLinks {
-    /// Whether it is for this process to tell of a failure: true once on a host.
+    /// Whether this process must report a failure: true once on a host.
     pub(super) fn may_report(&self) -> bool {
         rustix::io::read(&self.token, &mut [0; 8]).is_ok()
     }
 
-    /// What [`HostLinks::may_report`] reads, for a signal handler.
+    /// The descriptor that [`HostLinks::may_report`] reads, for a signal handler.
     pub(super) fn token(&self) -> RawFd {
         self.token.as_raw_fd()
     }
 
-    /// Tells the others that the job has ended rightly.
+    /// Tells the others that the job has ended normally.
     pub(super) fn finish(&self) {
         self.over.store(true, Ordering::Release);
-        // Whoever is gone already need not know.
+        // A process that is already gone need not know.
         self.peers.iter().for_each(|peer| _ = peer.channel.send(&HostMessage::Bye.encode(), &[]));
     }
 
-    /// The life of the thread that listens: hands on what comes, until the job has ended or a process is gone, and says which.
+    /// The main loop of the listening thread: passes messages on, until the job has ended or a process is gone, and returns which.
     fn watch(&self, tell: &Sender<Heard>) -> Option<String> {
         let mut open: Vec<&HostPeer> = self.peers.iter().collect();
         while !open.is_empty() {
@@ -407,8 +407,8 @@ impl HostLinks {
             match poll(&mut polled, None) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
-                // Trying again would not help.
-                Err(error) => return Some(format!("the processes of this host cannot be watched any more: {error}")),
+                // A retry would not help.
+                Err(error) => return Some(format!("the processes of this host cannot be monitored any more: {error}")),
             }
             let ready: Vec<bool> = polled.iter().map(|one| !one.revents().is_empty()).collect();
             let mut ready = ready.into_iter();
@@ -420,7 +420,7 @@ impl HostLinks {
                 }
                 heard
             });
-            // A job that has ended rightly loses its processes one by one.
+            // After the normal end of a job its processes go one by one.
             if let Some((rank, pid)) = gone.filter(|_| !self.over.load(Ordering::Acquire)) {
                 return Some(format!("process {rank} of this host (pid {pid}) is gone"));
             }
@@ -428,15 +428,15 @@ impl HostLinks {
         None
     }
 
-    /// Takes one packet of a peer's; false: there will be no more.
+    /// Receives one packet of a peer. `false`: there will be no more.
     fn hear(&self, peer: &HostPeer, tell: &Sender<Heard>) -> bool {
         let mut buf = [0; MESSAGE_MAX];
         let Ok(packet) = peer.channel.recv(&mut buf) else { return false };
         match buf.get(..packet.len).map(HostMessage::decode) {
             Some(Ok(HostMessage::Bye)) => self.over.store(true, Ordering::Release),
-            // Nobody may be waiting any more. What was cut shows by the number of descriptors.
+            // There may be no receiver any more. If the packet was cut, the number of descriptors shows it.
             Some(Ok(word)) => drop(tell.send((peer.rank, word, packet.fds))),
-            // It has closed, or has gone mad.
+            // The peer has closed, or is faulty.
             _ => return false,
         }
         true
@@ -444,7 +444,7 @@ impl HostLinks {
 }
 
 fn lost(rank: u32) -> TransportError {
-    TransportError::Startup(format!("process {rank} of this host has not come, or is gone"))
+    TransportError::Startup(format!("process {rank} of this host has not connected, or is gone"))
 }
 
 fn no_descriptors() -> TransportError {

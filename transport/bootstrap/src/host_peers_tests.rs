@@ -1,4 +1,4 @@
-//! That the processes of a host meet, that strangers do not, and that a death is heard of.
+//! The processes of a host connect, strangers do not, and a death is noticed.
 
 use std::os::fd::AsFd;
 use std::sync::mpsc;
@@ -14,7 +14,7 @@ fn keys(secret: u8) -> Keys {
     Keys::new(JobId(*b"hostpeer"), &Secret::new([secret; 32]))
 }
 
-/// A host of processes `first..first + n`, each a thread; strangers come before them.
+/// A host of processes `first..first + n`, each a thread. Strangers come before them.
 fn meet(first: u32, n: u32, before: impl FnOnce(&[u8; Listener::NAME]), gone: &mpsc::Sender<String>) -> Vec<HostPeers> {
     let listeners: Vec<Listener> = (0..n).map(|_| Listener::open().unwrap()).collect();
     let leader = *listeners[0].name();
@@ -45,7 +45,7 @@ fn descriptors_reach_every_process_of_the_host() {
             scope.spawn(move || {
                 for round in 0..3u64 {
                     let own = one.links.rank;
-                    // More than one packet takes, from one of them; none from another.
+                    // One process sends more than fit into one packet; another sends none.
                     let counts = |rank: u32| [1, 300, 0, 2][(rank - 5) as usize];
                     let fds: Vec<OwnedFd> = (0..counts(own))
                         .map(|_| eventfd(own * 10 + u32::try_from(round).unwrap(), EventfdFlags::CLOEXEC).unwrap())
@@ -57,7 +57,7 @@ fn descriptors_reach_every_process_of_the_host() {
                         assert_eq!(fds.len(), counts(rank), "of {rank}");
                     }
                     if own == 8 {
-                        // The first of each is whose it is thought to be.
+                        // The first descriptor of each process belongs to the expected process.
                         for rank in [5u32, 6, 8] {
                             let mut count = [0; 8];
                             rustix::io::read(&shared[(rank - 5) as usize][0], &mut count).unwrap();
@@ -82,7 +82,7 @@ fn strangers_are_turned_away_and_the_job_starts() {
             let short = dial(leader);
             short.send(b"x", &[]).unwrap();
             drop(dial(leader));
-            // A process of this job's name that does not know the secret, with descriptors.
+            // A process that knows the name of this job but not the secret, with descriptors.
             let liar = dial(leader);
             let hello =
                 Hello { purpose: Purpose::Control, terms: TERMS, rank: 1, from: Pe(1), to: Pe(0), generation: 1 };
@@ -95,8 +95,8 @@ fn strangers_are_turned_away_and_the_job_starts() {
     assert_eq!(peers[0].links.peers.len(), 1);
     let liar = strangers.borrow_mut().pop().unwrap();
     let mut buf = [0; CHALLENGE];
-    assert_eq!(liar.recv(&mut buf).unwrap().len, CHALLENGE, "good for its hello alone");
-    assert_eq!(liar.recv(&mut buf).unwrap().len, 0, "and then it was closed");
+    assert_eq!(liar.recv(&mut buf).unwrap().len, CHALLENGE, "the challenge is the only answer to a hello");
+    assert_eq!(liar.recv(&mut buf).unwrap().len, 0, "then the connection is closed");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_leader_without_the_secret_is_not_trusted() {
             let patience = Duration::from_millis(100);
             let connecting = Connecting { keys: &keys, rank: 0, host: 0..2, listener, leader, patience };
             let error = connecting.connect(|_, _| {}).unwrap_err();
-            assert!(error.to_string().contains("process 1 of this host has not come"), "{error}");
+            assert!(error.to_string().contains("process 1 of this host has not connected"), "{error}");
         });
         let (keys, listener) = (keys(1), Listener::open().unwrap());
         let connecting = Connecting { keys: &keys, rank: 1, host: 0..2, listener, leader, patience: PATIENCE };
@@ -119,7 +119,7 @@ fn a_leader_without_the_secret_is_not_trusted() {
 }
 
 #[test]
-fn a_death_is_heard_of_and_told_by_one() {
+fn a_death_is_noticed_by_all_and_reported_by_one() {
     let (tell, gone) = mpsc::channel();
     let peers = meet(0, 3, |_| {}, &tell);
     shutdown(&peers[2].links.peers[0].channel, Shutdown::Both).unwrap();
@@ -129,7 +129,7 @@ fn a_death_is_heard_of_and_told_by_one() {
 }
 
 #[test]
-fn a_process_that_says_farewell_is_not_missed() {
+fn a_process_that_announces_its_exit_is_not_reported() {
     let (tell, gone) = mpsc::channel();
     let peers = meet(0, 3, |_| {}, &tell);
     peers[1].links.finish();
@@ -140,7 +140,7 @@ fn a_process_that_says_farewell_is_not_missed() {
 }
 
 #[test]
-fn what_is_no_word_is_refused() {
+fn an_invalid_message_is_refused() {
     for word in [HostMessage::Bye, HostMessage::Fds { rank: 7, count: 253, more: true }] {
         let bytes = word.encode();
         assert!(bytes.len() <= MESSAGE_MAX && HostMessage::decode(&bytes) == Ok(word));

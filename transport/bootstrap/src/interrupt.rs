@@ -1,20 +1,19 @@
-//! Asks a thread of this process what it is doing, whatever that is: a loop without end, a lock that nobody lets go of.
+//! Asks a thread of this process what it is doing, even if it is in an endless loop or waits for a lock that is never released.
 //!
 //! # How
-//! A thread that may be asked takes a [`Seat`]. Who asks sends a signal to that very thread and waits, for a bounded time; the
-//! thread's signal handler writes the answer into the seat, and returns to what the thread did. So the thread itself looks at what
-//! is its own, while that cannot change, and nothing on its normal way costs anything.
+//! A thread that may be asked takes a [`Seat`]. The asker sends a signal to that thread and waits, for a bounded time. The
+//! thread's signal handler writes the answer into the seat, and returns to what the thread did. So the thread itself reads its own
+//! state, which cannot change meanwhile, and nothing on its normal path costs anything.
 //!
-//! The handler uses no memory and no lock, and returns; system calls of the thread go on afterwards, save those few that
-//! always end with `EINTR`. It calls only the owner's `look`, which has to be as careful. If asked for it, it also walks the stack, by the unwinder that
-//! panics use: it does not allocate, but where the C library is older than 2.35 it takes the dynamic
-//! linker's lock, which the thread may hold. That is why a stack is asked for only when the job ends anyway, and why who asks does not
-//! wait for ever. What the addresses mean is found out by who asked, on his own thread.
+//! The handler uses no memory and no lock, and returns. System calls of the thread continue afterwards, except for the few that always end with `EINTR`. It
+//! calls only the owner's `look`, which must be as careful. On request it also walks the stack, with the unwinder that panics use. The unwinder does not
+//! allocate, but if the C library is older than 2.35 it takes the dynamic linker's lock, which the thread may hold. That is why a stack is requested only
+//! when the job ends anyway, and why the asker does not wait indefinitely. The asker resolves the addresses to names on its own thread.
 //!
-//! # Who may touch the seat
-//! `state` goes from `FREE` to `ASKED` by who asks (one at a time: they hold `asking`), to `ANSWERED` by the handler, and back to
-//! `FREE` by who asked. The answer belongs to the handler while `ASKED`, and to who asked while `ANSWERED`; each passes it on by a
-//! release that the other acquires. A thread that has not answered in time may do so later: until then nobody asks it again.
+//! # Who may access the seat
+//! The asker moves `state` from `FREE` to `ASKED` (one asker at a time: it holds `asking`), the handler moves it to `ANSWERED`, and the
+//! asker moves it back to `FREE`. The answer belongs to the handler while `ASKED`, and to the asker while `ANSWERED`; each passes it on by a
+//! release that the other acquires. A thread that has not answered in time may still answer later: until then it is not asked again.
 
 use std::cell::{Cell, UnsafeCell};
 use std::fmt::{self, Write as _};
@@ -23,23 +22,23 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Room for what the owner's `look` writes, in bytes.
+/// Capacity for what the owner's `look` writes, in bytes.
 pub const NOTE: usize = 64;
-/// The innermost frames of a stack; more are left out.
+/// The number of innermost frames that are recorded; the others are left out.
 const FRAMES: usize = 128;
-/// Between two looks for an answer.
+/// The time between two checks for an answer.
 const PAUSE: Duration = Duration::from_millis(1);
 
 const FREE: u8 = 0;
 const ASKED: u8 = 1;
 const ANSWERED: u8 = 2;
 
-/// What the owner's `look` writes: a word and bytes, which mean what it says.
+/// What the owner's `look` writes: a word and bytes. The owner defines their meaning.
 #[derive(Clone, Copy, Debug)]
 pub struct Note {
-    /// 0 if there is nothing to say.
+    /// 0 if there is nothing to report.
     pub word: usize,
-    /// Bytes that belong to it.
+    /// Bytes that belong to the word.
     pub bytes: [MaybeUninit<u8>; NOTE],
 }
 
@@ -63,16 +62,16 @@ struct Answer {
     note: Note,
     frames: [usize; FRAMES],
     count: usize,
-    /// Where the signal came.
+    /// The address of the interrupted instruction.
     at: usize,
 }
 
 thread_local! {
-    /// For the handler, which finds its thread's seat by it. No destructor: it can be read whenever a signal comes.
+    /// The handler finds its thread's seat here. There is no destructor, so it can be read whenever a signal comes.
     static SLOT: Cell<Option<&'static Slot>> = const { Cell::new(None) };
 }
 
-/// A thread that can be asked, for all threads that may ask. Its memory is never freed: a thread that runs long is what it is for.
+/// A thread that can be asked, shared by all threads that may ask. Its memory is never freed: it is meant for threads that run long.
 #[derive(Clone, Copy)]
 pub struct Seat(&'static Slot);
 
@@ -82,7 +81,7 @@ impl fmt::Debug for Seat {
     }
 }
 
-/// What a thread has answered.
+/// The answer of a thread.
 #[derive(Clone, Debug)]
 pub struct Told {
     /// What its `look` wrote.
@@ -91,11 +90,11 @@ pub struct Told {
     frames: Vec<usize>,
 }
 
-/// A seat for this thread.
+/// Makes a seat for this thread.
 ///
 /// # Safety
 /// `look` is called in a signal handler, between any two instructions of this thread: it must do nothing that is not safe there. In
-/// particular it neither allocates nor locks nor panics, and reads only what this thread may read at any time.
+/// particular it must not allocate, lock or panic, and must read only what this thread may read at any time.
 pub unsafe fn sit(look: fn(&mut Note)) -> Seat {
     static ONCE: Once = Once::new();
     ONCE.call_once(install);
@@ -111,7 +110,7 @@ pub unsafe fn sit(look: fn(&mut Note)) -> Seat {
     Seat(slot)
 }
 
-/// A signal that nobody else uses: not one of those that the C library keeps, nor the first ones, which programs take.
+/// A signal that has no other use: neither one that the C library reserves, nor one of the first ones, which programs use.
 fn signal() -> libc::c_int {
     libc::SIGRTMAX() - 3
 }
@@ -122,8 +121,8 @@ fn install() {
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_question;
     action.sa_sigaction = handler as libc::sighandler_t;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
-    // SAFETY: `action` is initialized, and `on_question` has the signature that SA_SIGINFO asks for and calls only what is
-    // safe in a signal handler, `look` by its owner's promise.
+    // SAFETY: `action` is initialized, and `on_question` has the signature that SA_SIGINFO requires and calls only what is
+    // safe in a signal handler; the owner of `look` promises the same.
     unsafe { libc::sigaction(signal(), &raw const action, std::ptr::null_mut()) };
 }
 
@@ -132,7 +131,7 @@ extern "C" fn on_question(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut
     if slot.state.load(Ordering::Acquire) != ASKED {
         return;
     }
-    // SAFETY: `errno` is this thread's own; the interrupted code must find it as it was.
+    // SAFETY: `errno` belongs to this thread; the interrupted code must find it unchanged.
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: while ASKED the answer belongs to this handler, which the same signal does not interrupt.
     let answer = unsafe { &mut *slot.answer.get() };
@@ -142,7 +141,7 @@ extern "C" fn on_question(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut
     // SAFETY: the kernel passes the interrupted thread's context.
     answer.at = unsafe { super::crash::program_counter(context) };
     if slot.wants_stack.load(Ordering::Relaxed) {
-        // SAFETY: it is unsynchronized with other walks through the same library, of which no part that it uses here keeps a state.
+        // SAFETY: this is not synchronized with other walks through the same library, but the parts of it that are used here keep no state.
         unsafe {
             backtrace::trace_unsynchronized(|frame| {
                 answer.frames[answer.count] = frame.ip().addr();
@@ -157,7 +156,7 @@ extern "C" fn on_question(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut
 }
 
 impl Seat {
-    /// Asks, and waits for the answer, but no longer than `limit`. `None`: the thread has ended, lets no signal through, or has
+    /// Asks, and waits for the answer, but no longer than `limit`. `None`: the thread has ended, blocks the signal, or has
     /// not answered an earlier question.
     #[must_use]
     pub fn ask(&self, stack: bool, limit: Duration) -> Option<Told> {
@@ -165,13 +164,13 @@ impl Seat {
         let _one = slot.asking.lock().unwrap_or_else(PoisonError::into_inner);
         match slot.state.load(Ordering::Acquire) {
             ASKED => return None,
-            ANSWERED => slot.state.store(FREE, Ordering::Relaxed), // to a question that nobody waits for any more
+            ANSWERED => slot.state.store(FREE, Ordering::Relaxed), // to an earlier question whose asker has given up
             _ => {}
         }
         slot.wants_stack.store(stack, Ordering::Relaxed);
         slot.state.store(ASKED, Ordering::Release);
-        // SAFETY: `tgkill` takes three numbers; where there is no such thread it fails. (The number may be another thread's of
-        // this process by now: that one's seat is not asked, so it does nothing.)
+        // SAFETY: `tgkill` takes three numbers, and fails if there is no such thread. (By now another thread of
+        // this process may have the number: its seat is not in state ASKED, so its handler does nothing.)
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), slot.thread, signal()) };
         if sent != 0 {
             slot.state.store(FREE, Ordering::Relaxed);
@@ -184,10 +183,10 @@ impl Seat {
             }
             std::thread::sleep(PAUSE);
         }
-        // SAFETY: while ANSWERED the answer belongs to who asked, and that is who holds `asking`.
+        // SAFETY: while ANSWERED the answer belongs to the asker, which is the holder of `asking`.
         let answer = unsafe { &*slot.answer.get() };
         let mut frames = answer.frames[..answer.count].to_vec();
-        // Without those of the handler.
+        // Skips the frames of the handler.
         if let Some(first) = frames.iter().position(|frame| *frame == answer.at) {
             frames.drain(..first);
         }
@@ -204,7 +203,7 @@ impl Told {
         let mut text = String::new();
         let mut ended = false;
         for (at, &frame) in self.frames.iter().enumerate() {
-            // The innermost address is that of an instruction, all others return behind the call.
+            // The innermost address is that of an instruction; all others are return addresses behind a call.
             let address = std::ptr::without_provenance_mut(frame + usize::from(at == 0));
             let mut known = false;
             backtrace::resolve(address, |symbol| {
@@ -253,7 +252,7 @@ mod tests {
         }
     }
 
-    /// A thread that runs `work` after it has said where it sits.
+    /// A thread that runs `work` after it has sent its seat.
     fn seated(work: impl FnOnce() + Send + 'static) -> (Seat, std::thread::JoinHandle<()>) {
         let (say, said) = channel();
         let thread = std::thread::spawn(move || {
@@ -268,7 +267,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(30);
 
     #[test]
-    fn a_thread_that_spins_says_what_it_does_and_where_and_goes_on() {
+    fn a_spinning_thread_reports_what_it_does_and_where_and_continues() {
         let until = Arc::new(AtomicBool::new(false));
         let (seat, thread) = seated({
             let until = until.clone();
@@ -279,20 +278,20 @@ mod tests {
             // SAFETY: `look` has written it.
             assert_eq!((told.note.word, unsafe { told.note.bytes[0].assume_init() }), (42, 7));
             // It may not have come there yet.
-            let stack = told.stack(&|_| false);
+            let stack = told.stack("no function of this name");
             if stack.contains("spins\n") {
                 break stack;
             }
         };
         assert!(stack.contains("interrupt.rs:"), "{stack}");
-        assert_eq!(seat.ask(false, LIMIT).unwrap().stack(&|_| false), "", "without being asked for, there is no stack");
+        assert_eq!(seat.ask(false, LIMIT).unwrap().stack(""), "", "there is no stack unless it is requested");
         until.store(true, Ordering::Relaxed);
         thread.join().unwrap();
         assert!(seat.ask(true, LIMIT).is_none(), "it has ended");
     }
 
     #[test]
-    fn a_thread_that_sleeps_in_the_kernel_answers_and_sleeps_on() {
+    fn a_thread_that_sleeps_in_the_kernel_answers_and_continues_to_sleep() {
         let (wake, woken) = channel::<()>();
         let (seat, thread) = seated(move || woken.recv().unwrap());
         for _ in 0..100 {

@@ -1,8 +1,8 @@
-//! A process that a launcher started: it inherits one end of a socket pair, on which it is told who it is.
+//! A process that a launcher started. It inherits one end of a socket pair, on which it learns its place in the job.
 //!
-//! A thread listens to the launcher for as long as the process lives. It hands answers to whoever asked, passes
-//! orders on, and ends the process, with all that it started, the moment the launcher is gone: whatever the process's
-//! other threads do, nothing of a job outlives its launcher.
+//! A thread listens to the launcher for as long as the process lives. It passes answers to the thread that asked, passes
+//! orders on, and ends the process, with all that it started, as soon as the launcher is gone. So no part of
+//! a job outlives its launcher, whatever the process's other threads are doing.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +14,7 @@ use super::{Bootstrap, Control, Order, sys};
 use charm4rs_transport_core::auth::{JobId, Secret};
 use charm4rs_transport_core::{Layout, TransportError};
 
-/// Names the inherited descriptor, as `NUMBER:INODE`. The inode tells it from whatever else has that number in a
+/// The inherited descriptor, as `NUMBER:INODE`. The inode distinguishes it from another descriptor of that number in a
 /// program that was started without the launcher's knowledge.
 pub const VARIABLE: &str = "CHARM4RS_BOOT";
 
@@ -35,12 +35,12 @@ enum Answer {
         fds: Vec<OwnedFd>,
         more: bool,
     },
-    /// Descriptors came that this process has no room for.
+    /// Descriptors came, and this process has no capacity for them.
     NoRoom,
 }
 
 impl Launched {
-    /// The line to the launcher that started this process; `None`: nobody launched it. To be called once.
+    /// The channel to the launcher that started this process; `None`: no launcher did. Call it once.
     ///
     /// # Errors
     /// If the descriptor is not there.
@@ -63,7 +63,7 @@ impl Launched {
     /// Joins the job of the launcher at the other end of `line`.
     ///
     /// # Errors
-    /// If the launcher is gone, or cannot be understood, or a thread cannot be started: to be told on the line.
+    /// If the launcher is gone or sends something invalid, or a thread cannot be started. The error comes with the channel on which to report it.
     pub(super) fn join(line: Channel) -> Result<Self, (TransportError, Control)> {
         let mut buf = vec![0; PACKET_MAX];
         let welcome = match Self::be_welcomed(&line, &mut buf) {
@@ -85,15 +85,17 @@ impl Launched {
         let first = buf.get(..packet.len).unwrap_or_default();
         let welcome = match ToProcess::decode(first) {
             Ok(ToProcess::Welcome(welcome)) => welcome,
-            Ok(_) => return Err(TransportError::Startup("the launcher did not begin with a welcome".to_owned())),
+            Ok(_) => {
+                return Err(TransportError::Startup("the first message of the launcher was not a welcome".to_owned()));
+            }
             Err(_) if first.is_empty() => return Err(gone()),
             Err(error) => {
-                // Its launcher recognizes the version of this packet too, and says so for all.
+                // The launcher recognizes packets of other versions too, and reports the difference for all processes.
                 let _ = line.send(&ToLauncher::Join { rank: 0, pid: std::process::id() }.encode(), &[]);
                 return Err(not_understood(error));
             }
         };
-        // Wipes the secret that passed through here.
+        // Wipes the secret that passed through this buffer.
         buf.fill(0);
         std::hint::black_box(&buf);
         let join = ToLauncher::Join { rank: welcome.rank, pid: std::process::id() };
@@ -168,11 +170,11 @@ impl Bootstrap for Launched {
     }
 
     fn get_all(&mut self, key: &str) -> Result<Vec<Vec<u8>>, TransportError> {
-        // Asks ahead, so that the launcher never waits for us; not so far that the answers fill the socket.
+        // Asks ahead, so that the launcher never waits for this process, but not so far that the answers fill the socket.
         const AHEAD: u32 = 16;
         let size = self.size();
         (0..AHEAD.min(size)).try_for_each(|rank| self.ask(rank, key))?;
-        // All answers are taken even after an error, or the next question would get one of these.
+        // All answers are received even after an error, or the next question would get one of these.
         let values: Vec<_> = (0..size)
             .map(|rank| {
                 let value = self.value(rank, key);
@@ -219,7 +221,7 @@ impl Bootstrap for Launched {
     }
 }
 
-/// The life of the listening thread.
+/// The main loop of the listening thread.
 fn listen(control: &Control, tell: &Sender<Answer>, group: u32, mut buf: Vec<u8>) {
     let channel = control.channel().expect("a launched process has a channel");
     loop {
@@ -252,18 +254,18 @@ fn listen(control: &Control, tell: &Sender<Answer>, group: u32, mut buf: Vec<u8>
                 continue;
             }
             ToProcess::Ping(n) => {
-                // If it cannot be sent the next receive says why.
+                // If it cannot be sent, the next receive gives the reason.
                 let _ = channel.send(&ToLauncher::Pong(n).encode(), &[]);
                 continue;
             }
-            ToProcess::Welcome(_) => control.abort(76, None, "the launcher welcomed twice"),
+            ToProcess::Welcome(_) => control.abort(76, None, "the launcher sent two welcomes"),
         };
-        // Nobody may be waiting any more.
+        // There may be no receiver any more.
         let _ = tell.send(answer);
     }
 }
 
-/// Ends this process and, if the launcher made a group for it, all that it started.
+/// Ends this process and, if the launcher made a process group for it, all that it started.
 fn end_with_the_launcher(group: u32) -> ! {
     let own = rustix::process::getpgrp();
     if u32::try_from(own.as_raw_nonzero().get()).is_ok_and(|own| own == group) {
@@ -277,7 +279,7 @@ fn gone() -> TransportError {
 }
 
 fn out_of_turn() -> TransportError {
-    TransportError::Startup("the launcher answered what nobody asked".to_owned())
+    TransportError::Startup("the launcher sent an unexpected answer".to_owned())
 }
 
 fn not_understood(error: WireError) -> TransportError {

@@ -1,9 +1,9 @@
-//! What libraries of networks leave behind of a process that was killed: names of shared memory, which outlives its processes unless somebody
-//! removes it. Nothing of ours has such names.
+//! Removes what network libraries leave behind in a killed process: named shared memory, which outlives its processes unless it is
+//! removed. This project's own shared memory has no names.
 //!
 //! - libfabric's provider `shm` keeps files in `/dev/shm` that are called `PID:UID:NUMBER`, until their owner closes them.
 //! - UCX makes System V segments and marks them at once for removal with their last user; a process that is killed in between does not. The kernel
-//!   knows who made a segment.
+//!   records the creator of a segment.
 //!
 //! Both name the process, so its parent knows what belongs to it. Call [`remove`] while no other process can have the number: before the process is
 //! reaped, or when no process has it.
@@ -11,7 +11,7 @@
 use rustix::fs::{AtFlags, CWD, unlinkat};
 use rustix::process::{Pid, geteuid};
 
-/// Removes what a process of this user has left, which has ended.
+/// Removes what an ended process of this user has left behind.
 pub fn remove(process: Pid) {
     let number = process.as_raw_nonzero().get();
     files(number);
@@ -28,13 +28,13 @@ fn files(number: i32) {
         let name = entry.file_name();
         let rest = name.to_str().and_then(|name| name.strip_prefix(&start));
         if rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit())) {
-            // Where it is another user's the folder does not let us.
+            // If it belongs to another user, the sticky bit of the folder prevents the removal.
             let _ = unlinkat(CWD, entry.path(), AtFlags::empty());
         }
     }
 }
 
-/// The System V segments of the kernel's `table` that `process` of `user` has made, without a key, and that nobody uses.
+/// The System V segments in the kernel's `table` that `process` of `user` created, without a key, and that no process uses.
 fn segments(table: &str, process: i32, user: u32) -> Vec<i32> {
     let mut lines = table.lines();
     let names: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_those_of_the_process_that_nobody_uses_and_that_have_no_key() {
+    fn only_unused_segments_of_the_process_without_a_key_are_found() {
         let table = "\
        key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap
          0          1   600                  4096   100     0      0  1000  1000  1000  1000          0          0 1795903230                     0                     0
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_process_that_has_ended_go_and_others_stay() {
+    fn only_files_of_an_ended_process_are_removed() {
         let mut child = Command::new("true").spawn().unwrap();
         let pid = Pid::from_child(&child);
         child.wait().unwrap();

@@ -1,8 +1,8 @@
-//! How a process finds its job: who else is there, what the secret is, and a way to exchange a few bytes with each
+//! How a process finds its job: the other processes, the secret, and a way to exchange a few bytes with each
 //! process before there is any transport (put, fence, get, and descriptors between the processes of a host).
 //!
-//! [`find`] looks for a launcher, ours or a site's ([`Kind`]), and falls back to a job of this process alone. Afterwards [`Control`] is the line on
-//! which a process tells its launcher how it ended, and hears that it must end. Knows nothing of backends, nor of
+//! [`find`] looks for a launcher, ours or a site's ([`Kind`]), and falls back to a job of this process alone. Afterwards a process uses [`Control`]
+//! to report to its launcher how it ended, and to receive orders to end. This crate knows nothing of backends, nor of
 //! what the job will do.
 
 use std::ffi::OsString;
@@ -43,14 +43,14 @@ use site::{KeySpace, Site};
 pub use sys::{end_fork, is_fork, on_fork, open_standard_descriptors};
 pub use threads::Threads;
 
-/// Limits of what travels on a launcher's channel.
+/// Limits of what a launcher's channel carries.
 pub const KEY_MAX: usize = 256;
 /// Longest value of [`Bootstrap::put`], in bytes.
 pub const VALUE_MAX: usize = 32 << 10;
 
-/// A process's place in its job, and a slow but sure way to all its processes.
+/// A process's place in its job, and a slow but reliable way to all its processes.
 ///
-/// `put`, `fence` and `get` are those of every process manager: what a process put is there for all once all have
+/// `put`, `fence` and `get` are those of every process manager: a value that a process put is visible to all once all have
 /// passed the next fence.
 pub trait Bootstrap: Send {
     /// This process's number.
@@ -61,17 +61,17 @@ pub trait Bootstrap: Send {
         self.layout().processes()
     }
 
-    /// Who is where.
+    /// The process and host of each PE.
     fn layout(&self) -> &Layout;
 
-    /// Names the job among others of this host.
+    /// Distinguishes the job from others of this host.
     fn job_id(&self) -> JobId;
 
-    /// What proves that somebody belongs to the job.
+    /// Proves that a process belongs to the job.
     fn secret(&self) -> &Secret;
 
-    /// Names or addresses of other hosts of the job, where it has some: which of this host's addresses others can reach is known by the
-    /// way to them.
+    /// Names or addresses of other hosts of the job, if there are some. The route to them determines which of this host's addresses others can
+    /// reach.
     fn toward(&self) -> &[String] {
         &[]
     }
@@ -80,22 +80,22 @@ pub trait Bootstrap: Send {
     /// [`Found::options`] has them with types, and with those of the program's own arguments.
     fn options(&self) -> &[(String, String)];
 
-    /// Publishes a value of this process's. At most [`KEY_MAX`] and [`VALUE_MAX`] bytes.
+    /// Publishes a value of this process. At most [`KEY_MAX`] and [`VALUE_MAX`] bytes.
     ///
     /// # Errors
     /// If it is too long, or the launcher is gone.
     fn put(&mut self, key: &str, value: &[u8]) -> Result<(), TransportError>;
 
-    /// Waits until every process of the job is here.
+    /// Waits until every process of the job has called it.
     ///
     /// # Errors
     /// If the launcher is gone.
     fn fence(&mut self) -> Result<(), TransportError>;
 
-    /// What `rank` has put before the last fence.
+    /// The value that `rank` put before the last fence.
     ///
     /// # Errors
-    /// If it has put nothing of that name, or the launcher is gone.
+    /// If it put no value of that name, or the launcher is gone.
     fn get(&mut self, rank: u32, key: &str) -> Result<Vec<u8>, TransportError>;
 
     /// [`Bootstrap::get`] of every process, by rank.
@@ -106,18 +106,18 @@ pub trait Bootstrap: Send {
         (0..self.size()).map(|rank| self.get(rank, key)).collect()
     }
 
-    /// Gives descriptors to all processes of this host and takes theirs: by rank, the first of this host's first,
-    /// its own (duplicates) included. All processes of the host call it equally often; it waits for all of them.
+    /// Gives descriptors to all processes of this host and takes theirs: by rank, beginning with the first rank of this host,
+    /// its own (duplicates) included. All processes of the host must call it equally often; it waits for all of them.
     ///
     /// # Errors
-    /// If descriptors run out, or the launcher is gone.
+    /// If the process runs out of descriptors, or the launcher is gone.
     fn share_fds(&mut self, fds: &[BorrowedFd<'_>]) -> Result<Vec<Vec<OwnedFd>>, TransportError>;
 
-    /// The line to whoever launched this process; it outlives the bootstrap.
+    /// The connection to this process's launcher. It outlives the bootstrap.
     fn control(&self) -> Control;
 }
 
-/// What [`find`] found.
+/// The result of [`find`].
 pub struct Found {
     /// This process's place in its job.
     pub boot: Box<dyn Bootstrap>,
@@ -145,7 +145,7 @@ pub enum BootError {
     /// The command line is wrong.
     #[error(transparent)]
     Usage(#[from] OptionError),
-    /// The launcher cannot be understood, or is gone.
+    /// The launcher sends something invalid, or is gone.
     #[error(transparent)]
     Transport(#[from] TransportError),
 }
@@ -171,19 +171,19 @@ pub enum Kind {
     Pmix,
     /// A launcher that speaks PMI-1 started it: MPICH's `mpiexec`, or `srun --mpi=pmi2`.
     Pmi1,
-    /// Nobody did: it is a job by itself.
+    /// No launcher started it: it is a job by itself.
     Alone,
 }
 
 impl Kind {
-    /// What this process's environment says. The nearest launcher counts: what `charmrun` starts within another launcher's job is
-    /// `charmrun`'s.
+    /// Determined from this process's environment. The innermost launcher counts: a process that `charmrun` starts within another launcher's job belongs
+    /// to `charmrun`.
     #[must_use]
     pub fn here() -> Self {
         let is_set = |name| std::env::var_os(name).is_some();
         match () {
             () if is_set(VARIABLE) => Self::Charmrun,
-            // A name of the environment reaches whatever is started from there; a descriptor only what its launcher has started.
+            // Environment variables are inherited by all descendants; a descriptor only by what its launcher starts.
             () if pmi1::is_near() => Self::Pmi1,
             () if is_set(pmix::VARIABLE) => Self::Pmix,
             () if is_set(pmi1::VARIABLE) => Self::Pmi1,
@@ -191,7 +191,7 @@ impl Kind {
         }
     }
 
-    /// What [`Kind::here`] has seen.
+    /// What [`Kind::here`] found.
     #[must_use]
     pub fn because(self) -> &'static str {
         match self {
@@ -230,7 +230,7 @@ impl std::str::FromStr for Kind {
     }
 }
 
-/// A launcher, before the job is known.
+/// A launcher, before the process has joined the job.
 enum PendingLauncher {
     Launched(Launched),
     Site(Box<dyn KeySpace>, Arc<site::Line>),
@@ -238,7 +238,7 @@ enum PendingLauncher {
 }
 
 impl PendingLauncher {
-    /// An error comes with the line on which to tell it.
+    /// An error comes with the channel on which to report it.
     fn find(kind: Kind, options: &Options) -> Result<Self, (TransportError, Control)> {
         let alone = |error| (error, Control::new(None, false));
         if kind == Kind::Charmrun {
@@ -285,21 +285,21 @@ impl PendingLauncher {
 }
 
 /// Finds this process's job. `args` are the program's arguments without its name; the runtime's options are taken
-/// out of them. To be called once, at the start of `main`, before there are other threads.
+/// out of them. Call it once, at the start of `main`, before there are other threads.
 ///
-/// An error has been reported already, to the launcher or on standard error: end with its [`BootError::code`].
+/// An error has already been reported, to the launcher or on standard error: end with its [`BootError::code`].
 ///
 /// # Errors
-/// If the arguments are wrong, or the launcher cannot be understood.
+/// If the arguments are wrong, or the launcher sends something invalid.
 pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError> {
     sys::this_is_home();
-    // If it fails there is nothing to tell anybody with.
+    // If it fails, there is no way to report it.
     let _ = sys::open_standard_descriptors();
     let parsed = options::parse_program(args);
     let usual = Options::default();
     let options = parsed.as_ref().map_or(&usual, |parsed| &parsed.options);
     let kind = options.bootstrap.unwrap_or_else(Kind::here);
-    // A question is no job: a site's launcher would wait for what a job does at its end.
+    // A question such as `++help` is not a job: a site's launcher would wait for what a job does at its end.
     let kind = if kind.is_of_site() && options.action != Action::Run { Kind::Alone } else { kind };
     let looked = options.bootstrap.is_none() && options.action == Action::Run;
     let strays = Strays::here().filter(|_| kind == Kind::Alone && looked);
@@ -332,7 +332,7 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
         }
         Ok(Found { boot, options, args: parsed.rest })
     });
-    // Versions that differ are seen, and reported, by our launcher; what is wrong with all of a step by its first.
+    // Our launcher sees and reports different versions. The first process of a job step reports an error that concerns all of the step.
     if let Err(error) = &found
         && strays.is_none_or(|strays| strays.first)
         && !(kind == Kind::Charmrun && matches!(error, BootError::Transport(TransportError::Version { .. })))
@@ -342,7 +342,7 @@ pub fn find(args: impl IntoIterator<Item = OsString>) -> Result<Found, BootError
     found
 }
 
-/// Starts a thread that listens to somebody for as long as the process lives.
+/// Starts a thread that listens for as long as the process lives.
 fn listener(name: &str, listen: impl FnOnce() + Send + 'static) -> Result<(), TransportError> {
     let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(256 << 10).spawn(listen);
     thread.map(drop).map_err(|_| TransportError::Resource {

@@ -1,7 +1,7 @@
 //! The key space of a launcher that speaks PMI-1 on an inherited descriptor: MPICH's `mpiexec` (hydra), and Slurm's `srun --mpi=pmi2`.
 //!
-//! No library is needed for it. Questions and answers are lines and come in turn; a thread reads the answers, and ends the process
-//! the moment the launcher is gone. Knows nothing of what is kept in the key space.
+//! It needs no library. Questions and answers are lines and alternate. A thread reads the answers, and ends the process
+//! as soon as the launcher is gone. This module does not know what the key space holds.
 
 mod line;
 
@@ -19,15 +19,15 @@ use super::site::{Ending, KeySpace, LEAVE, check_place, not_all, silent};
 use super::sys;
 use charm4rs_transport_core::TransportError;
 
-/// Names the inherited descriptor.
+/// The variable that names the inherited descriptor.
 pub(super) const VARIABLE: &str = "PMI_FD";
-/// Whether the descriptor is there that such a launcher gives to what it starts.
+/// Whether this process has the descriptor that such a launcher gives to its processes.
 pub(super) fn is_near() -> bool {
     let fd = std::env::var_os(VARIABLE).and_then(|fd| fd.to_str()?.parse().ok());
     fd.is_some_and(sys::is_socket)
 }
 
-/// A process's line to such a launcher.
+/// A process's connection to such a launcher.
 #[derive(Debug)]
 pub(super) struct Pmi1 {
     wire: Arc<Wire>,
@@ -43,23 +43,24 @@ pub(super) struct Pmi1 {
 #[derive(Debug)]
 struct Wire {
     socket: UnixStream,
-    /// The launcher may go.
+    /// The launcher may go: the job has ended.
     over: AtomicBool,
-    /// It has answered the last question.
+    /// The launcher has answered the last question.
     leave: Mutex<bool>,
     left: Condvar,
 }
 
 impl Pmi1 {
-    /// Takes the place that the launcher made for this process. No answer is waited for longer than `patience`.
+    /// Takes the place that the launcher made for this process. No answer may take longer than `patience`.
     ///
     /// # Errors
-    /// If the descriptor is not there, or the launcher cannot be understood.
+    /// If the descriptor is not there, or the launcher sends something invalid.
     pub(super) fn find(patience: Duration) -> Result<Self, TransportError> {
         let number = |name: &'static str| {
             let text = std::env::var_os(name).unwrap_or_default();
             let number = text.to_str().and_then(|text| text.parse::<u32>().ok());
-            number.ok_or_else(|| TransportError::Startup(format!("{name} is {}, which is no number", text.display())))
+            number
+                .ok_or_else(|| TransportError::Startup(format!("{name} is {}, which is not a number", text.display())))
         };
         let (fd, rank, size) = (number(VARIABLE)?, number("PMI_RANK")?, number("PMI_SIZE")?);
         let socket = i32::try_from(fd).ok().and_then(|fd| sys::inherited(fd, None)).ok_or_else(|| {
@@ -67,7 +68,7 @@ impl Pmi1 {
                 "{VARIABLE} is {fd}, but there is no such descriptor: did a wrapper close it? ++bootstrap alone runs without the launcher"
             ))
         })?;
-        // What this process starts is not the launcher's.
+        // Processes that this process starts do not belong to the launcher.
         [VARIABLE, "PMI_RANK", "PMI_SIZE"].into_iter().for_each(sys::forget_variable);
         Self::join(socket.into(), rank, size, patience)
     }
@@ -101,7 +102,7 @@ impl Pmi1 {
         pmi.key_max = key_max;
         pmi.digits = digits(&pmi.space, key_max, value_max).ok_or_else(|| {
             TransportError::Startup(format!(
-                "the launcher's key space takes too little: keys of {key_max} bytes, values of {value_max}"
+                "the launcher's key space is too small: keys of {key_max} bytes, values of {value_max}"
             ))
         })?;
         Ok(pmi)
@@ -120,11 +121,11 @@ impl Pmi1 {
         }
     }
 
-    /// The name of a piece in the job's key space.
+    /// The key of a piece in the job's key space.
     fn key(&self, rank: u32, key: &str, piece: usize) -> Result<String, TransportError> {
         let name = format!("c4r-{rank}-{key}-{piece}");
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-        // Some launchers count the end of a text.
+        // Some launchers count the terminating zero.
         if plain && name.len() < self.key_max {
             return Ok(name);
         }
@@ -135,7 +136,7 @@ impl Pmi1 {
     }
 }
 
-/// What a launcher says, in pieces as they come.
+/// Parses the lines of a launcher, in pieces as they arrive.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz<'a>(said: impl Iterator<Item = &'a [u8]>) {
     let (mut lines, mut joined, mut key_max, mut value_max) = (Lines::default(), Joined::default(), 64, 256);
@@ -153,7 +154,7 @@ pub(super) fn fuzz<'a>(said: impl Iterator<Item = &'a [u8]>) {
                     let Some(digits) = digits(&space, key_max, value_max) else { continue };
                     let (mut again, value) = (Joined::default(), &line[..line.len().min(VALUE_MAX)]);
                     let whole = pieces(value, digits).iter().map(|piece| again.push(piece, VALUE_MAX)).last();
-                    assert_eq!(whole, Some(Ok(Some(value.to_vec()))), "what was cut to pieces is whole again");
+                    assert_eq!(whole, Some(Ok(Some(value.to_vec()))), "the pieces give the value again");
                 }
                 Ok(Reply::Get(Some(text))) => match joined.push(&text, VALUE_MAX) {
                     Ok(None) => {}
@@ -223,11 +224,11 @@ impl KeySpace for Pmi1 {
 
 impl Wire {
     fn say(&self, request: Request<'_>) -> Result<(), TransportError> {
-        // A line that is written as one piece stays one, whichever thread writes another.
+        // A line that is written in one piece is not interleaved with a line of another thread.
         (&self.socket).write_all(request.encode().as_bytes()).map_err(|_| gone())
     }
 
-    /// The life of the thread that reads answers.
+    /// The main loop of the thread that reads answers.
     fn listen(&self, mut socket: UnixStream, tell: &Sender<Result<Reply, LineError>>) {
         let mut lines = Lines::default();
         let mut buf = [0; 2048];
@@ -250,14 +251,14 @@ impl Wire {
                 if self.over.load(Ordering::Acquire) && matches!(reply, Ok(Reply::Finalize | Reply::Maxes { .. })) {
                     self.may_leave();
                 } else {
-                    // Nobody may be waiting any more.
+                    // There may be no receiver any more.
                     let _ = tell.send(reply);
                 }
             }
         }
     }
 
-    /// Asks what nobody else is asking, and waits for the answer.
+    /// Asks the last question, beside other threads, and waits for the answer.
     fn ask_at_last(&self, request: Request<'_>) {
         self.over.store(true, Ordering::Release);
         if self.say(request).is_ok() {
@@ -273,11 +274,11 @@ impl Wire {
 }
 
 impl Ending for Wire {
-    /// The launcher may end the job before it has read what was printed. It reads what all its processes say in turn: once
-    /// it has answered a question that was asked afterwards, it has read that too.
+    /// The launcher may end the job before it has read what was printed. It reads the output of its processes in order: once
+    /// it has answered a question that was sent afterwards, it has read that output too.
     fn abort(&self, code: u8) {
         self.ask_at_last(Request::Maxes);
-        // If the launcher is gone this process ends anyway.
+        // If the launcher is gone, this process ends anyway.
         let _ = self.say(Request::Abort { code });
     }
 
@@ -291,7 +292,7 @@ fn gone() -> TransportError {
 }
 
 fn out_of_turn(reply: &Reply) -> TransportError {
-    TransportError::Startup(format!("the launcher answered what nobody asked: {reply:?}"))
+    TransportError::Startup(format!("the launcher sent an unexpected answer: {reply:?}"))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The key space of a launcher that speaks PMIx: Open MPI's `mpirun`, PRRTE's `prun`, `srun --mpi=pmix`. Its library is the system's, or the
-//! launcher's own, and opened here; nothing else of the process needs it.
+//! The key space of a launcher that speaks PMIx: Open MPI's `mpirun`, PRRTE's `prun`, `srun --mpi=pmix`. The library is the system's, or the
+//! launcher's own. It is opened here; no other part of the process needs it.
 //!
-//! The library's calls wait for as long as it likes, so a thread makes them, and who asked waits for that thread no longer than the job's
-//! patience. When the launcher is gone the library says so, and the process ends.
+//! The library's calls have no time limit, so a separate thread makes them, and the caller waits for that thread no longer than the job's
+//! patience. When the launcher is gone the library reports it, and the process ends.
 
 mod library;
 
@@ -16,19 +16,19 @@ use super::site::{Ending, KeySpace, LEAVE, check_place, not_all, silent};
 use super::{VALUE_MAX, sys};
 use charm4rs_transport_core::TransportError;
 
-/// Names the launcher's job.
+/// The variable that names the launcher's job.
 pub(super) const VARIABLE: &str = "PMIX_NAMESPACE";
-/// For how many seconds the library keeps news to itself, in case that there will be more: 1, unless it is told otherwise.
+/// How many seconds the library holds events back to combine them: 1 by default.
 const WINDOW: &str = "PMIX_MCA_pmix_event_caching_window";
 
-/// A process's line to such a launcher.
+/// A process's connection to such a launcher.
 #[derive(Debug)]
 pub(super) struct PmixSpace {
     line: Arc<Line>,
     own: Proc,
     size: u32,
     patience: Duration,
-    /// Something was put since the last fence.
+    /// A value was put since the last fence.
     fresh: bool,
 }
 
@@ -45,7 +45,7 @@ impl Line {
     fn open() -> Result<Self, TransportError> {
         let pmix = Pmix::open().map_err(|why| {
             TransportError::Startup(format!(
-                "a launcher that speaks PMIx started this process, and its library is not here: {why} ({PLACE} names another one, ++bootstrap alone runs without the launcher)"
+                "a launcher that speaks PMIx started this process, and its library cannot be opened: {why} ({PLACE} names another one, ++bootstrap alone runs without the launcher)"
             ))
         })?;
         let (calls, asked) = channel::<Call>();
@@ -53,11 +53,11 @@ impl Line {
         Ok(Self { pmix, calls })
     }
 
-    /// Has the library do something. `None`: that has taken longer than `patience`.
+    /// Makes a call of the library. `None`: it took longer than `patience`.
     fn call<R: Send + 'static>(&self, patience: Duration, call: impl FnOnce(&Pmix) -> R + Send + 'static) -> Option<R> {
         let (tell, answer) = channel();
         let call: Call = Box::new(move |pmix| {
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = tell.send(call(pmix));
         });
         self.calls.send(call).ok()?;
@@ -70,7 +70,7 @@ impl Line {
 }
 
 impl PmixSpace {
-    /// Takes the place that the launcher made for this process. No answer is waited for longer than `patience`.
+    /// Takes the place that the launcher made for this process. No answer may take longer than `patience`.
     ///
     /// # Errors
     /// If there is no library, or the launcher cannot be reached.
@@ -104,7 +104,7 @@ impl PmixSpace {
     }
 }
 
-/// The name of a value in the job's key space.
+/// The key of a value in the job's key space.
 fn name_of(key: &str) -> String {
     format!("charm4rs.{key}")
 }
@@ -136,7 +136,7 @@ impl KeySpace for PmixSpace {
     fn get(&mut self, rank: u32, key: &str) -> Result<Option<Vec<u8>>, TransportError> {
         check_put(key, &[])?;
         let (of, name, seconds) = (self.own.with_rank(rank), name_of(key), self.seconds());
-        self.ask("asking what was published", move |pmix| pmix.bytes(&of, &name, seconds, VALUE_MAX))
+        self.ask("asking for a published value", move |pmix| pmix.bytes(&of, &name, seconds, VALUE_MAX))
     }
 
     fn ending(&self) -> Arc<dyn Ending> {
@@ -145,7 +145,7 @@ impl KeySpace for PmixSpace {
 }
 
 impl Ending for Line {
-    /// By a thread of its own: the other one may wait for processes that do not come.
+    /// On a thread of its own: the other one may wait for processes that do not come.
     fn abort(&self, code: u8) {
         let pmix = self.pmix;
         let (tell, told) = channel();

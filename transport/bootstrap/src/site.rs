@@ -1,13 +1,13 @@
-//! A process that a site's launcher started, without `charmrun`: it knows its number and has a key space, and all else the
-//! processes find out from each other.
+//! A process that a site's launcher started, without `charmrun`: it knows its number and has a key space. The
+//! processes learn everything else from each other.
 //!
-//! Each publishes who it is; the first one adds the job's secret, which the key space shows to the job's processes alone. From that
-//! follows who shares a host. The launcher numbers processes as it likes, round the hosts for example; here they are numbered by
-//! host, so that those of a host follow each other. Then the processes of each host connect ([`super::host_peers`]).
+//! Each process publishes an introduction. The first one adds the job's secret, which the key space shows to the job's processes only. The introductions say
+//! which processes share a host. The launcher may number processes in any order, round-robin over the hosts for example; here they are numbered by host, so
+//! those of a host are consecutive. Then the processes of each host connect ([`super::host_peers`]).
 //!
-//! Nobody joins their output: what a process has to tell it prints for itself, once for a host. A failure ends the job through the
-//! launcher; where that does not end it, the processes of a host end when one of them is gone, and those of other hosts when the network
-//! tells. Knows nothing of how a launcher is spoken to.
+//! Their output is not joined: each process prints its own reports, once for a host. A failure ends the job through the
+//! launcher. If that does not end it, the processes of a host end when one of them is gone, and those of other hosts when the network
+//! reports it. This module does not know the launcher's protocol.
 
 use std::fmt::Debug;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -26,7 +26,7 @@ use super::{BootError, Bootstrap, Control, host_name, sys};
 use charm4rs_transport_core::auth::{JobId, Keys, Secret, random_bytes};
 use charm4rs_transport_core::{Layout, TransportError};
 
-/// What a launcher gives to the processes that it starts.
+/// What a launcher provides to the processes that it starts.
 pub(super) trait KeySpace: Send + Debug {
     /// The number that the launcher gave to this process.
     fn rank(&self) -> u32;
@@ -37,26 +37,26 @@ pub(super) trait KeySpace: Send + Debug {
     /// Publishes a value.
     fn put(&mut self, key: &str, value: &[u8]) -> Result<(), TransportError>;
 
-    /// Waits until every process is here. What was put before can be got afterwards.
+    /// Waits until every process has called it. Values that were put before can be got afterwards.
     fn fence(&mut self) -> Result<(), TransportError>;
 
-    /// What `rank` has put.
+    /// The value that `rank` put.
     fn get(&mut self, rank: u32, key: &str) -> Result<Option<Vec<u8>>, TransportError>;
 
     /// How the job ends. It outlives the key space.
     fn ending(&self) -> Arc<dyn Ending>;
 }
 
-/// How a launcher hears of the end.
+/// Tells a launcher that the job or the process ends.
 pub(super) trait Ending: Send + Sync + Debug {
-    /// The job is to be ended, with this exit status if the launcher can.
+    /// Asks the launcher to end the job, with this exit status if it can.
     fn abort(&self, code: u8);
 
-    /// This process is about to end, rightly.
+    /// This process is about to end normally.
     fn finish(&self);
 }
 
-/// Checks the place that a launcher has made for this process.
+/// Checks the place that a launcher made for this process.
 pub(super) fn check_place(rank: u32, size: u32) -> Result<(), TransportError> {
     if rank >= size || size > PES_MAX {
         return Err(TransportError::Startup(format!("the launcher started process {rank} of {size}")));
@@ -64,27 +64,27 @@ pub(super) fn check_place(rank: u32, size: u32) -> Result<(), TransportError> {
     Ok(())
 }
 
-/// What is wrong when a launcher says nothing.
+/// The error for a launcher that does not answer.
 pub(super) fn silent(patience: Duration) -> TransportError {
     let patience = patience.as_secs_f64();
     TransportError::Startup(format!("the launcher has not answered within {patience} s"))
 }
 
-/// What is wrong when some do not come.
+/// The error for processes that do not join.
 pub(super) fn not_all(size: u32, patience: Duration) -> TransportError {
     let patience = patience.as_secs_f64();
     TransportError::Startup(format!(
-        "not all {size} processes have joined within {patience} s: has one ended, or is one no program of charm4rs? (++timeout S waits longer)"
+        "not all {size} processes have joined within {patience} s: has one ended, or is one not a program of charm4rs? (++timeout S waits longer)"
     ))
 }
 
-/// How long a process that ends waits for its launcher's leave.
+/// How long a process that ends waits for the permission of its launcher.
 pub(super) const LEAVE: Duration = Duration::from_secs(2);
 
-/// How long a launcher that may end the job by itself, for a better reason, is given.
+/// How long to wait for a launcher that may itself end the job, with a better reason.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What a process tells, and to whom.
+/// Where a process sends its reports.
 #[derive(Debug)]
 pub(super) struct Line {
     ending: Arc<dyn Ending>,
@@ -97,21 +97,21 @@ impl Line {
         Self { ending: space.ending(), first: space.rank() == 0, links: OnceLock::new() }
     }
 
-    /// Prints a failure, unless another process does, and has the launcher end the job.
+    /// Prints a failure, unless another process does, and asks the launcher to end the job.
     pub(super) fn fail(&self, code: u8, text: &str) {
         let tells = self.links.get().map_or(self.first, |links| links.may_report());
         if !tells {
-            // Whoever tells has the job ended, and with its own code.
+            // The process that reports also ends the job, with its own code.
             std::thread::sleep(GRACE);
         }
-        // Before the processes of a host have met, each has its own failure, most likely the same.
+        // Before the processes of a host have connected, each has a failure of its own, most likely the same one.
         if tells || self.links.get().is_none() {
             to_stderr(text);
         }
         self.ending.abort(code);
     }
 
-    /// A process of this host is gone, which its launcher may see too, and know why.
+    /// A process of this host is gone. The launcher may notice it too, and know why.
     fn gone(&self, links: &HostLinks, what: &str) -> ! {
         if links.may_report() {
             to_stderr(&error_line(69, what, None, &host_name(), std::process::id()));
@@ -121,7 +121,7 @@ impl Line {
         sys::end_process(69)
     }
 
-    /// The job has ended rightly.
+    /// The job has ended normally.
     pub(super) fn finish(&self) {
         if let Some(links) = self.links.get() {
             links.finish();
@@ -129,21 +129,21 @@ impl Line {
         self.ending.finish();
     }
 
-    /// Where a signal handler takes the right to tell; reading eight bytes succeeds once.
+    /// The descriptor from which a signal handler takes the right to report: one read of eight bytes succeeds.
     pub(super) fn token(&self) -> Option<RawFd> {
         self.links.get().map(|links| links.token())
     }
 }
 
-/// What a process tells all others.
+/// What a process publishes about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Introduction {
     pes: u32,
-    /// Equal for those that can meet in memory.
+    /// Equal for processes that can share memory.
     host: [u8; 32],
     name: String,
     socket: [u8; Listener::NAME],
-    /// Of the first process only.
+    /// From the first process only.
     job: Option<(JobId, Secret)>,
 }
 
@@ -177,14 +177,14 @@ impl Introduction {
     }
 }
 
-/// What processes publish, each behind the length of what follows its beginning.
+/// Decodes what processes publish, each behind the length of what follows its prefix.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(bytes: &[u8]) {
     let (mut input, mut all) = (charm4rs_transport_testkit::fuzz::Input(bytes), Vec::new());
     while let Some(one) = input.run() {
         let whole = [&MAGIC[..], &VERSION.to_le_bytes(), one].concat();
         let Ok(one) = Introduction::decode(&whole) else { continue };
-        assert_eq!(Introduction::decode(&one.encode()).as_ref(), Ok(&one), "what was read is written alike");
+        assert_eq!(Introduction::decode(&one.encode()).as_ref(), Ok(&one), "a decoded value encodes to the same bytes");
         all.push(one);
     }
     if !all.is_empty() {
@@ -193,10 +193,10 @@ pub(super) fn fuzz(bytes: &[u8]) {
     }
 }
 
-/// What names this host: its name, and that its memory, sockets and process numbers are the same.
+/// Identifies this host: its name, and the identities of its memory, sockets and process numbers.
 ///
 /// # Errors
-/// If the kernel does not say: two hosts that said nothing would look like one.
+/// If the kernel does not provide them: two hosts without them would look like one.
 fn host() -> Result<[u8; 32], TransportError> {
     let mut digest = Sha256::new();
     digest.update(host_name());
@@ -213,7 +213,7 @@ fn host() -> Result<[u8; 32], TransportError> {
     Ok(digest.finalize().into())
 }
 
-/// Who is where, and which number the launcher gave to each: hosts in the order of their first processes.
+/// The layout of the job, and the launcher's number of each process. Hosts are in the order of their first processes.
 fn arrange(all: &[Introduction]) -> (Layout, Vec<u32>) {
     let mut hosts: Vec<(&[u8; 32], Vec<u32>)> = Vec::new();
     for (number, one) in (0..).zip(all) {
@@ -229,7 +229,7 @@ fn arrange(all: &[Introduction]) -> (Layout, Vec<u32>) {
     (Layout::new(&pes, &per_host), numbers)
 }
 
-/// How many PEs this process has, of `size`.
+/// How many PEs this process has, if the job has `size` processes.
 fn own_pes(options: &Options, size: u32) -> Result<u32, OptionError> {
     if let Some(unit) = options.pe_for.or(options.processes_for.map(|(_, unit)| unit)) {
         return Err(OptionError::Elsewhere(unit));
@@ -259,10 +259,10 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Meets the others of the job.
+    /// Joins the other processes of the job.
     ///
     /// # Errors
-    /// If they do not come, or do not fit together.
+    /// If they do not join, or their values contradict each other.
     pub(super) fn join(
         mut space: Box<dyn KeySpace>,
         options: &Options,
@@ -320,7 +320,7 @@ impl Site {
     }
 }
 
-/// Under what a process publishes who it is.
+/// The key of a process's introduction.
 const INTRODUCTION: &str = "process";
 
 fn introduced(space: &mut dyn KeySpace, number: u32) -> Result<Introduction, TransportError> {

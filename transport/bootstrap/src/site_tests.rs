@@ -1,4 +1,4 @@
-//! That processes that know only a key space find out who is where, whose job it is, and what does not fit.
+//! Processes that have only a key space find out the layout, the secret, and what does not fit together.
 
 use std::os::fd::AsFd;
 
@@ -10,7 +10,7 @@ fn one(host: u8, pes: u32) -> Introduction {
 }
 
 #[test]
-fn processes_of_a_host_follow_each_other_however_they_were_started() {
+fn processes_of_a_host_have_consecutive_numbers_however_they_were_started() {
     let check = |hosts: &[u8], want: &[u32], per_host: &[u32]| {
         let all: Vec<_> = hosts.iter().map(|host| one(*host, u32::from(*host))).collect();
         let (layout, numbers) = arrange(&all);
@@ -24,7 +24,7 @@ fn processes_of_a_host_follow_each_other_however_they_were_started() {
 }
 
 #[test]
-fn an_introduction_survives_its_way_and_nothing_else_is_one() {
+fn an_introduction_is_decoded_and_everything_else_is_refused() {
     let mut own = one(3, 4);
     for job in [None, Some((JobId([5; 8]), Secret::new([6; 32])))] {
         own.job = job;
@@ -35,7 +35,7 @@ fn an_introduction_survives_its_way_and_nothing_else_is_one() {
         for place in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[place] ^= 0x80;
-            // No byte makes it panic, and those that count are looked at.
+            // No byte makes it panic, and those that matter are checked.
             assert!(Introduction::decode(&bad).is_err() || (6..).contains(&place), "{place}");
         }
     }
@@ -53,7 +53,7 @@ fn join(space: Box<dyn KeySpace>, line: &str) -> Result<Site, BootError> {
 }
 
 #[test]
-fn processes_that_know_a_key_space_are_a_job() {
+fn processes_that_share_a_key_space_form_a_job() {
     let seen = job(3, |pmi| {
         let mut site = join(Box::new(pmi), "++ppn 2").unwrap();
         assert_eq!((site.size(), site.layout().pes(), site.layout().hosts()), (3, 6, 1));

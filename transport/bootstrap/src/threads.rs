@@ -1,5 +1,5 @@
-//! A job whose "processes" are threads of one process, for tests: the wire-up that runs, and all that stands on it,
-//! cannot tell.
+//! A job whose "processes" are threads of one process, for tests. The wire-up and everything above it see no
+//! difference.
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -37,7 +37,7 @@ struct State {
 }
 
 impl Threads {
-    /// All processes of a job of this layout; each is to be used on a thread of its own.
+    /// All processes of a job of this layout. Each must be used on a thread of its own.
     #[must_use]
     pub fn job(layout: &Layout) -> Vec<Self> {
         let shared = Arc::<JobState>::default();
@@ -53,10 +53,10 @@ impl Threads {
         (0..layout.processes()).map(process).collect()
     }
 
-    /// Opens something in every process of a job, each on a thread of its own, and gives what they opened by rank.
+    /// Opens something in every process of a job, each on a thread of its own, and returns the results by rank.
     ///
     /// # Panics
-    /// If one cannot.
+    /// If one of them fails.
     pub fn open_all<T: Send>(layout: &Layout, open: impl Fn(&mut Self) -> Result<T, TransportError> + Sync) -> Vec<T> {
         std::thread::scope(|scope| {
             let open = &open;
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_is_there_for_all_after_the_fence_and_descriptors_arrive_by_rank() {
+    fn values_are_visible_to_all_after_the_fence_and_descriptors_arrive_by_rank() {
         let layout = Layout::new(&[1, 2, 1], &[2, 1]);
         let seen = Threads::open_all(&layout, |process| {
             process.put("name", &[u8::try_from(process.rank()).unwrap() + 10])?;

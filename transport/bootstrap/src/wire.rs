@@ -1,10 +1,10 @@
 //! The messages between a launcher and its processes, as packets of a socket pair. Pure functions from values to bytes
-//! and back; knows nothing of sockets.
+//! and back. Knows nothing of sockets.
 //!
 //! A packet is `"c4"`, the version (16 bits), the kind (8 bits), and the kind's fields, all little-endian, in order,
 //! without padding. Its length is the packet's; bytes left over are an error, as is any count beyond its limit, so
 //! nothing is allocated that was not received. Lists and texts carry their length (32 bits). Another version is
-//! recognized before anything else is read, since its fields may mean anything.
+//! recognized before anything else is read, since its fields may have any meaning.
 
 use super::KEY_MAX;
 use super::bytes::{Reader, Writer};
@@ -23,10 +23,10 @@ pub const TEXT_MAX: usize = 32 << 10;
 
 const MAGIC: [u8; 2] = *b"c4";
 const OPTIONS_MAX: usize = 256;
-/// Most names of other hosts that a process is told.
+/// Most names of other hosts that a process gets.
 pub const TOWARD_MAX: usize = 4;
 
-/// Why bytes are no message.
+/// Why bytes are not a valid message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
@@ -36,32 +36,32 @@ pub enum WireError {
     /// The other side runs another version.
     #[error("protocol version {0}")]
     Version(u16),
-    /// No message is of this kind.
+    /// There is no message of this kind.
     #[error("unknown kind {0}")]
     Kind(u8),
     /// It ends too early.
     #[error("packet too short")]
     Short,
-    /// It goes on too long.
+    /// It continues after the end of the message.
     #[error("bytes after the end")]
     Trailing,
-    /// A field has a value that it cannot have.
+    /// A field has an invalid value.
     #[error("impossible {0}")]
     Field(&'static str),
 }
 
-/// What a process learns first.
+/// The first message to a process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Welcome {
     /// Its number.
     pub rank: u32,
-    /// Names the job.
+    /// Distinguishes the job from others of this host.
     pub job: JobId,
     /// The job's secret.
     pub secret: Secret,
-    /// The process group that the launcher made for it, and for all that it starts.
+    /// The process group that the launcher made for the process, and for all that it starts.
     pub group: u32,
-    /// Who is where.
+    /// The process and host of each PE.
     pub layout: Layout,
     /// The launcher's options.
     pub options: Vec<(String, String)>,
@@ -72,26 +72,26 @@ pub struct Welcome {
 /// From the launcher to a process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ToProcess {
-    /// First of all.
+    /// The first message.
     Welcome(Box<Welcome>),
     /// Every process has reached the fence.
     Fenced,
-    /// The answer to a get; `None`: nothing is there.
+    /// The answer to a get; `None`: there is no such value.
     Value(Option<Vec<u8>>),
     /// Descriptors of `rank`, which come with the packet.
     Fds {
-        /// Whose they are.
+        /// The process that they belong to.
         rank: u32,
-        /// How many come with this packet.
+        /// The number of descriptors in this packet.
         count: u16,
-        /// More of the same process follow.
+        /// More descriptors of the same process follow.
         more: bool,
     },
     /// [`super::Order::Stop`].
     Stop(u8),
     /// [`super::Order::Kill`].
     Kill,
-    /// Are you there? To be answered with the same number.
+    /// A check that the process is alive. It must answer with the same number.
     Ping(u32),
     /// [`super::Order::Stacks`].
     Stacks,
@@ -102,30 +102,30 @@ pub enum ToProcess {
 pub enum ToLauncher {
     /// The process has understood its welcome.
     Join {
-        /// Its number, as it was told.
+        /// Its number, as the launcher said.
         rank: u32,
         /// Its process id.
         pid: u32,
     },
-    /// Keeps a value.
+    /// Stores a value.
     Put {
         /// Its name.
         key: String,
         /// Its bytes.
         value: Vec<u8>,
     },
-    /// Waits for all.
+    /// Waits for all processes.
     Fence,
     /// Asks for a value.
     Get {
-        /// Whose.
+        /// The process that put it.
         rank: u32,
         /// Its name.
         key: String,
     },
     /// Descriptors for the processes of this host come with the packet.
     Share {
-        /// How many come with this packet.
+        /// The number of descriptors in this packet.
         count: u16,
         /// More follow.
         more: bool,
@@ -136,16 +136,16 @@ pub enum ToLauncher {
     Abort {
         /// The job's exit status.
         code: u8,
-        /// Where.
+        /// The PE that failed, if known.
         pe: Option<u32>,
-        /// What.
+        /// What failed.
         what: String,
     },
     /// [`super::Report::Warning`].
     Warning(String),
-    /// A signal that ends the process was raised by its own code.
+    /// A signal that ends the process, raised by its own code.
     Fault(Fault),
-    /// I am.
+    /// The answer to a ping.
     Pong(u32),
     /// [`super::Report::Stacks`].
     Stacks(String),
@@ -153,7 +153,7 @@ pub enum ToLauncher {
     TakesInterrupt,
 }
 
-/// What a signal handler can tell: fixed size, so that it needs no memory.
+/// What a signal handler can report: of fixed size, so that it needs no allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
     /// The signal's number.
@@ -167,7 +167,7 @@ pub struct Fault {
 }
 
 impl ToProcess {
-    /// As a packet.
+    /// Encodes it as a packet.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut w = packet();
@@ -187,10 +187,10 @@ impl ToProcess {
         w.into_bytes()
     }
 
-    /// From a packet.
+    /// Decodes a packet.
     ///
     /// # Errors
-    /// If it is none.
+    /// If it is invalid.
     pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
         let mut r = open(packet)?;
         let message = match r.u8()? {
@@ -209,11 +209,11 @@ impl ToProcess {
 }
 
 impl ToLauncher {
-    /// Where an encoded [`ToLauncher::Abort`] names its PE: behind what every packet begins with, the kind, and the code. A handler of
-    /// signals, which cannot encode, writes it there.
+    /// Where an encoded [`ToLauncher::Abort`] names its PE: behind the common prefix, the kind, and the code. A signal
+    /// handler, which cannot encode, writes it there.
     pub(super) const ABORTS_PE: std::ops::Range<usize> = MAGIC.len() + 4..MAGIC.len() + 8;
 
-    /// As a packet. Texts are cut to [`TEXT_MAX`].
+    /// Encodes it as a packet. Texts are cut to [`TEXT_MAX`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut w = packet();
@@ -234,10 +234,10 @@ impl ToLauncher {
         w.into_bytes()
     }
 
-    /// From a packet.
+    /// Decodes a packet.
     ///
     /// # Errors
-    /// If it is none.
+    /// If it is invalid.
     pub fn decode(packet: &[u8]) -> Result<Self, WireError> {
         let mut r = open(packet)?;
         let message = match r.u8()? {
@@ -269,7 +269,7 @@ impl Fault {
     /// Length of its packet.
     pub const LEN: usize = 19;
 
-    /// As a packet, without memory or anything else that a signal handler may not use.
+    /// Encodes it as a packet, without allocation or anything else that a signal handler may not use.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::LEN] {
         let [v0, v1] = VERSION.to_le_bytes();
@@ -300,7 +300,7 @@ impl Welcome {
         let group = r.u32()?;
         let (pes, processes) = (r.runs()?, r.runs()?);
         let sum = |sizes: &[u32]| sizes.iter().try_fold(0u32, |sum, n| sum.checked_add(*n));
-        // What `Layout::new` asserts, and that the numbers are sane.
+        // The conditions that `Layout::new` asserts, and plausible sizes.
         let fits = sum(&pes).is_some_and(|n| n <= PES_MAX)
             && sum(&processes).is_some_and(|n| usize::try_from(n).is_ok_and(|n| n == pes.len()))
             && usize::try_from(rank).is_ok_and(|rank| rank < pes.len());
@@ -318,7 +318,7 @@ impl Welcome {
     }
 }
 
-/// What every packet begins with.
+/// The common prefix of packets.
 fn packet() -> Writer {
     let mut w = Writer::default();
     w.raw(&MAGIC).u16(VERSION);

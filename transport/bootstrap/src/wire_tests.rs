@@ -1,4 +1,4 @@
-//! That the channel's messages survive the way, and that nothing else is taken for one.
+//! The channel's messages can be decoded, and everything else is refused.
 
 use proptest::prelude::*;
 
@@ -48,7 +48,7 @@ fn to_launcher() -> Vec<ToLauncher> {
 }
 
 #[test]
-fn every_message_survives_the_way() {
+fn every_message_is_decoded_as_it_was_encoded() {
     for message in to_process() {
         assert_eq!(ToProcess::decode(&message.encode()), Ok(message));
     }
@@ -58,7 +58,7 @@ fn every_message_survives_the_way() {
 }
 
 #[test]
-fn a_packet_that_is_cut_or_goes_on_is_refused() {
+fn a_packet_that_is_too_short_or_too_long_is_refused() {
     for packet in to_process().iter().map(ToProcess::encode) {
         for len in 0..packet.len() {
             assert!(ToProcess::decode(&packet[..len]).is_err(), "{packet:?} cut to {len}");
@@ -124,7 +124,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), message in 0..10usize, at in 0..80usize, with: u8) {
         let _ = (ToProcess::decode(&bytes), ToLauncher::decode(&bytes));
-        // A true message with one byte changed reaches deeper.
+        // A valid message with one byte changed gets further into the decoder.
         let (mut a, mut b) = (to_process()[message.min(7)].encode(), to_launcher()[message].encode());
         let (la, lb) = (a.len(), b.len());
         a[at % la] = with;
@@ -134,7 +134,7 @@ proptest! {
 }
 
 #[test]
-fn the_pe_of_an_abort_is_where_a_handler_of_signals_writes_it() {
+fn the_pe_of_an_abort_is_where_the_signal_handler_writes_it() {
     let mut packet = ToLauncher::Abort { code: 71, pe: None, what: "no memory".into() }.encode();
     packet[ToLauncher::ABORTS_PE].copy_from_slice(&5u32.to_le_bytes());
     let expected = ToLauncher::Abort { code: 71, pe: Some(5), what: "no memory".into() };

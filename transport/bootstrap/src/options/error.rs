@@ -6,10 +6,10 @@ use super::words::Unit;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OptionError {
-    /// Not in the table.
+    /// Not in the table of options.
     #[error("unknown option {given}{}", nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
     Unknown {
-        /// The word.
+        /// The word on the command line.
         given: String,
         /// The most similar name.
         nearest: Option<&'static str>,
@@ -19,20 +19,20 @@ pub enum OptionError {
     NoValue {
         /// The option.
         name: &'static str,
-        /// What its value is called.
+        /// The name of its value.
         value: &'static str,
     },
-    /// A value that is no such thing.
+    /// An invalid value.
     #[error("{name} {given}: {want}")]
     BadValue {
         /// The option.
         name: &'static str,
         /// The value.
         given: String,
-        /// What it must be.
+        /// The values that are allowed.
         want: &'static str,
     },
-    /// An option of Charm++'s that cannot work here.
+    /// An option of Charm++ that cannot work here.
     #[error("{name} does not work here: {instead}")]
     Refused {
         /// The option.
@@ -40,13 +40,13 @@ pub enum OptionError {
         /// What to do instead.
         instead: &'static str,
     },
-    /// An option of the launcher's, and no launcher.
+    /// An option of the launcher, but there is no launcher.
     #[error("{0} is for the launcher: charmrun {0} … PROGRAM")]
     Launchers(&'static str),
-    /// An option of a program's, given to the launcher.
+    /// An option of programs, given to the launcher.
     #[error("{0} is for a program, behind its name: PROGRAM {0} …")]
     Programs(&'static str),
-    /// `+p` is not what the processes of a site's launcher have together.
+    /// `+p` differs from the number of PEs that all processes of the site's launcher have.
     #[error(
         "+p {pes} does not fit: {processes} processes have been started, with {started} PEs in all (++ppn K: K PEs to each)"
     )]
@@ -67,7 +67,7 @@ pub enum OptionError {
         second: String,
     },
     /// PEs that cannot be dealt evenly to processes.
-    #[error("{pes} PEs cannot be dealt evenly to {processes} processes: give a multiple of {processes}")]
+    #[error("{pes} PEs cannot be distributed evenly over {processes} processes: give a multiple of {processes}")]
     Uneven {
         /// PEs asked for.
         pes: u32,
@@ -76,7 +76,7 @@ pub enum OptionError {
     },
     /// Cores are counted on one host only.
     #[error(
-        "PEs or processes for each {0} are counted on this host, and the job has others or a launcher of its own: say +p N and ++ppn K"
+        "PEs or processes for each {0} are counted on this host, and the job has other hosts or another launcher: give +p N and ++ppn K"
     )]
     Elsewhere(Unit),
     /// `++ppn` without a launcher.
@@ -87,7 +87,7 @@ pub enum OptionError {
         /// PEs to a process.
         ppn: u32,
     },
-    /// A backend that is not there.
+    /// There is no such backend.
     #[error("++transport {0}: there is no such transport; there are local, shm, tcp, ofi, ucx, sim and extern:NAME")]
     Transport(String),
 }

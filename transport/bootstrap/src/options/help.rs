@@ -1,10 +1,10 @@
-//! The table as people read it: on a terminal and in the book.
+//! The table of options for users: on a terminal and in the book.
 
 use std::fmt::Write as _;
 
 use super::words::{IGNORED, OURS, REFUSED, Row};
 
-/// How far a line of `++help` goes.
+/// Columns of a line of `++help`.
 const WIDTH: usize = 100;
 const LEFT: usize = 24;
 
@@ -17,7 +17,7 @@ pub fn help() -> String {
         let also = if entry.also.is_empty() { String::new() } else { format!(" (also {})", entry.also.join(" ")) };
         item(&mut text, &left, &format!("{}{also}", entry.help));
     }
-    item(&mut text, "--", "ends these options; what follows is the program's");
+    item(&mut text, "--", "ends these options; what follows belongs to the program");
     text.push_str("\nOptions of Charm++ that are accepted and do nothing:\n");
     let words: Vec<_> = IGNORED.iter().flat_map(Row::words).map(|(name, value, _)| joined(name, value)).collect();
     item(&mut text, "", &words.join(", "));
@@ -33,7 +33,7 @@ fn joined(name: &str, value: &str) -> String {
     if value.is_empty() { name.to_owned() } else { format!("{name} {value}") }
 }
 
-/// A line with `left` at its left, and what does not fit into it below.
+/// A line with `left` on the left, wrapped.
 fn item(text: &mut String, left: &str, right: &str) {
     let indent = if left.is_empty() { 2 } else { LEFT + 3 };
     let mut line = if left.is_empty() { " ".to_owned() } else { format!("  {left:<LEFT$}") };
@@ -48,7 +48,7 @@ fn item(text: &mut String, left: &str, right: &str) {
     let _ = writeln!(text, "{line}");
 }
 
-/// What becomes of Charm++'s options, as the book has it.
+/// What happens to Charm++'s options, for the book.
 #[must_use]
 pub fn charm_table() -> String {
     let mut text = "| Option | What it does here |\n|---|---|\n".to_owned();

@@ -1,11 +1,11 @@
 //! The runtime's options on a command line: one table for `charmrun` and for every program of the runtime.
 //!
-//! Ours begin with `+` or `++`; everything else belongs to the program and passes through untouched. What stands behind
-//! the program counts as what stands in front of it, up to `--` or a lone `++`, which end ours. Options of Charm++'s are
-//! ours: they do here what they do there, or nothing, or are refused with what to do instead; in each case they are taken out
-//! with their values. A word that begins with `++` and is none of ours is an error with the nearest name, so that a slip of the pen
-//! never silently changes a run (behind the program it is the program's to refuse); a word with a single `+` is ours only if it is in the table.
-//! Knows nothing of who acts on an option.
+//! The runtime's options begin with `+` or `++`; everything else belongs to the program and passes through unchanged. Options behind
+//! the program count as those in front of it, up to `--` or a lone `++`, which end the runtime's options. Options of Charm++
+//! are recognized too: they have the same effect as there, or none, or are refused with an alternative; in each case they are taken out
+//! with their values. An unknown word that begins with `++` is an error that names the nearest option, so that a typing error
+//! never silently changes a run (behind the program, the program has to refuse it). A word with a single `+` is an option only if it is in the table.
+//! This module does not know which code acts on an option.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -24,11 +24,11 @@ pub use help::{charm_table, help};
 pub use words::Unit;
 use words::{At, Entry, IGNORED, NO_TRANSPORT, OURS, REFUSED, Takes};
 
-/// No job is larger: a larger number is a slip of the pen.
+/// The largest job. A larger number is assumed to be a typing error.
 pub const PES_MAX: u32 = 1 << 20;
 
-/// What the user asked for. `None`, or false: not said, so the default of whoever acts on it holds. What each is for is in the
-/// table, `words.rs`.
+/// What the user asked for. `None`, or false: not given, so the default of the code that acts on the option applies. The table in `words.rs` describes
+/// each option.
 #[derive(Clone, PartialEq, Default, Debug)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the table has a text for each")]
@@ -80,39 +80,39 @@ pub enum Action {
     Help,
     /// `++version`: print [`version`].
     Version,
-    /// `++info`: print what was found on this machine.
+    /// `++info`: print what this machine has.
     Info,
 }
 
-/// A command line, taken apart.
+/// A parsed command line.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Parsed {
-    /// Ours.
+    /// The runtime's options.
     pub options: Options,
-    /// The program's (for a launcher: the program and its arguments), in their order.
+    /// The program's arguments (for a launcher: the program and its arguments), in their order.
     pub rest: Vec<OsString>,
 }
 
-/// `++info`, `++help`, and whatever else is printed, must name this.
+/// The version, which `++info`, `++help` and all other output must show.
 #[must_use]
 pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-/// Takes a program's own arguments (without its name) apart.
+/// Parses a program's own arguments (without its name).
 ///
 /// # Errors
-/// On anything that looks like ours and is not right, or is a launcher's.
+/// If a word looks like an option of the runtime and is invalid, or is an option of launchers.
 pub fn parse_program(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, OptionError> {
     let mut reader = Reader::default();
     let rest = reader.anywhere(args.into_iter().collect(), Side::Program)?;
     Ok(Parsed { options: reader.finish()?, rest })
 }
 
-/// Takes a launcher's command line (without its own name) apart.
+/// Parses a launcher's command line (without its own name).
 ///
 /// # Errors
-/// On anything that looks like ours and is not right, or is for programs only.
+/// If a word looks like an option of the runtime and is invalid, or is an option of programs.
 pub fn parse_launcher(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, OptionError> {
     let mut reader = Reader::default();
     let mut words: VecDeque<OsString> = args.into_iter().collect();
@@ -124,16 +124,16 @@ pub fn parse_launcher(args: impl IntoIterator<Item = OsString>) -> Result<Parsed
 #[derive(Default, Debug)]
 pub struct Reader {
     options: Options,
-    /// What says how large the job is, as it was written.
+    /// The options that define the size of the job, as they were written.
     shape: Vec<(&'static str, String)>,
 }
 
-/// Where the options in front of a program end.
+/// Why the options in front of a program end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// At a word that is none of ours.
+    /// At a word that is not an option of the runtime.
     Word,
-    /// At `--`: what follows is the program's alone.
+    /// At `--`: what follows belongs to the program alone.
     Dashes,
 }
 
@@ -144,7 +144,7 @@ enum Side {
     Program,
 }
 
-/// What a word is.
+/// The meaning of a word.
 enum Meaning {
     Ours(&'static Entry),
     Ignored(&'static str, Takes),
@@ -153,7 +153,7 @@ enum Meaning {
         takes: Takes,
         instead: &'static str,
     },
-    /// A flag of ours, or one without effect, behind `++no-`.
+    /// `++no-` and a flag of the runtime, or an option without effect.
     TakenBack(Option<&'static Entry>),
 }
 
@@ -164,17 +164,17 @@ struct MatchedWord {
 }
 
 impl Reader {
-    /// Takes options of the launcher's off the front of `words`, up to the program.
+    /// Takes the launcher's options off the front of `words`, up to the program.
     ///
     /// # Errors
-    /// As [`parse_launcher`].
+    /// As for [`parse_launcher`].
     pub fn in_front(&mut self, words: &mut VecDeque<OsString>) -> Result<End, OptionError> {
         while let Some(word) = words.front() {
             if ends_ours(word) {
                 words.pop_front();
                 return Ok(End::Dashes);
             }
-            // What is not text cannot be ours.
+            // A word that is not text cannot be an option.
             let text = word.to_str().unwrap_or_default().to_owned();
             let Some(found) = find(&text)? else {
                 return if text.starts_with('+') { Err(unknown(&text)) } else { Ok(End::Word) };
@@ -190,10 +190,10 @@ impl Reader {
         Ok(End::Word)
     }
 
-    /// `words` are the program and its arguments; the options among these are taken out, unless `--` stands in front.
+    /// Takes the options out of `words`, the program and its arguments, unless `--` precedes them.
     ///
     /// # Errors
-    /// As [`parse_launcher`].
+    /// As for [`parse_launcher`].
     pub fn with_program(mut self, mut words: VecDeque<OsString>, end: End) -> Result<Parsed, OptionError> {
         let mut rest: Vec<OsString> = words.pop_front().into_iter().collect();
         match end {
@@ -203,7 +203,7 @@ impl Reader {
         Ok(Parsed { options: self.finish()?, rest })
     }
 
-    /// Takes options out of a program's arguments, up to `--`. A launcher leaves in them what it cannot judge.
+    /// Takes options out of a program's arguments, up to `--`. A launcher leaves words that it cannot judge.
     fn anywhere(&mut self, mut words: VecDeque<OsString>, side: Side) -> Result<Vec<OsString>, OptionError> {
         let mut rest = Vec::new();
         while let Some(word) = words.pop_front() {
@@ -239,7 +239,7 @@ impl Reader {
         Ok(rest)
     }
 
-    /// Acts on a word of the table, with its value, which is in it or the next of `words`.
+    /// Acts on a word of the table, with its value, which is part of it or the next of `words`.
     fn take(&mut self, word: &str, found: MatchedWord, words: &mut VecDeque<OsString>) -> Result<(), OptionError> {
         let MatchedWord { meaning, inline } = found;
         match meaning {
@@ -265,7 +265,7 @@ impl Reader {
                         let number = words.front().and_then(|w| w.to_str()).is_some_and(|w| w.parse::<i64>().is_ok());
                         if number { next(words) } else { None }
                     }
-                    // Charm++ does without it at the end of the line, too.
+                    // Charm++ accepts a missing value at the end of the line, too.
                     (None, Takes::Number | Takes::Text) => next(words),
                 };
                 self.options.ignored.push(value.map_or_else(|| name.to_owned(), |value| format!("{name} {value}")));
@@ -291,7 +291,7 @@ impl Reader {
         Ok(())
     }
 
-    /// All has been read.
+    /// Ends parsing: everything has been read.
     ///
     /// # Errors
     /// If two options contradict each other.
@@ -319,7 +319,7 @@ fn store(options: &mut Options, entry: &Entry, value: &str) -> Result<(), Option
     })
 }
 
-/// What `word` is in the table; `None`: it is the program's.
+/// Looks `word` up in the table; `None`: it belongs to the program.
 fn find(word: &str) -> Result<Option<MatchedWord>, OptionError> {
     if !word.starts_with('+') {
         return Ok(None);
@@ -331,7 +331,7 @@ fn find(word: &str) -> Result<Option<MatchedWord>, OptionError> {
     if let Some(meaning) = named(name) {
         return meaning.accepted().map(|meaning| Some(MatchedWord { meaning, inline }));
     }
-    // `+p4`: a name, digits.
+    // `+p4`: a name followed by digits.
     let name_only = word.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
     let name_only = name_only.strip_suffix('-').unwrap_or(name_only);
     if let Some(meaning) = named(name_only).filter(Meaning::takes_digits) {
@@ -377,7 +377,7 @@ impl Meaning {
         }
     }
 
-    /// What `++no-` in front of it means, if it is a flag.
+    /// The meaning of the word with `++no-` in front, if it is a flag.
     fn taken_back(self) -> Option<Self> {
         match self {
             Self::Ours(entry) => entry.field.is_flag().then_some(Self::TakenBack(Some(entry))),
@@ -396,7 +396,7 @@ fn unknown(word: &str) -> OptionError {
     OptionError::Unknown { given: word.chars().take(200).collect(), nearest: nearest(name, ours.chain(others)) }
 }
 
-/// The name that `word` is a slip of the pen for, if there is one; of several, the first.
+/// The name that `word` is probably a misspelling of; the first, if there are several.
 #[must_use]
 pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names
@@ -407,7 +407,7 @@ pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, name)| name)
 }
 
-/// Letters to insert, delete or replace (Levenshtein).
+/// The number of letters to insert, delete or replace (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -423,7 +423,7 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 impl Options {
-    /// Whether requests of CCS are to be answered.
+    /// Whether to answer CCS requests.
     #[must_use]
     pub fn serves(&self) -> bool {
         self.server || self.server_port.is_some() || self.server_address.is_some() || self.server_auth.is_some()
@@ -435,17 +435,17 @@ impl Options {
         self.timeout.unwrap_or(Duration::from_secs(60))
     }
 
-    /// What the processes of a job need to know (not where it runs), as it travels: names as on the command line, without the pluses.
+    /// The options that the processes of a job need (not where it runs), as they are sent: names as on the command line, without the pluses.
     #[must_use]
     pub fn to_pairs(&self) -> Vec<(String, String)> {
         let pair = |entry: &Entry| Some((entry.travels_as()?.to_owned(), entry.field.text(self)?));
         OURS.iter().filter_map(pair).collect()
     }
 
-    /// What [`Options::to_pairs`] made. Unknown names are skipped: they are of a newer launcher.
+    /// The inverse of [`Options::to_pairs`]. Unknown names are skipped: they come from a newer launcher.
     ///
     /// # Errors
-    /// On a value that is no such thing.
+    /// If a value is invalid.
     pub fn from_pairs(pairs: &[(String, String)]) -> Result<Self, OptionError> {
         let mut options = Self::default();
         for (name, value) in pairs {
@@ -456,8 +456,8 @@ impl Options {
         Ok(options)
     }
 
-    /// The launcher's options with those of the program's own arguments laid over them: words that the launcher has not seen,
-    /// since the program added them, or a script did. The shape of the job is the launcher's: the program may repeat it, not change it.
+    /// The launcher's options, overridden by those of the program's own arguments: words that the launcher has not seen,
+    /// since the program or a script added them. The launcher defines the shape of the job: the program may repeat it, not change it.
     ///
     /// # Errors
     /// [`OptionError::Conflict`].
@@ -481,7 +481,7 @@ impl Options {
         Ok(both)
     }
 
-    /// What `++verbose` says of options that do nothing.
+    /// What `++verbose` prints about options that do nothing.
     #[must_use]
     pub fn note(&self) -> Option<String> {
         (self.verbose && !self.ignored.is_empty())

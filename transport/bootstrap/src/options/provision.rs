@@ -1,5 +1,5 @@
-//! How many PEs and processes a job has, where that is said in other ways than `+p` and `++ppn`: so many processes (`++n`), or so
-//! many for each part of the machine.
+//! The number of PEs and processes of a job, if it is given in other ways than by `+p` and `++ppn`: as a number of processes (`++n`), or as
+//! a number for each part of the machine.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{OptionError, Options, PES_MAX, Unit};
 
 impl Options {
-    /// Deals the PEs to the processes, if it was said how many processes there are: [`ppn`](Self::ppn) says the same thing afterwards.
+    /// Distributes the PEs over the processes, if the number of processes was given. Afterwards [`ppn`](Self::ppn) says the same.
     pub(super) fn deal(&mut self) -> Result<(), OptionError> {
         let Some(processes) = self.processes else { return Ok(()) };
         match (self.pes, self.ppn) {
@@ -34,11 +34,11 @@ impl Options {
         Ok(())
     }
 
-    /// Counts the parts of the machine that PEs and processes were asked for by. `hosts`: those of the job, if there may be others than
-    /// this one, on which nothing but hosts can be counted.
+    /// Counts the parts of the machine for which PEs and processes were asked. `hosts`: the hosts of the job, if there may be others than
+    /// this one; then only hosts can be counted.
     ///
     /// # Errors
-    /// If they cannot be counted, or contradict what else was given.
+    /// If they cannot be counted, or contradict other options.
     pub fn provision(&mut self, hosts: Option<u32>) -> Result<(), OptionError> {
         let count = |unit: Unit| match (unit, hosts) {
             (Unit::Host, hosts) => Ok(hosts.unwrap_or(1)),
@@ -63,7 +63,7 @@ impl Options {
     }
 }
 
-/// Of this host, what this process may use.
+/// The parts of this host that this process may use.
 fn here(unit: Unit) -> u32 {
     let threads = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(PES_MAX));
     let parts = match unit {
@@ -75,7 +75,7 @@ fn here(unit: Unit) -> u32 {
     parts.clamp(1, threads)
 }
 
-/// How many different values the files of this name have, over the hardware threads; `otherwise`, where the kernel does not tell.
+/// How many different values the files of this name have, over the hardware threads; `otherwise` if the kernel does not provide them.
 fn distinct(names: &[&str], otherwise: u32) -> u32 {
     let Ok(threads) = std::fs::read_dir("/sys/devices/system/cpu") else { return otherwise };
     let values = |folder: &Path| {
@@ -100,12 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn so_many_processes_share_the_pes_evenly() {
+    fn the_given_number_of_processes_share_the_pes_evenly() {
         check("++n 3", None, Ok((Some(3), Some(1))));
         check("++np 3 ++ppn 2", None, Ok((Some(6), Some(2))));
         check("++n 2 +p 6", None, Ok((Some(6), Some(3))));
         check("++n 2 +p 6 ++ppn 3", None, Ok((Some(6), Some(3))));
-        check("++n 2 +p 5", None, Err("5 PEs cannot be dealt evenly to 2 processes: give a multiple of 2"));
+        check("++n 2 +p 5", None, Err("5 PEs cannot be distributed evenly over 2 processes: give a multiple of 2"));
         let what = "+p 6 with ++ppn 3 and ++n 3 contradict each other: give one of them";
         check("++n 3 +p 6 ++ppn 3", None, Err(what));
         let what = "++n 1048576 and ++ppn 2 contradict each other: give one of them";
@@ -124,7 +124,7 @@ mod tests {
         check("++no-auto-provision", None, Ok((None, None)));
         let what = "+p 5 and +p 1, by hosts contradict each other: give one of them";
         check("++oneWthPerHost +p 5", None, Err(what));
-        let what = "PEs or processes for each core are counted on this host, and the job has others or a launcher of its own: say +p N and ++ppn K";
+        let what = "PEs or processes for each core are counted on this host, and the job has other hosts or another launcher: give +p N and ++ppn K";
         check("++oneWthPerCore", Some(2), Err(what));
     }
 

@@ -1,4 +1,4 @@
-//! What command lines mean.
+//! The meaning of command lines.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn program(line: &str) -> Result<(Options, Words), String> {
     words(parse_program(line.split_whitespace().map(OsString::from)))
 }
 
-/// A value that fits, for each option that has one.
+/// A valid value for each option that has one.
 fn sample(entry: &Entry) -> &'static str {
     match entry.name {
         "++transport" => "tcp",
@@ -30,7 +30,7 @@ fn sample(entry: &Entry) -> &'static str {
 }
 
 #[test]
-fn what_stands_behind_the_program_counts_as_what_stands_in_front() {
+fn options_behind_the_program_count_as_those_in_front() {
     let check = |line: &str, pes, rest: &str| {
         let (options, words) = launcher(line).unwrap();
         assert_eq!((options.pes, words.join(" ")), (pes, rest.to_owned()), "{line}");
@@ -62,7 +62,11 @@ fn two_sizes_of_a_job_are_refused_with_both_numbers() {
     check("++transport shm prog ++transport tcp", "++transport shm and ++transport tcp");
     check("+no-pin prog +pemap 0-3", "+pemap 0-3 and +no-pin");
     check("++n 2 ++ppn 2 prog +p3 ++np 3", "++n 2 and ++n 3");
-    assert_eq!(launcher("++seed 1 prog ++seed 2").unwrap().0.seed, Some(2), "what is no size may be said anew");
+    assert_eq!(
+        launcher("++seed 1 prog ++seed 2").unwrap().0.seed,
+        Some(2),
+        "an option that is not part of the shape may be repeated"
+    );
 }
 
 #[test]
@@ -129,7 +133,7 @@ fn every_word_of_charm_is_taken_out_with_its_value_on_either_side_of_the_program
 }
 
 #[test]
-fn what_cannot_work_is_refused_with_what_to_do_instead_unless_it_is_taken_back() {
+fn an_option_that_cannot_work_is_refused_with_an_alternative_unless_taken_back() {
     for row in REFUSED {
         for (name, _, takes) in row.words() {
             let want = format!("64: {name} does not work here: {}", row.says);
@@ -172,7 +176,7 @@ fn a_level_may_be_missing_and_a_flag_may_be_taken_back() {
 }
 
 #[test]
-fn no_word_stands_for_two_things() {
+fn no_word_has_two_meanings() {
     let ours = OURS.iter().flat_map(|entry| std::iter::once(&entry.name).chain(entry.also)).copied();
     let others = IGNORED.iter().chain(REFUSED).flat_map(words::Row::words).map(|(name, ..)| name);
     let mut names: Vec<_> = ours.chain(others).collect();
@@ -182,9 +186,9 @@ fn no_word_stands_for_two_things() {
     assert!(twice.is_empty(), "{twice:?}");
 }
 
-/// What [`Options::to_pairs`] leaves out is lost in silence on the way to a process.
+/// An option that [`Options::to_pairs`] leaves out never reaches a process, without an error.
 #[test]
-fn every_option_of_a_process_survives_the_way_to_it() {
+fn every_option_of_a_process_reaches_it() {
     let line: Words = OURS
         .iter()
         .filter(|entry| entry.travels_as().is_some() && !["++n", "+pemap"].contains(&entry.name))
@@ -203,7 +207,7 @@ fn every_option_of_a_process_survives_the_way_to_it() {
     assert_eq!(options.overlaid(&Options::default()), Ok(options));
 }
 
-/// A field that no option sets would never be anything else.
+/// A field that no option sets would always have its default.
 #[test]
 fn every_field_has_its_option() {
     let mut options = Options::default();
@@ -227,7 +231,7 @@ fn a_program_may_repeat_the_shape_of_its_job_but_not_change_it() {
 }
 
 #[test]
-fn what_does_nothing_is_said_under_verbose_in_one_line() {
+fn options_without_effect_are_listed_in_one_line_under_verbose() {
     let note = |line: &str| program(line).unwrap().0.note();
     let want = "options of Charm++ that do nothing here: +balancer GreedyLB, +LBDebug 1";
     assert_eq!(note("+balancer GreedyLB ++verbose +LBDebug 1").as_deref(), Some(want));

@@ -1,7 +1,7 @@
-//! The table of options: ours, with the names that they have in Charm++, and Charm++'s others, with what becomes of them.
+//! The table of options: those of the runtime, with the names that they have in Charm++, and all others of Charm++, with what happens to them.
 //!
-//! Every line of `++help`, of the book's tables and of what travels to processes comes from here: an option is a field of
-//! [`Options`] and one entry of [`OURS`]; a word of Charm++'s that has no counterpart is one word in [`IGNORED`] or [`REFUSED`].
+//! Every line of `++help`, of the book's tables and of what is sent to processes comes from here. An option is a field of
+//! [`Options`] and one entry of [`OURS`]; an option of Charm++ without counterpart is one word in [`IGNORED`] or [`REFUSED`].
 
 use std::fmt;
 use std::time::Duration;
@@ -10,31 +10,31 @@ use super::{Action, Options, PES_MAX};
 use crate::Kind;
 use charm4rs_transport_core::TransportKind;
 
-/// An option that does something.
+/// An option that has an effect.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) name: &'static str,
-    /// Other names of it, most of them Charm++'s.
+    /// Its other names, most of them those of Charm++.
     pub(super) also: &'static [&'static str],
-    /// What its value is called; empty: it has none.
+    /// The name of its value; empty: it has none.
     pub(super) value: &'static str,
     pub(super) help: &'static str,
     pub(super) at: At,
     pub(super) field: Field,
 }
 
-/// Who acts on an option.
+/// Where an option is accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum At {
-    /// The launcher and every process.
+    /// By the launcher and by every process.
     All,
-    /// The launcher: it says where a job runs, or how it is watched.
+    /// By the launcher only: where a job runs, or how it is watched.
     Launcher,
-    /// A process: it says how it finds its job.
+    /// By a process only: how it finds its job.
     Program,
 }
 
-/// Where an option's value is kept; from its type follows how it is read, and how it travels.
+/// The field of an option's value. Its type determines how it is parsed and sent.
 #[derive(Debug)]
 pub(super) enum Field {
     Flag(fn(&mut Options) -> &mut bool),
@@ -46,18 +46,18 @@ pub(super) enum Field {
     Text(fn(&mut Options) -> &mut Option<String>),
     /// CPUs, as in `0-3,8`.
     Cpus(fn(&mut Options) -> &mut Option<String>),
-    /// A CPU; given several times, several.
+    /// A CPU; the option may be given several times, for several CPUs.
     EachCpu(fn(&mut Options) -> &mut Option<String>),
     Transport,
     Bootstrap,
     Act(Action),
-    /// A PE for each of these.
+    /// One PE for each of these.
     PeFor(Unit),
-    /// So many processes for each of these.
+    /// A number of processes for each of these.
     ProcessesFor(Unit),
 }
 
-/// Parts of the machine that PEs or processes are counted by.
+/// The parts of the machine by which PEs or processes are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unit {
     /// A host.
@@ -81,14 +81,14 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Marks the one value whose error is not of usage.
+/// Marks the one value whose error is not a usage error.
 pub(super) const NO_TRANSPORT: &str = "";
 
 const COUNT: &str = "must be a number between 1 and 1048576";
 const SECONDS: &str = "must be a number of seconds, up to a year";
 
 impl Field {
-    /// Stores what was given.
+    /// Parses and stores a value.
     pub(super) fn read(&self, options: &mut Options, text: &str) -> Result<(), &'static str> {
         match self {
             Self::Flag(field) => *field(options) = true,
@@ -126,7 +126,7 @@ impl Field {
         Ok(())
     }
 
-    /// What was given, as it stands on a command line; `None`: nothing was.
+    /// The stored value, as on a command line; `None`: none was given.
     pub(super) fn text(&self, options: &Options) -> Option<String> {
         let options = &mut options.clone();
         match self {
@@ -146,7 +146,7 @@ impl Field {
         matches!(self, Self::Flag(_) | Self::PeFor(_))
     }
 
-    /// A flag that was given is taken back (`++no-FLAG`).
+    /// Takes back a flag (`++no-FLAG`).
     pub(super) fn unset(&self, options: &mut Options) {
         match self {
             Self::Flag(field) => *field(options) = false,
@@ -155,7 +155,7 @@ impl Field {
         }
     }
 
-    /// Whether digits may follow the name at once, as in `+p4`.
+    /// Whether digits may follow the name directly, as in `+p4`.
     pub(super) fn takes_digits(&self) -> bool {
         matches!(
             self,
@@ -205,26 +205,26 @@ impl Entry {
         self
     }
 
-    /// What a process is told, and under which name: names as on the command line, without the pluses.
+    /// The name under which it is sent to a process: as on the command line, without the pluses. `None`: it is not sent.
     pub(super) fn travels_as(&self) -> Option<&'static str> {
         let travels =
             self.at == At::All && !matches!(self.field, Field::Act(_) | Field::PeFor(_) | Field::ProcessesFor(_));
         travels.then(|| self.name.trim_start_matches('+'))
     }
 
-    /// Whether it says what a job is made of: the same for all who say it.
+    /// Whether it is part of the shape of the job, which must be the same wherever it is given.
     pub(super) fn is_shape(&self) -> bool {
         matches!(self.name, "+p" | "++n" | "++ppn" | "++transport")
     }
 }
 
-/// Ours, in the order of `++help`.
+/// The runtime's options, in the order of `++help`.
 pub(super) const OURS: &[Entry] = &[
     Entry::new("+p", "N", "PEs of the job (default 1); also +pN", Field::Count(|o| &mut o.pes)).also(&["++p"]),
     Entry::new(
         "++n",
         "N",
-        "processes of the job: +p PEs are dealt to them, or one to each",
+        "processes of the job: +p PEs are distributed over them, or one to each",
         Field::Count(|o| &mut o.processes),
     )
     .also(&["++np"]),
@@ -264,7 +264,7 @@ pub(super) const OURS: &[Entry] = &[
     Entry::new(
         "++bootstrap",
         "B",
-        "what started the job: charmrun, pmix, pmi1 or alone (default: it looks)",
+        "what started the job: charmrun, pmix, pmi1 or alone (default: detected)",
         Field::Bootstrap,
     )
     .only(At::Program),
@@ -274,7 +274,7 @@ pub(super) const OURS: &[Entry] = &[
     Entry::new(
         "++nodegroup",
         "NAME",
-        "those of this group of the file (default main)",
+        "only the hosts of this group of the file (default main)",
         Field::Text(|o| &mut o.nodegroup),
     )
     .only(At::Launcher),
@@ -326,16 +326,11 @@ pub(super) const OURS: &[Entry] = &[
         Field::Seconds(|o| &mut o.hang_timeout),
     )
     .also(&["+idle-timeout"]),
-    Entry::new(
-        "++credit",
-        "BYTES",
-        "bytes on their way to one peer at most (default 64M)",
-        Field::Bytes(|o| &mut o.credit),
-    ),
+    Entry::new("++credit", "BYTES", "most bytes in flight to one peer (default 64M)", Field::Bytes(|o| &mut o.credit)),
     Entry::new(
         "++message-max",
         "BYTES",
-        "bytes of a message between processes at most (default 16G)",
+        "most bytes of a message between processes (default 16G)",
         Field::Bytes(|o| &mut o.message_max),
     ),
     Entry::new(
@@ -360,12 +355,12 @@ pub(super) const OURS: &[Entry] = &[
     Entry::new(
         "++server-auth",
         "FILE",
-        "the key of ++server, which it implies; its owner's only (default ~/.charm4py_ccs_key)",
+        "the key of ++server, which it implies; readable by its owner only (default ~/.charm4py_ccs_key)",
         Field::Text(|o| &mut o.server_auth),
     ),
     Entry::new("++seed", "N", "the seed of everything random", Field::Number(|o| &mut o.seed)),
     Entry::new("+pemap", "LIST", "the CPU of each PE, as in 0-3,8", Field::Cpus(|o| &mut o.pemap)),
-    Entry::new("+no-pin", "", "PEs are pinned to no CPU", Field::Flag(|o| &mut o.no_pin)),
+    Entry::new("+no-pin", "", "do not pin PEs to CPUs", Field::Flag(|o| &mut o.no_pin)),
     Entry::new(
         "+excludecore",
         "N",
@@ -379,15 +374,15 @@ pub(super) const OURS: &[Entry] = &[
         "each line of output begins with its process",
         Field::Flag(|o| &mut o.prefix_output),
     ),
-    Entry::new("++quiet", "", "no warnings and no notes of the runtime's", Field::Flag(|o| &mut o.quiet)),
+    Entry::new("++quiet", "", "no warnings and no notes of the runtime", Field::Flag(|o| &mut o.quiet)),
     Entry::new("++verbose", "", "say what is started, found and chosen", Field::Flag(|o| &mut o.verbose)),
     Entry::new("++info", "", "print what was found on this machine", Field::Act(Action::Info)),
     Entry::new("++help", "", "print this", Field::Act(Action::Help)),
     Entry::new("++version", "", "print the version", Field::Act(Action::Version)),
 ];
 
-/// Words of Charm++'s, and one thing to say of them all. A word is `NAME`, `NAME VALUE` or `NAME [N]`: a number that may be
-/// missing. `N` and `S` are numbers, which may follow the name at once.
+/// Words of Charm++, and one remark on all of them. A word is `NAME`, `NAME VALUE` or `NAME [N]`: a number that may be
+/// missing. `N` and `S` are numbers, which may follow the name directly.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) words: &'static str,
@@ -398,7 +393,7 @@ const fn row(words: &'static str, says: &'static str) -> Row {
     Row { words, says }
 }
 
-/// Accepted, and without effect; why nobody misses it.
+/// Accepted, and without effect. The remark says why they are not needed.
 pub(super) const IGNORED: &[Row] = &[
     row(
         "++scalable-start, ++hierarchical-start, ++batch N, ++maxssh N, ++maxrsh N",
@@ -411,7 +406,7 @@ pub(super) const IGNORED: &[Row] = &[
     row("++xterm PATH, ++display NAME, ++debugger PATH, ++debug-commands TEXT", "they belong to ++debug"),
     row(
         "+setcpuaffinity, +showcpuaffinity, +commap LIST, +maffinity, +memnodemap LIST, +mempol NAME",
-        "PEs are pinned where there are cores enough, and have their memory nearby; no other thread has work",
+        "PEs are pinned if there are enough cores, and have their memory nearby; no other thread has work",
     ),
     row("+obtain_cpu_topology, +skip_cpu_topology, +show_cpu_topology, +printTopo FILE", "++info shows the machine"),
     row(
@@ -456,7 +451,7 @@ pub(super) const IGNORED: &[Row] = &[
     row(
         "+messageBufferingThreshold N, +noAnytimeMigration, +noNotifyChildInReduction, +staticInsertion, +useNodeBlkMapping, \
          +ringexit N, +truecrash, +useAbsoluteTime, +qd N, +nice N, +libcharm_interface NAME",
-        "they are about how Charm++ works inside",
+        "they concern the internals of Charm++",
     ),
     row(
         "+CPSamplePeriod S, +CPSamplePeriodMs S, +CPSchemeRandom, +CPExhaustiveSearch, +CPAlwaysUseDefaults, +CPSimulAnneal, \
@@ -467,7 +462,7 @@ pub(super) const IGNORED: &[Row] = &[
     ),
 ];
 
-/// Cannot work; what to do instead.
+/// Cannot work. The remark says what to do instead.
 pub(super) const REFUSED: &[Row] = &[
     row(
         "++mpiexec, ++mpiexec-no-n",
@@ -503,7 +498,7 @@ pub(super) enum Takes {
 }
 
 impl Row {
-    /// Its words: their names, what their values are called, and what they take.
+    /// Its words: their names, the names of their values, and what they take.
     pub(super) fn words(&self) -> impl Iterator<Item = (&'static str, &'static str, Takes)> {
         self.words.split(", ").map(|word| {
             let (name, value) = word.trim().split_once(' ').unwrap_or((word.trim(), ""));

@@ -1,4 +1,4 @@
-//! A launcher for tests that speaks PMI-1: it does what it is asked, and lets everybody live.
+//! A PMI-1 launcher for tests: it answers all requests, and kills no process.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier, Mutex};
 
 type Values = Arc<Mutex<HashMap<String, String>>>;
 
-/// The processes' ends of its lines.
+/// The processes' ends of its connections.
 pub(crate) fn launcher(size: usize) -> Vec<UnixStream> {
     let (values, barrier) = (Values::default(), Arc::new(Barrier::new(size)));
     let start = |_| {
@@ -19,7 +19,7 @@ pub(crate) fn launcher(size: usize) -> Vec<UnixStream> {
     (0..size).map(start).collect()
 }
 
-/// Answers one process, until it is gone.
+/// Serves one process, until it is gone.
 fn serve(socket: &UnixStream, values: &Values, barrier: &Barrier) {
     for line in BufReader::new(socket).lines() {
         let Ok(line) = line else { return };
@@ -48,7 +48,7 @@ fn serve(socket: &UnixStream, values: &Values, barrier: &Barrier) {
             "abort" => continue,
             other => panic!("{other}"),
         };
-        // Whoever asked may be gone.
+        // The process may be gone.
         let mut socket = socket;
         let _ = socket.write_all((answer + "\n").as_bytes());
     }

@@ -1,21 +1,21 @@
 //! The lines of PMI-1, as pure functions from values to text and back. Knows nothing of sockets.
 //!
-//! A line is `cmd=WORD` and `name=value` pairs, separated by blanks, ended by a newline. Values have no blanks in them, so
-//! bytes travel in hexadecimal digits. A launcher may take only short lines (Slurm cuts them at 1,024 bytes, and its job
-//! hangs), so long values travel in [pieces], the first of which begins with the length of the whole.
+//! A line is `cmd=WORD` and `name=value` pairs, separated by blanks and terminated by a newline. Values contain no blanks, so
+//! bytes are sent as hexadecimal digits. A launcher may accept only short lines (Slurm cuts them at 1,024 bytes, and its job
+//! hangs), so long values are sent in [pieces], the first of which begins with the length of the whole.
 
 use std::fmt::Write as _;
 
-/// Longest line that we send, its newline included.
+/// Longest line that is sent, including its newline.
 pub(super) const REQUEST_MAX: usize = 1000;
-/// Longest line that is taken from a launcher.
+/// Longest line that is accepted from a launcher.
 const REPLY_MAX: usize = 4096;
-/// Most digits of a piece: what is known to pass everywhere.
+/// Most digits of a piece: this many are known to pass everywhere.
 const DIGITS_MAX: usize = 800;
-/// Digits of the length in front of the first piece.
+/// Digits of the length that precedes the first piece.
 const LENGTH: usize = 8;
 
-/// Why a line is not what it should be.
+/// Why a line is invalid.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum LineError {
     /// Too long.
@@ -24,7 +24,7 @@ pub(super) enum LineError {
     /// Not text.
     #[error("a line that is not text")]
     Text,
-    /// No such answer is known.
+    /// Not a known answer.
     #[error("no answer of PMI-1: {0:?}")]
     Unknown(String),
     /// A field is missing or impossible.
@@ -32,29 +32,29 @@ pub(super) enum LineError {
     Field(&'static str, String),
 }
 
-/// What a process says.
+/// A request of a process.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Request<'a> {
-    /// First of all.
+    /// The first request.
     Init,
-    /// Asks for limits.
+    /// Asks for the limits.
     Maxes,
     /// Asks for the name of the job's key space.
     Space,
-    /// Keeps a value.
+    /// Stores a value.
     Put { space: &'a str, key: &'a str, value: &'a str },
     /// Asks for a value.
     Get { space: &'a str, key: &'a str },
-    /// Waits for all.
+    /// Waits for all processes.
     Barrier,
-    /// The process is about to end rightly.
+    /// The process is about to end normally.
     Finalize,
     /// The job must end.
     Abort { code: u8 },
 }
 
 impl Request<'_> {
-    /// As a line.
+    /// Encodes it as a line.
     pub(super) fn encode(self) -> String {
         match self {
             Self::Init => "cmd=init pmi_version=1 pmi_subversion=1\n".to_owned(),
@@ -69,27 +69,27 @@ impl Request<'_> {
     }
 }
 
-/// What a launcher answers.
+/// An answer of a launcher.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Reply {
-    /// Its version, and whether it takes ours.
+    /// Its version, and whether it accepts ours.
     Init { version: String, taken: bool },
     /// Limits of keys and values, in bytes.
     Maxes { key: usize, value: usize },
-    /// The job's key space.
+    /// The name of the job's key space.
     Space(String),
-    /// Whether a value is kept.
+    /// Whether a value was stored.
     Put { kept: bool },
     /// A value; `None`: there is none.
     Get(Option<String>),
-    /// All are there.
+    /// All processes have arrived.
     Barrier,
-    /// Go.
+    /// The process may go.
     Finalize,
 }
 
 impl Reply {
-    /// From a line, without its newline.
+    /// Parses a line without its newline.
     pub(super) fn parse(line: &[u8]) -> Result<Self, LineError> {
         let text = std::str::from_utf8(line).map_err(|_| LineError::Text)?;
         let shown = || text.chars().take(100).collect::<String>();
@@ -98,7 +98,7 @@ impl Reply {
             pairs.find(|(found, _)| *found == name).map(|(_, value)| value).ok_or(LineError::Field(name, shown()))
         };
         let number = |name| field(name)?.parse::<usize>().map_err(|_| LineError::Field(name, shown()));
-        // An error is any other number.
+        // Any other number is an error.
         let success = || Ok(field("rc")?.parse::<i64>().map_err(|_| LineError::Field("rc", shown()))? == 0);
         Ok(match field("cmd")? {
             "response_to_init" => {
@@ -117,20 +117,20 @@ impl Reply {
     }
 }
 
-/// Lines out of bytes as they come.
+/// Splits bytes into lines as they arrive.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
 
 impl Lines {
-    /// Takes what came.
+    /// Appends received bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
-    /// The next whole line, without its newline.
+    /// The next complete line, without its newline.
     ///
     /// # Errors
-    /// If it is too long to be one.
+    /// If it is too long.
     pub(super) fn next(&mut self) -> Result<Option<Vec<u8>>, LineError> {
         match self.0.iter().position(|byte| *byte == b'\n') {
             Some(end) if end < REPLY_MAX => {
@@ -143,11 +143,11 @@ impl Lines {
     }
 }
 
-/// A value in pieces of at most `digits` digits (an even number, more than the length's): there is always one.
+/// Splits a value into pieces of at most `digits` digits (an even number, more than the length's). There is always one piece.
 pub(super) fn pieces(value: &[u8], digits: usize) -> Vec<String> {
     let len = u32::try_from(value.len()).expect("a value is far shorter than 4 GiB");
     let mut text = format!("{len:08x}");
-    value.iter().for_each(|byte| write!(text, "{byte:02x}").expect("a string takes what is written"));
+    value.iter().for_each(|byte| write!(text, "{byte:02x}").expect("a string accepts every write"));
     text.as_bytes().chunks(digits).map(|piece| String::from_utf8_lossy(piece).into_owned()).collect()
 }
 
@@ -158,19 +158,19 @@ pub(super) fn digits(space: &str, key_max: usize, value_max: usize) -> Option<us
     (room > LENGTH).then_some(room & !1)
 }
 
-/// A value that comes in pieces, which know neither how long it is nor how many they are until the first has come.
+/// Joins the pieces of a value. Its length and the number of pieces are unknown until the first has come.
 #[derive(Debug, Default)]
 pub(super) struct Joined {
     text: String,
-    /// Digits of the whole, once they are known.
+    /// Digits of the whole value, once known.
     wanted: Option<usize>,
 }
 
 impl Joined {
-    /// Takes the next piece; the value, if it was the last one. `max` is the longest that is taken.
+    /// Takes the next piece. Returns the value if it was the last one. `max` is the longest value that is accepted.
     ///
     /// # Errors
-    /// If it is no piece of a value.
+    /// If it is not a valid piece.
     pub(super) fn push(&mut self, piece: &str, max: usize) -> Result<Option<Vec<u8>>, LineError> {
         let wrong = || LineError::Field("value", piece.chars().take(100).collect());
         if piece.is_empty() || !piece.bytes().all(|byte| byte.is_ascii_hexdigit()) {

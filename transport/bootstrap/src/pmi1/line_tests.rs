@@ -1,11 +1,11 @@
-//! That PMI-1's lines are what launchers say and take, and that nothing else is taken for one.
+//! PMI-1's lines have the form that launchers send and accept; everything else is refused.
 
 use proptest::prelude::*;
 
 use super::*;
 
 #[test]
-fn what_launchers_say_is_understood() {
+fn lines_of_launchers_are_parsed() {
     let check = |line: &str, want| assert_eq!(Reply::parse(line.as_bytes()), Ok(want), "{line}");
     let init = Reply::Init { version: "1.1".into(), taken: true };
     check("cmd=response_to_init pmi_version=1 pmi_subversion=1 rc=0", init.clone());
@@ -26,7 +26,7 @@ fn what_launchers_say_is_understood() {
 }
 
 #[test]
-fn what_no_launcher_says_is_refused() {
+fn lines_that_no_launcher_sends_are_refused() {
     for line in [
         &b""[..],
         b"cmd",
@@ -51,7 +51,7 @@ fn what_no_launcher_says_is_refused() {
 }
 
 #[test]
-fn a_line_without_end_is_not_waited_for() {
+fn an_endless_line_is_refused() {
     let mut lines = Lines::default();
     lines.push(b"cmd=barrier_out\ncmd=fin");
     assert_eq!(lines.next(), Ok(Some(b"cmd=barrier_out".to_vec())));
@@ -87,11 +87,11 @@ fn pieces_that_do_not_fit_together_are_refused() {
     check(&["00000001g0"]);
     check(&["00000001+1"]);
     check(&["00000001é"]);
-    assert_eq!(join(&["00000002ab".into()], 100), Ok(None), "more is to come");
+    assert_eq!(join(&["00000002ab".into()], 100), Ok(None), "more pieces follow");
 }
 
 #[test]
-fn a_line_is_never_longer_than_launchers_take() {
+fn a_line_is_never_longer_than_launchers_accept() {
     for (space, key, value) in
         [("1.0", 64, 1024), ("kvs_11628_0_979767372_vm", 64, 1024), (&*"x".repeat(256), 256, 512)]
     {
@@ -106,7 +106,7 @@ fn a_line_is_never_longer_than_launchers_take() {
 
 proptest! {
     #[test]
-    fn a_value_survives_its_pieces(value: Vec<u8>, half in 5usize..100) {
+    fn a_value_is_restored_from_its_pieces(value: Vec<u8>, half in 5usize..100) {
         let pieces = pieces(&value, 2 * half);
         prop_assert!(pieces.iter().all(|piece| piece.len() <= 2 * half));
         prop_assert_eq!(join(&pieces, value.len()), Ok(Some(value)));
@@ -115,7 +115,7 @@ proptest! {
     #[test]
     fn no_line_panics(line: Vec<u8>, cut in 0usize..64, at in 0usize..64, byte: u8) {
         let _ = Reply::parse(&line);
-        // Near to what launchers say.
+        // Similar to what launchers send.
         for good in [&b"cmd=get_result rc=0 msg=success value=00000001ff"[..], b"cmd=maxes keylen_max=64 vallen_max=1024"] {
             let mut bad = good[..good.len().saturating_sub(cut)].to_vec();
             if let Some(place) = bad.get_mut(at) {

@@ -1,4 +1,4 @@
-//! That the key space keeps what it is given, and that a launcher that answers nonsense, or not at all, is an error and no hang.
+//! The key space keeps its values. A launcher that sends nonsense, or does not answer, is an error and not a hang.
 
 #[path = "launcher.rs"]
 mod launcher;
@@ -12,7 +12,7 @@ use launcher::launcher;
 /// Longer than any test takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Joins a job of that launcher's, each process on a thread of its own.
+/// Joins a job of that launcher, each process on a thread of its own.
 pub(crate) fn job<T: Send>(size: u32, run: impl Fn(Pmi1) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let spawn = |(rank, socket)| {
@@ -48,16 +48,16 @@ fn values_of_every_length_reach_all() {
     });
 }
 
-/// What becomes of a process whose launcher gives these answers, one to each question.
+/// The result of a process whose launcher gives these answers, one to each question.
 fn answered(answers: &'static [&'static str]) -> Result<Option<Vec<u8>>, TransportError> {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    // Open as long as the tests run: a process would end with its launcher.
+    // Open as long as the tests run: a process ends with its launcher.
     let ours: &'static UnixStream = Box::leak(Box::new(ours));
     std::thread::spawn(move || {
         let mut questions = BufReader::new(ours.try_clone().unwrap()).lines();
         for answer in answers {
             let Some(Ok(_)) = questions.next() else { break };
-            // A question that was refused already has closed nothing.
+            // An answer that was refused has not closed anything.
             let _ = (&*ours).write_all(answer.as_bytes());
         }
     });
@@ -77,14 +77,14 @@ fn a_launcher_that_answers_nonsense_is_an_error() {
         assert!(error.code() == code && error.to_string().contains(want), "{answers:?}: {error}");
     };
     check(&["hello\n"], 69, "cannot be understood");
-    check(&["cmd=barrier_out\n"], 69, "what nobody asked");
+    check(&["cmd=barrier_out\n"], 69, "unexpected answer");
     check(
         &["cmd=response_to_init pmi_version=2 pmi_subversion=0 rc=-1\n"],
         76,
         "version of PMI differs: here 1.1, there 2.0",
     );
     check(&["no end"], 69, "not answered within 0.2 s");
-    check(&[INIT, "cmd=maxes kvsname_max=1 keylen_max=64 vallen_max=8\n", SPACE], 69, "takes too little");
+    check(&[INIT, "cmd=maxes kvsname_max=1 keylen_max=64 vallen_max=8\n", SPACE], 69, "is too small");
     check(&[INIT, "cmd=maxes kvsname_max=1 keylen_max=-2 vallen_max=8\n"], 69, "keylen_max is missing or impossible");
     check(&[INIT, MAXES, "cmd=my_kvsname\n"], 69, "kvsname is missing");
     check(&[INIT, MAXES, SPACE, "cmd=get_result rc=0 value=ffffffff\n"], 69, "is damaged");
@@ -98,7 +98,7 @@ fn a_launcher_that_answers_nonsense_is_an_error() {
 }
 
 #[test]
-fn a_process_that_never_comes_is_an_error_in_time() {
+fn a_process_that_never_joins_is_an_error_after_the_timeout() {
     let mut sockets = launcher(2);
     let socket = sockets.remove(0);
     let mut pmi = Pmi1::join(socket, 0, 2, Duration::from_millis(100)).unwrap();

@@ -1,7 +1,7 @@
-//! PMIx's library as it is: its structures, and the few functions that are used. Opened when a launcher that speaks PMIx started the
-//! process; knows nothing of what is asked of it.
+//! The raw interface of PMIx's library: its structures, and the few functions that are used. It is opened if a launcher that speaks PMIx started the
+//! process. This module does not know what the calls are used for.
 //!
-//! Its interface for programs has been the same since version 2: only what has not changed since is here.
+//! Its interface for programs has been the same since version 2: only what has not changed since is declared here.
 
 use std::ffi::{CStr, OsString, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -11,15 +11,15 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use charm4rs_transport_core::error::loader_said;
 
-/// The environment's name for the library, where it is not where libraries are.
+/// The environment variable with the path of the library, if it is not in a standard place.
 pub(super) const PLACE: &str = "CHARM4RS_PMIX";
-/// Its name otherwise.
+/// The library's default name.
 const NAME: &str = "libpmix.so.2";
 
-/// Bytes of a key, with the zero at its end.
+/// Bytes of a key, including the terminating zero.
 const KEY: usize = 512;
 
-/// A process, or all of a job.
+/// A process, or all processes of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub(super) struct Proc {
@@ -28,13 +28,13 @@ pub(super) struct Proc {
 }
 
 impl Proc {
-    /// Another one of the same job.
+    /// Another process of the same job.
     pub(super) fn with_rank(self, rank: u32) -> Self {
         Self { rank, ..self }
     }
 }
 
-/// What is said of a job as a whole is asked of this number.
+/// The number under which values of the job as a whole are asked for.
 pub(super) const ALL: u32 = u32::MAX - 1;
 
 #[repr(C)]
@@ -44,7 +44,7 @@ struct Value {
 }
 
 impl Value {
-    /// A short one: its bytes are the first.
+    /// A short value: its bytes are the first of the union.
     fn of(kind: u16, bytes: &[u8]) -> Self {
         let mut word = [0; 8];
         word[..bytes.len()].copy_from_slice(bytes);
@@ -66,19 +66,19 @@ struct Info {
 
 const _: () = assert!(size_of::<Proc>() == 260 && size_of::<Value>() == 32 && size_of::<Info>() == 552);
 
-/// A value is for all processes of the job.
+/// The scope of a value for all processes of the job.
 const GLOBAL: u8 = 3;
 
-/// The connection to the launcher is lost: in version 4, and before.
+/// The connection to the launcher is lost: in version 4, and in earlier ones.
 const LOST: [c_int; 4] = [-61, -101, -102, -103];
-/// Nobody need do more about an event.
+/// The event needs no other handler.
 const COMPLETE: c_int = -334;
 
 /// Why a call failed, by PMIx's number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Status(c_int);
 
-/// PMIx's: a value is not there.
+/// PMIx's number for a value that does not exist.
 const NOT_FOUND: Status = Status(-46);
 
 type Init = unsafe extern "C" fn(*mut Proc, *const Info, usize) -> c_int;
@@ -109,15 +109,15 @@ pub(super) struct Pmix {
     words: Words,
 }
 
-/// What is told once the launcher is gone, with the code that this process would have ended with.
+/// Called once the launcher is gone, with the code with which this process would have ended.
 static ON_LOSS: OnceLock<fn(u8) -> !> = OnceLock::new();
-/// That does not matter any more.
+/// The job has ended, so the loss of the launcher does not matter.
 static OVER: AtomicBool = AtomicBool::new(false);
 /// The exit status of a process that loses its launcher.
 static CODE: AtomicU8 = AtomicU8::new(69);
 
-/// Where the library may be: where the environment says; or where the process has it that started this one, which may be the launcher's, or
-/// where libraries are.
+/// Where the library may be: at the path in the environment; where the parent process, which may be the launcher, has
+/// mapped it; or in the standard places.
 fn places() -> Vec<OsString> {
     if let Some(place) = std::env::var_os(PLACE) {
         return vec![place];
@@ -130,10 +130,10 @@ fn places() -> Vec<OsString> {
 }
 
 impl Pmix {
-    /// Opens it, once for the process.
+    /// Opens it, once per process.
     ///
     /// # Errors
-    /// With what was looked for.
+    /// The places that were tried.
     pub(super) fn open() -> Result<&'static Self, String> {
         static OPEN: OnceLock<Result<Pmix, String>> = OnceLock::new();
         OPEN.get_or_init(|| Self::first_of(places())).as_ref().map_err(Clone::clone)
@@ -152,7 +152,7 @@ impl Pmix {
 
     fn at(place: &OsString) -> Result<Self, String> {
         let said = |error| loader_said(&error);
-        // Its plugins look for its functions among those that all libraries share.
+        // Its plugins look for its functions among the symbols that all libraries share.
         // SAFETY: the library's initializers are trusted as those of any library are.
         let library = unsafe { Library::open(Some(place), RTLD_NOW | RTLD_GLOBAL) }.map_err(said)?;
         // SAFETY: a library that has functions of these names is PMIx, and they have these types since its version 2.
@@ -173,9 +173,9 @@ impl Pmix {
         Ok(found)
     }
 
-    /// Its words for a status.
+    /// The library's text for a status.
     pub(super) fn describe(&self, status: Status) -> String {
-        // SAFETY: it answers every number with a string that lasts.
+        // SAFETY: for every number it returns a string that is never freed.
         let words = unsafe { (self.words)(status.0) };
         if words.is_null() {
             return format!("status {}", status.0);
@@ -184,19 +184,19 @@ impl Pmix {
         unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
     }
 
-    /// Joins the launcher's job: who this process is. To be called first.
+    /// Joins the launcher's job, and returns which process this is. Must be called first.
     pub(super) fn init(&self) -> Result<Proc, Status> {
         let mut own = Proc { space: [0; 256], rank: 0 };
-        // SAFETY: a place for a process, and no directives.
+        // SAFETY: memory for a process, and no directives.
         check(unsafe { (self.init)(&raw mut own, std::ptr::null(), 0) })?;
         Ok(own)
     }
 
-    /// Has `lost` called, on some thread, when the launcher is gone, unless this process is about to leave it: with the status that the
-    /// launcher was told, if it was.
+    /// Installs `lost`, which is called, on some thread, when the launcher is gone, unless this process is about to leave it. Its argument is the status that
+    /// the launcher was told, if it was.
     pub(super) fn watch(&self, lost: fn(u8) -> !) {
         let _ = ON_LOSS.set(lost);
-        // SAFETY: no codes means all events; both functions are there for as long as the process is.
+        // SAFETY: no codes means all events; both functions exist for as long as the process.
         unsafe {
             (self.register)(std::ptr::null(), 0, std::ptr::null(), 0, on_event, on_registered, std::ptr::null_mut());
         }
@@ -218,18 +218,18 @@ impl Pmix {
 
     /// Sends what was put to the launcher.
     pub(super) fn commit(&self) -> Result<(), Status> {
-        // SAFETY: it takes nothing.
+        // SAFETY: it has no arguments.
         check(unsafe { (self.commit)() })
     }
 
-    /// Waits for all processes of the job, and brings what they have committed.
+    /// Waits for all processes of the job, and fetches what they have committed.
     pub(super) fn fence(&self) -> Result<(), Status> {
         let collect = Info { key: text("pmix.collect"), flags: 0, value: Value::of(BOOL, &[1]) };
         // SAFETY: no processes means all of the job; one directive.
         check(unsafe { (self.fence)(std::ptr::null(), 0, &raw const collect, 1) })
     }
 
-    /// Looks at a value: its kind and what is in it, copied for the time of `look`. Waits for no more than so many seconds.
+    /// Reads a value: calls `look` with its kind and its data, a copy that lives as long as the call. Waits for at most this many seconds.
     fn look<T>(
         &self,
         of: &Proc,
@@ -239,12 +239,12 @@ impl Pmix {
     ) -> Result<Option<T>, Status> {
         let limit = Info { key: text("pmix.timeout"), flags: 0, value: Value::of(INT, &seconds.to_ne_bytes()) };
         let mut value = std::ptr::null_mut();
-        // SAFETY: a process, a key that ends with a zero, one directive, and a place for an address.
+        // SAFETY: a process, a key that ends with a zero, one directive, and memory for an address.
         check(unsafe { (self.get)(&raw const *of, text(key).as_ptr().cast(), &raw const limit, 1, &raw mut value) })?;
-        // SAFETY: it succeeded, so there is a value, or nothing.
+        // SAFETY: the call succeeded, so this is a value or null.
         let Some(found) = (unsafe { value.as_ref() }) else { return Ok(None) };
         let seen = look(found);
-        // SAFETY: the library has made both by `malloc`, for the caller to free; nobody else has them.
+        // SAFETY: the library has allocated both by `malloc`, for the caller to free; they have no other owner.
         unsafe {
             if found.kind == BYTES {
                 libc::free(address(found.data[0]));
@@ -254,7 +254,7 @@ impl Pmix {
         Ok(seen)
     }
 
-    /// What was published as a number.
+    /// A value that was published as a number.
     pub(super) fn number(&self, of: &Proc, key: &str, seconds: u32) -> Result<Option<u32>, Status> {
         self.look(of, key, seconds, |value| {
             let bytes = value.data[0].to_ne_bytes();
@@ -262,7 +262,7 @@ impl Pmix {
         })
     }
 
-    /// What was published as bytes, of which there are no more than `max`; `None` if there is no such value.
+    /// A value that was published as bytes, at most `max` of them; `None` if there is no such value.
     pub(super) fn bytes(&self, of: &Proc, key: &str, seconds: u32, max: usize) -> Result<Option<Vec<u8>>, Status> {
         let found = self.look(of, key, seconds, |value| {
             let [at, len, _] = value.data;
@@ -270,16 +270,16 @@ impl Pmix {
             if at == 0 || len == 0 {
                 return Some(Vec::new());
             }
-            // SAFETY: a value of this kind has so many bytes there.
+            // SAFETY: a value of this kind has this many bytes there.
             Some(unsafe { std::slice::from_raw_parts(address(at).cast::<u8>(), len) }.to_vec())
         });
         if found == Err(NOT_FOUND) { Ok(None) } else { found }
     }
 
-    /// Has the launcher end the job, with this exit status if it can.
+    /// Asks the launcher to end the job, with this exit status if it can.
     pub(super) fn abort(&self, code: u8) {
         CODE.store(code, Ordering::Release);
-        // SAFETY: no words, and all processes of the job.
+        // SAFETY: no message, and all processes of the job.
         let _ = unsafe { (self.abort)(code.into(), c"".as_ptr(), std::ptr::null(), 0) };
     }
 }
@@ -288,12 +288,12 @@ fn check(status: c_int) -> Result<(), Status> {
     if status == 0 { Ok(()) } else { Err(Status(status)) }
 }
 
-/// An address of the library's.
+/// Converts an address of the library.
 fn address(number: u64) -> *mut c_void {
     std::ptr::with_exposed_provenance_mut(usize::try_from(number).unwrap_or_default())
 }
 
-/// A key in as many bytes as any may have.
+/// A key, padded to the size of the longest.
 fn text(key: &str) -> [u8; KEY] {
     let mut bytes = [0; KEY];
     let len = key.len().min(KEY - 1);
@@ -321,7 +321,7 @@ extern "C" fn on_event(
         lost(CODE.load(Ordering::Acquire));
     }
     if let Some(answered) = answered {
-        // SAFETY: every event is answered once, with what came with it.
+        // SAFETY: every event is answered once, with the data that came with it.
         unsafe { answered(COMPLETE, std::ptr::null_mut(), 0, std::ptr::null_mut(), std::ptr::null_mut(), data) };
     }
 }
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_that_are_not_there_or_are_others_are_named_with_what_is_wrong() {
+    fn missing_and_wrong_libraries_are_named_with_the_reason() {
         let places = ["/nowhere/libpmix.so.2".into(), "libc.so.6".into()];
         let error = Pmix::first_of(places.into()).unwrap_err();
         assert!(error.contains("/nowhere/libpmix.so.2: ") && error.contains("No such file"), "{error}");
