@@ -4,10 +4,9 @@
 //! kept until it has arrived, [`link`] and [`read`] for one pair of PEs, [`endpoint`] for one PE, [`helper`] for the rest of the process.
 //!
 //! # Connections
-//! A pair of PEs that communicate has one connection, made when one of them first posts. The PE asks its process's helper thread, which
-//! dials, does the handshake ([`charm4rs_transport_core::auth`]) and leaves the proven socket in the PE's mailbox. At the other end the helper accepts, and
-//! does
-//! the same. Before the proof nothing but the handshake is decoded.
+//! A pair of PEs that communicate has one connection, made when one of them first posts. The PE asks its process's helper thread, which dials, does the
+//! handshake ([`charm4rs_transport_core::auth`]) and leaves the proven socket in the PE's mailbox. At the other end the helper accepts, and does the same.
+//! Before the proof nothing but the handshake is decoded.
 //!
 //! *Which connection wins.* Both may dial at once, and a connection may break while another is being made. Every attempt has a
 //! generation, one above any that its dialer knows of. Connections are ranked by generation, and within one by dialer: that of the lower
@@ -16,22 +15,18 @@
 //! which by then either has the winning one or dials again, one generation higher.
 //!
 //! # Exactly once, in order
-//! Numbered frames are counted per pair and direction: the number is not sent. Each end keeps what it sent until
-//! the other has acknowledged it. Every header carries an acknowledgement, and a separate one is sent after 256 KiB, after
-//! 64 KiB when there is nothing else to do, or when the sender asks.
-//! The first frame on every connection, both ways, is `Resume` with the number of frames that arrived so far. If part of a large frame
-//! arrived after them, it also has the size of that part: the head, and some bytes of the body, which stay in place meanwhile. An end sends nothing else
-//! before it has the
-//! peer's `Resume`; then it continues with the first byte that did not arrive. (A small frame that arrived in part
-//! is sent again as a whole.) From then on nothing is read from the old connection. So each frame is accepted
-//! exactly once whatever breaks, as long as both processes live, and the largest one arrives even if no connection lives long
-//! enough for the whole of it.
+//! Numbered frames are counted per pair and direction: the number is not sent. Each end keeps what it sent until the other has acknowledged it. Every header
+//! carries an acknowledgement, and a separate one is sent after 256 KiB, after 64 KiB when there is nothing else to do, or when the sender asks. The first
+//! frame on every connection, both ways, is `Resume` with the number of frames that arrived so far. If part of a large frame arrived after them, it also has
+//! the size of that part: the head, and some bytes of the body, which stay in place meanwhile. An end sends nothing else before it has the peer's `Resume`;
+//! then it continues with the first byte that did not arrive. (A small frame that arrived in part is sent again as a whole.) From then on nothing is read
+//! from the old connection. So each frame is accepted exactly once whatever breaks, as long as both processes live, and the largest one arrives even if no
+//! connection lives long enough for the whole of it.
 //!
 //! A broken connection is replaced within five seconds, or the peer is lost: [`Event::PeerLost`](charm4rs_transport_core::Event::PeerLost), and all
-//! operations that wait for
-//! it fail. The peer is also lost if connections are made and break, each within a second, while something waits and nothing of it gets
-//! through: neither a frame nor a byte of a large one's body, in either direction, for five seconds. A process that refuses connections five times in a row,
-//! after it had accepted some, is considered gone sooner.
+//! operations that wait for it fail. The peer is also lost if connections are made and break, each within a second, while something waits and nothing of it
+//! gets through: neither a frame nor a byte of a large one's body, in either direction, for five seconds. A process that refuses connections five times in a
+//! row, after it had accepted some, is considered gone sooner.
 //!
 //! # Puts and gets
 //! A put names a window by number. Its body is read into the window's memory, within its bounds, and `PutDone` answers it. If the

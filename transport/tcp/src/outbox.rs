@@ -313,8 +313,7 @@ impl Outbox {
     }
 
     /// Continues on a new connection. The peer has `received` frames. If `part` is given, it also has, of the next frame, a large one, the head and `part`
-    /// bytes.
-    /// Returns false if that is impossible.
+    /// bytes. Returns false if that is impossible.
     pub(super) fn resume(&mut self, received: u64, part: Option<u64>, release: impl FnMut(Then, RegBuf)) -> bool {
         if received < self.acknowledged || received > self.sequence {
             return false;
