@@ -1,9 +1,9 @@
-//! The end of an endpoint.
+//! How an endpoint closes.
 //!
-//! A PE that closes sends what is left, then says `Bye` to all that it has talked to. Whoever hears it sends nothing any more, and answers with
-//! `ByeAck`: since messages are numbered, all that came before has arrived then. The PE waits for that answer, and then for its own
-//! farewells to have left, since those who close as well wait for them. If the answer of a peer that has said `Bye` itself does not come, it
-//! was on its way when the peer closed; nobody reads there any more, so nothing is missing.
+//! A PE that closes sends what is left, then sends `Bye` to all peers that it has communicated with. A peer that receives it sends nothing any more, and
+//! answers with `ByeAck`: since messages are numbered, everything before it has arrived then. The PE waits for that answer, and then until its own `Bye`s
+//! have left, since peers that close too wait for them. If a peer that has said `Bye` itself does not answer, the answer was in flight when the peer closed.
+//! The peer reads nothing any more, so nothing is missing.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use super::link::{Control, Link};
 use super::wire::PacketKind;
 use charm4rs_transport_core::{Pe, TransportError};
 
-/// How long a peer may say nothing.
+/// How long a peer may be silent.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// As above, once it has said `Bye`.
+/// The same for a peer that has said `Bye`.
 const SHORT_PATIENCE: Duration = Duration::from_millis(500);
 
 impl OfiEndpoint {
     /// Delivers what was posted.
     pub(super) fn part(&mut self) -> Result<(), TransportError> {
-        self.until("it does not take what it was sent", |link| {
+        self.until("it does not accept what was sent to it", |link| {
             let quiet = link.waiting.is_empty() && link.deferred.is_none() && link.control.is_empty();
             !(link.parting.is_lost() || quiet && link.puts == link.done)
         })?;
@@ -31,8 +31,8 @@ impl OfiEndpoint {
                 self.say(index, Control::of(PacketKind::Bye));
             }
         }
-        self.until("it does not say that it has what it was sent", |link| link.parting.awaits_confirmation())?;
-        self.until("it does not take what it was sent", |link| !link.parting.is_lost() && link.has_unsent())?;
+        self.until("it does not confirm what was sent to it", |link| link.parting.awaits_confirmation())?;
+        self.until("it does not accept what was sent to it", |link| !link.parting.is_lost() && link.has_unsent())?;
         let start = Instant::now();
         while self.slots.is_busy() && start.elapsed() < SHORT_PATIENCE {
             self.step()?;

@@ -1,6 +1,6 @@
-//! One PE's end: posts, and what becomes of arrivals. Accesses to memory are in [`rma`](super::rma), the end in [`close`](super::close).
+//! One PE's end: posts, and the handling of arrivals. [`rma`](super::rma) has accesses to memory, [`close`](super::close) the end.
 //!
-//! A post that finds no room at the provider keeps its slot, and is tried again in every round; until it has left, other posts to the same
+//! A post for which the provider has no capacity keeps its slot, and is tried again in every round. Until it has left, other posts to the same
 //! peer are [`Busy`](PostError::Busy).
 
 use std::mem::MaybeUninit;
@@ -37,7 +37,7 @@ pub(super) struct OfiEndpoint {
     pub(super) lane: Rc<Lane>,
     /// Accesses and messages of a peer become visible in the order in which they were posted.
     pub(super) ordered: bool,
-    /// Frames of this length need no completion.
+    /// Frames of at most this length need no completion.
     pub(super) short: usize,
     pub(super) slots: Slots,
     pub(super) sources: Sources,
@@ -49,14 +49,14 @@ pub(super) struct OfiEndpoint {
     peers: PeerTable,
     /// Links with something to send.
     unsent: Vec<u32>,
-    /// Slots that could not be given to the provider to take messages.
+    /// Receive slots that could not be posted to the provider.
     idle_receivers: Vec<usize>,
     pub(super) ready: EventQueue,
     completions: Box<[Completion]>,
-    /// Hears of processes that are gone.
+    /// Reports processes that are gone.
     failures: FailurePoll,
     starving: Starving,
-    /// It was closed in good order.
+    /// It was closed normally.
     parted: bool,
 }
 
@@ -66,7 +66,7 @@ impl std::fmt::Debug for OfiEndpoint {
     }
 }
 
-/// What an endpoint is made of.
+/// The parts of an endpoint.
 pub(super) struct Parts {
     pub(super) pe: Pe,
     pub(super) caps: Caps,
@@ -110,7 +110,7 @@ impl OfiEndpoint {
 
     // ---- links -----------------------------------------------------------------------------------------------
 
-    /// The link to a PE; made if there was none.
+    /// The link to a PE, which is made if there is none.
     #[inline]
     pub(super) fn link_to(&mut self, peer: Pe) -> usize {
         self.peers.place(peer, || self.links.push(Link::new(peer)))
@@ -122,13 +122,13 @@ impl OfiEndpoint {
         if self.links[index].parting.is_gone() { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
     }
 
-    /// Bytes that the device has been given, or would be if it wanted local memory.
+    /// Bytes that are registered with the device, or would be if it needed registrations of local memory.
     #[cfg(test)]
     pub(super) fn registered(&self) -> usize {
         self.slots.registered() + self.sources.registered() + self.windows.registered()
     }
 
-    /// What libfabric calls the peer of a link.
+    /// The libfabric address of the peer of a link.
     pub(super) fn address(&mut self, index: usize) -> Option<u64> {
         let link = &mut self.links[index];
         if link.addr.is_none() {
@@ -137,7 +137,7 @@ impl OfiEndpoint {
         link.addr
     }
 
-    /// Has every round try to send what a link has to send.
+    /// Adds a link to the list of those with something to send, which every round tries.
     pub(super) fn list(&mut self, index: usize) {
         let link = &mut self.links[index];
         if !link.listed {
@@ -176,7 +176,7 @@ impl OfiEndpoint {
 
     // ---- messages --------------------------------------------------------------------------------------------
 
-    /// Takes a message to be sent, if there is room for it. `fill` writes all of the `len` bytes of its body.
+    /// Takes a message to send, if there is a slot for it. `fill` writes all of the `len` bytes of its body.
     #[inline]
     pub(super) fn message(
         &mut self,
@@ -193,7 +193,7 @@ impl OfiEndpoint {
         let header = Header { from: self.pe, imm, number: link.sent, kind };
         let Some(slot) = self.slots.write(header.encode(self.shared.sealer.token), len, fill) else { return false };
         link.sent = link.sent.wrapping_add(1);
-        // Who has said farewell may close at once: it must know that this has left.
+        // The peer of a `ByeAck` may close at once: this end must know that the answer has left.
         if !self.launch(index, slot, kind == PacketKind::ByeAck) {
             self.links[index].deferred = Some(slot);
             self.list(index);
@@ -201,7 +201,7 @@ impl OfiEndpoint {
         true
     }
 
-    /// Gives a message to the provider, `noted`: in such a way that one learns when it has left. `false`: there is no room.
+    /// Gives a message to the provider. `noted`: with a completion when it has left. `false`: the provider has no capacity.
     fn launch(&mut self, index: usize, slot: usize, noted: bool) -> bool {
         let Some(to) = self.address(index) else {
             self.slots.free(slot);
@@ -219,13 +219,13 @@ impl OfiEndpoint {
             (Post::Failed(error), _) => {
                 self.slots.free(slot);
                 tracing::debug!(error = self.lane.describe(error), "a send failed");
-                self.lose(index, "it takes no more messages");
+                self.lose(index, "it accepts no more messages");
                 true
             }
         }
     }
 
-    /// Sends what a link has to send, as far as there is room.
+    /// Sends what a link has to send, as far as there is capacity.
     pub(super) fn flush(&mut self, index: usize) {
         if let Some(slot) = self.links[index].deferred.take()
             && !self.launch(index, slot, true)
@@ -248,7 +248,7 @@ impl OfiEndpoint {
         self.message(index, control.kind, control.imm, body.len(), &mut |to| write_bytes(to, body))
     }
 
-    /// Sends a message of the backend's own, now or later.
+    /// Sends a message of the backend itself, now or later.
     pub(super) fn say(&mut self, index: usize, control: Control) {
         self.links[index].control.push_back(control);
         self.flush(index);
@@ -288,7 +288,7 @@ impl OfiEndpoint {
     fn message_arrived(&mut self, slot: usize, len: usize) -> Result<(), TransportError> {
         let bytes = self.slots.received(slot, len);
         let Some((header, body)) = Header::decode(bytes, self.shared.sealer.token) else {
-            tracing::warn!(len, "a message that is none of this job's was dropped");
+            tracing::warn!(len, "a message that does not belong to this job was dropped");
             return Ok(());
         };
         if header.from.0 >= self.shared.pes || header.from == self.pe {
@@ -301,7 +301,7 @@ impl OfiEndpoint {
         if link.parting.is_lost() {
             return Ok(());
         }
-        // Almost all are the next of the user's.
+        // Almost all are the next message of the user.
         if header.kind == PacketKind::Data && link.in_order.passes(header.number) {
             let msg = Msg::fill(&self.slab, body.len(), |to| write_bytes(to, body));
             self.ready.push(Event::Recv { from, imm: Imm(header.imm), msg });
@@ -342,7 +342,7 @@ impl OfiEndpoint {
                 if !link.parting.confirm() {
                     return Err(TransportError::Protocol {
                         from,
-                        what: "the answer to a goodbye that was not said",
+                        what: "the answer to a goodbye that was not sent",
                         detail: 0,
                     });
                 }
@@ -351,8 +351,8 @@ impl OfiEndpoint {
         Ok(())
     }
 
-    /// Takes completions and news, until there are `max` events or nothing more happens. Who gets fewer completions than there is room for does not
-    /// ask again: that costs a provider a look at all its sockets, for which what has come would wait.
+    /// Takes completions and notifications, until there are `max` events or nothing more happens. If a read returns fewer completions than it could, it is
+    /// not repeated: another read makes a provider look at all its sockets, which would delay what has come.
     pub(super) fn round(&mut self, max: usize) -> Result<(), TransportError> {
         if self.failures.round() {
             self.hear()?;
@@ -392,7 +392,7 @@ impl OfiEndpoint {
         match self.slots.complete(slot) {
             Op::Recv => {
                 self.message_arrived(slot, entry.len)?;
-                // Given to the provider again in the next round: what has come does not wait for that.
+                // It is posted to the provider again in the next round, so that arrivals do not wait for that.
                 self.idle_receivers.push(slot);
             }
             Op::Send { link } => {
@@ -404,7 +404,7 @@ impl OfiEndpoint {
                 self.access_done(rma);
             }
             Op::Abandoned { .. } => self.slots.free(slot),
-            Op::Free => tracing::warn!(slot, "a completion of nothing"),
+            Op::Free => tracing::warn!(slot, "a completion without an operation"),
         }
         Ok(())
     }
@@ -420,7 +420,7 @@ impl OfiEndpoint {
             return Ok(());
         };
         match self.slots.complete(slot) {
-            // Longer than any of ours, or cut short: a stranger's, or a sender's that has died.
+            // Longer than any message of ours, or cut: from a stranger, or from a sender that has died.
             Op::Recv => self.idle_receivers.push(slot),
             Op::Send { link } => {
                 self.slots.free(slot);
@@ -544,7 +544,7 @@ impl Endpoint for OfiEndpoint {
     fn arm(&mut self) -> bool {
         self.flush_unsent();
         let quiet = self.ready.is_empty() && self.unsent.is_empty() && self.idle_receivers.is_empty();
-        // News rings the doorbell.
+        // Events of the detector ring the doorbell.
         quiet && !self.failures.has_events() && (!self.lane.wakes() || self.lane.may_wait())
     }
 
@@ -566,7 +566,7 @@ impl Endpoint for OfiEndpoint {
 
 impl Drop for OfiEndpoint {
     fn drop(&mut self) {
-        // Peers cannot reach any memory from here on, whatever becomes of the rest.
+        // Peers cannot reach any memory from here on, even if the rest fails.
         self.windows.clear();
         self.links.clear();
         if self.parted {
@@ -574,16 +574,16 @@ impl Drop for OfiEndpoint {
             self.keys.clear();
         }
         match Rc::get_mut(&mut self.lane).filter(|_| self.parted) {
-            // In this order: what was posted has its buffers until the endpoint is closed, and the domain goes last.
+            // In this order: posted operations use their buffers until the endpoint is closed, and the domain must be closed last.
             Some(lane) => {
                 lane.close();
                 self.slots.close_regions();
             }
-            // It dies: peers still talk to it, and operations may be on their way. Providers have been seen to crash when such an
-            // endpoint is closed (rxm over verbs); the process will end anyway.
+            // This process ends abnormally: peers still use the endpoint, and operations may be in flight. Providers are known to crash when such an
+            // endpoint is closed (rxm over verbs), and the process ends anyway.
             None => {
                 self.slots.leak();
-                #[expect(clippy::mem_forget, reason = "the device may still use what it has")]
+                #[expect(clippy::mem_forget, reason = "the device may still use its buffers")]
                 std::mem::forget((
                     self.lane.clone(),
                     std::mem::take(&mut self.sources),

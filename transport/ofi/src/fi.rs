@@ -1,6 +1,6 @@
-//! libfabric's objects, each closed when dropped, and the calls that are made on them. Knows nothing of messages and peers.
+//! Wrappers of libfabric's objects, each closed when dropped, and the calls on them. Knows nothing of messages and peers.
 //!
-//! A [`Lane`] is all that one PE has of libfabric: a domain, a queue of completions, a table of addresses and an endpoint of its
+//! A [`Lane`] is all that one PE has of libfabric: a domain, a completion queue, an address table and an endpoint of its
 //! own. Nothing of it is shared, so the provider is told that no two threads are ever in one domain, and needs no locks.
 
 mod errno;
@@ -23,7 +23,7 @@ pub(super) use raw::stub;
 
 use super::keys::KeyChooser;
 
-/// Calls a function of an object's table.
+/// Calls a function in the function table of an object.
 macro_rules! call {
     ($table:expr, $name:ident ( $($arg:expr),* )) => {
         match (*$table).$name {
@@ -33,10 +33,10 @@ macro_rules! call {
     };
 }
 
-/// Sets what libfabric and its providers can only be told by variables, unless the user has.
-/// - How many peers an endpoint will have: by that number queues are sized for devices, some of which hold less than would be asked
-///   for by default (256 peers).
-/// - That the libraries of `psm` and `psm2` shall not catch signals, nor write files when the process crashes.
+/// Sets options of libfabric and its providers that exist only as environment variables, unless the user has set them.
+/// - The number of peers of an endpoint. Device queues are sized by it, and some devices cannot provide the default
+///   (256 peers).
+/// - The libraries of `psm` and `psm2` must not catch signals, nor write files when the process crashes.
 pub(super) fn prepare_environment(peers: u32) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| set_variables(peers));
@@ -48,19 +48,19 @@ fn set_variables(peers: u32) {
         [("FI_UNIVERSE_SIZE", peers.as_deref()), ("IPATH_NO_BACKTRACE", Some("1")), ("HFI_NO_BACKTRACE", Some("1"))];
     for (name, value) in variables {
         if let Some(value) = value.filter(|_| std::env::var_os(name).is_none()) {
-            // SAFETY: wire-up happens before the process has PEs; whoever else reads the environment at this moment does so by
+            // SAFETY: wire-up happens before the process has PEs; any other thread that reads the environment now uses
             // the standard library, which has a lock.
             unsafe { std::env::set_var(name, value) };
         }
     }
 }
 
-/// What is asked of providers.
+/// What is requested from providers.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Want<'a> {
-    /// Its name, else any.
+    /// Its name; otherwise any provider.
     pub(super) provider: Option<&'a str>,
-    /// The address of ours to use.
+    /// The local address to use.
     pub(super) source: Option<IpAddr>,
 }
 
@@ -77,7 +77,7 @@ unsafe impl Sync for Info {}
 
 impl Drop for Info {
     fn drop(&mut self) {
-        // SAFETY: made by the library, and ours alone.
+        // SAFETY: the library made it, and this is its only owner.
         unsafe { (self.library.freeinfo)(self.raw.as_ptr()) }
     }
 }
@@ -99,7 +99,7 @@ impl Clone for Info {
 macro_rules! attributes {
     ($($name:ident: $kind:ident = $field:ident;)+) => {$(
         pub(super) fn $name(&self) -> &fi::$kind {
-            // SAFETY: a description of the library's has all of its parts, for as long as it lives.
+            // SAFETY: a description of the library has all of its parts, for as long as it lives.
             unsafe { &*(*self.raw.as_ptr()).$field }
         }
     )+};
@@ -125,9 +125,9 @@ impl Info {
         u32::try_from(self.domain().mr_mode).is_ok_and(|mode| mode & bit != 0)
     }
 
-    /// Whether its address is `ip`, with whatever port.
+    /// Whether its address is `ip`, with any port.
     pub(super) fn listens_on(&self, ip: IpAddr) -> bool {
-        // SAFETY: a description's address has so many bytes.
+        // SAFETY: a description's address has this many bytes.
         let bytes = unsafe {
             let info = &*self.raw.as_ptr();
             if info.src_addr.is_null() {
@@ -151,16 +151,16 @@ fn text(chars: *const std::ffi::c_char) -> String {
     if chars.is_null() {
         return String::new();
     }
-    // SAFETY: strings of a description end with a zero, and live as long.
+    // SAFETY: strings of a description end with a zero, and live as long as the description.
     unsafe { CStr::from_ptr(chars) }.to_string_lossy().into_owned()
 }
 
-/// What the library has for reliable datagrams with messages and one-sided access, in its order of preference.
+/// The providers of the library for reliable datagrams with messages and one-sided access, in its order of preference.
 pub(super) fn find(library: &Arc<Library>, want: &Want<'_>, depth: usize) -> Result<Vec<Info>, Errno> {
     // SAFETY: null asks for an empty description.
     let hints = unsafe { (library.dupinfo)(null()) };
     let hints = Info { raw: NonNull::new(hints).ok_or(Errno(libc::ENOMEM))?, library: library.clone() };
-    // SAFETY: an empty description has all of its parts, and it is ours.
+    // SAFETY: an empty description has all of its parts, and this is its only owner.
     unsafe {
         let info = &mut *hints.raw.as_ptr();
         info.caps = u64::from(fi::FI_MSG | fi::FI_RMA);
@@ -201,20 +201,20 @@ pub(super) fn find(library: &Arc<Library>, want: &Want<'_>, depth: usize) -> Res
         }
         next = info.next;
     }
-    // SAFETY: the list is the library's, and nobody refers to it any more.
+    // SAFETY: the library made the list, and nothing refers to it any more.
     unsafe { (library.freeinfo)(list) };
     Ok(found)
 }
 
-/// An object of libfabric's, whose first field is its `fid`. Closed when dropped.
+/// An object of libfabric, whose first field is its `fid`. Closed when dropped.
 #[derive(Debug)]
 struct Fid<T>(NonNull<T>);
 
 impl<T> Fid<T> {
-    /// What `make` makes.
+    /// The object that `make` creates.
     ///
     /// # Safety
-    /// `make` writes a valid object of type `T`, all of whose kind begin with a `fid`, or fails.
+    /// `make` writes a valid object of type `T`, which begins with a `fid`, or fails.
     unsafe fn new(make: impl FnOnce(*mut *mut T) -> c_int) -> Result<Self, Errno> {
         let mut raw = null_mut();
         check(make(&raw mut raw))?;
@@ -235,14 +235,14 @@ impl<T> Fid<T> {
     }
 
     fn control(&self, command: u32, arg: *mut c_void) -> Result<(), Errno> {
-        // SAFETY: an open object; each caller passes what the command wants.
+        // SAFETY: an open object; each caller passes what the command requires.
         check(unsafe { call!((*self.fid()).ops, control(self.fid(), command.cast_signed(), arg)) })
     }
 }
 
 impl<T> Drop for Fid<T> {
     fn drop(&mut self) {
-        // SAFETY: open, and nobody else's.
+        // SAFETY: open, and this is its only owner.
         let code: c_int = unsafe { call!((*self.fid()).ops, close(self.fid())) };
         if code != 0 {
             tracing::warn!(code, "an object of libfabric cannot be closed");
@@ -250,7 +250,7 @@ impl<T> Drop for Fid<T> {
     }
 }
 
-/// Registered memory. Closed when dropped: from then on the provider refuses peers, and no longer knows the memory.
+/// Registered memory. Closed when dropped: from then on the provider refuses peers, and no longer uses the memory.
 #[derive(Debug)]
 pub(super) struct Region {
     mr: Fid<fi::fid_mr>,
@@ -262,7 +262,7 @@ impl Region {
         unsafe { (*self.mr.raw()).key }
     }
 
-    /// What the provider wants to see beside a local buffer.
+    /// The provider's descriptor for a local buffer.
     pub(super) fn desc(&self) -> *mut c_void {
         // SAFETY: open.
         unsafe { (*self.mr.raw()).mem_desc }
@@ -280,21 +280,21 @@ pub(super) struct Lane {
     fabric: Fid<fi::fid_fabric>,
     wait: Option<RawFd>,
     info: Info,
-    /// Where we choose the keys of registrations, and not the provider.
+    /// Present if this backend chooses the keys of registrations, and not the provider.
     keys: Option<KeyChooser>,
-    /// As if the limit of locked memory were met beyond.
+    /// Simulates a limit of locked memory.
     #[cfg(any(test, feature = "faults"))]
     pub(super) registered_max: usize,
 }
 
-// SAFETY: the objects are used by one thread at a time, which is what the domain was opened for; they may move.
+// SAFETY: the objects are used by one thread at a time, for which the domain was opened; they may move.
 unsafe impl Send for Lane {}
 
 impl Lane {
-    /// Opens all of it, for at most `completions` operations at a time. Keys are derived from `random` bytes that only this lane has.
+    /// Opens all objects, for at most `completions` operations at a time. Keys are derived from `random` bytes that only this lane has.
     pub(super) fn open(info: &Info, completions: usize, random: [u8; 32]) -> Result<Self, (&'static str, Errno)> {
         let (library, raw) = (info.library().clone(), info.raw.as_ptr());
-        // SAFETY: (here and below) valid descriptions and objects, which the functions only read; each makes what is asked for.
+        // SAFETY: (here and below) valid descriptions and objects, which the functions only read; each creates the requested object.
         let fabric = unsafe { Fid::new(|out| (library.fabric)((*raw).fabric_attr, out, null_mut())) };
         let fabric = fabric.map_err(|e| ("fi_fabric", e))?;
         // SAFETY: as above.
@@ -352,12 +352,12 @@ impl Lane {
         &self.info
     }
 
-    /// What an error means.
+    /// The text of an error.
     pub(super) fn describe(&self, error: Errno) -> String {
         self.info.library().describe(error.0)
     }
 
-    /// Closes the endpoint: what was posted to it is over, and buffers are free.
+    /// Closes the endpoint: posted operations end, and their buffers are free.
     pub(super) fn close(&mut self) {
         self.ep = None;
     }
@@ -366,24 +366,24 @@ impl Lane {
         self.ep.as_ref().expect("posts end before the endpoint does").raw()
     }
 
-    /// Its address, for [`Lane::insert`] of others.
+    /// Its address, which other lanes pass to [`Lane::insert`].
     pub(super) fn address(&self) -> Result<Vec<u8>, Errno> {
         let mut bytes = vec![0u8; 512];
         let mut len = bytes.len();
-        // SAFETY: the buffer has so many bytes.
+        // SAFETY: the buffer has this many bytes.
         check(unsafe { call!((*self.ep()).cm, getname(self.ep().cast(), bytes.as_mut_ptr().cast(), &raw mut len)) })?;
         bytes.truncate(len);
         Ok(bytes)
     }
 
-    /// Makes an address known. The bytes are what another one's [`Lane::address`] said.
+    /// Adds an address to the table. The bytes come from the [`Lane::address`] of another lane.
     pub(super) fn insert(&self, address: &[u8]) -> Option<u64> {
         let mut out = u64::MAX;
-        // Addresses have a fixed length; what is read beyond a short one must be ours.
+        // Addresses have a fixed length; a read beyond a short one must stay in our memory.
         let mut bytes = [0u64; 64];
         let bytes = bytemuck::bytes_of_mut(&mut bytes);
         bytes.get_mut(..address.len())?.copy_from_slice(address);
-        // SAFETY: one address, in a buffer that is longer than any.
+        // SAFETY: one address, in a buffer that is longer than any address.
         let n = unsafe {
             let av = self.av.raw();
             call!((*av).ops, insert(av, bytes.as_ptr().cast(), 1, &raw mut out, 0, null_mut()))
@@ -400,16 +400,16 @@ impl Lane {
     /// Sends bytes.
     ///
     /// # Safety
-    /// They stay as they are, and `context` ours, until the operation completes or the endpoint is closed.
+    /// They must not change, and `context` must belong to the operation, until it completes or the endpoint is closed.
     pub(super) unsafe fn send(&self, bytes: &[u8], desc: *mut c_void, to: u64, context: *mut c_void) -> Post {
         // SAFETY: the caller's promise.
         post(unsafe { call!((*self.ep()).msg, send(self.ep(), bytes.as_ptr().cast(), bytes.len(), desc, to, context)) })
     }
 
-    /// Takes the next message.
+    /// Receives the next message.
     ///
     /// # Safety
-    /// `at` is valid for `len` bytes and nobody else uses them, nor `context`, until the operation completes or the endpoint is
+    /// `at` is valid for `len` bytes, and neither they nor `context` are used elsewhere until the operation completes or the endpoint is
     /// closed.
     pub(super) unsafe fn recv(&self, at: *mut u8, len: usize, desc: *mut c_void, context: *mut c_void) -> Post {
         // SAFETY: the caller's promise.
@@ -446,10 +446,10 @@ impl Lane {
         })
     }
 
-    /// Takes completions. None where there are none; the context and error of one that failed.
+    /// Takes completions. Returns none if there are none; for a failed one, its context and error.
     pub(super) fn completions<'a>(&self, room: &'a mut [Completion]) -> Result<&'a [Completion], Failed> {
         let cq = self.cq.raw();
-        // SAFETY: the buffer has room for so many entries of the queue's format.
+        // SAFETY: the buffer has space for this many entries of the queue's format.
         let n = unsafe { call!((*cq).ops, read(cq, room.as_mut_ptr().cast(), room.len())) };
         if let Ok(n) = usize::try_from(n) {
             return Ok(&room[..n]);
@@ -464,7 +464,7 @@ impl Lane {
     fn error(&self) -> Failed {
         let mut entry = fi::fi_cq_err_entry::default();
         let cq = self.cq.raw();
-        // SAFETY: an entry for the error; without a buffer for more, the provider keeps that.
+        // SAFETY: an entry for the error; as it has no buffer for details, the provider keeps those.
         let n: isize = unsafe { call!((*cq).ops, readerr(cq, &raw mut entry, 0)) };
         if n < 0 {
             return Failed { context: 0, flags: 0, error: Errno(c_int::try_from(-n).unwrap_or(libc::EIO)) };
@@ -472,18 +472,18 @@ impl Lane {
         Failed { context: entry.op_context.addr(), flags: entry.flags, error: Errno(entry.err) }
     }
 
-    /// Whether completions wake who sleeps.
+    /// Whether completions wake a sleeping thread.
     pub(super) fn wakes(&self) -> bool {
         self.wait.is_some()
     }
 
-    /// What becomes readable when there are completions.
+    /// The descriptor that becomes readable when there are completions.
     pub(super) fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         // SAFETY: the descriptor belongs to the queue, which lives as long as the borrow.
         self.wait.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
-    /// Whether one may wait on the descriptor now.
+    /// Whether the descriptor may be waited on now.
     pub(super) fn may_wait(&self) -> bool {
         let mut fid = self.cq.fid();
         // SAFETY: one open queue of this fabric.
@@ -491,7 +491,7 @@ impl Lane {
         code == 0
     }
 
-    /// Registers memory for the accesses in `access`, under a key that nobody guesses.
+    /// Registers memory for the accesses in `access`, under a key that cannot be guessed.
     ///
     /// # Safety
     /// The memory is valid, and stays where it is, for as long as the region exists.
@@ -539,7 +539,7 @@ pub(super) struct Access {
     pub(super) to: u64,
     pub(super) addr: u64,
     pub(super) key: u64,
-    /// Complete only once the bytes are there.
+    /// Complete only once the bytes have arrived at the target.
     pub(super) delivered: bool,
 }
 

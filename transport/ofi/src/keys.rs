@@ -1,15 +1,15 @@
-//! Keys of registrations, where the provider leaves the choice to us: some providers serve any process that connects and names a key, so
-//! a key must not be guessed.
+//! Keys of registrations, if the provider lets this backend choose them. Some providers serve any process that connects and names a key, so
+//! a key must be unguessable.
 //!
-//! The n-th key of a lane is HMAC-SHA256 of n under 32 random bytes that the lane is given when it is opened. So randomness can only be
-//! missing at start-up, where that is an error; and a key that a peer has seen tells nothing of the next one.
+//! The n-th key of a lane is HMAC-SHA256 of n under 32 random bytes that the lane gets when it is opened. So a lack of random numbers is possible only
+//! at start-up, where it is an error, and a key that a peer has seen says nothing about the next one.
 
 use std::cell::Cell;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// Providers with short keys may find one taken: so many are tried.
+/// How many keys are tried: with short keys, one may be taken.
 const TRIES: usize = 16;
 
 /// See the module's text.
@@ -46,7 +46,7 @@ impl KeyChooser {
         u64::from_le_bytes([a, b, c, d, e, f, g, h]) & self.mask
     }
 
-    /// Registers under a new key; under another one if that is `taken`.
+    /// Registers under a new key, and under another one if that is `taken`.
     pub(super) fn try_each<T, E>(
         &self,
         register: impl Fn(u64) -> Result<T, E>,
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_differ_between_lanes_and_registrations_and_have_the_length_asked_for() {
+    fn keys_differ_between_lanes_and_registrations_and_have_the_requested_length() {
         let (one, two) = (KeyChooser::new([1; 32], 8), KeyChooser::new([2; 32], 8));
         let keys: std::collections::BTreeSet<u64> = (0..1_000).flat_map(|_| [one.next(), two.next()]).collect();
         assert_eq!(keys.len(), 2_000);

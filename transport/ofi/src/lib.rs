@@ -1,19 +1,19 @@
-//! libfabric: one-sided access to peers' memory on verbs, Slingshot, EFA, Omni-Path, and whatever else it has a provider for.
+//! libfabric: one-sided access to peers' memory on verbs, Slingshot, EFA, Omni-Path, and all other networks that it has a provider for.
 //!
-//! The library is opened when the program runs; without it there is no such transport, and nothing else is different. Knows nothing
-//! of what messages mean, nor of what launched the job. Read [`wire`] for the form of what is sent, [`fi`] for what is asked of libfabric,
+//! The library is opened when the program runs; without it there is no such transport, and nothing else changes. Knows nothing
+//! of what messages mean, nor of the launcher. Read [`wire`] for the format of messages, [`fi`] for the use of libfabric,
 //! [`endpoint`] for one PE, [`rma`] for puts and gets, [`close`] for the end.
 //!
 //! # One path for all providers
-//! Each PE has a domain of its own with an endpoint for reliable datagrams, opened at wire-up, so that its address can be told, and used
-//! only on the PE's thread. Providers differ in what they ask (`FI_MR_*`) and promise (`FI_ORDER_*`, a descriptor to wait on); this
-//! backend takes whatever they answer, and asks for nothing that one of them lacks. Messages are short, and numbered: some
-//! providers complete them out of order. What is longer goes by the port's rendezvous, as a put into the memory where it shall
-//! stay.
+//! Each PE has a domain of its own with an endpoint for reliable datagrams. It is opened at wire-up, so that its address can be published, and used
+//! only on the PE's thread. Providers differ in what they require (`FI_MR_*`) and promise (`FI_ORDER_*`, a descriptor to wait on). This
+//! backend accepts any of their answers, and requests nothing that one of them lacks. Messages are short, and numbered, since some
+//! providers complete them out of order. A longer message goes by the port's rendezvous, as a put into its final
+//! memory.
 //!
 //! # Death
-//! Such endpoints say nothing when a peer is gone. [`liveness`](charm4rs_transport_core::failure_detector) does; and a send that fails says so too. Either ends
-//! the pair for good, for what was on its way is lost.
+//! Such endpoints do not report that a peer is gone. [`liveness`](charm4rs_transport_core::failure_detector) does, and so does a send that fails. Either ends
+//! the connection of the pair permanently, since what was in flight is lost.
 
 mod close;
 mod endpoint;
@@ -45,11 +45,11 @@ use charm4rs_transport_core::memory::pool::{Arena, Pool, fresh_tags};
 use charm4rs_transport_core::memory::segment::{Segment, arena_bytes};
 use charm4rs_transport_core::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Layout, Pe, TransportError};
 
-/// Some providers do not notice that there is no memory, or try again without end: so much must be there (tcp's connections take 17 MB each).
+/// Some providers do not notice a lack of memory, or retry without end: this much must be available (tcp's connections take 17 MB each).
 const CONNECTION_BYTES: usize = 64 << 20;
 const CONNECTIONS: &str = "libfabric's connections";
 
-/// What all endpoints of a process share.
+/// The state that all endpoints of a process share.
 #[derive(Debug)]
 struct FabricState {
     layout: Arc<Layout>,
@@ -72,7 +72,7 @@ impl FabricState {
     }
 }
 
-/// Bytes that begin with their length, and what follows them.
+/// Splits off bytes that are preceded by their length.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = bytes.split_first_chunk::<2>()?;
     rest.split_at_checked(u16::from_le_bytes(*len).into())
@@ -96,7 +96,7 @@ pub struct OfiFabric {
 }
 
 impl OfiFabric {
-    /// Opens a lane for each PE of `process`, of the best of what was `found` that can be opened. `watch` tells of processes that are gone.
+    /// Opens a lane for each PE of `process`, with the best provider in `found` that can be opened. `watch` reports processes that are gone.
     ///
     /// # Errors
     /// [`TransportError::Config`] with what was tried, if nothing can be opened; [`TransportError::Resource`] if memory cannot be
@@ -117,11 +117,11 @@ impl OfiFabric {
                 random.into_iter().map(|(pe, random)| Lane::open(info, SLOTS + 64, random).map(|lane| (pe, lane)));
             match lanes.collect::<Result<Vec<_>, _>>() {
                 Ok(lanes) => {
-                    // What connections will take.
+                    // The memory that connections will take.
                     require_memory(CONNECTIONS, CONNECTION_BYTES)?;
                     return Self::over(lanes, layout, secret, detector);
                 }
-                // Another provider would not find more.
+                // Another provider would lack the same resource.
                 Err((call, error)) if error.is_lack() => return Err(memory::lack(info.library(), error, call)),
                 Err((call, error)) => {
                     let why = info.library().describe(error.0);
@@ -166,7 +166,7 @@ impl OfiFabric {
         Ok(Self { caps, shared: Arc::new(shared), lanes, published, provider, detector })
     }
 
-    /// From now on lanes refuse to register more than so many bytes at a time.
+    /// From now on lanes refuse to register more than this many bytes at a time.
     #[cfg(any(test, feature = "faults"))]
     pub fn limit_registrations(&self, bytes: usize) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,28 +180,28 @@ impl OfiFabric {
         lanes.values_mut().for_each(fi::stub::set);
     }
 
-    /// How many keys the stub has made numbers of, and of how many it was told that they are not needed any more.
+    /// How many keys the stub has mapped, and how many it has unmapped.
     #[cfg(any(test, feature = "faults"))]
     pub fn raw_keys_used() -> [usize; 2] {
         [&fi::stub::MAPPED, &fi::stub::UNMAPPED].map(|count| count.load(std::sync::atomic::Ordering::Relaxed))
     }
 
-    /// The provider, as libfabric names it.
+    /// The provider's name in libfabric.
     #[must_use]
     pub fn provider(&self) -> &str {
         &self.provider
     }
 
-    /// Which provider this process has, and the addresses of its PEs, for [`OfiFabric::set_addresses`] of the others. Opaque.
+    /// The provider of this process, and the addresses of its PEs, for [`OfiFabric::set_addresses`] of the others. Opaque.
     #[must_use]
     pub fn publish(&self) -> Vec<u8> {
         self.published.clone()
     }
 
-    /// What each process published, by rank. Called once, before the first endpoint is built; looked at lazily.
+    /// Takes what each process published, by rank. Called once, before the first endpoint is built. Entries are decoded on first use.
     ///
     /// # Errors
-    /// [`TransportError::Config`] if the processes have different providers: the first that differs.
+    /// [`TransportError::Config`] if the processes have different providers: names the first that differs.
     pub fn set_addresses(&self, addresses: Vec<Vec<u8>>) -> Result<(), TransportError> {
         for (rank, published) in (0u32..).zip(&addresses) {
             let theirs = split(published).map_or("none".into(), |(name, _)| String::from_utf8_lossy(name));
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_registered_does_not_grow_with_the_peers_and_is_little_for_each_of_a_thousand() {
+    fn registered_memory_does_not_grow_with_the_peers() {
         const PES: u32 = 1_024;
         let found = match find(PES, true, IpAddr::V4(Ipv4Addr::LOCALHOST)) {
             Ok(found) => found,
@@ -270,7 +270,7 @@ mod tests {
         };
         let layout = Arc::new(Layout::one_host(PES, 1));
         let fabric = OfiFabric::open(&found, &layout, 0, &Secret::new([7; 32]), None).unwrap();
-        // All of them are this one.
+        // All of them are this process.
         fabric.set_addresses(vec![fabric.publish(); PES as usize]).unwrap();
         let lane = fabric.lanes.lock().unwrap().remove(&Pe(0)).unwrap();
         let (caps, shared) = (fabric.caps.clone(), fabric.shared.clone());

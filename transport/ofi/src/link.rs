@@ -1,4 +1,4 @@
-//! What one PE knows of another one: what was sent and arrived, what waits for room, and whether they still talk. Data only: the
+//! The state that one PE keeps of another one: what was sent and has arrived, what waits for capacity, and whether they still communicate. Data only: the
 //! endpoint acts on it.
 
 use std::collections::VecDeque;
@@ -10,10 +10,10 @@ use charm4rs_transport_core::memory::Slab;
 use charm4rs_transport_core::parting::Parting;
 use charm4rs_transport_core::{Imm, Msg, Pe, TransportError};
 
-/// Windows of a peer that are known not to be fresh any more.
+/// Most entries of the list of a peer's windows that are known to be used already.
 const SPENT_MAX: usize = 1024;
 
-/// A message, taken apart.
+/// A decoded message.
 #[derive(Debug)]
 pub(super) enum Frame {
     Data(Imm, Msg),
@@ -26,7 +26,7 @@ pub(super) enum Frame {
 }
 
 impl Frame {
-    /// Takes a message apart; its body is copied into the PE's memory.
+    /// Decodes a message. Its body is copied into the PE's memory.
     pub(super) fn new(header: &Header, body: &[u8], slab: &Slab) -> Result<Self, TransportError> {
         Ok(match header.kind {
             PacketKind::Data | PacketKind::Fill => {
@@ -51,13 +51,13 @@ impl Frame {
     }
 }
 
-/// A message of this backend's own, to be sent.
+/// A message of the backend itself, to be sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Control {
     pub(super) kind: PacketKind,
     pub(super) imm: u32,
     pub(super) question: Option<Question>,
-    /// Only once all puts before this number are done.
+    /// It must wait until all puts before this number are complete.
     pub(super) after: u64,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Waiting {
     pub(super) rma: Rma,
     pub(super) there: (u64, u64),
     pub(super) imm: Option<Imm>,
-    /// The peer has been asked, and has not answered.
+    /// The peer was asked, and has not answered yet.
     pub(super) asked: bool,
     pub(super) delivered: bool,
 }
@@ -83,24 +83,24 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: Pe,
-    /// What libfabric calls it; `None` before the first post.
+    /// Its libfabric address; `None` before the first post.
     pub(super) addr: Option<u64>,
     /// Messages sent. They are numbered modulo 2^32.
     pub(super) sent: u32,
     /// Messages that arrive, in the order of their numbers.
     pub(super) in_order: InOrder<Frame>,
-    /// A message that found no room, in its slot: nothing is sent before it.
+    /// The slot of a message that the provider did not accept yet: nothing is sent before it.
     pub(super) deferred: Option<usize>,
     pub(super) control: VecDeque<Control>,
     pub(super) waiting: VecDeque<Waiting>,
     /// Whether it is in the endpoint's list of links that have something to send.
     pub(super) listed: bool,
-    /// Puts posted; those up to `done` are done, and of the later ones those that are marked.
+    /// Puts posted. Those up to `done` are complete, and those later ones that are marked.
     pub(super) puts: u64,
     pub(super) done: u64,
     marks: VecDeque<bool>,
     spent: VecDeque<u64>,
-    /// Sends that libfabric has.
+    /// Sends that are posted to libfabric.
     pub(super) flying: usize,
     pub(super) parting: Parting,
 }
@@ -125,17 +125,17 @@ impl Link {
         }
     }
 
-    /// Whether anything has passed, either way.
+    /// Whether anything has been sent or received.
     pub(super) fn has_talked(&self) -> bool {
         self.sent != 0 || self.in_order.taken() != 0 || self.puts != 0
     }
 
-    /// Whether something can be tried to be sent.
+    /// Whether there is something to send.
     pub(super) fn has_unsent(&self) -> bool {
         self.deferred.is_some() || !self.control.is_empty() || self.waiting.front().is_some_and(|w| !w.asked)
     }
 
-    /// Takes an arrival. Those whose turn has come are then returned by `in_order.next()`.
+    /// Takes an arrival. Afterwards `in_order.next()` returns the messages that are next in order.
     pub(super) fn take(&mut self, number: u32, frame: Frame) -> Result<(), TransportError> {
         let bad = |why: OutOfOrder| TransportError::Protocol {
             from: self.peer,
@@ -145,14 +145,14 @@ impl Link {
         self.in_order.keep(number, frame).map_err(bad)
     }
 
-    /// The number of a put that is posted now.
+    /// Counts a put that is posted now, and returns its number.
     pub(super) fn count_put(&mut self) -> u64 {
         self.puts += 1;
         self.marks.push_back(false);
         self.puts
     }
 
-    /// A put is done.
+    /// Marks a put as complete.
     pub(super) fn mark_put(&mut self, number: u64) {
         let at = number.checked_sub(self.done + 1).and_then(|at| usize::try_from(at).ok());
         if let Some(mark) = at.and_then(|at| self.marks.get_mut(at)) {
@@ -164,7 +164,7 @@ impl Link {
         }
     }
 
-    /// Whether a window's first use is over.
+    /// Whether the first use of a window is over.
     pub(super) fn is_spent(&self, window: u64) -> bool {
         self.spent.contains(&window)
     }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn puts_are_done_up_to_the_first_that_is_not() {
+    fn puts_count_as_done_up_to_the_first_that_is_not() {
         let mut link = Link::new(Pe(1));
         let numbers: Vec<u64> = (0..4).map(|_| link.count_put()).collect();
         for (put, done) in [(numbers[1], 0), (numbers[0], 2), (numbers[3], 2), (numbers[2], 4)] {

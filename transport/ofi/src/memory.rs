@@ -1,16 +1,16 @@
 //! Registered memory: what peers may access, and what the device reads for us.
 //!
 //! # Windows
-//! A window has a registration of its own, made by `expose` and closed by `unexpose`, whatever memory it lies in: from then on the device
-//! refuses whoever still has the key. (Memory of a pool could be registered once, under one key; but then nothing could refuse
-//! a put to a window that was taken back. A registration costs about a microsecond on tcp and shm, and on verbs some more for each
-//! page.) It grants remote access only, to that memory only. Where the device takes no more memory, the window is none of its: peers are told so
-//! by its number, and write by messages.
+//! A window has a registration of its own, made by `expose` and closed by `unexpose`, for any kind of memory. After that the device
+//! refuses peers that still have the key. (The memory of a pool could be registered once, under one key; but then a put
+//! to a window that was taken back could not be refused. A registration costs about a microsecond on tcp and shm, and on verbs some more for each
+//! page.) It grants remote access only, to that memory only. If the device takes no more memory, the window stays unregistered: a bit in its
+//! number tells peers to send messages.
 //!
 //! # Sources
-//! Some devices want to know local memory too. A buffer of a pool comes back again and again at the same address, and its memory stays mapped
-//! as long as anything has its tag, which no other memory ever gets: its registration is kept. Any other buffer is registered for one
-//! operation, and forgotten before the buffer is given back, so that no registration outlives its memory.
+//! Some devices need registrations of local memory too. A buffer of a pool comes back again and again at the same address, and its memory stays mapped
+//! as long as a buffer has its tag, which no other memory ever gets: so its registration is kept. Any other buffer is registered for one
+//! operation, and its registration is closed before the buffer is given back. So no registration outlives its memory.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -22,23 +22,23 @@ use super::wire::{Question, WindowKey};
 use charm4rs_transport_core::memory::RegBuf;
 use charm4rs_transport_core::{TransportError, auth};
 
-/// Registrations of pool memory that are kept; and keys.
+/// Registrations of pool memory that are kept, and mapped keys.
 const KEPT: usize = 1024;
 
-/// In the number of a window that the device was not given: peers write to it by messages.
+/// In the number of a window that is not registered: peers write to it by messages.
 pub(super) const BY_MESSAGES: u64 = 1 << 62;
 /// In the number of a window into which peers put again and again without asking. (Numbers begin below 2^56.)
 pub(super) const LASTS: u64 = 1 << 63;
 
-/// A page may be as small as this.
+/// The smallest page size.
 const PAGE: usize = 4096;
 
-/// Whether a device would take memory if there were not a limit.
+/// Whether the error means that a limit prevents the registration.
 pub(super) fn is_limit(error: Errno) -> bool {
     matches!(error.0, libc::ENOMEM | libc::EAGAIN | libc::EPERM)
 }
 
-/// Memory that the device would not take.
+/// The error for memory that the device did not register.
 pub(super) fn no_registration(lane: &Lane, error: Errno, len: usize) -> TransportError {
     if !is_limit(error) {
         return super::slots::Slots::describe(lane, error, "fi_mr_reg");
@@ -46,13 +46,13 @@ pub(super) fn no_registration(lane: &Lane, error: Errno, len: usize) -> Transpor
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| format!("{limit} bytes"));
     TransportError::Resource {
-        what: "memory that a device can be given",
+        what: "memory that can be registered with a device",
         need: format!("{len} bytes (locked memory is limited to {limit})"),
         advice: "raise the limit: ulimit -l unlimited",
     }
 }
 
-/// The system was out of something in a call of libfabric's.
+/// The error for a call of libfabric for which the system lacked a resource.
 pub(super) fn lack(library: &Library, error: Errno, call: &str) -> TransportError {
     match error.0 {
         libc::EMFILE | libc::ENFILE => TransportError::Resource {
@@ -64,10 +64,10 @@ pub(super) fn lack(library: &Library, error: Errno, call: &str) -> TransportErro
     }
 }
 
-/// What libfabric may have wanted when it found no memory: it does not say.
+/// An estimate of the memory that libfabric needed: it does not report the amount.
 const WANTED: usize = 32 << 20;
 
-/// Registrations that keep up with their memory; see the module's text.
+/// Registrations that are closed before their memory is freed; see the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     kept: HashMap<(u64, usize), Kept>,
@@ -87,7 +87,7 @@ impl Sources {
         self.kept.values().map(|kept| kept.len).sum()
     }
 
-    /// The registration that the device wants for a buffer, if it wants any.
+    /// The registration that the device needs for a buffer, if it needs one.
     pub(super) fn register(&mut self, lane: &Lane, buf: &RegBuf) -> Result<Option<Rc<Region>>, Errno> {
         if !lane.info().mr_mode(fi::FI_MR_LOCAL) || buf.is_empty() {
             return Ok(None);
@@ -101,7 +101,7 @@ impl Sources {
         let pooled = buf.tag() != 0;
         let access = u64::from(fi::FI_READ | fi::FI_WRITE);
         let make = || {
-            // SAFETY: a pooled buffer's memory stays while its tag is in use, and the region is looked up by the tag; any other one is
+            // SAFETY: a pooled buffer's memory stays while its tag is in use, and the region is looked up by the tag. Any other buffer is
             // held beside the region by its operation, which drops the region first or closed the lane.
             unsafe { lane.register(buf.as_ptr(), if pooled { len } else { buf.len() }, access) }
         };
@@ -129,7 +129,7 @@ impl Sources {
     }
 }
 
-/// Keys of peers' windows that a lane has made numbers of. No window has the number of another one of its owner, so none is ever stale.
+/// Keys of peers' windows that a lane has mapped. No two windows of an owner have the same number, so no entry is ever stale.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     kept: HashMap<(usize, u64), (Rc<Mapped>, u64)>,
@@ -137,7 +137,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// What stands for the raw key of a window of a link's peer.
+    /// The mapped number of the raw key of a window of a link's peer.
     pub(super) fn of(&mut self, lane: &Rc<Lane>, link: usize, window: u64, raw: &[u8]) -> Result<Rc<Mapped>, Errno> {
         self.uses += 1;
         if let Some((mapped, used)) = self.kept.get_mut(&(link, window)) {
@@ -159,7 +159,7 @@ impl Keys {
     }
 }
 
-/// The memory of a window, as its owner knows it.
+/// The memory of a window, for its owner.
 #[derive(Debug)]
 struct Open {
     at: *mut u8,
@@ -167,11 +167,11 @@ struct Open {
     region: Option<Region>,
 }
 
-/// What peers may access; see the module's text.
+/// The windows of a PE; see the module's text.
 #[derive(Debug)]
 pub(super) struct Windows {
     open: HashMap<u64, Open>,
-    /// Never the same twice.
+    /// The next number. No number is used twice.
     next: u64,
 }
 
@@ -185,13 +185,13 @@ impl Windows {
         Ok(Self { open: HashMap::new(), next: auth::random_u64()? >> 8 })
     }
 
-    /// Makes a buffer accessible: the key, and the provider's raw one.
+    /// Makes a buffer accessible. Returns its key, and the provider's raw key.
     pub(super) fn open(&mut self, lane: &Lane, buf: &mut RegBuf, lasts: bool) -> Result<(WindowKey, Vec<u8>), Errno> {
         let (mut region, mut number) = (None, self.next | if lasts { LASTS } else { 0 });
         let mut raw = Vec::new();
         if !buf.is_empty() {
             if lane.info().mr_mode(fi::FI_MR_ALLOCATED) {
-                // Memory that nobody has touched yet does not exist.
+                // Memory that was never touched has no pages yet.
                 (0..buf.len()).step_by(PAGE).for_each(|at| buf[at] = std::hint::black_box(buf[at]));
             }
             let access = u64::from(fi::FI_REMOTE_READ | fi::FI_REMOTE_WRITE);
@@ -214,26 +214,26 @@ impl Windows {
         Ok((WindowKey { window: number, addr, key }, raw))
     }
 
-    /// A window that the device was not given, with a number that is easily guessed.
+    /// A window that is not registered, with a number that is easy to guess.
     #[cfg(any(test, fuzzing))]
     pub(super) fn open_by_messages(&mut self, number: u64, buf: &mut RegBuf) {
         self.open.insert(number, Open { at: buf.as_ptr(), len: buf.len(), region: None });
     }
 
-    /// Nobody can access it any more.
+    /// Closes a window: it can no longer be accessed.
     pub(super) fn close(&mut self, number: u64) {
         if let Some(open) = self.open.remove(&number) {
             drop(open.region);
         }
     }
 
-    /// Whether there is such a window, and what is asked for lies in it.
+    /// Whether there is such a window, and the range lies inside.
     pub(super) fn allows(&self, asked: Question) -> bool {
         let end = asked.offset.checked_add(asked.len);
         self.open.get(&asked.window).is_some_and(|open| end.is_some_and(|end| end <= open.len as u64))
     }
 
-    /// A part of a window of ours.
+    /// A part of a window of this PE.
     pub(super) fn memory(&mut self, asked: Question) -> Option<&mut [u8]> {
         if !self.allows(asked) {
             return None;
@@ -245,7 +245,7 @@ impl Windows {
         Some(unsafe { std::slice::from_raw_parts_mut(open.at.add(offset), len) })
     }
 
-    /// Writes what a message says, which begins with where. Whether it may.
+    /// Writes the bytes of a message to the range that the message names first. Returns whether that is allowed.
     pub(super) fn fill(&mut self, message: &[u8]) -> bool {
         let Some((place, bytes)) = message.split_at_checked(Question::LEN) else { return false };
         let place = Question::decode(place).filter(|place| place.len == bytes.len() as u64);

@@ -1,4 +1,4 @@
-//! Which provider to use. Knows their names, and nothing else of them.
+//! Chooses a provider. Knows the names of providers, and nothing else of them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,47 +8,47 @@ use charm4rs_libfabric_sys::Library;
 use super::fi::{self, Info, Want};
 use charm4rs_transport_core::TransportError;
 
-/// Providers for devices with one-sided access in hardware, the best first. Those that are layered over another one name it in front.
+/// Providers for devices with one-sided access in hardware, the best first. The name of a layered provider begins with that of the lower one.
 const DEVICES: [&str; 6] = ["cxi", "verbs;ofi_rxm", "efa", "opx", "psm3", "psm2"];
-/// The others that can be used, on request only: they listen without authentication, or leave files when they are killed.
+/// Other usable providers, on request only: they listen without authentication, or leave files when they are killed.
 const OTHERS: [&str; 3] = ["tcp", "tcp;ofi_rxm", "shm"];
 
-/// Operations that a provider shall hold at a time.
+/// The number of operations that a provider should hold at a time.
 const DEPTH: usize = 256;
 
-/// What was found.
+/// The result of the search.
 #[derive(Debug)]
 pub struct FoundProvider {
     pub(super) infos: Vec<Info>,
     library: Arc<Library>,
 }
 
-/// Whether a provider is one for a device.
+/// Whether a provider uses a device.
 pub(super) fn is_device(provider: &str) -> bool {
     DEVICES.contains(&provider)
 }
 
 impl FoundProvider {
-    /// One provider of it.
+    /// A search that finds only one provider of the result.
     #[cfg(any(test, feature = "faults"))]
     pub fn only(mut self, provider: &str) -> Self {
         self.infos.retain(|info| info.provider() == provider);
         self
     }
 
-    /// Whether there is nothing in it.
+    /// Whether no provider was found.
     #[cfg(any(test, feature = "faults"))]
     pub fn is_empty(&self) -> bool {
         self.infos.is_empty()
     }
 
-    /// Whether the best of it is a device.
+    /// Whether the best provider uses a device.
     #[must_use]
     pub fn has_device(&self) -> bool {
         self.infos.first().is_some_and(|info| is_device(&info.provider()))
     }
 
-    /// The library, and what it has, in the order in which it would be used.
+    /// The library, and its providers, in the order of preference.
     #[must_use]
     pub fn describe(&self) -> String {
         let mut names: Vec<String> =
@@ -62,7 +62,7 @@ impl FoundProvider {
 /// others reach this process, for providers over the kernel's network. libfabric's `FI_PROVIDER` limits the choice.
 ///
 /// # Errors
-/// [`TransportError::Config`] if there is none: what was looked for, and where.
+/// [`TransportError::Config`] if there is none: names what was looked for, and where.
 pub fn find(peers: u32, any: bool, own: IpAddr) -> Result<FoundProvider, TransportError> {
     fi::prepare_environment(peers);
     let library = Library::open()
@@ -75,7 +75,7 @@ pub fn find(peers: u32, any: bool, own: IpAddr) -> Result<FoundProvider, Transpo
             Ok(())
         }
         Err(error) if error.is_lack() => Err(super::memory::lack(&library, error, "fi_getinfo")),
-        // There is none such.
+        // No such provider.
         Err(_) => Ok(()),
     };
     ask(&Want::default())?;
@@ -89,7 +89,7 @@ pub fn find(peers: u32, any: bool, own: IpAddr) -> Result<FoundProvider, Transpo
         let others = if any { &OTHERS[..] } else { &[] };
         DEVICES.iter().chain(others).position(|known| *known == name)
     };
-    // With an address of its own, a provider over the kernel's network is asked for; else it may be any interface.
+    // If the job has an address of its own, a provider over the kernel's network must use it; otherwise any interface will do.
     let suits = |info: &Info| !info.provider().starts_with("tcp") || info.listens_on(own);
     infos.retain(|info| rank(info).is_some() && suits(info));
     infos.sort_by_key(|info| rank(info));

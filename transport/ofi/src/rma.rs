@@ -1,29 +1,28 @@
 //! Puts and gets.
 //!
 //! # Permission
-//! A provider that meets a key which is closed or wrong refuses; but tcp and verbs do so by cutting the connection. So a put with such
-//! a key shall not be posted:
-//! - a key is sealed by its owner (`wire`): a forged one, or one that claims more than it has, is refused where it is used;
-//! - a *fresh* key, up to and including the first announced put with it, is used at once. Whoever gives a key away keeps its window open
-//!   until then (the port does: its landings are taken back when the announcement has come). If he does not, the device
-//!   still refuses, nothing is touched, and the pair is lost;
-//! - a key of a window that lasts (`expose_for_long`) is used at once, always: whoever opened it keeps it open as long as anybody may put;
-//! - for any other put, and for every get, the peer is asked first, by a message: so who uses a window again learns that it was taken
-//!   back, from somebody who knows.
+//! A provider refuses an access with a key that is closed or wrong; but tcp and verbs refuse it by closing the connection. So a put with such
+//! a key must not be posted:
+//! - The owner seals a key (`wire`): a forged key, or one that claims more than it covers, is refused where it is used.
+//! - A *fresh* key, up to and including the first announced put with it, is used at once. The owner that gives a key away keeps its window open
+//!   until then (the port does: it takes a receive window back when the announcement has come). If it does not, the device
+//!   still refuses, no memory is touched, and the connection of the pair is lost.
+//! - A key of a persistent window (`expose_for_long`) is always used at once: its owner keeps it open as long as any peer may put.
+//! - For any other put, and for every get, the peer is asked first, by a message. So an origin that uses a window again learns from the window's owner that
+//!   it was taken back.
 //!
 //! Posts to one peer keep their order, also while one of them waits for its answer.
 //!
 //! # Announcements
-//! An announcement is a message behind the put: 32 bits of remote completion data, which are all that a verbs device has, would hold the
-//! immediate and not who put. Where the provider promises that a message does not overtake a put (`FI_ORDER_SAW`), it follows at once; else
-//! once all puts before it are complete, which then means that their bytes are there.
-//! A put without announcement always completes so late: its origin may tell the target by other ways that it is done.
+//! An announcement is a message after the put: 32 bits of remote completion data, which are all that a verbs device has, could hold the immediate but not the
+//! origin. If the provider promises that a message does not overtake a put (`FI_ORDER_SAW`), the announcement follows at once. Otherwise it follows when all
+//! earlier puts are complete, and then completion must mean that their bytes have arrived. A put without announcement always completes that late, since its
+//! origin may tell the target in other ways that it is complete.
 //!
 //! # Short puts
-//! A short one that is announced, and need not ask, is a message itself: its bytes come with the announcement, and the target copies them into
-//! its window, which it knows. That is one message in place of a put and a message, or in place of a put, what the provider answers to it, and a
-//! message. It is done as soon as it has left. Between it and accesses that were not announced before it nothing is promised that a device
-//! would not promise either: where they overlap, either may be the last.
+//! A short put that is announced, and need not ask, is itself a message: its bytes come with the announcement, and the target copies them into its window.
+//! That is one message instead of a put, the provider's answer to it if any, and a message. The put is complete as soon as the message has left. Its order
+//! relative to earlier accesses that were not announced is undefined, as on a device: if they overlap, either may be the last.
 
 use super::endpoint::OfiEndpoint;
 use super::fi::{Errno, Post};
@@ -35,12 +34,12 @@ use charm4rs_transport_core::loopback;
 use charm4rs_transport_core::memory::{RegBuf, write_bytes};
 use charm4rs_transport_core::{Event, Imm, OpId, Pe, PostError, Posted, RemoteKey, TransportError, Window, WindowId};
 
-/// Announced puts up to this length go as messages: to copy so little, thrice, costs less than an access and a message behind it (measured over
-/// tcp and shm; they are even at about 6 KiB).
+/// Announced puts up to this length go as messages: three copies of so little cost less than an access followed by a message (measured over
+/// tcp and shm; the costs are equal at about 6 KiB).
 const FILL_MAX: usize = 4 << 10;
 const _: () = assert!(FILL_MAX + Question::LEN <= BODY);
 
-/// What providers answer to an access that the peer's device refuses.
+/// The errors of providers for an access that the peer's device refuses.
 const REFUSALS: [i32; 6] = [libc::EACCES, libc::EPERM, libc::EKEYREJECTED, libc::EREMOTEIO, libc::EINVAL, 266];
 
 impl OfiEndpoint {
@@ -54,7 +53,7 @@ impl OfiEndpoint {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a put has")]
+    #[expect(clippy::too_many_arguments, reason = "a put has this many parameters")]
     pub(super) fn access(
         &mut self,
         to: Pe,
@@ -142,7 +141,7 @@ impl OfiEndpoint {
         Ok(Posted::Pending)
     }
 
-    /// A short put, as a message.
+    /// Sends a short put as a message.
     fn fill(
         &mut self,
         index: usize,
@@ -166,7 +165,7 @@ impl OfiEndpoint {
         Ok(Posted::Done)
     }
 
-    /// Posts accesses of a link, in order, as far as they are allowed and there is room.
+    /// Posts the waiting accesses of a link, in order, as far as they are allowed and there is capacity.
     pub(super) fn flush_waiting(&mut self, index: usize) {
         while self.links[index].waiting.front().is_some_and(|waiting| !waiting.asked) {
             let Some(to) = self.address(index) else { return self.lose(index, "its address cannot be used") };
@@ -210,7 +209,7 @@ impl OfiEndpoint {
         let Some(at) = link.waiting.iter().position(|waiting| waiting.asked) else {
             return Err(TransportError::Protocol {
                 from: pe,
-                what: "an answer to nothing",
+                what: "an answer without a question",
                 detail: u64::from(granted),
             });
         };
@@ -228,7 +227,7 @@ impl OfiEndpoint {
         Ok(())
     }
 
-    /// An access is done.
+    /// An access is complete.
     pub(super) fn access_done(&mut self, rma: Rma) {
         let Rma { link, op, buf, put, number, .. } = rma;
         if put {

@@ -1,8 +1,8 @@
-//! What operations need while libfabric has them: a context each, at an address that stays, and the buffers of messages. All of it is
-//! made once, when the endpoint is; there are no more operations at a time than there are slots.
+//! What operations need while libfabric has them: a context each, at a stable address, and the buffers of messages. All of it is
+//! allocated once, with the endpoint. There are never more operations at a time than slots.
 //!
-//! The first [`RX`] slots take messages, the next [`TX`] send them, each in its own piece of one block of memory. The remaining
-//! [`RMA`] are for accesses to peers' memory, whose buffers are the user's.
+//! The first [`RX`] slots receive messages; the next [`TX`] send them, each in its own piece of one block of memory. The remaining
+//! [`RMA`] are for accesses to peers' memory, whose buffers belong to the user.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -16,32 +16,32 @@ use super::wire::HEADER;
 use charm4rs_transport_core::memory::RegBuf;
 use charm4rs_transport_core::{OpId, TransportError};
 
-/// Messages that may arrive before they are looked at.
+/// Messages that may arrive before they are read.
 const RX: usize = 128;
-/// Messages on their way out.
+/// Messages that are being sent.
 const TX: usize = 64;
-/// Puts and gets on their way.
+/// Puts and gets in flight.
 const RMA: usize = 128;
 /// Slots of all kinds.
 pub(super) const SLOTS: usize = RX + TX + RMA;
-/// Bytes of a message with its header. Providers that are layered over others send so much without asking the receiver first.
+/// Bytes of a message with its header. Layered providers send this much without asking the receiver first.
 pub(super) const FRAME: usize = 16 << 10;
-/// Bytes of the block of messages, all that an endpoint registers for itself: the same for any number of peers.
+/// Bytes of the block of messages, which is all that an endpoint registers for itself, for any number of peers.
 const BLOCK: usize = (RX + TX) * FRAME;
 /// Bytes of a message.
 pub(super) const BODY: usize = FRAME - HEADER;
 
-/// What libfabric may use as it likes while it has an operation.
+/// Memory for libfabric's own use while it has an operation.
 #[repr(align(64))]
 struct Context(UnsafeCell<[u64; 8]>);
 
 const _: () = assert!(size_of::<Context>() == size_of::<fi::fi_context2>());
 
-/// What a slot is used for.
+/// The current use of a slot.
 #[derive(Debug)]
 pub(super) enum Op {
     Free,
-    /// Takes a message.
+    /// Receives a message.
     Recv,
     /// Sends one to the peer of a link.
     Send {
@@ -49,7 +49,7 @@ pub(super) enum Op {
     },
     /// Accesses memory of the peer of a link.
     Rma(Rma),
-    /// Its user has been told that it failed; the device still holds the buffer.
+    /// The user was told that it failed; the device still holds the buffer.
     Abandoned {
         _buf: RegBuf,
         _region: Option<Rc<Region>>,
@@ -66,9 +66,9 @@ pub(super) struct Rma {
     pub(super) put: bool,
     /// The number of a put among those of its link.
     pub(super) number: u64,
-    /// The buffer's registration, where one is needed.
+    /// The buffer's registration, if one is needed.
     pub(super) region: Option<Rc<Region>>,
-    /// What stands for the peer's key, where that is raw.
+    /// The mapped number of the peer's key, if the key is raw.
     pub(super) mapped: Option<Rc<Mapped>>,
 }
 
@@ -96,7 +96,7 @@ impl Slots {
         self.block.len()
     }
 
-    /// For the operations of a lane.
+    /// Slots for the operations of a lane.
     pub(super) fn new(lane: &Lane) -> Result<Self, TransportError> {
         let block = RegBuf::try_heap(BLOCK).ok_or_else(|| TransportError::no_memory("messages", BLOCK))?;
         let region = if lane.info().mr_mode(fi::FI_MR_LOCAL) {
@@ -144,10 +144,10 @@ impl Slots {
         0..RX
     }
 
-    /// Has a slot take the next message.
+    /// Posts a slot to receive the next message.
     pub(super) fn receive(&mut self, lane: &Lane, slot: usize) -> Post {
         assert!(slot < RX && matches!(self.ops[slot], Op::Free));
-        // SAFETY: the piece and the context are this slot's alone, which is free; they live until after the lane is closed.
+        // SAFETY: the piece and the context belong to this slot, which is free; they live until after the lane is closed.
         let posted = unsafe { lane.recv(self.piece(slot), FRAME, self.desc(), self.context(slot)) };
         if posted == Post::Taken {
             self.ops[slot] = Op::Recv;
@@ -155,21 +155,21 @@ impl Slots {
         posted
     }
 
-    /// The bytes of the message that a slot took. It is free then, and they stay until it takes another one.
+    /// The bytes of the message that a slot received. The slot is then free, and the bytes stay until it receives again.
     pub(super) fn received(&mut self, slot: usize, len: usize) -> &[u8] {
         assert!(slot < RX && len <= FRAME && matches!(self.ops[slot], Op::Free), "an operation that has completed");
-        // SAFETY: within the slot's piece, which libfabric has written and no longer has.
+        // SAFETY: within the slot's piece, which libfabric has written and no longer uses.
         unsafe { std::slice::from_raw_parts(self.piece(slot), len) }
     }
 
     // ---- messages that leave ---------------------------------------------------------------------------------
 
-    /// Whether there is a slot for a message.
+    /// Whether there is a free slot for a message.
     pub(super) fn can_send(&self) -> bool {
         !self.free_tx.is_empty()
     }
 
-    /// A slot with a message in it, to be sent. `fill` writes all of the `len` bytes of the body.
+    /// Writes a message into a free slot, to be sent. `fill` writes all of the `len` bytes of the body.
     pub(super) fn write(
         &mut self,
         header: [u8; HEADER],
@@ -178,7 +178,7 @@ impl Slots {
     ) -> Option<usize> {
         assert!(len <= BODY);
         let slot = self.free_tx.pop()?;
-        // SAFETY: within the slot's piece, which nobody else uses: it was free. `MaybeUninit` asks for less than bytes.
+        // SAFETY: within the slot's piece, which has no other user, since it was free. `MaybeUninit` requires less than bytes.
         let piece = unsafe { std::slice::from_raw_parts_mut(self.piece(slot).cast::<MaybeUninit<u8>>(), HEADER + len) };
         charm4rs_transport_core::memory::write_bytes(&mut piece[..HEADER], &header);
         fill(&mut piece[HEADER..]);
@@ -187,11 +187,11 @@ impl Slots {
     }
 
     fn frame(&self, slot: usize) -> &[u8] {
-        // SAFETY: `write` wrote so many bytes there (or `fill` broke its promise, and they are old ones).
+        // SAFETY: `write` wrote that many bytes there (or `fill` broke its promise, and they are old ones).
         unsafe { std::slice::from_raw_parts(self.piece(slot), self.lens[slot - RX]) }
     }
 
-    /// Sends what a slot holds, in such a way that the slot is free at once if it is short. Whether it is, if the post was taken.
+    /// Sends the message in a slot. A short message frees the slot at once. Returns whether it did, if the post was accepted.
     pub(super) fn send(&mut self, lane: &Lane, slot: usize, link: u32, to: u64, short: usize) -> (Post, bool) {
         assert!(matches!(self.ops[slot], Op::Free) && slot >= RX);
         let frame = self.frame(slot);
@@ -202,7 +202,7 @@ impl Slots {
             }
             return (posted, true);
         }
-        // SAFETY: the frame and the context are this slot's alone, which is free only once the operation has completed; they
+        // SAFETY: the frame and the context belong to this slot, which becomes free only when the operation has completed; they
         // live until after the lane is closed.
         let posted = unsafe { lane.send(frame, self.desc(), to, self.context(slot)) };
         if posted == Post::Taken {
@@ -213,12 +213,12 @@ impl Slots {
 
     // ---- accesses to memory ----------------------------------------------------------------------------------
 
-    /// A slot for an access.
+    /// A free slot for an access.
     pub(super) fn take_rma(&mut self) -> Option<usize> {
         self.free_rma.pop()
     }
 
-    /// Posts an access. Gives it back unless it is taken.
+    /// Posts an access. Gives it back if the provider does not accept it.
     pub(super) fn access(
         &mut self,
         lane: &Lane,
@@ -244,12 +244,12 @@ impl Slots {
 
     // ---- completions -----------------------------------------------------------------------------------------
 
-    /// What a slot was used for, which has completed. It can be used again; [`Slots::free`] says that it is.
+    /// The operation of a slot that has completed. [`Slots::free`] makes the slot available again.
     pub(super) fn complete(&mut self, slot: usize) -> Op {
         std::mem::replace(&mut self.ops[slot], Op::Free)
     }
 
-    /// A slot that sends or accesses is of no use any more.
+    /// Frees a slot that sends or accesses.
     pub(super) fn free(&mut self, slot: usize) {
         match slot {
             RX.. if slot < RX + TX => self.free_tx.push(slot),
@@ -258,7 +258,7 @@ impl Slots {
         }
     }
 
-    /// Takes away from their users what is on its way to or from a link's peer. The operations, in the order of their slots.
+    /// Takes the operations that are in flight to or from a link's peer away from their users. Returns them, in the order of their slots.
     pub(super) fn abandon(&mut self, link: u32) -> Vec<OpId> {
         let mut ops = Vec::new();
         for slot in &mut self.ops {
@@ -273,20 +273,20 @@ impl Slots {
         ops
     }
 
-    /// Whether anything is on its way out.
+    /// Whether any operation is in flight.
     pub(super) fn is_busy(&self) -> bool {
         self.ops.iter().any(|op| matches!(op, Op::Send { .. } | Op::Rma(_)))
     }
 
-    /// Never frees what operations use.
-    #[expect(clippy::mem_forget, reason = "the device may still use what it has")]
+    /// Leaks what operations use.
+    #[expect(clippy::mem_forget, reason = "the device may still use its buffers")]
     pub(super) fn leak(&mut self) {
         let block = std::mem::replace(&mut self.block, RegBuf::heap(0));
         let ops: Vec<Op> = self.ops.drain(..).filter(|op| matches!(op, Op::Rma(_) | Op::Abandoned { .. })).collect();
         std::mem::forget((block, ops, std::mem::take(&mut self.contexts), self.region.take()));
     }
 
-    /// Closes registrations; the domain can be closed only then.
+    /// Closes registrations. The domain can be closed only afterwards.
     pub(super) fn close_regions(&mut self) {
         self.region = None;
         for op in &mut self.ops {

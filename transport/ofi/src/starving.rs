@@ -1,35 +1,35 @@
-//! Whether the provider gets no memory, or no descriptors, any more.
+//! Detects that the provider permanently lacks memory or descriptors.
 //!
-//! `FI_EAGAIN` means "make progress, then try again". Providers also answer it when an allocation fails, as one for a new connection (rxm, and
-//! tcp below it); and the end that accepts such a connection says nothing at all. Then no progress ever helps, if the process is at a limit, and
-//! trying again never ends. (How long a peer needs to make a connection, on the other hand, has no bound: it may compute.)
+//! `FI_EAGAIN` means "make progress, then try again". Providers also return it when an allocation fails, for example for a new connection (rxm, and
+//! tcp below it), and the end that accepts such a connection reports nothing. If the process is at a limit, progress does not help,
+//! and retries never end. (The time that a peer needs to make a connection, on the other hand, has no bound: it may be computing.)
 //!
-//! The C library tells them apart: where an allocation, `mmap` or `socket` fails it leaves the reason in `errno`. So in some rounds (all in which
-//! something waits to be sent, and one of many others) `errno` is cleared before the provider is called, and looked at afterwards. Once is no
-//! reason to worry: there are allocations that a provider can do without. But if it happens again and again, for [`PATIENCE`], while nothing
-//! arrives or completes, then nothing will.
+//! `errno` distinguishes the two: when an allocation, `mmap` or `socket` fails, the C library leaves the reason there. So in some rounds (all in which
+//! something waits to be sent, and one of many others) `errno` is cleared before the provider is called, and checked afterwards. One failure means
+//! little: there are allocations that a provider can do without. But if it happens repeatedly, for [`PATIENCE`], while nothing
+//! arrives or completes, nothing will.
 
 use std::time::{Duration, Instant};
 
 use super::fi::Errno;
 
-/// How long memory may be missing.
+/// How long memory may be lacking.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Without a failure for so long, memory is there again.
+/// After this long without a failure, memory is available again.
 const GAP: Duration = Duration::from_secs(1);
-/// Rounds from one look to the next, if nothing waits to be sent.
+/// Rounds between two checks, if nothing waits to be sent.
 const ROUNDS: u32 = 64;
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Starving {
     rounds: u32,
-    /// Since when, and when last, with nothing getting on in between.
+    /// The first and the last failure, with no progress in between.
     lack: Option<(Instant, Instant)>,
 }
 
 impl Starving {
-    /// Before a round: whether it is looked at.
+    /// Called before a round. Returns whether the round is checked.
     #[inline]
     pub(super) fn watches(&mut self, waiting: bool) -> bool {
         self.rounds = self.rounds.wrapping_add(1);
@@ -40,7 +40,7 @@ impl Starving {
         watches
     }
 
-    /// After a round that was looked at, in which something happened or not: what is missing for good.
+    /// Called after a round that was checked, with whether anything happened in it. Returns what is permanently lacking.
     pub(super) fn verdict(&mut self, happened: bool) -> Option<Errno> {
         let error = Errno::last();
         if happened {
@@ -53,7 +53,7 @@ impl Starving {
         self.lacks(Instant::now()).then_some(error)
     }
 
-    /// An allocation failed at this time. Whether that has gone on for too long.
+    /// An allocation failed at this time. Returns whether that has lasted too long.
     fn lacks(&mut self, now: Instant) -> bool {
         let since = self.lack.filter(|(_, last)| now.duration_since(*last) < GAP).map_or(now, |(since, _)| since);
         self.lack = Some((since, now));
@@ -66,13 +66,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_missing_all_the_time_while_nothing_happens_is_missing_for_good() {
+    fn only_a_lack_that_persists_while_nothing_happens_is_permanent() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut starving = Starving::default();
         assert!((0..2_000).step_by(100).all(|ms| !starving.lacks(at(ms))));
         assert!(starving.lacks(at(2_000)));
-        // Now and then.
+        // Only now and then.
         let mut starving = Starving::default();
         assert!((0..60_000).step_by(1_000).all(|ms| !starving.lacks(at(ms))));
         // Something happens.

@@ -1,8 +1,8 @@
-//! What this backend's messages and keys look like as bytes. All of them come from outside: decoding never panics.
+//! The encoding of this backend's messages and keys. All of them come from outside: decoding never panics.
 //!
-//! A message is a header and a body. libfabric says neither who sent a message nor whether he belongs to the job, so the header does: it
-//! begins with a *token* that only the job's processes know, and what has another one is dropped unread. (That keeps out strangers and
-//! stale jobs; who can read the network could learn it. libfabric has no better.)
+//! A message is a header and a body. libfabric reports neither the sender of a message nor whether the sender belongs to the job, so the header does: it
+//! begins with a *token* that only the job's processes know, and a message with another token is dropped unread. (That keeps out strangers and
+//! stale jobs. An attacker that reads the network can learn it; libfabric has nothing better.)
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -13,25 +13,25 @@ use charm4rs_transport_core::{Pe, RemoteKey};
 /// Bytes of a header.
 pub(super) const HEADER: usize = 24;
 
-/// What a message is.
+/// The type of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(super) enum PacketKind {
-    /// The user's.
+    /// A message of the user.
     Data = 1,
-    /// A put before this message has arrived; its immediate.
+    /// A put before this message has arrived. Carries its immediate.
     Announce = 2,
-    /// May I access your window? [`Question`].
+    /// Asks for permission to access a window: [`Question`].
     Ask = 3,
-    /// Yes.
+    /// The access is allowed.
     Granted = 4,
-    /// No: the window was taken back, or is shorter.
+    /// The access is refused: the window was taken back, or is shorter.
     Refused = 5,
-    /// Nothing follows.
+    /// The last message of its sender.
     Bye = 6,
-    /// All that you sent has arrived.
+    /// The answer to `Bye`: everything before it has arrived.
     ByeAck = 7,
-    /// Bytes for a window: where they go ([`Question`]), and they; the immediate of their put.
+    /// Bytes for a window: where they go ([`Question`]), then the bytes; the immediate is that of their put.
     Fill = 8,
 }
 
@@ -42,7 +42,7 @@ impl PacketKind {
     }
 }
 
-/// What stands before a body.
+/// The header, which precedes the body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Header {
     pub(super) from: Pe,
@@ -62,7 +62,7 @@ impl Header {
         bytes
     }
 
-    /// The header and the body. `None`: it is none of the job's.
+    /// The header and the body. `None`: the message does not belong to the job.
     pub(super) fn decode(bytes: &[u8], token: u64) -> Option<(Self, &[u8])> {
         let (head, body) = bytes.split_first_chunk::<HEADER>()?;
         let word = |at: usize| head[at..].first_chunk::<4>().map(|word| u32::from_le_bytes(*word));
@@ -74,7 +74,7 @@ impl Header {
     }
 }
 
-/// What [`PacketKind::Ask`] asks: whether `len` bytes at `offset` of a window may be accessed.
+/// The range of an [`PacketKind::Ask`]: `len` bytes at `offset` of a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Question {
     pub(super) window: u64,
@@ -108,8 +108,8 @@ fn words(bytes: &[u8; 24]) -> [u64; 3] {
     words
 }
 
-/// How a window is reached: what a [`RemoteKey`]'s bytes say, with the provider's raw key, if it has such, and a seal of its owner's over them, its length and its owner, since a
-/// provider that is given a wrong key may cut the connection rather than refuse the access.
+/// How to reach a window: the contents of a [`RemoteKey`]'s bytes, with the provider's raw key, if there is one, and a seal of the owner over these, the
+/// length and the owner. The seal is needed since a provider that gets a wrong key may close the connection instead of refusing the access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct WindowKey {
     pub(super) window: u64,
@@ -119,7 +119,7 @@ pub(super) struct WindowKey {
 
 const SEAL: usize = 8;
 
-/// Makes and checks seals; knows the token.
+/// Makes and checks seals. Has the token.
 #[derive(Clone)]
 pub(super) struct Sealer {
     mac: Hmac<Sha256>,
@@ -134,7 +134,8 @@ impl std::fmt::Debug for Sealer {
 
 impl Sealer {
     pub(super) fn new(secret: &Secret) -> Self {
-        let mac = Hmac::new_from_slice(&secret.derive("charm4rs fabric, windows")).expect("any length will do");
+        let mac =
+            Hmac::new_from_slice(&secret.derive("charm4rs fabric, windows")).expect("HMAC takes keys of any length");
         let [a, b, c, d, e, f, g, h, ..] = secret.derive("charm4rs fabric, messages");
         Self { mac, token: u64::from_le_bytes([a, b, c, d, e, f, g, h]) }
     }
@@ -159,7 +160,7 @@ impl Sealer {
         RemoteKey { len, bytes: bytes.into() }
     }
 
-    /// What a key says, if it is one of `owner`'s.
+    /// The contents of a key, if `owner` made it.
     pub(super) fn open<'a>(&self, owner: Pe, key: &'a RemoteKey) -> Option<(WindowKey, &'a [u8])> {
         let (bytes, seal) = key.bytes.split_last_chunk::<SEAL>()?;
         if *seal != self.seal(owner, key.len, bytes) {
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_comes_back_and_one_of_another_job_does_not() {
+    fn a_header_is_decoded_and_one_of_another_job_is_refused() {
         let header = Header { from: Pe(7), imm: u32::MAX, number: 3, kind: PacketKind::ByeAck };
         let bytes = [&header.encode(99)[..], b"body"].concat();
         assert_eq!(Header::decode(&bytes, 99), Some((header, &b"body"[..])));
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_for_its_owner_and_length_only() {
+    fn a_key_is_valid_for_its_owner_and_length_only() {
         let sealer = Sealer::new(&Secret::new([1; 32]));
         let key = WindowKey { window: 1, addr: u64::MAX, key: 1 << 63 };
         for raw in [&b""[..], b"longer than 64 bits"] {

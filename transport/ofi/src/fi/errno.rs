@@ -1,32 +1,32 @@
-//! What libfabric answers to calls, and what the C library says beside it.
+//! The results of libfabric's calls, and the C library's `errno` beside them.
 
 use std::ffi::c_int;
 
-/// What libfabric says of a call that failed: its number, positive.
+/// The error number of a failed call of libfabric, positive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) struct Errno(pub(in super::super) c_int);
 
 impl Errno {
-    /// Whether the system is out of something, which it may be later, too.
+    /// Whether the system is out of a resource, of which there may be some later.
     pub(in super::super) fn is_lack(self) -> bool {
         matches!(self.0, libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOBUFS)
     }
 
-    /// Forgets what the C library's last failure on this thread was.
+    /// Clears the C library's last error on this thread.
     pub(in super::super) fn forget() {
-        // SAFETY: the thread's own variable.
+        // SAFETY: the variable belongs to this thread.
         unsafe { *libc::__errno_location() = 0 }
     }
 
-    /// As if it were the C library's last failure on this thread.
+    /// Makes it the C library's last error on this thread.
     fn remember(self) {
         // SAFETY: as above.
         unsafe { *libc::__errno_location() = self.0 }
     }
 
-    /// What the C library's last failure on this thread was, since it was forgotten.
+    /// The C library's last error on this thread since it was cleared.
     pub(in super::super) fn last() -> Self {
-        // SAFETY: the thread's own variable.
+        // SAFETY: the variable belongs to this thread.
         Self(unsafe { *libc::__errno_location() })
     }
 }
@@ -35,7 +35,7 @@ pub(super) fn check(code: c_int) -> Result<(), Errno> {
     if code == 0 { Ok(()) } else { Err(Errno(-code)) }
 }
 
-/// The answer to a post.
+/// The result of a post.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in super::super) enum Post {
     Taken,

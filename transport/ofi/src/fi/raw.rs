@@ -1,5 +1,5 @@
-//! Raw keys. Where the keys of a provider are longer than 64 bits (`FI_MR_RAW`), or mean something only together with an address, peers are told
-//! the bytes of one, and each has its provider make a number of them, which then stands for it in accesses. Knows nothing of windows.
+//! Raw keys. If the keys of a provider are longer than 64 bits (`FI_MR_RAW`), or are valid only together with an address, peers get
+//! the bytes of a key, and each peer's provider maps them to a number, which stands for the key in accesses. Knows nothing of windows.
 
 use std::rc::Rc;
 
@@ -7,14 +7,14 @@ use charm4rs_libfabric_sys::bindings as fi;
 
 use super::{Errno, Lane, Region};
 
-/// Bytes of the base address, which go before those of a key.
+/// Bytes of the base address, which precede those of a key.
 const BASE: usize = size_of::<u64>();
-/// No key is longer.
+/// Most bytes of a key.
 const KEY_MAX: usize = 4 << 10;
-/// The buffer for a key is too small; libfabric says how long it must be.
+/// The buffer for a key is too small. libfabric then returns the length that is needed.
 const TOO_SMALL: i32 = 257;
 
-/// A peer's key, as a number of this lane's. Given back when dropped.
+/// A peer's key, mapped to a number of this lane. Unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapped {
     lane: Rc<Lane>,
@@ -22,7 +22,7 @@ pub(crate) struct Mapped {
 }
 
 impl Mapped {
-    /// What stands for the key in accesses.
+    /// The number that stands for the key in accesses.
     pub(crate) fn key(&self) -> u64 {
         self.key
     }
@@ -43,7 +43,7 @@ impl Lane {
         self.info.mr_mode(fi::FI_MR_RAW)
     }
 
-    /// What peers are told of a registration, for their [`Lane::map`].
+    /// The bytes of a registration's key, for the peers' [`Lane::map`].
     pub(crate) fn raw_key(&self, region: &Region) -> Result<Vec<u8>, Errno> {
         let mut len = self.info.domain().mr_key_size.min(KEY_MAX);
         loop {
@@ -67,7 +67,7 @@ impl Lane {
         }
     }
 
-    /// Makes a number of what a peer's [`Lane::raw_key`] says.
+    /// Maps the bytes of a peer's [`Lane::raw_key`] to a number.
     pub(crate) fn map(self: &Rc<Self>, raw: &[u8]) -> Result<Mapped, Errno> {
         let (base, bytes) = raw.split_first_chunk::<BASE>().ok_or(Errno(libc::EINVAL))?;
         let (mut bytes, mut key) = (bytes.to_vec(), u64::MAX);
@@ -83,8 +83,8 @@ impl Lane {
     }
 }
 
-/// A provider without such keys, made to look like one that has them: its tables of functions are replaced by others, by which the bytes of a
-/// key are its number between others that nobody can guess.
+/// Makes a provider without raw keys look like one with them: it replaces tables of functions. The bytes of a key
+/// are then its number between random ones.
 #[cfg(any(test, feature = "faults"))]
 pub(crate) mod stub {
     use std::ffi::{c_int, c_void};
@@ -93,7 +93,7 @@ pub(crate) mod stub {
     use super::super::Fid;
     use super::{KEY_MAX, Lane, TOO_SMALL, fi};
 
-    /// Keys that were mapped, and given back.
+    /// Keys that were mapped, and unmapped.
     pub(crate) static MAPPED: AtomicUsize = AtomicUsize::new(0);
     pub(crate) static UNMAPPED: AtomicUsize = AtomicUsize::new(0);
 
@@ -101,13 +101,13 @@ pub(crate) mod stub {
     const BASE: u64 = 0x0123_4567_89ab_cdef;
     const EDGE: [u8; 8] = *b"raw key.";
 
-    /// From now on the lane has raw keys.
+    /// Makes the lane have raw keys.
     pub(crate) fn set(lane: &mut Lane) {
-        // SAFETY: the description is the lane's own, and nobody else looks at it now.
+        // SAFETY: the description belongs to the lane, and is not used elsewhere now.
         unsafe {
             let domain = &mut *(*lane.info.raw.as_ptr()).domain_attr;
             domain.mr_mode |= fi::FI_MR_RAW.cast_signed();
-            // Shorter than they are: the length has to be asked for.
+            // Shorter than a key: the length must be queried.
             domain.mr_key_size = 8;
         }
         replace(&lane.domain, domain_control);
@@ -120,7 +120,7 @@ pub(crate) mod stub {
     type Control = unsafe extern "C" fn(*mut fi::fid, c_int, *mut c_void) -> c_int;
 
     fn replace<T>(object: &Fid<T>, control: Control) {
-        // SAFETY: an open object, whose table of functions is replaced by a copy that lives for ever.
+        // SAFETY: an open object, whose table of functions is replaced by a copy that is never freed.
         unsafe {
             let table = Box::leak(Box::new(*(*object.fid()).ops));
             table.control = Some(control);
@@ -130,7 +130,7 @@ pub(crate) mod stub {
 
     unsafe extern "C" fn mr_control(fid: *mut fi::fid, command: c_int, arg: *mut c_void) -> c_int {
         assert_eq!(command.cast_unsigned(), fi::FI_GET_RAW_MR);
-        // SAFETY: what this command takes; the object is a region.
+        // SAFETY: the argument of this command; the object is a region.
         unsafe {
             let attr = &mut *arg.cast::<fi::fi_mr_raw_attr>();
             let room = std::mem::replace(&mut *attr.key_size, LEN);
@@ -151,7 +151,7 @@ pub(crate) mod stub {
             return 0;
         }
         assert_eq!(command.cast_unsigned(), fi::FI_MAP_RAW_MR);
-        // SAFETY: what this command takes.
+        // SAFETY: the argument of this command.
         let (map, bytes) = unsafe {
             let map = &*arg.cast::<fi::fi_mr_map_raw>();
             assert!(map.key_size <= KEY_MAX);
@@ -162,7 +162,7 @@ pub(crate) mod stub {
             return -libc::EINVAL;
         }
         MAPPED.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: where the answer goes.
+        // SAFETY: the caller's memory for the result.
         unsafe { *map.key = u64::from_le_bytes(*key) };
         0
     }
