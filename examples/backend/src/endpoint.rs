@@ -283,7 +283,7 @@ impl Endpoint for UnixEndpoint {
             if silent != pe {
                 last = None;
             } else if since.elapsed() > CLOSE_PATIENCE {
-                return Err(TransportError::PeerDown { pe, why: "it does not take what it was sent" });
+                return Err(TransportError::PeerDown { pe, why: "it does not accept what was sent to it" });
             }
             // Peers that close as well may wait until this PE takes what they sent.
             self.poll(usize::MAX)?;

@@ -207,7 +207,7 @@ impl UnixEndpoint {
 /// The event of a request that was answered.
 fn answered(link: &mut Link, packet: Packet<'_>) -> Result<Event, TransportError> {
     let (pe, left) = (link.peer, link.unanswered.len() as u64);
-    let request = link.unanswered.pop_front().ok_or_else(|| violation(pe, "an answer to nothing", left))?;
+    let request = link.unanswered.pop_front().ok_or_else(|| violation(pe, "an answer without a question", left))?;
     let (op, mut buf) = (request.op, request.buf);
     Ok(match packet {
         Packet::Stored if !request.is_get => Event::Sent { op, buf: Some(buf) },
