@@ -24,8 +24,8 @@ struct Ofi {
 /// Laws in which a PE dies.
 const DEATHS: [&str; 3] = [
     "the_death_of_a_peer_is_reported_and_posts_to_it_are_refused",
-    "what_is_pending_to_a_dead_peer_ends_exactly_once",
-    "the_living_go_on_when_one_dies",
+    "operations_to_a_dead_peer_end_exactly_once",
+    "the_other_pes_continue_when_one_dies",
 ];
 
 impl Ofi {
@@ -108,7 +108,7 @@ fn keys_longer_than_64_bits_reach_windows_and_are_given_back() {
     for provider in ["tcp", "tcp;ofi_rxm", "shm"] {
         let raw = RawKeys(Ofi::new(provider));
         check(&raw, provider, "put", onesided::a_put_is_visible_when_it_is_announced);
-        check(&raw, provider, "again", onesided::puts_into_a_window_for_long_that_nobody_waits_for_arrive_in_turn);
+        check(&raw, provider, "again", onesided::puts_into_a_persistent_window_arrive_in_order_without_waiting);
         check(&raw, provider, "taken back", onesided::a_put_to_a_window_taken_back_fails_and_touches_nothing);
         check(&raw, provider, "tampered with", onesided::a_key_that_was_tampered_with_is_refused);
         check(&raw, provider, "get", onesided::a_get_reads_what_the_window_holds);

@@ -1,4 +1,4 @@
-//! What the functions that a fuzzer calls have in common. Each is in a module `fuzz` beside the code that reads the bytes.
+//! Common parts of the fuzzers' entry points. Each entry point is in a module `fuzz` beside the code that reads the bytes.
 
 /// An input, which is read from the front.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl<'a> Input<'a> {
         front
     }
 
-    /// Bytes behind their length.
+    /// Bytes that are preceded by their length.
     pub fn run(&mut self) -> Option<&'a [u8]> {
         let len = self.u8()?;
         Some(self.bytes(len.into()))

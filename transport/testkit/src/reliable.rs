@@ -1,32 +1,31 @@
-//! Messages over datagrams: each once, whole, and in order, though the wire loses, doubles, reorders and alters.
+//! Messages over datagrams: each arrives once, whole, and in order, although the wire loses, duplicates, reorders and damages datagrams.
 //!
 //! This is a state machine without a socket and without a clock: datagrams and the time come in as arguments, and go out
-//! as values. It knows nothing of what a message means, nor of what carries a datagram.
+//! as values. It does not know what a message means, nor what carries a datagram.
 //!
 //! # The protocol
-//! A message is cut into *fragments* of at most a datagram, numbered from 0 for the life of the [`Connection`]; the last one of a
-//! message says so. Every datagram carries what its sender has received: `ack`, the lowest number that is
-//! missing, and `sack`, a bit for each of the 64 numbers after it. Fragments that came early wait
-//! in a window of 64; what lies beyond it is dropped, so a peer decides nothing about memory but the length of one
-//! message, which has a limit.
+//! A message is cut into *fragments* of at most a datagram, numbered from 0 for the life of the [`Connection`]. The last one of a message is marked. Every
+//! datagram carries what its sender has received: `ack`, the lowest number that is missing, and `sack`, a bit for each of the 64 numbers after it. Fragments
+//! that arrive early wait in a window of 64; fragments beyond it are dropped. So a peer decides nothing about memory but the length of one message, which has
+//! a limit.
 //!
 //! The sender keeps a fragment until it is acknowledged. It sends one again
-//! - if another one that was *sent later* by more than a quarter of a round trip has been acknowledged (lost, or so late
+//! - if another one that was *sent later* by more than a quarter of a round trip has been acknowledged (the first is lost, or so late
 //!   that it does not matter), or
-//! - if nothing was heard of it for a retransmission timeout, which follows the measured round trip (RFC 6298) and doubles while
+//! - if no acknowledgement came for a retransmission timeout, which follows the measured round trip (RFC 6298) and doubles while
 //!   nothing is acknowledged.
 //!
-//! The window of fragments under way halves with each timeout and grows by one a round trip.
+//! The window of fragments in flight is halved at each timeout and grows by one per round trip.
 //!
-//! Why each is delivered exactly once: a fragment is taken when its number is first seen in the window, and never below `ack`,
-//! and the window moves only over what was taken. Why all are delivered: until its number is acknowledged, a fragment has
-//! either a timer or a place in the queue of lost ones; acknowledgements that get lost are repeated, since every copy of a
+//! Why each is delivered exactly once: a fragment is accepted when its number is first seen in the window, and never below `ack`,
+//! and the window moves only over accepted ones. Why all are delivered: until its number is acknowledged, a fragment has
+//! either a timer or a place in the queue of lost ones. Lost acknowledgements are repeated, since every copy of a
 //! known fragment is answered with one.
 //!
 //! # The datagram (little endian)
 //! | bytes | |
 //! |---|---|
-//! | 0..4 | CRC-32 of both ends' names (so a datagram that went astray is a corrupt one) and of all that follows |
+//! | 0..4 | CRC-32 of both ends' names (so a misdirected datagram is a corrupt one) and of all that follows |
 //! | 4 | flags: 1 carries a fragment, 2 the last of its message |
 //! | 5..13 | `ack` |
 //! | 13..21 | `sack` |
@@ -38,16 +37,16 @@ pub mod fuzz;
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Bytes of a datagram that are not the message's.
+/// Bytes of a datagram that do not belong to the message.
 pub const HEADER: usize = 29;
 
-/// Fragments under way at most: as many as `sack` can speak of.
+/// Most fragments in flight: as many as `sack` covers.
 const WINDOW: usize = 64;
 
 const FRAGMENT: u8 = 1;
 const LAST: u8 = 2;
 
-/// What both ends must agree on, and how patient they are.
+/// The settings, which must be the same at both ends.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Largest datagram, in bytes.
@@ -60,20 +59,20 @@ pub struct Settings {
     pub timeout_ns_max: u64,
 }
 
-/// What became of a datagram that came in.
+/// The result of a received datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// It told something.
+    /// It had new information.
     Taken,
-    /// It told nothing that was not known.
+    /// It had no new information.
     Known,
-    /// It was damaged, or not for us; forgotten.
+    /// It was damaged, or misdirected, and was ignored.
     Corrupt,
-    /// It is whole, and breaks the protocol: the peer is not what it should be.
+    /// It is intact, and breaks the protocol: the peer is faulty.
     Violation(&'static str),
 }
 
-/// What has passed.
+/// Counters of a connection.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counters {
     /// Fragments sent for the first time.
@@ -82,7 +81,7 @@ pub struct Counters {
     pub repeats: u64,
     /// Datagrams that were damaged.
     pub corrupt: u64,
-    /// Fragments that came again.
+    /// Fragments that arrived again.
     pub doubles: u64,
 }
 
@@ -102,7 +101,7 @@ pub struct Connection {
     settings: Settings,
     names: [u32; 2],
     counters: Counters,
-    // Outwards.
+    // Outgoing.
     backlog: VecDeque<Vec<u8>>,
     cursor: usize,
     base: u64,
@@ -113,7 +112,7 @@ pub struct Connection {
     backoff: u32,
     unacknowledged: usize,
     heard_ns: u64,
-    // Inwards.
+    // Incoming.
     expected: u64,
     early: BTreeMap<u64, (bool, Box<[u8]>)>,
     assembly: Vec<u8>,
@@ -124,7 +123,7 @@ impl Connection {
     /// The end of `ours` towards `theirs`.
     ///
     /// # Panics
-    /// If a datagram could carry nothing.
+    /// If a datagram has no space for data.
     #[must_use]
     pub fn new(settings: Settings, ours: u32, theirs: u32) -> Self {
         assert!(settings.datagram_max > HEADER, "a datagram carries more than its header");
@@ -149,7 +148,7 @@ impl Connection {
         }
     }
 
-    /// Takes a message; [`Connection::output`] gives its datagrams.
+    /// Queues a message; [`Connection::output`] returns its datagrams.
     ///
     /// # Panics
     /// If it is longer than the settings allow.
@@ -162,7 +161,7 @@ impl Connection {
         self.backlog.push_back(message);
     }
 
-    /// Everything sent has been acknowledged.
+    /// Whether everything sent has been acknowledged.
     #[must_use]
     pub fn idle(&self) -> bool {
         self.backlog.is_empty() && self.flight.is_empty()
@@ -174,13 +173,13 @@ impl Connection {
         self.unacknowledged
     }
 
-    /// How long the peer has acknowledged nothing though something is under way.
+    /// How long the peer has acknowledged nothing although something is in flight.
     #[must_use]
     pub fn silence_ns(&self, now_ns: u64) -> u64 {
         if self.idle() { 0 } else { now_ns.saturating_sub(self.heard_ns) }
     }
 
-    /// What has passed.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
@@ -195,7 +194,7 @@ impl Connection {
 
     // ---- inwards -------------------------------------------------------------------------------------------
 
-    /// Takes a datagram as the wire gave it, and appends the messages that it completes.
+    /// Handles a received datagram, and appends the messages that it completes.
     pub fn input(&mut self, now_ns: u64, datagram: &[u8], delivered: &mut Vec<Vec<u8>>) -> Input {
         let [ours, theirs] = self.names;
         let Some((header, data)) = Header::read(datagram, [theirs, ours]) else {
@@ -230,12 +229,12 @@ impl Connection {
         Input::Taken
     }
 
-    /// Strikes out what the peer has. True if that is news.
+    /// Removes the fragments that the peer has. True if there are new ones.
     fn acknowledged(&mut self, now_ns: u64, ack: u64, sack: u64) -> Result<bool, &'static str> {
         let next = self.base + self.flight.len() as u64;
         let highest = (ack + 1).saturating_add(63 - u64::from(sack.leading_zeros().min(63)));
         if ack > next || (sack != 0 && highest >= next) {
-            return Err("it acknowledges what was never sent");
+            return Err("it acknowledges fragments that were never sent");
         }
         let bits = (0..64).filter(|bit| sack >> bit & 1 == 1).map(|bit| ack + 1 + bit);
         let mut newest_ns = None;
@@ -250,7 +249,7 @@ impl Connection {
             self.unacknowledged -= flight.data.len();
             newest_ns = newest_ns.max(Some(sent_ns));
             if tries == 1 {
-                // Of a fragment sent twice nobody knows which copy was answered (Karn).
+                // If a fragment was sent twice, it is unknown which copy was answered (Karn).
                 self.measured(now_ns.saturating_sub(sent_ns));
             }
             self.acked_in_window += 1;
@@ -291,7 +290,7 @@ impl Connection {
 
     // ---- outwards ------------------------------------------------------------------------------------------
 
-    /// The next datagram to be put on the wire; `None`: there is none before [`Connection::wake_ns`], or before another input.
+    /// The next datagram to send; `None`: there is none before [`Connection::wake_ns`], or before another input.
     pub fn output(&mut self, now_ns: u64) -> Option<Vec<u8>> {
         self.expire(now_ns);
         if let Some(at) = self.flight.iter().position(|flight| flight.lost && !flight.acked) {
@@ -305,7 +304,7 @@ impl Connection {
         self.ack_due.then(|| self.datagram(now_ns, None))
     }
 
-    /// When [`Connection::output`] should be asked again at the latest.
+    /// The latest time at which [`Connection::output`] must be called again.
     #[must_use]
     pub fn wake_ns(&self) -> Option<u64> {
         let oldest = self.flight.iter().filter(|flight| !flight.acked).map(|flight| flight.sent_ns).min()?;
@@ -392,7 +391,7 @@ impl Header {
         let (sack, rest) = rest.split_first_chunk()?;
         let (number, data) = rest.split_first_chunk()?;
         let [ack, sack, number] = [ack, sack, number].map(|field| u64::from_le_bytes(*field));
-        // Numbers near the end of 64 bits are not reached by counting: sums with them must not overflow.
+        // Counting never reaches numbers near the end of 64 bits: sums with them must not overflow.
         let sane = ack < u64::MAX / 2 && number < u64::MAX / 2;
         sane.then_some((Self { flags, ack, sack, number }, data))
     }
@@ -407,7 +406,7 @@ mod tests {
         Settings { datagram_max: 200, message_max: 1 << 20, timeout_ns_min: 20_000, timeout_ns_max: 5_000_000 }
     }
 
-    /// Two ends and a wire between them, with a fate for each datagram.
+    /// Two ends and a wire between them, which decides what happens to each datagram.
     struct Pair {
         ends: [Connection; 2],
         wire: BTreeMap<(u64, u64), (usize, Vec<u8>)>,
@@ -432,7 +431,7 @@ mod tests {
             self.wire.insert((at_ns, self.count), (to, datagram));
         }
 
-        /// Until nothing is under way, or nobody hears anything any more.
+        /// Runs until nothing is in flight, or nothing arrives any more.
         fn run(&mut self, mut fate: impl FnMut(Vec<u8>) -> Vec<(u64, Vec<u8>)>) {
             for _ in 0..2_000_000 {
                 for from in 0..2 {
@@ -455,7 +454,7 @@ mod tests {
                     return;
                 }
             }
-            panic!("no end in sight");
+            panic!("the run does not end");
         }
     }
 
@@ -469,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn thirty_in_a_hundred_datagrams_lost_and_others_doubled_reordered_and_altered_change_nothing() {
+    fn lost_duplicated_reordered_and_damaged_datagrams_change_no_message() {
         seed::for_each(200, |seed| {
             let mut rng = Rng::new(seed);
             let mut pair = Pair::new();
@@ -494,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_perfect_wire_sees_no_fragment_twice() {
+    fn a_perfect_wire_carries_no_fragment_twice() {
         let mut pair = Pair::new();
         let sent = messages(&mut Rng::new(1), 300);
         sent.iter().for_each(|message| pair.ends[0].send(0, message.clone()));
@@ -509,11 +508,11 @@ mod tests {
         pair.ends[0].send(0, vec![1, 2, 3]);
         pair.run(|_| vec![]);
         assert!(pair.ends[0].silence_ns(pair.now_ns) > 1_000_000_000);
-        assert_eq!(pair.ends[1].silence_ns(pair.now_ns), 0, "who waits for nothing misses nothing");
+        assert_eq!(pair.ends[1].silence_ns(pair.now_ns), 0, "an end that waits for nothing measures no silence");
     }
 
     #[test]
-    fn altered_and_invented_datagrams_are_corrupt_or_a_violation_and_never_panic() {
+    fn damaged_and_forged_datagrams_are_corrupt_or_a_violation_and_never_panic() {
         let mut end = Connection::new(settings(), 1, 2);
         let mut delivered = vec![];
         let good = Header { flags: FRAGMENT | LAST, ack: 0, sack: 0, number: 0 }.write(b"hello", [2, 1]);

@@ -110,5 +110,5 @@ charm4rs_transport_testkit::conformance!(rc_verbs, VERBS);
 fn where_connections_are_watched_a_death_is_noticed_by_who_talks_to_the_dead() {
     let untold = Over { told: false, ..TCP };
     check(&untold, "tcp", "death", life::the_death_of_a_peer_is_reported_and_posts_to_it_are_refused);
-    check(&untold, "tcp", "pending", life::what_is_pending_to_a_dead_peer_ends_exactly_once);
+    check(&untold, "tcp", "pending", life::operations_to_a_dead_peer_end_exactly_once);
 }

@@ -1,10 +1,10 @@
-//! What the laws send: bytes that tell whether they are the right ones.
+//! The contents of the laws' messages: bytes by which the receiver can check that they are the right ones.
 
 use std::mem::MaybeUninit;
 
 use charm4rs_transport_core::{Imm, Pe};
 
-/// Names the contents of one message.
+/// A key that names the contents of one message.
 #[must_use]
 pub fn key(seed: u64, from: Pe, to: Pe, imm: Imm) -> u64 {
     let pair = u64::from(from.0) << 48 ^ u64::from(to.0) << 32 ^ u64::from(imm.0);
@@ -28,7 +28,7 @@ pub fn pour(key: u64, bytes: &mut [u8]) {
     }
 }
 
-/// Writes the contents named by `key` into memory that holds nothing yet.
+/// Writes the contents named by `key` into uninitialized memory.
 pub fn pour_uninit(key: u64, bytes: &mut [MaybeUninit<u8>]) {
     for (chunk, index) in bytes.chunks_mut(8).zip(0..) {
         for (byte, value) in chunk.iter_mut().zip(word(key, index)) {
@@ -37,7 +37,7 @@ pub fn pour_uninit(key: u64, bytes: &mut [MaybeUninit<u8>]) {
     }
 }
 
-/// The offset of the first 8 bytes that are not as `key` names them.
+/// The offset of the first 8 bytes that differ from the contents named by `key`.
 #[must_use]
 pub fn first_wrong(key: u64, bytes: &[u8]) -> Option<usize> {
     bytes.chunks(8).zip(0..).position(|(chunk, index)| *chunk != word(key, index)[..chunk.len()]).map(|at| at * 8)
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_byte_anywhere_is_noticed() {
+    fn a_wrong_byte_anywhere_is_detected() {
         let key = key(1, Pe(2), Pe(3), Imm(4));
         let mut bytes = vec![0; 61];
         pour(key, &mut bytes);

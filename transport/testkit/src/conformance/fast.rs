@@ -1,5 +1,5 @@
-//! The second seam on trial: an endpoint whose small messages, arrivals and sleep go by its fast path. Run through it, every law of the first seam is one of the
-//! second, and what [`FastPath`] promises besides is asserted at each call.
+//! Tests the second seam: an endpoint whose small messages, arrivals and sleep use its fast path. Run through it, every law of the first seam tests
+//! the second. The additional promises of [`FastPath`] are asserted at each call.
 
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -11,7 +11,7 @@ use charm4rs_transport_core::{
     TransportError, Window,
 };
 
-/// A builder for a [`Group`](super::Group): `open` opens an endpoint on its PE's thread, and the laws use it by its fast path.
+/// A builder for a [`Group`](super::Group): `open` opens an endpoint on its PE's thread, and the laws use it through its fast path.
 pub fn builder<P, Open>(open: Open) -> Box<dyn EndpointBuilder>
 where
     P: FastPath + 'static,
@@ -62,7 +62,7 @@ impl<P: FastPath> Endpoint for ByFastPath<P> {
         if len <= self.0.caps().inject_max {
             let mut calls = 0;
             let counted = |body: &mut [MaybeUninit<u8>]| {
-                assert_eq!(body.len(), len, "a body has the length that was asked for");
+                assert_eq!(body.len(), len, "a body has the requested length");
                 calls += 1;
                 fill(body);
             };

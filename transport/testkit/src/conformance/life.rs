@@ -1,9 +1,9 @@
-//! Laws of the end: what was posted is delivered, and a death is noticed.
+//! Laws of the end: posted messages are delivered, and a death is noticed.
 
 use super::{Bench, Outcome, Peer};
 use charm4rs_transport_core::{Imm, Pe, PostError};
 
-/// A PE posts and closes without another look.
+/// A PE posts and closes without polling again.
 pub fn close_delivers_what_was_posted(bench: &Bench<'_>) {
     const COUNT: u32 = 300;
     let len = |number: u32| if number == 150 { 2_000_000 } else { number as usize * 13 };
@@ -27,9 +27,9 @@ pub fn close_delivers_what_was_posted(bench: &Bench<'_>) {
     });
 }
 
-/// Who has sent to a peer and waits until it takes something again must learn that it never will, and must not be told so of one that
+/// A PE that has sent to a peer, and waits until the peer has capacity again, must learn when the peer has closed. It must not be told so of a peer that
 /// is only slow.
-pub fn a_peer_has_closed_when_it_has_and_not_before(bench: &Bench<'_>) {
+pub fn has_closed_is_true_once_a_peer_has_closed_and_not_before(bench: &Bench<'_>) {
     bench.run(3, async |peer: &Peer| {
         let has_closed = |pe| peer.end(|end| end.has_closed(pe));
         if peer.pe != Pe(0) {
@@ -41,7 +41,7 @@ pub fn a_peer_has_closed_when_it_has_and_not_before(bench: &Bench<'_>) {
             return peer.close();
         }
         peer.allow_losses();
-        // They have not polled yet, or just begun.
+        // The peers have not polled yet, or have just begun.
         assert!(!has_closed(Pe(1)) && !has_closed(Pe(2)));
         for to in peer.others() {
             peer.inject(to, Imm(7), 16).await;
@@ -52,7 +52,7 @@ pub fn a_peer_has_closed_when_it_has_and_not_before(bench: &Bench<'_>) {
         }
         peer.post("looked", 0, vec![]);
         peer.until(|| has_closed(Pe(1)).then_some(())).await;
-        assert!(!has_closed(Pe(2)), "only one of them has");
+        assert!(!has_closed(Pe(2)), "only one of them has closed");
         peer.post("known", 0, vec![]);
     });
 }
@@ -66,7 +66,7 @@ pub fn a_group_of_one_opens_and_closes(bench: &Bench<'_>) {
     });
 }
 
-/// Who talks to a PE when it dies learns of it, in one of two ways, and then posts are refused.
+/// A PE that communicates with a peer when it dies learns of the death in one of two ways, and then posts are refused.
 pub fn the_death_of_a_peer_is_reported_and_posts_to_it_are_refused(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         peer.allow_losses();
@@ -94,8 +94,8 @@ pub fn the_death_of_a_peer_is_reported_and_posts_to_it_are_refused(bench: &Bench
     });
 }
 
-/// As done or as failed, and their buffers come back (they are counted).
-pub fn what_is_pending_to_a_dead_peer_ends_exactly_once(bench: &Bench<'_>) {
+/// They end as done or as failed, and their buffers come back (they are counted).
+pub fn operations_to_a_dead_peer_end_exactly_once(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         peer.allow_losses();
         if peer.pe == Pe(1) {
@@ -122,8 +122,8 @@ pub fn what_is_pending_to_a_dead_peer_ends_exactly_once(bench: &Bench<'_>) {
     });
 }
 
-/// One of four dies; the other three do not notice in their own traffic.
-pub fn the_living_go_on_when_one_dies(bench: &Bench<'_>) {
+/// One of four dies; the traffic of the other three is not disturbed.
+pub fn the_other_pes_continue_when_one_dies(bench: &Bench<'_>) {
     const COUNT: u32 = 200;
     bench.run(4, async |peer: &Peer| {
         peer.allow_losses();
@@ -136,7 +136,7 @@ pub fn the_living_go_on_when_one_dies(bench: &Bench<'_>) {
         }
         let living = || (0..3).map(Pe).filter(|&pe| pe != peer.pe);
         let mut stream = super::messages::Stream::new(peer);
-        // What the dead one said before it died arrives, or does not, but not after its loss; and it may be late.
+        // What the dead PE sent before it died arrives, or does not, but not after its loss is reported. It may be late.
         let mut heard_the_dead = peer.pe != Pe(0);
         let mut take = || {
             heard_the_dead |= peer.lost().contains(&Pe(3));
@@ -158,6 +158,6 @@ pub fn the_living_go_on_when_one_dies(bench: &Bench<'_>) {
         }
         peer.until(|| take().then_some(())).await;
         let _ = peer.drain().await;
-        assert!(peer.lost().iter().all(|&pe| pe == Pe(3)), "only the dead are lost: {:?}", peer.lost());
+        assert!(peer.lost().iter().all(|&pe| pe == Pe(3)), "only the dead PE is lost: {:?}", peer.lost());
     });
 }

@@ -1,4 +1,4 @@
-//! Laws of messages: what is sent arrives, once, as it was; and every answer to a post means what it says.
+//! Laws of messages: each message arrives once and intact, and every answer to a post is true.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use charm4rs_transport_core::memory::Msg;
 use charm4rs_transport_core::seed::Rng;
 use charm4rs_transport_core::{Imm, Pe, PostError};
 
-/// Lengths around everything that a backend might treat as a boundary, in random order.
+/// Lengths around every size that a backend may treat as a boundary, in random order.
 fn lengths(seed: u64, max: usize, rounds: usize) -> Vec<usize> {
     let mut rng = Rng::new(seed);
     let powers = (0..21).map(|bit| 1usize << bit);
@@ -22,7 +22,7 @@ fn lengths(seed: u64, max: usize, rounds: usize) -> Vec<usize> {
     all
 }
 
-/// Checks a stream of messages whose immediates count from 0: each once, and in order if the backend says so.
+/// Checks a stream of messages whose immediates count from 0: each arrives once, and in order if the backend promises it.
 pub(super) struct Stream {
     ordered: bool,
     seen: BTreeMap<Pe, (u32, Vec<bool>)>,
@@ -49,7 +49,7 @@ impl Stream {
     }
 }
 
-/// Both of two PEs send all lengths to each other at the same time, by every way of sending.
+/// Two PEs send all lengths to each other at the same time, in every way of sending.
 pub fn messages_of_many_sizes_arrive_intact_once_and_in_order(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         let to = Pe(1 - peer.pe.0);
@@ -80,7 +80,7 @@ pub fn messages_of_many_sizes_arrive_intact_once_and_in_order(bench: &Bench<'_>)
     });
 }
 
-/// No bit of an immediate is the backend's own.
+/// The backend uses no bit of an immediate for itself.
 pub fn all_32_bits_of_an_immediate_arrive(bench: &Bench<'_>) {
     let mut imms: Vec<Imm> = (0..32).flat_map(|bit| [Imm(1 << bit), Imm(!(1 << bit))]).collect();
     imms.extend([Imm(0), Imm(u32::MAX)]);
@@ -105,7 +105,7 @@ pub fn all_32_bits_of_an_immediate_arrive(bench: &Bench<'_>) {
     });
 }
 
-/// The limit that the capabilities name is the limit.
+/// The limit in the capabilities is the real limit.
 pub fn inject_takes_up_to_its_limit_and_refuses_more(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         let max = peer.caps().inject_max;
@@ -128,7 +128,7 @@ pub fn inject_takes_up_to_its_limit_and_refuses_more(bench: &Bench<'_>) {
     });
 }
 
-/// As for inject, where the limit is small enough to be tried.
+/// As for inject, if the limit is small enough to test.
 pub fn send_refuses_what_is_above_its_limit(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         let max = peer.caps().send_max;
@@ -145,8 +145,8 @@ pub fn send_refuses_what_is_above_its_limit(bench: &Bench<'_>) {
     });
 }
 
-/// While a receiver does nothing, posts are taken until `Busy`; then it works again, and all arrive.
-pub fn a_full_way_gives_the_buffer_back_and_takes_it_later(bench: &Bench<'_>) {
+/// While a receiver does nothing, posts are accepted until `Busy`. Then it works again, and all messages arrive.
+pub fn a_busy_post_gives_the_buffer_back_and_succeeds_later(bench: &Bench<'_>) {
     const MOST: u32 = 20_000;
     bench.run(2, async |peer: &Peer| {
         if peer.pe == Pe(0) {
@@ -194,17 +194,20 @@ pub fn a_full_way_gives_the_buffer_back_and_takes_it_later(bench: &Bench<'_>) {
     });
 }
 
-/// A sender's memory is bounded though its receiver does nothing: 256 MiB is four times the default credit.
-pub fn injected_bytes_that_nobody_receives_are_refused_in_the_end(bench: &Bench<'_>) {
+/// A sender's memory is bounded even if its receiver does nothing: 256 MiB is four times the default credit.
+pub fn inject_is_refused_at_some_time_if_the_receiver_does_nothing(bench: &Bench<'_>) {
     const MOST: usize = 256 << 20;
     bench.run(2, async |peer: &Peer| {
         if peer.pe == Pe(0) {
             let len = peer.caps().inject_max.min(4_096);
             let mut number = 0u32;
             let mut refused = 0;
-            // One refusal may be a matter of the moment: the kernel's buffers still drain into one another.
+            // A single refusal may be temporary: the kernel's buffers still drain into one another.
             while refused < 100 {
-                assert!((number as usize) * len < MOST, "{number} messages of {len} bytes were taken, nobody receives");
+                assert!(
+                    (number as usize) * len < MOST,
+                    "{number} messages of {len} bytes were accepted, but none is received"
+                );
                 match peer.inject_once(Pe(1), Imm(number), len) {
                     Ok(()) => number += 1,
                     Err(PostError::Busy(())) => {
@@ -228,7 +231,7 @@ pub fn injected_bytes_that_nobody_receives_are_refused_in_the_end(bench: &Bench<
     });
 }
 
-/// (That no operation gets a second event is checked at every event of every law.)
+/// (Every law checks at every event that no operation gets a second one.)
 pub fn every_pending_send_gets_one_event_and_a_done_one_none(bench: &Bench<'_>) {
     const COUNT: u32 = 2_000;
     bench.run(2, async |peer: &Peer| {
@@ -291,13 +294,13 @@ pub fn buffers_of_every_kind_are_sent(bench: &Bench<'_>) {
     });
 }
 
-/// How many buffers of `len` bytes the pool gives at this moment, up to `most`.
+/// How many buffers of `len` bytes the pool has now, at most `most`.
 fn free_in_pool(peer: &Peer, len: usize, most: usize) -> usize {
     let held: Vec<_> = std::iter::from_fn(|| peer.end(|end| end.alloc(len))).take(most).collect();
     held.len()
 }
 
-/// After much traffic the pool gives as many buffers as before.
+/// After much traffic the pool has as many free buffers as before.
 pub fn no_pool_leaks(bench: &Bench<'_>) {
     const LEN: usize = 8_192;
     const MOST: usize = 8_192;
@@ -314,19 +317,19 @@ pub fn no_pool_leaks(bench: &Bench<'_>) {
             for _ in 0..50 {
                 let (from, imm, msg) = peer.recv().await;
                 peer.expect(from, imm, &msg);
-                // Some are kept for a while by others than the endpoint, as owned buffers.
+                // Other owners than the endpoint keep some of them for a while, as owned buffers.
                 drop((imm.0 % 2 == 0).then(|| msg.into_buf()));
             }
         }
         peer.flush().await;
         peer.barrier().await;
-        // What the peer has dropped may come home by way of progress.
+        // Buffers that the peer has dropped may come back through progress.
         peer.until(|| (free_in_pool(peer, LEN, MOST) >= before).then_some(())).await;
         peer.barrier().await;
     });
 }
 
-/// Every size, also in a pool's odd corners.
+/// Every size, including a pool's boundary cases.
 pub fn an_allocated_buffer_has_its_length_and_is_aligned_to_a_cache_line(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         for len in lengths(peer.seed, 1 << 20, 1) {
@@ -340,7 +343,7 @@ pub fn an_allocated_buffer_has_its_length_and_is_aligned_to_a_cache_line(bench: 
     });
 }
 
-/// Also one of none at all, which loses nothing.
+/// Also a batch of length zero, which loses no event.
 pub fn a_batch_is_never_longer_than_asked_for(bench: &Bench<'_>) {
     const COUNT: u32 = 50;
     bench.run(2, async |peer: &Peer| {
@@ -355,7 +358,7 @@ pub fn a_batch_is_never_longer_than_asked_for(bench: &Bench<'_>) {
             let mut received = 0;
             let mut max = 0;
             while received < COUNT {
-                // `until_frozen`: the law itself makes all progress here.
+                // `until_frozen`: all progress here is made by the law itself.
                 let mut first = true;
                 peer.until_frozen(|| (!std::mem::take(&mut first)).then_some(())).await;
                 peer.progress(max);
@@ -371,8 +374,8 @@ pub fn a_batch_is_never_longer_than_asked_for(bench: &Bench<'_>) {
     });
 }
 
-/// A chare may keep a message that it does not want yet; the ways must not clog behind it.
-pub fn messages_may_be_kept_while_others_flow(bench: &Bench<'_>) {
+/// A chare may keep a message for later; this must not block the messages behind it.
+pub fn messages_may_be_kept_while_others_arrive(bench: &Bench<'_>) {
     const COUNT: u32 = 20_000;
     bench.run(2, async |peer: &Peer| {
         let len = |number: u32| (number as usize * 7) % peer.caps().inject_max.min(200);
@@ -399,7 +402,7 @@ pub fn messages_may_be_kept_while_others_flow(bench: &Bench<'_>) {
     });
 }
 
-/// Its receiver may write through its pointer, and turn it into a buffer, and nobody else sees that.
+/// The receiver may write through the message's pointer, and turn it into a buffer. No other PE sees that.
 pub fn the_bytes_of_a_message_belong_to_its_receiver(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         let lengths = lengths(peer.seed, peer.caps().send_max.min(200_000), 2);

@@ -1,4 +1,4 @@
-//! Laws of puts and gets: bytes are there when they are announced, and nothing outside a window is ever touched.
+//! Laws of puts and gets: bytes are visible when they are announced, and nothing outside a window is ever touched.
 
 use super::remap::Spot;
 use super::{Bench, Outcome, Peer, bytes};
@@ -7,7 +7,7 @@ use charm4rs_transport_core::{Imm, Pe, PostError, RemoteKey};
 
 const LEN: usize = 300_000;
 
-/// The window's bytes before anybody puts.
+/// The window's bytes before any put.
 const UNTOUCHED: u8 = 0x5a;
 
 fn untouched(mut buf: RegBuf) -> RegBuf {
@@ -15,7 +15,7 @@ fn untouched(mut buf: RegBuf) -> RegBuf {
     buf
 }
 
-/// Fails unless `buf` holds `key`'s contents at `range` and is untouched elsewhere.
+/// Fails unless `buf` holds `key`'s contents in the range, and is untouched elsewhere.
 fn expect_only(buf: &[u8], at: usize, len: usize, key: u64) {
     bytes::expect(key, &buf[at..at + len], format_args!("{len} bytes put at {at}"));
     let stray = buf[..at].iter().chain(&buf[at + len..]).position(|&byte| byte != UNTOUCHED);
@@ -40,9 +40,9 @@ pub fn a_put_is_visible_when_it_is_announced(bench: &Bench<'_>) {
             let key = peer.seed ^ u64::from(round);
             if peer.pe == Pe(1) {
                 let window = peer.expose(untouched(peer.heap(LEN)));
-                assert_eq!(window.key.len, LEN as u64, "a key tells the window's length");
+                assert_eq!(window.key.len, LEN as u64, "a key has the window's length");
                 peer.post_key("window", round, &window.key);
-                assert_eq!(peer.announced().await, (Pe(0), Imm(!round)), "who put, and the immediate");
+                assert_eq!(peer.announced().await, (Pe(0), Imm(!round)), "the origin, and the immediate");
                 expect_only(&peer.unexpose(window), at, len.min(peer.caps().put_max), key);
             } else {
                 let window = peer.read_key("window", round).await;
@@ -54,7 +54,7 @@ pub fn a_put_is_visible_when_it_is_announced(bench: &Bench<'_>) {
     });
 }
 
-/// A payload may be put in pieces: the last one's announcement covers all.
+/// A payload may be put in pieces: the last announcement covers all of them.
 pub fn puts_before_the_announced_one_are_visible_with_it(bench: &Bench<'_>) {
     const PIECES: usize = 100;
     const PIECE: usize = 3_000;
@@ -83,8 +83,8 @@ pub fn puts_before_the_announced_one_are_visible_with_it(bench: &Bench<'_>) {
     });
 }
 
-/// One key serves for many puts, of whoever's turn it is, until the last has arrived.
-pub fn a_window_for_long_takes_puts_again_and_again(bench: &Bench<'_>) {
+/// One key serves for many puts, of several origins in turn, until the last has arrived.
+pub fn a_persistent_window_takes_repeated_puts(bench: &Bench<'_>) {
     const ROUNDS: u32 = 60;
     let (len, at) = (|round: u32| 1 + round as usize * 997 % 5_000, |round: u32| round as usize * 61);
     bench.run(3, async |peer: &Peer| {
@@ -111,8 +111,8 @@ pub fn a_window_for_long_takes_puts_again_and_again(bench: &Bench<'_>) {
     });
 }
 
-/// Short ones and long ones, one behind the other, some of them not announced.
-pub fn puts_into_a_window_for_long_that_nobody_waits_for_arrive_in_turn(bench: &Bench<'_>) {
+/// Short and long puts, one behind the other, some of them not announced.
+pub fn puts_into_a_persistent_window_arrive_in_order_without_waiting(bench: &Bench<'_>) {
     const PUTS: u32 = 120;
     const LENS: [usize; 8] = [1, 100, 9_000, 0, 4_096, 4_097, 70_001, 3_000];
     let announced = |put: u32| put % 5 != 2;
@@ -143,9 +143,9 @@ pub fn puts_into_a_window_for_long_that_nobody_waits_for_arrive_in_turn(bench: &
     });
 }
 
-/// Memory that both ends give back to the system and map again at the same place is what is put, got and written, and not what was there
-/// before, whatever anybody has registered.
-pub fn memory_mapped_again_is_not_reached_by_what_was_known_of_it(bench: &Bench<'_>) {
+/// Both ends unmap memory and map new memory at the same address. Puts, gets and sends must use the new memory, even if a library has cached registrations of
+/// the old one.
+pub fn remapped_memory_is_not_reached_through_old_registrations(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         let (spot, len) = (Spot::new(LEN), LEN.min(peer.caps().put_max));
         for round in 0..16u32 {
@@ -155,7 +155,7 @@ pub fn memory_mapped_again_is_not_reached_by_what_was_known_of_it(bench: &Bench<
                 peer.post_key("window", round, &window.key);
                 assert_eq!(peer.announced().await, (Pe(0), Imm(round)));
                 expect_only(&peer.unexpose(window), 0, len, key);
-                // The same memory, once more new: to be read.
+                // The same addresses with new memory once more, for reading.
                 let mut memory = spot.map(LEN);
                 bytes::pour(!key, &mut memory);
                 let window = peer.expose(memory);
@@ -180,7 +180,7 @@ pub fn memory_mapped_again_is_not_reached_by_what_was_known_of_it(bench: &Bench<
     });
 }
 
-/// Only the announced one of several puts is (that no other comes is checked at the end of the role).
+/// Only one of several puts is announced. (The end of the role checks that no other announcement comes.)
 pub fn a_put_without_an_immediate_is_not_announced(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         if peer.pe == Pe(1) {
@@ -201,7 +201,7 @@ pub fn a_put_without_an_immediate_is_not_announced(bench: &Bench<'_>) {
     });
 }
 
-/// A put of nothing is a doorbell, at the window's end as well.
+/// An empty put works as a doorbell, at the window's end as well.
 pub fn an_empty_put_is_announced_too(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         if peer.pe == Pe(1) {
@@ -221,8 +221,8 @@ pub fn an_empty_put_is_announced_too(bench: &Bench<'_>) {
     });
 }
 
-/// Disjoint parts of one window, put at the same time by several PEs.
-pub fn puts_of_many_origins_meet_in_one_window(bench: &Bench<'_>) {
+/// Several PEs put into disjoint parts of one window at the same time.
+pub fn puts_of_many_origins_into_one_window_do_not_interfere(bench: &Bench<'_>) {
     const PART: usize = 40_000;
     bench.run(5, async |peer: &Peer| {
         let part = |pe: Pe| (pe.0 as usize - 1) * PART;
@@ -259,7 +259,7 @@ async fn refused_at_once(peer: &Peer, key: &RemoteKey, at: u64, len: usize) {
     }
 }
 
-/// The key tells the length, so the origin can refuse by itself.
+/// The key contains the length, so the origin itself can refuse.
 pub fn a_put_outside_the_window_is_refused_and_touches_nothing(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         if peer.pe == Pe(1) {
@@ -277,7 +277,7 @@ pub fn a_put_outside_the_window_is_refused_and_touches_nothing(bench: &Bench<'_>
     });
 }
 
-/// How a put ended that must not succeed: refused at once, or failed later.
+/// The result of a put that must not succeed: refused at once, or failed later.
 async fn must_fail(peer: &Peer, key: &RemoteKey, at: u64, len: usize, what: &str) {
     match peer.try_put(Pe(1), source(peer, len, 1, 1), key, at, Some(Imm(1))).await {
         Err(PostError::BadKey(_)) => {}
@@ -289,7 +289,7 @@ async fn must_fail(peer: &Peer, key: &RemoteKey, at: u64, len: usize, what: &str
     }
 }
 
-/// Neither the buffer that was taken back nor the next window, which may have inherited its place, is touched.
+/// Neither the buffer that was taken back nor the next window, which may have the same address, is touched.
 pub fn a_put_to_a_window_taken_back_fails_and_touches_nothing(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         for round in 0..10 {
@@ -317,7 +317,7 @@ pub fn a_put_to_a_window_taken_back_fails_and_touches_nothing(bench: &Bench<'_>)
     });
 }
 
-/// Keys come from the network: they are data, not trust.
+/// Keys come from the network, so they are not trusted.
 pub fn a_key_that_was_tampered_with_is_refused(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         if peer.pe == Pe(1) {
@@ -331,7 +331,7 @@ pub fn a_key_that_was_tampered_with_is_refused(bench: &Bench<'_>) {
             for len in 0..key.bytes.len() {
                 must_fail(peer, &forged(key.bytes[..len].into()), 0, 64, "a key cut short").await;
             }
-            must_fail(peer, &forged([&*key.bytes, &[0; 9]].concat().into()), 0, 64, "a key with a tail").await;
+            must_fail(peer, &forged([&*key.bytes, &[0; 9]].concat().into()), 0, 64, "a key with extra bytes").await;
             must_fail(peer, &forged(vec![0xff; key.bytes.len()].into()), 0, 64, "a key of ones").await;
             must_fail(peer, &forged(vec![0; key.bytes.len()].into()), 0, 64, "a key of zeros").await;
             let longer = RemoteKey { len: key.len + 4_096, ..key.clone() };
@@ -414,7 +414,7 @@ pub fn a_get_from_a_window_taken_back_fails(bench: &Bench<'_>) {
     });
 }
 
-/// From the pool, the heap, a user's vector, of any length: the same memory comes back.
+/// From the pool, the heap or a user's vector, of any length: the same memory comes back.
 pub fn memory_of_every_kind_can_be_exposed_and_comes_back(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         for (len, kind) in [(1, 0), (1, 1), (8, 2), (4_096, 0), (9_000, 1), (80_000, 2), (600_000, 0), (1 << 20, 2)] {
@@ -450,7 +450,7 @@ pub fn memory_of_every_kind_can_be_exposed_and_comes_back(bench: &Bench<'_>) {
     });
 }
 
-/// All three at once, both ways.
+/// All three at once, in both directions.
 pub fn puts_and_gets_and_messages_do_not_disturb_each_other(bench: &Bench<'_>) {
     const ROUNDS: u32 = 200;
     const SLOT: usize = 1_000;
@@ -467,7 +467,7 @@ pub fn puts_and_gets_and_messages_do_not_disturb_each_other(bench: &Bench<'_>) {
             let _ = peer.put(to, source(peer, SLOT, at, round), &theirs, at, Some(Imm(round))).await;
             peer.inject(to, Imm(round), 20).await;
             let from = peer.rng(|rng| rng.range(0..(LEN / 8 - 200) as u64)) * 8;
-            let op = peer.try_get(to, &source_key, from, peer.heap(1_600)).await.expect("a get is taken");
+            let op = peer.try_get(to, &source_key, from, peer.heap(1_600)).await.expect("a get is accepted");
             gets.push((from, op.expect("a get is pending")));
         }
         let mut whole = vec![0; LEN];

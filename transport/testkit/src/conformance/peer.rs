@@ -1,4 +1,4 @@
-//! One PE of a law: its endpoint, what arrived at it, and the checks that every law makes in passing.
+//! One PE of a law: its endpoint, its arrivals, and the checks that are part of every law.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -28,10 +28,10 @@ pub(super) struct GroupState {
     pub(super) counted: Counted,
 }
 
-/// For how long a PE sleeps that nothing wakes.
+/// How long a PE sleeps if nothing wakes it.
 const NAP: Duration = Duration::from_micros(200);
 
-/// How a pending operation ended.
+/// The end of a pending operation.
 #[derive(Debug)]
 pub enum Outcome {
     /// It is done; the buffer is back unless it changed owner.
@@ -52,11 +52,11 @@ pub(super) enum Fate {
     Stepped(Rc<dyn World>),
 }
 
-/// A PE on trial. Every method with an `await` makes progress while it waits.
+/// A PE of a law. Every method with an `await` makes progress while it waits.
 pub struct Peer {
-    /// Who this is.
+    /// Its number.
     pub pe: Pe,
-    /// How many there are.
+    /// The number of PEs.
     pub pes: u32,
     /// The law's seed.
     pub seed: u64,
@@ -119,7 +119,7 @@ impl Peer {
         }
     }
 
-    /// What the endpoint says it can do.
+    /// The endpoint's capabilities.
     pub fn caps(&self) -> &Caps {
         &self.caps
     }
@@ -174,7 +174,7 @@ impl Peer {
     fn sort(&self, event: Event) {
         match event {
             Event::Recv { from, imm, msg } => {
-                assert!(from.0 < self.pes, "a message from PE {from}, who does not exist");
+                assert!(from.0 < self.pes, "a message from PE {from}, which does not exist");
                 assert_eq!(msg.as_ptr() as usize % 16, 0, "a message is 16-byte aligned");
                 self.inbox.borrow_mut().push_back((from, imm, msg));
             }
@@ -194,7 +194,7 @@ impl Peer {
                 self.ended.borrow_mut().insert(op.0, Outcome::Failed(buf, error));
             }
             Event::PeerLost { pe, why } => {
-                assert!(self.losses_allowed.get(), "PE {} lost PE {pe}, who lives: {why}", self.pe);
+                assert!(self.losses_allowed.get(), "PE {} lost PE {pe}, which is alive: {why}", self.pe);
                 assert!(!self.lost.borrow().contains(&pe), "PE {pe} was lost twice");
                 self.lost.borrow_mut().push(pe);
             }
@@ -206,18 +206,18 @@ impl Peer {
         kind.unwrap_or_else(|| panic!("an event for operation {}, which is not pending (twice? or Done before?)", op.0))
     }
 
-    /// Waits until `ready` gives something, making progress.
+    /// Makes progress until `ready` returns a value.
     pub async fn until<R>(&self, mut ready: impl FnMut() -> Option<R>) -> R {
         poll_fn(|_| ready().map_or(Poll::Pending, Poll::Ready)).await
     }
 
-    /// Gives the others a chance, and makes progress once.
+    /// Lets the other PEs run, and makes progress once.
     pub async fn breathe(&self) {
         let mut first = true;
         self.until(|| (!std::mem::take(&mut first)).then_some(())).await;
     }
 
-    /// Waits without making progress of its own.
+    /// Waits without making progress itself.
     pub async fn until_frozen<R>(&self, ready: impl FnMut() -> Option<R>) -> R {
         self.frozen.set(true);
         let value = self.until(ready).await;
@@ -227,17 +227,17 @@ impl Peer {
 
     // ---- beside the backend --------------------------------------------------------------------------------
 
-    /// Puts something on the board for the others.
+    /// Writes a value to the board, for the other PEs.
     pub fn post(&self, name: &'static str, number: u32, value: Vec<u8>) {
         self.board().insert((name, number), value);
     }
 
-    /// Looks at the board.
+    /// The value on the board, if there is one.
     pub fn peek(&self, name: &'static str, number: u32) -> Option<Vec<u8>> {
         self.board().get(&(name, number)).cloned()
     }
 
-    /// Waits for something on the board.
+    /// Waits for a value on the board.
     pub async fn read(&self, name: &'static str, number: u32) -> Vec<u8> {
         self.until(|| self.peek(name, number)).await
     }
@@ -246,7 +246,7 @@ impl Peer {
         self.shared.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a window's key on the board.
+    /// Writes a window's key to the board.
     pub fn post_key(&self, name: &'static str, number: u32, key: &RemoteKey) {
         let mut value = key.len.to_le_bytes().to_vec();
         value.extend_from_slice(&key.bytes);
@@ -275,29 +275,29 @@ impl Peer {
         self.shared.counted.wrap(RegBuf::heap(len))
     }
 
-    /// A counted buffer in a vector of the user's.
+    /// A counted buffer in a vector of the user.
     pub fn vec<T: bytemuck::Pod + Send>(&self, vec: Vec<T>) -> RegBuf {
         self.shared.counted.wrap(RegBuf::from_vec(vec))
     }
 
-    /// A buffer from the backend's pool, or from the heap if the pool does not do such sizes.
+    /// A buffer from the backend's pool, or from the heap if the pool has none of that size.
     pub fn pooled(&self, len: usize) -> RegBuf {
         self.end(|end| end.alloc(len)).unwrap_or_else(|| self.heap(len))
     }
 
-    /// One of the three, by turns, with the contents of a message.
+    /// One of these three kinds, in turn, with the contents of a message.
     pub fn loaded(&self, to: Pe, imm: Imm, len: usize) -> RegBuf {
         let mut buf = match imm.0 % 3 {
             0 => self.pooled(len),
             1 => self.heap(len),
             _ => self.vec(vec![0u8; len]),
         };
-        assert_eq!(buf.len(), len, "a buffer has the length that was asked for");
+        assert_eq!(buf.len(), len, "a buffer has the requested length");
         bytes::pour(self.key(to, imm), &mut buf);
         buf
     }
 
-    /// The key of the contents of a message of this PE's.
+    /// The key of the contents of a message of this PE.
     pub fn key(&self, to: Pe, imm: Imm) -> u64 {
         bytes::key(self.seed, self.pe, to, imm)
     }
@@ -309,7 +309,7 @@ impl Peer {
 
     // ---- operations ----------------------------------------------------------------------------------------
 
-    /// A new name for an operation.
+    /// A new operation id.
     pub fn op(&self) -> OpId {
         self.next_op.set(self.next_op.get() + 1);
         OpId(self.next_op.get())
@@ -322,7 +322,7 @@ impl Peer {
         })
     }
 
-    /// Posts until it is taken.
+    /// Posts until the post is accepted.
     async fn insist(
         &self,
         kind: OpKind,
@@ -350,24 +350,24 @@ impl Peer {
         }
     }
 
-    /// Sends, trying until there is room. `Some`: pending.
+    /// Sends, and retries while it is busy. `Some`: pending.
     pub async fn try_send(&self, to: Pe, imm: Imm, buf: RegBuf) -> Result<Option<OpId>, PostError<RegBuf>> {
         self.insist(OpKind::Send, buf, |end, buf, op| end.send(to, imm, buf, op)).await
     }
 
-    /// Sends; nothing but `Busy` is expected to be in the way.
+    /// Sends. Expects no other refusal than `Busy`.
     pub async fn send(&self, to: Pe, imm: Imm, buf: RegBuf) -> Option<OpId> {
         self.try_send(to, imm, buf).await.unwrap_or_else(|e| panic!("PE {} to {to}: send: {e:?}", self.pe))
     }
 
-    /// Sends once, whatever the answer.
+    /// Sends once, and returns the answer.
     pub fn send_once(&self, to: Pe, imm: Imm, buf: RegBuf) -> Result<Option<OpId>, PostError<RegBuf>> {
         let op = self.op();
         let posted = self.end(|end| end.send(to, imm, buf, op))?;
         Ok(self.posted(op, OpKind::Send, posted))
     }
 
-    /// Injects the contents that go with `imm`, trying until there is room.
+    /// Injects the contents for `imm`, and retries while it is busy.
     pub async fn inject(&self, to: Pe, imm: Imm, len: usize) {
         while let Err(refusal) = self.inject_once(to, imm, len) {
             assert!(matches!(refusal, PostError::Busy(())), "PE {} to {to}: inject: {refusal:?}", self.pe);
@@ -375,24 +375,24 @@ impl Peer {
         }
     }
 
-    /// Injects once, whatever the answer.
+    /// Injects once, and returns the answer.
     ///
     /// # Panics
-    /// If the backend calls `fill` otherwise than it should.
+    /// If the backend does not call `fill` as the contract says.
     pub fn inject_once(&self, to: Pe, imm: Imm, len: usize) -> Result<(), PostError<()>> {
         let mut calls = 0;
         let key = self.key(to, imm);
         let mut fill = |bytes: &mut [MaybeUninit<u8>]| {
             calls += 1;
-            assert_eq!(bytes.len(), len, "fill gets exactly the bytes that were asked for");
+            assert_eq!(bytes.len(), len, "fill gets exactly the requested bytes");
             bytes::pour_uninit(key, bytes);
         };
         let answer = self.end(|end| end.inject(to, imm, len, &mut fill));
-        assert_eq!(calls, u32::from(answer.is_ok()), "fill is called once if the post is taken, else never");
+        assert_eq!(calls, u32::from(answer.is_ok()), "fill is called once if the post is accepted, otherwise never");
         answer
     }
 
-    /// Puts, trying until there is room.
+    /// Puts, and retries while it is busy.
     pub async fn try_put(
         &self,
         to: Pe,
@@ -404,13 +404,13 @@ impl Peer {
         self.insist(OpKind::Put, src, |end, src, op| end.put(to, src, dst, offset, imm, op)).await
     }
 
-    /// Puts; nothing but `Busy` is expected to be in the way.
+    /// Puts. Expects no other refusal than `Busy`.
     pub async fn put(&self, to: Pe, src: RegBuf, dst: &RemoteKey, offset: u64, imm: Option<Imm>) -> Option<OpId> {
         let answer = self.try_put(to, src, dst, offset, imm).await;
         answer.unwrap_or_else(|e| panic!("PE {} to {to}: put: {e:?}", self.pe))
     }
 
-    /// Gets, trying until there is room.
+    /// Gets, and retries while it is busy.
     pub async fn try_get(
         &self,
         from: Pe,
@@ -437,7 +437,7 @@ impl Peer {
         self.end(|end| end.expose(buf)).unwrap_or_else(|(e, _)| panic!("PE {}: expose: {e}", self.pe))
     }
 
-    /// Exposes memory for puts again and again.
+    /// Exposes memory for repeated puts.
     pub fn expose_for_long(&self, buf: RegBuf) -> Window {
         self.end(|end| end.expose_for_long(buf)).unwrap_or_else(|(e, _)| panic!("PE {}: expose: {e}", self.pe))
     }
@@ -454,7 +454,7 @@ impl Peer {
         self.until(|| self.ended.borrow_mut().remove(&op.0)).await
     }
 
-    /// Waits until a send or put needs its buffer no longer; gives it if it came back.
+    /// Waits until a send or put has released its buffer. Returns the buffer if it came back.
     pub async fn done(&self, op: Option<OpId>) -> Option<RegBuf> {
         match self.outcome(op?).await {
             Outcome::Done(buf) => buf,
@@ -462,7 +462,7 @@ impl Peer {
         }
     }
 
-    /// Waits until nothing is pending; drops what came back, and fails if anything failed.
+    /// Waits until nothing is pending. Drops the buffers, and fails if an operation failed.
     pub async fn flush(&self) {
         self.until(|| self.pending.borrow().is_empty().then_some(())).await;
         for (_, outcome) in std::mem::take(&mut *self.ended.borrow_mut()) {
@@ -470,7 +470,7 @@ impl Peer {
         }
     }
 
-    /// Waits until nothing is pending; how everything ended.
+    /// Waits until nothing is pending, and returns how each operation ended.
     pub async fn drain(&self) -> Vec<Outcome> {
         self.until(|| self.pending.borrow().is_empty().then_some(())).await;
         std::mem::take(&mut *self.ended.borrow_mut()).into_values().collect()
@@ -486,7 +486,7 @@ impl Peer {
         self.until(|| self.inbox.borrow_mut().pop_front()).await
     }
 
-    /// A message, if one is there.
+    /// A message, if one has arrived.
     pub fn try_recv(&self) -> Option<(Pe, Imm, Msg)> {
         self.inbox.borrow_mut().pop_front()
     }
@@ -496,14 +496,14 @@ impl Peer {
         self.until(|| self.announced.borrow_mut().pop_front()).await
     }
 
-    /// The announcement of a put, if one is there.
+    /// The announcement of a put, if one has arrived.
     pub fn try_announced(&self) -> Option<(Pe, Imm)> {
         self.announced.borrow_mut().pop_front()
     }
 
     // ---- sleep and death -----------------------------------------------------------------------------------
 
-    /// Sleeps as an idle PE does, for at most `limit`. True: it was woken, or had no need to sleep. Where nothing wakes a PE it naps.
+    /// Sleeps as an idle PE does, for at most `limit`. If arrivals do not wake a PE, it sleeps briefly. True: it was woken, or had no need to sleep.
     ///
     /// # Panics
     /// If the world has no sleep, or the kernel refuses to poll.
@@ -532,17 +532,17 @@ impl Peer {
         woken || naps
     }
 
-    /// From now on a peer may be lost.
+    /// From now on peers may be lost.
     pub fn allow_losses(&self) {
         self.losses_allowed.set(true);
     }
 
-    /// Whom this PE has lost.
+    /// The peers that this PE has lost.
     pub fn lost(&self) -> Vec<Pe> {
         self.lost.borrow().clone()
     }
 
-    /// Dies. The role should end soon after.
+    /// Kills this PE. The role should end soon after.
     pub fn die(&self) {
         match &self.fate {
             Fate::Thread(Death::Drop) => {}
@@ -566,7 +566,7 @@ impl Peer {
         }
     }
 
-    /// The end of every role: nothing is left over.
+    /// The end of every role: checks that nothing is left over.
     pub(super) async fn finish(&self) {
         if self.end.borrow().is_some() {
             self.drain().await;
@@ -575,7 +575,7 @@ impl Peer {
         for _ in 0..3 {
             self.breathe().await;
         }
-        assert!(self.inbox.borrow().is_empty(), "PE {}: messages that nobody sent: {:?}", self.pe, self.inbox);
+        assert!(self.inbox.borrow().is_empty(), "PE {}: unexpected messages: {:?}", self.pe, self.inbox);
         assert!(self.announced.borrow().is_empty(), "PE {}: announcements: {:?}", self.pe, self.announced);
         self.barrier().await;
         self.allow_losses();

@@ -11,7 +11,7 @@ use charm4rs_transport_core::{Home, RegBuf};
 
 const ANONYMOUS: c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
-/// A place in the address space.
+/// A range of addresses.
 #[derive(Debug)]
 pub(super) struct Spot(Arc<Range>);
 
@@ -22,26 +22,26 @@ struct Range {
     mapped: AtomicBool,
 }
 
-// SAFETY: a range of addresses; its memory is reached by the one buffer that has it.
+// SAFETY: a range of addresses; only the one buffer over it accesses its memory.
 unsafe impl Send for Range {}
 // SAFETY: as above.
 unsafe impl Sync for Range {}
 
 impl Range {
-    /// Maps nothing, or fresh memory, in place of what is there.
+    /// Replaces what is mapped there by fresh memory, or by memory without access.
     ///
     /// # Safety
-    /// Nobody uses what is there.
+    /// The memory there is not in use.
     unsafe fn map(&self, protection: c_int) {
         let at: *mut c_void = self.at.as_ptr().cast();
-        // SAFETY: the range is ours, and by the caller's promise nobody uses it.
+        // SAFETY: the range is ours, and the caller promises that it is not in use.
         let mapped = unsafe { libc::mmap(at, self.len, protection, ANONYMOUS | libc::MAP_FIXED, -1, 0) };
         assert_eq!(mapped, at, "a range that was mapped can be mapped again");
     }
 }
 
 impl Spot {
-    /// A place for `len` bytes, at which nothing is yet.
+    /// A range of `len` bytes, without memory yet.
     ///
     /// # Panics
     /// If the address space is full.
@@ -50,19 +50,19 @@ impl Spot {
         let len = len.next_multiple_of(4096);
         // SAFETY: a fresh mapping aliases nothing.
         let at = unsafe { libc::mmap(null_mut(), len, libc::PROT_NONE, ANONYMOUS, -1, 0) };
-        assert_ne!(at, libc::MAP_FAILED, "there is address space");
+        assert_ne!(at, libc::MAP_FAILED, "the address space is not full");
         let at = NonNull::new(at.cast()).expect("a mapping has an address");
         Self(Arc::new(Range { at, len, mapped: AtomicBool::new(false) }))
     }
 
-    /// Fresh memory of `len` bytes there, until the buffer is dropped.
+    /// Maps fresh memory of `len` bytes there, until the buffer is dropped.
     ///
     /// # Panics
     /// If it is too long, or the last buffer is still alive.
     #[must_use]
     pub(super) fn map(&self, len: usize) -> RegBuf {
         assert!(len <= self.0.len && !self.0.mapped.swap(true, Ordering::AcqRel), "one buffer at a time");
-        // SAFETY: nothing is there, as was just seen; then the block is valid, zeroed and the buffer's alone until it is reclaimed.
+        // SAFETY: the range is not in use, as was just checked; then the block is valid, zeroed and the buffer's alone until it is reclaimed.
         unsafe {
             self.0.map(libc::PROT_READ | libc::PROT_WRITE);
             RegBuf::from_raw(self.0.at, len, self.0.len, self.0.clone())
@@ -81,7 +81,7 @@ unsafe impl Home for Range {
 
 impl Drop for Range {
     fn drop(&mut self) {
-        // SAFETY: a buffer would hold it.
+        // SAFETY: no buffer uses it, since a buffer would keep the range alive.
         unsafe { libc::munmap(self.at.as_ptr().cast(), self.len) };
     }
 }

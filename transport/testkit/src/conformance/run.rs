@@ -1,4 +1,4 @@
-//! Plays the roles of a law: on threads, or stepped on one thread.
+//! Runs the roles of a law: on threads, or stepped on one thread.
 
 use std::any::Any;
 use std::future::Future;
@@ -24,11 +24,11 @@ pub(super) fn run(group: Group, pes: u32, seed: u64, role: impl AsyncFn(&Peer) +
             drop(keep);
         }
         Group::Stepped(world) => {
-            assert_eq!(world.pes(), pes, "the harness gives the world that was asked for");
+            assert_eq!(world.pes(), pes, "the harness gives a world of the requested size");
             stepped(&world, seed, &role, &shared);
         }
     }
-    assert_eq!(shared.counted.live(), 0, "buffers are still held when everything is closed");
+    assert_eq!(shared.counted.live(), 0, "buffers are still in use when everything is closed");
 }
 
 async fn part(peer: &Peer, role: &(impl AsyncFn(&Peer) + Sync)) {
@@ -70,14 +70,14 @@ fn on_threads(
             .collect();
         threads.into_iter().filter_map(|thread| thread.join().expect("panics are caught").err()).collect()
     });
-    // The others were told to stop by the first failure: show the one that has something to say.
+    // The first failure stops the other PEs: show the panic that has the reason.
     let is_echo = |panic: &Box<dyn Any + Send>| panic.is::<Stopped>();
     if let Some(panic) = failures.into_iter().min_by_key(is_echo) {
         resume_unwind(panic);
     }
 }
 
-/// What a thread panics with when another one failed.
+/// The panic of a thread that was stopped because another one failed.
 struct Stopped;
 
 fn stop_if_failed(shared: &GroupState) {
@@ -104,8 +104,8 @@ fn drive(peer: &Peer, mut part: Pin<&mut impl Future<Output = ()>>) {
     }
 }
 
-/// How often nothing at all may happen before a stepped world is taken to be stuck. (A role may need a few rounds
-/// that leave no trace, such as reading the board.)
+/// The number of rounds without any event after which a stepped world counts as stuck. (A role may need a few rounds
+/// without events, for example to read the board.)
 const IDLE_ROUNDS: u32 = 1_000;
 
 fn stepped(world: &Rc<dyn World>, seed: u64, role: &(impl AsyncFn(&Peer) + Sync), shared: &Arc<GroupState>) {

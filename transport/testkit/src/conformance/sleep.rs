@@ -1,11 +1,11 @@
-//! Laws of sleep: whoever sleeps is woken by what arrives.
+//! Laws of sleep: arrivals wake a sleeping PE.
 
 use std::time::Duration;
 
 use super::{Bench, Peer};
 use charm4rs_transport_core::{Imm, Pe};
 
-/// Far longer than any wake-up takes, well below the watchdog: one that comes no sooner was lost.
+/// Far longer than any wake-up takes, and well below the watchdog: a later wake counts as lost.
 const LOST: Duration = Duration::from_secs(20);
 
 /// Waits as an idle PE does, without spinning.
@@ -20,7 +20,7 @@ fn asleep_until<R>(peer: &Peer, mut ready: impl FnMut() -> Option<R>) -> R {
     }
 }
 
-/// Two PEs that both sleep whenever they have nothing to do play ping-pong.
+/// Two PEs that sleep whenever they have nothing to do play ping-pong.
 pub fn a_sleeping_receiver_is_woken_by_every_message(bench: &Bench<'_>) {
     const ROUNDS: u32 = 10_000;
     bench.run(2, async |peer: &Peer| {
@@ -37,7 +37,7 @@ pub fn a_sleeping_receiver_is_woken_by_every_message(bench: &Bench<'_>) {
     });
 }
 
-/// As by a message.
+/// As for a message.
 pub fn a_sleeping_receiver_is_woken_by_an_announced_put(bench: &Bench<'_>) {
     const ROUNDS: u32 = 2_000;
     bench.run(2, async |peer: &Peer| {
@@ -58,8 +58,8 @@ pub fn a_sleeping_receiver_is_woken_by_an_announced_put(bench: &Bench<'_>) {
     });
 }
 
-/// A PE whose posts are pending sleeps until they are done: nobody else would tell it.
-pub fn a_sleeping_sender_is_woken_when_a_full_way_clears(bench: &Bench<'_>) {
+/// A PE whose posts are pending sleeps until they are complete: no other event would wake it.
+pub fn a_sleeping_sender_is_woken_when_its_posts_complete(bench: &Bench<'_>) {
     const COUNT: u32 = 300;
     bench.run(2, async |peer: &Peer| {
         let len = 60_000.min(peer.caps().send_max);

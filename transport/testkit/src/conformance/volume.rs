@@ -4,7 +4,7 @@ use super::messages::Stream;
 use super::{Bench, Peer};
 use charm4rs_transport_core::{Imm, Pe};
 
-/// Messages from several PEs meet at one.
+/// Several PEs send messages to one.
 pub fn many_send_to_one(bench: &Bench<'_>) {
     const COUNT: u32 = 400;
     bench.run(5, async |peer: &Peer| {
@@ -26,7 +26,7 @@ pub fn many_send_to_one(bench: &Bench<'_>) {
     });
 }
 
-/// Everybody to everybody, everybody receiving meanwhile.
+/// All PEs send to all, and receive meanwhile.
 pub fn all_send_to_all(bench: &Bench<'_>) {
     const COUNT: u32 = 150;
     bench.run(6, async |peer: &Peer| {
@@ -52,8 +52,8 @@ pub fn all_send_to_all(bench: &Bench<'_>) {
     });
 }
 
-/// Small messages both ways at full speed.
-pub fn a_storm_of_small_messages_is_counted_right(bench: &Bench<'_>) {
+/// Small messages in both directions at full speed.
+pub fn a_storm_of_small_messages_arrives_completely(bench: &Bench<'_>) {
     const COUNT: u32 = 50_000;
     bench.run(2, async |peer: &Peer| {
         let to = Pe(1 - peer.pe.0);
@@ -104,7 +104,7 @@ fn a_message_of(bench: &Bench<'_>, len: usize) {
     });
 }
 
-/// As a put, in one operation if the backend can, else in as many as it needs.
+/// As a put, in one operation if the backend can, otherwise in as many as it needs.
 pub fn a_put_of_80_mib_arrives(bench: &Bench<'_>) {
     bench.run(2, async |peer: &Peer| {
         if peer.pe == Pe(1) {
@@ -129,10 +129,10 @@ pub fn a_put_of_80_mib_arrives(bench: &Bench<'_>) {
     });
 }
 
-/// Lengths that do not fit 32 bits. It needs 10 GiB of free memory and a minute, so it runs only on request.
+/// Lengths that do not fit 32 bits. The law needs 10 GiB of free memory and a minute, so it runs only on request.
 pub fn a_message_beyond_4_gib_arrives(bench: &Bench<'_>) {
     if std::env::var_os("CHARM4RS_TEST_4GIB").is_none() {
-        eprintln!("skipped: it needs 10 GiB of free memory; set CHARM4RS_TEST_4GIB=1 to try it");
+        eprintln!("skipped: it needs 10 GiB of free memory; set CHARM4RS_TEST_4GIB=1 to run it");
         return;
     }
     a_message_of(bench, (4 << 30) + 4_099);

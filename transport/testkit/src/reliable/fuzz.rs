@@ -1,11 +1,11 @@
-//! What a fuzzer calls: datagrams as they might come from a peer that goes mad. Nothing here may panic, whatever the bytes.
+//! The entry point of the fuzzer: datagrams of a faulty peer. No bytes may make it panic.
 
 use super::{Connection, Header, Input as Became, Settings};
 use crate::fuzz::Input;
 
 const NAMES: [u32; 2] = [1, 2];
 
-/// Datagrams, each behind its length and whether its sum is to be made right, to an end that has something to say itself.
+/// Datagrams, each preceded by its length and by whether to correct its checksum, to an end that has messages to send.
 ///
 /// # Panics
 /// If the connection does.
@@ -27,16 +27,16 @@ pub fn datagrams(input: &[u8]) {
             break;
         }
         now_ns += u64::from(how) << 12;
-        // As many as there are, and no more: what is said for nothing would be said for ever.
+        // As many datagrams as there are, and no more: datagrams without reason would never end.
         let said = (0..1_000).take_while(|_| end.output(now_ns).is_some()).count();
-        assert!(said < 1_000, "it comes to an end");
+        assert!(said < 1_000, "the output ends");
         if how & 2 != 0 {
             now_ns = end.wake_ns().map_or(now_ns, |at| at.max(now_ns));
         }
     }
 }
 
-/// A datagram with a right sum, of: flags, three numbers of 8 bytes, the fragment.
+/// A datagram with a correct checksum, made of: flags, three numbers of 8 bytes, the fragment.
 fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut fields = Input(bytes);
     let (flags, ack, sack, number) = (fields.u8()?, fields.u64()?, fields.u64()?, fields.u64()?);
@@ -46,7 +46,7 @@ fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_corpus_of_the_datagrams_is_survived() {
+    fn the_corpus_of_datagrams_causes_no_panic() {
         crate::fuzz::replay("datagrams", super::datagrams);
     }
 }

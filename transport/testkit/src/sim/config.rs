@@ -1,61 +1,61 @@
-//! What a simulated network is like, and what shall happen to it.
+//! The configuration of a simulated network, and the faults to inject.
 
 use std::ops::Range;
 
 use charm4rs_transport_core::{Layout, Pe};
 
-/// What the wire does to what is sent.
+/// What the wire does to packets.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Mode {
     /// Packets arrive once and whole, in order from each sender unless `reorder` says otherwise.
     Reliable {
-        /// How likely a packet is not kept behind the ones before it.
+        /// The probability that a packet may overtake the ones before it.
         reorder: f64,
     },
-    /// Datagrams may be lost, doubled, reordered (their delays differ) or damaged; a protocol above restores order.
+    /// Datagrams may be lost, duplicated, reordered (their delays differ) or damaged; a protocol above restores order.
     Datagram {
-        /// How likely a datagram is lost.
+        /// The probability that a datagram is lost.
         loss: f64,
-        /// How likely it arrives twice.
+        /// The probability that it arrives twice.
         duplicate: f64,
-        /// How likely some of its bits are changed, or its end is cut off.
+        /// The probability that some of its bits are changed, or its end is cut off.
         corrupt: f64,
     },
 }
 
-/// Something that happens to the network at a time.
+/// A fault of the network at a given time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// The PE is gone, with all it had not yet put on the wire.
+    /// The PE is gone, with everything that it had not yet put on the wire.
     Kill(Pe),
     /// The PE stands still (as by SIGSTOP).
     Pause(Pe),
-    /// It goes on.
+    /// It continues.
     Resume(Pe),
-    /// Nothing passes between one set of PEs and the others.
+    /// No packet passes between one set of PEs and the others.
     Cut(Vec<Pe>),
-    /// All cuts are mended.
+    /// All cuts are healed.
     Heal,
 }
 
-/// A network's description. Equal descriptions behave equally.
+/// The description of a network. Networks with equal descriptions behave equally.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The shape of the job.
     pub layout: Layout,
-    /// What all that looks random is made from.
+    /// The seed of everything random.
     pub seed: u64,
-    /// What the wire does.
+    /// The behaviour of the wire.
     pub mode: Mode,
-    /// How long a packet travels, in nanoseconds, besides its length.
+    /// The delay of a packet, in nanoseconds, besides that for its length.
     pub delay_ns: Range<u64>,
-    /// How long 1,024 bytes take, in nanoseconds.
+    /// The time for 1,024 bytes, in nanoseconds.
     pub kib_ns: u64,
-    /// Packets that may be on their way from one PE to another, or wait there, before posts are refused.
+    /// Packets from one PE to another that may be in flight, or wait there, before posts are refused.
     pub capacity: u32,
-    /// Bytes, as well.
+    /// The same in bytes.
     pub capacity_bytes: usize,
-    /// How likely a post is refused though there is room.
+    /// The probability that a post is refused although there is capacity.
     pub busy: f64,
     /// See [`Caps::inject_max`](charm4rs_transport_core::Caps::inject_max).
     pub inject_max: usize,
@@ -65,18 +65,18 @@ pub struct Config {
     pub put_max: usize,
     /// See [`Caps::handover`](charm4rs_transport_core::Caps::handover).
     pub handover: bool,
-    /// Buffers that a PE's pool has.
+    /// Buffers in a PE's pool.
     pub pool: usize,
     /// Largest datagram, in bytes.
     pub datagram_max: usize,
-    /// How long a PE must be unreachable to be taken for lost, in nanoseconds.
+    /// How long a PE must be unreachable to be considered lost, in nanoseconds.
     pub dead_after_ns: u64,
-    /// What happens when, in nanoseconds.
+    /// The faults, each with its time in nanoseconds.
     pub faults: Vec<(u64, Fault)>,
 }
 
 impl Config {
-    /// A fabric: nothing is lost, nothing overtakes.
+    /// A fabric: no packet is lost, none overtakes another.
     #[must_use]
     pub fn reliable(layout: Layout, seed: u64) -> Self {
         Self {
@@ -99,7 +99,7 @@ impl Config {
         }
     }
 
-    /// A bad wire: 30 of 100 datagrams are lost, some doubled and damaged.
+    /// A bad wire: 30 of 100 datagrams are lost, and some are duplicated or damaged.
     #[must_use]
     pub fn datagram(layout: Layout, seed: u64) -> Self {
         let mode = Mode::Datagram { loss: 0.3, duplicate: 0.05, corrupt: 0.02 };

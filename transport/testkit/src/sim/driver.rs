@@ -1,4 +1,4 @@
-//! Which PE to step next: a random one of those that have something to do; and if none has, the clock moves.
+//! Chooses the PE to step next: a random one of those that have something to do. If none has, the clock moves.
 //!
 //! ```text
 //! while let Some(pe) = driver.next() {
@@ -14,13 +14,13 @@ use super::network::Network;
 use charm4rs_transport_core::Pe;
 use charm4rs_transport_core::seed::Rng;
 
-/// How a PE is after a step.
+/// The state of a PE after a step.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Stepped {
-    /// It has more to do at once, without anything arriving. (A backlog that waits for room is no such thing: the network tells
-    /// when there is room.)
+    /// It has more to do at once, without any arrival. (A backlog that waits for capacity does not count: the network reports
+    /// when there is capacity.)
     pub more: bool,
-    /// When, on the network's clock, it wants to be stepped at the latest.
+    /// The latest time, on the network's clock, at which it must be stepped again.
     pub timer: Option<Duration>,
 }
 
@@ -38,7 +38,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// For all PEs of `network`, each of which is stepped once to begin with.
+    /// A driver for all PEs of `network`. Each is stepped once at first.
     #[must_use]
     pub fn new(network: &Network) -> Self {
         let pes = network.layout().pes();
@@ -54,7 +54,7 @@ impl Driver {
     }
 
     /// The PE to step now; `None`: nothing will ever happen any more.
-    #[expect(clippy::should_implement_trait, reason = "what it gives depends on what is done with it")]
+    #[expect(clippy::should_implement_trait, reason = "its results depend on the calls in between")]
     pub fn next(&mut self) -> Option<Pe> {
         loop {
             self.network.take_ready(&mut self.scratch);
@@ -65,7 +65,7 @@ impl Driver {
                 let at = self.rng.below(self.runnable.len());
                 let pe = self.runnable.swap_remove(at);
                 self.listed[pe.index()] = false;
-                // Who is paused is told again when it goes on.
+                // A paused PE is reported again when it continues.
                 if self.network.is_running(pe) {
                     return Some(pe);
                 }
@@ -80,7 +80,7 @@ impl Driver {
         }
     }
 
-    /// Tells how a PE is after its step.
+    /// Reports the state of a PE after its step.
     pub fn stepped(&mut self, pe: Pe, state: Stepped) {
         let timer_ns = state.timer.map(|at| u64::try_from(at.as_nanos()).unwrap_or(u64::MAX));
         self.set_timer(pe, timer_ns);

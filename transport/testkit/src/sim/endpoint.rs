@@ -1,4 +1,4 @@
-//! A simulated PE's end of the network: the seam's words, said to the [`World`]. Knows nothing of wires and time.
+//! A simulated PE's end of the network: it implements the seam with calls to the [`World`]. Knows nothing of wires and time.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,7 +21,7 @@ pub(super) struct SimEndpoint {
     caps: Caps,
     world: Rc<RefCell<World>>,
     slab: Slab,
-    /// Names for windows: hard to hit by accident, so that a wrong key is noticed.
+    /// Names for windows: hard to guess, so that a wrong key is noticed.
     names: Rng,
 }
 
@@ -69,7 +69,7 @@ impl SimEndpoint {
         Self { pe, caps, world: world.clone(), slab: Slab::new(), names }
     }
 
-    /// Asks for room for a packet of `len` bytes, and takes it.
+    /// Checks that there is capacity for a packet of `len` bytes, and takes it.
     fn admit(&self, world: &mut World, to: Pe, len: usize, max: usize) -> Result<(), Refusal> {
         if len > max {
             return Err(Refusal::TooLarge(max));
@@ -79,7 +79,7 @@ impl SimEndpoint {
         }
         let (capacity, capacity_bytes) = (world.config.capacity, world.config.capacity_bytes);
         let link = world.link(self.pe, to);
-        // One packet may always be under way, however long it is.
+        // One packet may always be in flight, however long it is.
         if link.packets >= capacity || (link.packets > 0 && link.bytes + len > capacity_bytes) {
             link.starved = true;
             return Err(Refusal::Busy);
@@ -93,7 +93,7 @@ impl SimEndpoint {
         Ok(())
     }
 
-    /// The window that a key names, if `len` bytes at `offset` are within what it claims.
+    /// The window that a key names, if `len` bytes at `offset` are within the length that it claims.
     fn locate(key: &RemoteKey, offset: u64, len: usize) -> Result<u64, Refusal> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= key.len);
         match (end, <[u8; 8]>::try_from(&*key.bytes)) {
@@ -143,13 +143,13 @@ impl Endpoint for SimEndpoint {
             return Err(refusal.with(to, buf));
         }
         let head = Head::Message { imm };
-        // A vector of the user's may lie anywhere; what arrives as a message must not.
+        // A vector of the user may have any alignment; a message must be aligned.
         let aligned = (buf.as_ptr() as usize).is_multiple_of(16);
         if self.caps.handover && aligned {
             world.transmit(self.packet(to, head, Some(buf.into())));
             return Ok(Posted::Done);
         }
-        // All that the seam allows: consumed at once, changed owner later, or given back later.
+        // All that the seam allows: consumed at once, given to the receiver later, or given back later.
         let choice = world.rng.below(3);
         let by_datagrams = matches!(world.config.mode, Mode::Datagram { .. });
         if choice < 2 && !by_datagrams && aligned {
@@ -173,14 +173,14 @@ impl Endpoint for SimEndpoint {
     fn expose(&mut self, buf: RegBuf) -> Result<Window, (TransportError, RegBuf)> {
         let name = self.names.next_u64();
         let key = RemoteKey { len: buf.len() as u64, bytes: name.to_le_bytes().into() };
-        // The memory itself stays with the network, which writes into it; the window only names it.
+        // The network keeps the memory, and writes into it; the window only names it.
         self.world.borrow_mut().nodes[self.pe.index()].windows.insert(name, buf);
         Ok(Window::new(WindowId(name), key, RegBuf::heap(0)))
     }
 
     fn unexpose(&mut self, window: Window) -> RegBuf {
         let taken = self.world.borrow_mut().nodes[self.pe.index()].windows.remove(&window.id.0);
-        // The windows of a killed PE are gone, and nothing reads what it gets.
+        // The windows of a killed PE are gone, and nothing reads this buffer.
         taken.unwrap_or_else(|| window.into_buf())
     }
 
@@ -261,7 +261,7 @@ impl Endpoint for SimEndpoint {
     }
 
     fn close(self: Box<Self>) -> Result<(), TransportError> {
-        // What was posted is on the wire, and the network delivers it.
+        // Posted packets are on the wire, and the network delivers them.
         self.world.borrow_mut().bury(self.pe, Health::Closed);
         Ok(())
     }

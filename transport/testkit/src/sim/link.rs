@@ -1,4 +1,4 @@
-//! What the network knows of one PE's way to another: made when it is first used.
+//! The network's state of the direction from one PE to another. Made at its first use.
 
 use std::collections::BTreeMap;
 
@@ -7,28 +7,28 @@ use charm4rs_transport_core::{Event, OpId, Pe, RegBuf, TransportError};
 
 use super::config::{Config, Mode};
 
-/// What was posted and has not ended yet.
+/// A posted operation that has not ended yet.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) op: OpId,
-    /// The buffer that goes back; a send's may have changed owner.
+    /// The buffer that goes back; that of a send may have changed owner.
     pub(super) buf: Option<RegBuf>,
 }
 
-/// One PE's way to another.
+/// The direction from one PE to another.
 #[derive(Debug)]
 pub(super) struct Link {
-    /// Packets and bytes that hold credit: on their way, or not yet taken by the receiver.
+    /// Packets and bytes that hold credit: in flight, or not yet taken by the receiver.
     pub(super) packets: u32,
     pub(super) bytes: usize,
     /// A post was refused since credit last came back.
     pub(super) starved: bool,
-    /// When the last packet arrives that nothing may overtake, and the last put.
+    /// The arrival time of the last packet that may not be overtaken, and of the last put.
     pub(super) floor_ns: u64,
     pub(super) put_floor_ns: u64,
     pub(super) pending: BTreeMap<u64, Pending>,
     next_serial: u64,
-    /// The reliability protocol's state at this end, over datagrams.
+    /// This end's state of the reliability protocol, over datagrams.
     pub(super) connection: Option<Connection>,
     /// When its timer is due, if it is in the queue.
     pub(super) timer_ns: Option<u64>,
@@ -62,14 +62,14 @@ impl Link {
         }
     }
 
-    /// Notes an operation; its serial number.
+    /// Records an operation, and returns its serial number.
     pub(super) fn pend(&mut self, op: OpId, buf: Option<RegBuf>) -> u64 {
         self.next_serial += 1;
         self.pending.insert(self.next_serial, Pending { op, buf });
         self.next_serial
     }
 
-    /// Gives up all that is pending.
+    /// Fails all pending operations.
     pub(super) fn fail(&mut self, pe: Pe, why: &'static str) -> Vec<Event> {
         std::mem::take(&mut self.pending)
             .into_values()

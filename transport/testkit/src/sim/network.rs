@@ -1,4 +1,4 @@
-//! The network as those see it who run PEs on it.
+//! The network for the code that runs PEs on it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use super::endpoint::SimEndpoint;
 use super::world::{Health, World};
 use charm4rs_transport_core::{Endpoint, Layout, Pe};
 
-/// What has passed over the wire.
+/// Counters of the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Statistics {
     /// Packets posted.
@@ -20,9 +20,9 @@ pub struct Statistics {
     pub datagrams: u64,
     /// Datagrams lost.
     pub lost: u64,
-    /// Datagrams that told nothing new.
+    /// Datagrams that had no new information.
     pub known: u64,
-    /// Datagrams that arrived damaged, and were noticed.
+    /// Datagrams that arrived damaged, which was detected.
     pub corrupt: u64,
 }
 
@@ -31,13 +31,13 @@ pub struct Statistics {
 pub struct Clock(Rc<Cell<u64>>);
 
 impl Clock {
-    /// Since the network was made, in nanoseconds.
+    /// Nanoseconds since the network was made.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
         self.0.get()
     }
 
-    /// Since the network was made.
+    /// The time since the network was made.
     #[must_use]
     pub fn now(&self) -> Duration {
         Duration::from_nanos(self.now_ns())
@@ -54,10 +54,10 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network as described.
+    /// A network of this description.
     ///
     /// # Panics
-    /// If a datagram could carry nothing, or nothing could be under way.
+    /// If a datagram has no space for data, or no packet may be in flight.
     #[must_use]
     pub fn new(config: Config) -> Self {
         assert!(config.capacity > 0 && config.datagram_max > crate::reliable::HEADER, "{config:?}");
@@ -73,13 +73,13 @@ impl Network {
         &self.layout
     }
 
-    /// What it was made from.
+    /// Its description.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// A PE's endpoint. To be called once for each.
+    /// A PE's endpoint. May be called once for each PE.
     ///
     /// # Panics
     /// If it is called again.
@@ -96,25 +96,25 @@ impl Network {
         self.clock.clone()
     }
 
-    /// When something happens next, in nanoseconds; `None`: never.
+    /// The time of the next event, in nanoseconds; `None`: there is none.
     #[must_use]
     pub fn next_ns(&self) -> Option<u64> {
         self.world.borrow().next_ns()
     }
 
-    /// Moves the clock to the next time at which something happens, and lets it happen. False: nothing ever will.
+    /// Moves the clock to the time of the next event, and executes it. False: there is none.
     pub fn advance(&self) -> bool {
         let mut world = self.world.borrow_mut();
         let next = world.next_ns();
         next.map(|at_ns| world.advance_to(at_ns)).is_some()
     }
 
-    /// Moves the clock to `at_ns` (never back), and lets happen what is due by then.
+    /// Moves the clock to `at_ns` (never back), and executes all events that are due by then.
     pub fn advance_to(&self, at_ns: u64) {
         self.world.borrow_mut().advance_to(at_ns);
     }
 
-    /// The PEs to which something happened since this was last called: an arrival, a completion, a loss, room on a way that was full.
+    /// The PEs to which something happened since the last call: an arrival, a completion, a loss, or new capacity after a refusal.
     pub fn take_ready(&self, into: &mut Vec<Pe>) {
         self.world.borrow_mut().take_ready(into);
     }
@@ -131,7 +131,7 @@ impl Network {
         self.world.borrow().nodes[pe.index()].health == Health::Alive
     }
 
-    /// Lets a fault happen now.
+    /// Injects a fault now.
     pub fn fault(&self, fault: &Fault) {
         self.world.borrow_mut().fault(fault);
     }
@@ -146,7 +146,7 @@ impl Network {
         self.fault(&Fault::Cut(side.into_iter().collect()));
     }
 
-    /// Mends all cuts.
+    /// Heals all cuts.
     pub fn heal(&self) {
         self.fault(&Fault::Heal);
     }
@@ -156,24 +156,24 @@ impl Network {
         self.fault(&Fault::Pause(pe));
     }
 
-    /// Lets a paused PE go on.
+    /// Lets a paused PE continue.
     pub fn resume(&self, pe: Pe) {
         self.fault(&Fault::Resume(pe));
     }
 
-    /// Whether nothing is on its way, pending, or waiting to be taken.
+    /// Whether nothing is in flight, pending, or waiting to be taken.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.world.borrow().quiet()
     }
 
-    /// Buffers of a PE's pool that are held somewhere.
+    /// Buffers of a PE's pool that are in use.
     #[must_use]
     pub fn pooled(&self, pe: Pe) -> usize {
         self.world.borrow().nodes[pe.index()].pool.live()
     }
 
-    /// What has passed over the wire.
+    /// The counters of the wire.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         self.world.borrow().statistics
@@ -185,7 +185,7 @@ impl Network {
         self.world.borrow().trace
     }
 
-    /// A generator of the seed's for those who run PEs on the network, apart from the network's own.
+    /// A generator from the seed for the code that runs PEs on the network. It is independent of the network's own.
     #[must_use]
     pub fn rng(&self, stream: u64) -> charm4rs_transport_core::seed::Rng {
         charm4rs_transport_core::seed::Rng::stream(self.seed, !stream)

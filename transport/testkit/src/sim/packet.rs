@@ -1,8 +1,8 @@
-//! What travels between two simulated endpoints, and its form in bytes where the wire carries datagrams.
+//! A packet between two simulated endpoints, and its encoding if the wire carries datagrams.
 
 use charm4rs_transport_core::{Imm, Msg, Pe, RegBuf};
 
-/// What a packet is.
+/// The type of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Head {
     Message { imm: Imm },
@@ -12,7 +12,7 @@ pub(super) enum Head {
     GetReply { serial: u64, done: bool },
 }
 
-/// A packet on its way.
+/// A packet in flight.
 #[derive(Debug)]
 pub(super) struct Packet {
     pub(super) from: Pe,
@@ -37,7 +37,7 @@ impl Packet {
         }
     }
 
-    /// As bytes: a code, four numbers, the body.
+    /// Encodes it: a code, four numbers, the body.
     pub(super) fn encode(&self) -> Vec<u8> {
         let announced = |imm: Option<Imm>| imm.map_or(0, |imm| 1 << 32 | u64::from(imm.0));
         let fields = match self.head {
@@ -55,7 +55,7 @@ impl Packet {
         bytes
     }
 
-    /// The inverse. `None`: nobody of ours wrote this.
+    /// The inverse of `encode`. `None`: no simulated endpoint wrote these bytes.
     pub(super) fn decode(from: Pe, to: Pe, bytes: &[u8]) -> Option<Self> {
         let (fields, body) = bytes.split_first_chunk::<40>()?;
         let mut fields = fields.as_chunks::<8>().0.iter().map(|field| u64::from_le_bytes(*field));
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packet_comes_back_from_its_bytes() {
+    fn a_packet_is_decoded_as_encoded() {
         for head in [
             Head::Message { imm: Imm(u32::MAX) },
             Head::Put { serial: 1, window: 2, offset: u64::MAX, imm: None },

@@ -1,4 +1,4 @@
-//! What only a simulation promises: sameness, and misfortune on demand. (What every backend promises is in the conformance suite.)
+//! Promises of the simulation only: reproducibility, and faults on demand. (The conformance suite has those of every backend.)
 
 #![allow(clippy::cast_possible_truncation, reason = "numbers of PEs and messages, all small")]
 
@@ -12,13 +12,13 @@ use charm4rs_transport_core::{Endpoint, Event, Imm, Layout, OpId, Pe, PostError,
 
 const SECOND: u64 = 1_000_000_000;
 
-/// PEs that send each other random messages until each has sent its share, driven to the end.
+/// PEs that send each other random messages until each has sent its share, run to the end.
 struct Chatter {
     network: Network,
     ends: Vec<Box<dyn Endpoint>>,
     rngs: Vec<Rng>,
     left: Vec<u32>,
-    /// What is to be sent when there is room.
+    /// Messages to be sent when there is capacity.
     refused: Vec<Option<(Pe, Imm, RegBuf)>>,
     next: BTreeMap<(Pe, Pe), u32>,
     /// For each pair, the immediates in the order of their arrival.
@@ -92,7 +92,7 @@ impl Chatter {
         self.left[pe.index()] > 0
     }
 
-    /// All arrived, once, and in order if that is promised; nothing is left anywhere.
+    /// Checks that all arrived, once, and in order if that is promised, and that nothing is left over.
     fn check(&self, ordered: bool) {
         let mut arrived = self.arrived.clone();
         for (pair, count) in &self.next {
@@ -111,7 +111,7 @@ fn hosts(pes: u32) -> Layout {
 }
 
 #[test]
-fn two_runs_of_a_seed_are_the_same_and_another_seed_is_another_run() {
+fn two_runs_of_a_seed_are_equal_and_another_seed_differs() {
     for make in [Config::reliable, Config::datagram] {
         let run = |seed| {
             let mut chatter = Chatter::new(make(hosts(5), seed), 100);
@@ -124,7 +124,7 @@ fn two_runs_of_a_seed_are_the_same_and_another_seed_is_another_run() {
 }
 
 #[test]
-fn with_thirty_in_a_hundred_datagrams_lost_every_message_arrives_once_and_in_order() {
+fn every_message_arrives_once_and_in_order_with_thirty_percent_loss() {
     seed::for_each(300, |seed| {
         let mut chatter = Chatter::new(Config { datagram_max: 500, ..Config::datagram(hosts(4), seed) }, 60);
         chatter.run();
@@ -135,7 +135,7 @@ fn with_thirty_in_a_hundred_datagrams_lost_every_message_arrives_once_and_in_ord
 }
 
 #[test]
-fn full_ways_and_refusals_by_chance_lose_nothing() {
+fn exhausted_capacity_and_random_refusals_lose_nothing() {
     seed::for_each(300, |seed| {
         let mode = Mode::Reliable { reorder: if seed % 2 == 0 { 0.0 } else { 0.4 } };
         let config = Config { mode, capacity: 2, capacity_bytes: 4_000, busy: 0.3, ..Config::reliable(hosts(4), seed) };
@@ -157,7 +157,7 @@ fn a_dead_pe_is_lost_by_all_after_five_seconds() {
 }
 
 #[test]
-fn a_death_in_the_middle_ends_every_operation_and_harms_nobody_else() {
+fn a_death_in_the_middle_ends_every_operation_and_affects_no_other_pe() {
     seed::for_each(200, |seed| {
         for make in [Config::reliable, Config::datagram] {
             let faults = vec![(Rng::new(seed).range(0..400_000), Fault::Kill(Pe(2)))];
@@ -178,7 +178,7 @@ fn a_death_in_the_middle_ends_every_operation_and_harms_nobody_else() {
 }
 
 #[test]
-fn a_partition_that_heals_in_time_loses_nothing_and_one_that_does_not_is_noticed_on_both_sides() {
+fn a_partition_loses_nothing_if_it_heals_in_time_and_is_noticed_on_both_sides_otherwise() {
     for make in [Config::reliable, Config::datagram] {
         for (heal_ns, noticed) in [(4 * SECOND, false), (6 * SECOND, true)] {
             let faults = vec![(50_000, Fault::Cut(vec![Pe(0), Pe(1)])), (heal_ns, Fault::Heal)];
@@ -198,7 +198,7 @@ fn a_partition_that_heals_in_time_loses_nothing_and_one_that_does_not_is_noticed
 }
 
 #[test]
-fn a_paused_pe_goes_on_where_it_stopped_and_is_lost_after_five_seconds() {
+fn a_paused_pe_continues_where_it_stopped_and_is_lost_after_five_seconds() {
     for make in [Config::reliable, Config::datagram] {
         let pause = (30_000, Fault::Pause(Pe(1)));
         let faults = vec![pause.clone(), (3 * SECOND, Fault::Resume(Pe(1)))];
@@ -215,7 +215,7 @@ fn a_paused_pe_goes_on_where_it_stopped_and_is_lost_after_five_seconds() {
 }
 
 #[test]
-fn a_network_to_which_nothing_happens_stands_still() {
+fn a_network_without_events_stands_still() {
     let network = Network::new(Config::datagram(hosts(1_000), 1));
     assert!(!network.advance() && network.is_quiet());
     let mut driver = Driver::new(&network);
@@ -243,7 +243,7 @@ fn timers_are_kept_in_the_order_of_their_times() {
     assert_eq!(fired[3..], [(1_000, 2), (2_000, 1), (3_000, 0)]);
 }
 
-/// One thing that a PE may do.
+/// One action of a PE.
 #[derive(Clone, Debug)]
 enum Step {
     Inject { from: usize, to: usize, len: usize },
@@ -283,7 +283,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..120)
 }
 
-/// What a model of the seam knows: which operations are pending, and what may still arrive.
+/// A model of the seam: which operations are pending, and what may still arrive.
 #[derive(Default)]
 struct Model {
     pending: BTreeMap<(usize, u64), &'static str>,
@@ -366,7 +366,7 @@ fn any_sequence_keeps_the_contract(config: Config, steps: &[Step]) {
             }
         }
     }
-    // The end: everything that stands still goes on, and time runs out.
+    // The end: all cuts are healed, all PEs run, and time runs out.
     network.heal();
     (0..PES as u32).for_each(|pe| network.resume(Pe(pe)));
     loop {

@@ -1,4 +1,4 @@
-//! The simulation on trial by the law of the seam.
+//! The simulation in the conformance suite.
 
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ impl Harness for Sim {
         &[
             ("a_sleeping_receiver_is_woken_by_every_message", NO_SLEEP),
             ("a_sleeping_receiver_is_woken_by_an_announced_put", NO_SLEEP),
-            ("a_sleeping_sender_is_woken_when_a_full_way_clears", NO_SLEEP),
+            ("a_sleeping_sender_is_woken_when_its_posts_complete", NO_SLEEP),
         ]
     }
 }

@@ -14,7 +14,7 @@ use charm4rs_transport_core::memory::Counted;
 use charm4rs_transport_core::seed::Rng;
 use charm4rs_transport_core::{Event, Pe, RegBuf, TransportError};
 
-/// What the clock brings.
+/// A scheduled event.
 #[derive(Debug)]
 enum What {
     Packet(Packet),
@@ -23,22 +23,22 @@ enum What {
         to: Pe,
         bytes: Vec<u8>,
     },
-    /// A connection's timer, unless another one has taken its place.
+    /// A connection's timer, unless another one has replaced it.
     Timer {
         from: Pe,
         to: Pe,
         due_ns: u64,
     },
-    /// A send needs its buffer no longer.
+    /// A send no longer needs its buffer.
     Left {
         from: Pe,
         to: Pe,
         serial: u64,
     },
-    /// A PE that was refused by chance may try again.
+    /// A PE whose post was refused by chance may try again.
     Retry(Pe),
     Fault(Fault),
-    /// It has been gone, paused, or cut off for long enough.
+    /// A PE has been gone, paused, or cut off for long enough.
     DeathKnown(Pe),
     PauseKnown {
         pe: Pe,
@@ -73,13 +73,13 @@ impl Ord for Scheduled {
     }
 }
 
-/// How a PE is.
+/// The state of a PE.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Health {
     Alive,
-    /// Stands still; the number tells one pause from the next.
+    /// Stands still; the number identifies the pause.
     Paused(u64),
-    /// It said goodbye.
+    /// It has closed.
     Closed,
     Dead,
 }
@@ -89,7 +89,7 @@ pub(super) enum Health {
 pub(super) struct Node {
     pub(super) health: Health,
     pub(super) opened: bool,
-    /// What it has not yet asked for; messages still hold their credit.
+    /// Events that it has not taken yet; messages still hold their credit.
     pub(super) inbox: VecDeque<Event>,
     pub(super) windows: BTreeMap<u64, RegBuf>,
     pub(super) pool: Counted,
@@ -102,7 +102,7 @@ struct Cut {
     side: BTreeSet<Pe>,
 }
 
-/// All of the network.
+/// The whole network.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) config: Config,
@@ -116,7 +116,7 @@ pub(super) struct World {
     next_serial: u64,
     next_epoch: u64,
     cuts: Vec<Cut>,
-    /// Packets that a cut or a pause holds up.
+    /// Packets that a cut or a pause delays.
     parked: Vec<Packet>,
     /// PEs to which something happened.
     ready: Vec<Pe>,
@@ -169,7 +169,7 @@ impl World {
         self.queue.peek().map(|Reverse(next)| next.at_ns.max(self.now()))
     }
 
-    /// Moves the clock to `at_ns`, and does all that is due by then.
+    /// Moves the clock to `at_ns`, and executes everything that is due by then.
     pub(super) fn advance_to(&mut self, at_ns: u64) {
         while self.queue.peek().is_some_and(|Reverse(next)| next.at_ns <= at_ns) {
             let Some(Reverse(next)) = self.queue.pop() else { break };
@@ -206,7 +206,7 @@ impl World {
         }
     }
 
-    /// Folds an event into the trace.
+    /// Adds an event to the hash of the trace.
     fn note(&mut self, fields: [u64; 4]) {
         for field in fields.into_iter().chain([self.now()]) {
             self.trace = (self.trace ^ field).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
@@ -219,7 +219,7 @@ impl World {
         self.links.entry((from, to)).or_insert_with(|| Link::new(&self.config, from, to))
     }
 
-    /// Tells whoever drives the PEs that this one has something to do.
+    /// Tells the driver of the PEs that this one has something to do.
     pub(super) fn wake(&mut self, pe: Pe) {
         let node = &mut self.nodes[pe.index()];
         if !std::mem::replace(&mut node.listed, true) {
@@ -318,7 +318,7 @@ impl World {
         let Some(mut connection) = self.link(from, to).connection.take() else { return };
         let now_ns = self.now();
         if connection.silence_ns(now_ns) >= self.config.dead_after_ns {
-            // Its state stays away: nothing is sent or taken any more.
+            // The connection's state is not put back: nothing is sent or accepted any more.
             return self.lose(from, to, "it acknowledges nothing");
         }
         while let Some(bytes) = connection.output(now_ns) {
@@ -486,7 +486,7 @@ impl World {
         }
     }
 
-    /// Lets what was held up go on.
+    /// Releases delayed packets.
     fn unpark(&mut self) {
         for packet in std::mem::take(&mut self.parked) {
             self.arrive(packet);
@@ -498,7 +498,7 @@ impl World {
         }
     }
 
-    /// Takes all from a PE that does nothing any more.
+    /// Removes the state of a PE that does nothing any more.
     pub(super) fn bury(&mut self, pe: Pe, health: Health) {
         let node = &mut self.nodes[pe.index()];
         if matches!(node.health, Health::Dead | Health::Closed) {
@@ -558,7 +558,7 @@ impl World {
 
     // ---- questions -----------------------------------------------------------------------------------------
 
-    /// Whether nothing is on its way, pending, or waiting to be taken.
+    /// Whether nothing is in flight, pending, or waiting to be taken.
     pub(super) fn quiet(&self) -> bool {
         let settled = |link: &Link| {
             let said = link.connection.as_ref().is_none_or(|connection| connection.idle());
@@ -569,6 +569,6 @@ impl World {
 }
 
 fn refused(op: charm4rs_transport_core::OpId, buf: Option<RegBuf>, peer: Pe) -> Event {
-    let error = TransportError::Protocol { from: peer, what: "no such window, or not that long", detail: op.0 };
+    let error = TransportError::Protocol { from: peer, what: "the window does not exist, or is shorter", detail: op.0 };
     Event::Failed { op, buf, error: Box::new(error) }
 }
