@@ -19,7 +19,7 @@ const WAYS: [(&str, &str); 2] = [("UCX_TLS", "sysv,cma,self"), ("UCX_TLS", "tcp,
 #[test]
 fn a_job_that_requests_ucx_without_an_installation_ends_with_78_and_the_searched_names() {
     let ended = start_with("+p2 ++transport ucx - sleep 0", ("CHARM4RS_UCX", "/nowhere/libucp.so.0")).end();
-    ended.failed(78, "UCX is not here: looked for /nowhere/libucp.so.0 (by CHARM4RS_UCX)");
+    ended.failed(78, "UCX cannot be opened: looked for /nowhere/libucp.so.0 (by CHARM4RS_UCX)");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn messages_of_ucx_become_warnings_unless_the_user_names_another_log() {
 fn an_ucx_without_a_usable_transport_is_an_error_with_its_own_text() {
     if is_here() {
         let ended = start_with("+p2 ++transport ucx - sleep 0", ("UCX_TLS", "nonsense")).end();
-        ended.failed(78, "UCX does not work here: ucp_init: No such device; ");
+        ended.failed(78, "UCX cannot be used: ucp_init: No such device; ");
         assert!(ended.stderr.contains("UCX ERROR no usable transports/devices"), "{ended:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the workers of a process share, which is UCX itself, opened. Knows no worker.
+//! The state that the workers of a process share: the open UCX context. Knows no worker.
 
 use std::ffi::CString;
 use std::ptr::{null, null_mut};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use charm4rs_ucx_sys as sys;
 use sys::{Ucp, ucs_status_t};
 
-/// A failure of UCX's: the call, and its status.
+/// A failure of UCX: the call, and its status.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
     pub(super) call: &'static str,
@@ -25,16 +25,16 @@ pub(super) struct Context {
     pub(super) raw: sys::ucp_context_h,
 }
 
-// SAFETY: it is opened with `mt_workers_shared`, by which UCX synchronizes it itself.
+// SAFETY: it is opened with `mt_workers_shared`, so UCX synchronizes its use.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
 
 impl Context {
-    /// Opens what there is. `settings` are UCX's own, without their prefix; they come before those of the environment.
+    /// Opens UCX. `settings` are UCX's own, without their prefix; they override those of the environment.
     pub(super) fn open(ucp: &'static Ucp, settings: &[(&str, &str)]) -> Result<Arc<Self>, Failure> {
         let mut config = null_mut();
-        // SAFETY: no prefix, no file, and a place for the answer.
+        // SAFETY: no prefix, no file, and memory for the result.
         check("ucp_config_read", unsafe { (ucp.ucp_config_read)(null(), null(), &raw mut config) })?;
         let params = sys::ucp_params_t {
             field_mask: u64::from(sys::UCP_PARAM_FIELD_FEATURES | sys::UCP_PARAM_FIELD_MT_WORKERS_SHARED),
@@ -63,7 +63,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: every worker keeps the context, so there is none any more.
+        // SAFETY: every worker keeps the context alive, so there is none any more.
         unsafe { (self.ucp.ucp_cleanup)(self.raw) }
     }
 }

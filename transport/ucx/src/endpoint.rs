@@ -1,4 +1,4 @@
-//! One PE's end: what is posted, and the beginning and end of it all. What becomes of it is in [`operations`](super::operations).
+//! One PE's end: posts, and how the endpoint opens and closes. [`operations`](super::operations) handles what follows a post.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
@@ -25,15 +25,15 @@ use charm4rs_transport_core::{
 
 /// The longest message that is written in place.
 pub(super) const INJECT_MAX: usize = 8 << 10;
-/// How long a PE that closes waits for answers while none comes.
+/// How long a PE that closes waits while no answer comes.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long an endpoint then waits until its last words have left, while nothing happens; and that if some may never leave.
+/// How long an endpoint then waits until its last messages have left, while nothing happens. It gives up even if some may never leave.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 const LOST_PATIENCE: Duration = Duration::from_millis(200);
-/// How long bytes may be on their way into a window that is to be taken back before it is asked whether their sender lives.
+/// How long bytes may be in flight into a window that is being taken back before the owner asks whether their sender is alive.
 const WINDOW_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What becomes a [`UcxEndpoint`] on the PE's thread.
+/// Becomes a [`UcxEndpoint`] on the PE's thread.
 #[derive(Debug)]
 pub(super) struct UcxBuilder {
     pub(super) pe: Pe,
@@ -79,22 +79,22 @@ pub(super) struct UcxEndpoint {
     pub(super) worker: Worker,
     pub(super) shared: Arc<FabricState>,
     pub(super) peers: Vec<Peer>,
-    /// What is on its way, by the worker's numbers.
+    /// Operations in flight, by the worker's numbers.
     pub(super) operations: Vec<Option<Operation>>,
     /// Puts and gets that wait for an answer, by their numbers.
     pub(super) replies: HashMap<u64, Reply>,
     pub(super) next_reply: u64,
-    /// Memory of windows that were given up while somebody may still write there.
+    /// Memory of windows that were given up while a peer may still write there.
     graves: Vec<RegBuf>,
     /// Messages of `UcxConfig::collected_min` bytes or more that arrived as a copy.
     pub(super) copies: u64,
-    /// Hears of processes that are gone.
+    /// Reports processes that are gone.
     pub(super) failures: FailurePoll,
     pub(super) fatal: Option<TransportError>,
 }
 
 impl UcxEndpoint {
-    /// What is known of a PE.
+    /// The state of a peer.
     #[inline]
     pub(super) fn peer(&mut self, pe: Pe) -> usize {
         let index = self.worker.inbox().sender(pe);
@@ -104,10 +104,10 @@ impl UcxEndpoint {
         index
     }
 
-    /// Takes note of those that have sent something, and were sent nothing.
+    /// Adds peers that have sent something, but to which nothing was sent yet.
     fn meet(&mut self) {
         let inbox = self.worker.inbox();
-        let addresses = self.shared.addresses.get().expect("wire-up has told all addresses");
+        let addresses = self.shared.addresses.get().expect("wire-up has set all addresses");
         let new = &inbox.senders[self.peers.len()..];
         self.peers.extend(new.iter().map(|sender| Peer::new(sender.pe, addresses[sender.pe.0 as usize].0)));
     }
@@ -119,7 +119,7 @@ impl UcxEndpoint {
         let config = &self.shared.config;
         let layout = &config.layout;
         let near = layout.host_of(layout.process_of(pe)) == layout.host_of(config.process);
-        let addresses = self.shared.addresses.get().expect("wire-up has told all addresses");
+        let addresses = self.shared.addresses.get().expect("wire-up has set all addresses");
         let address = &addresses[pe.0 as usize].1;
         let name = u32::try_from(index).expect("PEs are counted in 32 bits");
         match self.worker.connect(address, name, config.watch_near || !near) {
@@ -128,7 +128,7 @@ impl UcxEndpoint {
                 true
             }
             Err(failure) => {
-                // UCX has one answer for both; it may have said more.
+                // UCX returns the same error for both; its log may have more.
                 tracing::debug!(%pe, failure.call, words = self.worker.words(failure.status), "connect");
                 if let Some(lack) = super::lack(failure.call, failure.status) {
                     self.fatal.get_or_insert(lack);
@@ -139,7 +139,7 @@ impl UcxEndpoint {
         }
     }
 
-    /// The peer for a post, if it can take one now.
+    /// The peer for a post, if it can accept one now.
     #[inline]
     fn open_for_post<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
         let index = self.peer(to);
@@ -156,25 +156,25 @@ impl UcxEndpoint {
         Ok((index, buf))
     }
 
-    /// Why a post to a lost peer fails: it is gone, or this endpoint ends for another reason, which the next round tells.
+    /// Why a post to a lost peer fails: the peer is gone, or this endpoint ends for another reason, which the next round reports.
     #[cold]
     fn gone<B>(&self, pe: Pe, buf: B) -> PostError<B> {
         if self.fatal.is_some() { PostError::Busy(buf) } else { PostError::PeerDown(pe, buf) }
     }
 
-    /// As [`Self::open_for_post`]; who has said goodbye answers no more.
+    /// As [`Self::open_for_post`], but also refuses a peer that has said goodbye, since it does not answer any more.
     fn open_for_window<B>(&mut self, to: Pe, buf: B) -> Result<(usize, B), PostError<B>> {
         let (index, buf) = self.open_for_post(to, buf)?;
         if self.peers[index].parting.has_closed() { Err(PostError::PeerDown(to, buf)) } else { Ok((index, buf)) }
     }
 
-    /// The head of something for a peer.
+    /// The head of a message to a peer.
     #[inline]
     pub(super) fn head(&self, index: usize, kind: HeadKind, imm: Imm, number: u32, words: [u64; 3]) -> Head {
         Head { pass: self.peers[index].pass, from: self.me, imm, number, kind, words }
     }
 
-    /// Begins an operation. `Err`: the peer is lost, and what was held comes back.
+    /// Starts an operation. `Err`: the peer is lost, and the buffer comes back.
     #[inline]
     pub(super) fn begin(&mut self, index: usize, head: &Head, held: Held, what: What) -> Result<Began, Held> {
         let len = held.len();
@@ -192,7 +192,7 @@ impl UcxEndpoint {
         }
     }
 
-    /// Notes what is on its way.
+    /// Records an operation in flight.
     pub(super) fn note(&mut self, slot: u32, operation: Operation) {
         let peer = &mut self.peers[operation.peer];
         peer.operations += 1;
@@ -204,24 +204,24 @@ impl UcxEndpoint {
         self.operations[slot] = Some(operation);
     }
 
-    /// A message of the endpoint's own.
+    /// Sends a message of the endpoint itself.
     pub(super) fn control(&mut self, index: usize, kind: HeadKind, number: u32, words: [u64; 3]) {
         if self.peers[index].parting.is_lost() || self.peers[index].connection.is_none() && !self.connect(index) {
             return;
         }
         let head = self.head(index, kind, Imm(0), number, words);
-        // If the peer is lost, it was noted.
+        // If the peer is lost, that has been recorded.
         let _ = self.begin(index, &head, Held::Nothing, What::Control);
     }
 
-    /// A new number for what waits for an answer.
+    /// Records an operation that waits for an answer, and returns its number.
     fn reply(&mut self, reply: Reply) -> u64 {
         self.next_reply += 1;
         self.replies.insert(self.next_reply, reply);
         self.next_reply
     }
 
-    /// Whether nothing has happened, and nothing is to be looked at.
+    /// Whether nothing has happened, and nothing waits to be handled.
     fn is_idle(&mut self) -> bool {
         self.worker.progress() == 0 && self.worker.is_quiet()
     }
@@ -237,12 +237,12 @@ impl UcxEndpoint {
         }
     }
 
-    /// Something that changes as long as a close gets on.
+    /// A value that changes as long as closing makes progress.
     fn unfinished(&self) -> usize {
         self.replies.len() + self.peers.iter().map(|peer| peer.operations + usize::from(!peer.is_done())).sum::<usize>()
     }
 
-    /// A peer that has not taken yet what it was sent.
+    /// A peer that has not yet accepted what was sent to it.
     fn awaited(&self) -> Option<Pe> {
         let asked = |index| self.replies.values().any(|reply| reply.peer == index);
         let waits = |(index, peer): &(usize, &Peer)| !peer.is_done() || !peer.parting.is_gone() && asked(*index);
@@ -258,7 +258,7 @@ impl UcxEndpoint {
             if now != left {
                 (left, since) = (now, Instant::now());
             } else if since.elapsed() > CLOSE_PATIENCE {
-                return Err(TransportError::PeerDown { pe, why: "it does not take what it was sent" });
+                return Err(TransportError::PeerDown { pe, why: "it does not accept what was sent to it" });
             }
             std::thread::yield_now();
         }
@@ -355,7 +355,7 @@ impl Endpoint for UcxEndpoint {
             }
             let lost = self.peers.iter().find(|peer| peer.parting.is_lost()).map(|peer| peer.pe);
             if let Some(pe) = lost.filter(|_| since.elapsed() > WINDOW_PATIENCE) {
-                // Nobody knows that it was this one, so the memory is never used again, and the job ends.
+                // It is unknown whether this peer was inside, so the memory is never used again, and the job ends.
                 self.fatal.get_or_insert(TransportError::PeerDown { pe, why: "it ended while it wrote to this PE" });
                 let stand_in = RegBuf::heap(window.len());
                 self.graves.push(window.into_buf());
@@ -383,7 +383,7 @@ impl Endpoint for UcxEndpoint {
             return loopback::put(memory, src, to, imm, op, ready);
         }
         let (index, src) = self.open_for_window(to, src)?;
-        // To a window that lasts it is done when UCX is done with its bytes, unless nobody else will hear of it.
+        // A put to a persistent window is complete when UCX has released its bytes, unless it is not announced.
         let answered = !Windows::lasts(window) || imm.is_none();
         let answer = (!answered).then_some(true);
         let number = self.reply(Reply { op, peer: index, is_get: false, buf: None, answer });
@@ -434,7 +434,7 @@ impl Endpoint for UcxEndpoint {
             Ok(_) => Ok(Posted::Pending),
             Err(_) => {
                 let buf = self.replies.remove(&number).and_then(|reply| reply.buf);
-                Err(self.gone(from, buf.expect("it was put there, and nothing has taken it")))
+                Err(self.gone(from, buf.expect("it was stored there, and not taken since")))
             }
         }
     }
@@ -448,8 +448,8 @@ impl Endpoint for UcxEndpoint {
 
     fn arm(&mut self) -> bool {
         let quiet = self.fatal.is_none() && !self.failures.has_events();
-        // Sockets are watched for edges: what is left of an old one would wake nobody. And what a device completes just before it is armed
-        // wakes nobody either, so this looks once more.
+        // Sockets are watched for edges: an event that is left over from an old edge wakes no thread. A completion of a device just before it is armed
+        // does not wake either. So this checks once more.
         quiet && self.is_idle() && self.worker.arm() && self.is_idle()
     }
 
@@ -473,7 +473,7 @@ impl Endpoint for UcxEndpoint {
 }
 
 impl Drop for UcxEndpoint {
-    /// Lets its last words leave, if that takes no time. UCX before 1.14 takes it amiss when a connection ends that is being made, so an
+    /// Gives its last messages a short time to leave. UCX before 1.14 does not tolerate that a connection ends while it is being made, so an
     /// endpoint that was not closed waits, too.
     fn drop(&mut self) {
         self.worker.flush();

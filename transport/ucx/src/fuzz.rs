@@ -1,5 +1,5 @@
-//! What a fuzzer calls: heads and bytes as UCX might deliver them from a peer that knows this PE's pass, and goes mad; without a library.
-//! Nothing here may panic, whatever the bytes.
+//! The entry point of the fuzzer: heads and bytes that UCX delivers from a faulty peer that knows this PE's pass, without a library.
+//! No bytes may make it panic.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ const PASS: u64 = 7;
 const PES: u32 = 4;
 const LEN: usize = 1_000;
 
-/// Heads and bytes for a PE that has a window, each behind its length; of a head behind an odd length the pass is right.
+/// Heads and bytes for a PE that has a window, each preceded by its length. If the length of a head is odd, its pass is corrected.
 pub fn messages(input: &[u8]) {
     let arena = Arena::new(Arc::new(Segment::private(PAGE, HUGE).expect("memory")), fresh_tags());
-    // Generations from 1 on, so that a fuzzer can guess a key.
+    // Generations start at 1, so that a fuzzer can guess a key.
     let mut inbox = Inbox::new(PASS, PES, 0, Pool::new(Pe(0), Arc::new(arena)));
     let memory = RegBuf::heap(LEN);
     let (window, _) = inbox.windows.add(&memory, false);
@@ -32,7 +32,7 @@ pub fn messages(input: &[u8]) {
         if let Some(head) = Head::decode(&head) {
             let mut bytes = [0; HEAD_MAX];
             let len = head.encode(&mut bytes);
-            assert_eq!(Head::decode(&bytes[..len]), Some(head), "what was read is written alike");
+            assert_eq!(Head::decode(&bytes[..len]), Some(head), "a decoded value encodes to the same bytes");
         }
         inbox.whole(&head, input.run().unwrap_or_default());
         while let Some(arrival) = inbox.arrivals.pop_front() {
@@ -41,10 +41,10 @@ pub fn messages(input: &[u8]) {
             }
         }
     }
-    assert!(inbox.windows.close(window), "nobody is inside");
+    assert!(inbox.windows.close(window), "no put is inside");
 }
 
-/// What the endpoint does with what has no operation of its own behind it. Whether it goes on.
+/// Handles an arrival like the endpoint, as far as no operation follows. Returns whether to continue.
 fn look(inbox: &mut Inbox, puts: &mut [InOrder<Option<Imm>>], arrival: Arrival) -> bool {
     match arrival {
         Arrival::Whole(head, msg) => {
@@ -58,7 +58,7 @@ fn look(inbox: &mut Inbox, puts: &mut [InOrder<Option<Imm>>], arrival: Arrival) 
                 HeadKind::Get => {
                     let [window, offset, _] = head.words;
                     if let Some(part) = inbox.windows.enter(window, offset, head.number as usize) {
-                        assert!(part.len <= LEN, "a part is inside of its window");
+                        assert!(part.len <= LEN, "a part is inside its window");
                         inbox.windows.leave(&part);
                     }
                     true
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_corpus_of_messages_over_ucx_is_survived() {
+    fn the_corpus_of_ucx_messages_causes_no_panic() {
         charm4rs_transport_testkit::fuzz::replay("ucx", messages);
     }
 
@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_of_every_kind_with_any_contents_are_survived(
+        fn messages_of_every_kind_with_any_contents_cause_no_panic(
             messages in prop::collection::vec((0..5u32, prop_oneof![0..4u32, any::<u32>()], 0..6u32, (0..3u64, 0..1_200u64, 0..2u64), prop::collection::vec(any::<u8>(), 0..40)), 0..12),
         ) {
             let bytes: Vec<u8> = messages.into_iter().flat_map(|(from, number, kind, (window, offset, op), body)| {

@@ -1,4 +1,4 @@
-//! What stands before every message: who sends it, and what it is. Knows bytes, no UCX.
+//! The head of every message: its sender, and its type. Pure encoding; knows nothing of UCX.
 //!
 //! | bytes | |
 //! |---|---|
@@ -7,10 +7,10 @@
 //! | 4 | the immediate |
 //! | 4 | its number in its sequence |
 //! | 4 | its kind |
-//! | 3 * 8 | words, by kind; not there where all are 0 |
+//! | 3 * 8 | words, by kind; left out if all are 0 |
 //!
-//! Almost all are messages of PEs below 2^24 whose immediate is below 256. Such a head is short, that head and bytes may fit into one line of
-//! the cache, where that is what they travel in:
+//! Almost all are messages of PEs below 2^24 whose immediate is below 256. Such a head has a short form, so that head and bytes may fit into one cache
+//! line, if that is what carries them:
 //!
 //! | bytes | |
 //! |---|---|
@@ -30,28 +30,28 @@ const IMM_SHIFT: u32 = 24;
 /// The operation of a put that is not answered.
 pub(super) const UNANSWERED: u64 = 0;
 
-/// What a message is.
+/// The type of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum HeadKind {
-    /// A message of the user's. Words: 0, 0, its operation if it is offered for collection.
+    /// A message of the user. Words: 0, 0, its operation if its bytes wait at the sender.
     Message,
     /// In the sequence of messages: the sender closes.
     Bye,
-    /// It arrived, with all before it.
+    /// The answer to `Bye`: it has arrived, and everything before it.
     ByeAck,
-    /// A message of yours found no memory. Words: 0, 0, its operation.
+    /// The sender had no memory for a message of this head's receiver. Words: 0, 0, its operation.
     Refused,
-    /// Bytes for a window, to be announced. Words: window, offset, operation ([`UNANSWERED`] if nobody waits for an answer).
+    /// Bytes for a window, to be announced. Words: window, offset, operation ([`UNANSWERED`] if it is not answered).
     Put,
     /// Bytes for a window. Words: as above.
     QuietPut,
-    /// A put is done. Words: 0, 0, operation.
+    /// A put is complete. Words: 0, 0, operation.
     PutDone,
-    /// A put or get outside of a window, or to one that was taken back. Words: as above.
+    /// A put or get outside a window, or to one that was taken back. Words: as above.
     PutRefused,
-    /// Asks for bytes of a window. Words: window, offset, operation; the length is the number.
+    /// Requests bytes of a window. Words: window, offset, operation; the length is the number.
     Get,
-    /// The bytes. Words: 0, 0, operation.
+    /// The requested bytes. Words: 0, 0, operation.
     Got,
     /// As `PutRefused`.
     GetRefused,
@@ -83,13 +83,13 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Whether it can be written as a short one.
+    /// Whether it has a short form.
     #[inline]
     fn is_short(&self) -> bool {
         self.kind == HeadKind::Message && self.words == [0; 3] && self.from.0 < 1 << IMM_SHIFT && self.imm.0 < 256
     }
 
-    /// Writes its bytes, and says how many they are.
+    /// Writes its bytes, and returns how many they are.
     #[inline]
     pub(super) fn encode(&self, bytes: &mut [u8; HEAD_MAX]) -> usize {
         bytes[..8].copy_from_slice(&self.pass.to_le_bytes());
@@ -111,7 +111,7 @@ impl Head {
         HEAD_MAX
     }
 
-    /// From bytes of whatever origin.
+    /// Decodes bytes, which may come from a stranger.
     #[inline]
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let words = match bytes.len() {
@@ -153,7 +153,7 @@ mod tests {
         Head { pass: 0x1234_5678_9abc_def0, from: Pe(7), imm: Imm(u32::MAX), number: 0x8000_0001, kind, words }
     }
 
-    /// As it was read again, and the length in between.
+    /// The head after encoding and decoding, and the length of its encoding.
     fn again(head: &Head) -> (Option<Head>, usize) {
         let mut bytes = [0xa5; HEAD_MAX];
         let len = head.encode(&mut bytes);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_as_it_was_written() {
+    fn a_head_is_decoded_as_encoded() {
         for kind in KINDS {
             for words in [[0; 3], [1, 0, 0], [0, 0, 9], [u64::MAX; 3]] {
                 let head = head(kind, words);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_plain_messages_are_short() {
+    fn heads_of_usual_messages_are_short() {
         let plain = Head { from: Pe(0xff_ffff), imm: Imm(255), ..head(HeadKind::Message, [0; 3]) };
         assert_eq!(again(&plain), (Some(plain), SHORT));
         let others = [
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_head_are_none() {
+    fn invalid_heads_are_refused() {
         let mut bytes = [0; HEAD_MAX];
         head(HeadKind::Put, [1; 3]).encode(&mut bytes);
         for len in (0..HEAD_MAX).filter(|&len| len != SHORT && len != WORDLESS) {

@@ -1,5 +1,5 @@
-//! What UCX delivers, as it is noted down: its callbacks run in the middle of progress, so they only look at the head, copy what they
-//! must, and leave the rest to the endpoint. Knows no UCX but its name for bytes that wait at their sender.
+//! Records what UCX delivers. Its callbacks run in the middle of progress, so they only check the head, copy what they
+//! must, and leave the rest to the endpoint. Knows nothing of UCX but its descriptor of bytes that wait at their sender.
 
 use std::collections::VecDeque;
 
@@ -14,30 +14,30 @@ use charm4rs_transport_core::memory::{Slab, write_bytes};
 use charm4rs_transport_core::peer_table::PeerTable;
 use charm4rs_transport_core::{Event, Msg, Pe, RegBuf};
 
-/// Something that was delivered.
+/// An arrival.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    /// A message whose bytes are here.
+    /// A message whose bytes have arrived.
     Whole(Head, Msg),
-    /// A put whose bytes are in its window, or which was refused.
+    /// A put whose bytes are in the window, or that was refused.
     Placed(Head, bool),
-    /// A message whose bytes wait at their sender, and how many they are.
+    /// A message whose bytes wait at their sender, and their number.
     Offered(Head, Waiting, usize),
 }
 
-/// What has its turn among the messages of a peer.
+/// An entry in the sequence of a peer's messages.
 #[derive(Debug)]
 pub(super) enum Turn {
     Event(Event),
     Bye,
 }
 
-/// What comes from a peer.
+/// The arrivals of a peer.
 #[derive(Debug)]
 pub(super) struct Sender {
     pub(super) pe: Pe,
     messages: InOrder<Turn>,
-    /// It is lost: what may still come is thrown away.
+    /// The peer is lost: what may still arrive is discarded.
     lost: bool,
 }
 
@@ -50,18 +50,18 @@ pub(super) struct Inbox {
     pub(super) pool: Pool,
     pub(super) windows: Windows,
     peers: PeerTable,
-    /// All that sent or were sent something.
+    /// All peers that have sent something, or to which something was sent.
     pub(super) senders: Vec<Sender>,
-    /// What has happened, in the end.
+    /// Events to be returned.
     pub(super) ready: EventQueue,
-    /// What has to be looked at.
+    /// Arrivals to be handled.
     pub(super) arrivals: VecDeque<Arrival>,
-    /// Messages of nobody that belongs to the job. They are thrown away.
+    /// Messages of strangers, which are discarded.
     pub(super) strangers: u64,
 }
 
 impl Inbox {
-    /// Takes messages that have this `pass`, from PEs below `pes`.
+    /// An inbox that accepts messages with this `pass`, from PEs below `pes`.
     pub(super) fn new(pass: u64, pes: u32, generation: u32, pool: Pool) -> Self {
         let (slab, windows) = (Slab::new(), Windows::new(generation));
         Self {
@@ -83,7 +83,7 @@ impl Inbox {
         self.pool.alloc(len).ok().or_else(|| RegBuf::try_heap(len))
     }
 
-    /// A message's bytes, in memory that can be handed on if it is long.
+    /// Copies a message's bytes, into memory that can be passed on if the message is long.
     fn copy(&mut self, bytes: &[u8]) -> Msg {
         if bytes.len() > INJECT_MAX
             && let Some(mut room) = self.room(bytes.len())
@@ -94,18 +94,18 @@ impl Inbox {
         Msg::fill(&self.slab, bytes.len(), |to| write_bytes(to, bytes))
     }
 
-    /// The place of a peer among the senders.
+    /// The index of a peer among the senders.
     #[inline]
     pub(super) fn sender(&mut self, pe: Pe) -> usize {
         self.peers.place(pe, || self.senders.push(Sender { pe, messages: InOrder::default(), lost: false }))
     }
 
-    /// Throws away what may still come from a sender.
+    /// Discards what may still arrive from a sender.
     pub(super) fn forget(&mut self, sender: usize) {
         self.senders[sender].lost = true;
     }
 
-    /// Something of a sender's whose turn may have come. Whether its last message's has; `None`: it cannot be.
+    /// Takes an entry of a sender's sequence. Returns whether the sender's last message has become due; `None`: the entry is impossible.
     pub(super) fn turn(&mut self, sender: usize, number: u32, turn: Turn) -> Option<bool> {
         let (ready, mut bye) = (&mut self.ready, false);
         let taken = self.senders[sender].messages.take(number, turn, |turn| match turn {
@@ -121,7 +121,7 @@ impl Inbox {
         head
     }
 
-    /// A message whose bytes are here, for as long as this call lasts. Whether it is to be looked at.
+    /// Takes a message whose bytes are valid for the duration of this call. Returns whether an arrival must be handled.
     #[inline]
     pub(super) fn whole(&mut self, head: &[u8], bytes: &[u8]) -> bool {
         let Some(head) = self.head(head) else { return true };
@@ -139,7 +139,7 @@ impl Inbox {
         true
     }
 
-    /// A short message, if it is the next of its sender's: almost all are.
+    /// A short message, if it is the next one of its sender, as almost all are.
     #[inline]
     fn short(&mut self, head: &Head, bytes: &[u8]) -> bool {
         let place = self.sender(head.from);
@@ -152,7 +152,7 @@ impl Inbox {
         true
     }
 
-    /// A message of `len` bytes that wait at their sender. `false`: they are not wanted.
+    /// Takes a message of `len` bytes that wait at their sender. `false`: it is discarded.
     pub(super) fn offered(&mut self, head: &[u8], waiting: Waiting, len: usize) -> bool {
         let Some(head) = self.head(head) else { return false };
         self.arrivals.push_back(Arrival::Offered(head, waiting, len));
@@ -176,7 +176,7 @@ mod tests {
         Inbox::new(7, 4, 0, Pool::new(Pe(0), Arc::new(arena)))
     }
 
-    /// Has a message of one byte arrive. Whether it is to be looked at.
+    /// Delivers a message of one byte. Returns whether an arrival must be handled.
     fn arrives(inbox: &mut Inbox, pass: u64, from: u32, number: u32) -> bool {
         let head = Head { pass, from: Pe(from), imm: Imm(1), number, kind: HeadKind::Message, words: [0; 3] };
         let mut bytes = [0; HEAD_MAX];
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_message_of_a_sender_is_ready_at_once_and_others_are_to_be_looked_at() {
+    fn the_next_message_of_a_sender_is_ready_at_once_and_others_are_arrivals() {
         let mut inbox = inbox();
         assert!(!arrives(&mut inbox, 7, 1, 0) && !arrives(&mut inbox, 7, 2, 0) && !arrives(&mut inbox, 7, 1, 1));
         assert_eq!((inbox.ready.len(), inbox.arrivals.len()), (3, 0));
@@ -194,12 +194,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_more_comes_from_who_is_lost_nor_from_strangers() {
+    fn messages_of_lost_peers_and_strangers_are_discarded() {
         let mut inbox = inbox();
         let lost = inbox.sender(Pe(1));
         inbox.forget(lost);
         assert!(!arrives(&mut inbox, 7, 1, 0));
-        assert!(arrives(&mut inbox, 8, 2, 0) && arrives(&mut inbox, 7, 4, 0), "they are to be counted");
+        assert!(arrives(&mut inbox, 8, 2, 0) && arrives(&mut inbox, 7, 4, 0), "they are arrivals");
         assert_eq!((inbox.ready.len(), inbox.arrivals.len(), inbox.strangers), (0, 0, 2));
     }
 }

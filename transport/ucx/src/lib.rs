@@ -1,45 +1,45 @@
-//! UCX: InfiniBand, RoCE, and whatever else UCX has a way over, found at run time.
+//! UCX: InfiniBand, RoCE, and all other networks that UCX supports, found at run time.
 //!
-//! Knows nothing of what messages mean, nor of what launched the job. Read [`head`] for the form of what is sent, [`worker`] for what is asked
-//! of UCX, [`endpoint`] for one PE, [`library`] for where UCX comes from.
+//! It knows nothing of what messages mean, nor of the launcher. Read [`head`] for the format of messages, [`worker`] for the use
+//! of UCX, [`endpoint`] for one PE, [`library`] for how UCX is found.
 //!
 //! # Connections
-//! Each PE has a UCP worker. Its address goes to all processes through the bootstrap, with a *pass*: a random number that stands at the
-//! head of every message to that PE. UCX asks nobody who connects for a proof; so a message without the pass is thrown away, and
+//! Each PE has a UCP worker. Its address goes to all processes through the bootstrap, with a *pass*: a random number at the
+//! start of every message to that PE. UCX does not authenticate connections, so a message without the pass is discarded, and
 //! counted. A PE connects to a peer when it first sends to it.
 //!
 //! # Messages
-//! All travel as active messages with a head of ours. Short ones carry their bytes (*eager*), and are copied out of UCX's memory as they
-//! arrive. Longer ones *wait at their sender*: the receiver gets the head, finds memory for the bytes, and UCX collects them from where
-//! they are to where they shall be, by whatever the way between the two does best: a read by the network card, a copy by the kernel, or
-//! pieces over a socket. Nobody copies them. Who has no memory says so, and collects nothing. In between the two lengths
-//! ([`UcxConfig::either_min`], [`UcxConfig::collected_min`]) UCX takes what it reckons to be faster: over sockets a copy costs less than the
-//! trips that save it.
+//! All are sent as active messages with a head of ours. Short ones carry their bytes (*eager*), and are copied out of UCX's memory as they
+//! arrive. The bytes of longer ones *wait at their sender*: the receiver gets the head, finds memory for the bytes, and UCX fetches them
+//! directly into that memory, by the best means between the two: a read by the network card, a copy by the kernel, or
+//! pieces over a socket. They are not copied otherwise. A receiver that has no memory says so, and fetches nothing. Between the two lengths
+//! ([`UcxConfig::either_min`], [`UcxConfig::collected_min`]) UCX chooses what it estimates to be faster: over sockets a copy costs less than the
+//! round trips that avoid it.
 //!
-//! UCX keeps no order between the two, so messages are numbered for each pair of PEs, and delivered by their numbers.
+//! UCX keeps no order between the two kinds, so messages are numbered for each pair of PEs, and delivered by their numbers.
 //!
 //! # Puts and gets
-//! A put is such a message, too, whose head names a window by number (`memory::exposed`) in place of being delivered: the target looks whether
-//! the window is open and has the range, and then the bytes are collected straight into it. So a put to a window that was
+//! A put is such a message, too. Its head names a window by number (`memory::exposed`). Instead of delivering it, the target checks that
+//! the window is open and contains the range, and then the bytes are fetched directly into it. So a put to a window that was
 //! taken back, or outside of one, fails and touches nothing, and no peer ever holds a key to this PE's memory.
 //!
-//! Why not `ucp_put_nbx`, which UCX offers for this? It writes wherever it is told to. A network card that is to refuse needs a key for each
-//! window, and breaks the whole connection when it refuses; over sockets UCX writes to any address unchecked. So each put would have to ask
-//! first, and since UCX orders puts and messages only by a flush, it would take five trips in place of three: ask, answer, put,
+//! Why not `ucp_put_nbx`, which UCX has for this? It writes to any address that it is given. For a network card to refuse, each window
+//! needs a key, and a refusal breaks the whole connection; over sockets UCX writes to any address unchecked. So each put would have to ask
+//! first, and since UCX orders puts and messages only by a flush, it would take five trips instead of three: ask, answer, put,
 //! flush, notice; against offer, read, bytes. (And over sockets its puts are several times slower than its active messages.)
 //!
-//! Each put is answered, so its sender learns whether it was refused, unless it goes to a window that lasts, where none is. Puts are numbered as messages are, apart from them: one
-//! is announced when all earlier ones of its sender are there. A get asks for a message that goes into the buffer which waits for it; its
-//! bytes are copied out of the window when it is asked for, so that a window may be taken back at any time.
+//! Each put is answered, so its sender learns whether it was refused. Puts to a persistent window are not answered, and none is refused. Puts are numbered as
+//! messages are, in a sequence of their own: one is announced when all earlier ones of its sender have arrived. A get asks for a message that goes into its
+//! waiting buffer. Its bytes are copied out of the window at the request, so that a window may be taken back at any time.
 //!
 //! # Back-pressure
-//! UCX takes whatever it is given. So there is a limit to what may be on its way to one peer, in bytes and in operations.
+//! UCX accepts everything that it is given. So there is a limit for what may be in flight to one peer, in bytes and in operations.
 //!
 //! # The end, and death
-//! A PE that closes says goodbye to everybody that it has dealt with, as the last message of each sequence, and waits for an answer; then a connection
-//! that breaks is no accident. Between hosts connections are watched (UCX's error handling for peers), so a peer whose process died is
-//! reported where UCX notices. Within a host they are not, for then UCX would not use shared memory. Silence is noticed by none of this, but by
-//! the failure detector of the job ([`FailureDetector`]).
+//! A PE that closes says goodbye to all peers that it has communicated with, as the last message of each sequence, and waits for an answer. Afterwards a
+//! connection may break without an error. Connections between hosts are watched (UCX's error handling for peers), so a peer whose process died is reported if
+//! UCX notices. Connections within a host are not, since UCX would not use shared memory then. None of this detects silence: the failure detector of the job
+//! does ([`FailureDetector`]).
 
 mod context;
 mod endpoint;
@@ -76,21 +76,21 @@ pub struct UcxConfig {
     pub layout: Arc<Layout>,
     /// This process.
     pub process: u32,
-    /// Bytes on their way to one peer before posts are [`Busy`](charm4rs_transport_core::PostError::Busy).
+    /// Bytes in flight to one peer before posts are [`Busy`](charm4rs_transport_core::PostError::Busy).
     pub credit: usize,
     /// Largest message or put that is accepted from a peer, in bytes.
     pub message_max: u64,
     /// Below this length bytes are sent at once, and copied out of UCX's memory as they arrive.
     pub either_min: usize,
-    /// From this length on they wait at their sender until they are collected. In between UCX decides, by what it knows of the way.
+    /// From this length on they wait at their sender until they are fetched. In between UCX decides, by its estimates.
     pub collected_min: usize,
-    /// Whether connections within a host are watched, too, which costs the use of shared memory.
+    /// Whether connections within a host are watched, too, which rules out shared memory.
     pub watch_near: bool,
-    /// Who notices that a process is gone where UCX does not.
+    /// Detects processes that are gone if UCX does not.
     pub detector: Option<Arc<dyn FailureDetector>>,
-    /// Where the user is told what UCX says by itself.
+    /// Tells the user what UCX logs.
     pub notices: Notices,
-    /// Settings of UCX's own, without their prefix. They come before those of the environment.
+    /// Settings of UCX, without their prefix. They override those of the environment.
     pub settings: Vec<(&'static str, String)>,
 }
 
@@ -113,7 +113,7 @@ impl UcxConfig {
     }
 }
 
-/// How bytes leave.
+/// How bytes are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
     Eager,
@@ -122,7 +122,7 @@ pub(crate) enum Protocol {
 }
 
 impl UcxConfig {
-    /// How `len` bytes leave.
+    /// How `len` bytes are sent.
     #[inline]
     pub(crate) fn protocol(&self, len: usize) -> Protocol {
         if len >= self.collected_min {
@@ -135,11 +135,11 @@ impl UcxConfig {
     }
 }
 
-/// UCX does not ask by itself whether peers are alive: whoever watches over processes does, at a cost that does not grow with their
-/// number. And where UCX's question finds no such end of a connection at the peer, it cuts the connection, though the peer may live.
+/// UCX does not check by itself whether peers are alive: the failure detector does, at a cost that does not grow with the number of
+/// processes. And if UCX's check finds no such end of a connection at the peer, it cuts the connection, although the peer may be alive.
 const KEEPALIVE: (&str, &str) = ("KEEPALIVE_INTERVAL", "inf");
 
-/// What strangers left behind.
+/// Counts messages of strangers.
 #[derive(Default, Debug)]
 pub struct UcxCounters {
     /// Messages without the receiver's pass.
@@ -156,7 +156,7 @@ pub struct UcxFabric {
     shared: Arc<FabricState>,
 }
 
-/// What the endpoints of a process share.
+/// The state that the endpoints of a process share.
 #[derive(Debug)]
 pub(crate) struct FabricState {
     config: UcxConfig,
@@ -166,7 +166,7 @@ pub(crate) struct FabricState {
 }
 
 impl FabricState {
-    /// Tells the user what UCX has said since the last time.
+    /// Tells the user what UCX has logged since the last time.
     pub(crate) fn tell(&self) {
         library::news().into_iter().for_each(|line| self.config.notices.tell(line));
     }
@@ -183,15 +183,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is found on this machine.
+/// Looks for UCX on this machine.
 ///
 /// # Errors
-/// [`TransportError::Config`]: no UCX that will do. The text says what was looked for, and where.
+/// [`TransportError::Config`]: there is no suitable UCX. The text says what was looked for, and where.
 pub fn find() -> Result<FoundLibrary, TransportError> {
     library::library().map(|library| library.found.clone())
 }
 
-/// UCX aborts where it finds no memory for its threads and tables: so much must be there to open it, and then for its connections.
+/// UCX aborts if it finds no memory for its threads and tables: this much must be available to open it, and then for its connections.
 const START_BYTES: usize = 160 << 20;
 const CONNECTION_BYTES: usize = 32 << 20;
 
@@ -206,7 +206,7 @@ fn failed(Failure { call, status }: Failure) -> TransportError {
     lack(call, status).unwrap_or_else(|| {
         let words = library::library().map_or("", |library| library::words(&library.ucp, status));
         let said: String = library::news().iter().map(|line| format!("; {line}")).collect();
-        TransportError::Config(format!("UCX does not work here: {call}: {words}{said}"))
+        TransportError::Config(format!("UCX cannot be used: {call}: {words}{said}"))
     })
 }
 
@@ -214,7 +214,7 @@ impl UcxFabric {
     /// Opens UCX, and a worker for each PE of this process.
     ///
     /// # Errors
-    /// [`TransportError::Config`] if UCX is not here, or finds no way to communicate.
+    /// [`TransportError::Config`] if there is no UCX, or it finds no way to communicate.
     pub fn open(config: UcxConfig) -> Result<Self, TransportError> {
         require_memory("UCX", START_BYTES)?;
         let ucp = &library::library()?.ucp;
@@ -250,41 +250,41 @@ impl UcxFabric {
         Ok(Self { caps, published, workers: Mutex::new(workers), shared })
     }
 
-    /// Where this process's PEs are reached, for [`UcxFabric::set_addresses`] of the others. Opaque, and secret.
+    /// The addresses of this process's PEs, for [`UcxFabric::set_addresses`] of the others. Opaque, and secret.
     #[must_use]
     pub fn publish(&self) -> Vec<u8> {
         self.published.clone()
     }
 
-    /// What each process published, by rank. Called once, before the first endpoint is built.
+    /// Takes what each process published, by rank. Called once, before the first endpoint is built.
     ///
     /// # Errors
-    /// [`TransportError::Startup`] if it is not what [`UcxFabric::publish`] gives.
+    /// [`TransportError::Startup`] if it is not what [`UcxFabric::publish`] returns.
     pub fn set_addresses(&self, published: &[Vec<u8>]) -> Result<(), TransportError> {
         let layout = &self.shared.config.layout;
         let mut addresses = Vec::new();
         for (process, bytes) in (0u32..).zip(published) {
             let pes = layout.pes_of(process).len();
             let of_process = addresses_in(bytes).filter(|found| found.len() == pes);
-            let malformed = || TransportError::Startup(format!("process {process} says nothing of its UCX addresses"));
+            let malformed = || TransportError::Startup(format!("process {process} published no valid UCX addresses"));
             addresses.extend(of_process.ok_or_else(malformed)?);
         }
         if addresses.len() != layout.pes() as usize {
-            return Err(TransportError::Startup("some processes say nothing of their UCX addresses".into()));
+            return Err(TransportError::Startup("some processes published no UCX addresses".into()));
         }
         // A second call changes nothing.
         let _ = self.shared.addresses.set(addresses);
         Ok(())
     }
 
-    /// What strangers and accidents left behind.
+    /// Counts messages of strangers.
     #[must_use]
     pub fn counters(&self) -> &UcxCounters {
         &self.shared.counters
     }
 }
 
-/// Passes and addresses of a process's PEs.
+/// Decodes passes and addresses of a process's PEs.
 fn addresses_in(mut bytes: &[u8]) -> Option<Vec<(u64, Box<[u8]>)>> {
     let mut found = Vec::new();
     while let Some((pass, rest)) = bytes.split_first_chunk::<8>() {

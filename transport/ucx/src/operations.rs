@@ -1,4 +1,4 @@
-//! What becomes of operations: what arrived, what is done, what failed, and who is lost.
+//! Handles arrivals, completions, failures and lost peers.
 
 use std::sync::atomic::Ordering;
 
@@ -11,21 +11,21 @@ use super::worker::{Began, Held, Waiting};
 use charm4rs_transport_core::failure_detector::Loss;
 use charm4rs_transport_core::{Event, OpId, Pe, RegBuf, TransportError};
 
-/// Something on its way.
+/// An operation in flight.
 #[derive(Debug)]
 pub(super) struct Operation {
-    /// By its place in the table.
+    /// The index of the peer in the table.
     pub(super) peer: usize,
     pub(super) len: usize,
     pub(super) what: What,
 }
 
-/// What is on its way.
+/// The type of an operation in flight.
 #[derive(Debug)]
 pub(super) enum What {
     /// A message that was written in place.
     Inject,
-    /// A message of the endpoint's own.
+    /// A message of the endpoint itself.
     Control,
     /// A message; the number by which it may be refused.
     Send { op: OpId, number: u64, refused: bool },
@@ -33,13 +33,13 @@ pub(super) enum What {
     Put(u64),
     /// The answer to a get.
     Answer,
-    /// To here: a message.
+    /// Incoming: a message.
     Message(Head),
-    /// To here: bytes for a window.
+    /// Incoming: bytes for a window.
     Part(Head),
-    /// To here: bytes of a get.
+    /// Incoming: bytes of a get.
     Got { op: OpId },
-    /// Nobody waits for it any more.
+    /// An operation whose result is not needed any more.
     Nothing,
 }
 
@@ -49,9 +49,9 @@ pub(super) struct Reply {
     pub(super) op: OpId,
     pub(super) peer: usize,
     pub(super) is_get: bool,
-    /// The source of a put once UCX is done with it; the destination of a get.
+    /// The source of a put once UCX has released it; the destination of a get.
     pub(super) buf: Option<RegBuf>,
-    /// Whether a put was taken.
+    /// Whether a put was accepted.
     pub(super) answer: Option<bool>,
 }
 
@@ -68,14 +68,14 @@ impl Held {
         if let Self::Buf(buf) = self { Some(buf) } else { None }
     }
 
-    /// The buffer that was put there.
+    /// Its buffer, which must be there.
     pub(super) fn into_buf(self) -> RegBuf {
-        self.buf().expect("an operation gives back what it was given")
+        self.buf().expect("an operation gives its buffer back")
     }
 }
 
 impl UcxEndpoint {
-    /// Looks at everything once.
+    /// Checks everything once.
     #[inline]
     pub(super) fn round(&mut self) -> Result<(), TransportError> {
         if self.failures.round() {
@@ -88,9 +88,9 @@ impl UcxEndpoint {
         self.fatal.take().map_or(Ok(()), Err)
     }
 
-    /// Looks at what has happened.
+    /// Handles what has happened.
     fn look(&mut self) -> Result<(), TransportError> {
-        // What is done makes room for what arrived to be answered; what broke comes last, after all that came before.
+        // Completions come first, since they release what answers to arrivals need. Broken connections come last, after all that came before.
         while let Some((slot, status)) = { self.worker.done().pop() } {
             self.ended(slot, status);
         }
@@ -107,7 +107,7 @@ impl UcxEndpoint {
         Ok(())
     }
 
-    /// Hears which processes are gone.
+    /// Handles reports of processes that are gone.
     #[cold]
     fn hear(&mut self) -> Result<(), TransportError> {
         for Loss { process, why } in self.failures.take()? {
@@ -151,10 +151,14 @@ impl UcxEndpoint {
                 HeadKind::Got => {
                     let reply = self.replies.remove(&head.words[2]).filter(|reply| reply.is_get);
                     let Some(Reply { op, buf: Some(mut buf), .. }) = reply.filter(|reply| reply.peer == index) else {
-                        return Err(Self::violation(head.from, "bytes that nobody asked for", msg.len() as u64));
+                        return Err(Self::violation(head.from, "bytes that were not requested", msg.len() as u64));
                     };
                     if buf.len() != msg.len() {
-                        return Err(Self::violation(head.from, "another length than was asked for", msg.len() as u64));
+                        return Err(Self::violation(
+                            head.from,
+                            "a length other than the requested one",
+                            msg.len() as u64,
+                        ));
                     }
                     buf.copy_from_slice(&msg);
                     self.worker.inbox().ready.push(Event::Got { op, buf });
@@ -167,13 +171,13 @@ impl UcxEndpoint {
         }
     }
 
-    /// What a peer says with a head alone.
+    /// Handles a message that is only a head.
     fn told(&mut self, index: usize, head: &Head) -> Result<(), TransportError> {
         let number = head.words[2];
         match head.kind {
             HeadKind::ByeAck => {
                 if !self.peers[index].parting.confirm() {
-                    return Err(Self::violation(head.from, "the answer to a goodbye that was not said", 0));
+                    return Err(Self::violation(head.from, "the answer to a goodbye that was not sent", 0));
                 }
             }
             HeadKind::Refused => {
@@ -188,7 +192,7 @@ impl UcxEndpoint {
             HeadKind::PutDone | HeadKind::PutRefused => {
                 let Some(reply) = self.replies.get_mut(&number).filter(|reply| !reply.is_get && reply.peer == index)
                 else {
-                    return Err(Self::violation(head.from, "an answer to no put", number));
+                    return Err(Self::violation(head.from, "an answer without a put", number));
                 };
                 reply.answer = Some(head.kind == HeadKind::PutDone);
                 self.finish_put(number);
@@ -196,7 +200,7 @@ impl UcxEndpoint {
             HeadKind::GetRefused => {
                 let reply = self.replies.remove(&number).filter(|reply| reply.is_get && reply.peer == index);
                 let Some(Reply { op, buf, .. }) = reply else {
-                    return Err(Self::violation(head.from, "an answer to no get", number));
+                    return Err(Self::violation(head.from, "an answer without a get", number));
                 };
                 let error = Box::new(TransportError::WindowRefused { pe: head.from });
                 self.worker.inbox().ready.push(Event::Failed { op, buf, error });
@@ -207,7 +211,7 @@ impl UcxEndpoint {
         Ok(())
     }
 
-    /// Something whose turn may have come.
+    /// Takes an entry of a peer's sequence.
     fn turn(&mut self, index: usize, head: &Head, turn: Turn) -> Result<(), TransportError> {
         let Some(bye) = ({ self.worker.inbox().turn(index, head.number, turn) }) else {
             return Err(Self::violation(head.from, "a message out of its sequence", head.number.into()));
@@ -235,7 +239,7 @@ impl UcxEndpoint {
         taken.map_err(|_| Self::violation(from, "a put out of its sequence", head.number.into()))
     }
 
-    /// Bytes that wait at their sender.
+    /// Handles bytes that wait at their sender.
     fn offered(&mut self, index: usize, head: Head, waiting: &Waiting, len: usize) -> Result<(), TransportError> {
         if len as u64 > self.shared.config.message_max {
             self.worker.refuse(waiting);
@@ -265,11 +269,11 @@ impl UcxEndpoint {
                 let Some(Reply { op, buf: Some(buf), .. }) =
                     reply.filter(|reply| reply.buf.as_ref().is_some_and(|b| b.len() == len))
                 else {
-                    return Err(Self::violation(head.from, "bytes that nobody asked for", len as u64));
+                    return Err(Self::violation(head.from, "bytes that were not requested", len as u64));
                 };
                 (Held::Buf(buf), What::Got { op })
             }
-            kind => return Err(Self::violation(head.from, "bytes with what has none", kind as u64)),
+            kind => return Err(Self::violation(head.from, "bytes in a message of a kind without bytes", kind as u64)),
         };
         match self.worker.collect(waiting, held) {
             Began::On(slot) => self.note(slot, Operation { peer: index, len: 0, what }),
@@ -279,7 +283,7 @@ impl UcxEndpoint {
         Ok(())
     }
 
-    /// Something has ended that was on its way to here.
+    /// An incoming operation has ended.
     fn here(&mut self, index: usize, what: What, held: Held, status: ucs_status_t) {
         if let Held::Part(part) = &held {
             self.worker.inbox().windows.leave(part);
@@ -313,7 +317,7 @@ impl UcxEndpoint {
     fn answer(&mut self, index: usize, head: &Head) {
         let [window, offset, number] = head.words;
         let len = head.number as usize;
-        // What is not there is not worth memory.
+        // If the range does not exist, no memory is allocated.
         let there = { self.worker.inbox().windows.enter(window, offset, len) };
         let buf = there.and_then(|part| {
             self.worker.inbox().windows.leave(&part);
@@ -328,11 +332,11 @@ impl UcxEndpoint {
         if peer.parting.is_lost() || peer.connection.is_none() && !self.connect(index) {
             return;
         }
-        // If the peer is lost, it was noted.
+        // If the peer is lost, that has been recorded.
         let _ = self.begin(index, &head, Held::Buf(buf), What::Answer);
     }
 
-    /// UCX is done with something.
+    /// UCX has finished an operation.
     fn ended(&mut self, slot: u32, status: ucs_status_t) {
         let held = self.worker.take(slot);
         let Some(Operation { peer: index, len, what }) = self.operations[slot as usize].take() else { return };
@@ -375,7 +379,7 @@ impl UcxEndpoint {
         }
     }
 
-    /// What was to pass between this PE and a peer failed: the peer is lost, or, if the system is out of something, this PE.
+    /// A transfer between this PE and a peer failed: the peer is lost, or, if the system lacks a resource, this PE fails.
     #[cold]
     pub(super) fn fails(&mut self, index: usize, status: ucs_status_t) {
         if let Some(lack) = super::lack("a message", status) {
@@ -385,7 +389,7 @@ impl UcxEndpoint {
         self.lose(index, why);
     }
 
-    /// Reports a put, once it was answered and UCX is done with its source.
+    /// Reports a put, once it was answered and UCX has released its source.
     fn finish_put(&mut self, number: u64) {
         let ended = self.replies.get(&number).is_some_and(|reply| reply.answer.is_some() && reply.buf.is_some());
         let Some(Reply { op, peer, buf, answer, .. }) = ended.then(|| self.replies.remove(&number)).flatten() else {
@@ -399,7 +403,7 @@ impl UcxEndpoint {
         });
     }
 
-    /// A peer cannot be reached any more: reports it, unless it had said goodbye, and all that waits for it.
+    /// A peer cannot be reached any more. Reports it, unless it had said goodbye, and fails all operations that wait for it.
     pub(super) fn lose(&mut self, index: usize, why: &'static str) {
         let (pe, was) = (self.peers[index].pe, self.peers[index].parting);
         if was.is_lost() {
@@ -415,7 +419,7 @@ impl UcxEndpoint {
             self.worker.inbox().ready.push(Event::PeerLost { pe, why });
         }
         let failed = |op, buf| Event::Failed { op, buf, error: Box::new(TransportError::PeerDown { pe, why }) };
-        // Their buffers are freed when UCX is done with them, which may be at the end of this endpoint.
+        // Their buffers are freed when UCX has released them, which may be at the end of this endpoint.
         for operation in self.operations.iter_mut().flatten().filter(|operation| operation.peer == index) {
             match operation.what {
                 What::Send { op, .. } if was.has_heard() => {

@@ -1,29 +1,29 @@
-//! What an endpoint knows of one peer. Knows no UCX but its connection.
+//! The state that an endpoint keeps of one peer. Knows nothing of UCX but the connection.
 
 use super::worker::Connection;
 use charm4rs_transport_core::in_order::InOrder;
 use charm4rs_transport_core::parting::Parting;
 use charm4rs_transport_core::{Imm, Pe};
 
-/// Operations to one peer that may be on their way at a time.
+/// The most operations to one peer that may be in flight.
 const OPERATIONS_MAX: usize = 1024;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) pe: Pe,
-    /// What stands before every message to it.
+    /// The first bytes of every message to it.
     pub(super) pass: u64,
-    /// When it has said goodbye, what is sent to it is of no interest any more.
+    /// Once it has said goodbye, it does not need what is sent to it.
     pub(super) parting: Parting,
     /// Made when something is first sent to it.
     pub(super) connection: Option<Connection>,
     /// Numbers of the next message and the next put to it.
     pub(super) next_message: u32,
     pub(super) next_put: u32,
-    /// Puts that are done; those with an immediate are to be announced.
+    /// Puts that are complete; those with an immediate must be announced.
     pub(super) puts: InOrder<Option<Imm>>,
-    /// Sends and puts that are on their way to it, and their bytes.
+    /// Sends and puts that are in flight to it, and their bytes.
     pub(super) operations: usize,
     pub(super) bytes: usize,
 }
@@ -43,7 +43,7 @@ impl Peer {
         }
     }
 
-    /// Whether another operation may begin, while at most `credit` bytes may be on their way.
+    /// Whether another operation may start, while at most `credit` bytes may be in flight.
     #[inline]
     pub(super) fn has_room(&self, credit: usize) -> bool {
         self.operations < OPERATIONS_MAX && self.bytes < credit

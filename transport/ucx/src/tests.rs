@@ -1,4 +1,4 @@
-//! The law of the seam over UCX's ways between processes of one host, and what is particular to this backend.
+//! The conformance suite over UCX's transports between processes of one host, and tests of this backend only.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use charm4rs_transport_core::failure_detector::{FailureDetector, FailureEvents, 
 use charm4rs_transport_core::{Doorbell, Fabric as _, Layout, Pe, TransportError, Waker};
 use charm4rs_transport_testkit::conformance::{Death, Group, Harness, check, life};
 
-/// Hears of the dead from who killed them.
+/// A failure detector that the test tells which PEs it killed.
 #[derive(Default, Debug)]
 struct Deaths {
     dead: Mutex<Vec<Pe>>,
@@ -53,13 +53,13 @@ impl FailureEvents for Listener {
     }
 }
 
-/// One process for each PE, over these of UCX's transports.
+/// One process for each PE, over these transports of UCX.
 struct Over {
     transports: &'static str,
     watch_near: bool,
-    /// Whether deaths are told by who watches over processes, as in a real job.
+    /// Whether a failure detector reports deaths, as in a real job.
     told: bool,
-    /// Whether it takes a device for RDMA.
+    /// Whether it uses a device for RDMA.
     verbs: bool,
 }
 
@@ -107,7 +107,7 @@ charm4rs_transport_testkit::conformance!(shm, SHM);
 charm4rs_transport_testkit::conformance!(rc_verbs, VERBS);
 
 #[test]
-fn where_connections_are_watched_a_death_is_noticed_by_who_talks_to_the_dead() {
+fn a_watched_connection_reports_the_death_of_the_peer() {
     let untold = Over { told: false, ..TCP };
     check(&untold, "tcp", "death", life::the_death_of_a_peer_is_reported_and_posts_to_it_are_refused);
     check(&untold, "tcp", "pending", life::operations_to_a_dead_peer_end_exactly_once);

@@ -1,14 +1,13 @@
-//! A PE's UCP worker, as safe Rust: who owns what is on its way, and what UCX's callbacks may touch. Knows no protocol: a message
+//! A PE's UCP worker, as safe Rust: it defines the owner of each buffer in flight, and what UCX's callbacks may access. Knows no protocol: a message
 //! is a head and bytes.
 //!
 //! # Why this is sound
-//! 1. A buffer that UCX reads or writes is owned by a *slot* until UCX says that it is done with it. Slots live as long as the worker, and go
-//!    only after it was destroyed: so whatever becomes of an operation, its memory is there.
-//! 2. What UCX keeps pointers to (a slot's [`Context`], the [`CallbackState`]) was allocated once, is reached through raw pointers or shared
-//!    references alone, and is freed after the worker.
-//! 3. Callbacks run only within calls into UCX, on the thread of that call: the worker is not `Send` once open. They borrow the cells
-//!    of [`CallbackState`], which nobody else has borrowed then: every borrow in this file ends before UCX is called, and UCX never calls back from within a
-//!    callback.
+//! 1. A buffer that UCX reads or writes is owned by a *slot* until UCX has released it. Slots live as long as the worker, and are freed
+//!    only after it was destroyed. So the memory of an operation exists however the operation ends.
+//! 2. What UCX keeps pointers to (a slot's [`Context`], the [`CallbackState`]) is allocated once, is accessed through raw pointers or shared
+//!    references only, and is freed after the worker.
+//! 3. Callbacks run only within calls into UCX, on the thread of that call: the worker is not `Send` once open. They borrow the cells of [`CallbackState`],
+//!    which are not borrowed elsewhere then: every borrow in this file ends before UCX is called, and UCX never calls back from within a callback.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::ffi::c_void;
@@ -33,7 +32,7 @@ use charm4rs_transport_core::memory::exposed::Part;
 /// The one active message that is used.
 const ID: u32 = 1;
 
-/// A worker that nobody uses yet. It may move to its thread.
+/// A worker that is not in use yet. It may move to its thread.
 #[derive(Debug)]
 pub(super) struct Closed {
     context: Arc<Context>,
@@ -53,21 +52,21 @@ impl Closed {
             ..Default::default()
         };
         let mut raw = null_mut();
-        // SAFETY: a live context, parameters with the field that their mask names, a place for the answer.
+        // SAFETY: a live context, parameters with the field that their mask names, memory for the result.
         check("ucp_worker_create", unsafe { (ucp.ucp_worker_create)(context.raw, &raw const params, &raw mut raw) })?;
         let mut this = Self { context: context.clone(), raw, address: Box::default() };
         let (mut address, mut len) = (null_mut(), 0);
-        // SAFETY: a live worker, and places for the answers.
+        // SAFETY: a live worker, and memory for the results.
         let got = unsafe { (ucp.ucp_worker_get_address)(raw, &raw mut address, &raw mut len) };
         check("ucp_worker_get_address", got)?;
-        // SAFETY: UCX said that so many bytes are there, until they are released, below.
+        // SAFETY: UCX returned that many bytes, which stay until they are released, below.
         this.address = unsafe { std::slice::from_raw_parts(address.cast::<u8>(), len) }.into();
         // SAFETY: it came from this worker, and is not used again.
         unsafe { (ucp.ucp_worker_release_address)(raw, address) };
         Ok(this)
     }
 
-    /// What peers connect to.
+    /// The address to which peers connect.
     pub(super) fn address(&self) -> &[u8] {
         &self.address
     }
@@ -76,7 +75,7 @@ impl Closed {
     pub(super) fn open(self, inbox: Inbox) -> Result<Worker, Failure> {
         let ucp = self.context.ucp;
         let mut fd = -1;
-        // SAFETY: a live worker, and a place for the answer.
+        // SAFETY: a live worker, and memory for the result.
         check("ucp_worker_get_efd", unsafe { (ucp.ucp_worker_get_efd)(self.raw, &raw mut fd) })?;
         let shared = Rc::new(CallbackState {
             ucp,
@@ -124,21 +123,21 @@ impl Drop for Closed {
     }
 }
 
-/// What callbacks touch.
+/// The state that callbacks access.
 #[derive(Debug)]
 struct CallbackState {
     ucp: &'static Ucp,
     inbox: RefCell<Inbox>,
-    /// Slots whose operations are done, and how they ended.
+    /// Slots whose operations have ended, and their status.
     done: RefCell<Vec<(u32, ucs_status_t)>>,
-    /// Connections that broke, by their names.
+    /// Connections that broke, by their names, and why.
     broken: RefCell<Vec<(u32, ucs_status_t)>>,
-    /// Whether any of these, or the inbox, has something to be looked at.
+    /// Whether there is anything to handle in these lists or in the inbox.
     news: Cell<bool>,
     flushed: Cell<bool>,
 }
 
-/// What UCX knows of a slot.
+/// The parts of a slot that UCX has pointers to.
 #[derive(Debug)]
 struct Ticket {
     shared: *const CallbackState,
@@ -146,7 +145,7 @@ struct Ticket {
     head: [u8; HEAD_MAX],
 }
 
-/// What an operation holds.
+/// What an operation owns.
 #[derive(Debug)]
 pub(super) enum Held {
     /// Nothing.
@@ -158,7 +157,7 @@ pub(super) enum Held {
 }
 
 impl Held {
-    /// Where its bytes are, and how many.
+    /// The address and length of its bytes.
     #[inline]
     fn bytes(&self) -> (*mut u8, usize) {
         match self {
@@ -173,11 +172,11 @@ impl Held {
 struct Slot {
     ticket: NonNull<Ticket>,
     held: Held,
-    /// For what is written in place. Made when it is first needed.
+    /// Memory for a message that is written in place. Made when it is first needed.
     block: Option<RegBuf>,
 }
 
-/// Bytes that wait at their sender, until they are collected or refused.
+/// Bytes that wait at their sender, until they are fetched or refused.
 #[derive(Debug)]
 pub(super) struct Waiting(NonNull<c_void>);
 
@@ -188,16 +187,16 @@ pub(super) struct Connection {
     watched: bool,
 }
 
-/// What became of an operation at once. What it held comes back unless it goes on.
+/// The immediate result of an operation. What it owned comes back unless it is pending.
 #[derive(Debug)]
 pub(super) enum Began {
     Done(Held),
-    /// It goes on, under this number.
+    /// It is pending, under this number.
     On(u32),
     Failed(ucs_status_t, Held),
 }
 
-/// Whose connection it is, as UCX says it back.
+/// The connection's name, which UCX passes to the callback.
 #[derive(Debug)]
 struct Watch {
     shared: *const CallbackState,
@@ -213,7 +212,7 @@ pub(super) struct Worker {
     slots: Vec<Slot>,
     free: Vec<u32>,
     watches: Vec<NonNull<Watch>>,
-    /// What is said with everything that is sent; what differs is written over.
+    /// The parameters of every send; those that differ are overwritten.
     sending: sys::ucp_request_param_t,
     /// Not `Send`: callbacks run on the thread that it is on.
     _here: PhantomData<*mut ()>,
@@ -224,13 +223,13 @@ impl Worker {
         self.shared.ucp
     }
 
-    /// What arrived. To be given back before anything else is asked of the worker.
+    /// The arrivals. Release the borrow before any other call of the worker.
     #[inline]
     pub(super) fn inbox(&self) -> RefMut<'_, Inbox> {
         self.shared.inbox.borrow_mut()
     }
 
-    /// Operations that ended, and how.
+    /// Operations that ended, and their status.
     #[inline]
     pub(super) fn done(&self) -> RefMut<'_, Vec<(u32, ucs_status_t)>> {
         self.shared.done.borrow_mut()
@@ -242,12 +241,12 @@ impl Worker {
         self.shared.broken.borrow_mut()
     }
 
-    /// UCX's words for a status.
+    /// UCX's text for a status.
     pub(super) fn words(&self, status: ucs_status_t) -> &'static str {
         super::library::words(self.ucp(), status)
     }
 
-    /// Connects to a worker of this address. `watched`: that it breaks is to be noticed, which not all ways can.
+    /// Connects to the worker at this address. `watched`: report when the connection breaks, which not all transports support.
     pub(super) fn connect(&mut self, address: &[u8], name: u32, watched: bool) -> Result<Connection, Failure> {
         let watch = Box::new(Watch { shared: Rc::as_ptr(&self.shared), name });
         let watch = NonNull::from(Box::leak(watch));
@@ -264,15 +263,15 @@ impl Worker {
             ..Default::default()
         };
         let mut raw = null_mut();
-        // SAFETY: a live worker; parameters with the fields that their mask names; the address is one that a worker of the job
-        // said, through its bootstrap; the handler's argument outlives the worker.
+        // SAFETY: a live worker; parameters with the fields that their mask names; the address comes from a worker of the job,
+        // through its bootstrap; the handler's argument outlives the worker.
         check("ucp_ep_create", unsafe {
             (self.ucp().ucp_ep_create)(self.closed.raw, &raw const params, &raw mut raw)
         })?;
         Ok(Connection { raw, watched })
     }
 
-    /// Cuts a connection. What is on its way over it ends, if it is watched.
+    /// Cuts a connection. Its operations in flight end, if it is watched.
     pub(super) fn cut(&mut self, connection: &Connection) {
         if !connection.watched {
             return;
@@ -295,7 +294,7 @@ impl Worker {
         }
     }
 
-    /// A slot, which nobody uses.
+    /// A free slot.
     #[inline]
     fn slot(&mut self) -> u32 {
         if let Some(index) = self.free.pop() {
@@ -307,7 +306,7 @@ impl Worker {
         index
     }
 
-    /// Sends a head and what is held.
+    /// Sends a head and what the operation owns.
     #[inline]
     pub(super) fn send(&mut self, to: &Connection, head: &Head, held: Held, protocol: Protocol) -> Began {
         let index = self.slot();
@@ -317,7 +316,7 @@ impl Worker {
         self.began(index, answer)
     }
 
-    /// Sends a head and `len` bytes (at most [`INJECT_MAX`]) that `fill` writes. Says the number under which that goes on, unless it is done.
+    /// Sends a head and `len` bytes (at most [`INJECT_MAX`]) that `fill` writes. Returns the number of the operation, unless it is complete.
     #[inline]
     pub(super) fn inject(
         &mut self,
@@ -351,7 +350,7 @@ impl Worker {
         protocol: Protocol,
     ) -> Answer {
         let ticket = self.slots[index as usize].ticket;
-        // SAFETY: the slot was free, so UCX does not look at its ticket, and nobody else does.
+        // SAFETY: the slot was free, so neither UCX nor other code accesses its ticket.
         let head_len = head.encode(unsafe { &mut (*ticket.as_ptr()).head });
         let param = &mut self.sending;
         param.user_data = ticket.as_ptr().cast();
@@ -361,7 +360,7 @@ impl Worker {
             Protocol::Collected => sys::UCP_AM_SEND_FLAG_RNDV,
         };
         let ucp = self.shared.ucp;
-        // SAFETY: a live connection of this worker; head and bytes stay in their places until the operation has ended, since the slot
+        // SAFETY: a live connection of this worker; head and bytes stay where they are until the operation has ended, since the slot
         // owns them (1. in the module's text).
         let answer = unsafe {
             let head = (&raw const (*ticket.as_ptr()).head).cast();
@@ -370,7 +369,7 @@ impl Worker {
         Answer::of(answer)
     }
 
-    /// Collects bytes that wait at their sender: all of them, `held` is as long.
+    /// Fetches all bytes that wait at their sender. `held` has the same length.
     pub(super) fn collect(&mut self, waiting: &Waiting, held: Held) -> Began {
         let index = self.slot();
         let ticket = self.slots[index as usize].ticket;
@@ -378,8 +377,8 @@ impl Worker {
         self.slots[index as usize].held = held;
         let mut param = Self::param(ticket.as_ptr().cast(), 0);
         param.cb.recv_am = Some(collected);
-        // SAFETY: UCX gave the descriptor to `arrived`, which kept it, and it is used once (who has a `Waiting` collects or refuses it);
-        // the slot owns the memory, or is inside of its window, until the operation has ended.
+        // SAFETY: UCX gave the descriptor to `arrived`, which kept it, and it is used once (the owner of a `Waiting` fetches or refuses it);
+        // the slot owns the memory, or is inside its window, until the operation has ended.
         let answer = unsafe {
             let collect = self.ucp().ucp_am_recv_data_nbx;
             collect(self.closed.raw, waiting.0.as_ptr(), data.cast(), len, &raw const param)
@@ -387,7 +386,7 @@ impl Worker {
         self.began(index, Answer::of(answer))
     }
 
-    /// Refuses bytes that wait at their sender, to whom they count as sent.
+    /// Refuses bytes that wait at their sender, for which they count as sent.
     pub(super) fn refuse(&mut self, waiting: &Waiting) {
         // SAFETY: as in `collect`.
         unsafe { (self.ucp().ucp_am_data_release)(self.closed.raw, waiting.0.as_ptr()) }
@@ -402,26 +401,26 @@ impl Worker {
         }
     }
 
-    /// What an operation held that has ended.
+    /// What an ended operation owned.
     #[inline]
     pub(super) fn take(&mut self, index: u32) -> Held {
         self.free.push(index);
         std::mem::replace(&mut self.slots[index as usize].held, Held::Nothing)
     }
 
-    /// Moves things along. How many did.
+    /// Makes progress. Returns how many things happened.
     #[inline]
     pub(super) fn progress(&mut self) -> u32 {
         // SAFETY: a live worker, on its thread; nothing of `CallbackState` is borrowed (3. in the module's text).
         unsafe { (self.ucp().ucp_worker_progress)(self.closed.raw) }
     }
 
-    /// Whether nothing has happened that was not asked for yet.
+    /// Whether there is nothing to handle.
     pub(super) fn is_quiet(&self) -> bool {
         !self.shared.news.get() && self.inbox().ready.is_empty()
     }
 
-    /// Whether something has happened that is to be looked at. Says so once.
+    /// Whether there is something to handle. Returns true once.
     #[inline]
     pub(super) fn take_news(&self) -> bool {
         self.shared.news.take()
@@ -433,13 +432,13 @@ impl Worker {
         unsafe { (self.ucp().ucp_worker_arm)(self.closed.raw) == sys::UCS_OK }
     }
 
-    /// Readable when something has happened after `arm`.
+    /// Becomes readable when something has happened after `arm`.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the worker's, which lives as long as the borrow.
+        // SAFETY: the descriptor belongs to the worker, which lives as long as the borrow.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 
-    /// Asks to be told when all that was sent has left: see [`Worker::has_flushed`].
+    /// Starts a flush: [`Worker::has_flushed`] says when everything that was sent has left.
     pub(super) fn flush(&mut self) {
         self.shared.flushed.set(false);
         let mut param = Self::param(Rc::as_ptr(&self.shared).cast_mut().cast(), 0);
@@ -451,7 +450,7 @@ impl Worker {
         }
     }
 
-    /// Whether all has left.
+    /// Whether everything has left.
     pub(super) fn has_flushed(&self) -> bool {
         self.shared.flushed.get()
     }
@@ -459,12 +458,12 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // The worker itself goes with `closed`, which is dropped after this; what it may still point to is freed after it.
+        // The worker itself is freed with `closed`, which is dropped after this; what it may still point to is freed after it.
         let closed = std::mem::replace(&mut self.closed.raw, null_mut());
-        // SAFETY: it is live, and destroyed once: `Closed` leaves what is null alone.
+        // SAFETY: it is live, and destroyed once: `Closed` ignores null.
         unsafe { (self.ucp().ucp_worker_destroy)(closed) };
         for slot in &self.slots {
-            // SAFETY: `slot` leaked it, and UCX has forgotten it.
+            // SAFETY: `slot` leaked it, and UCX no longer refers to it.
             drop(unsafe { Box::from_raw(slot.ticket.as_ptr()) });
         }
         for watch in &self.watches {
@@ -487,7 +486,7 @@ unsafe extern "C" fn arrived(
     let (shared, attr) = unsafe { (&*arg.cast::<CallbackState>(), (*param).recv_attr) };
     let bytes = |at: *const c_void, len: usize| match len {
         0 => &[][..],
-        // SAFETY: UCX says that so many bytes are there for the call.
+        // SAFETY: UCX provides that many bytes for the call.
         _ => unsafe { std::slice::from_raw_parts(at.cast::<u8>(), len) },
     };
     let mut inbox = shared.inbox.borrow_mut();
@@ -506,7 +505,7 @@ unsafe extern "C" fn arrived(
 
 /// A send has ended.
 unsafe extern "C" fn ended(request: *mut c_void, status: ucs_status_t, user_data: *mut c_void) {
-    // SAFETY: it is the slot's ticket, which lives (2. in the module's text), as does what it points to; UCX is done with the request.
+    // SAFETY: it is the slot's ticket, which lives (2. in the module's text), as does what it points to; UCX has finished the request.
     unsafe {
         let ticket = &*user_data.cast::<Ticket>();
         let shared = &*ticket.shared;
@@ -516,7 +515,7 @@ unsafe extern "C" fn ended(request: *mut c_void, status: ucs_status_t, user_data
     }
 }
 
-/// Bytes were collected.
+/// Bytes were fetched.
 unsafe extern "C" fn collected(request: *mut c_void, status: ucs_status_t, _len: usize, user_data: *mut c_void) {
     // SAFETY: as for a send.
     unsafe { ended(request, status, user_data) }
@@ -524,11 +523,11 @@ unsafe extern "C" fn collected(request: *mut c_void, status: ucs_status_t, _len:
 
 /// A connection was cut.
 unsafe extern "C" fn forget(request: *mut c_void, _: ucs_status_t, user_data: *mut c_void) {
-    // SAFETY: it is the worker's `CallbackState`, which lives; UCX is done with the request.
+    // SAFETY: it is the worker's `CallbackState`, which lives; UCX has finished the request.
     unsafe { ((*user_data.cast::<CallbackState>()).ucp.ucp_request_free)(request) }
 }
 
-/// All that was sent has left.
+/// Everything that was sent has left.
 unsafe extern "C" fn flushed(request: *mut c_void, status: ucs_status_t, user_data: *mut c_void) {
     // SAFETY: as above.
     unsafe {
