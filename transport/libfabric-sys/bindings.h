@@ -1,4 +1,4 @@
-/* What bindings.rs is generated from: see generate. */
+/* The input from which generate makes bindings.rs. */
 #include <rdma/fabric.h>
 #include <rdma/fi_domain.h>
 #include <rdma/fi_endpoint.h>

@@ -1,8 +1,8 @@
-//! libfabric as it is: its structures, and the few functions of the library itself, opened when a program runs. Nothing but Rust is
+//! The raw interface of libfabric: its structures, and the few functions of the library itself, opened when a program runs. Nothing but Rust is
 //! needed to build.
 //!
-//! Knows nothing of what is done with it. The functions are taken by the version in which their structures are those of
-//! [`bindings`], since a newer library gives its newest otherwise, with larger ones. All else that libfabric can do is
+//! This crate does not know what the interface is used for. The functions are looked up by the version in which their structures are those of
+//! [`bindings`], since otherwise a newer library gives its newest, with larger structures. All other functions of libfabric are
 //! called through tables in the objects that these make.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -23,10 +23,10 @@ pub mod bindings;
 
 use bindings::{fi_fabric_attr, fi_info, fid_fabric};
 
-/// The interface that this crate speaks: 1.17. Newer libraries speak it too.
+/// The version of the interface that this crate uses: 1.17. Newer libraries support it too.
 pub const VERSION: u32 = 1 << 16 | 17;
 
-/// Names a library to be used instead of any that would be found.
+/// The environment variable that names a library to be used instead of any other.
 pub const PATH_VARIABLE: &str = "CHARM4RS_LIBFABRIC";
 
 const NAME: &str = "libfabric.so.1";
@@ -39,7 +39,7 @@ type FreeInfo = unsafe extern "C" fn(*mut fi_info);
 type Fabric = unsafe extern "C" fn(*mut fi_fabric_attr, *mut *mut fid_fabric, *mut c_void) -> c_int;
 type StrError = unsafe extern "C" fn(c_int) -> *const c_char;
 
-/// The open library. It is never closed: its providers have threads and handlers at the process's exit.
+/// The open library. It is never closed: its providers have threads and exit handlers.
 #[derive(Clone)]
 pub struct Library {
     /// `fi_getinfo`, version 1.3.
@@ -55,10 +55,10 @@ pub struct Library {
     path: PathBuf,
 }
 
-/// Why there is no library to use.
+/// Why there is no usable library.
 #[derive(Debug)]
 pub struct Missing {
-    /// What was tried, each with what came of it.
+    /// The libraries that were tried, each with the reason why it cannot be used.
     pub tried: Vec<String>,
 }
 
@@ -98,7 +98,7 @@ impl Library {
 
     fn at(path: &Path) -> Result<Self, String> {
         let name =
-            CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| "a path with a zero in it".to_owned())?;
+            CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| "the path contains a zero".to_owned())?;
         // SAFETY: a string that ends with a zero. The library's constructors are trusted as those of any library are.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() {
@@ -145,10 +145,10 @@ impl Library {
         &self.path
     }
 
-    /// What an error means: a positive number, of the system's or libfabric's own.
+    /// The text of an error: a positive number, of the system or of libfabric.
     #[must_use]
     pub fn describe(&self, error: c_int) -> String {
-        // SAFETY: the function takes any number, and its strings live for ever.
+        // SAFETY: the function accepts any number, and its strings are never freed.
         let text = unsafe { (self.strerror)(error) };
         if text.is_null() {
             return format!("error {error}");
@@ -174,7 +174,7 @@ fn crays() -> Vec<PathBuf> {
 }
 
 fn last_error(path: &Path) -> String {
-    // SAFETY: the string is the thread's own, and copied before the next call.
+    // SAFETY: the string belongs to this thread, and is copied before the next call.
     let text = unsafe { libc::dlerror() };
     if text.is_null() {
         return format!("{}: cannot be opened", path.display());
@@ -183,7 +183,7 @@ fn last_error(path: &Path) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-/// The file in which an address lies.
+/// The file that contains an address.
 fn file_of(address: *const c_void) -> Option<PathBuf> {
     // SAFETY: a structure of pointers, all of which may be null.
     let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };

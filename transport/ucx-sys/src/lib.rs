@@ -1,11 +1,11 @@
-//! UCX's interface of protocols (UCP), as much of it as the transport uses. Knows nothing of the transport.
+//! UCX's protocol interface (UCP), as much of it as the transport uses. Knows nothing of the transport.
 //!
-//! `bindings.rs` is made by `generate`, from the headers of version 1.13, and committed: to build this takes neither UCX nor its
-//! headers, nor libclang. The library is opened at run time, so that one program runs with whatever version a machine has, from
-//! 1.13 on, and without any. (Its structures only grow at their ends, and say in a mask which fields they have.)
+//! `generate` makes `bindings.rs` from the headers of version 1.13. The file is committed, so a build needs neither UCX nor its
+//! headers, nor libclang. The library is opened at run time, so one program runs with any version from
+//! 1.13 on that a machine has, and without any. (UCX's structures grow only at their ends, and have a mask of the valid fields.)
 //!
-//! Of what is inline in the headers there are two things to know. `ucp_init` is `ucp_init_version` with the version that the headers
-//! have. And an operation answers with a pointer that is one of three things: see [`Answer`].
+//! Two things are inline in the headers. `ucp_init` is `ucp_init_version` with the version of the headers.
+//! And an operation returns a pointer that is one of three things: see [`Answer`].
 
 #[allow(
     missing_debug_implementations,
@@ -35,19 +35,19 @@ impl std::fmt::Debug for ucp_request_param_t {
     }
 }
 
-/// What an operation that does not block says at once.
+/// The immediate result of a non-blocking operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// It is done; no callback follows.
+    /// It is complete; no callback follows.
     Done,
-    /// It goes on: the request, to be freed; its callback follows.
+    /// It is pending: the request, which must be freed; its callback follows.
     Pending(ucs_status_ptr_t),
     /// It failed; no callback follows.
     Failed(ucs_status_t),
 }
 
 impl Answer {
-    /// What `UCS_PTR_IS_ERR` and its like say of a pointer: errors are the last addresses there are.
+    /// Decodes a pointer as `UCS_PTR_IS_ERR` and related macros do: errors are the highest addresses.
     #[must_use]
     #[inline]
     pub fn of(pointer: ucs_status_ptr_t) -> Self {
