@@ -1,6 +1,6 @@
-//! What the parts of the engine cost: posts and polls of small messages, memory of pools and slabs, payloads that are handed over.
+//! Costs of the engine's parts: posts and polls of small messages, memory of pools and slabs, payloads that are handed over.
 //!
-//! Both ends are on this thread, so no cache line travels: what it takes between cores, `charmbench` measures.
+//! Both ends are on this thread, so no cache line moves between cores; `charmbench` measures that.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -13,9 +13,9 @@ use charm4rs_transport::{Event, Imm, Layout, Msg, OpId, Pe, Posted};
 use charm4rs_transport::{TransportKind, TransportOptions};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
-/// The near backends, whose engine this is; over TCP the kernel is what counts.
+/// The backends that use the engine; over TCP the kernel dominates.
 const KINDS: [TransportKind; 2] = [TransportKind::Local, TransportKind::Shm];
-/// Messages that are on their way at once.
+/// Messages in flight at once.
 const BATCH: u64 = 32;
 
 /// Two PEs.
@@ -41,7 +41,7 @@ impl Pair {
         posted.expect("the ring has room for a batch");
     }
 
-    /// Takes what arrived at the seam.
+    /// Takes the arrivals at the seam.
     fn progress(&mut self) -> usize {
         let count = self.to.endpoint(Pe(0)).progress(&mut self.events, 64).expect("a healthy job");
         self.events.clear();
@@ -61,12 +61,12 @@ impl Pair {
     /// Takes the message that was sent through the port.
     fn take(&mut self) {
         while self.poll() == 0 {
-            // It waits for credit, which the sender takes when it polls.
+            // The receiver waits for credit, which the sender accepts when it polls.
             self.from.poll(&mut self.arrivals, 64).expect("a healthy job");
         }
     }
 
-    /// Posts `count` messages, then takes them; the time of either part.
+    /// Posts `count` messages, then takes them. Returns the time of each part.
     fn batches(&mut self, count: u64, len: usize) -> [Duration; 2] {
         let (mut posting, mut taking, mut left) = (Duration::ZERO, Duration::ZERO, count);
         while left > 0 {

@@ -1,4 +1,4 @@
-//! What the user may choose of the transport.
+//! The user's options for the transport.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use charm4rs_transport_core::{Notices, TransportKind};
 
 use crate::port::Faults;
 
-/// What the user may choose.
+/// The user's options.
 #[derive(Clone, Debug)]
 pub struct TransportOptions {
     /// The only backend to use between PEs of different processes (`++transport`).
     pub force: Option<TransportKind>,
-    /// Bytes that may be on their way to one peer before the sender waits (`++credit`).
+    /// Bytes that may be in flight to one peer before the sender waits (`++credit`).
     pub credit: u64,
     /// Bytes of the longest message, with all its payloads, that may pass between processes (`++message-max`).
     pub message_max: u64,
     /// Bytes of a PE's inbox, a power of two.
     pub ring: usize,
-    /// Whether a send may wait for room. Where one thread drives many PEs it may not: it keeps a backlog instead.
+    /// Whether a send may wait for capacity. If one thread drives many PEs it may not: it then uses a backlog.
     pub may_block: bool,
     /// Digest of the program's entry methods: processes with different ones refuse each other.
     pub digest: [u8; 32],
@@ -27,9 +27,9 @@ pub struct TransportOptions {
     pub checksum: bool,
     /// Whether a silent process counts as dead (`++no-liveness`: it does not).
     pub liveness: bool,
-    /// The port to listen on, where a backend listens; ephemeral if not given.
+    /// The port to listen on, for backends that listen; ephemeral if not given.
     pub port: Option<u16>,
-    /// Where the user is told what does not end the job.
+    /// Tells the user about events that do not end the job.
     pub notices: Notices,
     /// Faults on demand, for tests.
     pub faults: Option<Arc<dyn Faults>>,
@@ -54,13 +54,13 @@ impl Default for TransportOptions {
 }
 
 impl TransportOptions {
-    /// Bytes of the longest frame: a message, and what the port puts around it.
+    /// Bytes of the longest frame: a message, and what the port adds to it.
     pub(crate) fn frame_max(&self) -> u64 {
         self.message_max.saturating_add(FRAMING_MAX)
     }
 }
 
-/// What the port puts around a message has at most so many bytes.
+/// The most bytes that the port adds to a message.
 const FRAMING_MAX: u64 = 1 << 20;
 
 impl From<&Options> for TransportOptions {

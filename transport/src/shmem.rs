@@ -29,11 +29,11 @@ use charm4rs_transport_core::{
 const COPIED_MAX: usize = 256;
 const KEY: usize = 8;
 
-/// What an inbox says of its reader: it reads, it closed, it is gone without having closed.
+/// The state of an inbox's reader: it reads, it has closed, it has ended without closing.
 const CLOSED: u32 = 1;
 const LOST: u32 = 2;
 
-/// A put's notice for which there was no room yet.
+/// A put's notice for which there was no space yet.
 #[derive(Debug)]
 struct Notice {
     to: Pe,
@@ -47,7 +47,7 @@ pub(crate) struct ShmemEndpoint<L: Lane> {
     pe: Pe,
     /// The first of the peers, which are numbered without gaps.
     first: u32,
-    /// Peers that reach this PE in another way: the first of them, and how many. No record is theirs.
+    /// Peers that reach this PE in another way: the first of them, and how many. Records in their name are refused.
     elsewhere: (u32, u32),
     lane: L,
     caps: Caps,
@@ -61,7 +61,7 @@ pub(crate) struct ShmemEndpoint<L: Lane> {
     fences: Fences,
     armed: bool,
     fatal: Option<TransportError>,
-    /// It has ended as agreed. (What stands in the segment, others may have written.)
+    /// It has closed normally. (Other processes may have written to the word in the segment.)
     closed: bool,
     lost: Vec<Pe>,
     /// Messages and payloads that had to be copied.
@@ -69,7 +69,7 @@ pub(crate) struct ShmemEndpoint<L: Lane> {
 }
 
 impl<L: Lane> ShmemEndpoint<L> {
-    /// The end of `pe`, whose segment is `segments[pe - first]`.
+    /// The endpoint of `pe`, whose segment is `segments[pe - first]`.
     pub(crate) fn new(
         pe: Pe,
         first: u32,
@@ -107,13 +107,13 @@ impl<L: Lane> ShmemEndpoint<L> {
         self.slab = slab.clone();
     }
 
-    /// Refuses records that say that these PEs have sent them: whoever writes into the inbox writes that, too, and who is in this process
-    /// is believed more than others.
+    /// Refuses records that name these PEs as their sender. A writer of the inbox writes the sender's number too, and PEs of this process
+    /// are trusted more than others.
     pub(crate) fn refuse_from(&mut self, pes: &Range<u32>) {
         self.elsewhere = (pes.start, pes.end - pes.start);
     }
 
-    /// What it means that there is no room at `to`.
+    /// Why there is no space at `to`.
     #[cold]
     fn no_room<B>(&mut self, to: Pe, buf: B) -> PostError<B> {
         if !self.is_lost(to) {
@@ -122,7 +122,7 @@ impl<L: Lane> ShmemEndpoint<L> {
         PostError::PeerDown(to, buf)
     }
 
-    /// Whether a peer is gone without having closed; tells so once.
+    /// Whether a peer has ended without closing. Reports it once.
     fn is_lost(&mut self, to: Pe) -> bool {
         let peer = to.0.wrapping_sub(self.first) as usize;
         if self.outboxes[peer].closed() != LOST {
@@ -135,7 +135,7 @@ impl<L: Lane> ShmemEndpoint<L> {
         true
     }
 
-    /// Whether a peer has closed: what is sent to it is dropped.
+    /// Whether a peer has closed: messages to it are dropped.
     fn closed(&self, to: Pe) -> bool {
         self.outboxes[to.0.wrapping_sub(self.first) as usize].closed() == CLOSED
     }
@@ -185,7 +185,7 @@ impl<L: Lane> ShmemEndpoint<L> {
                 // SAFETY: by its kind and length the body is a handle that `write` wrote; each record is taken once.
                 match whole.then(|| unsafe { self.lane.read(self.inbox.body(record)) }).flatten() {
                     Some(buf) => Ok(Some(Arrival::Message(from, record.imm(), buf.into()))),
-                    None => Err(self.violation(from.0, "a buffer that is none", record.len() as u64)),
+                    None => Err(self.violation(from.0, "an invalid description of a buffer", record.len() as u64)),
                 }
             }
             kind if kind == RecordKind::Put as u8 => Ok(Some(Arrival::Put(from, record.imm()))),
@@ -197,7 +197,7 @@ impl<L: Lane> ShmemEndpoint<L> {
     }
 
     #[cold]
-    #[expect(clippy::unused_self, reason = "reads as what it is")]
+    #[expect(clippy::unused_self, reason = "a method reads better")]
     fn violation(&self, from: u32, what: &'static str, detail: u64) -> TransportError {
         TransportError::Protocol { from: Pe(from), what, detail }
     }
@@ -225,7 +225,7 @@ impl<L: Lane> ShmemEndpoint<L> {
         match self.lane.resolve(index, &inside.place).ok_or(Refused)? {
             Target::Here(at) => {
                 let offset = usize::try_from(offset).map_err(|_| Refused)?;
-                // SAFETY: the window is open and we are inside, so its memory stays valid and its owner does not touch it; the
+                // SAFETY: the window is open and this peer is inside, so its memory stays valid and its owner does not access it; the
                 // range was checked against its length, and `here` is a buffer of our own.
                 unsafe {
                     let at = at.add(offset);
@@ -354,7 +354,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
     }
 
     fn send(&mut self, to: Pe, imm: Imm, buf: RegBuf, _op: OpId) -> Result<Posted, PostError<RegBuf>> {
-        // A buffer in an inbox that nobody reads would be lost.
+        // A buffer in an inbox that is no longer read would be lost.
         if self.closed(to) {
             return Ok(Posted::Done);
         }
@@ -371,7 +371,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
             if buf.len() > self.caps.send_max {
                 return Err(PostError::TooLarge { max: self.caps.send_max, buf });
             }
-            // Not while a record is claimed: others would wait behind the copy.
+            // Not while a record is claimed: other senders would wait for the copy.
             if !self.outboxes[peer].has_room(L::HANDLE) {
                 return Err(PostError::Busy(buf));
             }
@@ -423,7 +423,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
             let pe = (self.first..).nth(gone().unwrap_or(0)).map_or(self.pe, Pe);
             self.fatal.get_or_insert(TransportError::PeerDown { pe, why: "it ended while memory was exposed to it" });
             let stand_in = RegBuf::heap(window.len());
-            #[expect(clippy::mem_forget, reason = "somebody may still write there")]
+            #[expect(clippy::mem_forget, reason = "a peer may still write there")]
             std::mem::forget(window.into_buf());
             return stand_in;
         }
@@ -443,7 +443,7 @@ impl<L: Lane> Endpoint for ShmemEndpoint<L> {
             return Err(PostError::PeerDown(to, src));
         }
         if self.copy(to, dst, offset, &mut src, true).is_err() {
-            // Who has closed takes no puts any more, as he takes no messages.
+            // A peer that has closed takes no puts any more, as it takes no messages.
             return if self.closed(to) { Ok(Posted::Done) } else { Err(PostError::BadKey(src)) };
         }
         let Some(imm) = imm else { return Ok(Posted::Done) };
@@ -521,10 +521,10 @@ impl<L: Lane> Drop for ShmemEndpoint<L> {
         if !self.closed {
             self.inbox.segment().header().closed.store(LOST, Ordering::Release);
         }
-        // The memory of windows that are still open goes away next.
+        // The memory of windows that are still open is freed next.
         let (outboxes, lane) = (&self.outboxes, &self.lane);
         self.windows.close_all(|| gone(outboxes, lane).is_some());
-        // Buffers that were handed over and never read go home.
+        // Buffers that were handed over and never read are given back.
         while let Ok(Some(record)) = self.inbox.take() {
             let _ = self.arrival(&record);
         }

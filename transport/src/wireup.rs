@@ -1,6 +1,6 @@
-//! How the PEs of a job come to know each other: from a bootstrap to one [`PortBuilder`] for each PE of this process.
+//! Wire-up: from a bootstrap to one [`PortBuilder`] for each PE of this process.
 //!
-//! Knows nothing of what launched the process, nor of what the PEs will do.
+//! Knows nothing of the launcher, nor of what the PEs will do.
 
 mod select;
 #[cfg(test)]
@@ -18,14 +18,14 @@ use charm4rs_bootstrap::Bootstrap;
 use charm4rs_tcp::TcpConfig;
 use charm4rs_transport_core::{Fabric, Layout, Pe, TransportError, TransportKind};
 
-/// Changes with every change of what processes say to each other.
+/// Changes with every change of the protocols between processes.
 const PROTOCOL: u32 = 3;
 
-/// A job of one process, whose PEs are threads. One builder for each PE, in order. Where `shm` is forced they meet
-/// in shared memory, as processes would.
+/// A job of one process, whose PEs are threads. One builder for each PE, in order. If `shm` is forced they communicate
+/// through shared memory, as processes do.
 ///
 /// # Errors
-/// If the system is out of something.
+/// If the system is out of a resource.
 pub fn local(layout: Layout, options: &TransportOptions) -> Result<Vec<PortBuilder>, TransportError> {
     let mut fabrics = Fabrics::default();
     match options.force {
@@ -35,10 +35,10 @@ pub fn local(layout: Layout, options: &TransportOptions) -> Result<Vec<PortBuild
     builders(&Arc::new(layout), 0, &fabrics, options)
 }
 
-/// A job of processes that `boot` knows: picks the backends, and exchanges what they need. All processes call it once.
+/// A job of the processes that `boot` knows: chooses the backends, and exchanges what they need. All processes call it once.
 ///
 /// # Errors
-/// If the system is out of something, a backend that was asked for cannot do it, or the processes do not fit together.
+/// If the system is out of a resource, a requested backend cannot do it, or the processes do not fit together.
 pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<PortBuilder>, TransportError> {
     let layout = Arc::new(boot.layout().clone());
     let rank = boot.rank();
@@ -72,11 +72,11 @@ pub fn open(boot: &mut dyn Bootstrap, options: &TransportOptions) -> Result<Vec<
     builders(&layout, rank, &fabrics, options)
 }
 
-/// A job whose PEs reach each other through `fabric` only, near or not: for simulated networks. One builder for each PE of
+/// A job whose PEs reach each other through `fabric` only, even within a process: for simulated networks. One builder for each PE of
 /// `process`.
 ///
 /// # Errors
-/// If the system is out of something.
+/// If the system is out of a resource.
 pub fn over(
     fabric: Arc<dyn Fabric>,
     layout: &Arc<Layout>,
@@ -99,7 +99,7 @@ fn tcp_config(boot: &dyn Bootstrap, layout: &Arc<Layout>, options: &TransportOpt
     config
 }
 
-/// Tells all processes what this one is, and makes sure that they are of the same kind. Their addresses, by rank.
+/// Publishes this process's version and address, and checks that all processes have the same version. Returns their addresses, by rank.
 fn introduce(boot: &mut dyn Bootstrap, digest: &[u8; 32], address: &[u8]) -> Result<Vec<Vec<u8>>, TransportError> {
     let own: Vec<u8> = [&PROTOCOL.to_le_bytes()[..], digest, address].concat();
     boot.put("transport", &own)?;
@@ -107,7 +107,7 @@ fn introduce(boot: &mut dyn Bootstrap, digest: &[u8; 32], address: &[u8]) -> Res
     let mut addresses = Vec::new();
     for (rank, theirs) in (0u32..).zip(boot.get_all("transport")?) {
         let Some((protocol, rest)) = theirs.split_first_chunk().map(|(p, rest)| (u32::from_le_bytes(*p), rest)) else {
-            return Err(TransportError::Startup(format!("process {rank} says nothing of its version")));
+            return Err(TransportError::Startup(format!("process {rank} published no version")));
         };
         if protocol != PROTOCOL {
             let (ours, theirs) = (PROTOCOL.to_string(), format!("{protocol} (process {rank})"));
@@ -147,7 +147,7 @@ mod tests {
     use charm4rs_transport_core::RegBuf;
 
     #[test]
-    fn a_backend_that_the_program_does_not_have_is_refused_before_processes_meet() {
+    fn a_backend_that_the_program_lacks_is_refused_before_processes_connect() {
         let force = Some("extern:absent".parse().unwrap());
         let options = TransportOptions { force, ..TransportOptions::default() };
         let layout = Layout::one_host(1, 1);

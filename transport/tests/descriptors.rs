@@ -1,4 +1,4 @@
-//! A process that runs out of descriptors, alone in its process since the limit holds for all of it (faults.md, row 55).
+//! A process that runs out of descriptors. It is a test program of its own, since the limit holds for the whole process (faults.md, row 55).
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ fn exchange(ends: &mut [Box<dyn Endpoint>; 2]) {
 }
 
 #[test]
-fn accepting_backs_off_when_descriptors_run_out_and_goes_on_when_there_are_some() {
-    // This test is alone in its process: ending that is no harm to others.
+fn accepting_pauses_when_descriptors_run_out_and_continues_when_there_are_some() {
+    // This test is alone in its process, so ending the process harms no other test.
     std::thread::spawn(|| {
         std::thread::sleep(Duration::from_secs(60));
         eprintln!("watchdog: the test did not end within 60 s");
@@ -41,7 +41,7 @@ fn accepting_backs_off_when_descriptors_run_out_and_goes_on_when_there_are_some(
             TcpFabric::open(config).unwrap()
         })
         .collect();
-    assert_eq!(getrlimit(Resource::Nofile).current, hard, "the limit was raised as far as it goes");
+    assert_eq!(getrlimit(Resource::Nofile).current, hard, "the limit was raised as far as possible");
 
     let addresses: Vec<Vec<u8>> = fabrics.iter().map(TcpFabric::publish).collect();
     fabrics.iter().for_each(|fabric| fabric.set_addresses(addresses.clone()));
@@ -49,7 +49,7 @@ fn accepting_backs_off_when_descriptors_run_out_and_goes_on_when_there_are_some(
     let mut ends = [0, 1].map(|pe| fabrics[pe as usize].builder(Pe(pe)).build(&bell).unwrap());
     exchange(&mut ends);
 
-    // Room for a few strangers, but not for the other ends of their connections.
+    // Enough for a few strangers, but not for the other ends of their connections.
     let port = u16::from_le_bytes(addresses[2][5..7].try_into().unwrap());
     let used = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
     setrlimit(Resource::Nofile, Rlimit { current: Some(used + 6), maximum: hard }).unwrap();

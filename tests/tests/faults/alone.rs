@@ -20,7 +20,7 @@ fn a_receiver_that_takes_nothing_for_ten_seconds_is_reported_and_its_sender_hold
     for job in both("- flood 13500") {
         let ended = job.end();
         assert_eq!(ended.code, 0, "{ended:?}");
-        let warning = "charmrun: warning: PE 0 has waited for 10 s to send to PE 1, which takes no messages\n";
+        let warning = "charmrun: warning: PE 0 has waited for 10 s to send to PE 1, which receives no messages\n";
         assert_eq!(ended.stderr, warning);
         let most: u64 = ended.stdout.trim().parse().expect("KiB");
         assert!(most < 200 << 10, "{most} KiB for 300 MB");

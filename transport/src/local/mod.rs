@@ -1,5 +1,5 @@
-//! `local`: between the threads of one process. Pointers are valid everywhere, so a buffer is handed over as it is, from
-//! whatever memory, and a put is a copy.
+//! `local`: between the threads of one process. Pointers are valid everywhere, so any buffer is handed over as it is,
+//! and a put is a copy.
 
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
@@ -24,7 +24,7 @@ pub(crate) struct LocalFabric {
 }
 
 impl LocalFabric {
-    /// For the PEs `pes` of this process, with inboxes of `ring_bytes` (a power of two).
+    /// The fabric of the PEs `pes` of this process, with inboxes of `ring_bytes` (a power of two).
     ///
     /// # Errors
     /// If there is no memory.
@@ -49,7 +49,7 @@ impl LocalFabric {
         Ok(Arc::new(Self { first: pes.start, segments, bells: pes.map(|_| OnceLock::new()).collect(), caps }))
     }
 
-    /// The endpoint of `pe`, to be opened on its thread.
+    /// The endpoint of `pe`. Must be opened on its thread.
     pub(crate) fn open(&self, pe: Pe, doorbell: &Doorbell) -> ShmemEndpoint<Local> {
         Builder {
             pe,
@@ -106,12 +106,12 @@ impl EndpointBuilder for Builder {
 /// How threads of one process reach each other.
 #[derive(Debug)]
 pub(crate) struct Local {
-    /// Set when a PE opens its endpoint; before, it cannot sleep.
+    /// Set when a PE opens its endpoint. Before that it cannot sleep.
     bells: Arc<[OnceLock<Waker>]>,
 }
 
-// SAFETY: a handle is the RegBuf itself, moved bit by bit; a window's address is valid in the whole process, and its
-// memory is owned by the window.
+// SAFETY: a handle is the RegBuf itself, moved as bytes; a window's address is valid in the whole process, and the
+// window owns its memory.
 unsafe impl Lane for Local {
     const HANDLE: usize = size_of::<RegBuf>();
 
@@ -129,7 +129,7 @@ unsafe impl Lane for Local {
 
     #[inline]
     unsafe fn read(&self, body: NonNull<u8>) -> Option<RegBuf> {
-        // SAFETY: `write` wrote it there (the ring is this process's own memory), and it is read once (the caller).
+        // SAFETY: `write` wrote it there (the ring is this process's own memory), and it is read once (the caller's promise).
         Some(unsafe { body.cast::<RegBuf>().read() })
     }
 

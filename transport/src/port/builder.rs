@@ -1,4 +1,4 @@
-//! From a description that can be sent to a port that cannot.
+//! Builds a port, which cannot be sent, from a description, which can.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl PortBuilder {
         Ok(Self { pe, layout: layout.clone(), doorbell, fabrics: fabrics.clone(), options: options.clone() })
     }
 
-    /// The PE whose port it describes.
+    /// The PE that owns the port.
     #[must_use]
     pub fn pe(&self) -> Pe {
         self.pe
@@ -55,16 +55,16 @@ impl PortBuilder {
         &self.layout
     }
 
-    /// Wakes the PE, from any thread.
+    /// A handle that wakes the PE, from any thread.
     #[must_use]
     pub fn waker(&self) -> Waker {
         self.doorbell.waker()
     }
 
-    /// Opens the port. To be called on the PE's own, pinned thread, so that memory is first touched there.
+    /// Opens the port. Must be called on the PE's own, pinned thread, so that memory is first touched there.
     ///
     /// # Errors
-    /// If the system is out of something.
+    /// If the system is out of a resource.
     pub fn open(self) -> Result<Port, TransportError> {
         let Self { pe, layout, doorbell, fabrics, options } = self;
         let slab = Slab::new();
@@ -89,8 +89,8 @@ impl PortBuilder {
 }
 
 impl Port {
-    /// A port over one endpoint that reaches all peers, for worlds in which one thread drives many PEs. Sends never block: what finds
-    /// no room waits in the backlog. `doorbell` wakes that thread.
+    /// A port over one endpoint that reaches all peers, for worlds in which one thread drives many PEs. Sends never block: messages that find
+    /// no capacity wait in the backlog. `doorbell` wakes that thread.
     ///
     /// # Panics
     /// If the endpoint does not keep the order of messages, on which the port's protocols rely.
@@ -135,7 +135,7 @@ impl Port {
         }
     }
 
-    /// What is left in it that should not be once all messages have arrived.
+    /// The state that must be empty once all messages have arrived.
     #[cfg(test)]
     pub(crate) fn leftovers(&self) -> Vec<(&'static str, usize)> {
         let counts = [
@@ -156,7 +156,7 @@ impl Port {
         counts.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
-    /// The credit that it owes a peer, and that the peer owes it.
+    /// The credit that it owes a peer, and the credit that the peer owes it.
     #[cfg(test)]
     pub(crate) fn credit(&self, peer: Pe) -> (u64, u64) {
         (self.inner.accounts.owed(peer), self.inner.accounts.debt(peer))

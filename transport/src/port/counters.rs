@@ -1,6 +1,6 @@
-//! What has passed through a port. Plain numbers of one thread: reading them costs nothing on the way.
+//! The counters of a port. They are plain numbers of one thread, so they cost nothing to read.
 
-/// What has passed one way, to or from peers of one [`Reach`](charm4rs_transport_core::Reach).
+/// The traffic in one direction, to or from peers of one [`Reach`](charm4rs_transport_core::Reach).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Flow {
     /// Messages, without the port's own.
@@ -25,9 +25,9 @@ pub struct Counters {
     pub sent: [Flow; 4],
     /// Received, by reach.
     pub received: [Flow; 4],
-    /// Messages and payloads that had to be copied where the way knows better.
+    /// Messages and payloads that were copied although their transport can do without.
     pub copies: u64,
-    /// Sends that found no room and had to wait.
+    /// Sends that found no capacity and had to wait.
     pub waits: u64,
     /// Sends that could not wait and went to the backlog.
     pub backlogged: u64,

@@ -8,46 +8,46 @@
 //! at some time. So the receiver's queue and the wire hold at most the credit and one message of each sender, in small messages and in payloads,
 //! on every backend.
 //!
-//! Three kinds of messages cost nothing: those of a PE to itself; *system messages* ([`Tag::is_system`](super::Tag::is_system)), which their receiver handles while it polls and
-//! never queues; and notices of puts into a put window, of which one is on its way at a time.
+//! Three kinds of messages cost nothing: those of a PE to itself; *system messages* ([`Tag::is_system`](super::Tag::is_system)), which their receiver handles
+//! while it polls and never queues; and notices of puts into a put window, of which one is on its way at a time.
 //!
 //! A message whose arguments are moved between threads owns memory that its bytes do not show. Its sender states that memory as a *weight*
 //! ([`Charge::weighing`]), which travels with the message.
 //!
 //! # What a sender does without credit
-//! *It waits*, where it may block, and receives meanwhile, as it does for room in a backend: arrivals move into its memory, which its own
-//! senders' credit bounds. It delivers nothing meanwhile.
+//! *It waits*, if it may block, and receives meanwhile, as it does for capacity in a backend: arrivals move into its memory, which the credit of its own
+//! senders bounds. It delivers nothing meanwhile.
 //!
-//! *It holds the message*, where it may not block: the message stays in the sender's memory, behind those that are held for the same
+//! *It holds the message*, if it may not block: the message stays in the sender's memory, behind those that are held for the same
 //! receiver already, and leaves from a poll once there is credit. A layer above that can suspend the producer
 //! holds one message and resumes the producer when it has left ([`Port::hold_from_now`](super::Port::hold_from_now)).
 //!
 //! # Why a wait ends
-//! A PE that is not waiting runs its calls, each of which ends, so it takes what is queued and gives credit back; a PE that ends takes everything.
-//! Only PEs that wait for each other in a circle never take anything: each has calls for the others
-//! in its queue, and is in the middle of a call that cannot be suspended. A waiting PE waits for exactly one other, so such a circle can be found by one message that follows
-//! it (the single-resource case of Chandy, Misra and Haas, "Distributed deadlock detection", 1983): a PE that has waited for a while sends a
-//! *probe* with its name and the number of the wait to the PE that it waits for. A waiting PE passes a probe on to the PE that it waits for; any other drops it. A probe that
-//! returns to its sender during the same wait proves the circle. The last PE to begin its wait finds all others waiting, so its probe returns; a
-//! probe that meets no waiting PE is repeated, so none has to be remembered.
+//! A PE that is not waiting runs its calls, each of which ends, so it takes what is queued and gives credit back; a PE that ends takes everything. Only PEs
+//! that wait for each other in a circle never take anything: each has calls for the others in its queue, and is in the middle of a call that cannot be
+//! suspended. A waiting PE waits for exactly one other, so such a circle can be found by one message that follows it (the single-resource case of Chandy,
+//! Misra and Haas, "Distributed deadlock detection", 1983): a PE that has waited for a while sends a *probe* with its name and the number of the wait to the
+//! PE that it waits for. A waiting PE passes a probe on to the PE that it waits for; any other drops it. A probe that returns to its sender during the same
+//! wait proves the circle. The last PE to begin its wait finds all others waiting, so its probe returns; a probe that meets no waiting PE is repeated, so
+//! none has to be remembered.
 //!
-//! The PE that finds the circle stops waiting: it holds its message, and as many more as one more credit allows, before it waits again. Its call
-//! goes on and ends, it takes calls again, and so the others go on too. (Credit that was on its way when the probe passed makes a circle that is none:
-//! then the sender holds messages without need, which costs memory and nothing else.) So the bound has one exception, and it is the only one possible: calls that
-//! flood each other without returning need memory for what they send, since none of them can run before another has ended.
+//! The PE that finds the circle stops waiting: it holds its message, and as many more as one more credit allows, before it waits again. Its call continues
+//! and ends, it takes calls again, and so the others continue too. (If credit was in flight when the probe passed, the circle is not a real one: then the
+//! sender holds messages without need, which costs memory and nothing else.) So the bound has one exception, and no other is possible: calls that flood each
+//! other without returning need memory for what they send, since none of them can run before another has ended.
 //!
-//! From this nothing else has to be argued case by case. Calls of a PE to itself never wait. Cycles of calls are the circles above.
-//! Broadcasts, reductions, replies and creations are messages of ordinary calls: a PE that forwards them may wait as any sender does, and takes nothing
-//! meanwhile, so the flood stops at its source. A suspended task is no wait: its PE goes on.
+//! No further case needs an argument of its own. Calls of a PE to itself never wait. Cycles of calls are the circles above. Broadcasts, reductions, replies
+//! and creations are messages of ordinary calls: a PE that forwards them may wait as any sender does, and takes nothing meanwhile, so the flood stops at its
+//! source. A suspended task does not wait: its PE continues.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use charm4rs_transport_core::Pe;
 
-/// What a message costs besides its bytes: its place in the receiver's queue, and the block it lies in.
+/// The cost of a message besides its bytes: its place in the receiver's queue, and the block it lies in.
 pub(super) const BASE: u64 = 64;
-/// A weight is counted in units of so many bytes.
+/// Weights are counted in units of this many bytes.
 const UNIT: u64 = 4096;
 
 /// How a message counts against its sender's credit.
@@ -60,7 +60,7 @@ impl Charge {
     /// It counts with its bytes and its payloads.
     pub const PLAIN: Self = Self(1);
 
-    /// It counts, and owns `bytes` of memory besides. Below 4 KiB that is nothing; 256 MiB is the most that counts.
+    /// It counts, and additionally owns `bytes` of memory. Less than 4 KiB does not count; 256 MiB is the most that counts.
     #[inline]
     #[must_use]
     pub fn weighing(bytes: usize) -> Self {
@@ -72,12 +72,12 @@ impl Charge {
         Self::of_units(u16::try_from(bytes / UNIT).unwrap_or(u16::MAX))
     }
 
-    /// As it travels: the weight's units.
+    /// The weight's units, as they are sent.
     pub(super) fn units(self) -> u16 {
         self.0.saturating_sub(1)
     }
 
-    /// Of such units.
+    /// The inverse of [`Self::units`].
     pub(super) fn of_units(units: u16) -> Self {
         Self(units.saturating_add(1))
     }
@@ -88,7 +88,7 @@ impl Charge {
         self.0 > 1
     }
 
-    /// What a message with so many bytes, payloads included, costs.
+    /// The cost of a message with this many bytes, payloads included.
     #[inline]
     pub(super) fn cost(self, bytes: u64) -> u64 {
         match self.0 {
@@ -98,12 +98,12 @@ impl Charge {
     }
 }
 
-/// What a PE and one peer have to settle, in bytes.
+/// The balance between a PE and one peer, in bytes.
 #[derive(Default, Debug)]
 struct Account {
     /// Sent to the peer, and not given back.
     debt: Cell<u64>,
-    /// Taken of the peer's, and not given back.
+    /// Taken from the peer, and not given back.
     owed: Cell<u64>,
 }
 
@@ -112,7 +112,7 @@ struct Account {
 pub(super) struct Accounts {
     peers: Rc<[Account]>,
     credit: u64,
-    /// Above this much that is owed, it goes back.
+    /// Credit is given back once more than this is owed.
     step: u64,
 }
 
@@ -146,7 +146,7 @@ impl Accounts {
         account.debt.set(account.debt.get().saturating_sub(cost));
     }
 
-    /// A peer has closed: what it was sent does not come back.
+    /// A peer has closed: the credit of messages to it does not come back.
     pub(super) fn forgive(&self, to: Pe) {
         self.peers[to.index()].debt.set(0);
     }
@@ -158,7 +158,7 @@ impl Accounts {
         left.inspect(|&left| account.debt.set(left)).is_some()
     }
 
-    /// A message of a peer's was taken. Says whether enough is owed for it to go back.
+    /// A message of a peer was taken. Returns whether enough is owed to give it back.
     #[inline]
     pub(super) fn take(&self, from: Pe, cost: u64) -> bool {
         let account = &self.peers[from.index()];
@@ -166,13 +166,13 @@ impl Accounts {
         account.owed.get() >= self.step
     }
 
-    /// As [`Accounts::take`], of a message that may not count.
+    /// As [`Accounts::take`], for a message that may not count.
     #[inline]
     pub(super) fn took(&self, message: &super::Incoming) -> bool {
         message.charge != Charge::NONE && self.take(message.from, message.cost())
     }
 
-    /// What is owed to a peer, to be sent now.
+    /// The credit owed to a peer, which must be sent now.
     pub(super) fn due(&self, to: Pe) -> u64 {
         self.peers[to.index()].owed.take()
     }
@@ -183,13 +183,13 @@ impl Accounts {
         self.peers[to.index()].debt.get()
     }
 
-    /// What is owed to a peer.
+    /// The credit owed to a peer.
     #[cfg(test)]
     pub(super) fn owed(&self, to: Pe) -> u64 {
         self.peers[to.index()].owed.get()
     }
 
-    /// How much a PE may owe a receiver.
+    /// The most that a PE may owe a receiver.
     pub(super) fn credit(&self) -> u64 {
         self.credit
     }

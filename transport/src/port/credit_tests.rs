@@ -1,4 +1,4 @@
-//! Laws of credit: what a receiver has not taken keeps its senders from sending more, and no sender waits without end.
+//! Laws of credit: messages that a receiver has not taken limit what its senders send, and no sender waits without end.
 
 use std::collections::VecDeque;
 
@@ -40,7 +40,7 @@ fn a_receiver_gets_no_more_small_messages_than_the_credit_until_it_takes_them() 
             },
             |mut port| {
                 let mut events = VecDeque::new();
-                // All that the credit allows arrives, and then nothing however often one looks.
+                // All messages that the credit allows arrive, and then no more, however often the receiver polls.
                 while events.len() < 1_000 {
                     port.poll(&mut events, 64).unwrap();
                 }
@@ -55,7 +55,7 @@ fn a_receiver_gets_no_more_small_messages_than_the_credit_until_it_takes_them() 
 }
 
 #[test]
-fn memory_that_a_moved_value_owns_counts_between_threads() {
+fn memory_of_moved_values_counts_between_threads() {
     let options = TransportOptions { credit: CREDIT, may_block: false, ..options(TransportKind::Local) };
     two(
         "weights",
@@ -76,7 +76,7 @@ fn memory_that_a_moved_value_owns_counts_between_threads() {
 
 #[test]
 fn pes_that_flood_each_other_in_a_circle_without_taking_anything_all_end() {
-    // More than one credit each, which none of them can have while nobody takes.
+    // More than one credit each, which none of them can get while no PE takes messages.
     const COUNT: u32 = 5_000;
     for kind in KINDS {
         let _watchdog = Watchdog::start("a circle of floods");
@@ -98,7 +98,7 @@ fn pes_that_flood_each_other_in_a_circle_without_taking_anything_all_end() {
 }
 
 #[test]
-fn a_sender_that_waits_in_front_of_a_circle_ends_too() {
+fn a_sender_that_waits_for_a_member_of_a_circle_ends_too() {
     const COUNT: u32 = 3_000;
     for kind in KINDS {
         let _watchdog = Watchdog::start("a sender in front of a circle");
@@ -125,7 +125,7 @@ fn a_sender_that_waits_in_front_of_a_circle_ends_too() {
 }
 
 #[test]
-fn what_is_held_leaves_once_there_is_credit_and_its_sender_hears_of_it() {
+fn held_messages_leave_once_there_is_credit_and_their_sender_is_told() {
     for kind in KINDS {
         let options = TransportOptions { credit: CREDIT, ..options(kind) };
         two(
@@ -134,7 +134,7 @@ fn what_is_held_leaves_once_there_is_credit_and_its_sender_hears_of_it() {
             |mut port| {
                 port.hold_from_now();
                 (0..1_000).for_each(|i| send(&mut port, Pe(0), i));
-                assert_eq!(port.held_meanwhile(), [], "there was credit for all");
+                assert_eq!(port.held_meanwhile(), [], "there is credit for all");
                 port.hold_from_now();
                 (1_000..1_002).for_each(|i| send(&mut port, Pe(0), i));
                 let held = port.held_meanwhile();
@@ -154,7 +154,7 @@ fn what_is_held_leaves_once_there_is_credit_and_its_sender_hears_of_it() {
 }
 
 #[test]
-fn a_sender_without_credit_goes_on_when_its_receiver_has_closed() {
+fn a_sender_without_credit_continues_when_its_receiver_has_closed() {
     for kind in KINDS {
         let options = TransportOptions { credit: CREDIT, ..options(kind) };
         two(

@@ -1,11 +1,11 @@
-//! Faults on demand, for tests: what may happen to a message on its way out.
+//! Fault injection for tests: what happens to an outgoing message.
 
 use std::fmt::Debug;
 
 use super::Tag;
 use charm4rs_transport_core::Pe;
 
-/// What becomes of a message.
+/// What happens to a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Fate {
@@ -13,14 +13,14 @@ pub enum Fate {
     Pass,
     /// It is lost.
     Drop,
-    /// It is sent only after so many polls of the sender; what is sent to the same PE meanwhile comes after it.
+    /// It is sent only after this many polls of the sender. Later messages to the same PE come after it.
     Delay(u32),
     /// The receiver counts as dead: the sender's next poll fails with `PeerDown`.
     Kill,
 }
 
-/// Decides about every message of a port, the port's own included.
+/// Decides about every message of a port, including the port's own.
 pub trait Faults: Send + Sync + Debug {
-    /// What becomes of a message of `len` bytes.
+    /// What happens to a message of `len` bytes.
     fn fate(&self, from: Pe, to: Pe, tag: Tag, len: usize) -> Fate;
 }

@@ -45,12 +45,12 @@ pub(super) const PROBE: u8 = 0xFC;
 /// The largest argument of an immediate.
 pub(super) const ARG_MAX: usize = (1 << 24) - 1;
 
-/// In the argument of a message without payloads: below it stands the message's weight.
+/// A bit in the argument of a message without payloads: the bits below it are the message's weight.
 pub(super) const WEIGHED: usize = 1 << 23;
 /// The most payloads of a message.
 pub(super) const PAYLOADS_MAX: usize = WEIGHED - 1;
 
-/// A tag and 24 more bits.
+/// An immediate: a tag and 24 more bits.
 #[inline]
 pub(super) fn imm(tag: u8, arg: usize) -> Imm {
     debug_assert!(arg <= ARG_MAX);
@@ -106,7 +106,7 @@ pub(super) struct Eager<'a> {
     pub(super) head: &'a [u8],
 }
 
-/// The form of a message that could not be sent for lack of memory.
+/// The header of a message that could not be sent for lack of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Missed {
     pub(super) imm: Imm,
@@ -135,11 +135,11 @@ pub(super) struct Write<'a> {
 /// Follows PEs that wait for credit; see `credit`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Probe {
-    /// Who sent it first.
+    /// The PE that first sent it.
     pub(super) origin: Pe,
     /// The number of its wait.
     pub(super) wait: u32,
-    /// How many PEs have passed it on.
+    /// How many PEs have forwarded it.
     pub(super) hops: u32,
 }
 
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
 }
 
 impl<'a> Rts<'a> {
-    /// Bytes of a frame without its head, for so many payloads and one more.
+    /// Bytes of a frame without its head, for this many payloads and one more.
     pub(super) fn len(payloads: usize) -> usize {
         14 + 8 * (payloads + 1)
     }
@@ -252,7 +252,7 @@ impl<'a> Eager<'a> {
         payloads.iter().try_fold(2 + len, |sum, payload| sum.checked_add(4 + payload.len()))
     }
 
-    /// Writes all of such a frame, the head's bytes by `fill`. `to` has the length that [`Eager::len`] gives, below 4 GiB.
+    /// Writes the whole frame. `fill` writes the head's bytes. `to` has the length that [`Eager::len`] returned, below 4 GiB.
     pub(super) fn write(
         to: &mut [MaybeUninit<u8>],
         tag: u8,
@@ -411,7 +411,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_or_understood_but_never_panics(bytes: Vec<u8>) {
+        fn garbage_is_refused_or_decoded_but_never_panics(bytes: Vec<u8>) {
             if let Some(rts) = Rts::decode(&bytes) {
                 prop_assert!(rts.sizes.len() * 8 <= bytes.len());
             }
@@ -426,7 +426,7 @@ mod tests {
         }
 
         #[test]
-        fn what_was_missed_and_what_bounced_survive_encoding(
+        fn notices_and_nacks_survive_encoding(
             imm: u32, len: u64, tag in 0..FIRST, head in prop::collection::vec(any::<u8>(), 0..=Nack::HEAD_MAX),
         ) {
             let missed = Missed { imm: Imm(imm), len };

@@ -1,7 +1,7 @@
-//! What a fuzzer calls: frames as they might come from a peer that has proven itself and then goes mad.
+//! The entry point of the fuzzer: frames of a faulty peer that has proven itself.
 //!
-//! Whatever the bytes, a port takes them for messages, or refuses them as a violation of the protocol; it never panics. The same
-//! function runs over the committed corpus as a unit test.
+//! A port accepts any bytes as messages, or refuses them as a violation of the protocol; it never panics. A unit test runs the same
+//! function over the committed corpus.
 
 use std::collections::VecDeque;
 
@@ -13,11 +13,11 @@ use charm4rs_transport_core::{Doorbell, Imm, Layout, Pe, RegBuf, TransportError}
 use charm4rs_transport_testkit::fuzz::Input;
 use charm4rs_transport_testkit::sim::{Config, Network};
 
-/// A request for more than this is legal, and takes more memory than a fuzzer has.
+/// A larger request is legal, but takes more memory than a fuzzer has.
 const PAYLOADS_MAX: u64 = 1 << 20;
 
-/// Frames of PE 0 for a port that has sent it a message with payloads, and offers what comes to a user who takes one of two.
-/// Each: four bytes, the immediate; the length of its body; the body. Over a network that hands buffers over, and over one that does not.
+/// Frames of PE 0 for a port that has sent it a message with payloads, and whose user accepts every other offer.
+/// Each frame: four bytes, the immediate; the length of its body; the body. Over a network that hands buffers over, and over one that does not.
 ///
 /// # Panics
 /// If the port does.
@@ -56,14 +56,14 @@ fn frames_over(input: &[u8], handover: bool) {
     }
 }
 
-/// A request for so much that a fuzzer has no memory for it.
+/// A request for more memory than a fuzzer has.
 pub(super) fn asks_for_much(imm: Imm, body: &[u8]) -> bool {
     let asks = |rts: Rts<'_>| rts.sizes.iter().sum::<u64>() > PAYLOADS_MAX;
     frame::tag(imm) == frame::RTS && Rts::decode(body).is_some_and(asks)
 }
 
-/// Has the port take what has come, and its user take every other offer. Whether it goes on: if it does not, its peer broke the protocol, or
-/// said that it is gone.
+/// The port handles its arrivals, and its user accepts every other offer. Returns whether it continues: if not, its peer broke the protocol, or
+/// announced its end.
 pub(super) fn takes(port: &mut Port, events: &mut VecDeque<PortEvent>) -> bool {
     match port.poll(events, 64) {
         Ok(_) => {}
@@ -91,7 +91,7 @@ mod tests {
     use charm4rs_transport_core::seed::{self, Rng};
 
     #[test]
-    fn the_corpus_of_the_frames_is_survived() {
+    fn the_corpus_of_frames_causes_no_panic() {
         charm4rs_transport_testkit::fuzz::replay("frames", frames);
     }
 
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_every_kind_with_any_contents_are_survived() {
+    fn frames_of_every_kind_with_any_contents_cause_no_panic() {
         let seeds = seed::from_environment().map_or(0..3_000, |seed| seed..seed + 1);
         for seed in seeds {
             let mut rng = Rng::stream(seed, 0);

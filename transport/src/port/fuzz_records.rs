@@ -1,8 +1,8 @@
-//! What a fuzzer calls: the inbox in shared memory, and all that stands beside it, as a process of the host might write them that has
-//! the memory mapped and goes mad.
+//! The entry point of the fuzzer: the inbox in shared memory, and everything beside it, as a faulty process of the host might write them that has
+//! the memory mapped.
 //!
-//! Whatever stands there, a port takes it for messages, or refuses it as a violation of the protocol; it never panics, and touches no memory
-//! but that of the segments. (What the other process does to the bytes of the arenas, which it has mapped too, is no matter of the port's.)
+//! A port accepts any contents as messages, or refuses them as a violation of the protocol. It never panics, and accesses no memory
+//! outside the segments. (What the other process does to the bytes of the arenas, which it has mapped too, does not concern the port.)
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use charm4rs_transport_core::ring::BODY_MAX;
 use charm4rs_transport_core::{Imm, Layout, Pe, RegBuf};
 use charm4rs_transport_testkit::fuzz::Input;
 
-/// Most steps of an input.
+/// The most steps of an input.
 const STEPS: usize = 64;
-/// A place of a window by which a process's own memory is reached, arena or not: a process that may name its own has no need of ours.
+/// A window in a process's own memory, in an arena or not: a process that may name its own memory has no need of ours.
 const FOREIGN: u64 = u64::MAX;
 
-/// Steps of PE 0, which has gone mad, and of PE 1, whose port must survive them. Each begins with a byte that says what is done.
+/// Steps of PE 0, which is faulty, and of PE 1, whose port must survive them. Each begins with a byte that selects the step.
 ///
 /// # Panics
 /// If the port does.
@@ -85,7 +85,7 @@ fn step(
     Some(())
 }
 
-/// Writes a record with this commit word, all of whose bits but the lap may be wrong: the length is the body's if `kind` has a clear top bit.
+/// Writes a record with this commit word, in which all bits except for the lap may be wrong. The length is that of the body if `kind` has a clear top bit.
 fn record(outbox: &mut Outbox, kind: u64, from: u8, imm: Imm, body: &[u8]) {
     if asks_for_much(imm, body) {
         return;
@@ -125,7 +125,7 @@ mod tests {
     use charm4rs_transport_core::seed::{self, Rng};
 
     #[test]
-    fn the_corpus_of_the_records_is_survived() {
+    fn the_corpus_of_records_causes_no_panic() {
         charm4rs_transport_testkit::fuzz::replay("records", records);
     }
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_every_kind_with_any_contents_are_survived() {
+    fn records_of_every_kind_with_any_contents_cause_no_panic() {
         assert_eq!(frame::FIRST, 0xF0);
         let seeds = seed::from_environment().map_or(0..500, |seed| seed..seed + 1);
         for seed in seeds {

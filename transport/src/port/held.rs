@@ -1,4 +1,4 @@
-//! Messages without credit: their sender waits, or holds them. Why that ends is in the text of `credit`.
+//! Messages without credit: their sender waits, or holds them. The text of `credit` says why that ends.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::{Incoming, Port, PortEvent, Route, Tag};
 use charm4rs_transport_core::memory::write_bytes;
 use charm4rs_transport_core::{Pe, PostError, RegBuf};
 
-/// After how long a wait is followed by a probe, and how often that is repeated.
+/// How long a wait lasts before a probe is sent, and the time between two probes.
 const PROBE_AFTER: Duration = Duration::from_millis(1);
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 
@@ -43,7 +43,7 @@ pub struct HeldId {
 pub(super) struct Queue {
     messages: VecDeque<(u64, Instant, Held)>,
     cost: u64,
-    /// Up to this cost senders hold more without waiting first: a circle was found.
+    /// Up to this cost senders hold more without waiting first, since a circle was found.
     allowed: u64,
 }
 
@@ -54,27 +54,27 @@ impl Queue {
     }
 }
 
-/// The wait of a PE for credit, and who wants to hear of messages that it holds.
+/// The wait of a PE for credit, and the layer's interest in held messages.
 #[derive(Default, Debug)]
 pub(super) struct Waiting {
-    /// Whom it waits for.
+    /// The PE that it waits for.
     on: Option<Pe>,
     /// The number of the wait.
     number: u32,
     /// The wait's probe has returned.
     circle: bool,
-    /// No send waits now.
+    /// Sends must not wait now.
     pub(super) forbidden: bool,
     /// How many messages were ever held.
     count: u64,
     /// Those held since [`Port::hold_from_now`].
     noted: Option<Vec<HeldId>>,
-    /// Somebody wants to hear when held messages have left.
+    /// The layer above wants to know when held messages have left.
     awaited: bool,
 }
 
 impl Port {
-    /// Whether a message may leave for `to` now. It is charged then. Waits for credit first, where that is possible.
+    /// Whether a message may leave for `to` now; if so, it is charged. Waits for credit first, if that is possible.
     pub(super) fn admit(&mut self, to: Pe, cost: u64) -> bool {
         let free = cost == 0 || !self.held.contains_key(&to) && self.inner.accounts.charge(to, cost);
         free || self.wait_for_credit(to, cost)
@@ -110,7 +110,7 @@ impl Port {
         admitted
     }
 
-    /// Whether `to` takes nothing any more, so that no credit comes back; then its debt is forgiven.
+    /// Whether `to` receives nothing any more, so that no credit comes back. If so, its debt is forgiven.
     fn has_closed(&mut self, to: Pe) -> bool {
         let closed = self.ends.to(self.pe, to).has_closed(to);
         if closed {
@@ -119,7 +119,7 @@ impl Port {
         closed
     }
 
-    /// Sends a probe, if there is room: it is repeated.
+    /// Sends a probe, if there is capacity: it is repeated anyway.
     fn probe(&mut self, to: Pe, probe: Probe) {
         let bytes = probe.encode();
         let mut fill = |body: &mut [std::mem::MaybeUninit<u8>]| write_bytes(body, &bytes);
@@ -189,13 +189,13 @@ impl Port {
         }
     }
 
-    /// From now on no send waits for credit: what has none is held. For a layer above that suspends the sender instead.
+    /// From now on no send waits for credit: messages without credit are held. For a layer above that suspends the sender instead.
     pub fn hold_from_now(&mut self) {
         self.waiting.forbidden = true;
         self.waiting.noted = Some(Vec::new());
     }
 
-    /// Ends that. Says which messages were held meanwhile.
+    /// Ends [`Self::hold_from_now`]. Returns the messages that were held meanwhile.
     pub fn held_meanwhile(&mut self) -> Vec<HeldId> {
         self.waiting.forbidden = false;
         self.waiting.noted.take().unwrap_or_default()
@@ -216,14 +216,14 @@ impl Port {
         }
     }
 
-    /// Sends what is owed to `to`, past the backlog.
+    /// Sends the credit that is owed to `to`, bypassing the backlog.
     #[cold]
     pub fn give_credit_to(&mut self, to: Pe) {
         self.credits.push(to);
         self.give_credit();
     }
 
-    /// Gives credit back.
+    /// Gives back all credit that is due.
     pub(super) fn give_credit(&mut self) {
         for to in std::mem::take(&mut self.credits) {
             let bytes = self.inner.accounts.due(to);
@@ -243,12 +243,12 @@ impl Port {
         }
     }
 
-    /// Whether small messages may go the short way again.
+    /// Updates whether small messages may use the direct path again.
     pub(super) fn note_plain(&mut self) {
         self.plain = self.backlog.is_empty() && self.held.is_empty() && self.options.faults.is_none();
     }
 
-    /// How a message's weight travels: only between threads, where arguments are moved.
+    /// The encoding of a message's weight. It is sent only between threads, where arguments are moved.
     pub(super) fn weighed(route: Route, charge: Charge) -> usize {
         if route == Route::Local && charge.is_heavy() { frame::WEIGHED | usize::from(charge.units()) } else { 0 }
     }

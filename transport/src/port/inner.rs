@@ -1,6 +1,6 @@
-//! What a port knows besides its endpoints: peers and their credit, payloads that came ahead of their message, put windows, and both halves of its
-//! rendezvous. It demultiplexes arrivals and never sends, so it may be called in the middle of a send. What arrivals ask for is noted as a [`Todo`] or as an
-//! `Action` of the rendezvous.
+//! The state of a port besides its endpoints: peers and their credit, payloads that came ahead of their message, put windows, and both halves of its
+//! rendezvous. It demultiplexes arrivals and never sends, so it may be called in the middle of a send. Requests in arrivals are recorded as a [`Todo`] or as
+//! an `Action` of the rendezvous.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,7 +14,7 @@ use charm4rs_transport_core::fast_path::Arrival;
 use charm4rs_transport_core::memory::{Payloads, Slab, write_bytes};
 use charm4rs_transport_core::{Imm, Msg, Pe, Reach, RegBuf, TransportError};
 
-/// Whether an immediate is of a frame of the port's own, which carries nothing of the user's.
+/// Whether an immediate belongs to a frame of the port itself, which carries no data of the user.
 fn is_own(imm: Imm) -> bool {
     let tag = frame::tag(imm);
     tag >= frame::FIRST && !matches!(tag, frame::EAGER | frame::PAYLOAD | frame::HANDED)
@@ -25,14 +25,14 @@ fn is_own(imm: Imm) -> bool {
 pub(super) struct PeerState {
     /// Its payloads.
     pub(super) payloads: Vec<RegBuf>,
-    /// How many of them found no memory; in their place stand empty ones.
+    /// How many of them found no memory; empty ones take their place.
     missed: usize,
     /// The bytes of those.
     missed_bytes: u64,
 }
 
 impl PeerState {
-    /// Forgets it. The bytes of all payloads, also of those that found no memory.
+    /// Forgets it. Returns the bytes of all payloads, including those that found no memory.
     fn forget(&mut self) -> u64 {
         let Self { payloads, missed_bytes, .. } = std::mem::take(self);
         payloads.iter().fold(missed_bytes, |sum, payload| sum.saturating_add(payload.len() as u64))
@@ -46,7 +46,7 @@ pub(super) enum Todo {
     Credit(Pe),
     /// A probe to pass on, if this PE waits for credit.
     Probe(Probe),
-    /// A NACK for a message whose payloads came ahead and found no memory: the message, and its size with them.
+    /// A NACK for a message whose payloads came ahead and found no memory: the message, and its size with payloads.
     Nack(Pe, Tag, Msg, u64),
     /// What a frame of a rendezvous asks for.
     Rendezvous(Action),
@@ -81,7 +81,7 @@ impl Inner {
         }
     }
 
-    /// A message as it is given to the user, if an arrival is one that needs nothing else: almost all are.
+    /// Converts an arrival into a message for the user, if it needs nothing else, as is true for almost all.
     #[inline(always)]
     pub(super) fn plain(&mut self, reach: Reach, arrival: Arrival) -> Result<Incoming, Arrival> {
         match arrival {
@@ -94,7 +94,7 @@ impl Inner {
         }
     }
 
-    /// Takes any other arrival of a peer at distance `reach`.
+    /// Handles any other arrival from a peer at distance `reach`.
     pub(super) fn arrive(
         &mut self,
         reach: Reach,
@@ -104,7 +104,7 @@ impl Inner {
         let (Arrival::Message(from, imm, _) | Arrival::Put(from, imm)) = &arrival;
         let (from, imm) = (*from, *imm);
         if from == self.pe {
-            // What a PE says to itself passes no backend; and no backend reaches it, to answer.
+            // Messages of a PE to itself pass no backend, and no backend could carry the answer.
             return Err(TransportError::Protocol { from, what: "a frame from this PE itself", detail: imm.0.into() });
         }
         if let Arrival::Message(from, imm, msg) = arrival {
@@ -124,7 +124,7 @@ impl Inner {
             }
             _ => {}
         }
-        Err(TransportError::Protocol { from, what: "a put for nobody", detail: imm.0.into() })
+        Err(TransportError::Protocol { from, what: "a put to an unknown window", detail: imm.0.into() })
     }
 
     pub(super) fn message(
@@ -182,8 +182,8 @@ impl Inner {
                 self.todo.extend(complete.map(Action::Deliver).map(Todo::Rendezvous));
             }
             frame::MISSED => match frame::Missed::decode(&msg) {
-                // Whose own frame finds no memory fails, and sends no notice.
-                Some(missed) if is_own(missed.imm) => return bad("a notice of no message", msg.len()),
+                // A sender whose own frame finds no memory fails, and sends no notice.
+                Some(missed) if is_own(missed.imm) => return bad("a notice without a message", msg.len()),
                 Some(missed) => return self.missed(from, missed.imm, missed.len),
                 None => return bad("a malformed notice", msg.len()),
             },
@@ -198,7 +198,7 @@ impl Inner {
             },
             frame::CREDIT => match frame::decode_word(&msg) {
                 Some(bytes) if self.accounts.give_back(from, bytes) => {}
-                _ => return bad("credit for nothing", msg.len()),
+                _ => return bad("credit for messages that were not sent", msg.len()),
             },
             frame::PROBE => match Probe::decode(&msg) {
                 Some(probe) => self.todo.push_back(Todo::Probe(probe)),
@@ -230,7 +230,7 @@ impl Inner {
     pub(super) fn missed(&mut self, from: Pe, imm: Imm, len: u64) -> Result<(), TransportError> {
         let peer = self.peers.entry(from).or_default();
         match frame::tag(imm) {
-            // Its sender knows, and has what it needs to say so. What came ahead of it belongs to nothing.
+            // Its sender knows, and has what it needs to report it. The payloads that came ahead of it belong to no message.
             tag if tag < frame::FIRST => {
                 let bytes = peer.forget().saturating_add(len);
                 self.owe(from, Tag(tag).charge().cost(bytes));
@@ -251,8 +251,8 @@ impl Inner {
         Ok(())
     }
 
-    /// A message of this PE's came back, for it found no memory there, or here. A payload's message will be told of by the
-    /// receiver.
+    /// A message of this PE came back, since there was no memory for it, there or here. The receiver will report the message of a
+    /// payload.
     pub(super) fn came_back(
         &mut self,
         to: Pe,
@@ -280,7 +280,7 @@ impl Inner {
         }
     }
 
-    /// A message of a peer's is over, without having been in the queue of this PE.
+    /// A message of a peer has ended without having been in the queue of this PE.
     pub(super) fn owe(&mut self, to: Pe, cost: u64) {
         if self.accounts.take(to, cost) {
             self.todo.push_back(Todo::Credit(to));
@@ -306,7 +306,7 @@ impl Inner {
         out.extend(offer.map(|offer| PortEvent::Offer(Box::new(offer))));
     }
 
-    /// Writes bytes of a put that arrived as a message. Whether the sender may put there.
+    /// Writes bytes of a put that arrived as a message. Returns whether the sender may put there.
     fn write(&mut self, from: Pe, write: &frame::Write<'_>) -> bool {
         match write.target {
             Target::Payload { slot, part } => self.rendezvous.receiver.write(from, (slot, part), write),
@@ -315,7 +315,7 @@ impl Inner {
     }
 }
 
-/// The weight that an immediate's argument states.
+/// The weight in an immediate's argument.
 fn weight(arg: usize) -> Charge {
     Charge::of_units(u16::try_from(arg & usize::from(u16::MAX)).expect("16 bits"))
 }

@@ -1,4 +1,4 @@
-//! Laws of the port where memory lacks: what is too large is an error to its sender, and harms nobody else.
+//! Laws of the port without enough memory: a message that is too large is an error of its sender, and affects no other PE.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn a_payload_without_memory_comes_back_to_its_sender_and_the_other_messages_stay
         panic!("a refusal")
     };
     assert_eq!((&*head, size), (&bytes(256, 2)[..], (LARGE + 300 + 13_000) as u64));
-    // With room again it goes through.
+    // With memory again it succeeds.
     kept.clear();
     send(&mut zero, 5, &[LARGE]);
     assert!(*message(&mut one, &mut VecDeque::new()).msg == bytes(300, 5));
@@ -74,7 +74,7 @@ fn a_message_without_memory_comes_back_to_its_sender_with_its_payloads_forgotten
 }
 
 #[test]
-fn a_message_longer_than_it_may_be_comes_back_or_if_its_sender_thinks_otherwise_is_a_violation() {
+fn a_message_that_is_too_long_comes_back_or_is_a_violation_if_the_sender_sends_it_anyway() {
     let _watchdog = Watchdog::start("a message that is too long");
     const LIMIT: u64 = 100_000;
     let layout = Arc::new(Layout::one_host(2, 2));

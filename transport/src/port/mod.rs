@@ -96,16 +96,16 @@ use charm4rs_transport_core::{Doorbell, Endpoint, Event, Layout, Msg, Pe, Reach,
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct OfferId(pub u64);
 
-/// A message whose payloads wait at their sender until [`Port::accept`] says where they shall land.
+/// A message whose payloads wait at their sender until [`Port::accept`] says where they go.
 #[derive(Debug)]
 pub struct Offer {
-    /// What to accept.
+    /// The id to accept.
     pub id: OfferId,
-    /// Who offers.
+    /// The sender.
     pub from: Pe,
     /// The message's kind.
     pub tag: Tag,
-    /// The message's bytes, readable now. The [`Incoming`] that follows once the payloads have landed has them too.
+    /// The message's bytes, readable now. The [`Incoming`] that follows once the payloads have arrived has them too.
     pub head: Msg,
     /// The payloads' lengths, in bytes.
     pub sizes: Vec<u64>,
@@ -119,7 +119,7 @@ pub enum PortEvent {
     Message(Incoming),
     /// A message arrived whose payloads need destinations. (In a box, so that messages, which come by the million, are moved in few bytes.)
     Offer(Box<Offer>),
-    /// A message could not be delivered: there is no memory for it, there or here, or it is longer than [`Port::message_max`]. Both ends live on.
+    /// A message could not be delivered: there is no memory for it, there or here, or it is longer than [`Port::message_max`]. Both PEs continue.
     Refused {
         /// The receiver.
         to: Pe,
@@ -134,12 +134,12 @@ pub enum PortEvent {
     Room,
 }
 
-/// Where a port puts what has arrived, which does no more with it: the port is in the middle of its poll.
+/// Receives what a port delivers. It must only store it: the port is in the middle of its poll.
 pub trait Sink {
     /// Takes a message.
     fn message(&mut self, message: Incoming);
 
-    /// Takes anything, which may be a message too.
+    /// Takes any event, which may be a message too.
     fn event(&mut self, event: PortEvent);
 }
 
@@ -155,13 +155,13 @@ impl Sink for VecDeque<PortEvent> {
     }
 }
 
-/// Gives the first `n` events to `out`, and says how many that are.
+/// Gives the first `n` events to `out`, and returns how many there were.
 fn pour(events: &mut VecDeque<PortEvent>, n: usize, out: &mut impl Sink) -> usize {
     events.drain(..n).for_each(|event| out.event(event));
     n
 }
 
-/// Takes arrivals apart.
+/// Demultiplexes arrivals.
 struct Demux<'a, S> {
     inner: &'a mut Inner,
     out: &'a mut S,
@@ -171,8 +171,8 @@ struct Demux<'a, S> {
 }
 
 impl<S: Sink> Demux<'_, S> {
-    // Into each backend's loop, so that the parts of a message go where it shall lie from the registers that they are in: written
-    // somewhere on the way, in words, and copied from there in larger pieces, they would make the processor wait for each word.
+    // Inlined into each backend's loop, so that the parts of a message go from registers directly to their destination. If they were written
+    // somewhere in between, in words, and copied from there in larger pieces, the processor would wait for each word.
     #[inline(always)]
     fn take(&mut self, reach: Reach, arrival: Arrival) {
         match self.inner.plain(reach, arrival) {
@@ -194,7 +194,7 @@ impl<S: Sink> Demux<'_, S> {
     }
 }
 
-/// The backends, and which peers each of them reaches.
+/// The backends, and the peers that each of them reaches.
 #[derive(Debug)]
 struct Ends {
     /// PEs that `local` reaches.
@@ -229,7 +229,7 @@ impl Ends {
         }
     }
 
-    /// The endpoint of a way, if it reaches anybody.
+    /// The endpoint of a route, if it reaches any peer.
     fn at(&mut self, route: Route) -> Option<&mut dyn Endpoint> {
         match route {
             Route::Local => self.local.as_mut().map(|shmem| shmem as &mut dyn Endpoint),
@@ -242,14 +242,14 @@ impl Ends {
     /// The endpoint that reaches `to`, another PE.
     fn to(&mut self, own: Pe, to: Pe) -> &mut dyn Endpoint {
         match self.route(own, to) {
-            Route::Local => self.local.as_mut().expect("it reaches somebody"),
-            Route::Shm => self.shm.as_mut().expect("it reaches somebody"),
-            Route::Net | Route::Loopback => &mut **self.net.as_mut().expect("wire-up gives a way to every PE"),
+            Route::Local => self.local.as_mut().expect("it reaches a peer"),
+            Route::Shm => self.shm.as_mut().expect("it reaches a peer"),
+            Route::Net | Route::Loopback => &mut **self.net.as_mut().expect("wire-up gives a route to every PE"),
         }
     }
 }
 
-/// One PE's way out; see the module's text. Neither `Send` nor `Sync`.
+/// A PE's connection to all others; see the module's text. Neither `Send` nor `Sync`.
 #[derive(Debug)]
 pub struct Port {
     pe: Pe,
@@ -258,38 +258,38 @@ pub struct Port {
     doorbell: Doorbell,
     ends: Ends,
     inner: Inner,
-    /// Whether small messages may go straight to a near peer: nothing is in the backlog or held, no faults are asked for.
+    /// Whether small messages may go directly to peers of this host: nothing is in the backlog or held, and no faults are injected.
     plain: bool,
-    /// Reused for what arrives and is no plain message.
+    /// Reused for arrivals other than plain messages.
     rare: VecDeque<PortEvent>,
     /// Arrived while a send waited.
     early: VecDeque<PortEvent>,
-    /// For each peer what waits for room, never empty.
+    /// For each peer the messages that wait for capacity; never empty.
     backlog: BTreeMap<Pe, VecDeque<Queued>>,
-    /// For each peer what waits for credit, never empty but for a moment.
+    /// For each peer the messages that wait for credit; empty only temporarily.
     held: BTreeMap<Pe, held::Queue>,
     waiting: held::Waiting,
-    /// Puts that found no room yet.
+    /// Puts that found no capacity yet.
     puts: VecDeque<Put>,
-    /// Peers of which it was said that they take no messages.
+    /// Peers that were reported as not receiving messages.
     stalled: BTreeSet<Pe>,
-    /// How often the backlog was looked at.
+    /// How often the backlog was checked.
     flushes: u32,
-    /// Peers to whom credit is due.
+    /// Peers to which credit is due.
     credits: Vec<Pe>,
     /// Buffer for the events of endpoints.
     events: Vec<Event>,
     fatal: Option<TransportError>,
-    /// Polls since the network was last looked at.
+    /// Polls since the network was last polled.
     since_net: u32,
     operations: Operations,
 }
 
-/// How many polls with near arrivals may pass before the network is looked at.
+/// How many polls with arrivals from this host may pass before the network is polled.
 const NET_EVERY: u32 = 8;
 
 impl Port {
-    /// The PE whose port this is.
+    /// The PE that owns this port.
     #[inline]
     #[must_use]
     pub fn pe(&self) -> Pe {
@@ -303,14 +303,14 @@ impl Port {
         &self.layout
     }
 
-    /// How near another PE is.
+    /// How close another PE is.
     #[inline]
     #[must_use]
     pub fn reach(&self, to: Pe) -> Reach {
         self.layout.reach(self.pe, to)
     }
 
-    /// The accounts of what is taken, for who takes messages while the port is in use.
+    /// The accounts of taken messages, for a queue that takes messages while the port is in use.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         Ledger(self.inner.accounts.clone())
@@ -323,14 +323,14 @@ impl Port {
         &self.inner.slab
     }
 
-    /// The backend's end that reaches `to`, another PE: the seam itself, for those who measure it. What they send and receive
-    /// this port never sees, so nothing of its own may be on its way meanwhile, and they wait for the events of all they posted.
+    /// The endpoint that reaches `to`, another PE: the seam itself, for measurements. This port never sees what is sent and received
+    /// there, so it must have nothing of its own in flight meanwhile, and the caller must wait for the events of all its posts.
     #[must_use]
     pub fn endpoint(&mut self, to: Pe) -> &mut dyn Endpoint {
         self.ends.to(self.pe, to)
     }
 
-    /// A buffer of `len` bytes that can be sent to anyone at the least cost. Its bytes are initialized but arbitrary.
+    /// A buffer of `len` bytes that can be sent to any PE at the lowest cost. Its bytes are initialized but arbitrary.
     #[must_use]
     pub fn alloc(&mut self, len: usize) -> RegBuf {
         let Ends { local, shm, net, .. } = &mut self.ends;
@@ -346,7 +346,7 @@ impl Port {
     /// Makes progress, and appends at most `max` events to `out`. Returns how many.
     ///
     /// # Errors
-    /// What ends the job.
+    /// Only errors that end the job.
     #[inline]
     pub fn poll(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         let mut n = 0;
@@ -367,14 +367,14 @@ impl Port {
         Ok(n)
     }
 
-    /// What came while this PE waited for something else. Says how much.
+    /// Delivers what arrived while this PE waited for something else. Returns how much.
     #[cold]
     fn early_into(&mut self, out: &mut impl Sink, max: usize) -> usize {
         let n = self.early.len().min(max);
         pour(&mut self.early, n, out)
     }
 
-    /// Whether anything needs [`Port::run_pending`].
+    /// Whether there is work for [`Port::run_pending`].
     #[inline]
     fn has_pending(&self) -> bool {
         !self.plain
@@ -385,12 +385,12 @@ impl Port {
             || self.ends.shm.as_ref().is_some_and(FastPath::is_busy)
     }
 
-    /// Whether it has something that found no room.
+    /// Whether it has messages or puts that found no capacity.
     fn waits_for_room(&self) -> bool {
         !(self.backlog.is_empty() && self.held.is_empty() && self.puts.is_empty() && self.credits.is_empty())
     }
 
-    /// Takes what is in the inboxes. Says how much that was for the user.
+    /// Takes the arrivals in the inboxes. Returns how many were for the user.
     #[inline]
     fn receive_shmem(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         let (mut left, rare) = (max, &mut self.rare);
@@ -404,19 +404,19 @@ impl Port {
         demux.failed.map_or(Ok(demux.events), Err)
     }
 
-    /// Takes what came over the network. Says how much that was for the user.
-    // Not into the loops of jobs that have no network: they would be longer by it.
+    /// Takes the arrivals from the network. Returns how many were for the user.
+    // Not inlined, so that it does not lengthen the loops of jobs without a network.
     #[inline(never)]
     fn receive_net(&mut self, out: &mut impl Sink, max: usize) -> Result<usize, TransportError> {
         self.since_net = 0;
         let Some(net) = &mut self.ends.net else { return Ok(0) };
         let polled = net.progress(&mut self.events, max);
-        // What came before an error counts. Mostly nothing came: then nothing is moved.
+        // Arrivals before an error count. Usually there are none: then nothing is moved.
         let n = if self.events.is_empty() { 0 } else { self.demux_net(out)? };
         polled.map(|_| n)
     }
 
-    /// Takes events of the network apart.
+    /// Demultiplexes events of the network.
     fn demux_net(&mut self, out: &mut impl Sink) -> Result<usize, TransportError> {
         let mut events = std::mem::take(&mut self.events);
         let (mut n, mut sorted) = (0, Ok(()));
@@ -448,21 +448,21 @@ impl Port {
         sorted.map(|()| n)
     }
 
-    /// Sleeps until something may have arrived, somebody used the [`Waker`], or `limit` has passed.
+    /// Sleeps until something may have arrived, the [`Waker`] was used, or `limit` has passed.
     ///
     /// # Errors
-    /// What ends the job.
+    /// Only errors that end the job.
     pub fn park(&mut self, limit: Option<Duration>) -> Result<(), TransportError> {
         if !self.early.is_empty() || self.has_pending() && !self.waits_for_room() {
             return Ok(());
         }
         let waits = self.waits_for_room();
-        // The protocol is in `doorbell`.
+        // `doorbell` describes the protocol.
         let Ends { local, shm, net, .. } = &mut self.ends;
         let fences = shm.as_ref().and_then(FastPath::fences).or_else(|| local.as_ref().and_then(FastPath::fences));
         local.iter().for_each(FastPath::announce);
         shm.iter().for_each(FastPath::announce);
-        // Across processes `membarrier` reaches this one's threads too; without it both ends fence.
+        // `membarrier` across processes reaches this process's threads too; without it both ends use fences.
         let fenced = fences.is_none_or(Fences::heavy);
         let idle = local.as_mut().is_none_or(FastPath::may_sleep)
             & shm.as_mut().is_none_or(FastPath::may_sleep)
@@ -471,7 +471,7 @@ impl Port {
             return Ok(());
         }
         self.inner.counters.sleeps += 1;
-        // What waits for room in an inbox is not told when there is some; and some networks tell nothing at all.
+        // No event tells when an inbox has capacity again; and some networks do not wake a PE at all.
         let look = waits || net.as_ref().is_some_and(|net| !net.caps().wakes);
         let limit = if look { Some(limit.map_or(ROOM_CHECK, |limit| limit.min(ROOM_CHECK))) } else { limit };
         let limit = limit.map(|d| Timespec {
@@ -497,7 +497,7 @@ impl Port {
         }
     }
 
-    /// Wakes this PE, from any thread.
+    /// A handle that wakes this PE, from any thread.
     #[must_use]
     pub fn waker(&self) -> Waker {
         self.doorbell.waker()
@@ -509,7 +509,7 @@ impl Port {
         self.options.message_max
     }
 
-    /// What has passed.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut counters = self.inner.counters.clone();
@@ -544,7 +544,7 @@ impl Port {
         net.map_or(Ok(()), Endpoint::close)
     }
 
-    /// A peer for whom something is left.
+    /// A peer for which something is left.
     fn undelivered(&self) -> Option<Pe> {
         let queued = self.backlog.keys().next().or_else(|| self.held.keys().next()).or_else(|| self.credits.first());
         let queued = queued.copied();
@@ -552,6 +552,6 @@ impl Port {
     }
 }
 
-/// How often a PE that sleeps looks for what nobody tells it: that there is room for what it could not send.
+/// How often a sleeping PE checks for capacity, of which no event tells, for messages that it could not send.
 const ROOM_CHECK: Duration = Duration::from_micros(200);
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);

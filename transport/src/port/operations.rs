@@ -5,7 +5,7 @@
 
 use charm4rs_transport_core::{Imm, OpId};
 
-/// Payloads on their way over the network, in bytes, above which a sender of more of them makes progress first.
+/// Bytes of payloads in flight over the network above which a sender of more of them makes progress first.
 const MUCH: u64 = 1 << 20;
 
 /// What an operation does.
@@ -23,7 +23,7 @@ pub(super) struct Operations {
     /// `None`: the place is free.
     places: Vec<Option<Operation>>,
     free: Vec<usize>,
-    /// Bytes on their way over the network, and bytes that wait for a CTS.
+    /// Bytes in flight over the network, and bytes that wait for a CTS.
     network_bytes: u64,
     /// The network did not move when a sender last made progress for it.
     stuck: bool,
@@ -53,7 +53,7 @@ impl Operations {
         Some(operation)
     }
 
-    /// Counts bytes that will be on their way when their receiver allows it.
+    /// Counts bytes that will be in flight when their receiver allows it.
     pub(super) fn reserve(&mut self, bytes: u64) {
         self.network_bytes += bytes;
     }
@@ -64,7 +64,7 @@ impl Operations {
         self.stuck = false;
     }
 
-    /// Whether much is on its way.
+    /// Whether much is in flight.
     pub(super) fn has_much(&self) -> bool {
         self.network_bytes > MUCH
     }
@@ -74,7 +74,7 @@ impl Operations {
         std::mem::replace(&mut self.stuck, true)
     }
 
-    /// Bytes on their way or reserved, and operations that are pending.
+    /// Bytes in flight or reserved, and operations that are pending.
     #[cfg(test)]
     pub(super) fn left(&self) -> (u64, usize) {
         (self.network_bytes, self.places.iter().flatten().count())
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_on_their_way_and_bytes_that_wait_for_a_cts_count_together() {
+    fn bytes_in_flight_and_bytes_that_wait_for_a_cts_count_together() {
         let mut operations = Operations::default();
         operations.reserve(700_000);
         assert!(!operations.has_much());

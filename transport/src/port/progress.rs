@@ -1,4 +1,4 @@
-//! Progress besides arrivals: events of the network's operations, what arrivals asked for, and what waits for room.
+//! Progress besides arrivals: events of the network's operations, requests of arrivals, and messages that wait for capacity.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use charm4rs_transport_core::fast_path::{Arrival, FastPath};
 use charm4rs_transport_core::{Event, Reach, TransportError};
 
 impl Port {
-    /// Takes what an endpoint of the network reports.
+    /// Handles an event of the network's endpoint.
     pub(super) fn event(&mut self, event: Event, out: &mut VecDeque<PortEvent>) -> Result<(), TransportError> {
         match event {
             Event::Recv { from, imm, msg } => self.inner.arrive(Reach::Network, Arrival::Message(from, imm, msg), out),
@@ -46,7 +46,7 @@ impl Port {
         Ok(())
     }
 
-    /// Does everything that is not an arrival: errors, completions, what arrivals asked for, puts, the backlog.
+    /// Does everything that is not an arrival: errors, completions, requests of arrivals, puts, the backlog.
     #[cold]
     pub(super) fn run_pending(&mut self) -> Result<(), TransportError> {
         if let Some(error) = self.fatal.take() {

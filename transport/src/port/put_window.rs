@@ -21,7 +21,7 @@ use super::{Port, Route, Tag, frame};
 use charm4rs_transport_core::memory::{Home, write_bytes};
 use charm4rs_transport_core::{Endpoint, Msg, Pe, RegBuf, RemoteKey, Window};
 
-/// Names a put window within its port. A name is not used twice.
+/// Names a put window within its port. No name is used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct PutWindowId {
     slot: u32,
@@ -35,7 +35,7 @@ impl PutWindowId {
         u64::from(self.slot) | u64::from(self.turn) << 32
     }
 
-    /// Of such a number.
+    /// The inverse of [`Self::to_bits`].
     #[must_use]
     pub fn from_bits(bits: u64) -> Self {
         let [slot, turn] = [bits, bits >> 32].map(|half| u32::try_from(half & u64::from(u32::MAX)).expect("32 bits"));
@@ -43,16 +43,16 @@ impl PutWindowId {
     }
 }
 
-/// Where a put window is: all that a peer needs to put into it.
+/// The address of a put window: all that a peer needs to put into it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PutWindowAddress {
-    /// Whose it is.
+    /// Its owner.
     pub owner: Pe,
-    /// Its name there.
+    /// Its name at the owner.
     pub id: PutWindowId,
     /// Its length, in bytes.
     pub len: u64,
-    /// How it is reached by `local`, by `shm`, by the network.
+    /// Its keys for `local`, for `shm`, and for the network.
     keys: [Option<RemoteKey>; 3],
 }
 
@@ -64,14 +64,14 @@ impl PutWindowAddress {
     }
 }
 
-/// The memory of a put window, which stays as long as anybody holds it.
+/// The memory of a put window, which is kept as long as there is a handle to it.
 #[derive(Clone)]
 pub struct PutWindowMemory(Arc<Whole>);
 
 struct Whole {
     at: NonNull<u8>,
     len: usize,
-    /// What `at` points into, not touched otherwise.
+    /// Owns the memory at `at`, and is not accessed otherwise.
     _owner: RegBuf,
     tag: u64,
 }
@@ -103,29 +103,29 @@ impl PutWindowMemory {
     /// Its bytes.
     ///
     /// # Safety
-    /// Nobody puts into it while the slice is used: the caller has seen the last put that anybody was allowed to make arrive, and has not
+    /// No PE puts into it while the slice is used: the caller has seen the arrival of the last put that it allowed, and has not
     /// allowed another one.
     #[must_use]
     pub unsafe fn bytes(&self) -> &[u8] {
-        // SAFETY: valid and initialized; by the caller's promise nobody writes.
+        // SAFETY: valid and initialized; the caller promises that there are no writes.
         unsafe { std::slice::from_raw_parts(self.0.at.as_ptr(), self.0.len) }
     }
 
     /// A copy of some of its bytes, for tests whose peers wait meanwhile.
     #[cfg(test)]
     pub(crate) fn copy_of(&self, range: std::ops::Range<usize>) -> Vec<u8> {
-        // SAFETY: who tests has seen the last put arrive, and has not told its peer so.
+        // SAFETY: the test has seen the last put arrive, and has not told its peer so.
         let bytes = unsafe { self.bytes() };
         bytes[range].to_vec()
     }
 
-    /// A put of this PE's own. Whether it lies inside.
+    /// A put of this PE itself. Returns whether it lies inside.
     fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         let Ok(offset) = usize::try_from(offset) else { return false };
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.0.len) {
             return false;
         }
-        // SAFETY: inside, as was just seen; who reads has promised that nobody puts meanwhile (`PutWindowMemory::bytes`); the source is a
+        // SAFETY: inside, as was just checked; a reader has promised that there are no puts meanwhile (`PutWindowMemory::bytes`); the source is a
         // buffer of its own.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.at.as_ptr().add(offset), bytes.len()) };
         true
@@ -133,7 +133,7 @@ impl PutWindowMemory {
 
     fn expose(&self, end: &mut dyn Endpoint) -> Option<Window> {
         let home: Arc<dyn Home> = self.0.clone();
-        // SAFETY: valid and initialized as long as its home is; of its sharers `Home for Whole` speaks.
+        // SAFETY: valid and initialized as long as its home lives; `Home for Whole` describes the sharing.
         let alias = unsafe { RegBuf::from_raw(self.0.at, self.0.len, self.0.len, home) };
         match end.expose_for_long(alias) {
             Ok(window) => Some(window),
@@ -151,7 +151,7 @@ impl fmt::Debug for PutWindowMemory {
     }
 }
 
-/// A put window of this PE's.
+/// A put window of this PE.
 #[derive(Debug)]
 struct Open {
     memory: PutWindowMemory,
@@ -168,7 +168,7 @@ pub(super) struct PutWindows {
 }
 
 impl PutWindows {
-    /// A name for a put window that is opened next; `None`: there are too many.
+    /// The name of the next put window; `None`: there are too many.
     fn name(&mut self) -> Option<PutWindowId> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -187,7 +187,7 @@ impl PutWindows {
         self.slots.get(id.slot as usize).filter(|(turn, _)| *turn == id.turn)?.1.as_ref()
     }
 
-    /// Bytes of a put arrived as a message. Whether the key is one of the put window, and the bytes lie inside.
+    /// Writes bytes of a put that arrived as a message. Returns whether the key belongs to the put window, and the bytes lie inside.
     pub(super) fn write(&self, id: PutWindowId, write: &frame::Write<'_>) -> bool {
         self.get(id).is_some_and(|open| {
             open.windows.iter().any(|(_, window)| window.key == write.key)
@@ -210,7 +210,7 @@ impl PutWindows {
 }
 
 impl Inner {
-    /// What a put into the put window in this slot is to its owner: its kind and its notice.
+    /// The message that a put into this slot's put window is for its owner: its kind and its notice.
     pub(super) fn notice(&self, slot: usize) -> Option<(Tag, Msg)> {
         let open = self.put_windows.slots.get(slot)?.1.as_ref()?;
         Some((open.tag, Msg::fill(&self.slab, open.notice.len(), |to| write_bytes(to, &open.notice))))
@@ -218,7 +218,7 @@ impl Inner {
 }
 
 impl Port {
-    /// Opens a put window of `len` zeros. Each put into it brings a message of kind `tag`, whose bytes `notice` gives, from who put.
+    /// Opens a put window of `len` zeros. Each put into it brings a message of kind `tag`, with the bytes of `notice`, from the origin of the put.
     ///
     /// # Panics
     /// If it would be the 2^24th.
@@ -243,7 +243,7 @@ impl Port {
         (PutWindowAddress { owner: self.pe, id, len: len as u64, keys }, memory)
     }
 
-    /// Closes a put window: later puts fail at their origin, and may end the job there, so nobody shall be allowed any.
+    /// Closes a put window. Later puts fail at their origin, and may end the job there, so the owner must not allow any.
     pub fn close_put_window(&mut self, id: PutWindowId) {
         let Some(open) = self.inner.put_windows.close(id) else { return };
         for (route, window) in open.windows {
@@ -253,10 +253,10 @@ impl Port {
         }
     }
 
-    /// Writes `src` at `offset` of a put window. `notice`: where the put window can only be reached by a message, that message, of kind `tag`.
+    /// Writes `src` at `offset` of a put window. `notice`: the message, of kind `tag`, to send if only a message can reach the put window.
     ///
     /// # Panics
-    /// If that is outside of the put window.
+    /// If the range is outside the put window.
     pub fn put(&mut self, to: &PutWindowAddress, offset: u64, src: RegBuf, tag: Tag, notice: &[u8]) {
         assert!(to.holds(offset, src.len()), "{} bytes at {offset} of a put window of {} bytes", src.len(), to.len);
         let route = self.ends.route(self.pe, to.owner);
@@ -290,7 +290,7 @@ impl Port {
         }
     }
 
-    /// Copies what came as a message into a put window of this PE's. Whether there is such a put window, and that lies inside.
+    /// Copies a payload that came as a message into a put window of this PE. Returns whether there is such a put window, and the range lies inside.
     pub fn fill_put_window(&mut self, id: PutWindowId, offset: u64, bytes: &[u8]) -> bool {
         self.inner.counters.copies += 1;
         self.inner.put_windows.get(id).is_some_and(|open| open.memory.write(offset, bytes))
@@ -308,7 +308,7 @@ mod tests {
     const PUTS: [(u64, usize); 6] = [(0, 100_000), (99_999, 1), (100_000, 0), (1, 8), (3, 70_000), (0, 0)];
 
     #[test]
-    fn puts_into_a_window_write_where_they_say_and_bring_its_owner_its_notice() {
+    fn puts_into_a_window_write_at_their_offset_and_bring_the_owner_its_notice() {
         for kind in KINDS {
             let (tell, told) = std::sync::mpsc::channel();
             two(

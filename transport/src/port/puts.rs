@@ -19,7 +19,7 @@ use charm4rs_transport_core::{Imm, Pe, PostError, Posted, RegBuf, RemoteKey, Tra
 /// Payloads go over the network in puts of at most this length, so that others get a turn.
 const CHUNK: usize = 4 << 20;
 
-const UNREGISTERED: &str = "the network's device cannot be given more memory (ulimit -l): payloads are copied";
+const UNREGISTERED: &str = "the network's device cannot register more memory (ulimit -l): payloads are copied";
 
 /// The receiver's name for the memory that is put into.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,10 +109,10 @@ impl Port {
             Ok(Posted::Done) => {}
             Err(PostError::Busy(src)) => return Ok(Some(src)),
             Err(PostError::PeerDown(pe, _)) => {
-                return Err(TransportError::PeerDown { pe, why: "it takes no more puts" });
+                return Err(TransportError::PeerDown { pe, why: "it accepts no more puts" });
             }
             Err(PostError::BadKey(_)) => {
-                let what = "a destination that cannot be put into";
+                let what = "a destination that refuses a put";
                 return Err(TransportError::Protocol { from: to, what, detail: offset });
             }
             Err(PostError::TooLarge { max, .. }) => unreachable!("puts are cut to {max} bytes"),

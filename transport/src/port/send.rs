@@ -1,4 +1,4 @@
-//! Sends: the straight way for small messages to near peers, and what becomes of everything else.
+//! Sends: the direct path for small messages to peers of this host, and all other paths.
 
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
@@ -16,36 +16,36 @@ use charm4rs_transport_core::memory::write_bytes;
 use charm4rs_transport_core::ring::BODY_MAX;
 use charm4rs_transport_core::{Imm, Msg, Pe, PostError, Posted, RegBuf, TransportError};
 
-/// A message that found no room.
+/// A message that found no capacity.
 #[derive(Debug)]
 pub(super) struct Queued {
     imm: Imm,
     buf: RegBuf,
-    /// Polls (or rounds of a send that waits) to wait.
+    /// Polls (or rounds of a waiting send) before it is sent.
     delay: u32,
     since: Instant,
 }
 
-/// After how long a send that waits is reported.
+/// After how long a waiting send is reported.
 const STALL: Duration = Duration::from_secs(10);
-/// How often a send that waits looks again before it lets others run.
+/// How often a waiting send checks again before it lets other threads run.
 const SPINS: u32 = 64;
-/// A send that has waited for so long sleeps for a moment in each round.
+/// A send that has waited this long sleeps briefly in each round.
 const NAP_AFTER: Duration = Duration::from_millis(1);
 const NAP: Duration = Duration::from_micros(50);
 
-/// After how many looks at the backlog its age is looked at.
+/// After how many checks of the backlog its age is checked.
 const FLUSHES: u32 = 1024;
 
-/// A send that waits.
+/// The state of a waiting send.
 #[derive(Debug, Default)]
 pub(super) struct Wait {
     rounds: u32,
-    /// When it began to let others run.
+    /// When it began to let other threads run.
     pub(super) since: Option<Instant>,
 }
 
-/// Sends a small message to a near peer, if there are credit and room for it; else gives `fill` back.
+/// Sends a small message to a peer of this host, if there are credit and space for it; otherwise gives `fill` back.
 #[inline(always)]
 fn send_shmem<L: shmem::Lane, F: FnOnce(&mut [MaybeUninit<u8>])>(
     shmem: &mut Option<ShmemEndpoint<L>>,
@@ -65,15 +65,15 @@ fn send_shmem<L: shmem::Lane, F: FnOnce(&mut [MaybeUninit<u8>])>(
 }
 
 impl Port {
-    /// Sends a message of `len` bytes that `fill` writes (all of them). Any length; never fails, and never blocks without end:
-    /// where the peer has no room, or this PE no credit, it receives meanwhile, without delivering. An error comes out of the next poll.
+    /// Sends a message of `len` bytes that `fill` writes (all of them). Any length. It never fails, and never blocks without end:
+    /// if the peer has no space, or this PE no credit, it receives meanwhile, without delivering. An error comes out of the next poll.
     #[inline]
     pub fn send(&mut self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         self.send_charged(to, tag, tag.charge(), len, fill);
     }
 
-    /// As [`Port::send`], of a message that may own memory besides its bytes: to a PE of the same process it counts with that, to others, where
-    /// nothing is moved, without.
+    /// As [`Port::send`], for a message that may own memory besides its bytes. To a PE of the same process that memory counts; to others, where
+    /// nothing is moved, it does not.
     #[inline]
     pub fn send_charged(
         &mut self,
@@ -101,7 +101,7 @@ impl Port {
         self.send_otherwise(to, (tag, charge), len, fill);
     }
 
-    /// Sends a message with payloads out of band; across a network small ones ride inside of it. With `offer` the receiver says where they shall land;
+    /// Sends a message with payloads out of band; across a network small ones are part of it. With `offer` the receiver says where they go;
     /// otherwise they arrive in pooled memory.
     pub fn send_payloads(
         &mut self,
@@ -151,7 +151,7 @@ impl Port {
         self.transmit(to, (tag, charge), len, fill, payloads, offer);
     }
 
-    /// Sends a message that has been charged, by the protocol that suits it.
+    /// Sends a message that has been charged, by the right protocol for it.
     pub(super) fn transmit(
         &mut self,
         to: Pe,
@@ -184,7 +184,7 @@ impl Port {
         bytes > self.options.message_max && matches!(route, Route::Shm | Route::Net)
     }
 
-    /// A message that is too long comes back to its sender, as one does for which there is no memory.
+    /// A message that is too long comes back to its sender, like one for which there is no memory.
     #[cold]
     fn refuse_too_long(&mut self, to: Pe, tag: Tag, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>]), bytes: u64) {
         let head = RegBuf::try_heap(len).map_or_else(Box::default, |mut buf| {
@@ -200,7 +200,7 @@ impl Port {
         caps.handover && caps.ordered && len <= caps.send_max
     }
 
-    /// A message to this PE itself.
+    /// Delivers a message to this PE itself.
     pub(super) fn deliver_here(&mut self, tag: Tag, msg: Msg, payloads: Vec<RegBuf>) {
         let bytes = msg.len() as u64 + payloads.iter().map(|p| p.len() as u64).sum::<u64>();
         self.inner.counters.received[Route::Loopback as usize].add(bytes);
@@ -227,7 +227,7 @@ impl Port {
         fill: impl FnOnce(&mut [MaybeUninit<u8>]),
     ) {
         let route = self.ends.route(self.pe, to);
-        // A weight travels only where arguments are moved.
+        // A weight is sent only where arguments are moved.
         let charge = if route == Route::Local { charge } else { tag.charge() };
         self.inner.counters.sent[route as usize].add(len as u64);
         if route == Route::Loopback {
@@ -252,7 +252,7 @@ impl Port {
         }
     }
 
-    /// Sends a message of any length. Where there is no room it waits, if it may, or goes to the backlog.
+    /// Sends a message of any length. If there is no capacity it waits, if allowed, or goes to the backlog.
     pub(super) fn send_frame<F: FnOnce(&mut [MaybeUninit<u8>])>(
         &mut self,
         to: Pe,
@@ -303,7 +303,7 @@ impl Port {
         })
     }
 
-    /// A buffer that the backend to `to` sends best.
+    /// A buffer that the backend to `to` sends at the lowest cost.
     fn alloc_for(&mut self, to: Pe, len: usize) -> RegBuf {
         match self.ends.route(self.pe, to) {
             Route::Net => self.ends.to(self.pe, to).alloc(len).unwrap_or_else(|| RegBuf::heap(len)),
@@ -314,7 +314,7 @@ impl Port {
     /// Sends a buffer.
     pub(super) fn send_buf(&mut self, to: Pe, mut imm: Imm, mut buf: RegBuf, may_wait: bool) {
         if buf.len() > self.ends.to(self.pe, to).caps().send_max {
-            // Only messages without payloads: others were asked for destinations at once.
+            // Only messages without payloads: for others the receiver was asked for destinations at once.
             return self.rendezvous_whole(to, Tag(frame::tag(imm)), buf);
         }
         let mut wait = Wait::default();
@@ -331,8 +331,8 @@ impl Port {
         }
     }
 
-    /// Posts a buffer. Gives back where there is no room: the buffer, or, if there is no memory to send it, the
-    /// notice that goes in its place.
+    /// Posts a buffer. If there is no capacity it gives back the buffer, or, if there is no memory to send it, the
+    /// notice that replaces it.
     fn post(&mut self, to: Pe, imm: &mut Imm, mut buf: RegBuf) -> Result<(), RegBuf> {
         let (route, mut len) = (self.ends.route(self.pe, to), buf.len());
         let op = self.operations.next();
@@ -368,7 +368,7 @@ impl Port {
     }
 
     pub(super) fn lost(&mut self, to: Pe) {
-        self.fatal.get_or_insert(TransportError::PeerDown { pe: to, why: "it takes no more messages" });
+        self.fatal.get_or_insert(TransportError::PeerDown { pe: to, why: "it accepts no more messages" });
     }
 
     fn queue(&mut self, to: Pe, imm: Imm, buf: RegBuf, delay: u32) {
@@ -377,12 +377,12 @@ impl Port {
         self.backlog.entry(to).or_default().push_back(Queued { imm, buf, delay, since: Instant::now() });
     }
 
-    /// Whether nothing for `to` is in the backlog, which it tries to empty.
+    /// Whether nothing for `to` is in the backlog, which it tries to send first.
     pub(super) fn clear_for(&mut self, to: Pe) -> bool {
         self.backlog.is_empty() || self.flush_to(to, false)
     }
 
-    /// Sends what it can of the backlog. `polled`: a poll has passed.
+    /// Sends as much of the backlog as it can. `polled`: a poll has passed.
     pub(super) fn flush(&mut self, polled: bool) {
         let peers: Vec<Pe> = self.backlog.keys().copied().collect();
         for to in peers {
@@ -397,16 +397,17 @@ impl Port {
         }
     }
 
-    /// Says that a peer takes no messages, if one has waited for it for long.
+    /// Reports that a peer receives no messages, if a message has waited for it for long.
     fn report_stall(&mut self, to: Pe, since: Instant) {
         if since.elapsed() > STALL && self.stalled.insert(to) {
             let seconds = STALL.as_secs();
-            let text = format!("PE {} has waited for {seconds} s to send to PE {to}, which takes no messages", self.pe);
+            let text =
+                format!("PE {} has waited for {seconds} s to send to PE {to}, which receives no messages", self.pe);
             self.options.notices.tell(text);
         }
     }
 
-    /// Sends what it can of the backlog for `to`, in order. Whether that was all.
+    /// Sends as much of the backlog for `to` as it can, in order. Returns whether that was all.
     fn flush_to(&mut self, to: Pe, polled: bool) -> bool {
         let Some(mut queue) = self.backlog.remove(&to) else { return true };
         while let Some(mut queued) = queue.pop_front() {
@@ -426,8 +427,8 @@ impl Port {
         true
     }
 
-    /// Makes some progress, since much is on its way: a burst of payloads would otherwise begin to leave only when its sender is through with it,
-    /// and by then lie in memory that no cache holds any more. Not for long, and not again while nothing moves: the sender may have better to do
+    /// Makes some progress, since much is in flight. Otherwise a burst of payloads would start to leave only when its sender has finished it,
+    /// and by then they would no longer be in any cache. It does not take long, and is not repeated while nothing moves: the sender may have better work
     /// than to wait for a peer that computes.
     #[cold]
     fn ease(&mut self, to: Pe) {
@@ -440,7 +441,7 @@ impl Port {
         }
     }
 
-    /// Waits a little for room at `to`, receiving meanwhile. `false`: do not wait, use the backlog.
+    /// Waits briefly for capacity at `to`, and receives meanwhile. `false`: do not wait, use the backlog.
     #[cold]
     pub(super) fn wait(&mut self, wait: &mut Wait, to: Pe) -> bool {
         if !self.options.may_block || self.waiting.forbidden || self.fatal.is_some() {
@@ -475,7 +476,7 @@ impl Port {
         true
     }
 
-    /// A frame of the port's own. Never waits.
+    /// Sends a frame of the port itself. Never waits.
     pub(super) fn control(&mut self, to: Pe, imm: Imm, bytes: &[u8]) {
         self.send_frame(to, imm, bytes.len(), |body| write_bytes(body, bytes), false);
     }

@@ -1,5 +1,5 @@
-//! The port over a simulated network: whatever the wire does, every message arrives once, whole and in order, and nothing
-//! is left in anybody's hands.
+//! The port over a simulated network: whatever the wire does, every message arrives once, whole and in order, and no
+//! buffer stays in use.
 
 #![allow(clippy::cast_possible_truncation, reason = "numbers of PEs and messages, all small")]
 
@@ -15,7 +15,7 @@ use charm4rs_transport_core::{Doorbell, Imm, Layout, Pe, RegBuf, TransportError}
 use charm4rs_transport_testkit::conformance::{Watchdog, bytes};
 use charm4rs_transport_testkit::sim::{Config, Driver, Fault, Network, Stepped};
 
-/// What a message is made of: enough to make it again where it arrives.
+/// The description of a message: enough to make it again at its receiver.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Plan {
     tag: u8,
@@ -24,7 +24,7 @@ struct Plan {
     offer: bool,
 }
 
-/// The first bytes of every message say which it is.
+/// The first bytes of every message identify it.
 const NAME: usize = 8;
 
 fn contents(from: Pe, to: Pe, number: u32, part: usize) -> u64 {
@@ -50,11 +50,11 @@ fn number(head: &[u8]) -> u32 {
 struct Pole {
     port: Port,
     rng: Rng,
-    /// What it has still to send, by receiver.
+    /// The messages that it has still to send, with their receivers.
     plans: VecDeque<(Pe, Plan)>,
     sent: BTreeMap<Pe, Vec<Plan>>,
     arrived: BTreeMap<Pe, Vec<u32>>,
-    /// Offers that it answers later.
+    /// Offers that it will answer later.
     undecided: Vec<Offer>,
     failed: Option<TransportError>,
 }
@@ -93,7 +93,7 @@ impl Job {
         let mut steps = 0;
         while let Some(pe) = driver.next() {
             steps += 1;
-            assert!(steps < 1_000_000, "it goes on for ever: {:?}", self.network.statistics());
+            assert!(steps < 1_000_000, "it never ends: {:?}", self.network.statistics());
             let more = self.step(pe);
             driver.stepped(pe, Stepped { more, timer: None });
         }
@@ -104,7 +104,7 @@ impl Job {
         let pole = &mut self.poles[pe.index()];
         let mut events = VecDeque::new();
         if pole.failed.is_some() {
-            // Its job is over: what still arrives is nobody's.
+            // Its job is over: what still arrives is ignored.
             let _ = pole.port.poll(&mut events, usize::MAX);
             return false;
         }
@@ -148,7 +148,7 @@ impl Job {
             pole.send(to, plan);
             done += 1;
         }
-        // What it sent to itself, or accepted from itself, comes with the next poll.
+        // Messages to itself, and offers that it accepted from itself, come with the next poll.
         done > 0 || !pole.undecided.is_empty()
     }
 
@@ -167,7 +167,7 @@ impl Job {
         self.poles[pe.index()].arrived.entry(from).or_default().push(number);
     }
 
-    /// Every message arrived once, those that promise it in order; nothing is left in ports or network, and credit adds up.
+    /// Checks that every message arrived once, those that promise it in order; that nothing is left in ports or network, and that credit adds up.
     fn check(&mut self) {
         for pole in &self.poles {
             assert!(pole.failed.is_none(), "{:?}", pole.failed);
@@ -176,7 +176,7 @@ impl Job {
             for peer in self.network.layout().pes_of_host(0).map(Pe) {
                 let (owed, _) = pole.port.credit(peer);
                 let (_, debt) = self.poles[peer.index()].port.credit(me);
-                assert_eq!(owed, debt, "what PE {me} owes {peer}, and what {peer} thinks");
+                assert_eq!(owed, debt, "what PE {me} owes {peer}, and what {peer} expects");
             }
         }
         for pole in &self.poles {
@@ -225,7 +225,7 @@ impl Pole {
     }
 }
 
-/// How large messages are.
+/// The sizes of messages.
 #[derive(Clone, Debug)]
 struct Sizes {
     small: usize,
@@ -250,7 +250,7 @@ fn hosts(pes: u32) -> Layout {
     Layout::one_host(pes, 1)
 }
 
-/// Many ways in which a network may be unpleasant, by seed.
+/// A network with faults and limits, by seed.
 fn unpleasant(seed: u64) -> (Config, TransportOptions) {
     let mut rng = Rng::stream(seed, 77);
     let pes = 2 + rng.below(3) as u32;
@@ -272,7 +272,7 @@ fn unpleasant(seed: u64) -> (Config, TransportOptions) {
 }
 
 #[test]
-fn over_a_thousand_unpleasant_networks_every_message_arrives_once_and_nothing_is_left() {
+fn over_a_thousand_faulty_networks_every_message_arrives_once_and_nothing_is_left() {
     let _watchdog = Watchdog::with_limit("ports over a thousand networks", std::time::Duration::from_secs(300));
     seed::for_each(1_000, |seed| {
         let (config, options) = unpleasant(seed);
@@ -299,7 +299,7 @@ fn messages_longer_than_the_backend_can_send_are_fetched() {
 }
 
 #[test]
-fn ports_repeat_themselves_exactly() {
+fn ports_are_reproducible() {
     for seed in 0..20 {
         let run = || {
             let (config, options) = unpleasant(seed);
@@ -320,7 +320,7 @@ fn a_thousand_pes_share_one_thread() {
 }
 
 #[test]
-fn a_death_comes_out_of_the_next_poll_of_everybody_who_lives() {
+fn a_death_is_an_error_of_the_next_poll_of_every_live_pe() {
     seed::for_each(100, |seed| {
         let (mut config, options) = unpleasant(seed);
         let victim = Pe((seed % u64::from(config.layout.pes())) as u32);

@@ -86,7 +86,7 @@ fn messages_of_all_sizes_arrive_in_order() {
 }
 
 #[test]
-fn two_that_flood_each_other_without_reading_both_end() {
+fn two_pes_that_flood_each_other_without_reading_both_end() {
     const COUNT: u32 = 20_000;
     for kind in KINDS {
         let flood = |mut port: Port| {
@@ -105,7 +105,7 @@ fn two_that_flood_each_other_without_reading_both_end() {
 }
 
 #[test]
-fn a_sender_never_has_more_than_its_credit_on_the_way() {
+fn a_sender_never_has_more_than_its_credit_in_flight() {
     const CREDIT: u64 = 1 << 20;
     const LEN: usize = 300_000;
     for kind in KINDS {
@@ -147,7 +147,7 @@ fn payloads_arrive_with_their_message_and_change_owner_without_a_copy() {
                 large.copy_from_slice(&bytes(5 << 20, 2));
                 let payloads = vec![large, RegBuf::copy_of(b"small"), RegBuf::from_vec(vec![1.5f64; 1000])];
                 port.send_payloads(Pe(0), Tag(4), 3, |to| write_bytes(to, b"abc"), payloads, false);
-                // Only what is not in the pool is copied, and only between processes; what is small rides in a record.
+                // Only payloads outside the pool are copied, and only between processes; small ones are part of a record.
                 assert_eq!(port.counters().copies, u64::from(kind == TransportKind::Shm));
                 port.close().unwrap();
             },
@@ -163,7 +163,7 @@ fn payloads_arrive_with_their_message_and_change_owner_without_a_copy() {
 }
 
 #[test]
-fn an_offer_lands_where_its_receiver_says() {
+fn an_offer_arrives_where_its_receiver_says() {
     for kind in KINDS {
         two(
             "offer",
@@ -265,7 +265,7 @@ impl Faults for Scripted {
 }
 
 #[test]
-fn faults_happen_as_they_are_asked_for() {
+fn faults_are_injected_as_requested() {
     for (fate, expected) in [(Fate::Drop, &[1, 2][..]), (Fate::Delay(3), &[1, 66, 2]), (Fate::Pass, &[1, 66, 2])] {
         let options = TransportOptions { faults: Some(Arc::new(Scripted(fate))), ..options(TransportKind::Local) };
         two(
@@ -337,7 +337,7 @@ fn exposed() -> (Port, Outbox, Arc<ShmFabric>) {
     (port, Outbox::new(fabric.segment(Pe(0)).clone()), fabric)
 }
 
-/// Writes a record that says that `from` has sent it.
+/// Writes a record with `from` as its sender.
 fn write(inbox: &mut Outbox, from: u32, kind: RecordKind, imm: Imm, body: &[u8]) {
     let mut claim = inbox.claim(body.len()).unwrap();
     write_bytes(claim.body(), body);
@@ -345,7 +345,7 @@ fn write(inbox: &mut Outbox, from: u32, kind: RecordKind, imm: Imm, body: &[u8])
 }
 
 #[test]
-fn a_record_that_says_that_this_process_has_sent_it_is_refused() {
+fn a_record_that_names_this_process_as_its_sender_is_refused() {
     let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
     for (tag, body) in [(3, &b"a message"[..]), (frame::RTS, &rts)] {
         let (mut port, mut inbox, _fabric) = exposed();
@@ -356,7 +356,7 @@ fn a_record_that_says_that_this_process_has_sent_it_is_refused() {
 }
 
 #[test]
-fn a_payload_that_is_to_be_handed_over_cannot_be_announced_as_put() {
+fn a_payload_that_is_handed_over_cannot_be_announced_as_put() {
     let (mut port, mut inbox, _fabric) = exposed();
     let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![100], head: b"" }.encode();
     write(&mut inbox, 1, RecordKind::Message, frame::imm(frame::RTS, 0), &rts);
@@ -367,7 +367,7 @@ fn a_payload_that_is_to_be_handed_over_cannot_be_announced_as_put() {
 }
 
 #[test]
-fn notices_of_what_found_no_memory_are_believed_of_the_users_messages_only() {
+fn notices_of_missing_memory_are_accepted_for_the_users_messages_only() {
     let missed = |tag, len| frame::Missed { imm: frame::imm(tag, 0), len }.encode();
     for own in [frame::RTS, frame::CTS, frame::CREDIT, frame::MISSED, 0xFF] {
         let (mut port, mut inbox, _fabric) = exposed();
@@ -375,7 +375,7 @@ fn notices_of_what_found_no_memory_are_believed_of_the_users_messages_only() {
         let error = port.poll(&mut VecDeque::new(), 9).unwrap_err();
         assert!(matches!(error, TransportError::Protocol { from: Pe(1), .. }), "{own:#x}: {error}");
     }
-    // However much they say it was.
+    // However large the size in the notice.
     let (mut port, mut inbox, _fabric) = exposed();
     let rts = Rts { id: 1, tag: 1, offer: false, head_follows: false, sizes: vec![9; 3], head: b"" }.encode();
     write(&mut inbox, 1, RecordKind::Message, frame::imm(frame::RTS, 0), &rts);
@@ -387,7 +387,7 @@ fn notices_of_what_found_no_memory_are_believed_of_the_users_messages_only() {
 }
 
 #[test]
-fn across_a_network_small_payloads_ride_in_their_message_and_large_ones_do_not() {
+fn across_a_network_small_payloads_are_part_of_their_message_and_large_ones_are_not() {
     let network = Network::new(Config::reliable(Layout::one_host(2, 1), 1));
     let bell = Doorbell::new().unwrap();
     let mut ports =
@@ -411,7 +411,7 @@ fn across_a_network_small_payloads_ride_in_their_message_and_large_ones_do_not()
 }
 
 #[test]
-fn counters_tell_what_passed_by_reach() {
+fn counters_count_messages_by_reach() {
     let mut port =
         wireup::local(Layout::one_host(2, 2), &TransportOptions::default()).unwrap().remove(0).open().unwrap();
     port.send(Pe(0), Tag(1), 10, |to| write_bytes(to, &[0; 10]));

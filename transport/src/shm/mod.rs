@@ -1,7 +1,7 @@
-//! `shm`: between the processes of a host. Every PE's [`Segment`] is mapped by all processes of the host: an inbox that
-//! they write, and the arena of its pool, from which buffers are handed over by telling where they are.
+//! `shm`: between the processes of a host. All processes of the host map every PE's [`Segment`]: an inbox that
+//! they write, and the arena of its pool, from which a buffer is handed over by its offset.
 //!
-//! Descriptors of segments and eventfds are exchanged once, by the bootstrap; nothing has a name. Everything that is read
+//! Descriptors of segments and eventfds are exchanged once, by the bootstrap. No object has a name. Everything that is read
 //! from memory that another process writes is checked before it is used.
 
 #[cfg(test)]
@@ -30,7 +30,7 @@ use charm4rs_transport_core::memory::{Home, write_bytes};
 use charm4rs_transport_core::ring::BODY_MAX;
 use charm4rs_transport_core::{Caps, Doorbell, Endpoint, EndpointBuilder, Fabric, Pe, RegBuf, TransportError};
 
-/// What this process knows of the PEs of its host.
+/// The PEs of its host, as this process knows them.
 #[derive(Debug)]
 struct Host {
     first: u32,
@@ -38,14 +38,14 @@ struct Host {
     arenas: Vec<Arc<Arena>>,
     bells: Vec<OwnedFd>,
     processes: Processes,
-    /// Tags of arenas are this and the PE's index.
+    /// Tags of arenas are this number plus the PE's index.
     tag: u64,
     fences: Fences,
     /// Whether memory outside the arenas can be reached.
     vm: bool,
 }
 
-/// The processes of PEs; those of one process share it. `None`: it told nonsense.
+/// The processes of PEs; PEs of one process share an entry. `None`: its data were invalid.
 type Processes = Vec<Option<Arc<Process>>>;
 
 /// The process-wide half.
@@ -56,10 +56,10 @@ pub(crate) struct ShmFabric {
 }
 
 impl ShmFabric {
-    /// Shares segments with all processes of this host. All of them call it at the same point of their wire-up.
+    /// Shares segments with all processes of this host. All of them must call it at the same point of their wire-up.
     ///
     /// # Errors
-    /// If the system is out of something, or a process of the host is gone.
+    /// If the system is out of a resource, or a process of the host is gone.
     pub(crate) fn open(boot: &mut dyn Bootstrap, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
         let layout = boot.layout().clone();
         let rank = boot.rank();
@@ -125,10 +125,10 @@ impl ShmFabric {
         }))
     }
 
-    /// All PEs of one host in one process, for tests: the same code, the same memory, no other process.
+    /// All PEs of one host in one process, for tests: the same code, the same memory, but no other process.
     ///
     /// # Errors
-    /// If the system is out of something.
+    /// If the system is out of a resource.
     pub(crate) fn alone(pes: u32, ring_bytes: usize) -> Result<Arc<Self>, TransportError> {
         Self::alone_with(pes, ring_bytes, arena_bytes(pes))
     }
@@ -146,19 +146,19 @@ impl ShmFabric {
         Self::over(0..pes, segments, bells)
     }
 
-    /// The segment of `pe`, for who plays a process that has gone mad.
+    /// The segment of `pe`, for tests that play a faulty process.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn segment(&self, pe: Pe) -> &Arc<Segment> {
         &self.host.segments[(pe.0 - self.host.first) as usize]
     }
 
-    /// The endpoint of `pe`, to be opened on its thread.
+    /// The endpoint of `pe`. Must be opened on its thread.
     pub(crate) fn endpoint(&self, pe: Pe) -> ShmemEndpoint<Shm> {
         open(&self.host, pe, &self.caps)
     }
 }
 
-/// Writes into a segment of ours what its peers have to know of this process.
+/// Writes what peers must know of this process into a segment of ours.
 fn introduce(segment: &Segment) -> Result<(), TransportError> {
     let header = segment.header();
     header.process.store(getpid().as_raw_nonzero().get().cast_unsigned(), Ordering::Relaxed);
@@ -177,7 +177,7 @@ fn processes_of(segments: &[Arc<Segment>]) -> Result<(Processes, bool), Transpor
         let header = segment.header();
         let pid = header.process.load(Ordering::Relaxed);
         let probe = (header.probe.load(Ordering::Relaxed), header.probe_word.load(Ordering::Relaxed));
-        // PEs of one process follow each other.
+        // PEs of one process are consecutive.
         if last == Some((pid, probe)) {
             processes.push(processes.last().cloned().flatten());
             continue;
@@ -225,13 +225,13 @@ pub(crate) struct Shm {
     index: usize,
 }
 
-/// A window in no arena: an address of its owner's process.
+/// A window outside all arenas, at an address of its owner's process.
 const FOREIGN: u64 = u64::MAX;
-/// A handle's words: whose arena, offset, length, capacity.
+/// The words of a handle: the arena's PE, offset, length, capacity.
 const WORDS: usize = 4;
 
 impl Shm {
-    /// Whose arena a whole block of it is, and its offset.
+    /// The arena and offset of a buffer, if it is a whole block.
     fn block(&self, buf: &RegBuf) -> Option<(usize, usize)> {
         let index = usize::try_from(buf.tag().checked_sub(self.host.tag)?).ok()?;
         let arena = self.host.arenas.get(index)?;
@@ -239,7 +239,7 @@ impl Shm {
     }
 }
 
-// SAFETY: a handle leads to a block of an arena that its sender owned and forgot; a window's place is checked to lie in
+// SAFETY: a handle names a block of an arena that its sender owned and forgot; a window's place is checked to lie in
 // an arena that is mapped.
 unsafe impl Lane for Shm {
     const HANDLE: usize = 8 * WORDS;
@@ -259,7 +259,7 @@ unsafe impl Lane for Shm {
 
     #[inline]
     unsafe fn read(&self, body: NonNull<u8>) -> Option<RegBuf> {
-        // SAFETY: the caller's; copied first, since another process could change it while it is looked at.
+        // SAFETY: the caller's promise; copied first, since another process could change it during the checks.
         let words = unsafe { body.cast::<[u64; WORDS]>().read_volatile() };
         let [index, offset, len, cap] = words.map(u64::from_le);
         let arena = self.host.arenas.get(usize::try_from(index).ok()?)?;
@@ -343,7 +343,7 @@ mod tests {
     charm4rs_transport_testkit::conformance!(fast_path, ByFastPath);
 
     #[test]
-    fn a_window_in_which_a_peer_died_is_given_up_and_named() {
+    fn a_window_in_which_a_peer_died_is_given_up_and_reported() {
         let fabric = ShmFabric::alone(2, 1 << 16).unwrap();
         let [mut zero, one] = [0, 1].map(|pe| fabric.endpoint(Pe(pe)));
         let buf = zero.alloc(5_000).unwrap();
@@ -351,7 +351,7 @@ mod tests {
         let key = u64::from_le_bytes((*window.key.bytes).try_into().unwrap());
         let [slot, generation] = [key >> 32, key & 0xffff_ffff].map(|half| u32::try_from(half).unwrap());
         let inside = charm4rs_transport_core::memory::window::Inside::enter(&fabric.host.segments[0], slot, generation);
-        #[expect(clippy::mem_forget, reason = "that is what dying is")]
+        #[expect(clippy::mem_forget, reason = "a dying process drops nothing")]
         std::mem::forget(inside.unwrap());
         drop(one);
         assert_eq!(zero.unexpose(window).len(), 5_000);

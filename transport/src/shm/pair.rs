@@ -1,4 +1,4 @@
-//! A job of two processes that hold the ends of a socket, for tests: enough of a bootstrap to share descriptors.
+//! A job of two processes that hold the ends of a socket, for tests: a minimal bootstrap that can share descriptors.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -7,7 +7,7 @@ use charm4rs_bootstrap::{Bootstrap, Control};
 use charm4rs_transport_core::auth::{JobId, Secret};
 use charm4rs_transport_core::{Layout, TransportError};
 
-/// One of the two.
+/// One of the two processes.
 #[derive(Debug)]
 pub(crate) struct Pair {
     rank: u32,

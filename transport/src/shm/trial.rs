@@ -1,4 +1,4 @@
-//! `shm` on trial where it is at home: with segments that each "process" maps for itself, and between two real processes.
+//! Tests of `shm` in its own setting: with segments that each "process" maps for itself, and between two real processes.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,13 +33,13 @@ impl Harness for Shm {
 charm4rs_transport_testkit::conformance!(separate_mappings, Shm { ppn: 1, ring_bytes: 256 << 10 });
 charm4rs_transport_testkit::conformance!(separate_mappings_of_two_pes_each, Shm { ppn: 2, ring_bytes: 64 << 10 });
 
-/// What the parent asks of the child, as the immediate of a message.
+/// What the parent asks the child to do, as the immediate of a message.
 const ECHO: Imm = Imm(1);
 const PUT: Imm = Imm(2);
 const GET: Imm = Imm(3);
 const QUIT: Imm = Imm(4);
 
-/// Tells the test program that it is the child.
+/// The environment variable that makes the test program the child.
 const CHILD: &str = "CHARM4RS_TEST_CHILD";
 
 /// An endpoint that sleeps when it has nothing to do.
@@ -74,7 +74,7 @@ impl End {
         count
     }
 
-    /// Sleeps until `ready` gives something.
+    /// Sleeps until `ready` returns a value.
     fn until<R>(&mut self, ready: impl Fn(&mut Self) -> Option<R>) -> R {
         loop {
             if let Some(value) = ready(self) {
@@ -119,9 +119,9 @@ fn decode(bytes: &[u8]) -> RemoteKey {
     RemoteKey { len: u64::from_le_bytes(*len), bytes: bytes.into() }
 }
 
-/// The child: does what it is asked.
+/// The child: does what the parent asks.
 #[test]
-#[ignore = "it is started by the test of two processes"]
+#[ignore = "the test with two processes starts it"]
 fn the_other_process() {
     if std::env::var_os(CHILD).is_none() {
         return;
@@ -182,7 +182,7 @@ fn two_processes_hand_buffers_over_and_back_and_reach_each_others_windows() {
     for len in [64, 5_000, 300_000] {
         let pooled = end.end.alloc(len).unwrap();
         for buf in [pooled, RegBuf::heap(len)] {
-            // Where the kernel does not let processes reach one another, memory outside the pools cannot be exposed.
+            // If the kernel does not let processes access each other, memory outside the pools cannot be exposed.
             let Ok(window) = end.end.expose(buf) else { continue };
             end.send_bytes(PUT, &encode(&window.key));
             assert_eq!(end.until(|end| end.announced.pop_front()), PUT);
@@ -199,14 +199,14 @@ fn two_processes_hand_buffers_over_and_back_and_reach_each_others_windows() {
 }
 
 #[test]
-fn a_process_that_is_killed_leaves_the_other_in_good_order() {
+fn a_killed_process_does_not_disturb_the_other() {
     let _watchdog = Watchdog::start("a killed process");
     let (mut child, mut end) = child();
     end.send_bytes(ECHO, b"are you there?");
     assert_eq!(&*end.recv().1, b"are you there?");
     child.kill().unwrap();
     child.wait().unwrap();
-    // Whatever the answer: it is one, and comes at once.
+    // Any answer is right, as long as there is one at once.
     for _ in 0..10_000 {
         let buf = end.end.alloc(4_096).unwrap_or_else(|| RegBuf::heap(4_096));
         if !matches!(end.end.send(Pe(1), ECHO, buf, OpId(0)), Ok(_) | Err(PostError::Busy(_) | PostError::PeerDown(..)))

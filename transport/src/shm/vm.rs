@@ -1,21 +1,21 @@
-//! Memory of another process that is not shared with us, where the kernel lets us at it; and whether that process still runs.
+//! Memory of another process that is not shared with this one, if the kernel allows access; and whether that process still runs.
 //!
-//! # Whose memory it is
-//! The kernel's calls name a process by its number, which another process may have once the first one has ended and its parent has reaped
-//! it. A [`Process`] is a number and a *pidfd*, which stands for one process for good: it becomes readable when that one ends, and never
+//! # The identity of a process
+//! The kernel's calls identify a process by its number, which another process may have once the first one has ended and its parent has reaped
+//! it. A [`Process`] is a number and a *pidfd*, which always refers to the same process: it becomes readable when that one ends, and never
 //! refers to another.
 //!
-//! - *At the start*: the descriptor is opened by the number that a peer wrote into its shared segment; then a random word of the peer's is
-//!   read, at an address that it told, and compared with what it told. If the descriptor says afterwards that its process still runs, the
-//!   number was that process's all the time, so all three are one.
-//! - *A read* is followed by such a look. If the process runs, the number was its own during the read. Else the bytes are not used.
-//! - *A write* follows such a look, since it cannot be taken back. For it to reach another process, the peer would have to end, be reaped, and
-//!   its number be given to a new process, all between the look and the kernel's search for the number, a few instructions later. The
-//!   kernel gives numbers in turn, so that takes a whole round of them, 2^15 or 2^22 new processes, in a time in which this thread does
-//!   nothing else: longer only if it loses its core just there. A look behind the write tells if even that can have happened; then the
+//! - *At the start*: the descriptor is opened by the number that a peer wrote into its shared segment. Then a random word of the peer is
+//!   read, at the address in its segment, and compared with the value in its segment. If the descriptor says afterwards that its process still runs, the
+//!   number belonged to that process all the time, so all three are one.
+//! - *A read* is followed by a check of the descriptor. If the process runs, it had the number during the read. Otherwise the bytes are not used.
+//! - *A write* follows such a check, since it cannot be undone. For it to reach another process, the peer would have to end, be reaped, and
+//!   its number be given to a new process, all between the check and the kernel's lookup of the number, a few instructions later. The
+//!   kernel gives out numbers in order, so that takes a whole cycle of them, 2^15 or 2^22 new processes, in a time in which this thread does
+//!   nothing else: longer only if it loses its core just there. A check after the write tells if even that can have happened; then the
 //!   write has failed.
 //!
-//! (`/proc/PID/mem`, once open, names its process for good, too; but it copies everything twice.)
+//! (`/proc/PID/mem`, once open, always refers to the same process, too; but it copies everything twice.)
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
@@ -27,10 +27,10 @@ use rustix::process::{PTracer, Pid, PidfdFlags, pidfd_open, set_ptracer, test_ki
 
 use charm4rs_transport_core::TransportError;
 
-/// What a process that may look finds at the address in our header: the word that is there, too.
+/// The word that another process must find at the address in our header, if it can read our memory. The header contains the word, too.
 static PROBE: OnceLock<AtomicU64> = OnceLock::new();
 
-/// The address of this process's word, and what it is.
+/// The address and value of this process's word.
 pub(super) fn own_probe() -> Result<(u64, u64), TransportError> {
     let word = charm4rs_transport_core::auth::random_u64()?;
     let probe = PROBE.get_or_init(|| AtomicU64::new(word));
@@ -38,9 +38,9 @@ pub(super) fn own_probe() -> Result<(u64, u64), TransportError> {
     Ok((address, probe.load(std::sync::atomic::Ordering::Relaxed)))
 }
 
-/// Lets the job's other processes at our memory, where Yama asks for it.
+/// Lets the job's other processes access our memory, if Yama requires it.
 pub(super) fn allow() {
-    // Without Yama there is no such call, and nothing to allow.
+    // Without Yama there is no such call, and access needs no permission.
     let _ = set_ptracer(PTracer::Any);
 }
 
@@ -48,7 +48,7 @@ pub(super) fn allow() {
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: Pid,
-    /// `None` where the kernel has no such descriptors (before Linux 5.3, or filtered).
+    /// `None` if the kernel has no such descriptors (before Linux 5.3, or filtered).
     fd: Option<OwnedFd>,
 }
 
@@ -67,7 +67,7 @@ impl Process {
         }
     }
 
-    /// Whether it has ended. Without a descriptor another process may pass for it.
+    /// Whether it has ended. Without a descriptor another process with its number counts as it.
     pub(super) fn has_ended(&self) -> bool {
         let Some(fd) = &self.fd else { return test_kill_process(self.pid) == Err(Errno::SRCH) };
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -79,19 +79,19 @@ impl Process {
         }
     }
 
-    /// Whether we can reach its memory, and it is the one that told of its probe.
+    /// Whether its memory can be reached, and it is the process that wrote this probe into its segment.
     pub(super) fn is_reachable(&self, (address, word): (u64, u64)) -> bool {
         let mut bytes = [0; 8];
         self.fd.is_some() && self.copy(&mut bytes, address, false) && u64::from_ne_bytes(bytes) == word
     }
 
-    /// Copies between `here` and that process; true if all bytes were copied, and it is still that process.
+    /// Copies between `here` and that process. True if all bytes were copied, and it is still that process.
     pub(super) fn copy(&self, here: &mut [u8], address: u64, put: bool) -> bool {
         !(put && self.has_ended()) && copy(here, self.pid, address, put) && !self.has_ended()
     }
 }
 
-/// Copies between `here` and the process that has this number; true if all bytes were copied.
+/// Copies between `here` and the process that has this number. True if all bytes were copied.
 fn copy(here: &mut [u8], process: Pid, addr: u64, put: bool) -> bool {
     let Ok(addr) = usize::try_from(addr) else { return false };
     let mut done = 0;
@@ -123,13 +123,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_has_ended_is_not_reached_though_another_one_may_have_its_number() {
+    fn an_ended_process_is_not_reached_although_another_one_may_have_its_number() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let process = Process::open(Pid::from_child(&child)).unwrap();
         assert!(!process.has_ended());
         drop(child.stdin.take());
         let own = Process::open(rustix::process::getpid()).unwrap();
-        // It has ended, and is not reaped: its number still names it.
+        // It has ended, and is not reaped: its number still belongs to it.
         rustix::process::waitid(
             rustix::process::WaitId::Pid(Pid::from_child(&child)),
             rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
@@ -137,7 +137,7 @@ mod tests {
         .unwrap();
         assert!(process.has_ended());
         child.wait().unwrap();
-        // The number of a process that lives (our own), with the descriptor of one that has ended: what a number that is used again looks like.
+        // The number of a live process (our own), with the descriptor of an ended one: a number that has been reused.
         let stale = Process { pid: own.pid, fd: process.fd };
         let word = 77u64;
         let address = std::ptr::from_ref(&word).expose_provenance() as u64;

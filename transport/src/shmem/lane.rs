@@ -1,4 +1,4 @@
-//! What differs between threads and processes as peers of a shared-memory endpoint.
+//! The differences between threads and processes as peers of a shared-memory endpoint.
 
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use charm4rs_transport_core::RegBuf;
 use charm4rs_transport_core::memory::window::WindowAddress;
 
-/// Where a put goes or a get comes from.
+/// The target of a put, or the source of a get.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     /// In this process's address space.
@@ -17,7 +17,7 @@ pub(crate) enum Target {
     There { peer: usize, addr: u64 },
 }
 
-/// Why a put or get could not be done.
+/// Why a put or get failed.
 #[derive(Debug)]
 pub(crate) struct Refused;
 
@@ -30,13 +30,13 @@ pub(crate) unsafe trait Lane: Debug {
     /// Length of a buffer's description.
     const HANDLE: usize;
 
-    /// Whether the peer can take the buffer over.
+    /// Whether the peer can take over the buffer.
     fn can_hand(&self, buf: &RegBuf) -> bool;
 
     /// Writes a buffer's description, and forgets the buffer.
     fn write(&self, buf: RegBuf, body: &mut [MaybeUninit<u8>]);
 
-    /// Makes the buffer of a description. `None`: no peer of ours wrote this.
+    /// Makes a buffer from its description. `None`: no correct peer wrote this.
     ///
     /// # Safety
     /// `body` is valid for [`Lane::HANDLE`] bytes that `write` wrote, and this is called once.
@@ -45,7 +45,7 @@ pub(crate) unsafe trait Lane: Debug {
     /// Wakes a sleeping peer (by index).
     fn ring(&self, peer: usize);
 
-    /// Describes memory that is to become a window. `None`: peers could not reach it.
+    /// Describes memory that is to become a window. `None`: peers cannot reach it.
     fn place(&self, buf: &RegBuf) -> Option<WindowAddress>;
 
     /// Finds a peer's window.
@@ -59,9 +59,9 @@ pub(crate) unsafe trait Lane: Debug {
         false
     }
 
-    /// What to sleep on, besides the doorbell.
+    /// The descriptor to sleep on, besides the doorbell.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// The PE is back from its sleep on `wait_fd`.
+    /// The PE has returned from its sleep on `wait_fd`.
     fn awake(&self);
 }

@@ -1,8 +1,9 @@
-//! Which backend carries what passes between hosts.
+//! Selects the backend between hosts.
 //!
-//! Unless the user forces one, it is the first of those for devices that every process of the job has, in the same way; else TCP, which is
-//! always there. (libfabric can do without a device too; but then it listens without authentication, so nobody gets that who did not ask for
-//! it.) A backend of another crate ([`charm4rs_transport_core::external`]) is opened only where it is forced. Whichever it is, TCP's helper runs: it keeps the heartbeats for the others.
+//! Unless the user forces one, it is the first backend for devices that every process of the job has, in the same way; otherwise TCP, which is
+//! always available. (libfabric works without a device too, but then it listens without authentication, so it is used only on request.)
+//! A backend of another crate ([`charm4rs_transport_core::external`]) is opened only if it is forced. In every case TCP's helper runs: it sends the
+//! heartbeats for the other backends.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +18,7 @@ use charm4rs_transport_core::external::{ExternalBackend, Opening};
 use charm4rs_transport_core::failure_detector::FailureDetector;
 use charm4rs_transport_core::{ExternalName, Fabric, Layout, TransportError, TransportKind};
 
-/// What processes tell each other of one backend: its number in [`number`], and its own bytes.
+/// What processes publish about one backend: its number in [`number`], and its own bytes.
 type Published = BTreeMap<u8, Vec<u8>>;
 
 fn number(kind: TransportKind) -> u8 {
@@ -36,28 +37,28 @@ fn number(kind: TransportKind) -> u8 {
 struct Candidate {
     kind: TransportKind,
     published: Vec<u8>,
-    /// From what all processes published, by rank.
+    /// Joins the backend, with what all processes published, by rank.
     join: Box<Join>,
 }
 
 type Join = dyn FnOnce(Vec<Vec<u8>>) -> Result<Arc<dyn Fabric>, TransportError>;
 
-/// The backends between hosts, before the processes have told each other of them.
+/// The backends between hosts, before the processes have exchanged anything.
 pub(super) struct Selection {
     tcp: Arc<TcpFabric>,
     candidates: Vec<Candidate>,
     forced: Option<TransportKind>,
-    /// Why there are no more candidates.
+    /// The reasons why there are no more candidates.
     why_not: Vec<String>,
-    /// Who tells the user.
+    /// Whether this process tells the user.
     tells: bool,
 }
 
 impl Selection {
-    /// Opens what could be used.
+    /// Opens the backends that could be used.
     ///
     /// # Errors
-    /// If TCP cannot be had, or what the user forces.
+    /// If TCP cannot be opened, or the backend that the user forces.
     pub(super) fn open(
         boot: &dyn Bootstrap,
         layout: &Arc<Layout>,
@@ -81,7 +82,7 @@ impl Selection {
         Ok(selection)
     }
 
-    /// Takes a candidate, or says why there is none; where it is forced, that is an error.
+    /// Adds a candidate, or records why there is none. If it is forced, that is an error.
     fn consider(&mut self, candidate: Result<Candidate, TransportError>) -> Result<(), TransportError> {
         match candidate {
             Ok(candidate) => self.candidates.push(candidate),
@@ -105,8 +106,9 @@ impl Selection {
         let fabric = OfiFabric::open(&found, layout, boot.rank(), boot.secret(), Some(self.tcp.clone()))?;
         if !found.has_device() {
             let provider = fabric.provider();
-            let text =
-                format!("++transport ofi uses libfabric's {provider}, which takes connections without authentication");
+            let text = format!(
+                "++transport ofi uses libfabric's {provider}, which accepts connections without authentication"
+            );
             if self.tells {
                 options.notices.tell(text);
             }
@@ -167,10 +169,10 @@ impl Selection {
         postcard::to_stdvec(&published).expect("bytes can be written into memory")
     }
 
-    /// From what all processes published, by rank, the backend that all of them use.
+    /// The backend that all processes use, from what they published, by rank.
     ///
     /// # Errors
-    /// If what the user forces is not to be had everywhere, or a process published nonsense.
+    /// If the backend that the user forces is not available everywhere, or a process published invalid data.
     pub(super) fn join(
         self,
         theirs: &[Vec<u8>],

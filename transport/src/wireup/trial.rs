@@ -1,4 +1,4 @@
-//! libfabric on trial, over its real providers, with TCP's heartbeats, as wire-up puts them together: two or more "processes" in one, each
+//! Tests of libfabric over its real providers, with TCP's heartbeats, as wire-up combines them: two or more "processes" in one, each
 //! with fabrics of its own.
 
 use std::collections::VecDeque;
@@ -41,7 +41,7 @@ impl Ofi {
 }
 
 impl Ofi {
-    /// Endpoints, over fabrics that are as `change` makes them.
+    /// Endpoints, over fabrics that `change` has modified.
     fn changed(&self, pes: u32, change: impl Fn(&OfiFabric)) -> Group {
         let layout = Arc::new(Layout::one_host(pes, 1));
         let secret = Secret::new([9; 32]);
@@ -104,7 +104,7 @@ impl Harness for RawKeys {
 }
 
 #[test]
-fn keys_longer_than_64_bits_reach_windows_and_are_given_back() {
+fn keys_longer_than_64_bits_reach_windows_and_are_unmapped() {
     for provider in ["tcp", "tcp;ofi_rxm", "shm"] {
         let raw = RawKeys(Ofi::new(provider));
         check(&raw, provider, "put", onesided::a_put_is_visible_when_it_is_announced);
@@ -119,7 +119,7 @@ fn keys_longer_than_64_bits_reach_windows_and_are_given_back() {
 }
 
 #[test]
-fn hosts_meet_over_a_device_that_all_have_or_else_over_tcp_as_one_process_says() {
+fn hosts_use_a_device_that_all_have_or_tcp_and_one_process_reports_it() {
     let told = Told::default();
     let hears = told.clone();
     let notices = Notices::new(move |text| hears.lock().unwrap().push(text));
@@ -144,7 +144,7 @@ fn hosts_meet_over_a_device_that_all_have_or_else_over_tcp_as_one_process_says()
     }
 }
 
-/// The next message, and everything before that.
+/// The next message. Discards everything before it.
 fn message(port: &mut Port) -> Incoming {
     let mut events = VecDeque::new();
     loop {
@@ -157,15 +157,15 @@ fn message(port: &mut Port) -> Incoming {
     }
 }
 
-/// Memory of this process that devices have, in bytes.
+/// Memory of this process that is registered with devices, in bytes.
 fn pinned() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let pinned = status.lines().find_map(|line| line.strip_prefix("VmPin:")?.strip_suffix("kB")?.trim().parse().ok());
     pinned.map_or(0, |kib: u64| kib << 10)
 }
 
-/// Makes the limit of locked memory count for this thread, whoever it is, and for those that it starts. (A device that is open already takes
-/// nothing from a thread that has other rights than it had then.)
+/// Makes the limit of locked memory apply to this thread, even if it runs as root, and to the threads that it starts. (An open device refuses
+/// calls from a thread whose rights have changed since.)
 fn heed_limit() {
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
     let mut sets = capabilities(None).unwrap();
@@ -173,7 +173,7 @@ fn heed_limit() {
     set_capabilities(None, sets).unwrap();
 }
 
-/// Lets devices have no more than so much more memory of this process than they have. For good: the test has a process of its own.
+/// Limits registrations to this many more bytes of this process than now. This is permanent: the test has a process of its own.
 fn limit_locked_memory(more: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Memlock).maximum;
@@ -181,7 +181,7 @@ fn limit_locked_memory(more: u64) {
 }
 
 #[test]
-fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
+fn locked_memory_limits_at_either_end_are_replaced_by_messages() {
     const LEN: usize = 300_000;
     heed_limit();
     let ofi = Ofi::new("verbs;ofi_rxm");
@@ -194,7 +194,7 @@ fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
     let contents = |key: u8| -> Vec<u8> { (key..251u8).cycle().take(LEN).collect() };
     let (tell, address) = std::sync::mpsc::channel::<PutWindowAddress>();
     let Ok([zero, one]) = <[_; 2]>::try_from(builders) else { panic!("it has two") };
-    // What the provider needs itself for a connection it has had before the limit comes.
+    // The provider's own memory for a connection is registered before the limit is set.
     let greet = |port: &mut Port, to: Pe| {
         for _ in 0..100 {
             port.send(to, Tag(1), 10_000, |room| write_bytes(room, &[1; 10_000]));
@@ -213,7 +213,7 @@ fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
             port.put(&put_window, 0, RegBuf::from_vec(contents(1)), Tag(9), &[]);
             assert_eq!(message(&mut port).tag, Tag(2));
             assert_eq!(port.counters().copies, 1);
-            // Neither can be.
+            // Neither can be registered.
             port.send_payloads(Pe(0), Tag(1), 0, |_| {}, vec![RegBuf::from_vec(contents(2))], false);
             assert_eq!(message(&mut port).tag, Tag(2));
             assert_eq!(port.counters().copies, 2);
@@ -239,10 +239,10 @@ fn locked_memory_that_is_limited_is_made_up_for_by_messages_at_either_end() {
     assert!(matches!(&told[..], [text] if text.contains("ulimit -l")), "{told:?}");
 }
 
-/// What ports have told the user.
+/// The texts that ports have told the user.
 type Told = Arc<Mutex<Vec<String>>>;
 
-/// What opens ports over endpoints, and what they tell.
+/// A function that opens ports over endpoints, and the texts that they tell the user.
 fn opener() -> (Told, impl Fn(Box<dyn EndpointBuilder>) -> Port + Sync) {
     let told = Told::default();
     let hears = told.clone();
@@ -257,7 +257,7 @@ fn opener() -> (Told, impl Fn(Box<dyn EndpointBuilder>) -> Port + Sync) {
 }
 
 #[test]
-fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
+fn payloads_that_cannot_be_registered_are_copied_and_reported_once() {
     const LENS: [usize; 4] = [70_000, 300_000, 9_000_000, 70_001];
     for provider in ["tcp", "tcp;ofi_rxm", "shm"] {
         let ofi = Ofi::new(provider);
@@ -266,7 +266,7 @@ fn what_a_device_does_not_take_goes_by_messages_and_is_told_once() {
             continue;
         }
         let _watchdog = Watchdog::start(provider);
-        // Enough for what endpoints need themselves; but no payload.
+        // Enough for the endpoints themselves, but for no payload.
         let limit = |fabric: &OfiFabric| fabric.limit_registrations(65_000);
         let Group::Threads { builders, keep, .. } = ofi.changed(2, limit) else { panic!("it has threads") };
         let (told, open) = opener();

@@ -1,4 +1,4 @@
-//! What UCX is told of a job, and what the user is told of UCX.
+//! Configures UCX for a job, and tells the user about UCX.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use charm4rs_transport_core::failure_detector::FailureDetector;
 use charm4rs_transport_core::{Layout, TransportError};
 use charm4rs_ucx::{UcxConfig, UcxFabric};
 
-/// Opens UCX. Whoever `tells` tells the user.
+/// Opens UCX. If `tells`, this process tells the user.
 ///
 /// # Errors
-/// [`TransportError::Config`]: it is not here, or finds no way to communicate.
+/// [`TransportError::Config`]: there is no UCX, or it finds no way to communicate.
 pub(super) fn open(
     layout: &Arc<Layout>,
     process: u32,
@@ -35,25 +35,25 @@ pub(super) fn open(
 }
 
 /// UCX opens each transport that it may use, and listens there, whichever it prefers.
-const UNPROVEN: &str = "++transport ucx: UCX listens on TCP and takes connections without authentication; \
+const UNPROVEN: &str = "++transport ucx: UCX listens on TCP and accepts connections without authentication; \
                         UCX_TLS=^tcp forbids it, and ++transport tcp asks for a proof";
 
-/// Over sockets and shared memory what is shorter is copied: there UCX's handshake costs more than copies do. (Measured, copied in place of collected:
-/// 256 KiB over sockets 58 us in place of 70, a stream of them 5.8 GB/s in place of 4.1; over shared memory 8.4 in place of 4 to 8. At 1 MiB
+/// Over sockets and shared memory, shorter payloads are copied: there UCX's handshake costs more than copies. (Measured, copied instead of fetched:
+/// 256 KiB over sockets 58 us instead of 70, a stream of them 5.8 GB/s instead of 4.1; over shared memory 8.4 instead of 4 to 8. At 1 MiB
 /// copies are slower, by a third.)
 const SOFTWARE_COLLECTED_MIN: usize = 384 << 10;
 
-/// Chooses by what carries the bytes.
+/// Chooses by the network that carries the bytes.
 fn choose(config: &mut UcxConfig, rdma: bool) {
     if config.layout.hosts() == 1 || !rdma {
         (config.either_min, config.collected_min) = (SOFTWARE_COLLECTED_MIN, SOFTWARE_COLLECTED_MIN);
     }
 }
 
-/// The environment's name for the length from which on payloads are collected and never copied.
+/// The environment variable with the length from which on payloads are fetched and never copied.
 const COLLECT: &str = "CHARM4RS_UCX_COLLECT";
 
-/// Heeds what the user says of that length.
+/// Applies the user's value of that length.
 fn collect(config: &mut UcxConfig, said: Option<&str>) -> Result<(), TransportError> {
     if let Some(said) = said {
         let bad = |_| TransportError::Config(format!("{COLLECT}={said}: must be a number of bytes"));
@@ -68,11 +68,11 @@ fn has_rdma() -> bool {
     std::fs::read_dir("/sys/class/infiniband").is_ok_and(|mut devices| devices.next().is_some())
 }
 
-/// Chooses among UCX's transports, unless the user does (`tls` and `devices` are what is said of them). Whether UCX will listen on TCP.
+/// Chooses among UCX's transports, unless the user does (`tls` and `devices` are the user's settings). Returns whether UCX will listen on TCP.
 ///
 /// Never `posix`: it makes files in /dev/shm, and removes their names a little later, so a process that is killed in between leaves one behind.
 /// UCX's `sysv` does the same work with memory that goes away with its last process: it is marked for that in the call after the one that makes it.
-/// And inside one host no network: shared memory reaches everybody.
+/// And inside one host no network: shared memory reaches all PEs.
 fn ways(config: &mut UcxConfig, tls: Option<&str>, devices: Option<&str>) -> bool {
     let alone = config.layout.hosts() == 1 && devices.is_none();
     match tls {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_is_copied_where_no_device_carries_it() {
+    fn longer_payloads_are_copied_without_a_device() {
         let either_min = |layout: Layout, rdma| {
             let mut config = UcxConfig::new(Arc::new(layout), 0);
             choose(&mut config, rdma);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn ucx_listens_on_tcp_only_where_that_is_known_and_leaves_no_names_unless_it_is_told_to() {
+    fn ucx_listens_on_tcp_only_on_request_and_leaves_no_names_by_default() {
         let check = |hosts: usize, tls: Option<&str>, devices: Option<&str>, listens: bool, set: &[(&str, &str)]| {
             let layout = Layout::new(&vec![1; hosts], &vec![1; hosts]);
             let mut config = UcxConfig::new(Arc::new(layout), 0);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_are_collected_from_the_length_that_the_user_names() {
+    fn payloads_are_fetched_from_the_users_length_on() {
         let mut config = UcxConfig::new(Arc::new(charm4rs_transport_core::Layout::one_host(2, 1)), 0);
         let usual = (config.either_min, config.collected_min);
         collect(&mut config, None).unwrap();

@@ -312,7 +312,7 @@ fn check(messages: &[Sent]) -> u32 {
 }
 
 #[test]
-fn every_message_ends_once_whatever_the_order_of_events() {
+fn every_message_ends_once_in_any_order_of_events() {
     let one = check(&[sent(b"head", &[b"payload", b""], false)]);
     let offered = check(&[sent(b"head", &[b"abc", b"payload"], true)]);
     let long = check(&[sent(b"a long head", &[b"payload"], true)]);
@@ -321,7 +321,7 @@ fn every_message_ends_once_whatever_the_order_of_events() {
 }
 
 #[test]
-fn frames_of_other_peers_and_frames_too_many_are_violations_and_change_nothing() {
+fn frames_of_other_peers_and_repeated_frames_are_violations_and_change_nothing() {
     let mut model = Model::default();
     let mut first = Explorer::default();
     model.send(sent(b"head", &[b"put", b"hand"], true));

@@ -131,7 +131,7 @@ impl Receiver {
 
     fn arriving(&mut self, from: Pe, slot: usize) -> Result<&mut Arriving, TransportError> {
         let found = self.slots.get_mut(slot).and_then(Option::as_mut).filter(|arriving| arriving.from == from);
-        found.ok_or(TransportError::Protocol { from, what: "a payload of no message", detail: slot as u64 })
+        found.ok_or(TransportError::Protocol { from, what: "a payload without a message", detail: slot as u64 })
     }
 
     /// A FIN arrived: the put of a payload is complete. Returns the message if that was the last one.

@@ -94,7 +94,7 @@ impl Sender {
         let payloads =
             |id| self.waiting.get(&id).filter(|waiting| waiting.to == from).map(|waiting| waiting.payloads.len());
         let Cts { id, slot, destinations } =
-            Cts::decode(msg, payloads).ok_or_else(|| bad("a CTS for no RTS of this PE"))?;
+            Cts::decode(msg, payloads).ok_or_else(|| bad("a CTS without an RTS of this PE"))?;
         let Waiting { to, payloads, reserved, .. } = self.waiting.remove(&id).expect("its payloads were just counted");
         let fits = |(payload, destination): (&RegBuf, &Destination)| match destination {
             Destination::Hand => true,
@@ -110,7 +110,7 @@ impl Sender {
     /// A REFUSE arrived.
     pub(in crate::port) fn on_refuse(&mut self, from: Pe, msg: &[u8]) -> Result<Refused, TransportError> {
         let bad =
-            || TransportError::Protocol { from, what: "a refusal of no RTS of this PE", detail: msg.len() as u64 };
+            || TransportError::Protocol { from, what: "a refusal without an RTS of this PE", detail: msg.len() as u64 };
         let id = frame::decode_word(msg).ok_or_else(bad)?;
         self.waiting.get(&id).filter(|waiting| waiting.to == from).ok_or_else(bad)?;
         let Waiting { to, tag, head, bytes, reserved, .. } = self.waiting.remove(&id).ok_or_else(bad)?;
