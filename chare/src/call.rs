@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::message::envelope::CallOptions;
 use crate::reduce::Reducer;
 use crate::runtime::known;
-use crate::runtime::{self, Awaited, Merged};
+use crate::runtime::{self, Awaited, Merged, OpenFuture};
 use crate::{CallError, Chare, Checked, Entry, Kind, Many, One, Reply, Target};
 
 /// A call of an entry method: sent when it is awaited, and otherwise when it is dropped, at the end of the statement that makes it.
@@ -111,7 +111,7 @@ impl<E: Entry> Call<E, One> {
     #[must_use = "the reply is not awaited: write `.await` in place of `.call()`, or nothing"]
     pub fn call(self) -> Reply<E::Output> {
         let rt = runtime::current();
-        let reply = Reply::new(rt, Awaited::Call(E::info()));
+        let reply = Reply(OpenFuture::new(rt, Awaited::Call(E::info())));
         let (target, args, options) = self.take();
         runtime::call::<E>(rt, target.collection, target.which, args, options, reply.id());
         reply
@@ -121,7 +121,7 @@ impl<E: Entry> Call<E, One> {
     #[must_use = "the reply is not awaited: add `.await`, or leave `.done()` out"]
     pub fn done(self) -> Reply<()> {
         let rt = runtime::current();
-        let reply = Reply::discarding::<E::Output>(rt, Awaited::Call(E::info()));
+        let reply = Reply(OpenFuture::discarding::<E::Output>(rt, Awaited::Call(E::info())));
         let (target, args, options) = self.take();
         runtime::call::<E>(rt, target.collection, target.which, args, options, reply.id());
         reply
@@ -133,7 +133,7 @@ impl<E: Entry> Call<E, Many> {
     #[must_use = "the reply is not awaited: write `.await` in place of `.call()`, or nothing"]
     pub fn call(self) -> Reply<Vec<E::Output>> {
         let rt = runtime::current();
-        let reply = Reply::list(rt, Awaited::Broadcast(E::info()));
+        let reply = Reply(OpenFuture::list(rt, Awaited::Broadcast(E::info())));
         let (target, args, options) = self.take();
         runtime::call_all::<E>(rt, target.collection, args, options, runtime::Answer::Values(reply.id()));
         reply
@@ -143,7 +143,7 @@ impl<E: Entry> Call<E, Many> {
     #[must_use = "the reply is not awaited: add `.await`, or leave `.done()` out"]
     pub fn done(self) -> Reply<()> {
         let rt = runtime::current();
-        let reply = Reply::new(rt, Awaited::Broadcast(E::info()));
+        let reply = Reply(OpenFuture::new(rt, Awaited::Broadcast(E::info())));
         let (target, args, options) = self.take();
         runtime::call_all::<E>(rt, target.collection, args, options, runtime::Answer::Done(reply.id()));
         reply
@@ -191,7 +191,7 @@ impl<E: Entry> Call<E, Many> {
     #[must_use = "the reply is not awaited: add `.await`"]
     pub fn reduce<R: Reducer<E::Output> + Copy + Send>(self, reducer: R) -> Reply<R::Output> {
         let rt = runtime::current();
-        let reply = Reply::new(rt, Awaited::Broadcast(E::info()));
+        let reply = Reply(OpenFuture::new(rt, Awaited::Broadcast(E::info())));
         match known::number::<E::Output, R>(reducer) {
             Some(number) => {
                 let (target, args, options) = self.take();

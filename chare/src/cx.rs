@@ -84,7 +84,7 @@ macro_rules! surroundings {
         /// If another element of this PE has contributed a value of another type or length.
         #[track_caller]
         pub fn allreduce<V: Arguments, R: Reducer<V>>(&$self, value: V, reducer: R) -> Reply<R::Output> {
-            Reply::of(runtime::allreduce($element, $element.members.id(), value, reducer, true))
+            Reply(runtime::allreduce($element, $element.members.id(), value, reducer, true))
         }
 
         /// Adds this element's part to the next reduction of a section that it is in; every contributor gets the result.
@@ -98,7 +98,7 @@ macro_rules! surroundings {
             value: V,
             reducer: R,
         ) -> Reply<R::Output> {
-            Reply::of(runtime::allreduce($element, section.id, value, reducer, true))
+            Reply(runtime::allreduce($element, section.id, value, reducer, true))
         }
 
         /// As `allreduce_in`, but the result always comes from the reduction's root: messages that PE 0 sends to all PEs after it has the result
@@ -111,7 +111,7 @@ macro_rules! surroundings {
             value: V,
             reducer: R,
         ) -> Reply<R::Output> {
-            Reply::of(runtime::allreduce($element, section.id, value, reducer, false))
+            Reply(runtime::allreduce($element, section.id, value, reducer, false))
         }
 
         /// Destroys this chare when the current entry method has ended, or waits. Calls that arrive later fail, and so do those whose methods are

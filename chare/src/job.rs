@@ -10,10 +10,10 @@ use charm4rs_transport::{Layout, Pe};
 
 use crate::message::index::Bounds;
 use crate::proxy::volume;
-use crate::runtime::{self, Awaited, Rt, Shape};
+use crate::runtime::{self, Awaited, OpenFuture, Rt, Shape};
 use crate::{
     Arguments, Chare, Collection, GridIndex, Group, GroupIndex, Hold, IntoInit, Promise, Proxy, PutHandle, PutWindow,
-    Remote, Reply, Solo,
+    Remote, Reply, Solo, Target,
 };
 
 /// A handle to the job. Copy it freely; it stays on its PE.
@@ -122,7 +122,8 @@ impl Job {
 
     /// A single chare, on the next PE in turn.
     pub fn single<T: Chare<Index = Solo>>(&self, init: impl IntoInit<T::Init>) -> Proxy<T> {
-        Proxy::single(runtime::single::<T>(self.rt, init.into_init(), None))
+        let (collection, which) = runtime::single::<T>(self.rt, init.into_init(), None);
+        Proxy::to(Target { collection, which })
     }
 
     /// A single chare on `pe`.
@@ -132,12 +133,13 @@ impl Job {
     #[track_caller]
     pub fn single_on<T: Chare<Index = Solo>>(&self, pe: Pe, init: impl IntoInit<T::Init>) -> Proxy<T> {
         assert!(pe.0 < self.pes(), "the job has no PE {pe}: it has {}", self.pes());
-        Proxy::single(runtime::single::<T>(self.rt, init.into_init(), Some(pe)))
+        let (collection, which) = runtime::single::<T>(self.rt, init.into_init(), Some(pe));
+        Proxy::to(Target { collection, which })
     }
 
     /// A value that will be given on any PE: the promise can be sent there, the reply is awaited here.
     pub fn promise<R: Arguments>(&self) -> (Promise<R>, Reply<R>) {
-        let reply = Reply::new(self.rt, Awaited::PROMISE);
+        let reply = Reply(OpenFuture::new(self.rt, Awaited::PROMISE));
         (Promise::of(&reply), reply)
     }
 
@@ -173,7 +175,7 @@ impl Job {
     /// A task that waits for something outside of the job, such as another thread, does not delay quiescence: the code that will wake it takes a
     /// hold, by [`Job::hold`], before the task waits.
     pub fn quiescence(&self) -> Reply<()> {
-        let reply = Reply::new(self.rt, Awaited::QUIESCENCE);
+        let reply = Reply(OpenFuture::new(self.rt, Awaited::QUIESCENCE));
         let (rt, id) = (self.rt, reply.id());
         rt.sched.on_quiescence(move || rt.futures.fulfil(id, ()));
         reply

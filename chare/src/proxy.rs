@@ -11,8 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::message::CollectionId;
 use crate::runtime;
 use crate::{
-    Arguments, Calls, Chare, ChareTrait, GridIndex, Group, Implements, IntoInit, Job, Many, One, Promise, Reply, Solo,
-    Target,
+    Arguments, Calls, Chare, ChareTrait, GridIndex, Group, Implements, IntoInit, Job, Many, One, Promise, Reply, Target,
 };
 
 /// Why elements cannot be inserted into a collection.
@@ -117,12 +116,6 @@ impl<T: Chare> All<T> {
         T: Implements<D>,
     {
         (*self.target()).into()
-    }
-}
-
-impl<T: Chare<Index = Solo>> Proxy<T> {
-    pub(crate) fn single((collection, which): (CollectionId, Solo)) -> Self {
-        Self::to(Target { collection, which })
     }
 }
 
@@ -333,7 +326,7 @@ impl<T: Chare> Collection<T> {
         assert!(self.id.creator().is_some(), "{} is a single chare: its collection is never empty", T::NAME);
         let rt = runtime::current();
         let (promise, reply) = Job::of(rt).promise();
-        let (id, elements) = (promise.id, Reply::of(runtime::elements(rt, self.id)));
+        let (id, elements) = (promise.id, Reply(runtime::elements(rt, self.id)));
         runtime::spawn(rt, async move {
             if elements.await == 0 {
                 rt.futures.fulfil(id, empty);
@@ -344,7 +337,7 @@ impl<T: Chare> Collection<T> {
 
     /// Completes when all elements have been made on all PEs. Only its creator may ask, once.
     pub fn created(&self) -> Reply<()> {
-        Reply::of(runtime::current().created(self.id))
+        Reply(runtime::current().created(self.id))
     }
 
     /// Makes an element of a sparse array where the array's map says.
@@ -406,7 +399,7 @@ impl<T: Chare> Collection<T> {
     #[track_caller]
     pub fn done_inserting(&self) -> Reply<()> {
         self.assert_whole();
-        Reply::of(runtime::census(runtime::current(), self.id))
+        Reply(runtime::census(runtime::current(), self.id))
     }
 
     /// Destroys the collection: its elements, on all PEs, and its sections; of a section, only the section. It may be called by anybody, and

@@ -91,7 +91,7 @@ impl<T: Pod> PutWindow<T> {
 
     /// Completes when there is a put that was not read. Fails with [`CallError::HandleGone`] if the handle was dropped.
     pub fn arrival(&self) -> Reply<()> {
-        Reply::of(put_windows::arrival(self.rt(), self.id))
+        Reply(put_windows::arrival(self.rt(), self.id))
     }
 
     /// Returns the last put, unless it was read before.
@@ -209,7 +209,7 @@ impl<T: Pod> PutHandle<T> {
         let address = self.right.take().expect("a handle that was not used has its address");
         let offset = (at * size_of::<T>()) as u64;
         let back = put_windows::put(rt, address, offset, rt.leaving(items.into_memory()));
-        Put { reply: Reply::of(back), item: PhantomData }
+        Put { reply: Reply(back), item: PhantomData }
     }
 }
 

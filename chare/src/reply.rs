@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::envelope::FutureId;
 use crate::reduce::{IntoSink, Sink};
-use crate::runtime::{self, Awaited, OpenFuture, Route, Rt};
+use crate::runtime::{self, OpenFuture, Route};
 use crate::{Arguments, CallError};
 
 /// A value that arrives later. Await it on the PE that made it.
@@ -20,35 +20,11 @@ use crate::{Arguments, CallError};
 /// [`CallError`]'s text, as joining a thread and unwrapping does; [`Reply::checked`] gives the error instead. Dropping a
 /// reply cancels only the wait.
 #[must_use = "a reply does nothing unless awaited"]
-pub struct Reply<R>(OpenFuture<R>);
-
-impl<R: Arguments> Reply<R> {
-    pub(crate) fn new(rt: Rt, awaits: Awaited) -> Self {
-        Self(OpenFuture::new(rt, awaits))
-    }
-}
-
-impl<R: Arguments> Reply<Vec<R>> {
-    /// Of results that arrive packed, each by itself.
-    pub(crate) fn list(rt: Rt, awaits: Awaited) -> Self {
-        Self(OpenFuture::list(rt, awaits))
-    }
-}
-
-impl Reply<()> {
-    /// Completes when a value of type `R` arrives, and drops it.
-    pub(crate) fn discarding<R: Arguments>(rt: Rt, awaits: Awaited) -> Self {
-        Self(OpenFuture::discarding::<R>(rt, awaits))
-    }
-}
+pub struct Reply<R>(pub(crate) OpenFuture<R>);
 
 impl<R: 'static> Reply<R> {
-    pub(crate) fn of(future: OpenFuture<R>) -> Self {
-        Self(future)
-    }
-
     pub(crate) fn id(&self) -> FutureId {
-        self.0.id()
+        self.0.slot.id
     }
 
     /// The result, or why there is none.
@@ -58,7 +34,7 @@ impl<R: 'static> Reply<R> {
 
     /// The result, or [`CallError::TimedOut`] when it does not arrive in time.
     pub async fn timeout(self, limit: Duration) -> Result<R, CallError> {
-        let mut sleep = std::pin::pin!(self.0.rt().sched.sleep(limit));
+        let mut sleep = std::pin::pin!(self.0.slot.rt.sched.sleep(limit));
         let mut checked = std::pin::pin!(self.checked());
         std::future::poll_fn(|cx| match checked.as_mut().poll(cx) {
             Poll::Pending => sleep.as_mut().poll(cx).map(|()| Err(CallError::TimedOut(limit))),
@@ -70,8 +46,9 @@ impl<R: 'static> Reply<R> {
 
 impl<R: 'static> Future for Reply<R> {
     type Output = R;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
-        Pin::new(&mut self.0).poll(cx).map(|result| match result {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        let slot = &self.0.slot;
+        slot.rt.futures.poll(slot.id, cx.waker()).map(|result| match result {
             Ok(value) => value,
             Err(error) => std::panic::panic_any(error),
         })
@@ -80,7 +57,7 @@ impl<R: 'static> Future for Reply<R> {
 
 impl<R> fmt::Debug for Reply<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Reply").field(&self.0.id()).finish()
+        f.debug_tuple("Reply").field(&self.0.slot.id).finish()
     }
 }
 
@@ -99,8 +76,9 @@ impl<R: 'static> Checked<R> {
 
 impl<R: 'static> Future for Checked<R> {
     type Output = Result<R, CallError>;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0.0).poll(cx)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let slot = &self.0.0.slot;
+        slot.rt.futures.poll(slot.id, cx.waker())
     }
 }
 
@@ -114,7 +92,7 @@ pub struct Promise<R> {
 
 impl<R: Arguments> Promise<R> {
     pub(crate) fn of(reply: &Reply<R>) -> Self {
-        Self { id: reply.0.id(), item: PhantomData }
+        Self { id: reply.0.slot.id, item: PhantomData }
     }
 
     /// Gives the value.

@@ -21,7 +21,7 @@ use crate::message::envelope::CallOptions;
 use crate::message::envelope::FutureId;
 use crate::message::wire;
 use crate::runtime::registry::{self, Implementation, MethodInfo};
-use crate::runtime::{self, Awaited, Rt};
+use crate::runtime::{self, Awaited, OpenFuture, Rt};
 use crate::{Arguments, CallError, Chare, Checked, Entry, Kind, Proxy, Reply, Target};
 
 /// A trait whose methods are entry methods, as `dyn Trait`. Implemented by [`#[chare]`](macro@crate::chare).
@@ -322,7 +322,7 @@ impl<A: Arguments, O: Arguments> AnyCall<A, O> {
     #[must_use = "the reply is not awaited: write `.await` in place of `.call()`, or nothing"]
     pub fn call(mut self) -> Reply<O> {
         let rt = runtime::current();
-        let reply = Reply::new(rt, Awaited::Call((self.method.info)()));
+        let reply = Reply(OpenFuture::new(rt, Awaited::Call((self.method.info)())));
         self.send(rt, reply.id());
         reply
     }
@@ -331,7 +331,7 @@ impl<A: Arguments, O: Arguments> AnyCall<A, O> {
     #[must_use = "the reply is not awaited: add `.await`, or leave `.done()` out"]
     pub fn done(mut self) -> Reply<()> {
         let rt = runtime::current();
-        let reply = Reply::discarding::<O>(rt, Awaited::Call((self.method.info)()));
+        let reply = Reply(OpenFuture::discarding::<O>(rt, Awaited::Call((self.method.info)())));
         self.send(rt, reply.id());
         reply
     }

@@ -5,7 +5,7 @@
 //! dropped has no receiver and is dropped too. The value lies in the slot itself if it is small: waiting for a small
 //! answer allocates nothing.
 //!
-//! An [`OpenFuture`] owns a slot. What users see of it is a reply, which is made of one.
+//! An [`OpenFuture`] owns its slot. What users see of it is a reply, which is made of one.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -309,7 +309,7 @@ impl Futures {
         drop((calls, values)); // outside the borrow
     }
 
-    fn poll<R: 'static>(&self, id: FutureId, waker: &Waker) -> Poll<Result<R, CallError>> {
+    pub(crate) fn poll<R: 'static>(&self, id: FutureId, waker: &Waker) -> Poll<Result<R, CallError>> {
         let mut value = None;
         let polled = self.poll_by(id, waker, &mut |stash| value = stash.take::<R>());
         polled.map(|polled| polled.and_then(|()| value.ok_or_else(|| unlike(id))).map_err(|error| *error))
@@ -376,47 +376,60 @@ impl fmt::Debug for Futures {
     }
 }
 
-/// An open future of this PE, and the owner of its slot. Its value has the type `R`.
+/// An open future of this PE, whose value has the type `R`. (Code that depends on `R` is compiled with each user's program, so there is little.)
 pub(crate) struct OpenFuture<R> {
-    id: FutureId,
-    rt: Rt,
+    pub(crate) slot: OwnedSlot,
     item: PhantomData<fn() -> R>,
+}
+
+/// The owner of a future's slot.
+pub(crate) struct OwnedSlot {
+    pub(crate) id: FutureId,
+    pub(crate) rt: Rt,
+}
+
+impl OwnedSlot {
+    fn open(rt: Rt, reader: &'static Reader, awaits: Awaited) -> Self {
+        Self { id: rt.futures.open(rt, reader, awaits), rt }
+    }
+}
+
+impl Drop for OwnedSlot {
+    fn drop(&mut self) {
+        self.rt.futures.close(self.id);
+    }
 }
 
 impl<R: Arguments> OpenFuture<R> {
     pub(crate) fn new(rt: Rt, awaits: Awaited) -> Self {
-        Self { id: rt.futures.open(rt, &R::KEEP, awaits), rt, item: PhantomData }
+        Self { slot: OwnedSlot::open(rt, &R::KEEP, awaits), item: PhantomData }
     }
 }
 
 impl<R: Arguments> OpenFuture<Vec<R>> {
     /// Of results that arrive packed, each by itself.
     pub(crate) fn list(rt: Rt, awaits: Awaited) -> Self {
-        Self { id: rt.futures.open(rt, &R::LIST, awaits), rt, item: PhantomData }
+        Self { slot: OwnedSlot::open(rt, &R::LIST, awaits), item: PhantomData }
     }
 }
 
 impl OpenFuture<()> {
     /// Completes when a value of type `R` arrives, and drops it.
     pub(crate) fn discarding<R: Arguments>(rt: Rt, awaits: Awaited) -> Self {
-        Self { id: rt.futures.open(rt, &R::DISCARD, awaits), rt, item: PhantomData }
+        Self { slot: OwnedSlot::open(rt, &R::DISCARD, awaits), item: PhantomData }
     }
 }
 
 impl<R> OpenFuture<R> {
     pub(crate) fn id(&self) -> FutureId {
-        self.id
-    }
-
-    pub(crate) fn rt(&self) -> Rt {
-        self.rt
+        self.slot.id
     }
 }
 
 impl<R: 'static> OpenFuture<R> {
     /// Calls `then` with the result, on this PE, between two calls.
     pub(crate) fn then(mut self, then: impl FnOnce(Result<R, CallError>) + 'static) {
-        let (rt, id) = (self.rt, self.id);
+        let (rt, id) = (self.slot.rt, self.id());
         // The answer may come in the middle of a method of this PE, so `then` has to wait for its end.
         let call = move || {
             rt.sched.call_self(Class::Expedited, move || {
@@ -435,12 +448,6 @@ impl<R: 'static> OpenFuture<R> {
 impl<R: 'static> Future for OpenFuture<R> {
     type Output = Result<R, CallError>;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.rt.futures.poll(self.id, cx.waker())
-    }
-}
-
-impl<R> Drop for OpenFuture<R> {
-    fn drop(&mut self) {
-        self.rt.futures.close(self.id);
+        self.slot.rt.futures.poll(self.slot.id, cx.waker())
     }
 }
