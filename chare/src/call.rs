@@ -1,4 +1,4 @@
-//! A call on its way out: what `proxy.method(args)` returns.
+//! A call that is not sent yet: the type that `proxy.method(args)` returns.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -11,10 +11,10 @@ use crate::runtime::known;
 use crate::runtime::{self, Awaited, Merged, OpenFuture};
 use crate::{CallError, Chare, Checked, Entry, Kind, Many, One, Reply, Target};
 
-/// A call of an entry method: sent when it is awaited, and otherwise when it is dropped, at the end of the statement that makes it.
+/// A call of an entry method. It is sent when it is awaited; otherwise it is sent when it is dropped, at the end of the statement that creates it.
 ///
-/// To await a call is to await the [`Reply`] that `call()` gives: use `call()` to start a call now and await it later. A call that a variable
-/// holds is sent when the variable goes out of scope.
+/// Awaiting a call is the same as awaiting the [`Reply`] that `call()` returns: use `call()` to start a call now and await it later. A call in a
+/// variable is sent when the variable goes out of scope.
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -51,28 +51,29 @@ impl<E: Entry, K: Kind> Call<E, K> {
         Self { target: *target, args: ManuallyDrop::new(Some(args)), options: CallOptions::default() }
     }
 
-    /// Runs before calls of larger numbers and after those of smaller ones. The default is 0.
+    /// Sets the priority: the call runs before calls with larger numbers and after calls with smaller numbers. The default is 0.
     pub fn priority(mut self, priority: i32) -> Self {
         self.options = self.options.priority(priority);
         self
     }
 
-    /// Among calls of the same priority, runs before those that came earlier.
+    /// Among calls of the same priority, this call runs before those that arrived earlier.
     pub fn lifo(mut self) -> Self {
         self.options = self.options.lifo();
         self
     }
 
-    /// Runs before calls of any priority.
+    /// The call runs before calls of any priority.
     pub fn expedited(mut self) -> Self {
         self.options = self.options.expedited();
         self
     }
 
-    /// Sends without ever waiting; the future completes when the call has left this PE within its credit (`++credit`), or at once if it has.
+    /// Sends the call now and never blocks the PE. The future completes when the call has left this PE within its credit (`++credit`), or at once if
+    /// it already has.
     ///
-    /// A producer that runs ahead of its receiver is suspended this way, while other calls of its PE go on. Without `sent` it makes
-    /// its whole PE wait.
+    /// This suspends a producer that is faster than its receiver, while other calls of its PE continue. Without `sent`, the producer makes its whole
+    /// PE wait.
     ///
     /// ```
     /// # use charm4rs::prelude::*;
@@ -94,7 +95,7 @@ impl<E: Entry, K: Kind> Call<E, K> {
     /// # assert_eq!(sink.taken().await, 100_000);
     /// # }).unwrap();
     /// ```
-    #[must_use = "the call is sent either way: await it, and its receiver can keep up"]
+    #[must_use = "the call is sent in any case; add `.await`, so that its receiver can keep up"]
     pub fn sent(self) -> impl Future<Output = ()> + 'static {
         let rt = runtime::current();
         let sent = rt.sched.without_waiting(|| drop(self));
@@ -107,7 +108,7 @@ impl<E: Entry, K: Kind> Call<E, K> {
 }
 
 impl<E: Entry> Call<E, One> {
-    /// Sends now; the reply is the entry method's result. To wait for it at once, await the call itself.
+    /// Sends the call now. The reply is the entry method's result. To wait for it at once, await the call itself.
     #[must_use = "the reply is not awaited: write `.await` in place of `.call()`, or nothing"]
     pub fn call(self) -> Reply<E::Output> {
         let rt = runtime::current();
@@ -117,7 +118,7 @@ impl<E: Entry> Call<E, One> {
         reply
     }
 
-    /// Sends; the reply comes when the entry method has run to its end.
+    /// Sends the call. The reply arrives when the entry method has finished.
     #[must_use = "the reply is not awaited: add `.await`, or leave `.done()` out"]
     pub fn done(self) -> Reply<()> {
         let rt = runtime::current();
@@ -129,7 +130,8 @@ impl<E: Entry> Call<E, One> {
 }
 
 impl<E: Entry> Call<E, Many> {
-    /// Sends to all now; the reply is the list of results, in the order of the elements' indices. To wait for it at once, await the call itself.
+    /// Sends the call to all elements now. The reply is the list of results, in the order of the elements' indices. To wait for it at once, await the
+    /// call itself.
     #[must_use = "the reply is not awaited: write `.await` in place of `.call()`, or nothing"]
     pub fn call(self) -> Reply<Vec<E::Output>> {
         let rt = runtime::current();
@@ -139,7 +141,7 @@ impl<E: Entry> Call<E, Many> {
         reply
     }
 
-    /// Sends to all; the reply comes when all have run to their ends.
+    /// Sends the call to all elements. The reply arrives when the entry method has finished on all of them.
     #[must_use = "the reply is not awaited: add `.await`, or leave `.done()` out"]
     pub fn done(self) -> Reply<()> {
         let rt = runtime::current();
@@ -159,11 +161,11 @@ impl<E: Entry, K: Kind> Drop for Call<E, K> {
 }
 
 impl<E: Entry> Call<E, Many> {
-    /// Sends to all now; the reply is one value, which `reducer` makes of all results.
+    /// Sends the call to all elements now. The reply is one value: `reducer` merges all results.
     ///
-    /// The results are merged where they are and on their way, up a tree that enters each process and host once, in place of a list that the caller
-    /// gets as a whole. These reductions are not those to which elements contribute ([`Cx::contribute`](crate::Cx::contribute)): neither waits for the
-    /// other. The reducers are those of [`reduce`](crate::reduce).
+    /// The results are merged on the PEs of the elements and up a tree that enters each process and host once. The caller does not receive the whole
+    /// list. These reductions are independent of those to which elements contribute ([`Cx::contribute`](crate::Cx::contribute)): neither waits for
+    /// the other. The module [`reduce`](crate::reduce) has the reducers.
     ///
     /// ```
     /// # use charm4rs::prelude::*;
@@ -183,11 +185,11 @@ impl<E: Entry> Call<E, Many> {
     /// # }).unwrap();
     /// ```
     ///
-    /// If an element fails, so does the reduction. For a collection without elements it gives [`Reducer::empty`]: 0 for a sum or a count, for
-    /// example; where the reducer has no such value, as `max` has none, it fails with [`CallError::NoResults`].
+    /// If an element fails, the reduction fails. For a collection without elements the result is [`Reducer::empty`], for example 0 for a sum or a
+    /// count. If the reducer has no such value, as `max`, the reduction fails with [`CallError::NoResults`].
     ///
-    /// A reducer with state, such as `reduce::with` of a closure that captures something, is known to the caller alone: then the results travel as a
-    /// list after all, and are merged here.
+    /// Only the caller has a reducer with state, such as `reduce::with` of a closure that captures something. The results then travel as a list, and
+    /// the caller merges them.
     #[must_use = "the reply is not awaited: add `.await`"]
     pub fn reduce<R: Reducer<E::Output> + Copy + Send>(self, reducer: R) -> Reply<R::Output> {
         let rt = runtime::current();
@@ -218,7 +220,7 @@ impl<E: Entry> Call<E, Many> {
     }
 }
 
-/// Implemented by nothing.
+/// No type implements this trait.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "a call of one element has one result: there is nothing to reduce",
@@ -240,19 +242,19 @@ impl<E: Entry> Call<E, One> {
 macro_rules! awaited {
     ($($kind:ident => $result:ty),*) => {$(
         impl<E: Entry> Call<E, $kind> {
-            /// Sends; gives the result, or why there is none, where awaiting the call itself would panic: [`Reply::checked`].
+            /// Sends the call. Returns the result or the error; awaiting the call itself would panic on an error. See [`Reply::checked`].
             pub fn checked(self) -> Checked<$result> {
                 self.call().checked()
             }
 
-            /// Sends; gives the result, or [`CallError::TimedOut`] when it does not arrive in time: [`Reply::timeout`].
+            /// Sends the call. Returns the result, or [`CallError::TimedOut`] if it does not arrive in time. See [`Reply::timeout`].
             #[must_use = "the result is not awaited: add `.await`, or leave `.timeout(…)` out"]
             pub fn timeout(self, limit: Duration) -> impl Future<Output = Result<$result, CallError>> + use<E> {
                 self.call().timeout(limit)
             }
         }
 
-        /// As awaiting [`Call::call`].
+        /// The same as awaiting [`Call::call`].
         impl<E: Entry> IntoFuture for Call<E, $kind> {
             type Output = $result;
             type IntoFuture = Reply<$result>;

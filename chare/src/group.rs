@@ -1,4 +1,4 @@
-//! Groups as a type of their own: operations that need a collection with one element on each PE. Knows nothing of how groups are created or called.
+//! The type of groups: operations that need a collection with one element on each PE. It does not depend on how groups are created or called.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -11,8 +11,8 @@ use crate::{Chare, Collection, GroupIndex, Proxy};
 
 /// A collection with one element on each PE, whose index is the PE. Created by [`Job::group`](crate::Job::group).
 ///
-/// It is a [`Collection`] (it dereferences to one, and `into()` converts it), and also knows which element is on which PE. An element gets its own
-/// group by [`Collection::as_group`].
+/// A group is a [`Collection`] (it dereferences to one, and `into()` converts it) that also knows which element is on which PE. An element gets its
+/// own group from [`Collection::as_group`].
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -56,7 +56,7 @@ impl<T: Chare<Index: GroupIndex>> Group<T> {
 }
 
 impl<T: Chare> Group<T> {
-    /// From a collection that is known to be a group.
+    /// The group of a collection that is known to be one.
     pub(crate) fn of(collection: Collection<T>) -> Self {
         Self { collection }
     }

@@ -137,13 +137,13 @@ impl Job {
         Proxy::to(Target { collection, which })
     }
 
-    /// A value that will be given on any PE: the promise can be sent there, the reply is awaited here.
+    /// A promise, which can be sent to any PE, and its reply, which is awaited on this PE.
     pub fn promise<R: Arguments>(&self) -> (Promise<R>, Reply<R>) {
         let reply = Reply(OpenFuture::new(self.rt, Awaited::PROMISE));
         (Promise::of(&reply), reply)
     }
 
-    /// A put window of `len` items on this PE, all zero, and its put handle, which is given to another chare.
+    /// A put window of `len` items on this PE, all zero, and its put handle for another chare.
     ///
     /// # Panics
     /// If its size does not fit the address space, or after the PE has ended.
@@ -152,7 +152,7 @@ impl Job {
         PutWindow::open(self.rt, len)
     }
 
-    /// Sets the front in another language that reports the waiting tasks of this PE in deadlocks. The first one stays.
+    /// Sets the front of another language, which reports the waiting tasks of this PE in deadlocks. The first front stays.
     #[doc(hidden)]
     pub fn set_front(&self, front: Box<dyn crate::Front>) {
         let _ = self.rt.front.set(front);
@@ -164,16 +164,16 @@ impl Job {
         Remote::of(self.rt)
     }
 
-    /// Keeps the job from being quiescent until the hold is dropped: for work outside of the PEs, on a thread of the program, or in another async
-    /// runtime. Take it here before that work starts, and give it to the work.
+    /// The job is not quiescent until the hold is dropped. A hold is for work outside of the PEs, on a thread of the program or in another async
+    /// runtime. Create it on this PE before the work starts, and move it into the work.
     pub fn hold(&self) -> Hold {
         self.rt.sched.hold()
     }
 
-    /// Completes when nothing runs in the whole job, nothing is queued, no message is in flight, no timer is set, and there is no [`Hold`].
+    /// Completes when, in the whole job, nothing runs, nothing is queued, no message is in flight, no timer is set, and there is no [`Hold`].
     ///
-    /// A task that waits for something outside of the job, such as another thread, does not delay quiescence: the code that will wake it takes a
-    /// hold, by [`Job::hold`], before the task waits.
+    /// A task that waits for something outside of the job, such as another thread, does not delay quiescence. The code that will wake it must create
+    /// a hold, by [`Job::hold`], before the task waits.
     pub fn quiescence(&self) -> Reply<()> {
         let reply = Reply(OpenFuture::new(self.rt, Awaited::QUIESCENCE));
         let (rt, id) = (self.rt, reply.id());
@@ -181,12 +181,12 @@ impl Job {
         reply
     }
 
-    /// Waits for `time`, while other work of this PE runs.
+    /// Completes after `time`. Other work of this PE runs in the meantime.
     pub async fn sleep(&self, time: Duration) {
         self.rt.sched.sleep(time).await;
     }
 
-    /// Runs a future on this PE, beside the entry methods. A panic in it ends the job.
+    /// Runs a future on this PE, interleaved with the entry methods. A panic in it ends the job.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         runtime::spawn(self.rt, future);
     }
@@ -216,7 +216,7 @@ impl Job {
         Timer(self.rt.sched.after(delay, guarded(self.rt, f)))
     }
 
-    /// As [`Job::timer`], but quiescence does not wait for it: for code that supervises the job rather than being part of it.
+    /// As [`Job::timer`], but quiescence does not wait for it: for code that supervises the job and is not part of its work.
     pub fn timer_aside(&self, delay: Duration, f: impl FnOnce() + 'static) -> Timer {
         Timer(self.rt.sched.after_system(delay, guarded(self.rt, f)))
     }
@@ -228,7 +228,7 @@ impl Job {
 
     /// Ends the job on all PEs with a status: as soon as a PE receives this, it finishes its current entry method, and stops.
     ///
-    /// A status is a number from 0 to 255, because the system keeps no more of it.
+    /// A status is a number from 0 to 255, because the system keeps only these 8 bits.
     pub fn exit(&self, code: u8) {
         runtime::exit(self.rt, i32::from(code));
     }
@@ -244,7 +244,7 @@ impl Job {
         self.abort_with(1, message);
     }
 
-    /// Ends the job at once with an error message and a status: 64, by custom, for wrong arguments of the program.
+    /// Ends the job at once with an error message and a status. By convention, 64 is for wrong arguments of the program.
     ///
     /// # Panics
     /// If the status is 0, which means success.

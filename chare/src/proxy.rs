@@ -1,4 +1,4 @@
-//! Proxies: names of chares that can be called from anywhere, copied, compared, and sent.
+//! Proxies: names of chares. A proxy can be called from any PE, copied, compared, and sent.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -14,43 +14,43 @@ use crate::{
     Arguments, Calls, Chare, ChareTrait, GridIndex, Group, Implements, IntoInit, Job, Many, One, Promise, Reply, Target,
 };
 
-/// Why elements cannot be inserted into a collection.
+/// The reason why elements cannot be inserted into a collection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum NoInsertion {
-    /// It is a section: only whole arrays are filled.
+    /// It is a section: elements are inserted only into whole arrays.
     Section,
-    /// It is no sparse array, and has all of its elements from the beginning.
+    /// It is not a sparse array, and has all its elements from the start.
     Full,
 }
 
 impl fmt::Display for NoInsertion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Section => "it is a section: arrays are filled as a whole",
-            Self::Full => "it has all of its elements from the beginning",
+            Self::Section => "it is a section, and elements are inserted only into whole arrays",
+            Self::Full => "it is not a sparse array, and has all its elements from the start",
         })
     }
 }
 
 impl std::error::Error for NoInsertion {}
 
-/// Never: it stands for methods of a chare that are no entry methods, for its message.
+/// Never implemented. Proxies have the methods of a chare that are not entry methods under this bound, so that the compiler prints its message.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "this method of the chare is not an entry method",
     label = "not an entry method: proxies do not have it",
-    note = "mark it with `#[entry]` to call it through proxies, from everywhere; a method without the mark is called by its chare only"
+    note = "mark it with `#[entry]` to call it through proxies, from any PE; only its chare can call a method without the mark"
 )]
 pub trait HasMethodsWithoutEntry {}
 
-/// A proxy of one element: its entry methods are the proxy's methods.
+/// A proxy of one element. It has the element's entry methods as methods.
 ///
 /// `proxy.method(args)` sends the call when the statement ends, and returns at once. See [`Call`](crate::Call) for
 /// results, completion and priorities.
 pub struct Proxy<T: Chare>(T::Calls<One>);
 
-/// A proxy of all elements of a collection: a call of it is a broadcast.
+/// A proxy of all elements of a collection. A call through it is a broadcast.
 pub struct All<T: Chare>(T::Calls<Many>);
 
 macro_rules! proxy {
@@ -107,9 +107,9 @@ macro_rules! proxy {
 }
 proxy!(Proxy One, All Many);
 
-// Each name here is one that entry methods cannot have: `OF_PROXIES` in the macros.
+// Entry methods cannot have the names of these methods: `OF_PROXIES` in the macros lists them.
 impl<T: Chare> All<T> {
-    /// The entry methods that the chares have from a trait: see [`AnyProxy`](crate::AnyProxy).
+    /// The entry methods of a trait that the chares implement: see [`AnyProxy`](crate::AnyProxy).
     #[must_use]
     pub fn as_trait<D: ?Sized + ChareTrait>(&self) -> D::Calls<T, Many>
     where
@@ -120,7 +120,7 @@ impl<T: Chare> All<T> {
 }
 
 impl<T: Chare> Proxy<T> {
-    /// The entry methods that the chare has from a trait: see [`AnyProxy`](crate::AnyProxy).
+    /// The entry methods of a trait that the chare implements: see [`AnyProxy`](crate::AnyProxy).
     #[must_use]
     pub fn as_trait<D: ?Sized + ChareTrait>(&self) -> D::Calls<T, One>
     where
@@ -129,13 +129,13 @@ impl<T: Chare> Proxy<T> {
         (*self.target()).into()
     }
 
-    /// The index of the element that it names.
+    /// The index of the element that the proxy names.
     #[must_use]
     pub fn index(&self) -> T::Index {
         self.target().which
     }
 
-    /// The collection that the element is of.
+    /// The collection of the element.
     #[must_use]
     pub fn collection(&self) -> Collection<T> {
         Collection::named(self.target().collection)
@@ -144,37 +144,37 @@ impl<T: Chare> Proxy<T> {
 
 /// A group, an array, or a section of one: many elements under one name.
 ///
-/// Made by [`Job::array`](crate::Job::array), [`Job::group`](crate::Job::group), [`Job::sparse`](crate::Job::sparse) and
-/// [`Collection::section`]; copied and sent freely.
+/// [`Job::array`](crate::Job::array), [`Job::group`](crate::Job::group), [`Job::sparse`](crate::Job::sparse) and [`Collection::section`] create
+/// collections. They can be copied and sent freely.
 pub struct Collection<T: Chare> {
     pub(crate) id: CollectionId,
-    /// What it is a section of, or itself.
+    /// The collection of which this is a section, or its own id.
     whole: CollectionId,
     item: std::marker::PhantomData<fn() -> T>,
 }
 
 impl<T: Chare> Collection<T> {
-    /// Its name in the runtime.
+    /// Its id in the runtime.
     #[doc(hidden)]
     #[must_use]
     pub fn id(&self) -> CollectionId {
         self.id
     }
 
-    /// The whole collection of this name, for callers that know its chares' type.
+    /// The whole collection of this id, for callers that know the type of its chares.
     #[doc(hidden)]
     #[must_use]
     pub fn named(id: CollectionId) -> Self {
         Self { id, whole: id, item: std::marker::PhantomData }
     }
 
-    /// A section: some of the elements, under a name of their own, that can be called ([`Collection::all`]), contribute to
-    /// reductions ([`Cx::contribute_in`](crate::Cx::contribute_in)), and be cut again. Sections may overlap. An index that comes
+    /// A section: some of the elements as a collection of their own. It can be called ([`Collection::all`]), its elements can contribute to
+    /// reductions in it ([`Cx::contribute_in`](crate::Cx::contribute_in)), and it can have sections. Sections may overlap. An index that occurs
     /// twice counts once; an element that has been destroyed is left out.
     ///
-    /// It can be used at once, here and wherever its name is sent. A section of a sparse array comes to be when the array is
-    /// closed by [`Collection::done_inserting`], and its calls wait for that. A section lasts until it or the
-    /// whole is destroyed: make one and keep it, rather than one for each call.
+    /// It can be used at once, on this PE and on every PE to which it is sent. A section of a sparse array is created when
+    /// [`Collection::done_inserting`] closes the array, and its calls wait for that. A section exists until it or the whole collection is destroyed:
+    /// create one and keep it, instead of one for each call.
     ///
     /// ```
     /// # use charm4rs::prelude::*;
@@ -205,7 +205,7 @@ impl<T: Chare> Collection<T> {
         Self { id, ..*self }
     }
 
-    /// The same, of elements that are not known yet: calls of the section wait until `indices` tells them.
+    /// A section of elements that are not known yet: calls of the section wait until `indices` completes.
     ///
     /// ```
     /// # use charm4rs::prelude::*;
@@ -233,19 +233,19 @@ impl<T: Chare> Collection<T> {
         Self { id, ..*self }
     }
 
-    /// What all indices are below, of a bounded array that this PE knows.
+    /// The extent, if this is a bounded array that this PE knows: all indices are below it.
     #[must_use]
     pub fn extent(&self) -> Option<T::Index> {
         runtime::try_current()?.collection::<T>(self.whole)?.extent()
     }
 
-    /// Whether it is a section.
+    /// Whether this is a section.
     #[must_use]
     pub fn is_section(&self) -> bool {
         self.id != self.whole
     }
 
-    /// The group or array that it is a section of, or itself.
+    /// The group or array of which this is a section, or this collection itself.
     #[must_use]
     pub fn whole(&self) -> Self {
         Self::named(self.whole)
@@ -257,7 +257,7 @@ impl<T: Chare> Collection<T> {
         All::to(Target { collection: self.id, which: () })
     }
 
-    /// The element at `index`, be it in this section or not.
+    /// The element at `index`, whether or not it is in this section.
     ///
     /// # Panics
     /// If a bounded array or a group cannot have such an element.
@@ -278,26 +278,26 @@ impl<T: Chare> Collection<T> {
         exists.then(|| Proxy::to(Target { collection: self.whole, which: index }))
     }
 
-    /// The element at `index`, for the time of `f`, without a call; `None` if it does not live on this PE, or is in use.
+    /// Calls `f` with the element at `index`; `None` if the element is not on this PE, or is in use.
     pub fn with_local_at<R>(&self, index: T::Index, f: impl FnOnce(&mut T) -> R) -> Option<R> {
         let element = runtime::current().collection::<T>(self.whole)?.find(&index)?;
         let mut state = element.state.try_borrow_mut().ok()?;
         state.as_mut().map(f)
     }
 
-    /// The group that it is, or is a section of; `None` if that is an array, or is not known on this PE yet. An element's own
-    /// group is always known.
+    /// This collection as a group, or the group of which it is a section. `None` for an array, and if this PE does not know the collection yet. A PE
+    /// always knows the group of an element that runs on it.
     #[must_use]
     pub fn as_group(&self) -> Option<Group<T>> {
         let members = runtime::try_current()?.collection::<T>(self.whole)?;
         members.is_group().then(|| Group::of(self.whole()))
     }
 
-    /// A promise that the elements are to keep, by a reduction for example, and that is kept with `empty` if there are none: as
+    /// A promise for a value of the elements, for example the result of a reduction. If there are no elements, the value is `empty`. The same as
     /// [`Job::promise`](crate::Job::promise), for collections that may be empty.
     ///
-    /// An empty collection has nobody who contributes, so its reductions have no result. (A call of all its elements completes, with an empty list.) The
-    /// number of elements is that of now; if it is a sparse array, when it is closed.
+    /// No element of an empty collection contributes, so its reductions have no result. (A call of all its elements completes, with an empty list.)
+    /// The number of elements is that at the time of this call; for a sparse array, that when it is closed.
     ///
     /// ```
     /// # use charm4rs::prelude::*;
@@ -320,7 +320,7 @@ impl<T: Chare> Collection<T> {
     /// ```
     ///
     /// # Panics
-    /// If it is the collection of a single chare.
+    /// If this is the collection of a single chare.
     #[track_caller]
     pub fn promise_or<R: Arguments>(&self, empty: R) -> (Promise<R>, Reply<R>) {
         assert!(self.id.creator().is_some(), "{} is a single chare: its collection is never empty", T::NAME);
@@ -335,14 +335,14 @@ impl<T: Chare> Collection<T> {
         (promise, reply)
     }
 
-    /// Completes when all elements have been made on all PEs. Only its creator may ask, once.
+    /// Completes when all elements have been created on all PEs. Only the creator of the collection may call this, and only once.
     pub fn created(&self) -> Reply<()> {
         Reply(runtime::current().created(self.id))
     }
 
-    /// Makes an element of a sparse array where the array's map says.
+    /// Creates an element of a sparse array on the PE that the array's map gives.
     ///
-    /// It may be one that has been closed: calls reach the new element at once, reductions count it when the array is closed again
+    /// The array may be closed already: calls reach the new element at once, and reductions count it when the array is closed again
     /// ([`Collection::done_inserting`]).
     ///
     /// # Panics
@@ -353,7 +353,7 @@ impl<T: Chare> Collection<T> {
         runtime::insert::<T>(runtime::current(), self.id, index, init.into_init(), None);
     }
 
-    /// Makes an element of a sparse array on `pe`.
+    /// Creates an element of a sparse array on `pe`.
     ///
     /// # Panics
     /// If the array is bounded, or the job has no such PE, or this is a section.
@@ -365,12 +365,12 @@ impl<T: Chare> Collection<T> {
         runtime::insert::<T>(rt, self.id, index, init.into_init(), Some(pe));
     }
 
-    /// Closes a sparse array: completes when every insertion that was begun has been made. From then on a call to
-    /// an element that does not exist is an error, and reductions know how many contribute.
+    /// Closes a sparse array. Completes when every element whose insertion has begun exists. From then on, a call of an element that does not exist
+    /// is an error, and reductions know how many elements contribute.
     ///
-    /// Elements may be inserted and destroyed afterwards, and the array closed again: then the new elements take part in reductions, all from the same one
-    /// on, which is the first to which no element had contributed by then. Reductions under way are not disturbed. What new elements contribute
-    /// earlier waits for that.
+    /// Elements may be inserted and destroyed afterwards, and the array closed again. Then the new elements take part in reductions, all of them from
+    /// the same reduction on: the first to which no element has contributed at that time. Reductions in progress do not change. Contributions that
+    /// new elements make earlier wait for that reduction.
     ///
     /// ```
     /// # use charm4rs::prelude::*;
@@ -402,14 +402,14 @@ impl<T: Chare> Collection<T> {
         Reply(runtime::census(runtime::current(), self.id))
     }
 
-    /// Destroys the collection: its elements, on all PEs, and its sections; of a section, only the section. It may be called by anybody, and
-    /// more than once.
+    /// Destroys the collection: its elements on all PEs, and its sections. For a section, destroys only the section. Any PE may call this, and more
+    /// than once.
     ///
-    /// An element's running entry method ends first; its suspended methods end where they are, and who waits for them gets
-    /// [`CallError::Dropped`](crate::CallError::Dropped). Broadcasts and calls that this PE made before come first, except those with payloads or to elements that
-    /// were inserted away from their home: wait for what they do. Calls that come later fail with
-    /// [`CallError::Destroyed`](crate::CallError::Destroyed). The memory is free for other uses at once; what the runtime needs for
-    /// each collection, some hundred bytes on each PE, serves the next one of the same chares, shape and map.
+    /// An element's running entry method finishes first. Its suspended methods end where they are, and their callers get
+    /// [`CallError::Dropped`](crate::CallError::Dropped). Broadcasts and calls that this PE made before run first, except those with payloads and
+    /// those to elements that were inserted on another PE than their home: await them before. Later calls fail with
+    /// [`CallError::Destroyed`](crate::CallError::Destroyed). The memory of the elements is freed at once. The runtime keeps some hundred bytes for
+    /// each collection on each PE, and reuses them for the next collection of the same chares, shape and map.
     ///
     /// ```
     /// # use charm4rs::prelude::*;
@@ -436,7 +436,7 @@ impl<T: Chare> Collection<T> {
     /// Whether elements can be inserted.
     ///
     /// # Errors
-    /// If it is no sparse array, or a section.
+    /// If this is not a sparse array, or is a section.
     pub fn may_insert(&self) -> Result<(), NoInsertion> {
         if self.is_section() {
             return Err(NoInsertion::Section);
@@ -444,7 +444,7 @@ impl<T: Chare> Collection<T> {
         if runtime::may_insert::<T>(runtime::current(), self.id) { Ok(()) } else { Err(NoInsertion::Full) }
     }
 
-    /// Whether reductions do not count what this PE inserts into a sparse array now, until that is closed again.
+    /// Whether the sparse array is closed: reductions then do not count the elements that this PE inserts until the array is closed again.
     #[doc(hidden)]
     pub fn is_closed(&self) -> bool {
         runtime::is_closed::<T>(runtime::current(), self.id)
@@ -452,7 +452,7 @@ impl<T: Chare> Collection<T> {
 
     #[track_caller]
     fn assert_whole(&self) {
-        assert!(!self.is_section(), "{} is filled as a whole, not by a section", T::NAME);
+        assert!(!self.is_section(), "this is a section of {}: elements are inserted only into whole arrays", T::NAME);
     }
 }
 
@@ -490,7 +490,7 @@ impl<'de, T: Chare> Deserialize<'de> for Collection<T> {
     }
 }
 
-/// The extent of a bounded array, checked where it is made.
+/// The number of elements of a bounded array; panics if the extent is not valid.
 #[track_caller]
 pub(crate) fn volume<I: GridIndex>(extent: &I) -> u64 {
     I::volume(extent).unwrap_or_else(|| panic!("an array cannot have the extent {extent:?}"))

@@ -1,6 +1,5 @@
-//! What a program has once in each process: values that `main` sets before it makes chares ([`Readonly`]), and functions that run before there are
-//! any (`#[charm4rs::init_process]`, `#[charm4rs::init_pe]`). All are registered at link time, as chares are. How values come to the processes
-//! is in [`startup`].
+//! Values that `main` sets before it creates chares ([`Readonly`]), and functions that run before there are chares (`#[charm4rs::init_process]`,
+//! `#[charm4rs::init_pe]`). They are registered at link time, as chares are. [`startup`] sends the values to the processes.
 
 use std::fmt;
 use std::ops::Deref;
@@ -15,20 +14,20 @@ use crate::message::wire::{self, WireError};
 use crate::runtime::startup::{AnyReadonly, Init};
 use crate::runtime::{self, Rt, registry, startup};
 
-/// What can be the value of a [`Readonly`].
+/// A type whose values a [`Readonly`] can have.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the value of a `Readonly`",
     label = "not a value that every process can have",
-    note = "it is sent to all processes, and read by all their threads: it is `Send + Sync + 'static`, and has serde's traits, which `#[data]` gives a type"
+    note = "the value is sent to all processes, and all their threads read it: its type is `Send + Sync + 'static` and has serde's traits, which `#[data]` derives"
 )]
 pub trait ReadonlyValue: Send + Sync + Serialize + DeserializeOwned + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Send + Sync + Serialize + DeserializeOwned + 'static> ReadonlyValue for T {}
 
-/// A value that every process has before its first chare is made: a `static` with `#[charm4rs::readonly]`, which `main` sets.
+/// A value that every process has before its first chare is created: a `static` with `#[charm4rs::readonly]`, which `main` sets.
 ///
-/// It is read as a reference: `PARAMS.steps`, or `PARAMS.get()`.
+/// It dereferences to the value: read it as `PARAMS.steps`, or by `PARAMS.get()`.
 ///
 /// ```
 /// use charm4rs::Readonly;
@@ -56,19 +55,19 @@ impl<T: Send + Sync + Serialize + DeserializeOwned + 'static> ReadonlyValue for 
 /// # }).unwrap();
 /// ```
 ///
-/// The PEs of a process share the value, and its other threads can read it. (In the jobs of [`testing`](crate::testing), of which a process may have
-/// several, each PE has its own, and other threads have none.)
+/// The PEs of a process share the value, and its other threads can read it. (A process may have several of the jobs of
+/// [`testing`](crate::testing). In these jobs each PE has its own value, and other threads have none.)
 ///
 /// # Panics
 /// Reading it panics before it is set.
 pub struct Readonly<T> {
-    /// Of the one job that this process has.
+    /// The value in the one job of this process.
     value: OnceLock<T>,
     row: OnceLock<(u16, &'static str)>,
 }
 
 impl<T> Readonly<T> {
-    /// One that is not set yet.
+    /// A readonly value that is not set yet.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "it is the value of a static")]
     pub const fn new() -> Self {
@@ -77,19 +76,19 @@ impl<T> Readonly<T> {
 }
 
 impl<T: ReadonlyValue> Readonly<T> {
-    /// Sets it, for all processes: in `main`, before the first chare or collection is made.
+    /// Sets the value for all processes. Call this in `main`, before the first chare or collection is created.
     ///
     /// # Panics
-    /// If it has been set already; if chares have been made; anywhere but on PE 0; if the value cannot be serialized.
+    /// If the value has been set already; if chares have been created; on a PE other than 0; if the value cannot be serialized.
     #[track_caller]
     pub fn set(&self, job: &Job, value: T) {
         let rt = job.rt();
         let (id, name) = self.row();
-        assert!(job.pe() == Pe(0), "{name} is set on PE {}: `main`, which runs on PE 0, sets it", job.pe());
+        assert!(job.pe() == Pe(0), "{name} is set on PE {}: only `main`, which runs on PE 0, can set it", job.pe());
         assert!(self.here().is_none(), "{name} has been set already: a `Readonly` is set once");
         assert!(
             !rt.startup.is_open(),
-            "{name} is set too late: chares have been made, and their constructors may have read it. Set it first in `main`"
+            "{name} is set too late: chares exist already, and their constructors may have read it. Set it first in `main`"
         );
         let bytes =
             wire::pack_inside(&value).unwrap_or_else(|why| panic!("{name} cannot be sent to other processes: {why}"));
@@ -127,7 +126,7 @@ impl<T: ReadonlyValue> Readonly<T> {
 
     #[track_caller]
     fn row(&self) -> (u16, &'static str) {
-        registry::registry(); // numbers it
+        registry::registry(); // gives this value its number
         *self.row.get().unwrap_or_else(|| {
             let ty = std::any::type_name::<T>();
             panic!("a `Readonly<{ty}>` is not registered: write `#[charm4rs::readonly]` before its `static`")
@@ -172,7 +171,7 @@ impl<T: ReadonlyValue> AnyReadonly for Readonly<T> {
     }
 }
 
-/// Runs the functions of a process; gives the name of one that panics, and its panic.
+/// Runs the functions of a process. If one of them panics, returns its name and its panic.
 pub(crate) fn init_process() -> Result<(), startup::Panic> {
     startup::each(|init| match init {
         Init::Process(run) => Some(Box::new(run)),
@@ -180,7 +179,7 @@ pub(crate) fn init_process() -> Result<(), startup::Panic> {
     })
 }
 
-/// Runs the functions of a PE.
+/// Runs the functions of a PE. Errors as for a process.
 pub(crate) fn init_pe(pe: Pe) -> Result<(), startup::Panic> {
     startup::each(|init| match init {
         Init::Process(_) => None,

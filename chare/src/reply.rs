@@ -1,4 +1,4 @@
-//! Futures: values that arrive later, from a call, a reduction, or whoever holds a [`Promise`]. The table in which they are is the runtime's.
+//! Futures: values that arrive later, from a call, a reduction, or the holder of a [`Promise`]. The runtime has the table of futures.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -14,11 +14,10 @@ use crate::reduce::{IntoSink, Sink};
 use crate::runtime::{self, OpenFuture, Route};
 use crate::{Arguments, CallError};
 
-/// A value that arrives later. Await it on the PE that made it.
+/// A value that arrives later. Await it on the PE that created the reply.
 ///
-/// If the call failed (its entry method panicked, its target does not exist), awaiting the reply panics with the
-/// [`CallError`]'s text, as joining a thread and unwrapping does; [`Reply::checked`] gives the error instead. Dropping a
-/// reply cancels only the wait.
+/// If the call failed (its entry method panicked, its target does not exist), awaiting the reply panics with the text of the [`CallError`], as
+/// joining a thread and unwrapping the result does. [`Reply::checked`] returns the error instead. Dropping a reply cancels only the wait.
 #[must_use = "a reply does nothing unless awaited"]
 pub struct Reply<R>(pub(crate) OpenFuture<R>);
 
@@ -27,12 +26,12 @@ impl<R: 'static> Reply<R> {
         self.0.slot.id
     }
 
-    /// The result, or why there is none.
+    /// Completes with the result, or with the error.
     pub fn checked(self) -> Checked<R> {
         Checked(self)
     }
 
-    /// The result, or [`CallError::TimedOut`] when it does not arrive in time.
+    /// Completes with the result, or with [`CallError::TimedOut`] if it does not arrive in time.
     pub async fn timeout(self, limit: Duration) -> Result<R, CallError> {
         let mut sleep = std::pin::pin!(self.0.slot.rt.sched.sleep(limit));
         let mut checked = std::pin::pin!(self.checked());
@@ -61,7 +60,7 @@ impl<R> fmt::Debug for Reply<R> {
     }
 }
 
-/// A [`Reply`] that gives errors as values; see [`Reply::checked`].
+/// A [`Reply`] that returns errors as values; see [`Reply::checked`].
 #[derive(Debug)]
 #[must_use = "a reply does nothing unless awaited"]
 pub struct Checked<R>(Reply<R>);
@@ -82,9 +81,9 @@ impl<R: 'static> Future for Checked<R> {
     }
 }
 
-/// The other end of a [`Reply`] that no call made: whoever holds it, anywhere in the job, gives the value.
+/// The sending end of a [`Reply`] that does not belong to a call. Its holder, on any PE of the job, sends the value.
 ///
-/// Made by [`Job::promise`](crate::Job::promise). The first value counts.
+/// [`Job::promise`](crate::Job::promise) creates it. Only the first value counts.
 pub struct Promise<R> {
     pub(crate) id: FutureId,
     item: PhantomData<fn(R)>,
@@ -95,13 +94,13 @@ impl<R: Arguments> Promise<R> {
         Self { id: reply.0.slot.id, item: PhantomData }
     }
 
-    /// Gives the value.
+    /// Sends the value.
     pub fn send(self, value: R) {
         let rt = runtime::current();
         if self.id.pe == rt.sched.pe() {
             return rt.futures.fulfil(self.id, value);
         }
-        // Not moved to another PE of the process: of several values only the first has a receiver.
+        // The value is not moved to another PE of the process: if there are several values, only the first is received.
         runtime::reply_serialized(rt, self.id, value);
     }
 }
@@ -140,7 +139,7 @@ impl<O> From<Promise<O>> for Sink<O> {
     }
 }
 
-/// Waits for all of them: calls, which are sent now, or futures. The results are in the same order.
+/// Waits for all calls or futures. Calls are sent now. The results are in the same order.
 ///
 /// ```
 /// # use charm4rs::prelude::*;

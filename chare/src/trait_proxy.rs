@@ -1,8 +1,8 @@
-//! Proxies of chares of which only a trait is known: what inheritance of entry methods is elsewhere.
+//! Proxies of chares of which only a trait is known. They correspond to inheritance of entry methods in Charm++.
 //!
 //! `#[chare]` on a trait makes its `#[entry]` methods entry methods of every chare that implements it by `#[chare] impl Trait for Chare`. Such an
 //! implementation is a row of the registry: it has the rows of the entry methods for this chare, and a table of functions that send calls of
-//! them. An [`AnyProxy`] names an element by the number of an implementation, a collection, and the serialized index.
+//! these methods. An [`AnyProxy`] names an element by the number of an implementation, a collection, and the serialized index.
 
 use std::any::{Any, TypeId};
 use std::fmt;
@@ -28,7 +28,7 @@ use crate::{Arguments, CallError, Chare, Checked, Entry, Kind, Proxy, Reply, Tar
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no entry methods",
     label = "not a trait of chares",
-    note = "put `#[chare]` on the trait, and `#[entry]` on those of its methods that proxies shall have"
+    note = "put `#[chare]` on the trait, and `#[entry]` on each method that proxies need"
 )]
 pub trait ChareTrait: 'static {
     /// Its path.
@@ -37,7 +37,7 @@ pub trait ChareTrait: 'static {
     type AnyCalls: From<AnyTarget<Self>> + Deref<Target = AnyTarget<Self>>;
     /// The entry methods as methods of a chare of a known type: see [`Proxy::as_trait`].
     type Calls<T: Implements<Self>, K: Kind>: From<Target<T, K>>;
-    /// How calls of each method are sent.
+    /// The functions that send calls of each method.
     #[doc(hidden)]
     type Table: Any + Sync;
     /// The methods' rows in the registry.
@@ -68,7 +68,7 @@ pub trait Implements<D: ?Sized + ChareTrait>: Chare {
 }
 
 impl Implementation {
-    /// That of `D` by `T`.
+    /// The row of the implementation of `D` by `T`.
     #[must_use]
     pub const fn of<T: Chare, D: ?Sized + ChareTrait>(
         methods: &'static [MethodInfo],
@@ -78,7 +78,7 @@ impl Implementation {
     }
 }
 
-/// What an [`AnyProxy`] names.
+/// The element that an [`AnyProxy`] names.
 pub struct AnyTarget<D: ?Sized + ChareTrait> {
     element: AnyElementName,
     table: &'static D::Table,
@@ -92,14 +92,14 @@ struct AnyElementName {
 }
 
 impl AnyElementName {
-    /// What tells it from all others.
+    /// The fields by which names are compared and hashed.
     fn parts(&self) -> (u16, CollectionId, &[u8]) {
         (self.implementation.id(), self.collection, &self.index)
     }
 }
 
 impl<D: ?Sized + ChareTrait> AnyTarget<D> {
-    /// How calls are sent.
+    /// The functions that send calls.
     #[doc(hidden)]
     #[must_use]
     pub fn table(&self) -> &'static D::Table {
@@ -114,10 +114,10 @@ impl<D: ?Sized + ChareTrait> AnyTarget<D> {
     }
 }
 
-/// A proxy of a chare of which only a trait is known: elements of different chare types in one list, for example.
+/// A proxy of a chare of which only a trait is known. For example, one list can hold elements of different chare types.
 ///
-/// `#[chare]` on the trait and on its implementations makes the methods callable. A proxy of an implementor becomes an `AnyProxy` by `into()`. It
-/// can be an argument and a result, as any proxy.
+/// `#[chare]` on the trait and on its implementations makes the methods callable. `into()` converts a proxy of an implementor into an `AnyProxy`. An
+/// `AnyProxy` can be an argument and a result, as any proxy.
 ///
 /// ```
 /// use charm4rs::AnyProxy;
@@ -164,7 +164,7 @@ impl<D: ?Sized + ChareTrait> AnyTarget<D> {
 /// let shapes: Vec<AnyProxy<dyn Shape>> = vec![job.single::<Circle>(1.0).into(), squares.at(1).into()];
 /// shapes.iter().for_each(|shape| drop(shape.scale(2.0)));
 /// assert_eq!(join_all(shapes.iter().map(|shape| shape.area())).await, [12.0, 4.0]);
-/// // Of a chare whose type is known:
+/// // The methods of a chare whose type is known:
 /// assert_eq!(squares.all().as_trait::<dyn Shape>().area().reduce(reduce::sum).await, 5.0);
 /// # }).unwrap();
 /// ```
@@ -248,7 +248,7 @@ impl<'de, D: ?Sized + ChareTrait> Deserialize<'de> for AnyProxy<D> {
     }
 }
 
-/// How a method of a trait is called, whatever chare implements it.
+/// The functions that call a method of a trait, independent of the chare that implements it.
 #[doc(hidden)]
 pub struct AnyMethod<A, O> {
     send: fn(Rt, &[u8], CollectionId, A, CallOptions, FutureId),
@@ -264,7 +264,7 @@ impl<A, O> Clone for AnyMethod<A, O> {
 impl<A, O> Copy for AnyMethod<A, O> {}
 
 impl<A: Arguments, O: Arguments> AnyMethod<A, O> {
-    /// For one chare's entry method.
+    /// The functions for the entry method of one chare.
     #[must_use]
     pub const fn of<E: Entry<Args = A, Output = O>>() -> Self {
         Self { send: send::<E>, info: E::info, result: std::marker::PhantomData }
@@ -291,7 +291,7 @@ fn send<E: Entry>(
     }
 }
 
-/// A call through an [`AnyProxy`]: as a [`Call`](crate::Call), it is sent when it is awaited or dropped.
+/// A call through an [`AnyProxy`]. Like a [`Call`](crate::Call), it is sent when it is awaited or dropped.
 pub struct AnyCall<A: Arguments, O: Arguments> {
     element: AnyElementName,
     method: AnyMethod<A, O>,
@@ -300,25 +300,25 @@ pub struct AnyCall<A: Arguments, O: Arguments> {
 }
 
 impl<A: Arguments, O: Arguments> AnyCall<A, O> {
-    /// As [`Call::priority`](crate::Call::priority).
+    /// The same as [`Call::priority`](crate::Call::priority).
     pub fn priority(mut self, priority: i32) -> Self {
         self.options = self.options.priority(priority);
         self
     }
 
-    /// As [`Call::lifo`](crate::Call::lifo).
+    /// The same as [`Call::lifo`](crate::Call::lifo).
     pub fn lifo(mut self) -> Self {
         self.options = self.options.lifo();
         self
     }
 
-    /// As [`Call::expedited`](crate::Call::expedited).
+    /// The same as [`Call::expedited`](crate::Call::expedited).
     pub fn expedited(mut self) -> Self {
         self.options = self.options.expedited();
         self
     }
 
-    /// Sends now; the reply is the entry method's result. To wait for it at once, await the call itself.
+    /// Sends the call now. The reply is the entry method's result. To wait for it at once, await the call itself.
     #[must_use = "the reply is not awaited: write `.await` in place of `.call()`, or nothing"]
     pub fn call(mut self) -> Reply<O> {
         let rt = runtime::current();
@@ -327,7 +327,7 @@ impl<A: Arguments, O: Arguments> AnyCall<A, O> {
         reply
     }
 
-    /// Sends; the reply comes when the entry method has run to its end.
+    /// Sends the call. The reply arrives when the entry method has finished.
     #[must_use = "the reply is not awaited: add `.await`, or leave `.done()` out"]
     pub fn done(mut self) -> Reply<()> {
         let rt = runtime::current();
@@ -336,12 +336,12 @@ impl<A: Arguments, O: Arguments> AnyCall<A, O> {
         reply
     }
 
-    /// As [`Call::checked`](crate::Call::checked).
+    /// The same as [`Call::checked`](crate::Call::checked).
     pub fn checked(self) -> Checked<O> {
         self.call().checked()
     }
 
-    /// As [`Call::timeout`](crate::Call::timeout).
+    /// The same as [`Call::timeout`](crate::Call::timeout).
     #[must_use = "the result is not awaited: add `.await`, or leave `.timeout(…)` out"]
     pub fn timeout(self, limit: Duration) -> impl Future<Output = Result<O, CallError>> + use<A, O> {
         self.call().timeout(limit)
@@ -354,7 +354,7 @@ impl<A: Arguments, O: Arguments> AnyCall<A, O> {
     }
 }
 
-/// As awaiting [`AnyCall::call`].
+/// The same as awaiting [`AnyCall::call`].
 impl<A: Arguments, O: Arguments> IntoFuture for AnyCall<A, O> {
     type Output = O;
     type IntoFuture = Reply<O>;

@@ -447,12 +447,12 @@ def test_arrays_are_filled_in_phases_and_what_cannot_be_filled_says_so(run: Run,
         run(program, 2, str(pe)),
         """
         [(1,), (2,)]
-        Charm4PyError <array of Cell>.ckInsert(): it has all of its elements from the beginning
-        Charm4PyError <array of Cell>.ckInsert(): it is a section: arrays are filled as a whole
+        Charm4PyError <array of Cell>.ckInsert(): it is not a sparse array, and has all its elements from the start
+        Charm4PyError <array of Cell>.ckInsert(): it is a section, and elements are inserted only into whole arrays
         ValueError only arrays without bounds are filled by ckInsert
-        Charm4PyError <array of Cell>.ckDoneInserting(): it has all of its elements from the beginning
-        Charm4PyError <array of Cell>.ckDoneInserting(): it is a section: arrays are filled as a whole
-        Charm4PyError <group of Group_>.ckDoneInserting(): it has all of its elements from the beginning
+        Charm4PyError <array of Cell>.ckDoneInserting(): it is not a sparse array, and has all its elements from the start
+        Charm4PyError <array of Cell>.ckDoneInserting(): it is a section, and elements are inserted only into whole arrays
+        Charm4PyError <group of Group_>.ckDoneInserting(): it is not a sparse array, and has all its elements from the start
         [(1,), (2,), (3,)]
         """,
     )

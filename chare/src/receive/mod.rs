@@ -1,8 +1,8 @@
-//! `when`-style receives: entry methods without a body, taken by `async` methods when they are ready for them.
+//! `when`-style receives: `async` methods receive calls of entry methods without a body when they are ready for them.
 //!
-//! A call of such a method goes into the chare's mailbox for it, in order of arrival, and wakes the receives that wait
-//! there, in the order in which they began; each takes the first call that satisfies its condition. The mailbox of a method with
-//! a key has a compartment for each key, which exists while a call or a receive waits in it: see [`keyed`].
+//! The chare has a mailbox for each such method. A call goes into the mailbox, in the order of arrival, and wakes the receives that wait there, in
+//! the order in which they began. Each receive takes the first call that satisfies its condition. The mailbox of a method with a key has a
+//! compartment for each key, which exists while a call or a receive waits in it: see [`keyed`].
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ pub mod keyed;
 
 struct Mailbox<A> {
     letters: VecDeque<A>,
-    /// Of the receives that wait, by their tickets.
+    /// The wakers of the receives that wait, by their tickets.
     waiting: VecDeque<(u64, Waker)>,
     tickets: u64,
 }
@@ -43,12 +43,12 @@ impl<A: 'static> AnyMailbox for RefCell<Mailbox<A>> {
 pub fn post<E: Entry>(this: &This<E::Chare>, args: E::Args) {
     let mailbox = this.element().mailboxes.of::<E, RefCell<Mailbox<E::Args>>>();
     mailbox.borrow_mut().letters.push_back(args);
-    // One by one: no borrow is held while a waker runs, and nothing is allocated.
+    // One waker at a time: no borrow is held while it runs, and nothing is allocated.
     let nth = |at: usize| mailbox.borrow().waiting.get(at).map(|(_, waker)| waker.clone());
     (0..).map_while(nth).for_each(Waker::wake);
 }
 
-/// A receive under way; see the module's text.
+/// A receive in progress; see the module's text.
 #[must_use = "a receive does nothing unless awaited"]
 pub struct Receive<E: Entry, W> {
     mailbox: Rc<RefCell<Mailbox<E::Args>>>,
@@ -64,8 +64,8 @@ pub fn receive<E: Entry>(
     Receive { mailbox: this.element().mailboxes.of::<E, _>(), wants, ticket: None }
 }
 
-/// A mailbox's letters, taken out to be looked at; its drop puts them back, in front of those that came meanwhile, also when
-/// the looking panics.
+/// The letters of a mailbox, taken out to check them against a condition. The drop puts them back in front of those that have arrived since, also if
+/// the condition panics.
 struct Opened<'a, A> {
     mailbox: &'a RefCell<Mailbox<A>>,
     letters: VecDeque<A>,
@@ -90,7 +90,7 @@ impl<E: Entry, W: Fn(&E::Args) -> bool> Future for Receive<E, W> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<E::Args> {
         let this = self.get_mut();
-        // The condition is the user's code, and may post to this mailbox: it runs outside of the borrow.
+        // The condition is the user's code and may post to this mailbox, so it runs outside of the borrow.
         let found = {
             let mut opened = Opened::of(&this.mailbox);
             opened.letters.iter().position(&this.wants).and_then(|at| opened.letters.remove(at))

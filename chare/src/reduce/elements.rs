@@ -1,5 +1,5 @@
-//! Reductions element by element: what can be reduced so, by what, and how the runtime merges pieces of it in place.
-//! Knows nothing of how the pieces travel.
+//! Element-wise reductions: their types of values, their reducers, and how the runtime merges pieces of values in place. This module does not depend
+//! on how the pieces travel.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -11,32 +11,31 @@ use crate::runtime::chare::Arguments;
 use crate::runtime::payload::Payload;
 use crate::runtime::{ByElement, Reducer};
 
-/// What a reducer that works element by element makes of two items.
+/// An element-wise reducer's operation on two items.
 pub trait MergeItems<T>: 'static {
-    /// Two items in one. Must be associative and commutative.
+    /// Merges two items. Must be associative and commutative.
     fn merge_items(&self, a: T, b: T) -> T;
 }
 
-/// Items side by side in memory: a `Vec` or a [`Payload`]. Reducers that work element by element merge them in place, and
-/// large ones piece by piece.
+/// Contiguous items in memory: a `Vec` or a [`Payload`]. Element-wise reducers merge them in place, and large runs piece by piece.
 pub trait Run: Arguments {
-    /// What it is a run of.
+    /// The type of the items.
     type Item;
 
-    /// Merges each item of `other` into the one at its place here.
+    /// Merges each item of `other` into the item at the same position of `self`.
     ///
     /// # Panics
-    /// If the two are of different lengths.
+    /// If the two have different lengths.
     #[must_use]
     fn merge(self, other: Self, f: impl Fn(Self::Item, Self::Item) -> Self::Item) -> Self;
 
-    /// How many bytes its items take.
+    /// The size of its items in bytes.
     #[doc(hidden)]
     fn bytes(&self) -> usize;
-    /// Its memory, without a copy unless it is shared.
+    /// Its memory. It is copied only if it is shared.
     #[doc(hidden)]
     fn into_memory(self) -> RegBuf;
-    /// Memory for so many bytes of items.
+    /// Memory for items of this many bytes in all.
     #[doc(hidden)]
     fn room(bytes: usize) -> RegBuf;
     /// The inverse of `into_memory`.
@@ -58,7 +57,7 @@ fn merge_pods<T: Pod>(into: &mut [u8], from: &[u8], f: impl Fn(T, T) -> T) {
     let into: &mut [T] = bytemuck::cast_slice_mut(into);
     match bytemuck::try_cast_slice(from) {
         Ok(from) => merge_slices(into, from, f),
-        // A transport may align less than the item does.
+        // The alignment of a transport's memory may be smaller than that of the item.
         Err(_) => merge_slices(into, &copied(from), f),
     }
 }
@@ -101,7 +100,7 @@ macro_rules! runs {
 }
 runs!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64);
 
-/// Bytes that are 0 or not.
+/// The memory has one byte for each item; every byte but 0 means true.
 impl Run for Vec<bool> {
     type Item = bool;
     fn merge(mut self, other: Self, f: impl Fn(bool, bool) -> bool) -> Self {
@@ -135,7 +134,7 @@ impl<T: Pod + Send> Run for Payload<T> {
         size_of_val(&**self)
     }
     fn into_memory(mut self) -> RegBuf {
-        let _: &mut [T] = &mut self; // a shared one becomes a copy, in the PE's pool
+        let _: &mut [T] = &mut self; // copies shared memory into the PE's pool
         crate::RecvBuffer::from(self).0
     }
     fn room(bytes: usize) -> RegBuf {
@@ -150,7 +149,7 @@ impl<T: Pod + Send> Run for Payload<T> {
 }
 
 impl<P: Run, R: MergeItems<P::Item>> ByElement<R, P> {
-    /// By [`MergeItems`].
+    /// The functions of [`MergeItems`].
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -170,7 +169,7 @@ impl<P: Run, R: MergeItems<P::Item>> Default for ByElement<R, P> {
     }
 }
 
-/// Values that combine one by one: numbers, and arrays of them element by element.
+/// Values that are combined scalar by scalar: numbers, and arrays of numbers.
 #[diagnostic::on_unimplemented(
     message = "this reducer cannot reduce values of type `{Self}`",
     label = "contributes a `{Self}`",
@@ -182,13 +181,13 @@ pub trait Elementwise: Arguments {
     /// Applies `f` to each pair of scalars.
     #[must_use]
     fn combine(self, other: Self, f: impl Fn(Self::Scalar, Self::Scalar) -> Self::Scalar) -> Self;
-    /// The value whose scalars all are this one, unless it may have any number of them.
+    /// The value in which all scalars are this one. `None` if the type does not determine the number of scalars.
     #[doc(hidden)]
     fn filled(scalar: Self::Scalar) -> Option<Self> {
         let _ = scalar;
         None
     }
-    /// How a reducer merges pieces of such values, if they can be cut.
+    /// How a reducer merges pieces of such values, if they can be split.
     #[doc(hidden)]
     #[must_use]
     fn by_element<R: MergeItems<Self::Scalar>>() -> Option<ByElement<R, Self>> {
@@ -240,7 +239,7 @@ impl<T: Pod + Send> Elementwise for Payload<T> {
     }
 }
 
-/// A reducer of your own that works element by element; see [`each`].
+/// An element-wise reducer of your own; see [`each`].
 #[derive(Clone, Copy, Debug)]
 pub struct Each<F>(F);
 
@@ -276,7 +275,7 @@ impl<V: Run, F: Fn(V::Item, V::Item) -> V::Item + 'static> Reducer<V> for Each<F
     }
 }
 
-/// What a kind of reducer does with two scalars.
+/// A reducer's operation on two scalars.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot reduce values of type `{S}`",

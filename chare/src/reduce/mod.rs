@@ -1,20 +1,20 @@
-//! Reducers: how the parts that elements contribute become one result; and sinks: where it goes.
+//! Reducers, which merge the parts that elements contribute into one result, and sinks, the destinations of results.
 //!
 //! | reducer | parts | result |
 //! |---|---|---|
 //! | [`sum`], [`product`], [`min`], [`max`] | numbers; `Vec`, [`Payload`](crate::Payload) and arrays of them, element by element | the same type |
 //! | [`all`], [`any`], [`odd`] | `bool` (odd: logical exclusive or); `Vec` and arrays of them | the same type |
 //! | [`bit_and`], [`bit_or`], [`bit_xor`] | integers; `Vec`, `Payload` and arrays of them | the same type |
-//! | [`each`]`(f)` | `Vec` and `Payload` | what the function makes of each two items |
+//! | [`each`]`(f)` | `Vec` and `Payload` | the function merges two items |
 //! | [`gather`] | `(K, V)` | `Vec<(K, V)>`, sorted by `K` |
 //! | [`set`] | `T: Ord` | `BTreeSet<T>` |
-//! | [`count`], [`barrier`] | `()` | how many contributed; nothing |
+//! | [`count`], [`barrier`] | `()` | the number of contributors; nothing |
 //! | [`statistics`] | `f64` | [`Statistics`] |
-//! | [`with`]`(f)` | any | what the function makes of two parts |
+//! | [`with`]`(f)` | any | the function merges two parts |
 //! | `(r, s)` | `(V, W)` | `(result of r, result of s)` |
 //!
-//! The order in which parts are merged is not determined: a result of floating-point sums may differ in its last bits
-//! from run to run. Of an allreduce all contributors get the same result, to the last bit.
+//! The order in which parts are merged is not determined: the last bits of a floating-point sum may differ from run to run. All contributors of an
+//! allreduce get the same result, to the last bit.
 
 mod elements;
 pub(crate) mod sink;
@@ -59,19 +59,19 @@ macro_rules! operations {
 }
 
 operations! {
-    /// The sum; of integers, modulo their size.
+    /// The sum; integers wrap around.
     sum Sum [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.wrapping_add(b), of none 0;
-    /// The product; of integers, modulo their size.
+    /// The product; integers wrap around.
     product Product [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.wrapping_mul(b), of none 1;
-    /// The least.
+    /// The smallest value.
     min Min [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.min(b);
-    /// The greatest.
+    /// The largest value.
     max Max [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a.max(b);
-    /// Whether all are true.
+    /// Whether all values are true.
     all All [bool] |a, b| a && b, of none true;
-    /// Whether any is true.
+    /// Whether any value is true.
     any Any [bool] |a, b| a || b, of none false;
-    /// Whether an odd number of them is true.
+    /// Whether an odd number of values is true.
     odd Odd [bool] |a, b| a ^ b, of none false;
     /// Bitwise and.
     bit_and BitAnd [u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize] |a, b| a & b, of none !0;
@@ -126,10 +126,10 @@ reducers! {
         start |value| BTreeSet::from([value]),
         merge |a, b| { let mut a = a; a.extend(b); a },
         finish |p, _n| p, of none BTreeSet::new();
-    /// How many contributed.
+    /// The number of contributors.
     count Count [] () => () => u64,
         start |_value| (), merge |_a, _b| (), finish |_p, n| n, of none 0;
-    /// Nothing but that all have contributed.
+    /// No value: the result arrives when all have contributed.
     barrier Barrier [] () => () => (),
         start |_value| (), merge |_a, _b| (), finish |_p, _n| (), of none ();
     /// Count, mean, variance and extremes of numbers.
@@ -139,7 +139,7 @@ reducers! {
         finish |p, _n| p;
 }
 
-/// What [`statistics`] gives.
+/// The result of [`statistics`].
 ///
 /// ```
 /// use charm4rs::reduce::{self, Reducer};
@@ -149,15 +149,15 @@ reducers! {
 /// ```
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Statistics {
-    /// How many numbers.
+    /// The number of numbers.
     pub count: u64,
     /// Their mean.
     pub mean: f64,
     /// The sum of the squares of their distances from the mean.
     pub sum_of_squares: f64,
-    /// The least.
+    /// The smallest number.
     pub min: f64,
-    /// The greatest.
+    /// The largest number.
     pub max: f64,
 }
 

@@ -1,4 +1,4 @@
-//! Sinks: where a reduction's result goes.
+//! Sinks: the destinations of a reduction's result.
 
 use std::marker::PhantomData;
 
@@ -11,7 +11,7 @@ use crate::runtime::{self, Route};
 
 /// Where a result goes: a [`Promise`](crate::Promise), an entry method (`proxy.method_sink(…)`), or nowhere.
 ///
-/// The result is the last argument of the entry method. The sink holds those before it:
+/// The result is the last argument of the entry method. The sink holds the arguments before it:
 ///
 /// ```
 /// # use charm4rs::prelude::*;
@@ -52,21 +52,21 @@ impl<O> Sink<O> {
         Self { route, item: PhantomData }
     }
 
-    /// Throws the result away.
+    /// Discards the result.
     #[must_use]
     pub fn nowhere() -> Self {
         Self::to(Route::Nobody)
     }
 }
 
-/// What a result of type `O` can be given to.
+/// A destination for results of type `O`.
 #[diagnostic::on_unimplemented(
     message = "a result of type `{O}` cannot go to `{Self}`",
     label = "does not take a `{O}`",
     note = "it can go to a `Promise<{O}>`, to an entry method whose last argument it is (`proxy.method_sink(…)`, with the arguments before it), or to `Sink::nowhere()`"
 )]
 pub trait IntoSink<O> {
-    /// As a sink.
+    /// Converts the destination to a sink.
     fn into_sink(self) -> Sink<O>;
 }
 

@@ -1,9 +1,8 @@
 //! A PE's table of futures.
 //!
-//! A future is a slot in a table of its PE. Its name (PE, slot, turn) travels with the call; the answer is a message with
-//! that name. The turn tells one use of a slot from the next, so an answer to a future that was
-//! dropped has no receiver and is dropped too. The value lies in the slot itself if it is small: waiting for a small
-//! answer allocates nothing.
+//! A future is a slot in a table of its PE. Its name (PE, slot, turn) travels with the call; the answer is a message with that name. The turn
+//! distinguishes uses of the same slot, so an answer to a future that was dropped has no receiver and is dropped too. A small value is stored in the
+//! slot itself: waiting for a small answer does not allocate.
 //!
 //! An [`OpenFuture`] owns its slot. What users see of it is a reply, which is made of one.
 
@@ -29,22 +28,22 @@ type Read = Result<(), Box<WireError>>;
 type ReadWire = fn(&[u8], Aside, &mut Stash) -> Read;
 type ReadList = fn(Vec<Packed>, &mut Stash) -> Read;
 
-/// Reads an answer into a slot, as the type that the future has.
+/// Reads an answer of the future's type into a slot.
 struct Reader {
     /// A value that was moved.
     moved: fn(*const u8, &mut Stash) -> Read,
-    /// A serialized one.
+    /// A serialized value.
     wire: ReadWire,
-    /// Results that each are serialized, if the future has a list of them.
+    /// Results of which each is serialized, if the future's value is a list.
     list: Option<ReadList>,
-    /// Only that it arrives matters, not the value.
+    /// The value is dropped when it arrives.
     discard: bool,
 }
 
 trait HasReader: Arguments {
     const KEEP: Reader = Reader {
         moved: |body, stash| {
-            // SAFETY: the only caller is `Futures::fulfil_moved`, whose caller promises the type.
+            // SAFETY: the only caller is `Futures::fulfil_moved`, whose caller guarantees the type.
             stash.put(unsafe { moved::read::<Self>(body) });
             Ok(())
         },
@@ -69,9 +68,9 @@ trait HasReader: Arguments {
         list: None,
         discard: true,
     };
-    /// Of a `Vec` of these: what arrives is a list of packed values.
+    /// The reader of a `Vec` of this type: a list of packed values arrives.
     const LIST: Reader = Reader {
-        // SAFETY: as above; the type of what is moved is that of all lists.
+        // SAFETY: as above; all lists are moved as this type.
         moved: |body, stash| unpack_list::<Self>(unsafe { moved::read::<Vec<Packed>>(body) }, stash),
         wire: |bytes, payloads, stash| unpack_list::<Self>(wire::unpack(bytes, payloads)?, stash),
         list: Some(unpack_list::<Self>),
@@ -96,13 +95,13 @@ enum State {
     Waiting(Option<Waker>),
     /// A callback waits; see [`OpenFuture::then`].
     Calls(Box<dyn FnOnce()>),
-    /// Nobody waits any more, but the answer is still to come: the slot stays until then, to drop it.
+    /// The reply was dropped, but the answer has not arrived: the slot stays in use until the answer arrives and is dropped.
     Abandoned,
     Ready,
     Failed(Box<CallError>),
 }
 
-/// What a future waits for: for who reports that it does not come.
+/// What a future waits for. Reports of deadlocks print it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Awaited {
     /// The end of a call.
@@ -157,7 +156,7 @@ impl Table {
         self.slots.get_mut(id.slot as usize).filter(|slot| slot.turn == id.turn)
     }
 
-    /// Ends this use of a slot; what it held is the caller's to drop.
+    /// Ends this use of a slot. The caller drops its value.
     fn free(&mut self, id: FutureId) -> Stash {
         let slot = &mut self.slots[id.slot as usize];
         slot.state = State::Free;
@@ -182,13 +181,13 @@ impl Futures {
         FutureId { pe: rt.sched.pe(), slot, turn: entry.turn }
     }
 
-    /// How many futures wait for a value.
+    /// The number of futures that wait for a value.
     pub(crate) fn waiting(&self) -> usize {
         let waits = |slot: &&Slot| matches!(slot.state, State::Waiting(_) | State::Calls(_));
         self.table.borrow().slots.iter().filter(waits).count()
     }
 
-    /// Who waits for what.
+    /// The waiting tasks, and what each waits for.
     pub(crate) fn awaited(&self) -> Vec<(WakerKey, Awaited)> {
         let of = |slot: &Slot| match &slot.state {
             State::Waiting(Some(waker)) => Some((WakerKey::of(waker), slot.awaits)),
@@ -214,7 +213,7 @@ impl Futures {
                 _ => (None, Some(table.free(id))),
             }
         };
-        drop(leftover); // outside the borrow: it may be anything of the user's
+        drop(leftover); // outside of the borrow: it may run the user's code
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -234,7 +233,7 @@ impl Futures {
         call();
     }
 
-    /// A value made on this PE.
+    /// Completes the future with a value of this PE.
     pub(crate) fn fulfil<R: 'static>(&self, id: FutureId, value: R) {
         let mut value = Some(value);
         self.settle(id, &mut |slot| {
@@ -249,7 +248,7 @@ impl Futures {
         });
     }
 
-    /// Puts a value made on this PE in its place, for [`Futures::release`].
+    /// Stores a value of this PE in the slot; [`Futures::release`] completes the future with it.
     pub(crate) fn hold<R: 'static>(&self, id: FutureId, value: R) {
         let mut table = self.table.borrow_mut();
         let slot = table.get(id).filter(|slot| matches!(slot.state, State::Waiting(_) | State::Abandoned));
@@ -258,12 +257,12 @@ impl Futures {
         }
     }
 
-    /// The value is there that was put in its place before.
+    /// Completes the future with the value that [`Futures::hold`] stored.
     pub(crate) fn release(&self, id: FutureId) {
         self.settle(id, &mut |_| Ok(()));
     }
 
-    /// Values, packed each by itself, for a list of them.
+    /// Completes the future with a list of values, each packed separately.
     pub(crate) fn fulfil_list(&self, id: FutureId, list: Vec<Packed>) {
         let mut list = Some(list);
         self.settle(id, &mut |slot| {
@@ -272,15 +271,15 @@ impl Futures {
         });
     }
 
-    /// A value moved by another PE of this process.
+    /// Completes the future with a value that another PE of this process moved.
     ///
     /// # Safety
-    /// `body` points to a value of the future's type (of a list: `Vec<Packed>`), written by [`moved::write`], that nobody reads again.
+    /// `body` points to a value of the future's type (for a list: `Vec<Packed>`), written by [`moved::write`]. No other code reads it afterwards.
     pub(crate) unsafe fn fulfil_moved(&self, id: FutureId, body: *const u8) {
         self.settle(id, &mut |slot| unread(id, (slot.reader.moved)(body, &mut slot.stash)));
     }
 
-    /// A serialized value.
+    /// Completes the future with a serialized value.
     pub(crate) fn fulfil_wire(&self, id: FutureId, bytes: &[u8], payloads: Aside) {
         let mut payloads = Some(payloads);
         self.settle(id, &mut |slot| {
@@ -293,7 +292,7 @@ impl Futures {
         self.settle(id, &mut |_| error.take().map_or(Ok(()), |error| Err(Box::new(error))));
     }
 
-    /// Drops all values that nobody has taken.
+    /// Drops all values that have not been taken.
     pub(crate) fn clear(&self) {
         let mut calls = Vec::new();
         let values: Vec<Stash> = {
@@ -306,7 +305,7 @@ impl Futures {
             });
             slots.collect()
         };
-        drop((calls, values)); // outside the borrow
+        drop((calls, values)); // outside of the borrow
     }
 
     pub(crate) fn poll<R: 'static>(&self, id: FutureId, waker: &Waker) -> Poll<Result<R, CallError>> {
@@ -315,7 +314,7 @@ impl Futures {
         polled.map(|polled| polled.and_then(|()| value.ok_or_else(|| unlike(id))).map_err(|error| *error))
     }
 
-    /// [`Futures::poll`], whatever the type: `take` takes the value.
+    /// The part of [`Futures::poll`] that does not depend on the type: `take` takes the value.
     fn poll_by(
         &self,
         id: FutureId,
@@ -351,11 +350,11 @@ impl Futures {
             }
             table.free(id)
         };
-        drop(leftover); // outside the borrow, as above
+        drop(leftover); // outside of the borrow, as above
     }
 }
 
-/// What comes of an answer that has been read.
+/// The outcome of reading an answer.
 #[inline]
 fn unread(id: FutureId, read: Read) -> Result<(), Box<CallError>> {
     read.map_err(|error| of_sender(id, error.to_string()))
@@ -407,7 +406,7 @@ impl<R: Arguments> OpenFuture<R> {
 }
 
 impl<R: Arguments> OpenFuture<Vec<R>> {
-    /// Of results that arrive packed, each by itself.
+    /// A future for a list of results, which arrive packed separately.
     pub(crate) fn list(rt: Rt, awaits: Awaited) -> Self {
         Self { slot: OwnedSlot::open(rt, &R::LIST, awaits), item: PhantomData }
     }
@@ -430,7 +429,7 @@ impl<R: 'static> OpenFuture<R> {
     /// Calls `then` with the result, on this PE, between two calls.
     pub(crate) fn then(mut self, then: impl FnOnce(Result<R, CallError>) + 'static) {
         let (rt, id) = (self.slot.rt, self.id());
-        // The answer may come in the middle of a method of this PE, so `then` has to wait for its end.
+        // The answer may arrive in the middle of a method of this PE, so `then` has to wait for its end.
         let call = move || {
             rt.sched.call_self(Class::Expedited, move || {
                 let polled = Pin::new(&mut self).poll(&mut Context::from_waker(Waker::noop()));

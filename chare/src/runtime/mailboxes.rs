@@ -1,5 +1,5 @@
-//! The mailboxes of an element: calls of entry methods without a body, which wait until a receive takes them. What a mailbox holds, and how receives
-//! take it, is in `receive/`.
+//! The mailboxes of an element: calls of entry methods without a body, which wait until a receive takes them. `receive/` has the contents of a mailbox,
+//! and how receives take calls.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ pub(crate) struct Mailboxes {
 }
 
 impl Mailboxes {
-    /// That of `E`. All callers for one entry method name the same type.
+    /// The mailbox of `E`. All callers for one entry method name the same type.
     pub(crate) fn of<E: Entry, M: AnyMailbox + Default>(&self) -> Rc<M> {
         let id = E::info().id();
         let mut boxes = self.boxes.borrow_mut();
@@ -32,15 +32,15 @@ impl Mailboxes {
         found.downcast().expect("a method's mailbox holds its arguments")
     }
 
-    /// Who waits for calls of which entry method.
+    /// The entry methods for whose calls tasks wait, with the tasks.
     pub(crate) fn waiting(&self) -> Vec<(u16, WakerKey)> {
         let boxes = self.boxes.borrow();
         boxes.iter().flat_map(|(method, mailbox)| mailbox.keys().into_iter().map(|key| (*method, key))).collect()
     }
 }
 
-/// A mailbox, whatever it holds.
+/// A mailbox with arguments of any type.
 pub(crate) trait AnyMailbox: Any {
-    /// Whom it would wake.
+    /// The tasks that wait in it.
     fn keys(&self) -> Vec<WakerKey>;
 }

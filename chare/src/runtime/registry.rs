@@ -139,7 +139,7 @@ impl fmt::Debug for Implementation {
     }
 }
 
-/// What `#[chare] impl Trait for Chare` submits at link time.
+/// The entry that `#[chare] impl Trait for Chare` submits at link time.
 #[derive(Debug)]
 pub struct ImplementationRegistration(pub &'static Implementation);
 

@@ -1,12 +1,12 @@
-//! How the values that `main` sets (`Readonly`) come to all PEs before any constructor runs there.
+//! How the values that `main` sets (`Readonly`) reach all PEs before any constructor runs there.
 //!
-//! `main` sets them before PE 0 makes anything, so until then there is nothing on other PEs that could make or call chares. When PE 0 makes its
-//! first collection or chare it *opens* the job: it sends all values down a tree of all PEs, in one message, and from then on takes no more. Messages
-//! that make elements may come to a PE by other ways before that one: so a PE that is not open keeps them, in their order, and delivers them when it
-//! has the values. Calls need no such care, for they wait for their elements.
+//! `main` sets them before PE 0 creates anything. Until then, other PEs have no code that could create or call chares. When PE 0 creates its first
+//! collection or chare, it *opens* the job: it sends all values down a tree of all PEs, in one message. No value can be set afterwards. Messages that
+//! create or destroy elements may reach a PE on other paths before this message. So a PE that is not open keeps them, in their order, and delivers
+//! them when it has the values. Calls need no such care, because they wait for their elements.
 //!
-//! A program without such values is open from the beginning. What another PE makes before PE 0 makes anything (tests can) opens the job, too: that
-//! PE asks PE 0.
+//! A program without such values is open from the start. If another PE creates something before PE 0 does (tests can), this also opens the job: the
+//! PE asks PE 0 to open it.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -23,22 +23,22 @@ use super::{Dispatcher, Rt, guard, tree};
 use crate::message::envelope::{Header, tag};
 use crate::message::wire::WireError;
 
-/// The first PE: that of `main`.
+/// The first PE, on which `main` runs.
 const FIRST: Pe = Pe(0);
 
-/// A [`Readonly`], whatever its type is.
+/// A [`Readonly`] of any type.
 #[doc(hidden)]
 pub trait AnyReadonly: Any + Sync {
-    /// Gives it its number and its name.
+    /// Sets the number and the name of the value.
     fn number(&self, id: u16, name: &'static str);
-    /// Takes the value that `main` has set.
+    /// Stores the value that `main` has set.
     #[doc(hidden)]
     fn take(&self, rt: Rt, id: u16, bytes: &[u8]) -> Result<(), WireError>;
 }
 
-/// What `#[charm4rs::readonly]` submits at link time.
+/// The entry that `#[charm4rs::readonly]` submits at link time.
 pub struct ReadonlyRegistration {
-    /// Its path.
+    /// The path of the static.
     pub name: &'static str,
     /// The static.
     pub value: &'static dyn AnyReadonly,
@@ -52,7 +52,7 @@ impl fmt::Debug for ReadonlyRegistration {
 
 inventory::collect!(ReadonlyRegistration);
 
-/// A function that runs before there are chares. What `#[charm4rs::init_process]` and `#[charm4rs::init_pe]` submit at link time.
+/// A function that runs before there are chares: the entry that `#[charm4rs::init_process]` and `#[charm4rs::init_pe]` submit at link time.
 #[derive(Debug)]
 pub struct InitRegistration {
     /// The function's path.
@@ -61,7 +61,7 @@ pub struct InitRegistration {
     pub run: Init,
 }
 
-/// When a function runs.
+/// A function, by the time when it runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Init {
     /// Once in each process, before the functions of its PEs.
@@ -72,13 +72,13 @@ pub enum Init {
 
 inventory::collect!(InitRegistration);
 
-/// See the module's text.
+/// A PE's state for this; see the module's text.
 pub(crate) struct Startup {
     open: Cell<bool>,
     asked: Cell<bool>,
-    /// On PE 0: what `main` has set, packed.
+    /// On PE 0: the values that `main` has set, packed.
     set: RefCell<Vec<(u16, Vec<u8>)>>,
-    /// The values of this PE, by their numbers, where a process has several jobs.
+    /// If the process has several jobs: the values of this PE, by their numbers.
     values: RefCell<Vec<Option<&'static dyn Any>>>,
     held: RefCell<Vec<Incoming>>,
 }
@@ -114,13 +114,13 @@ impl Startup {
         self.values.borrow().get(usize::from(id)).copied().flatten()
     }
 
-    /// What has arrived and will not be delivered.
+    /// Takes the messages that were kept.
     pub(super) fn take_held(&self) -> Vec<Incoming> {
         self.held.take()
     }
 }
 
-/// A collection or chare is about to be made here.
+/// Opens the job. Called before this PE creates a collection or chare.
 #[inline]
 pub(super) fn open(rt: Rt) {
     if !rt.startup.open.get() {
@@ -152,13 +152,13 @@ fn opened(rt: Rt) {
     rt.startup.take_held().into_iter().for_each(|msg| Dispatcher(rt).deliver(msg));
 }
 
-/// Keeps a message that makes or destroys elements until this PE has the values.
+/// Keeps a message that creates or destroys elements until this PE has the values.
 #[cold]
 pub(super) fn hold(rt: Rt, msg: Incoming) {
     rt.startup.held.borrow_mut().push(msg);
 }
 
-/// The values have arrived; or, on PE 0, another PE asks for them.
+/// Handles the arrival of the values. On PE 0: another PE asks PE 0 to open the job.
 #[cold]
 pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
     if rt.sched.pe() == FIRST {
@@ -186,7 +186,7 @@ pub(super) fn arrived(rt: Rt, header: &Header, msg: Incoming) {
 /// The panic of a function that runs before there are chares.
 pub(crate) type Panic = Failure;
 
-/// Runs some of those functions, in the order of their names.
+/// Runs the chosen functions, in the order of their names.
 pub(crate) fn each(chosen: impl Fn(Init) -> Option<Box<dyn FnOnce()>>) -> Result<(), Panic> {
     for row in &registry().inits {
         if let Some(run) = chosen(row.run) {

@@ -16,13 +16,13 @@ mod sealed {
 
 /// Whether a call goes to one element or to many. See [`One`] and [`Many`].
 pub trait Kind: sealed::Sealed + Copy + 'static {
-    /// What tells the targets within a collection.
+    /// Identifies the targets within a collection.
     type Which<T: Chare>: Copy + PartialEq + Hash + Serialize + serde::de::DeserializeOwned + Send + fmt::Debug;
-    /// What a call's result is, given that of an element.
+    /// The result of a call, where `O` is the result of one element.
     type Result<O>;
     #[doc(hidden)]
     const BROADCAST: bool;
-    /// Sends a call that nobody waits for.
+    /// Sends a call without a reply.
     #[doc(hidden)]
     fn send<E: Entry>(rt: Rt, target: &Target<E::Chare, Self>, args: E::Args, options: CallOptions);
 }
@@ -56,7 +56,7 @@ impl Kind for Many {
     }
 }
 
-/// What a proxy names.
+/// The element or elements that a proxy names.
 pub struct Target<T: Chare, K: Kind> {
     pub(crate) collection: CollectionId,
     pub(crate) which: K::Which<T>,
@@ -81,7 +81,7 @@ impl<T: Chare, K: Kind> fmt::Debug for Target<T, K> {
 
 /// The methods that a proxy of `T` offers. Implemented by `#[chare]`.
 pub trait Calls<T: Chare, K: Kind>: Copy {
-    /// For a target.
+    /// The methods for a target.
     fn new(target: Target<T, K>) -> Self;
     /// The target.
     fn target(&self) -> &Target<T, K>;

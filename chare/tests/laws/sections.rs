@@ -372,7 +372,7 @@ fn groups_and_arrays_of_any_index_have_sections() {
 fn a_section_with_invalid_elements_is_refused_where_it_is_created() {
     for (what, ask) in [
         ("Member has no element 12: its extent is 12", (|all| all.section([3, 12])) as fn(Piece) -> Piece),
-        ("filled as a whole", |all| {
+        ("inserted only into whole arrays", |all| {
             all.section([1]).insert(2, ());
             all
         }),

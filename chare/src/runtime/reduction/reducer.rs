@@ -1,4 +1,4 @@
-//! What reductions need of a reducer, and the receivers of their results. The reducers themselves are in [`crate::reduce`].
+//! The traits that reductions use, and the receivers of their results. The reducers are in [`crate::reduce`].
 
 use std::sync::Arc;
 
@@ -9,33 +9,33 @@ use crate::message::CollectionId;
 use crate::message::envelope::FutureId;
 use crate::runtime::chare::Arguments;
 
-/// Makes one result of many parts. `V` is what an element contributes.
+/// Merges many parts into one result. `V` is the type of an element's contribution.
 #[diagnostic::on_unimplemented(
     message = "this reducer cannot reduce values of type `{V}`",
     note = "see the table in `charm4rs::reduce`; `reduce::with(|a, b| …)` merges values of any type"
 )]
 pub trait Reducer<V>: Sized + 'static {
-    /// What travels up the tree.
+    /// The type of the partial results that travel up the tree.
     type Partial: Arguments;
-    /// What comes out.
+    /// The type of the result.
     type Output: Arguments;
-    /// One part.
+    /// The partial result of one part.
     fn start(&self, value: V) -> Self::Partial;
-    /// Two parts in one. Must be associative and commutative.
+    /// Merges two partial results. Must be associative and commutative.
     fn merge(&self, a: Self::Partial, b: Self::Partial) -> Self::Partial;
     /// The result of `count` parts.
     fn finish(&self, partial: Self::Partial, count: u64) -> Self::Output;
 
-    /// The result of no parts, if there is one: what [`Call::reduce`](crate::Call::reduce) gives for a collection without elements.
+    /// The result of no parts, if there is one: the result of [`Call::reduce`](crate::Call::reduce) for a collection without elements.
     fn empty(&self) -> Option<Self::Output> {
         None
     }
 
-    /// How it works element by element, if it does: then large partial results are merged in place, and travel in pieces
-    /// of which some are still below in the tree while others are already above.
+    /// How the reducer merges element by element, if it does. Large partial results are then merged in place, and travel in pieces: some pieces are
+    /// still low in the tree while others are already higher.
     ///
-    /// A reducer of yours says so by [`MergeItems`](crate::reduce::MergeItems), if its partial result is a [`Run`](crate::reduce::Run);
-    /// [`each`](fn@crate::reduce::each) makes one of a function.
+    /// Your own reducer can implement [`MergeItems`](crate::reduce::MergeItems) for this, if its partial result is a [`Run`](crate::reduce::Run).
+    /// [`each`](fn@crate::reduce::each) turns a function into such a reducer.
     ///
     /// ```
     /// use charm4rs::Payload;
@@ -75,7 +75,7 @@ pub trait Reducer<V>: Sized + 'static {
     }
 }
 
-/// That the reducer `R` merges its partial results `P` element by element: see [`Reducer::by_element`].
+/// The proof that the reducer `R` merges its partial results `P` element by element, with the functions for it: see [`Reducer::by_element`].
 pub struct ByElement<R, P> {
     pub(crate) item_bytes: usize,
     pub(crate) bytes: fn(&P) -> usize,
@@ -98,7 +98,7 @@ pub(crate) enum Route {
     Future(FutureId),
     /// Every contributor.
     Everyone,
-    /// An entry method; `before` is what stands before the last argument in its message.
+    /// An entry method; `before` has the serialized arguments before the last one.
     Entry {
         collection: CollectionId,
         method: u16,
