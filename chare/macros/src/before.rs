@@ -1,5 +1,5 @@
-//! What comes before chares: `#[charm4rs::readonly]`, `#[charm4rs::init_process]` and `#[charm4rs::init_pe]`. Each leaves its item as it is, and submits
-//! a row of the registry beside it.
+//! The attributes for items that take effect before there are chares: `#[charm4rs::readonly]`, `#[charm4rs::init_process]` and
+//! `#[charm4rs::init_pe]`. Each keeps its item unchanged, and submits a row of the registry for it.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -7,12 +7,12 @@ use syn::{ItemFn, ItemStatic, Result, ReturnType, StaticMutability};
 
 use crate::parse::{error, last_name};
 
-/// The static, registered; or as it is with an error.
+/// Expands to the static with its registration, or to the static with an error.
 pub(crate) fn readonly(attribute: &TokenStream, item: TokenStream) -> TokenStream {
     or_error(parse_readonly(attribute, item.clone()), &item)
 }
 
-/// The function, registered; or as it is with an error.
+/// Expands to the function with its registration, or to the function with an error.
 pub(crate) fn init(name: &str, attribute: &TokenStream, item: TokenStream) -> TokenStream {
     or_error(parse_init(name, attribute, item.clone()), &item)
 }
@@ -35,7 +35,7 @@ fn parse_readonly(attribute: &TokenStream, item: TokenStream) -> Result<TokenStr
         return error(&item.ty, STATIC);
     }
     if !matches!(item.mutability, StaticMutability::None) {
-        return error(&item.mutability, "it is set by `NAME.set(&job, value)`, and needs no `mut`");
+        return error(&item.mutability, "a `Readonly` needs no `mut`: `NAME.set(&job, value)` sets it");
     }
     let name = &item.ident;
     let text = name.to_string();

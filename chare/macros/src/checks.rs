@@ -1,5 +1,5 @@
-//! What cannot be in a chare, though it can be read: names that proxies have, types that cannot travel, state that is borrowed while a
-//! method waits. Knows nothing of how a chare is read.
+//! Checks of a parsed chare. They reject names that proxies have, types that cannot be sent, and state that is borrowed while a method waits. This
+//! module does not depend on how a chare is parsed.
 
 use proc_macro2::Span;
 use syn::visit_mut::{self, VisitMut};
@@ -7,8 +7,8 @@ use syn::{Error, FnArg, Ident, ImplItem, ImplItemFn, Pat, Result, Type, TypePath
 
 use crate::parse::{Entry, Kind, error};
 
-/// The methods that every proxy has itself, or by a trait that it implements. They are found before the entry methods, to which a
-/// proxy dereferences: an entry method of such a name would never be called.
+/// The methods that every proxy has, of its own or of a trait that it implements. The compiler finds them before the entry methods, which a proxy
+/// has only by dereferencing: an entry method with such a name would never be called.
 const OF_PROXIES: [&str; 18] = [
     "as_trait",
     "borrow",
@@ -38,13 +38,13 @@ pub(crate) fn check_name(name: &Ident) -> Result<()> {
     error(
         name,
         &format!(
-            "an entry method cannot be named `{text}`: each proxy has a method of that name, which would be called instead. Taken names are {}",
+            "an entry method cannot be named `{text}`: every proxy has a method of this name, which would be called instead. The reserved names are {}",
             OF_PROXIES.map(|name| format!("`{name}`")).join(", ")
         ),
     )
 }
 
-/// Each method whose argument a reduction's result can be has a sink of its own, whose name is taken.
+/// Rejects names of sinks. Each entry method with arguments has a sink, because a reduction's result can be its last argument.
 pub(crate) fn check_sinks(entries: &[Entry]) -> Result<()> {
     for Entry { name, .. } in entries {
         let text = name.to_string();
@@ -54,7 +54,7 @@ pub(crate) fn check_sinks(entries: &[Entry]) -> Result<()> {
             return error(
                 name,
                 &format!(
-                    "an entry method cannot be named `{text}` beside `{other}`: proxies have `{other}_sink(…)`, a reduction's way to `{other}`"
+                    "an entry method cannot be named `{text}` beside `{other}`: proxies have `{other}_sink(…)`, the sink for results of reductions that go to `{other}`"
                 ),
             );
         }
@@ -62,7 +62,7 @@ pub(crate) fn check_sinks(entries: &[Entry]) -> Result<()> {
     Ok(())
 }
 
-/// The methods that are no entry methods.
+/// The methods that are not entry methods.
 pub(crate) fn helpers(items: &[ImplItem], entries: &[Entry]) -> Vec<(Ident, usize)> {
     let is_taken = |name: &Ident| {
         let text = name.to_string();
@@ -71,7 +71,7 @@ pub(crate) fn helpers(items: &[ImplItem], entries: &[Entry]) -> Vec<(Ident, usiz
     };
     let methods = items.iter().filter_map(|item| match item {
         ImplItem::Fn(function) if function.sig.receiver().is_some() && !is_taken(&function.sig.ident) => {
-            // Under a condition it may not be there, and may be there twice.
+            // A method under a condition may be missing, or may be defined twice.
             let is_plain = !function.attrs.iter().any(|attr| attr.path().is_ident("cfg"));
             is_plain.then(|| (function.sig.ident.clone(), function.sig.inputs.len() - 1))
         }
@@ -80,7 +80,7 @@ pub(crate) fn helpers(items: &[ImplItem], entries: &[Entry]) -> Vec<(Ident, usiz
     methods.collect()
 }
 
-/// An `async` block inside of `this.with(…)` would keep the state borrowed while it waits: the compiler's words for that are about
+/// Rejects an `async` block inside of `this.with(…)`, which would borrow the state while it waits. The compiler would report this as an error of
 /// lifetimes.
 pub(crate) fn check_with(function: &mut ImplItemFn, kind: Kind) -> Result<()> {
     let this = match function.sig.inputs.first() {
@@ -96,7 +96,7 @@ pub(crate) fn check_with(function: &mut ImplItemFn, kind: Kind) -> Result<()> {
         Some(at) => Err(Error::new(
             at,
             format!(
-                "`{0}.with(…)` borrows the chare's state until its closure returns, so nothing can be awaited in there: take out what you need by `{0}.with(|state| …)`, await, and call `with` again",
+                "`{0}.with(…)` borrows the chare's state until its closure returns, so nothing can be awaited in the closure: return the values that you need from `{0}.with(|state| …)`, await, and call `with` again",
                 waits.this
             ),
         )),
@@ -143,14 +143,14 @@ pub(crate) fn reject_borrow(ty: &Type, why: &str) -> Result<()> {
         Some((at, name)) => Err(Error::new(
             at,
             format!(
-                "{why}, and {name} cannot leave its thread: send what it holds, or a proxy of the chare that holds it"
+                "{why}, and {name} cannot leave its thread: send the value in it, or a proxy of the chare that owns it"
             ),
         )),
         None => Ok(()),
     }
 }
 
-/// Where a type first points to what belongs to one thread, at whatever depth: the compiler would need a page to say so.
+/// The first place in a type, at any depth, with a pointer to data of one thread. The compiler's own error would be a page long.
 struct FirstShared(Option<(Span, String)>);
 
 impl VisitMut for FirstShared {
@@ -167,7 +167,7 @@ impl VisitMut for FirstShared {
     }
 }
 
-/// Where a type borrows first, at whatever depth.
+/// The first place in a type, at any depth, with a borrow.
 struct FirstBorrow(Option<Span>);
 
 impl VisitMut for FirstBorrow {
@@ -207,8 +207,8 @@ mod tests {
     #[test]
     fn the_names_that_proxies_take_are_known() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../src/proxy.rs");
-        let source = std::fs::read_to_string(path).expect("the crate whose macros these are");
-        let file = syn::parse_file(&source).expect("it compiles");
+        let source = std::fs::read_to_string(path).expect("the crate `charm4rs` is beside this one");
+        let file = syn::parse_file(&source).expect("`proxy.rs` can be parsed");
         let mut found = 0;
         for item in file.items {
             let syn::Item::Impl(block) = item else { continue };
@@ -218,10 +218,10 @@ mod tests {
             for method in block.items {
                 let ImplItem::Fn(method) = method else { continue };
                 let name = method.sig.ident.to_string();
-                assert!(OF_PROXIES.contains(&&*name), "a proxy's method {name} takes the name from entry methods");
+                assert!(OF_PROXIES.contains(&&*name), "proxies have a method {name}, which is not in `OF_PROXIES`");
                 found += 1;
             }
         }
-        assert!(found >= 2, "proxies are looked for where they are");
+        assert!(found >= 2, "`proxy.rs` has the methods of proxies");
     }
 }

@@ -1,15 +1,15 @@
-//! `#[data]`: serde's derives, by way of charm4rs.
+//! `#[data]`: the derives of serde, from the serde of charm4rs.
 
 use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{DeriveInput, Error};
 
-/// The item with its derives, or as it is with an error.
+/// Expands to the item with the derives, or to the item with an error.
 pub(crate) fn data(attribute: &TokenStream, item: TokenStream) -> TokenStream {
     let made = match syn::parse2::<DeriveInput>(item.clone()) {
         _ if !attribute.is_empty() => Err(Error::new_spanned(attribute, "`#[data]` takes no arguments")),
         Ok(made) => Ok(made),
-        Err(error) => Err(Error::new(error.span(), "`#[data]` marks a type whose values travel: a struct or an enum")),
+        Err(error) => Err(Error::new(error.span(), "`#[data]` marks a struct or an enum whose values are sent")),
     };
     match made {
         Ok(made) => quote! {
@@ -64,7 +64,7 @@ mod tests {
             quote!(
                 fn f() {}
             ),
-            "marks a type whose values travel",
+            "marks a struct or an enum",
         );
     }
 }

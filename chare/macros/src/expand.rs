@@ -1,8 +1,8 @@
-//! What becomes of a parsed `#[chare]` or `#[charm4rs::main]`.
+//! The code for a parsed `#[chare]` or `#[charm4rs::main]`.
 //!
-//! For each entry method: a type (generic over the chare, so that it is as visible as the chare is) that implements `Entry`, a row of the registry, a method of the proxies, and a
-//! receive if it has no body. All of it stands in an anonymous constant beside the `impl` block, so that nothing but
-//! the trait implementations can be seen from outside.
+//! Each entry method expands to a type that implements `Entry` (generic over the chare, so that it is as visible as the chare), a row of the registry,
+//! a method of the proxies, and a receive if it has no body. This code is in an anonymous constant beside the `impl` block, so that only the trait
+//! implementations are visible outside.
 
 use proc_macro2::{Delimiter, Group, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -19,7 +19,7 @@ pub(crate) fn chare(chare: &Chare) -> TokenStream {
         return quote! {
             #block
 
-            #[allow(clippy::all, clippy::pedantic, reason = "made by a macro: nobody reads it")]
+            #[allow(clippy::all, clippy::pedantic, reason = "code of a macro")]
             const _: () = {
                 #parts
             };
@@ -33,7 +33,7 @@ pub(crate) fn chare(chare: &Chare) -> TokenStream {
                 #aliases
                 #block
 
-                #[allow(clippy::all, clippy::pedantic, reason = "made by a macro: nobody reads it")]
+                #[allow(clippy::all, clippy::pedantic, reason = "code of a macro")]
                 const _: () = {
                     #parts
                 };
@@ -43,7 +43,7 @@ pub(crate) fn chare(chare: &Chare) -> TokenStream {
     quote!(#(#instances)*)
 }
 
-/// All that goes beside the `impl` block of a chare type of this name.
+/// The code beside the `impl` block of a chare type of this name.
 fn parts(chare: &Chare, text: &str) -> TokenStream {
     let Chare { block, name, .. } = chare;
     let this = &block.self_ty;
@@ -173,7 +173,7 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
     let types = entry.args.iter().map(|(_, ty)| ty);
     let names = own_names(entry);
     let text = name.to_string();
-    // An argument that cannot travel is shown where the arguments stand.
+    // The compiler reports an argument that cannot be sent at the list of arguments.
     let mut list = Group::new(Delimiter::Parenthesis, quote!(#(#types,)*));
     list.set_span(entry.parens);
     let arg_types: Vec<_> = entry.args.iter().map(|(_, ty)| quote!(#ty).to_string()).collect();
@@ -214,14 +214,14 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
             const POSTS: bool = true;
 
             fn post(this: &::charm4rs::This<#this>, which: usize, bytes: usize) -> ::core::option::Option<::charm4rs::RecvBuffer> {
-                // A type of its own, so that another one is shown at the method's name, beside what it should be.
+                // The constant has an explicit type, so that the compiler reports a wrong signature at the method's name, with the expected type.
                 const METHOD: fn(&mut #this, usize, usize) -> ::core::option::Option<::charm4rs::RecvBuffer> = #method;
                 this.with(|chare| METHOD(chare, which, bytes))
             }
         }
     });
     quote! {
-        #[allow(non_camel_case_types, reason = "named like the entry method that it stands for")]
+        #[allow(non_camel_case_types, reason = "it has the name of the entry method")]
         pub struct #name<C> {
             // Braces: a tuple struct would also be a value, which an argument of the same name could not shadow.
             chare: ::core::marker::PhantomData<C>,
@@ -246,7 +246,7 @@ fn entry_type(this: &Type, entry: &Entry) -> TokenStream {
     }
 }
 
-/// Weighs the arguments whose types may own much memory.
+/// The code that adds up the sizes of the arguments whose types may own much memory.
 fn weight_of(entry: &Entry) -> Option<TokenStream> {
     let owns = |ty: &Type| match ty {
         Type::Path(path) => path
@@ -270,7 +270,7 @@ fn weight_of(entry: &Entry) -> Option<TokenStream> {
     })
 }
 
-/// Names for an entry method's arguments where names of ours stand beside them: the user's might be the same.
+/// Names for an entry method's arguments in code that has other names of the macro: the user's names could be equal to them.
 pub(crate) fn own_names(entry: &Entry) -> Vec<syn::Ident> {
     (0..entry.args.len()).map(|at| format_ident!("argument_{at}")).collect()
 }
@@ -281,7 +281,7 @@ fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
     let sink = entry.args.split_last().map(|((_, result), first)| {
         let sink = format_ident!("{name}_sink");
         let doc = format!(
-            "A reduction's sink: its result is the last argument of a call of [`{name}`](Self::{name}), the others are given here."
+            "A sink for reductions: the result is the last argument of a call of [`{name}`](Self::{name}). This method takes the other arguments."
         );
         let (params, names): (Vec<_>, Vec<_>) = first.iter().map(parameter).unzip();
         quote! {
@@ -302,8 +302,8 @@ fn proxy_method(this: &Type, entry: &Entry) -> TokenStream {
     }
 }
 
-/// A parameter of a proxy's method, and the argument that it gives. Text and payloads may be given as what they are made of; for other types,
-/// `Into` would keep the compiler from inferring what is passed.
+/// A parameter of a proxy's method, and the expression for the entry method's argument. Parameters for text and payloads take every type that
+/// converts to them. For other types, `Into` would prevent the compiler from inferring the type of the argument.
 pub(crate) fn parameter((name, ty): &(syn::Ident, Type)) -> (TokenStream, TokenStream) {
     match last_name(ty) {
         Some(last) if last == "String" || last == "Payload" => {
@@ -313,7 +313,7 @@ pub(crate) fn parameter((name, ty): &(syn::Ident, Type)) -> (TokenStream, TokenS
     }
 }
 
-/// A method that is no entry method, for a proxy: it cannot be called, and the compiler says why.
+/// A method of a proxy for a chare's method that is not an entry method. It cannot be called, and the compiler prints the reason.
 fn helper((name, count): &(syn::Ident, usize)) -> TokenStream {
     let types: Vec<_> = (0..*count).map(|at| format_ident!("A{at}")).collect();
     quote! {
@@ -326,14 +326,14 @@ fn helper((name, count): &(syn::Ident, usize)) -> TokenStream {
     }
 }
 
-/// Of an entry method with a key: the key's type, and types and names of the other arguments.
+/// For an entry method with a key: the key's type, and the types and names of the other arguments.
 fn around(entry: &Entry, key: usize) -> (&Type, Vec<&Type>, Vec<syn::Ident>) {
     let others = entry.args.iter().zip(own_names(entry)).enumerate().filter(|(at, _)| *at != key);
     let (types, names) = others.map(|(_, ((_, ty), name))| (ty, name)).unzip();
     (&entry.args[key].1, types, names)
 }
 
-/// One thing is itself, several are a tuple.
+/// One part as it is, or several parts as a tuple.
 fn one_or_tuple<T: quote::ToTokens>(parts: &[T]) -> TokenStream {
     match parts {
         [one] => quote!(#one),
@@ -347,8 +347,8 @@ fn receive_by_key(this: &Type, entry: &Entry, key: usize) -> TokenStream {
     let (output, result) = (one_or_tuple(&types), one_or_tuple(&names));
     let recv = format_ident!("recv_{name}");
     let key = &entry.args[key].0;
-    let doc = format!("Waits for the next call whose `{key}` is this one; gives its other arguments.");
-    // A type that cannot be a key is shown where it stands.
+    let doc = format!("Waits for the next call with this `{key}`. Returns its other arguments.");
+    // The compiler reports a type that cannot be a key at the type itself.
     let begin = quote_spanned!(ty.span()=> ::charm4rs::__private::keyed::receive::<#name<#this>, #ty, (#(#types,)*)>);
     quote! {
         #(#docs)*
@@ -401,7 +401,7 @@ pub(crate) fn main(main: &Main) -> TokenStream {
     let mut function = main.function.clone();
     let attrs = std::mem::take(&mut function.attrs);
     let vis = std::mem::replace(&mut function.vis, syn::Visibility::Inherited);
-    // A parameter that `main` does not take has the type that stands for all.
+    // If `main` does not take the arguments, their type is the most general one.
     let (args, ty) = match function.sig.inputs.len() {
         0 => (quote!(), quote!(::charm4rs::Args)),
         1 => (quote!(job), quote!(::charm4rs::Args)),

@@ -1,5 +1,5 @@
-//! Generic chares: `#[chare(instances(f32, f64))] impl<T: Real> Block<T> {…}` is a chare type for each instance that is listed, as if the block were
-//! written for each. The types are aliases around such a block, so that what the compiler says of it names the user's own code.
+//! Generic chares: `#[chare(instances(f32, f64))] impl<T: Real> Block<T> {…}` defines a chare type for each listed instance, as if the block were
+//! written for each. Type aliases around each copy of the block define the parameters, so that the compiler's errors refer to the user's own code.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -12,11 +12,11 @@ use crate::parse::error;
 
 /// One instance of a generic chare.
 pub(crate) struct Instance {
-    /// What its parameters stand for.
+    /// The aliases that define the parameters.
     pub(crate) aliases: TokenStream,
     /// The chare's name, with its arguments.
     pub(crate) name: String,
-    /// The check that it satisfies the bounds of the block.
+    /// The code that checks the bounds of the block.
     pub(crate) check: TokenStream,
 }
 
@@ -32,13 +32,13 @@ pub(crate) fn instances(
         return error(
             &generics.params,
             &format!(
-                "entry methods are numbered when the program is linked, so a generic chare lists what `{}` stands for: `#[chare(…, instances({example}))]`",
+                "entry methods are numbered when the program is linked, so a generic chare lists the arguments for `{}`: `#[chare(…, instances({example}))]`",
                 params.join("`, `")
             ),
         );
     };
     if let Some(lifetime) = generics.lifetimes().next() {
-        return error(lifetime, "a chare borrows nothing: it outlives the code that makes it");
+        return error(lifetime, "a chare cannot borrow: it outlives the code that creates it");
     }
     let count = generics.params.len();
     if count == 0 {
@@ -56,7 +56,7 @@ pub(crate) fn instances(
     };
     let parsed: Vec<Vec<GenericArgument>> = all.parse2(tokens.clone())?;
     if parsed.is_empty() {
-        return Err(syn::Error::new(*at, "a generic chare has one instance at least: `instances(f32, f64)`"));
+        return Err(syn::Error::new(*at, "a generic chare has at least one instance: `instances(f32, f64)`"));
     }
     Ok(parsed.iter().map(|arguments| made(generics, self_type, arguments)).collect())
 }
@@ -67,7 +67,7 @@ fn instance(input: ParseStream<'_>, count: usize) -> Result<Vec<GenericArgument>
     }
     let span = input.span();
     let content;
-    let wanted = format!("an instance is a list of {count} arguments in parentheses, as `(f32, u32)`");
+    let wanted = format!("an instance is a list of {count} arguments in parentheses, such as `(f32, u32)`");
     if !input.peek(syn::token::Paren) {
         return Err(syn::Error::new(span, wanted));
     }
@@ -112,7 +112,7 @@ fn name_of(param: &GenericParam) -> &syn::Ident {
     }
 }
 
-/// Arguments in place of parameters.
+/// The tokens with the parameters replaced by the arguments.
 fn substituted(tokens: TokenStream, named: &[(String, &GenericArgument)]) -> TokenStream {
     let of = |token: TokenTree| match token {
         TokenTree::Ident(ident) => match named.iter().find(|(name, _)| ident == name) {
@@ -127,7 +127,7 @@ fn substituted(tokens: TokenStream, named: &[(String, &GenericArgument)]) -> Tok
     tokens.into_iter().flat_map(of).collect()
 }
 
-/// As one writes it: `Block<f64, (u8, u8)>`.
+/// The usual spelling, without superfluous spaces: `Block<f64, (u8, u8)>`.
 pub(crate) fn compact(tokens: &TokenStream) -> String {
     let text = tokens.to_string();
     let chars: Vec<char> = text.chars().collect();

@@ -1,4 +1,4 @@
-//! What the user wrote, checked. Every error says what to write instead.
+//! Parses and checks the user's code. Every error says what to write instead.
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
@@ -15,18 +15,18 @@ use crate::instances::{Instance, compact, instances, last_part};
 
 /// An `impl` block under `#[chare]`.
 pub(crate) struct Chare {
-    /// The block without our attributes, without receives, and without parameters.
+    /// The block without the attributes of charm4rs, without receives, and without parameters.
     pub(crate) block: ItemImpl,
     pub(crate) name: Ident,
     /// The name with the type's arguments.
     pub(crate) text: String,
-    /// Of a generic chare: what its parameters stand for.
+    /// The instances of a generic chare.
     pub(crate) instances: Vec<Instance>,
     pub(crate) index: Option<Type>,
     pub(crate) map: Option<Type>,
     pub(crate) init: Init,
     pub(crate) entries: Vec<Entry>,
-    /// Other methods of the block, which proxies do not have, and how many arguments they take.
+    /// The other methods of the block, which proxies do not have, and the numbers of their arguments.
     pub(crate) helpers: Vec<(Ident, usize)>,
 }
 
@@ -43,11 +43,11 @@ pub(crate) struct Entry {
     /// Names and types of the arguments, without `self`, `cx` and `this`.
     pub(crate) args: Vec<(Ident, Type)>,
     pub(crate) output: Type,
-    /// The method that says where payloads land.
+    /// The method that returns the destinations of payloads.
     pub(crate) post: Option<Ident>,
-    /// Which argument a receive names: it takes calls by it.
+    /// The position of the key among the arguments. A receive takes calls by the key.
     pub(crate) key: Option<usize>,
-    /// The parentheses with the parameters: where mistakes of theirs are shown.
+    /// The parentheses with the parameters: the place where errors of the parameters are reported.
     pub(crate) parens: Span,
 }
 
@@ -145,7 +145,7 @@ fn options(attribute: TokenStream) -> Result<Options> {
         } else if meta.path.is_ident("map") {
             &mut map
         } else {
-            return Err(meta.error("`#[chare]` knows `index = Type`, `map = Type` and `instances(Type, …)`"));
+            return Err(meta.error("`#[chare]` takes `index = Type`, `map = Type` and `instances(Type, …)`"));
         };
         *slot = Some(meta.value()?.parse()?);
         Ok(())
@@ -161,12 +161,12 @@ enum Marked {
     Receive(TraitItemFn, EntryOptions),
 }
 
-/// Takes off the attribute of this name.
+/// Removes the attribute of this name and returns it.
 pub(crate) fn take(attrs: &mut Vec<Attribute>, name: &str) -> Option<Meta> {
     attrs.iter().position(|attr| attr.path().is_ident(name)).map(|at| attrs.remove(at).meta)
 }
 
-/// Finds `#[init]` and `#[entry]`, and takes them off.
+/// Finds `#[init]` and `#[entry]`, and removes them.
 fn marked(item: ImplItem) -> Result<Marked> {
     match item {
         ImplItem::Fn(mut function) => {
@@ -180,7 +180,7 @@ fn marked(item: ImplItem) -> Result<Marked> {
             }
             Ok(Marked::No(ImplItem::Fn(function)))
         }
-        // A method without a body is no valid item of an `impl` block: syn leaves it as it stands.
+        // A method without a body is not a valid item of an `impl` block: syn returns its tokens unparsed.
         ImplItem::Verbatim(tokens) => match syn::parse2::<TraitItemFn>(without_visibility(&tokens)) {
             Ok(mut function) => {
                 if let Some(meta) = take(&mut function.attrs, "entry") {
@@ -188,7 +188,7 @@ fn marked(item: ImplItem) -> Result<Marked> {
                 }
                 error(
                     function.sig,
-                    "a method without a body needs `#[entry]`: it is then received by an `async` method",
+                    "a method without a body needs `#[entry]`: an `async` method then receives its calls",
                 )
             }
             Err(_) => Ok(Marked::No(ImplItem::Verbatim(tokens))),
@@ -218,7 +218,7 @@ fn entry_options(meta: &Meta) -> Result<EntryOptions> {
             () if option.path.is_ident("key") => &mut options.key,
             () => {
                 return Err(option.error(
-                    "`#[entry]` knows `post = method` and `key = argument`; priorities belong to calls: `proxy.method().priority(-1)`",
+                    "`#[entry]` takes `post = method` and `key = argument`; priorities belong to calls: `proxy.method().priority(-1)`",
                 ));
             }
         };
@@ -236,7 +236,7 @@ impl EntryOptions {
             return error(
                 &key,
                 &format!(
-                    "only an entry method without a body has a key, by which it is received: `fn {name}(…);`, and `this.recv_{name}(key).await`"
+                    "only an entry method without a body has a key, by which its calls are received: `fn {name}(…);`, and `this.recv_{name}(key).await`"
                 ),
             );
         }
@@ -249,7 +249,7 @@ impl EntryOptions {
     }
 }
 
-/// The method that says where payloads land, if it stands in this block: what it takes. Its types are the compiler's to check.
+/// Checks the parameters of the method that returns the destinations of payloads, if this block has the method. The compiler checks their types.
 fn check_post(method: &Ident, items: &[ImplItem]) -> Result<()> {
     let found = items.iter().find_map(|item| match item {
         ImplItem::Fn(function) if function.sig.ident == *method => Some(&function.sig),
@@ -264,12 +264,12 @@ fn check_post(method: &Ident, items: &[ImplItem]) -> Result<()> {
     error(
         sig,
         &format!(
-            "where payloads land is told by `fn {method}(&mut self, which: usize, bytes: usize) -> Option<RecvBuffer>`: `which` counts the call's payloads, `bytes` is the size of this one"
+            "the method that returns the destinations of payloads is `fn {method}(&mut self, which: usize, bytes: usize) -> Option<RecvBuffer>`: `which` is the payload's number in the call, `bytes` is its size"
         ),
     )
 }
 
-/// A trait's method has no visibility: drops `pub` or `pub(…)` in front of `fn` or `async`.
+/// Drops `pub` or `pub(…)` in front of `fn` or `async`, because a method of a trait has no visibility.
 fn without_visibility(tokens: &TokenStream) -> TokenStream {
     let mut kept: Vec<proc_macro2::TokenTree> = Vec::new();
     let mut tokens = tokens.clone().into_iter().peekable();
@@ -290,7 +290,7 @@ fn parse_init(function: &ImplItemFn, self_type: &Type) -> Result<Init> {
     let sig = &function.sig;
     plain_signature(sig)?;
     if let Some(receiver) = sig.receiver() {
-        return error(receiver, "a constructor has no `self`: it makes one");
+        return error(receiver, "a constructor has no `self`: it creates the chare");
     }
     if let Some(asyncness) = sig.asyncness {
         return error(
@@ -324,7 +324,7 @@ pub(crate) fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self
         if !body {
             return error(
                 &sig.ident,
-                "an entry method without a body cannot be `async`: an `async` method receives it",
+                "an entry method without a body cannot be `async`: an `async` method receives its calls",
             );
         }
         inputs.remove(0);
@@ -356,7 +356,7 @@ pub(crate) fn parse_entry(sig: &Signature, attrs: &[Attribute], body: bool, self
     if kind == Kind::Receive && sig.output != ReturnType::Default {
         return error(
             &sig.output,
-            "an entry method without a body has no result: who receives it answers in other ways",
+            "an entry method without a body has no result: the receiver can answer by a call or a `Promise`",
         );
     }
     reject_borrow(&output, "a result is sent to another PE")?;
@@ -380,12 +380,12 @@ fn plain_signature(sig: &Signature) -> Result<()> {
         return error(&sig.generics, "an entry method cannot be generic: both sides of a call must know its types");
     }
     if let Safety::Unsafe(unsafety) = sig.safety {
-        return error(unsafety, "an entry method cannot be `unsafe`: it is called by the runtime");
+        return error(unsafety, "an entry method cannot be `unsafe`: the runtime calls it");
     }
     Ok(())
 }
 
-/// Names and types, with `Self` written out.
+/// The names and types of the arguments, with the chare's type in place of `Self`.
 fn arguments(inputs: &[&FnArg], self_type: &Type) -> Result<Vec<(Ident, Type)>> {
     let mut args = Vec::new();
     for (at, input) in inputs.iter().enumerate() {
@@ -408,7 +408,7 @@ fn arguments(inputs: &[&FnArg], self_type: &Type) -> Result<Vec<(Ident, Type)>> 
     Ok(args)
 }
 
-/// `&mut Cx<…>`, under whatever path.
+/// Whether the argument is `&mut Cx<…>`, with any path.
 fn is_cx(arg: &FnArg) -> bool {
     match arg {
         FnArg::Typed(arg) => {
@@ -429,7 +429,7 @@ pub(crate) fn last_name(ty: &Type) -> Option<&Ident> {
     }
 }
 
-/// Writes the chare's type for `Self`, for code outside of its `impl` block.
+/// Replaces `Self` by the chare's type, for code outside of its `impl` block.
 struct NameSelf<'a>(&'a Type);
 
 impl VisitMut for NameSelf<'_> {
@@ -490,7 +490,7 @@ pub(crate) mod tests {
         let ty = &parsed.entries[0].args[0].1;
         assert_eq!(quote!(#ty).to_string(), "Vec < a :: B >");
         assert_eq!(parsed.entries[0].docs.len(), 1);
-        assert_eq!(parsed.block.items.len(), 4, "a receive leaves the block, the rest stays");
+        assert_eq!(parsed.block.items.len(), 4, "receives are removed from the block, the other items stay");
     }
 
     #[test]
@@ -514,7 +514,7 @@ pub(crate) mod tests {
         assert_eq!(names(quote!(index = u8, instances(f32, a::C)), of_one.clone()), "B<f32> B<a::C>");
         assert_eq!(names(quote!(instances((f32, 2), (u8, 3),)), of_two.clone()), "B<2, Vec<f32>> B<3, Vec<u8>>");
         assert!(names(quote!(instances(f32)), of_two).contains("a list of 2 arguments"));
-        assert!(names(quote!(instances()), of_one).contains("one instance at least"));
+        assert!(names(quote!(instances()), of_one).contains("at least one instance"));
         let of_none = quote!(impl B { #[init] fn new() -> Self {} });
         assert!(names(quote!(instances(f32)), of_none).contains("belongs to a generic chare"));
     }
@@ -533,13 +533,13 @@ pub(crate) mod tests {
                 quote!(
                     impl<T> A<T> {}
                 ),
-                "lists what `T` stands for",
+                "lists the arguments for `T`",
             ),
             (
                 quote!(
                     impl<'a> A<'a> {}
                 ),
-                "lists what `a`",
+                "lists the arguments for `a`",
             ),
             (quote!(impl A { #[init] fn new(&self) -> Self {} }), "no `self`"),
             (quote!(impl A { #[init] async fn new() -> Self {} }), "cannot be `async`"),

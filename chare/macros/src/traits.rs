@@ -1,7 +1,7 @@
-//! Traits of chares: `#[chare] trait Shape {…}`, whose `#[entry]` methods chares have that implement it by `#[chare] impl Shape for Circle {…}`.
+//! Traits of chares: chares that implement `#[chare] trait Shape {…}` by `#[chare] impl Shape for Circle {…}` have its `#[entry]` methods.
 //!
-//! A trait becomes itself, without our attributes, and beside it: for each entry method a type that implements `Entry` for every implementor, and
-//! the methods of proxies. An implementation becomes itself, and the rows of the registry for its chare.
+//! A trait expands to the trait without the attributes of charm4rs, for each entry method a type that implements `Entry` for every implementor, and
+//! the methods of proxies. An implementation expands to the implementation and the rows of the registry for its chare.
 
 use proc_macro2::{Delimiter, Group, TokenStream};
 use quote::{format_ident, quote};
@@ -14,7 +14,7 @@ pub(crate) fn chare_trait(attribute: &TokenStream, mut item: ItemTrait) -> Resul
     if !attribute.is_empty() {
         return error(
             attribute,
-            "`#[chare]` on a trait takes no options: index and map are those of the chares that implement it",
+            "`#[chare]` on a trait takes no options: the chares that implement the trait have an index and a map",
         );
     }
     if !item.generics.params.is_empty() {
@@ -34,21 +34,21 @@ pub(crate) fn chare_trait(attribute: &TokenStream, mut item: ItemTrait) -> Resul
         }
         let entry = parse_entry(&method.sig, &method.attrs, true, &self_type)?;
         if entry.kind != (Kind::Plain { takes_cx: false }) {
-            // `Cx<Self>` and `This<Self>` are those of chares; `dyn Trait` is none.
+            // `Cx<Self>` and `This<Self>` exist only for chares, and `dyn Trait` is not a chare.
             method
                 .sig
                 .generics
                 .make_where_clause()
                 .predicates
                 .push(parse_quote!(Self: ::core::marker::Sized + ::charm4rs::Chare));
-            method.attrs.push(parse_quote!(#[allow(async_fn_in_trait, reason = "it is called by the runtime alone")]));
+            method.attrs.push(parse_quote!(#[allow(async_fn_in_trait, reason = "only the runtime calls it")]));
         }
         entries.push(entry);
     }
     if entries.is_empty() {
         return error(
             &item.ident,
-            "a trait of chares has entry methods: mark those that proxies shall have with `#[entry]`",
+            "a trait of chares has entry methods: mark each method that proxies need with `#[entry]`",
         );
     }
     Ok(expanded(&item, &entries))
@@ -89,16 +89,16 @@ fn expanded(item: &ItemTrait, entries: &[Entry]) -> TokenStream {
     quote! {
         #item
 
-        #[allow(clippy::all, clippy::pedantic, private_bounds, private_interfaces, reason = "made by a macro: nobody reads it")]
+        #[allow(clippy::all, clippy::pedantic, private_bounds, private_interfaces, reason = "code of a macro")]
         const _: () = {
             #(#entry_types)*
 
-            /// How the entry methods are called.
+            /// The functions that call the entry methods.
             #vis struct #table {
                 #(#names: ::charm4rs::__private::AnyMethod<#types, #outputs>,)*
             }
 
-            /// The entry methods of a trait as methods of proxies of any chare that has them.
+            /// The entry methods of a trait as methods of proxies of any chare that implements it.
             #vis struct #any_calls(::charm4rs::AnyTarget<dyn #name>);
 
             impl ::core::convert::From<::charm4rs::AnyTarget<dyn #name>> for #any_calls {
@@ -117,7 +117,7 @@ fn expanded(item: &ItemTrait, entries: &[Entry]) -> TokenStream {
                 #(#any_methods)*
             }
 
-            /// The entry methods of a trait as methods of proxies of one chare that has them.
+            /// The entry methods of a trait as methods of proxies of one chare that implements it.
             #vis struct #calls<Implementor: ::charm4rs::Implements<dyn #name>, CallKind: ::charm4rs::Kind>(
                 ::charm4rs::Target<Implementor, CallKind>,
             );
@@ -150,7 +150,7 @@ fn expanded(item: &ItemTrait, entries: &[Entry]) -> TokenStream {
     }
 }
 
-/// A tuple of the arguments' types; one that cannot travel is shown where they stand.
+/// A tuple of the arguments' types. The compiler reports a type that cannot be sent at the list of arguments.
 fn args_type(entry: &Entry) -> Group {
     let types = entry.args.iter().map(|(_, ty)| ty);
     let mut list = Group::new(Delimiter::Parenthesis, quote!(#(#types,)*));
@@ -181,7 +181,7 @@ fn entry_type(item: &ItemTrait, at: usize, entry: &Entry) -> TokenStream {
         }
     };
     quote! {
-        #[allow(non_camel_case_types, reason = "named like the entry method that it stands for")]
+        #[allow(non_camel_case_types, reason = "it has the name of the entry method")]
         #vis struct #name<Implementor> {
             chare: ::core::marker::PhantomData<Implementor>,
         }
@@ -208,7 +208,7 @@ pub(crate) fn implementation(attribute: &TokenStream, mut block: ItemImpl) -> Re
     if !attribute.is_empty() {
         return error(
             attribute,
-            "`#[chare]` on an implementation of a trait takes no options: the chare's own `impl` block has them",
+            "`#[chare]` on an implementation of a trait takes no options: they belong to the chare's own `impl` block",
         );
     }
     if !block.generics.params.is_empty() {
@@ -219,17 +219,17 @@ pub(crate) fn implementation(attribute: &TokenStream, mut block: ItemImpl) -> Re
     }
     for item in &mut block.items {
         if let ImplItem::Fn(method) = item {
-            take(&mut method.attrs, "entry"); // it may be repeated
+            take(&mut method.attrs, "entry"); // an implementation may repeat the attribute
         }
     }
-    let Some((path, _)) = &block.trait_ else { return error(&block.self_ty, "no trait is implemented here") };
+    let Some((path, _)) = &block.trait_ else { return error(&block.self_ty, "this block implements no trait") };
     let this = &block.self_ty;
     let rows = quote!(<dyn #path as ::charm4rs::__private::RowsOf<#this>>);
     let of = quote!(<dyn #path as ::charm4rs::ChareTrait>);
     Ok(quote! {
         #block
 
-        #[allow(clippy::all, clippy::pedantic, reason = "made by a macro: nobody reads it")]
+        #[allow(clippy::all, clippy::pedantic, reason = "code of a macro")]
         const _: () = {
             static ROWS: #of::Rows = #rows::ROWS;
             static TABLE: #of::Table = #rows::TABLE;
