@@ -1,4 +1,4 @@
-//! A PE's end: the operations of the seam. `post` has what they share, `progress` what arrives.
+//! A PE's endpoint: the operations of the seam. `post` has the code that posts share; `progress` handles arrivals.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,18 +24,18 @@ use crate::link::{Link, Request};
 use crate::packet::{BODY_MAX, HEAD, Packet};
 use crate::post::LISTENER;
 
-/// Descriptors that epoll names at once.
+/// The maximum of descriptors that one `epoll_wait` returns.
 const READY_MAX: usize = 64;
-/// How long a PE that closes waits while no peer takes a goodbye.
+/// The time that a closing PE waits while no peer takes a goodbye.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Whether a peer takes anything.
+/// Whether a peer takes packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Presence {
     Open,
-    /// It has said goodbye, or does not listen any more.
+    /// The peer has said goodbye, or does not listen any more.
     Closed,
-    /// It has died.
+    /// The peer has died.
     Lost,
 }
 
@@ -47,12 +47,12 @@ pub(crate) struct Peer {
     pub(crate) links: [Option<usize>; 2],
 }
 
-/// In [`Peer::links`].
+/// The index in [`Peer::links`] of the connection that this end dialed.
 pub(crate) const DIALER: usize = 0;
-/// In [`Peer::links`].
+/// The index in [`Peer::links`] of the connection that the peer dialed.
 pub(crate) const DIALED: usize = 1;
 
-/// See the module's text.
+/// A PE's endpoint; see the module's text.
 pub struct UnixEndpoint {
     pub(crate) me: Pe,
     pub(crate) caps: Caps,
@@ -64,19 +64,19 @@ pub struct UnixEndpoint {
     pub(crate) peers: Vec<Peer>,
     pub(crate) links: Vec<Option<Link>>,
     pub(crate) windows: Windows,
-    /// The memory of short messages that arrive.
+    /// The memory for short messages that arrive.
     pub(crate) slab: Slab,
-    /// Where `fill` writes.
+    /// The buffer that `fill` writes.
     pub(crate) scratch: RegBuf,
-    /// Where a packet is received.
+    /// The buffer for received packets.
     pub(crate) buffer: Vec<u8>,
     pub(crate) ready: Vec<epoll::Event>,
     pub(crate) arrivals: VecDeque<Arrival>,
-    /// All events but arrivals.
+    /// All events except arrivals.
     pub(crate) events: EventQueue,
-    /// A post found this error; the next progress reports it.
+    /// An error of a post; the next progress reports it.
     pub(crate) broken: Option<TransportError>,
-    /// A connection was refused for lack of room, which no descriptor announces.
+    /// A connection was refused for lack of room. No descriptor becomes ready when there is room again.
     pub(crate) undialed: bool,
 }
 
@@ -98,7 +98,7 @@ impl UnixEndpoint {
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| TransportError::system("epoll_create", e))?;
         epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)
             .map_err(|e| TransportError::system("epoll_ctl", e))?;
-        // A window's number is found by chance less often if it starts at a random one.
+        // Windows are numbered from a random start, so that a wrong number rarely matches a window.
         let first_window = job.addresses[me.index()].random();
         Ok(Self {
             me,
@@ -113,7 +113,7 @@ impl UnixEndpoint {
             links: Vec::new(),
             windows: Windows::new(first_window),
             slab: Slab::new(),
-            // One byte more than a packet may have: one that is too long is noticed.
+            // One byte more than the longest packet, so that a longer one is detected.
             buffer: vec![0; HEAD + BODY_MAX + 1],
             ready: Vec::with_capacity(READY_MAX),
             arrivals: VecDeque::new(),
@@ -123,7 +123,7 @@ impl UnixEndpoint {
         })
     }
 
-    /// The number of the window in a key, if its owner may be asked for `len` bytes at `offset`.
+    /// The number of the window in a key, if the key allows access to `len` bytes at `offset`.
     fn window(&self, key: &RemoteKey, offset: u64, buf: RegBuf) -> Result<(u64, RegBuf), PostError<RegBuf>> {
         if buf.len() > self.caps.put_max {
             return Err(PostError::TooLarge { max: self.caps.put_max, buf });
@@ -134,7 +134,7 @@ impl UnixEndpoint {
         }
     }
 
-    /// Says goodbye on each connection where that has not left yet. Returns a peer for which there is no room.
+    /// Sends a goodbye on each connection that has not sent it yet. Returns a peer whose connection has no room for it.
     fn say_goodbye(&mut self) -> Option<Pe> {
         let mut silent = None;
         for link in self.links.iter_mut().flatten() {
@@ -187,7 +187,7 @@ impl Endpoint for UnixEndpoint {
         } else if let Err(refusal) = self.request(to, &Packet::Message(imm, &buf)) {
             return Err(refusal.with(to, buf));
         }
-        // The kernel has copied the buffer, which is dropped here.
+        // The kernel has copied the buffer, so it is dropped here.
         Ok(Posted::Done)
     }
 
@@ -273,7 +273,7 @@ impl Endpoint for UnixEndpoint {
     }
 
     fn close(mut self: Box<Self>) -> Result<(), TransportError> {
-        // From here on connections are refused. Those that wait get a goodbye like all others; without it their dialers would take this PE for dead.
+        // From now on, connections are refused. Waiting connections get a goodbye like all others; without it, their dialers would consider this PE dead.
         shutdown(&self.listener, Shutdown::Read).map_err(|e| TransportError::system("shutdown", e))?;
         self.accept()?;
         epoll::delete(&self.epoll, &self.listener).map_err(|e| TransportError::system("epoll_ctl", e))?;
@@ -285,13 +285,13 @@ impl Endpoint for UnixEndpoint {
             } else if since.elapsed() > CLOSE_PATIENCE {
                 return Err(TransportError::PeerDown { pe, why: "it does not accept what was sent to it" });
             }
-            // Peers that close as well may wait until this PE takes what they sent.
+            // Peers that are closing too may wait until this PE takes their packets.
             self.poll(usize::MAX)?;
             self.arrivals.clear();
             self.events.clear();
             std::thread::yield_now();
         }
-        // What was sent lies in the sockets of its receivers, which keep it when this end is closed.
+        // The sent packets are in the sockets of their receivers, and stay there when this end is closed.
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! The second seam. The port does not use it for a backend of another crate, which it reaches through `dyn Endpoint`; so here it is what `progress` and
-//! `inject` have in common with it, and an example.
+//! The second seam. The port reaches a backend of another crate through `dyn Endpoint`, and does not use this seam. Here it is an example, and has the
+//! code that it shares with `progress` and `inject`.
 
 use std::mem::MaybeUninit;
 
@@ -33,7 +33,7 @@ impl FastPath for UnixEndpoint {
         Ok(count)
     }
 
-    /// A loss is reported after what its PE sent before.
+    /// The loss of a PE is reported after the messages that the PE sent before.
     fn is_busy(&self) -> bool {
         self.arrivals.is_empty() && !self.events.is_empty()
     }
@@ -42,7 +42,7 @@ impl FastPath for UnixEndpoint {
         Ok(if self.is_busy() { self.events.give(out, max) } else { 0 })
     }
 
-    /// What arrives makes the epoll descriptor readable, and so does all that has arrived: nothing has to be announced.
+    /// Later arrivals make the epoll descriptor readable, and so do packets that have arrived but were not read: this PE need not announce its sleep.
     fn may_sleep(&mut self) -> bool {
         let nothing_queued = self.arrivals.is_empty() && self.events.is_empty() && self.broken.is_none();
         nothing_queued && !self.undialed && !self.failures.has_events()

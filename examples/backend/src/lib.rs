@@ -1,19 +1,20 @@
-//! A backend of an outsider: charm4rs over UNIX sockets, between the processes of one host.
+//! An example of a third-party backend: charm4rs over UNIX sockets, between the processes of one host.
 //!
-//! It is a crate like any other one would write: it needs nothing of charm4rs but `charm4rs-transport-core`, and registers itself as `extern:unix`. It is
-//! written to be read, and the book's chapter "Writing a backend" walks through it. (The backend `shm` is faster between processes of a host.)
+//! The crate depends only on `charm4rs-transport-core` of charm4rs, and registers itself as `extern:unix`. Its purpose is to be read: the book's
+//! chapter "Writing a backend" walks through it. (The backend `shm` is faster between processes of a host.)
 //!
 //! # The protocol
-//! Each PE listens on a socket of its own, at an abstract address (which has no file). `link` says how two PEs use a connection, `packet` what they send on it.
+//! Each PE listens on its own socket, at an abstract address (which has no file). `link` describes how two PEs use a connection, `packet` the packets on
+//! it.
 //!
-//! *Who is at the other end.* The kernel tells each end of a connection the user and the process of the other end. A PE accepts connections from the
-//! processes of its job only, and a process can speak only for its own PEs.
+//! *Identity of the peer.* The kernel tells each end of a connection the user and the process of the other end. A PE accepts only connections from
+//! processes of its job, and a process can only act for its own PEs.
 //!
-//! *Puts and gets* are packets that the owner of the window executes while it makes progress, and answers. So a put into a window that was taken back fails
-//! at its origin and touches nothing.
+//! *Puts and gets* are packets that the owner of the window executes and answers while it makes progress. So a put into a window that was taken back
+//! fails at its origin and changes nothing.
 //!
-//! *The end.* A PE that closes says goodbye on each of its connections first. The end of a connection without a goodbye is a death: the peer is
-//! lost. The kernel closes the sockets of a process that is killed. It says nothing of one that is stopped; the failure detector of charm4rs does.
+//! *The end.* A PE that closes first sends a goodbye on each of its connections. If a connection ends without a goodbye, the peer has died and is lost.
+//! The kernel closes the sockets of a process that is killed. It does not report a process that is stopped; the failure detector of charm4rs does.
 
 #![forbid(unsafe_code)]
 
@@ -49,7 +50,7 @@ fn open(opening: &Opening<'_>) -> Result<Box<dyn UnjoinedFabric>, TransportError
     Ok(Box::new(Listening::open(opening.layout, opening.process, Some(opening.detector.clone()))?))
 }
 
-/// A process whose PEs listen, and which does not know the other processes yet.
+/// The backend in a process whose PEs listen, before it knows the other processes.
 #[derive(Debug)]
 pub struct Listening {
     layout: Arc<Layout>,
@@ -59,10 +60,10 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Listens for each PE of a process. `detector` notices processes that have failed without an end of their connections.
+    /// Listens for each PE of a process. `detector` reports processes that have failed while their connections stay open.
     ///
     /// # Errors
-    /// If the system is out of something.
+    /// If the system lacks a resource.
     pub fn open(
         layout: &Arc<Layout>,
         process: u32,
@@ -72,7 +73,7 @@ impl Listening {
         Ok(Self { layout: layout.clone(), process, detector, sockets })
     }
 
-    /// The addresses of this process, for the others.
+    /// The addresses of this process, for the other processes.
     #[must_use]
     pub fn publish(&self) -> Vec<u8> {
         self.sockets.iter().flat_map(|(_, address)| address.bytes()).collect()
@@ -81,7 +82,7 @@ impl Listening {
     /// Takes the addresses of all processes.
     ///
     /// # Errors
-    /// If they are none.
+    /// If the bytes are not addresses.
     pub fn join(self, published: &[Vec<u8>]) -> Result<UnixFabric, TransportError> {
         let mut addresses = Vec::new();
         for (process, bytes) in (0..self.layout.processes()).zip(published) {
@@ -91,12 +92,12 @@ impl Listening {
         let caps = Caps {
             name: "extern:unix",
             inject_max: 8 << 10,
-            send_max: BODY_MAX, // one packet; a longer message goes by the port's rendezvous, as puts
+            send_max: BODY_MAX, // one packet; the port sends longer messages by rendezvous, as puts
             put_max: BODY_MAX,
             ordered: true,
             handover: false,  // the kernel copies each packet, twice
             one_sided: false, // the target's processor executes puts
-            wakes: true,      // by the endpoint's `wait_fd`
+            wakes: true,      // through the endpoint's `wait_fd`
             latency_ns: 5_000,
             bandwidth_mb_s: 2_000,
         };
@@ -122,30 +123,30 @@ impl UnjoinedFabric for Listening {
     }
 }
 
-/// What all endpoints know.
+/// The data that all endpoints share.
 #[derive(Debug)]
 struct Job {
     layout: Arc<Layout>,
-    /// PE n's, at n.
+    /// The addresses of all PEs, by PE.
     addresses: Vec<Address>,
 }
 
-/// The process-wide half of the backend.
+/// The process-wide part of the backend.
 #[derive(Debug)]
 pub struct UnixFabric {
     caps: Caps,
     job: Arc<Job>,
     process: u32,
     detector: Option<Arc<dyn FailureDetector>>,
-    /// Those of this process's PEs, until their builders take them.
+    /// The listeners of this process's PEs, until their builders take them.
     listeners: Mutex<Vec<Option<OwnedFd>>>,
 }
 
 impl UnixFabric {
-    /// The description of a PE's endpoint, which can be sent to the PE's thread.
+    /// The builder of a PE's endpoint, which can be sent to the PE's thread.
     ///
     /// # Panics
-    /// If the PE is not of this process, or its endpoint was asked for before.
+    /// If the PE is not in this process, or its builder was taken before.
     #[must_use]
     pub fn description(&self, pe: Pe) -> UnixBuilder {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,7 +167,7 @@ impl Fabric for UnixFabric {
     }
 }
 
-/// What moves to a PE's thread, and becomes its endpoint there.
+/// The builder that moves to a PE's thread, and becomes the endpoint there.
 #[derive(Debug)]
 pub struct UnixBuilder {
     pe: Pe,
@@ -177,10 +178,10 @@ pub struct UnixBuilder {
 }
 
 impl UnixBuilder {
-    /// Opens the endpoint. Only the failure detector rings the doorbell: everything else comes through descriptors.
+    /// Opens the endpoint. Only the failure detector rings the doorbell: all other events make descriptors ready.
     ///
     /// # Errors
-    /// If the system is out of something.
+    /// If the system lacks a resource.
     pub fn open(self, doorbell: &Doorbell) -> Result<UnixEndpoint, TransportError> {
         let failures = FailurePoll::new(self.detector.map(|detector| detector.subscribe(self.pe, doorbell)));
         UnixEndpoint::new(self.pe, self.caps, self.job, self.listener, failures)

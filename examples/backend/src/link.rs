@@ -1,12 +1,13 @@
-//! One connection, as one of its ends sees it.
+//! A link: one end of a connection.
 //!
-//! A PE that has something for a peer dials it. On that connection it sends requests (messages, puts, gets) and reads answers; the PE that was dialed reads
-//! requests and sends answers. Two PEs that both have something for each other use two connections, so it does not matter which dials first.
+//! A PE dials a peer when it has a request for it. On this connection the dialer sends requests (messages, puts, gets) and reads answers; the dialed PE
+//! reads requests and sends answers. Two PEs that both have requests for each other use two connections, so it does not matter which PE dials first.
 //!
-//! *Answers have no number*: they come in the order of their requests, because both directions of a connection keep their order.
+//! *Answers have no number*: they arrive in the order of their requests, because both directions of a connection keep their order.
 //!
-//! *One packet waits.* A packet that finds no room is kept by its link, and only one: what follows it is refused. For requests that means `Busy`. An end that
-//! was dialed and keeps an answer reads no more requests until the answer has left; so its memory is bounded. The dialer always reads answers, so this wait ends.
+//! *One packet waits.* If the kernel has no room for a packet, the link keeps it. A link keeps only one packet and refuses the next; for requests this
+//! means `Busy`. While the dialed end keeps an answer, it reads no more requests, so its memory is bounded. The dialer always reads answers, so this wait
+//! ends.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -17,18 +18,18 @@ use rustix::event::epoll::{self, EventFlags};
 use crate::packet::Packet;
 use crate::socket::{self, Sent};
 
-/// Which end this is.
+/// The role of this end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
-    /// It sends requests.
+    /// This end sends requests.
     Dialer,
-    /// It was dialed by a process of the job that has not said which of its PEs it is.
+    /// A process of the job dialed this end, and has not said yet for which of its PEs.
     Unknown,
-    /// It was dialed, and reads requests.
+    /// This end was dialed, and reads requests.
     Dialed,
 }
 
-/// A put or get without an answer yet.
+/// A put or get that is not answered yet.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) op: OpId,
@@ -36,26 +37,26 @@ pub(crate) struct Request {
     pub(crate) is_get: bool,
 }
 
-/// See the module's text.
+/// One end of a connection; see the module's text.
 #[derive(Debug)]
 pub(crate) struct Link {
-    /// The other end; while the role is unknown, a PE of the process that dialed.
+    /// The PE at the other end; while the role is unknown, any PE of the process that dialed.
     pub(crate) peer: Pe,
     pub(crate) role: Role,
     pub(crate) socket: OwnedFd,
-    /// Puts and gets that the peer will answer, in order.
+    /// Puts and gets that the peer has not answered, in order.
     pub(crate) unanswered: VecDeque<Request>,
-    /// The packet that waits for room; empty: there is none.
+    /// The packet that waits for room; empty if there is none.
     unsent: Vec<u8>,
-    /// A packet was refused since there was last room.
+    /// A packet has been refused since there was last room.
     refused: bool,
     said_goodbye: bool,
-    /// What epoll looks for.
+    /// The events for which epoll watches.
     watched: EventFlags,
 }
 
 impl Link {
-    /// A new connection, which `epoll` watches under the name `token`.
+    /// A new connection, which `epoll` watches with the token `token`.
     pub(crate) fn new(
         peer: Pe,
         role: Role,
@@ -75,7 +76,7 @@ impl Link {
         !self.unsent.is_empty()
     }
 
-    /// Sends the packet that waits. Whether another one may be sent now.
+    /// Sends the packet that waits. Returns `Done` if another packet may be sent now.
     pub(crate) fn flush(&mut self) -> Sent {
         let sent = if self.is_full() { socket::send(&self.socket, &self.unsent, &[]) } else { Sent::Done };
         self.refused = sent == Sent::Full;
@@ -98,7 +99,7 @@ impl Link {
     /// Sends a packet, or keeps it until there is room.
     ///
     /// # Panics
-    /// If another one is kept already.
+    /// If the link keeps another packet already.
     pub(crate) fn send_or_keep(&mut self, packet: &Packet<'_>) {
         assert!(!self.is_full(), "a link keeps one packet");
         if self.send(packet) == Sent::Full {
@@ -107,20 +108,20 @@ impl Link {
         }
     }
 
-    /// Says goodbye, once. Whether that has left, or the peer is gone.
+    /// Sends a goodbye, once. Returns whether it has been sent, or the peer is gone.
     pub(crate) fn say_goodbye(&mut self) -> bool {
         self.said_goodbye = self.said_goodbye || self.send(&Packet::Goodbye) != Sent::Full;
         self.said_goodbye
     }
 
-    /// The other end has closed its socket: nothing more can be sent.
+    /// The other end has closed its socket, so nothing more can be sent.
     pub(crate) fn hung_up(&mut self) {
         self.unsent.clear();
         self.refused = false;
     }
 
-    /// Has epoll look for what this link waits for: for packets, unless an answer must leave first, and for room where a packet waits or was refused.
-    /// While none does, the descriptor would be ready all the time.
+    /// Sets the events for which epoll watches: packets, unless an answer must be sent first, and room if a packet waits or was refused. A socket
+    /// almost always has room, so without such a packet the descriptor would be ready all the time.
     pub(crate) fn watch(&mut self, epoll: &OwnedFd, token: u64) -> Result<(), TransportError> {
         let mut wanted = EventFlags::empty();
         wanted.set(EventFlags::IN, self.role == Role::Dialer || !self.is_full());
@@ -133,7 +134,7 @@ impl Link {
         Ok(())
     }
 
-    /// The connection has ended: what the peer has not answered fails.
+    /// The connection has ended: the requests that the peer has not answered fail.
     pub(crate) fn fail(self, why: &'static str) -> impl Iterator<Item = Event> {
         let pe = self.peer;
         self.unanswered.into_iter().map(move |Request { op, buf, .. }| {

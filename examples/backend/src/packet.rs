@@ -1,7 +1,7 @@
-//! The packets that PEs send each other, as bytes. Knows nothing of sockets.
+//! The packets that PEs send each other, as bytes. This module does not depend on sockets.
 //!
-//! A packet is a head of 24 bytes and a body. One packet of a socket is one packet here, so nothing has to say where it ends. Both ends run on the same
-//! machine; the fields are little-endian all the same.
+//! A packet is a head of 24 bytes and a body. Sockets keep the bounds of packets, so a packet needs no length field. The fields are little-endian,
+//! although both ends run on the same machine.
 
 use charm4rs_transport_core::{Imm, Pe};
 
@@ -10,28 +10,28 @@ pub(crate) const HEAD: usize = 24;
 /// Bytes of the longest body.
 pub(crate) const BODY_MAX: usize = 60 << 10;
 
-/// A packet. A PE that dials sends the first four; a PE that was dialed sends answers. Both may say goodbye.
+/// A packet. The dialer sends the first four kinds; the dialed PE sends answers. Both may send a goodbye.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Packet<'a> {
-    /// The first packet of a connection: which PE dials.
+    /// The first packet of a connection: the PE that dials.
     Hello(Pe),
     /// A message.
     Message(Imm, &'a [u8]),
-    /// Bytes for a window. With an immediate, its owner hears of them.
+    /// Bytes for a window. With an immediate, the put is reported to the owner of the window.
     Put { window: u64, offset: u64, imm: Option<Imm>, body: &'a [u8] },
-    /// Asks for bytes of a window.
+    /// A request for bytes of a window.
     Get { window: u64, offset: u64, len: u32 },
-    /// Answers a put: the bytes are there.
+    /// Answers a put: the bytes are in the window.
     Stored,
     /// Answers a get.
     Data(&'a [u8]),
-    /// Answers a put or get: the window is not there, or is too short.
+    /// Answers a put or get: the window does not exist, or is too short.
     Refused,
     /// The sender closes and takes no more packets.
     Goodbye,
 }
 
-/// Bytes that are no packet: which rule they break, and the value that does.
+/// Bytes that are not a packet: the rule that they break, and the value that breaks it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Malformed {
     pub(crate) what: &'static str,
@@ -78,7 +78,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Reads a packet. Every field is checked, those without use as well: two different packets are never read alike.
+    /// Reads a packet. Every field is checked, also those that the kind does not use: no two different byte strings are read as the same packet.
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let malformed = |what, value| Err(Malformed { what, value });
         let Some((head, body)) = bytes.split_first_chunk::<HEAD>() else {
@@ -100,10 +100,10 @@ impl<'a> Packet<'a> {
             DATA => Self::Data(body),
             REFUSED => Self::Refused,
             GOODBYE => Self::Goodbye,
-            _ => return malformed("a packet of no known kind", kind.into()),
+            _ => return malformed("a packet of an unknown kind", kind.into()),
         };
         if packet.head() != *head || packet.body().len() != body.len() {
-            return malformed("a packet has what its kind does not have", kind.into());
+            return malformed("a packet sets a field that its kind does not use", kind.into());
         }
         Ok(packet)
     }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is read is what was written: bytes that say more than their packet are refused.
+        /// A packet that was read is written as the same bytes. Bytes with other content are refused.
         #[test]
         fn bytes_are_a_packet_exactly_or_are_refused(
             kind in prop_oneof![0u32..12, any::<u32>()],

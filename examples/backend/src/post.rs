@@ -1,4 +1,4 @@
-//! What posts have in common: the connection to a peer, and why there is no room on it.
+//! The code that posts share: the connection to a peer, and the reason why a post is refused.
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -12,15 +12,15 @@ use crate::link::{Link, Role};
 use crate::packet::Packet;
 use crate::socket::{self, Dialed, Sent};
 
-/// Names the listener to epoll.
+/// The epoll token of the listener.
 pub(crate) const LISTENER: u64 = u64::MAX;
 
-/// Names a link to epoll.
+/// The epoll token of a link.
 pub(crate) fn token(index: usize) -> u64 {
     index as u64
 }
 
-/// Why a post is refused.
+/// The reason why a post is refused.
 pub(crate) enum Refusal {
     Busy,
     PeerDown,
@@ -36,7 +36,7 @@ impl Refusal {
 }
 
 impl UnixEndpoint {
-    /// The peer's place in the list of peers.
+    /// The peer's index in the list of peers.
     pub(crate) fn place(&mut self, pe: Pe) -> usize {
         let peers = &mut self.peers;
         self.table.place(pe, || peers.push(Peer { presence: Presence::Open, links: [None; 2] }))
@@ -53,7 +53,7 @@ impl UnixEndpoint {
         Ok(index)
     }
 
-    /// The connection for posts to a peer. Dials if there is none.
+    /// The connection for posts to a peer. Dials the peer if there is none.
     fn link_to(&mut self, to: Pe) -> Result<usize, Refusal> {
         let place = self.place(to);
         let peer = &self.peers[place];
@@ -88,9 +88,9 @@ impl UnixEndpoint {
         }
     }
 
-    /// A link that is there.
+    /// A link that exists.
     pub(crate) fn link(&mut self, index: usize) -> &mut Link {
-        self.links[index].as_mut().expect("a peer's link is there until it ends")
+        self.links[index].as_mut().expect("a peer's link exists until it ends")
     }
 
     pub(crate) fn watch(&mut self, index: usize) {
@@ -100,16 +100,16 @@ impl UnixEndpoint {
         }
     }
 
-    /// What a post says of what became of its packet.
+    /// The outcome of a post, from that of its packet.
     fn answer(&mut self, index: usize, sent: Sent) -> Result<usize, Refusal> {
         match sent {
             Sent::Done => Ok(index),
             Sent::Full => {
-                // A PE that sleeps is woken when there is room.
+                // If this PE sleeps, epoll wakes it when there is room.
                 self.watch(index);
                 Err(Refusal::Busy)
             }
-            // Progress finds out whether the peer has closed or died.
+            // Progress determines whether the peer has closed or died.
             Sent::Gone => Err(Refusal::PeerDown),
         }
     }
@@ -121,14 +121,14 @@ impl UnixEndpoint {
         self.answer(index, sent)
     }
 
-    /// The link for a message that is not written yet, if it can be sent.
+    /// The link for a message that is not written yet, if the message can be sent.
     pub(crate) fn room_for(&mut self, to: Pe) -> Result<usize, Refusal> {
         let index = self.link_to(to)?;
         let sent = self.link(index).flush();
         self.answer(index, sent)
     }
 
-    /// Sends a small message on a link that has room. If the kernel has none after all, the link keeps the message: `fill` was called.
+    /// Sends a small message on a link that has room. `fill` has been called, so if the kernel has no room, the link keeps the message.
     pub(crate) fn send_filled(
         &mut self,
         index: usize,
@@ -138,12 +138,12 @@ impl UnixEndpoint {
     ) {
         self.scratch.set_len(len);
         self.scratch.fill_with(fill);
-        let link = self.links[index].as_mut().expect("a peer's link is there until it ends");
+        let link = self.links[index].as_mut().expect("a peer's link exists until it ends");
         link.send_or_keep(&Packet::Message(imm, &self.scratch));
         self.watch(index);
     }
 
-    /// A message of this PE to itself.
+    /// Sends a message of this PE to itself.
     pub(crate) fn send_to_self(&mut self, imm: Imm, len: usize, fill: impl FnOnce(&mut [MaybeUninit<u8>])) {
         let msg = Msg::fill(&self.slab, len, fill);
         self.arrivals.push_back(Arrival::Message(self.me, imm, msg));

@@ -1,5 +1,5 @@
-//! A PE's end: what arrives. A packet comes from another process, so it is data, not trust: one that breaks the protocol ends the job with an error that
-//! names its sender, and touches nothing.
+//! A PE's endpoint: arrivals. Packets come from other processes and are not trusted. A packet that breaks the protocol ends the job with an error that
+//! names its sender, and changes no memory.
 
 use charm4rs_transport_core::failure_detector::Loss;
 use charm4rs_transport_core::fast_path::Arrival;
@@ -17,11 +17,11 @@ use crate::socket::{self, Received};
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-/// Packets that are read from one connection before the others get a turn.
+/// The maximum of packets that are read from one connection before the next connection is served.
 const BURST: usize = 32;
 
 impl UnixEndpoint {
-    /// Serves the connections that are ready, until there are `max` arrivals. What is left makes the descriptor ready again.
+    /// Serves the connections that are ready, until there are `max` arrivals. Packets that are not read yet make the descriptor ready again.
     pub(crate) fn poll(&mut self, max: usize) -> Result<(), TransportError> {
         if let Some(error) = self.broken.take() {
             return Err(error);
@@ -60,12 +60,12 @@ impl UnixEndpoint {
         Ok(())
     }
 
-    /// Accepts what processes of this job dialed.
+    /// Accepts connections that processes of this job dialed.
     pub(crate) fn accept(&mut self) -> Result<(), TransportError> {
         while let Some(socket) = socket::accept(&self.listener)? {
             let process = socket::peer_process(&socket);
             let of_process = self.job.addresses.iter().position(|address| Some(address.pid) == process);
-            // The socket of a stranger is closed without a word.
+            // The socket of a process outside of the job is closed without an answer.
             if let Some(pe) = of_process {
                 let pe = Pe(u32::try_from(pe).expect("PEs are counted in 32 bits"));
                 self.add(pe, Role::Unknown, socket)?;
@@ -75,7 +75,7 @@ impl UnixEndpoint {
     }
 
     fn serve(&mut self, index: usize, flags: EventFlags, buffer: &mut [u8], max: usize) -> Result<(), TransportError> {
-        // The link may have ended since epoll was asked.
+        // The link may have ended since `epoll_wait` returned.
         let Some(link) = &mut self.links[index] else { return Ok(()) };
         if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
             link.hung_up();
@@ -104,7 +104,7 @@ impl UnixEndpoint {
         self.links[index].as_mut().map_or(Ok(()), |link| link.watch(&self.epoll, token(index)))
     }
 
-    /// Acts on a packet.
+    /// Handles a packet.
     fn take(&mut self, index: usize, packet: Packet<'_>) -> Result<(), TransportError> {
         let link = self.links[index].as_mut().expect("the link has just been read from");
         let from = link.peer;
@@ -140,13 +140,13 @@ impl UnixEndpoint {
         Ok(())
     }
 
-    /// The other end of a connection says which PE it is.
+    /// Handles the first packet of a connection, which tells the PE at the other end.
     fn greet(&mut self, index: usize, pe: Pe) -> Result<(), TransportError> {
         let link = self.links[index].as_mut().expect("the link has just been read from");
         let process = self.job.addresses[link.peer.index()].pid;
         let is_of_process = self.job.addresses.get(pe.index()).is_some_and(|address| address.pid == process);
         if !is_of_process || pe == self.me {
-            return Err(violation(link.peer, "a process speaks for a PE that is not its own", pe.0.into()));
+            return Err(violation(link.peer, "a process acts for a PE that is not its own", pe.0.into()));
         }
         (link.peer, link.role) = (pe, Role::Dialed);
         let place = self.place(pe);
@@ -156,13 +156,13 @@ impl UnixEndpoint {
         }
         peer.links[DIALED] = Some(index);
         if peer.presence == Presence::Lost {
-            // It died, and was reported, before this connection was accepted.
+            // The peer died, and its loss was reported, before this connection was accepted.
             self.remove(index);
         }
         Ok(())
     }
 
-    /// A connection has ended: after a goodbye, or by death.
+    /// Handles the end of a connection, after a goodbye or because the peer died.
     fn ended(&mut self, index: usize) {
         let Some(link) = &self.links[index] else { return };
         let (pe, role) = (link.peer, link.role);
@@ -174,7 +174,7 @@ impl UnixEndpoint {
         self.events.extend(failed);
     }
 
-    /// A peer is gone, with all of its connections. One that has closed is not missed.
+    /// Removes a peer that died, with all its connections. A peer that has closed is not reported.
     fn lose(&mut self, pe: Pe, why: &'static str) {
         let place = self.place(pe);
         let peer = &mut self.peers[place];
@@ -189,10 +189,10 @@ impl UnixEndpoint {
         self.events.push(Event::PeerLost { pe, why });
     }
 
-    /// Takes a connection out of the lists.
+    /// Removes a connection from the lists.
     fn remove(&mut self, index: usize) -> Option<Link> {
         let link = self.links[index].take()?;
-        // Closing the socket is not enough where another thread has just forked: the child has it until it executes its program.
+        // Closing the socket is not enough if another thread has just forked: the child holds a copy until it executes its program.
         let _ = epoll::delete(&self.epoll, &link.socket);
         let place = self.place(link.peer);
         let slot = if link.role == Role::Dialer { DIALER } else { DIALED };
@@ -204,7 +204,7 @@ impl UnixEndpoint {
     }
 }
 
-/// The event of a request that was answered.
+/// The event for a request that was answered.
 fn answered(link: &mut Link, packet: Packet<'_>) -> Result<Event, TransportError> {
     let (pe, left) = (link.peer, link.unanswered.len() as u64);
     let request = link.unanswered.pop_front().ok_or_else(|| violation(pe, "an answer without a question", left))?;
@@ -216,7 +216,7 @@ fn answered(link: &mut Link, packet: Packet<'_>) -> Result<Event, TransportError
             Event::Got { op, buf }
         }
         Packet::Refused => Event::Failed { op, buf: Some(buf), error: Box::new(TransportError::WindowRefused { pe }) },
-        _ => return Err(violation(pe, "an answer to something else", left)),
+        _ => return Err(violation(pe, "an answer that does not match its request", left)),
     })
 }
 

@@ -1,4 +1,5 @@
-//! The system calls: sockets that keep the bounds and the order of packets, at addresses without a file. Knows nothing of what a packet is.
+//! The system calls: sockets that keep the bounds and the order of packets, at addresses without a file. This module does not depend on the contents
+//! of packets.
 
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
@@ -12,18 +13,18 @@ use rustix::net::{
 };
 use rustix::process::{geteuid, getpid};
 
-/// Bytes of what each PE publishes.
+/// The size in bytes of a PE's published address.
 pub(crate) const ADDRESS: usize = 20;
 
-/// Bytes that a socket holds for its receiver, at least a few packets. The kernel may grant less.
+/// The size in bytes of a socket's buffer, at least a few packets. The kernel may grant less.
 const BUFFER: usize = 256 << 10;
-/// Connections that wait until their receiver accepts them. The kernel may grant less.
+/// The maximum of connections that wait for `accept`. The kernel may grant less.
 const BACKLOG: i32 = 4096;
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
-/// Where a PE listens, and in which process. The name is random, so that jobs do not meet by mistake. It is no secret: both ends of a connection have the
-/// kernel tell them which process the other end is.
+/// The address at which a PE listens, and its process. The name is random, so that jobs do not use the same name by mistake. It is not secret: the kernel
+/// tells both ends of a connection the process of the other end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Address {
     name: [u8; 16],
@@ -36,7 +37,7 @@ impl Address {
         [&self.name[..], &self.pid.to_le_bytes()].concat()
     }
 
-    /// Reads them.
+    /// Reads the published bytes.
     pub(crate) fn read(bytes: &[u8; ADDRESS]) -> Self {
         let [name @ .., a, b, c, d] = *bytes;
         Self { name, pid: i32::from_le_bytes([a, b, c, d]) }
@@ -53,7 +54,7 @@ impl Address {
     }
 }
 
-/// The number of the process at the other end of a connection, as the kernel says; `None` if it is another user's.
+/// The number of the process at the other end of a connection, from the kernel; `None` if the process belongs to another user.
 pub(crate) fn peer_process(socket: &OwnedFd) -> Option<i32> {
     let peer = socket_peercred(socket).ok()?;
     (peer.uid == geteuid()).then(|| peer.pid.as_raw_pid())
@@ -65,7 +66,7 @@ fn open() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Listens at an address of its own.
+/// Listens at a new address.
 pub(crate) fn listener() -> Result<(OwnedFd, Address), TransportError> {
     let mut address = Address { name: [0; 16], pid: getpid().as_raw_pid() };
     getrandom::fill(&mut address.name).map_err(|e| TransportError::system("getrandom", std::io::Error::other(e)))?;
@@ -77,17 +78,17 @@ pub(crate) fn listener() -> Result<(OwnedFd, Address), TransportError> {
     Ok((listening.map_err(|e| TransportError::system("listen", e))?, address))
 }
 
-/// What became of an attempt to connect.
+/// The outcome of an attempt to connect.
 #[derive(Debug)]
 pub(crate) enum Dialed {
     Connected(OwnedFd),
-    /// Too many connections wait there.
+    /// Too many connections wait at the address.
     Full,
-    /// The process that published the address does not listen there any more.
+    /// The process that published the address does not listen at it any more.
     Gone,
 }
 
-/// Connects. The connection can be used at once, also before the other end accepts it.
+/// Connects. The connection can be used before the other end accepts it.
 pub(crate) fn dial(address: &Address) -> Result<Dialed, TransportError> {
     let failed = |e| TransportError::system("socket", e);
     let socket = open().map_err(failed)?;
@@ -99,20 +100,20 @@ pub(crate) fn dial(address: &Address) -> Result<Dialed, TransportError> {
     })
 }
 
-/// Accepts a connection, if one waits.
+/// Accepts a connection, if one is waiting.
 pub(crate) fn accept(listener: &OwnedFd) -> Result<Option<OwnedFd>, TransportError> {
     match accept_with(listener, FLAGS) {
         Ok(socket) => {
             set_socket_send_buffer_size(&socket, BUFFER).map_err(|e| TransportError::system("setsockopt", e))?;
             Ok(Some(socket))
         }
-        // A listener that was shut down has no more connections: EINVAL.
+        // EINVAL: the listener was shut down and has no more connections.
         Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED | Errno::INVAL) => Ok(None),
         Err(e) => Err(TransportError::system("accept", e)),
     }
 }
 
-/// What became of a packet.
+/// The outcome of sending a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sent {
     /// The kernel has copied it.
@@ -123,7 +124,7 @@ pub(crate) enum Sent {
     Gone,
 }
 
-/// Sends one packet, the parts of which are joined on the way, or nothing of it.
+/// Sends one packet, of which the kernel joins the two parts. Sends all of it or nothing.
 pub(crate) fn send(socket: &OwnedFd, head: &[u8], body: &[u8]) -> Sent {
     let parts = [IoSlice::new(head), IoSlice::new(body)];
     match sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
@@ -133,14 +134,14 @@ pub(crate) fn send(socket: &OwnedFd, head: &[u8], body: &[u8]) -> Sent {
     }
 }
 
-/// What a socket holds.
+/// The outcome of receiving from a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Received {
-    /// A packet of this length. One that is longer than the buffer has the buffer's length.
+    /// A packet of this length. For a packet that is longer than the buffer, this is the length of the buffer.
     Packet(usize),
-    /// Nothing now.
+    /// There is no packet now.
     Nothing,
-    /// Nothing ever again.
+    /// There are no more packets: the connection has ended.
     End,
 }
 
@@ -151,14 +152,14 @@ pub(crate) fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Received, T
             Ok((_, 0)) => Received::End,
             Ok((_, len)) => Received::Packet(len),
             Err(Errno::AGAIN) => Received::Nothing,
-            // The other end closed and left packets unread. It is said once; what it sent before is still to be read.
+            // The other end closed without reading all packets. The kernel reports this once; packets that it sent before can still be read.
             Err(Errno::INTR | Errno::CONNRESET) => continue,
             Err(e) => return Err(TransportError::system("recv", e)),
         });
     }
 }
 
-/// Reads what a process published: the addresses of its PEs, the first of which is `first`.
+/// Reads the bytes that a process published: the addresses of its PEs. `first` is the first of these PEs.
 pub(crate) fn read_addresses(bytes: &[u8], pes: usize, first: Pe) -> Result<Vec<Address>, TransportError> {
     let (addresses, rest) = bytes.as_chunks::<ADDRESS>();
     if addresses.len() != pes || !rest.is_empty() {

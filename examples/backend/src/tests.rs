@@ -1,4 +1,5 @@
-//! A peer that belongs to the job and sends anything: the endpoint refuses what breaks the protocol, and touches nothing outside of its windows.
+//! Tests with a peer that belongs to the job and sends arbitrary packets. The endpoint refuses packets that break the protocol, and changes no memory
+//! outside of its windows.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::*;
 use crate::packet::Packet;
 use crate::socket::{Dialed, Received, Sent};
 
-/// An endpoint of PE 0, and the sockets of PE 1, on which the test speaks for it.
+/// An endpoint of PE 0, and the sockets of PE 1, whose part the test plays.
 struct Trial {
     end: UnixEndpoint,
     listener: OwnedFd,
@@ -35,7 +36,7 @@ impl Trial {
         }
     }
 
-    /// Makes progress until the endpoint may sleep and nothing wakes it.
+    /// Makes progress until the endpoint may sleep and no event is left that would wake it.
     fn settle(&mut self) -> Result<usize, TransportError> {
         let mut out = Vec::new();
         while self.end.progress(&mut out, 16)? > 0 || !self.end.arm() || self.is_woken() {}
@@ -52,7 +53,7 @@ fn send(socket: &OwnedFd, packet: &Packet<'_>) -> bool {
     socket::send(socket, &packet.head(), packet.body()) == Sent::Done
 }
 
-/// Whatever came of it, the peer is at fault and not this end.
+/// Checks that the outcome is a success or an error of the protocol by the peer, and not an error of this end.
 fn expect_protocol(outcome: Result<usize, TransportError>) {
     match outcome {
         Ok(_) | Err(TransportError::Protocol { from: Pe(1) | Pe(0), .. }) => {}
@@ -68,7 +69,7 @@ fn fields() -> impl Strategy<Value = Fields> {
     (0u8..10, 0u32..200, window, 0u64..200, proptest::collection::vec(any::<u8>(), 0..40))
 }
 
-/// The packet. A window of 0 stands for one that is there.
+/// The packet for these fields. A window of 0 means the window that exists, `there`.
 fn packet((kind, small, window, offset, body): &Fields, there: u64) -> Packet<'_> {
     let (window, offset) = (if *window == 0 { there } else { *window }, *offset);
     match kind {
@@ -133,7 +134,7 @@ proptest! {
 }
 
 #[test]
-fn a_process_cannot_speak_for_this_pe_nor_for_one_that_does_not_exist_nor_twice_for_its_own() {
+fn a_process_cannot_act_for_this_pe_nor_for_a_pe_that_does_not_exist_nor_connect_twice_for_its_own() {
     for pe in [0, 2, u32::MAX] {
         let mut trial = Trial::new();
         let dialer = trial.dial();
@@ -147,7 +148,7 @@ fn a_process_cannot_speak_for_this_pe_nor_for_one_that_does_not_exist_nor_twice_
 }
 
 #[test]
-fn a_packet_longer_than_the_longest_is_refused() {
+fn a_packet_that_is_too_long_is_refused() {
     let mut trial = Trial::new();
     let dialer = trial.dial();
     assert!(send(&dialer, &Packet::Hello(Pe(1))));
@@ -171,7 +172,7 @@ fn a_connection_that_was_not_accepted_gets_a_goodbye_and_later_ones_are_refused(
 }
 
 #[test]
-fn an_owner_of_a_window_reads_no_more_requests_while_an_answer_waits_and_goes_on_when_it_has_left() {
+fn the_owner_of_a_window_reads_no_more_requests_while_an_answer_waits_and_continues_when_it_is_sent() {
     const GETS: usize = 200;
     let mut trial = Trial::new();
     let window = trial.end.expose(RegBuf::heap(BODY_MAX)).unwrap();
@@ -199,7 +200,7 @@ fn an_owner_of_a_window_reads_no_more_requests_while_an_answer_waits_and_goes_on
 }
 
 #[test]
-fn addresses_that_a_process_did_not_publish_whole_are_refused() {
+fn incomplete_addresses_of_a_process_are_refused() {
     let layout = Arc::new(Layout::one_host(2, 1));
     let opened = || Listening::open(&layout, 0, None).unwrap();
     let whole = opened().publish();

@@ -1,4 +1,4 @@
-//! The backend on trial: all laws of the seam, through both of its interfaces. No law is skipped.
+//! The conformance suite: all laws of the seam, through both interfaces of the backend. No law is skipped.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use charm4rs_example_backend::{Listening, UnixFabric};
 use charm4rs_transport_core::{Fabric, Layout, Pe};
 use charm4rs_transport_testkit::conformance::{Death, Group, Harness, fast};
 
-/// The fabrics of a job whose processes have one PE each, put together as wire-up does it.
+/// The fabrics of a job whose processes have one PE each, connected as by wire-up.
 fn fabrics(pes: u32) -> Vec<UnixFabric> {
     let layout = Arc::new(Layout::one_host(pes, 1));
     let opened: Vec<_> = (0..pes).map(|process| Listening::open(&layout, process, None).expect("sockets")).collect();

@@ -1,11 +1,11 @@
-//! The example `stencil3d`, in a program that also has the backend of this crate:
+//! The example `stencil3d` in a program that also contains the backend of this crate:
 //!
 //! `cargo charmrun +p4 ++transport extern:unix stencil3d-unix --size 64`
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it is a program")]
 
-// Nothing else of the crate is used: the backend registers itself.
+// The program uses nothing else of the crate: the backend registers itself.
 use charm4rs_example_backend as _;
 
 #[path = "../../../src/bin/stencil3d.rs"]
