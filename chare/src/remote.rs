@@ -33,7 +33,7 @@ use crate::{Job, runtime};
 /// let thread = std::thread::spawn(move || {
 ///     let line = "computed elsewhere".to_owned();
 ///     let lines = remote.wait(move |_| log.add(line)).unwrap();   // a call, and its result
-///     remote.run(move |_| drop(log.add(format!("{lines} before")))).unwrap();   // a call that nobody waits for
+///     remote.run(move |_| drop(log.add(format!("{lines} before")))).unwrap();   // no task waits for this call
 ///     drop(hold);
 /// });
 /// job.quiescence().await;   // waits for the thread, which has the hold, and for what it has called
