@@ -277,7 +277,7 @@ mod tests {
             let told = seat.ask(true, LIMIT).unwrap();
             // SAFETY: `look` has written it.
             assert_eq!((told.note.word, unsafe { told.note.bytes[0].assume_init() }), (42, 7));
-            // It may not have come there yet.
+            // The thread may not have come there yet.
             let stack = told.stack(&|_| false);
             if stack.contains("spins\n") {
                 break stack;

@@ -39,7 +39,7 @@ pub(super) enum HeadKind {
     Bye,
     /// The answer to `Bye`: it has arrived, and everything before it.
     ByeAck,
-    /// The sender had no memory for a message of this head's receiver. Words: 0, 0, its operation.
+    /// The sender of this head had no memory for a message from its receiver. Words: 0, 0, its operation.
     Refused,
     /// Bytes for a window, to be announced. Words: window, offset, operation ([`UNANSWERED`] if it is not answered).
     Put,

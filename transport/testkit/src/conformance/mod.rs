@@ -1,8 +1,8 @@
 //! The conformance suite: the laws of the seam, written once for every backend.
 //!
 //! A *law* is a test that is written against [`Endpoint`] alone and knows no backend. A backend
-//! obeys all of them, or lists the ones it cannot with a reason ([`Harness::skips`]). A [`Harness`] is the
-//! little that a backend adds: how to get a group of connected endpoints, and how to kill one.
+//! obeys all of them, or lists those that it cannot obey, each with a reason ([`Harness::skips`]). A [`Harness`] is the
+//! part that a backend adds: how to get a group of connected endpoints, and how to kill one.
 //!
 //! A law is one `async` *role* that every PE of the group plays ([`Bench::run`]), in the order in which things happen to a PE; each `await` makes progress.
 //! The same text runs with a thread for each PE (real backends), or with all PEs on one thread under a virtual clock ([`World`]). Other data that PEs
