@@ -118,7 +118,7 @@ fn processes_without_a_pmi_from_slurm_report_it_once_and_do_no_work() {
     assert_eq!(ended.stdout, "");
     ended.failed_among_others(
         78,
-        "srun started 3 processes, and gave them no way to find each other: srun --mpi=pmix or",
+        "srun started 3 processes, and gave them no way to find each other: use srun --mpi=pmix or",
     );
     for (line, jobs) in [(format!("-n 3 {hello} ++bootstrap alone"), 3), (format!("-n 1 {hello}"), 1)] {
         let ended = run("none", &line);
