@@ -113,6 +113,78 @@ fn the_code_map_names_existing_files() {
 }
 
 #[test]
+fn every_file_that_the_architecture_names_exists() {
+    let page = read(&root().join("ARCHITECTURE.md"));
+    let tree = files(&root());
+    let is_name = |name: &&str| {
+        [".rs", ".py", ".md"].iter().any(|end| name.ends_with(end))
+            && !name.contains([' ', '*', '{'])
+            && !name.contains("NAME")
+    };
+    let named: BTreeSet<&str> = page.split('`').skip(1).step_by(2).filter(is_name).collect();
+    assert!(named.len() > 100, "the page names files");
+    let gone: Vec<_> = named.iter().filter(|name| !tree.iter().any(|path| ends_with(path, name))).collect();
+    assert!(gone.is_empty(), "ARCHITECTURE.md names {gone:?}");
+}
+
+/// Whether a path ends with all parts of a shorter one.
+fn ends_with(path: &str, name: &str) -> bool {
+    path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('/'))
+}
+
+/// The files of the source tree, from its root.
+fn files(root: &Path) -> Vec<String> {
+    let (mut found, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("the tree can be read") {
+            let entry = entry.expect("the tree can be read");
+            let name = entry.file_name();
+            match entry.file_type().expect("the tree can be read") {
+                kind if kind.is_dir() && name != "target" && name != ".git" => folders.push(entry.path()),
+                kind if kind.is_file() => {
+                    let path = entry.path();
+                    found.push(path.strip_prefix(root).expect("walked from the root").to_string_lossy().into_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Programs of others, which "Start here" names too.
+const PROGRAMS: [&str; 3] = ["mpiexec", "mpirun", "srun"];
+
+#[test]
+fn what_the_architecture_says_to_start_with_is_defined() {
+    let page = read(&root().join("ARCHITECTURE.md"));
+    let (_, start) = page.split_once("## Start here").expect("the section begins");
+    let (start, _) = start.split_once("\n## ").expect("the section ends");
+    let is_function = |name: &&str| {
+        name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.trim_end_matches('!').chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let named: BTreeSet<&str> = start.split('`').skip(1).step_by(2).filter(is_function).collect();
+    let tree = files(&root());
+    let sources: Vec<String> = tree
+        .iter()
+        .filter(|path| path.ends_with(".rs") || path.ends_with(".py"))
+        .map(|path| read(&root().join(path)))
+        .collect();
+    let defined = |name: &&&str| {
+        let forms = match name.strip_suffix('!') {
+            Some(name) => vec![format!("macro_rules! {name}")],
+            None => ["fn", "def", "mod", "struct"].map(|keyword| format!("{keyword} {name}")).to_vec(),
+        };
+        let file = format!("{name}/");
+        sources.iter().any(|text| forms.iter().any(|form| text.contains(form.as_str())))
+            || tree.iter().any(|path| path.contains(&file))
+    };
+    let gone: Vec<_> = named.iter().filter(|name| !PROGRAMS.contains(name) && !defined(name)).collect();
+    assert!(named.len() > 20 && gone.is_empty(), "\"Start here\" names {gone:?}");
+}
+
+#[test]
 fn the_contents_of_the_book_name_every_chapter_and_no_other() {
     let summary = read(&root().join("docs/src/SUMMARY.md"));
     let named: BTreeSet<String> = links(&summary).into_iter().map(str::to_owned).collect();
