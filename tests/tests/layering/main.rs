@@ -4,6 +4,7 @@
 //! Each rule is a function from plain data to violations, with tests of its own on small inputs. The tests in this file apply the rules to the tree.
 //! Nothing here knows what a crate does.
 
+mod architecture;
 mod arrows;
 mod backends;
 mod circles;
@@ -86,6 +87,13 @@ fn folders_of_a_crate_do_not_import_each_other_in_a_circle() {
 fn there_is_no_async_runtime_in_the_lock_file() {
     let lock = fs::read_to_string(root().join("Cargo.lock")).expect("the lock file is committed");
     none(&arrows::async_runtimes(&lock));
+}
+
+#[test]
+fn the_architecture_names_files_and_functions_that_exist() {
+    let (page, tree) = (fs::read_to_string(root().join(architecture::PAGE)).expect("the page is there"), tree());
+    none(&architecture::missing_files(&page, &tree));
+    none(&architecture::undefined_names(&page, &tree));
 }
 
 #[test]
