@@ -192,26 +192,13 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use charm4rs_transport::seed;
+    use charm4rs_transport_testkit::fuzz::replay;
 
     use super::*;
     use crate::CollectionId;
     use crate::message::envelope::{FutureId, Header, tag};
     use crate::runtime::registry::registry;
-
-    fn replay(target: &str, run: fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-        let mut replayed = 0;
-        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            let path = entry.unwrap().path();
-            println!("{}", path.display());
-            run(&std::fs::read(path).unwrap());
-            replayed += 1;
-        }
-        assert!(replayed > 0, "{} is empty", folder.display());
-    }
 
     #[test]
     fn a_pe_survives_the_corpus_of_messages() {

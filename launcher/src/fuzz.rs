@@ -79,19 +79,9 @@ pub fn board(mut input: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use charm4rs_transport_testkit::fuzz::replay;
 
-    fn replay(target: &str, run: fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-        let mut replayed = 0;
-        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
-            let path = entry.unwrap().path();
-            println!("{}", path.display());
-            run(&std::fs::read(path).unwrap());
-            replayed += 1;
-        }
-        assert!(replayed > 0, "{} is empty", folder.display());
-    }
+    use super::*;
 
     #[test]
     fn the_corpora_of_what_a_launcher_reads_are_survived() {

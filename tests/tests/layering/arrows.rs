@@ -65,7 +65,16 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // It asks the fabrics only for what they find, for `++info`.
-    ("charm4rs-launcher", &["charm4rs-transport-core", "charm4rs-bootstrap", "charm4rs-ofi", "charm4rs-ucx"]),
+    (
+        "charm4rs-launcher",
+        &[
+            "charm4rs-transport-core",
+            "charm4rs-transport-testkit",
+            "charm4rs-bootstrap",
+            "charm4rs-ofi",
+            "charm4rs-ucx",
+        ],
+    ),
     ("charm4rs-python-form", &[]),
     ("charm4rs-python", &["charm4rs", "charm4rs-launcher", "charm4rs-python-form"]),
     ("charm4rs-examples", &["*"]),
