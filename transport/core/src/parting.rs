@@ -36,12 +36,6 @@ impl Parting {
         self.lost = true;
     }
 
-    /// Whether this PE has said goodbye.
-    #[must_use]
-    pub fn has_said(self) -> bool {
-        self.said
-    }
-
     /// Whether the peer has said goodbye.
     #[must_use]
     pub fn has_heard(self) -> bool {
@@ -64,6 +58,12 @@ impl Parting {
     #[must_use]
     pub fn is_gone(self) -> bool {
         self.lost || self.heard
+    }
+
+    /// Whether the peer has confirmed this PE's goodbye.
+    #[must_use]
+    pub fn is_confirmed(self) -> bool {
+        self.confirmed
     }
 
     /// Whether this PE waits for the peer's confirmation.
@@ -91,9 +91,14 @@ mod tests {
     #[test]
     fn a_goodbye_is_confirmed_only_after_it_was_said() {
         let mut parting = Parting::default();
-        assert!(!parting.confirm() && !parting.awaits_confirmation());
+        assert!(!parting.confirm() && !parting.is_confirmed() && !parting.awaits_confirmation());
         parting.say();
-        assert!(parting.awaits_confirmation() && parting.confirm() && !parting.awaits_confirmation());
+        assert!(
+            parting.awaits_confirmation()
+                && parting.confirm()
+                && parting.is_confirmed()
+                && !parting.awaits_confirmation()
+        );
         let mut parting = Parting::default();
         parting.say();
         parting.lose();

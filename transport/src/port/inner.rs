@@ -1,6 +1,5 @@
 //! The state of a port besides its endpoints: peers and their credit, payloads that came ahead of their message, put windows, and both halves of its
-//! rendezvous. It demultiplexes arrivals and never sends, so it may be called in the middle of a send. Requests in arrivals are recorded as a [`Todo`] or as
-//! an `Action` of the rendezvous.
+//! rendezvous. It demultiplexes arrivals and never sends, so it may be called in the middle of a send. Requests in arrivals are recorded as a [`Todo`].
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,7 +7,7 @@ use super::credit::{Accounts, Charge};
 use super::frame::{self, Eager, Probe, Rts};
 use super::put_window::PutWindows;
 use super::puts::Target;
-use super::rendezvous::{Action, Rendezvous};
+use super::rendezvous::{Action, Arriving, Rendezvous};
 use super::{Counters, Incoming, PortEvent, Tag};
 use charm4rs_transport_core::fast_path::Arrival;
 use charm4rs_transport_core::memory::{Payloads, Slab, write_bytes};
@@ -113,7 +112,7 @@ impl Inner {
         match frame::tag(imm) {
             frame::FIN => {
                 let complete = self.rendezvous.receiver.on_fin(from, frame::arg(imm))?;
-                self.todo.extend(complete.map(Action::Deliver).map(Todo::Rendezvous));
+                self.deliver(complete);
                 return Ok(());
             }
             frame::PUT => {
@@ -179,7 +178,7 @@ impl Inner {
             frame::HANDED => {
                 let (slot, copies) = (frame::arg(imm), &mut self.counters.copies);
                 let complete = self.rendezvous.receiver.on_handed(from, slot, msg.into_buf(), copies)?;
-                self.todo.extend(complete.map(Action::Deliver).map(Todo::Rendezvous));
+                self.deliver(complete);
             }
             frame::MISSED => match frame::Missed::decode(&msg) {
                 // A sender whose own frame finds no memory fails, and sends no notice.
@@ -244,7 +243,7 @@ impl Inner {
             }
             frame::HANDED => {
                 let complete = self.rendezvous.receiver.on_missed(from, frame::arg(imm))?;
-                self.todo.extend(complete.map(Action::Deliver).map(Todo::Rendezvous));
+                self.deliver(complete);
             }
             _ => return Err(TransportError::MessageRefused { pe: self.pe, size: len }),
         }
@@ -298,6 +297,11 @@ impl Inner {
             (id, false) => self.todo.push_back(Todo::Rendezvous(Action::Answer(id))),
         }
         Ok(())
+    }
+
+    /// A payload of a rendezvous has ended. If that was the last one of its message, the message is to be delivered.
+    fn deliver(&mut self, complete: Option<Arriving>) {
+        self.todo.extend(complete.map(Action::Deliver).map(Todo::Rendezvous));
     }
 
     /// Lets the user choose the destinations of an offer.

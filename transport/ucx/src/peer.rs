@@ -51,6 +51,6 @@ impl Peer {
 
     /// Whether an endpoint that closes need not wait for it.
     pub(super) fn is_done(&self) -> bool {
-        self.parting.is_gone() || self.parting.has_said() && !self.parting.awaits_confirmation()
+        self.parting.is_gone() || self.parting.is_confirmed()
     }
 }

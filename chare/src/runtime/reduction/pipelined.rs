@@ -82,7 +82,7 @@ struct Shape {
 struct Piece {
     count: u64,
     own: Option<RegBuf>,
-    /// Pieces of children, while there is none of this PE's own.
+    /// Pieces of children, until this PE contributes its own.
     below: Vec<Arc<RegBuf>>,
 }
 
