@@ -47,6 +47,7 @@ pub(crate) fn run(rt: Rt) -> Result<i32, TransportError> {
 }
 
 /// Runs code that may call user code outside of entry methods: a serializer, a reducer, a map, a destructor. A panic in it ends the job.
+// Into each caller: a call of its own would move the result of every step of a PE through memory once more.
 #[inline(always)]
 pub(crate) fn guarded<R>(rt: Rt, f: impl FnOnce() -> R) -> Option<R> {
     runtime::guard(f).map_err(|panic| rt.fail(Failure::panic("code outside of the entry methods", &panic))).ok()
